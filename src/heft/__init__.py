@@ -1,0 +1,23 @@
+"""heft: adapt a language model to a reasoning task in stages, coarse to fine, and show what each stage bought.
+
+`import heft` needs no torch; it makes ReFT known to PEFT (see heft.reft).
+"""
+
+from heft._lazy import lazy_attributes
+from heft.errors import HeftError
+from heft.reft.registration import register_when_peft_is_imported
+
+__version__ = "0.1.0"
+__all__ = ["HeftError", "evaluate", "load", "load_recipe", "reft", "train"]
+
+register_when_peft_is_imported()
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "evaluate": "heft.evaluation",
+        "load": "heft.adapter_dir",
+        "load_recipe": "heft.recipe_io",
+        "train": "heft.runner",
+    },
+)

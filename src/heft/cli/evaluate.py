@@ -1,0 +1,73 @@
+"""`heft eval`: which model, which task with which settings, and the figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from heft.cli.show import ConsoleReporter, percent
+from heft.errors import HeftError
+from heft.evaluation.metrics import Metrics
+from heft.evaluation.records import write_records
+from heft.recipe_io import evaluation_request
+from heft.tasks import TASKS, TaskSettings, unknown_task
+
+
+def run_evaluation(
+    model: str,
+    task: str | None,
+    split: str | None,
+    limit: int | None,
+    output: Path | None,
+    batch_size: int | None,
+    overrides: Sequence[str],
+) -> None:
+    """Evaluate and print; settings come from the adapter where it was trained on that task, else from the defaults."""
+    if task is not None and task not in TASKS:
+        raise unknown_task(task)
+    from heft.adapter_dir import open_adapters, read_manifest
+
+    path = Path(model)
+    is_adapter = (path / "heft.json").is_file()
+    known = read_manifest(path).model_dump() if is_adapter else {"model": {"name": model}, "task": {}, "evaluation": {}}
+    if task is None and not is_adapter:
+        raise HeftError(
+            f"{model} is no adapter directory, so it has no task of its own; give one with --task: {', '.join(TASKS)}"
+        )
+    own_task = known["task"] if task in (None, known["task"].get("name")) else {"name": task}
+    values = {"task": dict(own_task), "evaluation": dict(known["evaluation"]), "model": dict(known["model"])}
+    if split is not None:
+        values["task"]["eval_split"] = split
+    if limit is not None:
+        values["task"]["eval_limit"] = limit
+    if batch_size is not None:
+        values["evaluation"]["batch_size"] = batch_size
+    settings = evaluation_request(values, overrides)
+
+    reporter = ConsoleReporter()
+    from heft.evaluation import evaluate
+    from heft.models import load_base
+
+    base = load_base(settings.model)
+    adapted = open_adapters(path, base).model if is_adapter else base.model
+    result = evaluate(adapted, base.tokenizer, settings.task, settings.evaluation, reporter)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_records(output, result.records)
+    for line in _lines(result.metrics, settings.task):
+        reporter.note(line)
+    if result.prompts_cut:
+        reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
+    reporter.note(f"{result.seconds:.1f} seconds" + (f", records in {output}" if output else ""))
+
+
+def _lines(metrics: Metrics, task: TaskSettings) -> list[str]:
+    low, high = metrics.interval
+    lines = [
+        f"{task.name}: accuracy {percent(metrics.accuracy)} ({percent(low)} to {percent(high)}), {metrics.n:,} examples"
+    ]
+    if metrics.predictions is not None:
+        answers = ", ".join(f"{name} {percent(share)}" for name, share in metrics.predictions.items())
+        lines.append(
+            f"balanced accuracy {percent(metrics.balanced_accuracy)}, majority class {percent(metrics.majority)}"
+        )
+        lines.append(f"predicted {answers}")
+    return lines

@@ -1,0 +1,114 @@
+"""What a person sees: tables, and progress as a bar in a terminal or as plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from heft.reporter import Reporter
+
+if TYPE_CHECKING:
+    from heft.run_dir import StageSummary
+    from heft.stages import Row
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ConsoleReporter(Reporter):
+    """Shows a run on standard output."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+        self._loss = ""
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False)
+
+    def overview(self, stage: str, rows: "Sequence[Row]") -> None:
+        """The table before a stage."""
+        table = Table(title=f"stage {stage}", title_justify="left")
+        for heading in ("adapter", "kind", "state"):
+            table.add_column(heading)
+        table.add_column("parameters", justify="right")
+        for row in rows:
+            table.add_row(row.name, row.method, row.state, f"{row.parameters:,}")
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[None]:
+        """A bar in a terminal; elsewhere a line every few seconds."""
+        self._last_line, self._loss = time.monotonic(), ""
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, TextColumn("{task.fields[loss]}"), console=self.console) as self._bar:
+            self._task = self._bar.add_task(what, total=total, loss="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Moves the bar, or prints a line when the last is some seconds old."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, loss=self._loss)
+        elif not self.console.is_terminal and (
+            done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
+        ):
+            self._last_line = time.monotonic()
+            self.note(f"{what} {done}/{total} {self._loss}".rstrip())
+
+    def metrics(self, values: dict) -> None:
+        """Keeps the loss for the next step."""
+        if "loss" in values:
+            self._loss = f"loss {values['loss']:.4f}"
+        if "eval_loss" in values:
+            self.note(f"{values['stage']} step {values['step']}: held-back loss {values['eval_loss']:.4f}")
+
+
+def results_table(stages: "Sequence[StageSummary]") -> Table:
+    """What each stage bought: accuracy with its interval beside the majority class, and what it cost."""
+    table = Table(title="results", title_justify="left")
+    table.add_column("after")
+    for heading in ("accuracy", "95 % interval", "majority", "balanced", "n", "trained parameters", "seconds"):
+        table.add_column(heading, justify="right")
+    for stage in stages:
+        table.add_row(
+            stage.name,
+            percent(stage.accuracy),
+            f"{percent(stage.interval[0])} to {percent(stage.interval[1])}",
+            percent(stage.majority),
+            percent(stage.balanced_accuracy),
+            f"{stage.n:,}",
+            f"{stage.trainable_parameters:,}",
+            f"{stage.seconds:.0f}",
+        )
+    return table
+
+
+def percent(share: float | None) -> str:
+    """`83.4 %`, or a dash where the figure does not exist."""
+    return "–" if share is None else f"{100 * share:.1f} %"

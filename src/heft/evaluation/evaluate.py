@@ -1,0 +1,139 @@
+"""Evaluate a model on a task: records of every example, and figures from them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from heft.data import EncodedExample, Encoder
+from heft.evaluation.generation import generate_texts
+from heft.evaluation.likelihood import choice_log_likelihoods, forward_rows
+from heft.evaluation.metrics import Metrics, measure
+from heft.evaluation.records import Record
+from heft.recipe import EvaluationSettings
+from heft.reft.layer import ReftLayer
+from heft.reporter import Reporter
+from heft.tasks import load_examples, task_for
+from heft.tasks.base import Task, TaskSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        records: one for each example, in the examples' order.
+        metrics: figures from the records.
+        seconds: how long it took.
+        prompts_cut: examples whose prompt was shortened to the limit.
+    """
+
+    records: list[Record]
+    metrics: Metrics
+    seconds: float
+    prompts_cut: int
+
+
+def evaluate(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: TaskSettings,
+    settings: EvaluationSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Evaluate a model, adapted or not, on a task's evaluation split.
+
+    Args:
+        model: a causal language model in evaluation mode, such as `heft.load` returns.
+        tokenizer: its tokenizer.
+        task: settings of the task, such as `heft.load_recipe(...).task`.
+        settings: batch size and normalisation; None for the defaults.
+        reporter: is told of the progress; None for nobody.
+
+    Raises:
+        HeftError: the task's data cannot be read, or its prompts do not fit.
+    """
+    examples = Encoder(tokenizer, task.max_length, task.chat_template, _positions(model))(load_examples(task, "eval"))
+    settings = settings or EvaluationSettings()
+    return evaluate_examples(model, tokenizer, task_for(task), examples, settings, reporter or Reporter())
+
+
+def evaluate_examples(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: Task,
+    examples: Sequence[EncodedExample],
+    settings: EvaluationSettings,
+    reporter: Reporter,
+    what: str = "evaluation",
+) -> Evaluation:
+    """As `evaluate`, on examples that are encoded already. `what` names the work to the reporter."""
+    start = time.perf_counter()
+    work = _generate if not examples[0].choices else _score
+    records = work(model, tokenizer, task, examples, settings, reporter, what)
+    cut = sum(example.cut > 0 for example in examples)
+    return Evaluation(records, measure(records), time.perf_counter() - start, cut)
+
+
+def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
+    total = forward_rows(examples)
+    with reporter.progress(what, total):
+        scores = choice_log_likelihoods(
+            model,
+            examples,
+            batch_size=settings.batch_size,
+            pad_id=tokenizer.pad_token_id,
+            on_batch=lambda done: reporter.step(what, done, total),
+        )
+    return [_choice_record(e, s, settings.normalize) for e, s in zip(examples, scores, strict=True)]
+
+
+def _choice_record(encoded: EncodedExample, scores: list[float], normalize: str) -> Record:
+    example = encoded.example
+    lengths = {
+        "none": [1] * len(scores),
+        "tokens": [len(ids) for ids in encoded.choices],
+        "bytes": [len(text.encode()) for text in example.choices],
+    }[normalize]
+    compared = [score / length for score, length in zip(scores, lengths, strict=True)]
+    prediction = max(range(len(compared)), key=compared.__getitem__)
+    return Record(
+        id=example.id,
+        gold=example.gold,
+        prediction=prediction,
+        correct=prediction == example.gold,
+        log_likelihoods=tuple(compared),
+        group=example.group,
+    )
+
+
+def _generate(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
+    with reporter.progress(what, len(examples)):
+        texts = generate_texts(
+            model,
+            tokenizer,
+            [example.prompt for example in examples],
+            batch_size=settings.batch_size,
+            max_new_tokens=task.max_new_tokens,
+            stop=task.stop,
+            on_batch=lambda done: reporter.step(what, done, len(examples)),
+        )
+    return [
+        Record(
+            id=encoded.example.id,
+            gold=encoded.example.target,
+            prediction=task.prediction(text),
+            correct=task.is_correct(encoded.example, text),
+            group=encoded.example.group,
+            text=text,
+        )
+        for encoded, text in zip(examples, texts, strict=True)
+    ]
+
+
+def _positions(model: "PreTrainedModel") -> list:
+    layers = (module for module in model.modules() if isinstance(module, ReftLayer))
+    return [positions for layer in layers for positions in layer.positions.values()]

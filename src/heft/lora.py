@@ -1,0 +1,153 @@
+"""LoRA through PEFT: its configuration from a recipe, a check of its targets, and starts that change the base.
+
+PiSSA and OLoRA begin by taking s·B₀A₀ out of the base weights, so the trained A and B alone mean nothing on the
+untouched base. `MutatedStart` keeps what is needed to undo that after training.
+"""
+
+import difflib
+import re
+import warnings
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import delete_adapter
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from heft.recipe import LoraSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
+    """PEFT's configuration for the recipe's settings on that model."""
+    targets = settings.targets
+    if targets == "all-linear" and settings.layers != "all":  # PEFT takes layers with a list of names only
+        targets = sorted({name.rpartition(".")[2] for name in _linear_names(model) if re.search(r"\.\d+\.", name)})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
+        return LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets,
+            exclude_modules=settings.exclude or None,
+            layers_to_transform=None if settings.layers == "all" else settings.layers,
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
+            init_lora_weights=True if settings.init == "default" else settings.init,
+            rank_pattern=dict(settings.rank_pattern),
+            alpha_pattern=dict(settings.alpha_pattern),
+        )
+
+
+def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
+    """What the settings name that the model does not have, each with the nearest names there are."""
+    names = _linear_names(model)
+    endings = sorted({name.rpartition(".")[2] for name in names})
+    named = {
+        "targets": [] if settings.targets == "all-linear" else settings.targets,
+        "exclude": settings.exclude,
+        "rank_pattern": list(settings.rank_pattern),
+        "alpha_pattern": list(settings.alpha_pattern),
+    }
+    faults = []
+    for field, entries in named.items():
+        for entry in entries:
+            if not any(name == entry or name.endswith(f".{entry}") for name in names):
+                close = difflib.get_close_matches(entry, endings, n=3) or endings
+                faults.append(
+                    f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
+                )
+    layers = model.config.get_text_config().num_hidden_layers
+    if settings.layers != "all" and max(settings.layers) >= layers:
+        faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
+    return faults
+
+
+def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
+    """PEFT's injection without its warning of a second adapter, which is the point here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, model, adapter_name=name)
+
+
+def _linear_names(model: nn.Module) -> set[str]:
+    return {
+        name.removesuffix(".base_layer")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
+    }
+
+
+class MutatedStart:
+    """Undoes a start that changed the base weights.
+
+    Made before the adapter is injected, told when it is, and asked to `settle` after training: the base gets its own
+    weights back, to the bit, and W₀ − sB₀A₀ + sBA = W₀ + s[B, −B₀][A; A₀] becomes a plain LoRA of twice the rank.
+    """
+
+    INITS = ("pissa", "olora")
+
+    def __init__(self, model: "PreTrainedModel"):
+        self._weights = {}
+        for name in _linear_names(model):
+            module = model.get_submodule(name)
+            module = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            self._weights[name] = module.weight.detach().cpu().clone()
+        self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @classmethod
+    def needed(cls, settings: LoraSettings) -> bool:
+        """Whether the settings' start changes the base weights."""
+        return settings.init.startswith(cls.INITS)
+
+    def injected(self, model: "PreTrainedModel", adapter: str) -> None:
+        """Keep the factors that the adapter starts from, and only the base weights that it changed."""
+        for name, layer in _layers_with(model, adapter).items():
+            self._factors[name] = _factors(layer, adapter)
+        self._weights = {name: self._weights[name] for name in self._factors}
+
+    @torch.no_grad()
+    def settle(self, model: "PreTrainedModel", adapter: str) -> None:
+        """Replace the trained adapter by the plain one that has the same effect on the untouched base."""
+        config: LoraConfig = model.peft_config.pop(adapter)
+        trained = {name: _factors(layer, adapter) for name, layer in _layers_with(model, adapter).items()}
+        for name, weight in self._weights.items():
+            model.get_submodule(name).get_base_layer().weight.copy_(weight)
+        delete_adapter(model, adapter, prefix="lora_", layer_cls=LoraLayer)
+        inject_quietly(model, adapter, _doubled(config))
+        for name, layer in _layers_with(model, adapter).items():
+            (down, up), (down_0, up_0) = trained[name], self._factors[name]
+            layer.lora_A[adapter].weight.copy_(torch.cat([down, down_0]))
+            layer.lora_B[adapter].weight.copy_(torch.cat([up, -up_0], dim=1))
+
+
+def _doubled(config: LoraConfig) -> LoraConfig:
+    grow = sqrt(2) if config.use_rslora else 2
+    return LoraConfig(
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        r=2 * config.r,
+        lora_alpha=grow * config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        exclude_modules=config.exclude_modules,
+        layers_to_transform=config.layers_to_transform,
+        use_rslora=config.use_rslora,
+        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+        alpha_pattern={key: grow * alpha for key, alpha in config.alpha_pattern.items()},
+    )
+
+
+def _layers_with(model: nn.Module, adapter: str) -> dict[str, LoraLayer]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
+
+
+def _factors(layer: LoraLayer, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.lora_A[adapter].weight.detach().clone(), layer.lora_B[adapter].weight.detach().clone()

@@ -1,0 +1,170 @@
+"""Load a base model and its tokenizer, and tell one base model from another."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from heft.builtin import TINY, byte_tokenizer, embedded_path, tiny_llama
+from heft.errors import HeftError
+from heft.recipe import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SAMPLE = 65_536
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as loaded.
+
+    Attributes:
+        model: in evaluation mode, all parameters frozen, on its device.
+        tokenizer: pads on the left.
+        settings: what was asked for.
+        fingerprint: see `fingerprint`.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    settings: ModelSettings
+    fingerprint: str
+
+
+def load_base(settings: ModelSettings) -> Base:
+    """Load the model that a recipe names, with nothing attached.
+
+    Raises:
+        HeftError: the model is missing, gated or unreadable, or the device that it needs is not there.
+    """
+    device = choose_device(settings.device)
+    if settings.quantization and device.type != "cuda":
+        raise HeftError(f"quantization {settings.quantization} needs a CUDA device; this run is on {device.type}")
+    tokenizer = load_tokenizer(settings)
+    model = tiny_llama().to(_dtype(settings)) if settings.name == TINY else _load_model(settings, device)
+    if not settings.quantization:
+        model.to(device)
+    model.eval().requires_grad_(False)
+    model.name_or_path = settings.name
+    return Base(model, tokenizer, settings, fingerprint(model))
+
+
+def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, padding on the left, with a padding token (the end token where it has none of its own).
+
+    Raises:
+        HeftError: it cannot be loaded, or has no end token.
+    """
+    if settings.name == TINY:
+        return byte_tokenizer()
+    with _readable_errors(settings.name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            _source(settings),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            padding_side="left",
+        )
+    if tokenizer.eos_token_id is None:
+        raise HeftError(
+            f"the tokenizer of {settings.name!r} has no end token; heft needs one to pad and to end answers"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def quiet() -> None:
+    """Keep transformers' bars and advice off the screen; its errors stay."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the first of cuda, mps and cpu that is there.
+
+    Raises:
+        HeftError: the device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, is_there in available.items() if is_there)
+    if not available[name]:
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise HeftError(f"model.device is {name}, which this machine does not have; it has: {there}")
+    return torch.device(name)
+
+
+def fingerprint(model: "PreTrainedModel") -> str:
+    """16 hex digits that tell base models apart: SHA-256 over each parameter's name, shape and values.
+
+    Values are taken evenly from each tensor (all of up to 65,536 elements) and rounded to bfloat16 where they are
+    floating, so the same checkpoint has one fingerprint in float32 and in bfloat16. A model that differs from another
+    in a few single elements only can escape it; any training run cannot.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        flat = flat[:: max(1, flat.numel() // _SAMPLE)]
+        flat = flat.to(torch.bfloat16).view(torch.int16) if flat.is_floating_point() else flat
+        digest.update(flat.cpu().contiguous().numpy().tobytes() if flat.numel() else struct.pack("<i", 0))
+    return digest.hexdigest()[:16]
+
+
+def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
+    options = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
+    if settings.quantization:
+        options["quantization_config"] = _quantization(settings)
+        options["device_map"] = {"": device}
+    with _readable_errors(settings.name, "model"):
+        return AutoModelForCausalLM.from_pretrained(
+            _source(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code, **options
+        )
+
+
+def _quantization(settings: ModelSettings) -> BitsAndBytesConfig:
+    if settings.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=_dtype(settings),
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def _dtype(settings: ModelSettings) -> torch.dtype:
+    return getattr(torch, settings.dtype)
+
+
+def _source(settings: ModelSettings) -> str:
+    return str(embedded_path(settings.name)) if settings.name.startswith("embedded:") else settings.name
+
+
+class _readable_errors:
+    """Turns what transformers raises for a model that cannot be had into one message."""
+
+    def __init__(self, name: str, what: str):
+        self.name, self.what = name, what
+
+    def __enter__(self):
+        quiet()
+
+    def __exit__(self, kind, error, trace):
+        if not isinstance(error, (OSError, ValueError, ImportError)):
+            return
+        text = str(error)
+        if "gated" in text.lower():
+            advice = "it is gated: accept its terms on its Hub page, then run `hf auth login`"
+        elif "trust_remote_code" in text:
+            advice = "it needs code of its own: read that code, then set model.trust_remote_code: true"
+        else:
+            advice = "give a Hub id, a local folder with config.json and safetensors, or embedded:smollm2-135m-instruct"
+        raise HeftError(
+            f"{self.what} {self.name!r} cannot be loaded: {advice}\n  {text.strip().splitlines()[0]}"
+        ) from error

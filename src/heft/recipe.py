@@ -1,0 +1,306 @@
+"""The recipe: everything that a run is told, each setting declared, defaulted, documented and checked once.
+
+`heft.recipe_io` reads and writes it as YAML, `heft.recipe_docs` turns the declarations below into docs/recipes.md.
+Checks between two settings sit on the later of the two, so that an error points at a line a person wrote.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from heft.reft.settings import ReftSettings
+from heft.settings import Settings
+from heft.tasks import AnyTask
+
+BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
+GENERATED_TASKS = ("gsm8k",)
+LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
+
+
+def nearest(given: str, known: list[str] | tuple[str, ...]) -> str:
+    """`; did you mean 'x'?` for the known words closest to the given one, or the list of all where none is close."""
+    close = difflib.get_close_matches(given, known, n=2, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(repr(word) for word in close)}?"
+    return f"; known here: {', '.join(sorted(known))}"
+
+
+class ModelSettings(Settings):
+    """The base model, which stays frozen."""
+
+    name: str = Field(default="embedded:smollm2-135m-instruct", min_length=1)
+    """A Hub id, a local directory, `embedded:smollm2-135m-instruct` (from an installed package, no network) or
+    `random:tiny-llama` (random weights, for trying things out)."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a Hub model; null takes the Hub's default branch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the base model's weights."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Keep the base model's linear weights in 8 or 4 bits (needs the `quantization` extra)."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the model; only for sources you trust."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes the first of cuda, mps and cpu that is there."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Implementation of attention; flash_attention_2 needs CUDA, dtype bfloat16 and the flash-attn package."""
+
+    @field_validator("name")
+    @classmethod
+    def _built_in_name_exists(cls, value: str) -> str:
+        if ":" in value and not re.search(r"[/\\]", value) and value not in BUILT_IN_MODELS:
+            raise ValueError(f"no built-in model {value!r}{nearest(value, BUILT_IN_MODELS)}")
+        return value
+
+    @field_validator("revision", "trust_remote_code")
+    @classmethod
+    def _source_has_a_use_for_it(cls, value: str | bool | None, info: ValidationInfo) -> str | bool | None:
+        if value and info.data.get("name") in BUILT_IN_MODELS:
+            raise ValueError(f"has no meaning for the built-in model {info.data['name']!r}; remove {info.field_name}")
+        return value
+
+    @field_validator("attention")
+    @classmethod
+    def _flash_attention_can_run(cls, value: str, info: ValidationInfo) -> str:
+        if value == "flash_attention_2":
+            dtype, device = info.data.get("dtype", "bfloat16"), info.data.get("device", "auto")
+            if dtype != "bfloat16" or device in ("cpu", "mps"):
+                raise ValueError(f"flash_attention_2 needs dtype bfloat16 on cuda; got dtype {dtype}, device {device}")
+        return value
+
+
+class LoraSettings(Settings):
+    """A weight-space adapter (LoRA)."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(default=16.0, gt=0)
+    """Scale of the update: it is multiplied by alpha/rank (alpha/sqrt(rank) with rslora)."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on the input of the update."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Linear modules that are adapted: all of them but the output head, or a list of module-name endings such as
+    [q_proj, v_proj]."""
+    exclude: list[str] = Field(default=[])
+    """Module-name endings that are left out of the targets."""
+    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    """Layers that are adapted, counted from 0."""
+    rslora: bool = False
+    """Scale by alpha/sqrt(rank), which keeps large ranks stable."""
+    dora: bool = False
+    """Learn the magnitude of each weight column apart from its direction (DoRA)."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
+    """Another rank for the modules whose names end so, such as {down_proj: 16}."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    """Another alpha for the modules whose names end so."""
+    init: str = "default"
+    """Start of the update: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
+    iterations) or olora."""
+
+    @field_validator("targets", "exclude", "layers")
+    @classmethod
+    def _entries_are_distinct(cls, value: str | list, info: ValidationInfo) -> str | list:
+        if isinstance(value, list) and len(set(value)) != len(value):
+            raise ValueError(f"{info.field_name} must not repeat an entry; got {value}")
+        if value == [] and info.field_name != "exclude":
+            raise ValueError(f"{info.field_name} must name at least one; got an empty list")
+        return value
+
+    @field_validator("init")
+    @classmethod
+    def _init_fits(cls, value: str, info: ValidationInfo) -> str:
+        if value not in LORA_INITS and not re.fullmatch(r"pissa_niter_[1-9][0-9]*", value):
+            raise ValueError(f"unknown init {value!r}{nearest(value, (*LORA_INITS, 'pissa_niter_N'))}")
+        if info.data.get("dora") and value.startswith(("pissa", "olora")):
+            raise ValueError(f"{value} with dora cannot become a plain adapter; use init: default or dora: false")
+        ranks = [info.data.get("rank", 2), *info.data.get("rank_pattern", {}).values()]
+        if value == "orthogonal" and any(rank % 2 for rank in ranks):
+            raise ValueError(f"orthogonal needs even ranks; got {', '.join(map(str, ranks))}")
+        return value
+
+
+class EarlyStop(Settings):
+    """When a stage ends before its time."""
+
+    patience: int = Field(default=3, ge=1)
+    """End the stage after this many held-back evaluations in a row without a gain."""
+    min_gain: float = Field(default=0.0, ge=0.0)
+    """How far the held-back loss must fall below its best so far to count as a gain, in nats per answer token."""
+
+
+class TrainingSettings(Settings):
+    """How a stage is trained."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps to take; give this or epochs."""
+    epochs: float | None = Field(
+        default_factory=lambda data: None if data.get("steps") else 1.0,
+        gt=0,
+        json_schema_extra={"default_in_words": "1, or null where steps is given"},
+    )
+    """Passes over the training rows; a fraction is fine; give this or steps."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Learning rate at the end of the warmup."""
+    batch_size: int = Field(default=16, ge=1)
+    """Examples per optimiser step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Examples per forward pass, a divisor of batch_size; smaller needs less memory; null means batch_size."""
+    warmup: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the steps over which the learning rate rises from 0."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Course of the learning rate after the warmup; linear and cosine end at 0."""
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
+    """Optimiser of the trained weights."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay of the trained weights."""
+    max_grad_norm: float = Field(default=1.0, ge=0.0)
+    """Gradients with a larger norm are scaled down to it; 0 leaves them alone."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe (mixed precision); trained weights stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time, same gradients."""
+    holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training rows held back from training to watch the loss on; never the evaluation split."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Optimiser steps between two evaluations of the held-back rows; null means once an epoch."""
+    early_stop: EarlyStop | None = None
+    """End the stage when the held-back loss stops falling."""
+    best_checkpoint: bool = False
+    """Keep the weights of the lowest held-back loss instead of the last ones."""
+
+    @field_validator("epochs")
+    @classmethod
+    def _one_length_is_given(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and info.data.get("steps", 1) is None:
+            raise ValueError("both epochs and steps are null; give one of them")
+        if value is not None and info.data.get("steps") is not None:
+            raise ValueError(f"give epochs or steps, not both (steps is {info.data['steps']}); set the other to null")
+        return value
+
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _micro_batches_fill_the_batch(cls, value: int | None, info: ValidationInfo) -> int | None:
+        batch_size = info.data.get("batch_size")
+        if value is not None and batch_size is not None and batch_size % value:
+            raise ValueError(f"batch_size {batch_size} is not a multiple of micro_batch_size {value}")
+        return value
+
+    @field_validator("evaluate_every", "early_stop", "best_checkpoint")
+    @classmethod
+    def _something_is_held_back(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("holdout") == 0:
+            raise ValueError(f"{info.field_name} needs rows that are held back; set holdout, such as 0.05")
+        return value
+
+
+class LoraStage(TrainingSettings, LoraSettings):
+    """Train a LoRA adapter."""
+
+    method: Literal["lora"]
+    """A weight-space adapter."""
+
+
+class ReftStage(TrainingSettings, ReftSettings):
+    """Train a ReFT adapter."""
+
+    method: Literal["reft"]
+    """A representation-space adapter."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate at the end of the warmup."""
+
+
+class JointStage(TrainingSettings):
+    """Train a LoRA and a ReFT adapter together, in one stage."""
+
+    method: Literal["joint"]
+    """Both adapters at once, a baseline for training them one after the other."""
+    lora: LoraSettings = LoraSettings()
+    """The weight-space adapter."""
+    reft: ReftSettings = ReftSettings()
+    """The representation-space adapter."""
+    reft_learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the ReFT weights; null means learning_rate."""
+
+
+Stage = Annotated[LoraStage | ReftStage | JointStage, Field(discriminator="method")]
+
+
+def _check_stage_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", value) or value == "base":
+        raise ValueError(
+            f"a stage's name is lower-case letters, digits and _, starts with a letter and is not 'base'; got {value!r}"
+        )
+    return value
+
+
+class EvaluationSettings(Settings):
+    """How the model is evaluated, after each stage and on the task's evaluation split."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Examples per forward pass."""
+    normalize: Literal["none", "tokens", "bytes"] = "none"
+    """A choice's log-likelihood is taken whole or divided by the number of its tokens or of its UTF-8 bytes."""
+
+
+class EvaluationRequest(Settings):
+    """What `heft eval` is told: the part of a recipe that it needs."""
+
+    model: ModelSettings = ModelSettings()
+    """The base model."""
+    task: AnyTask
+    """What is asked."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How answers are taken."""
+
+
+class Recipe(Settings):
+    """Everything that a run is told."""
+
+    name: str
+    """Name of the run: letters, digits, `.`, `_` and `-`."""
+    model: ModelSettings = ModelSettings()
+    """The base model, which stays frozen."""
+    task: AnyTask
+    """What is learned: where rows come from and how they are asked."""
+    stages: dict[Annotated[str, AfterValidator(_check_stage_name)], Stage] = Field(min_length=1)
+    """The adapters, trained one after the other in this order, each on top of all before it."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How the model is evaluated."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Seed of the initial weights, of dropout and of the order of rows."""
+    output: str | None = Field(default=None, min_length=1)
+    """Directory that the run writes; null means runs/<name>."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) or ".." in value:
+            raise ValueError(f"a name is letters, digits, '.', '_' and '-', without '..', and no path; got {value!r}")
+        return value
+
+    @field_validator("evaluation")
+    @classmethod
+    def _there_are_choices_to_normalize(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
+        if value.normalize != "none" and "task" in info.data and info.data["task"].name in GENERATED_TASKS:
+            text = f"{info.data['task'].name} has no choices, its answers are generated; use normalize: none"
+            raise PydanticCustomError("value_error", "{text}", {"text": text, "below": ("normalize",)})
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _inits_fit_the_weights(cls, stages: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        quantization = info.data["model"].quantization if "model" in info.data else None
+        for name, stage in stages.items() if quantization else ():
+            lora, path = (stage.lora, (name, "lora", "init")) if stage.method == "joint" else (stage, (name, "init"))
+            if getattr(lora, "init", "").startswith("pissa"):
+                text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
+                raise PydanticCustomError("value_error", "{text}", {"text": text, "below": path})
+        return stages
+
+    @property
+    def output_dir(self) -> Path:
+        """The directory that the run writes."""
+        return Path(self.output) if self.output is not None else Path("runs") / self.name

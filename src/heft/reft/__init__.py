@@ -1,0 +1,32 @@
+"""Representation fine-tuning (ReFT) as a PEFT method: small edits of chosen hidden states.
+
+`import heft` makes `ReftConfig` work with PEFT's own calls (`get_peft_model`, `PeftModel.from_pretrained`, ...).
+
+| file | what it holds |
+|---|---|
+| settings.py | every setting, declared once, without torch |
+| interventions.py | the five equations |
+| orthonormal.py | matrices with orthonormal rows, many at once |
+| positions.py | which tokens of a batch are edited |
+| tracker.py | what one forward pass is about: its prompts, its rotations |
+| layer.py | the edit, hung on a module of the model |
+| sites.py | where blocks, attentions and MLPs are in a model |
+| config.py, model.py, registration.py | the PEFT method |
+"""
+
+from heft._lazy import lazy_attributes
+
+__all__ = ["INTERVENTIONS", "Positions", "ReftConfig", "ReftLayer", "ReftModel", "orthonormal_rows", "parse_positions"]
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "INTERVENTIONS": "heft.reft.interventions",
+        "Positions": "heft.reft.settings",
+        "ReftConfig": "heft.reft.config",
+        "ReftLayer": "heft.reft.layer",
+        "ReftModel": "heft.reft.model",
+        "orthonormal_rows": "heft.reft.orthonormal",
+        "parse_positions": "heft.reft.settings",
+    },
+)

@@ -1,0 +1,62 @@
+"""`ReftConfig`: what PEFT stores of a ReFT adapter."""
+
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+from peft import PeftConfig
+from peft.utils import PeftType
+from pydantic import ValidationError
+
+from heft.reft.settings import Positions, ReftSettings, parse_positions
+
+
+def _default(name: str):
+    return ReftSettings.model_fields[name].default
+
+
+@dataclass
+class ReftConfig(PeftConfig):
+    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.reft.settings.ReftSettings`.
+
+    Args:
+        intervention: `loreft`, `noreft`, `direft`, `consreft` or `lobireft` (equations: heft.reft.interventions).
+        rank: dimensions of the edited subspace.
+        layers: "all" or a list of layer numbers from 0; negative ones count from the end.
+        site: whose output is edited: "block", "attention" or "mlp".
+        positions: edited tokens: "all", "fN", "lN" or "fN+lN".
+        tied: whether first and last positions share weights (fN+lN only).
+        activation: None, "relu", "gelu", "silu", "tanh" or "sigmoid", on Wh + b.
+        dropout: probability in [0, 1), on the low-rank difference.
+
+    Raises:
+        ValueError: a value is not one of these; all faults are named.
+    """
+
+    intervention: str = field(default=_default("intervention"))
+    rank: int = field(default=_default("rank"))
+    layers: str | list[int] = field(default=_default("layers"))
+    site: str = field(default=_default("site"))
+    positions: str = field(default=_default("positions"))
+    tied: bool = field(default=_default("tied"))
+    activation: str | None = field(default=_default("activation"))
+    dropout: float = field(default=_default("dropout"))
+
+    target_modules: ClassVar[None] = None
+    """PEFT's tuners look for this; what is edited follows from `layers` and `site`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PeftType.REFT
+        if not isinstance(self.layers, str):
+            self.layers = list(self.layers)
+        names = [f.name for f in fields(self) if f.name in ReftSettings.model_fields]
+        try:
+            ReftSettings.model_validate({name: getattr(self, name) for name in names}, strict=True)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ValueError(f"ReftConfig: {faults}") from None
+
+    @property
+    def edited_positions(self) -> Positions:
+        """`positions`, read."""
+        return parse_positions(self.positions)

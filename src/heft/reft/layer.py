@@ -1,0 +1,130 @@
+"""The edit, hung on a module of the model.
+
+The layer is a child named `reft` of the module whose output it edits, and works through a forward hook: no module is
+wrapped or renamed, so other adapters' weights keep their names and the model's recorded hidden states are the edited
+ones.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from heft.reft.config import ReftConfig
+from heft.reft.interventions import INTERVENTIONS, Intervention
+from heft.reft.settings import Positions
+from heft.reft.tracker import ForwardTracker
+
+
+class ReftLayer(nn.Module, BaseTunerLayer):
+    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ."""
+
+    adapter_layer_names = ("reft_shared", "reft_first", "reft_last")
+
+    def __init__(self, tracker: ForwardTracker):
+        super().__init__()
+        self.reft_shared = nn.ModuleDict()
+        self.reft_first = nn.ModuleDict()
+        self.reft_last = nn.ModuleDict()
+        self.positions: dict[str, Positions] = {}
+        self._tracker = tracker
+        self._handle = None
+        self._active_adapter = []
+
+    @property
+    def weight(self):
+        """Absent: PEFT's own property would look for a wrapped layer without end."""
+        raise AttributeError("a ReftLayer wraps no layer and has no weight")
+
+    @property
+    def bias(self):
+        """Absent, as `weight` is."""
+        raise AttributeError("a ReftLayer wraps no layer and has no bias")
+
+    @property
+    def tracker(self) -> ForwardTracker:
+        """The tracker of the model that this layer is part of."""
+        return self._tracker
+
+    def attach(self, module: nn.Module) -> None:
+        """Become the child `reft` of `module` and edit its output."""
+        module.reft = self
+        self._handle = module.register_forward_hook(self._edit_output)
+        self._tracker.layers.append(self)
+
+    def detach(self, module: nn.Module) -> None:
+        """Leave `module` as `attach` found it."""
+        self._handle.remove()
+        self._tracker.layers.remove(self)
+        del module.reft
+
+    def add(self, adapter_name: str, config: ReftConfig, hidden_size: int, device: torch.device) -> None:
+        """Give an adapter its units, in float32; only those that its positions use."""
+        for name in self.adapter_layer_names:
+            getattr(self, name).pop(adapter_name) if adapter_name in getattr(self, name) else None
+        for part in _parts(config):
+            unit = INTERVENTIONS[config.intervention](hidden_size, config.rank, config.activation, config.dropout)
+            if not any(p.is_meta for p in unit.parameters()):
+                unit.to(device)
+            getattr(self, f"reft_{part}")[adapter_name] = unit
+        self.positions[adapter_name] = config.edited_positions
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter's units (see PEFT)."""
+        super().delete_adapter(adapter_name)
+        self.positions.pop(adapter_name, None)
+
+    def active_units(self) -> Iterator[Intervention]:
+        """The units that edit something in a forward pass now."""
+        for _, _, unit in self._active():
+            yield unit
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: an edit depends on the hidden state and cannot become part of a weight.
+
+        Raises:
+            ValueError: `adapter_names` is None or names an adapter of this layer.
+        """
+        mine = set(self.positions) & set(self.positions if adapter_names is None else adapter_names)
+        if mine:
+            raise ValueError(
+                f"ReFT adapters {sorted(mine)} edit hidden states and cannot be merged into weights;"
+                " merge the LoRA adapters alone with adapter_names=[...]"
+            )
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged here."""
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """False: an edit of hidden states is no weight update."""
+        return False
+
+    def _active(self) -> Iterator[tuple[str, str, Intervention]]:
+        if self.disable_adapters:
+            return
+        for adapter_name in self.active_adapters:
+            for part in ("shared", "first", "last"):
+                units = getattr(self, f"reft_{part}")
+                if adapter_name in units:
+                    yield adapter_name, part, units[adapter_name]
+
+    def _edit_output(self, module: nn.Module, args: tuple, output):
+        hidden_BTD = output[0] if isinstance(output, tuple) else output
+        edited_BTD = hidden_BTD
+        for adapter_name, part, unit in self._active():
+            rows_N = self._tracker.rows(self.positions[adapter_name], part, hidden_BTD.device)
+            if rows_N.numel():
+                flat_ND = edited_BTD.reshape(-1, edited_BTD.shape[-1])
+                delta_ND = unit(flat_ND[rows_N], self._tracker.rotation(unit))
+                edited_BTD = flat_ND.index_add(0, rows_N, delta_ND).view_as(hidden_BTD)
+        if edited_BTD is hidden_BTD:
+            return None
+        return (edited_BTD, *output[1:]) if isinstance(output, tuple) else edited_BTD
+
+
+def _parts(config: ReftConfig) -> list[str]:
+    positions = config.edited_positions
+    if positions.every or (config.tied and positions.first and positions.last):
+        return ["shared"]
+    return [part for part, count in (("first", positions.first), ("last", positions.last)) if count]

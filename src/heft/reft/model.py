@@ -1,0 +1,103 @@
+"""`ReftModel`: attaches ReFT adapters to a model, as PEFT asks of a method."""
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from heft.reft.config import ReftConfig
+from heft.reft.layer import ReftLayer
+from heft.reft.sites import site_names
+from heft.reft.tracker import ForwardTracker
+
+
+class ReftModel(BaseTuner):
+    """A model whose hidden states are edited by ReFT adapters.
+
+    Made by PEFT from a `ReftConfig` (`get_peft_model`, `inject_adapter_in_model`, `PeftModel.from_pretrained`).
+    """
+
+    prefix = "reft_"
+    tuner_layer_cls = ReftLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, state_dict=None, **kwargs) -> None:
+        """Attach one adapter where its config says; a checkpoint's keys are not needed to find the places.
+
+        Raises:
+            ValueError: layers or sites that the model does not have, or a rank above the hidden size.
+        """
+        config = self.peft_config[adapter_name]
+        hidden_size = model.config.get_text_config().hidden_size
+        if config.rank > hidden_size:
+            raise ValueError(f"rank {config.rank} is above the model's hidden size, {hidden_size}")
+        self._hidden_size = hidden_size
+        self._sites = set(site_names(model, config.layers, config.site))
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge the LoRA adapters beneath; with None or a ReFT adapter's name, refuse before any weight is touched.
+
+        Raises:
+            ValueError: a ReFT adapter would have to be merged.
+        """
+        for layer in _layers(self.model).values():
+            layer.merge(adapter_names=adapter_names)
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter; a site that no adapter edits any more loses its hook."""
+        super().delete_adapter(adapter_name)
+        self._detach([layer for layer in _layers(self.model).values() if not layer.positions])
+
+    def _prepare_adapter_config(self, peft_config: ReftConfig, model_config: dict) -> ReftConfig:
+        return peft_config
+
+    def _check_target_module_exists(self, peft_config: ReftConfig, key: str) -> bool:
+        return key in self._sites
+
+    def _create_and_replace(
+        self,
+        peft_config: ReftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = getattr(target, "reft", None)
+        if layer is None:
+            layer = ReftLayer(self._tracker())
+            layer.attach(target)
+        device = next((p.device for p in target.parameters() if not p.is_meta), torch.device("cpu"))
+        layer.add(adapter_name, peft_config, self._hidden_size, device)
+        if adapter_name not in self.active_adapters:
+            layer.set_requires_grad(adapter_name, False)
+
+    def _tracker(self) -> ForwardTracker:
+        existing = next(iter(_layers(self.model).values()), None)
+        if existing is not None:
+            return existing.tracker
+        tracker = ForwardTracker()
+        tracker.attach(self.model)
+        return tracker
+
+    def _detach(self, layers: list[ReftLayer]) -> None:
+        for name, layer in _layers(self.model).items():
+            if layer in layers:
+                layer.detach(self.model.get_submodule(name.rpartition(".")[0]))
+                if not layer.tracker.layers:
+                    layer.tracker.detach(self.model)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs) -> nn.Module:
+        if merge:
+            raise ValueError(
+                "ReFT edits hidden states and cannot be merged into weights; unload() removes the edits, and LoRA"
+                " adapters beneath can be merged alone with merge_adapter(adapter_names=[...])"
+            )
+        self._detach(list(_layers(self.model).values()))
+        return super()._unload_and_optionally_merge(merge=False, **kwargs)
+
+
+def _layers(model: nn.Module) -> dict[str, ReftLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, ReftLayer)}

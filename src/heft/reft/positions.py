@@ -1,0 +1,83 @@
+"""Which tokens of a batch are edited.
+
+Every rule here counts attended tokens, so it does not matter on which side a row is padded, whether rows are alone
+or in a batch, or how much of a row is already in the cache. Shapes: B rows, T tokens of this call, S = cached + T.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from heft.reft.settings import Positions
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """What one forward pass holds.
+
+    Attributes:
+        index_BT: number of each token among its row's attended tokens, from 0; −1 for padding.
+        prompt_B: length of each row's prompt in attended tokens.
+    """
+
+    index_BT: torch.Tensor
+    prompt_B: torch.Tensor
+
+
+def attended_tokens(mask: torch.Tensor | dict | None, batch: int, total: int, device: torch.device) -> torch.Tensor:
+    """Bool (B, S): which tokens are real, from any attention mask that a transformers model is given.
+
+    Args:
+        mask: None (all are real), (B, S), (B, 1, T, S), or a dict of the latter by attention type.
+        batch: B.
+        total: S; positions of a fixed-size cache beyond it are dropped.
+        device: where the result lives when there is no mask.
+
+    Raises:
+        ValueError: a mask by queries that has dropped tokens of the cache.
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if mask is None:
+        return torch.ones(batch, total, dtype=torch.bool, device=device)
+    if mask.dim() == 4:  # every real token of this call is seen by itself at least, also in a sliding window
+        mask = (mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0).any(dim=1)
+        if mask.shape[1] < total:
+            raise ValueError(
+                f"the attention mask covers {mask.shape[1]} of {total} tokens (a sliding window), so where the prompt"
+                " is cannot be told: pass a 2-D attention_mask, to generate too"
+            )
+    return mask[:, :total].bool().expand(batch, total)
+
+
+def number_tokens(attended_BS: torch.Tensor) -> torch.Tensor:
+    """Int (B, S): the number of each token among its row's attended ones, from 0; −1 for padding."""
+    return (attended_BS.long().cumsum(1) - 1).masked_fill(~attended_BS, -1)
+
+
+def prompt_lengths_from_labels(labels_BT: torch.Tensor, attended_BT: torch.Tensor) -> torch.Tensor:
+    """Int (B,): attended tokens before the first label that is not −100 (all of them where there is none)."""
+    before_answer = (labels_BT != -100).long().cumsum(1) == 0
+    return (attended_BT & before_answer).sum(1)
+
+
+def edited_rows(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
+    """Flat indices into (B·T,) of the tokens that one set of weights edits, each at most once.
+
+    In a prompt shorter than both counts together the first positions are taken first, so no token is edited twice.
+
+    Args:
+        layout: the tokens of this call.
+        positions: what the adapter asks for.
+        part: "shared" for all of them, "first" or "last" for one kind.
+    """
+    index_BT, prompt_B1 = layout.index_BT, layout.prompt_B[:, None]
+    if positions.every:
+        mask_BT = index_BT >= 0
+    else:
+        first_B1 = prompt_B1.clamp(max=positions.first)
+        last_B1 = torch.maximum(prompt_B1 - positions.last, first_B1)
+        is_first = (index_BT >= 0) & (index_BT < first_B1)
+        is_last = (index_BT >= last_B1) & (index_BT < prompt_B1)
+        mask_BT = {"first": is_first, "last": is_last, "shared": is_first | is_last}[part]
+    return mask_BT.flatten().nonzero().squeeze(1)

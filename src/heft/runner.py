@@ -1,0 +1,194 @@
+"""`heft train`: a recipe from its checks to its run directory."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from transformers import set_seed
+
+from heft import __version__, adapter_dir
+from heft.data import EncodedExample, Encoder
+from heft.errors import HeftError
+from heft.evaluation.evaluate import Evaluation, evaluate_examples
+from heft.models import Base, load_base, load_tokenizer
+from heft.recipe import Recipe, Stage
+from heft.recipe_io import dump_recipe, load_recipe
+from heft.reporter import Reporter
+from heft.run_dir import RunDirectory, StageSummary, require_free
+from heft.stages import attach, check_targets, edited_positions, finish, overview, parts, trainable_parameters
+from heft.tasks import load_examples, task_for
+from heft.training.stage import StageOutcome, train_stage
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: where it is.
+        stages: figures of the base, then of the model after each stage.
+    """
+
+    directory: Path
+    stages: list[StageSummary]
+
+
+def train(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Run:
+    """Run a recipe: evaluate the base, train each stage and evaluate after it, write the run directory.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        reporter: is told what happens; None for nobody.
+
+    Raises:
+        HeftError: something in the recipe, its data or its model is wrong; nothing has been written.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    reporter = reporter or Reporter()
+    require_free(recipe.output_dir)
+    data = _read_data(recipe, reporter)
+    reporter.note(f"loading {recipe.model.name}")
+    base = load_base(recipe.model)
+    check_targets(base.model, recipe)
+
+    directory = RunDirectory(recipe.output_dir)
+    directory.create(dump_recipe(recipe), _manifest(recipe, base, data))
+    work = _Work(recipe, base, data, directory, reporter)
+    work.evaluate_base()
+    for index, (name, stage) in enumerate(recipe.stages.items()):
+        work.run_stage(index, name, stage)
+    adapter_dir.save(directory.adapter, base.model, _adapter_manifest(recipe, base))
+    return Run(directory.path, directory.summaries)
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: list[EncodedExample]
+    eval: list[EncodedExample]
+
+
+def _read_data(recipe: Recipe, reporter: Reporter) -> _Data:
+    task = recipe.task
+    examples = {split: load_examples(task, split) for split in ("train", "eval")}
+    encode = Encoder(load_tokenizer(recipe.model), task.max_length, task.chat_template, edited_positions(recipe))
+    data = _Data(encode(examples["train"]), encode(examples["eval"]))
+    for what, rows in (("train", data.train), ("evaluation", data.eval)):
+        cut = sum(row.cut > 0 for row in rows)
+        tokens = sum(row.cut for row in rows)
+        suffix = f"; {cut:,} prompts cut to {task.max_length} tokens ({tokens:,} tokens dropped)" if cut else ""
+        reporter.note(f"{len(rows):,} {what} rows of {task.name}{suffix}")
+    for name, stage in recipe.stages.items():
+        if stage.holdout and round(stage.holdout * len(data.train)) >= len(data.train):
+            raise HeftError(f"stages.{name}.holdout {stage.holdout} of {len(data.train)} rows leaves none to train on")
+    return data
+
+
+@dataclass(frozen=True)
+class _Work:
+    recipe: Recipe
+    base: Base
+    data: _Data
+    directory: RunDirectory
+    reporter: Reporter
+
+    def evaluate_base(self) -> None:
+        evaluation = self._evaluate("base")
+        summary = StageSummary.of("base", evaluation.metrics, evaluation_seconds=evaluation.seconds)
+        self.directory.add_evaluation(summary, evaluation.records)
+
+    def run_stage(self, index: int, name: str, stage: Stage) -> None:
+        seed = self.recipe.seed + index
+        set_seed(seed)
+        attached = attach(self.base.model, name, stage)
+        trained = trainable_parameters(self.base.model)
+        self.reporter.overview(name, overview(self.base.model))
+        outcome = self._train(name, stage, seed)
+        finish(self.base.model, attached)
+        evaluation = self._evaluate(name)
+        summary = StageSummary.of(
+            name,
+            evaluation.metrics,
+            trainable_parameters=trained,
+            seconds=outcome.seconds,
+            evaluation_seconds=evaluation.seconds,
+            steps=outcome.steps,
+            tokens=outcome.tokens,
+            stopped_early=outcome.stopped_early,
+        )
+        self.directory.add_evaluation(summary, evaluation.records)
+
+    def _train(self, name: str, stage: Stage, seed: int) -> StageOutcome:
+        return train_stage(
+            self.base.model,
+            name,
+            stage,
+            self.data.train,
+            pad_id=self.base.tokenizer.pad_token_id,
+            seed=seed,
+            reporter=_Recording(self.reporter, self.directory),
+        )
+
+    def _evaluate(self, name: str) -> Evaluation:
+        task, settings = task_for(self.recipe.task), self.recipe.evaluation
+        base = self.base
+        return evaluate_examples(
+            base.model, base.tokenizer, task, self.data.eval, settings, self.reporter, f"evaluation of {name}"
+        )
+
+
+class _Recording(Reporter):
+    """Writes measurements to the run directory on their way to the person."""
+
+    def __init__(self, inner: Reporter, directory: RunDirectory):
+        self._directory = directory
+        self.progress, self.step, self._show = inner.progress, inner.step, inner.metrics
+
+    def metrics(self, values: dict) -> None:
+        self._directory.add_metrics(values)
+        self._show(values)
+
+
+def _manifest(recipe: Recipe, base: Base, data: _Data) -> dict:
+    return {
+        "heft_version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "device": str(base.model.device),
+        "seed": recipe.seed,
+        "base": {"name": recipe.model.name, "fingerprint": base.fingerprint},
+        "data": {
+            "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
+            "eval": {"rows": len(data.eval), "fingerprint": _data_fingerprint(data.eval)},
+        },
+    }
+
+
+def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
+    """16 hex digits of the SHA-256 of the rows' ids and token ids, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.example.id, row.prompt, row.choices, row.answer)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _adapter_manifest(recipe: Recipe, base: Base) -> adapter_dir.AdapterManifest:
+    entries = [
+        adapter_dir.AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
+        for name, stage in recipe.stages.items()
+        for part in parts(name, stage)
+    ]
+    return adapter_dir.AdapterManifest(
+        format=adapter_dir.FORMAT,
+        heft_version=__version__,
+        model=recipe.model,
+        base_fingerprint=base.fingerprint,
+        adapters=entries,
+        task=recipe.task.model_dump(),
+        evaluation=recipe.evaluation.model_dump(),
+    )

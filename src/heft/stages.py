@@ -1,0 +1,188 @@
+"""Attach adapters, and say what trains, what is frozen and what is active.
+
+The model stays a plain transformers model that carries PEFT's layers; each adapter has a name of its own. A stage's
+adapter is named like the stage; a joint stage `x` has `x_lora` and `x_reft`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peft import PeftConfig, TaskType
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from heft.errors import HeftError
+from heft.lora import MutatedStart, inject_quietly, lora_config, lora_faults
+from heft.recipe import JointStage, LoraSettings, Recipe, Stage
+from heft.reft.config import ReftConfig
+from heft.reft.settings import Positions, ReftSettings, parse_positions
+from heft.reft.sites import site_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter of a stage: its name, and its settings (LoRA's or ReFT's)."""
+
+    name: str
+    settings: LoraSettings | ReftSettings
+
+    @property
+    def is_reft(self) -> bool:
+        """Whether it edits hidden states (else it updates weights)."""
+        return isinstance(self.settings, ReftSettings)
+
+
+def parts(stage_name: str, stage: Stage) -> list[Part]:
+    """The adapters that a stage trains."""
+    if isinstance(stage, JointStage):
+        return [Part(f"{stage_name}_lora", stage.lora), Part(f"{stage_name}_reft", stage.reft)]
+    return [Part(stage_name, stage)]
+
+
+def edited_positions(recipe: Recipe) -> list[Positions]:
+    """What the ReFT adapters of all stages edit."""
+    every_part = [part for name, stage in recipe.stages.items() for part in parts(name, stage)]
+    return [parse_positions(part.settings.positions) for part in every_part if part.is_reft]
+
+
+def check_targets(model: "PreTrainedModel", recipe: Recipe) -> None:
+    """See that every adapter of the recipe finds its place in the model, before anything is trained.
+
+    Raises:
+        HeftError: all that do not, with the nearest names there are.
+    """
+    faults, seen = [], set()
+    for stage_name, stage in recipe.stages.items():
+        for part in parts(stage_name, stage):
+            if part.name in seen:
+                faults.append(f"stages.{stage_name}: two adapters would be named {part.name!r}; rename a stage")
+            seen.add(part.name)
+            found = _reft_faults(model, part.settings) if part.is_reft else lora_faults(model, part.settings)
+            faults += [f"stages.{stage_name}: {fault}" for fault in found]
+    if faults:
+        raise HeftError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What `attach` put on a model: adapter names, and for some of them what undoes their start."""
+
+    names: list[str]
+    starts: dict[str, MutatedStart]
+
+
+def attach(model: "PreTrainedModel", stage_name: str, stage: Stage) -> Attached:
+    """Attach a stage's adapters on top of what is there, and make them the only ones that train.
+
+    Earlier adapters are frozen and stay active.
+    """
+    attached = Attached([], {})
+    for part in parts(stage_name, stage):
+        if not part.is_reft and MutatedStart.needed(part.settings):
+            attached.starts[part.name] = MutatedStart(model)
+        config = _reft_config(part.settings) if part.is_reft else lora_config(model, part.settings)
+        config.base_model_name_or_path = model.name_or_path
+        inject(model, part.name, config)
+        if part.name in attached.starts:
+            attached.starts[part.name].injected(model, part.name)
+        attached.names.append(part.name)
+    train_only(model, attached.names)
+    return attached
+
+
+def finish(model: "PreTrainedModel", attached: Attached) -> None:
+    """Freeze what a stage trained, as adapters that load on the untouched base."""
+    for name, start in attached.starts.items():
+        start.settle(model, name)
+    activate(model, list(model.peft_config))
+    model.eval()
+
+
+def inject(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
+    """Attach one adapter; every adapter that the model carries is active afterwards, and nothing trains."""
+    inject_quietly(model, name, config)
+    activate(model, list(model.peft_config))
+
+
+def activate(model: nn.Module, names: Sequence[str]) -> None:
+    """Make just these adapters take part in the forward pass; nothing trains."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter([name for name in names if name in _adapters_of(module)])
+    model.requires_grad_(False)
+
+
+def train_only(model: nn.Module, names: Sequence[str]) -> None:
+    """Freeze all but these adapters."""
+    model.requires_grad_(False)
+    for parameter in adapter_parameters(model, names).values():
+        parameter.requires_grad_(True)
+
+
+def adapter_parameters(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
+    """The parameters of these adapters, by name."""
+    return {
+        key: parameter
+        for key, parameter in model.named_parameters()
+        if any(f".{name}." in key or key.endswith(f".{name}") for name in names)
+    }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table before a stage: the base or an adapter, its state and its number of parameters."""
+
+    name: str
+    method: str
+    state: str
+    parameters: int
+
+
+def overview(model: "PreTrainedModel") -> list[Row]:
+    """What trains, what is frozen, what is active, and how many parameters each has."""
+    rows, counted = [], set()
+    for name, config in model.peft_config.items():
+        parameters = adapter_parameters(model, [name])
+        counted |= set(parameters)
+        is_active = any(name in m.active_adapters for m in model.modules() if isinstance(m, BaseTunerLayer))
+        trains = any(p.requires_grad for p in parameters.values())
+        state = f"{'trains' if trains else 'frozen'}, {'active' if is_active else 'off'}"
+        rows.append(Row(name, config.peft_type.value.lower(), state, sum(p.numel() for p in parameters.values())))
+    base = sum(_numel(p) for key, p in model.named_parameters() if key not in counted)
+    return [Row("base", "model", "frozen, active", base), *rows]
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers the optimiser changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _adapters_of(module: BaseTunerLayer) -> set[str]:
+    return set(module._all_available_adapter_names())
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    packed = getattr(parameter, "quant_state", None)  # 4-bit weights are stored two to a byte
+    return packed.shape.numel() if packed is not None else parameter.numel()
+
+
+def _reft_config(settings: ReftSettings) -> ReftConfig:
+    config = ReftConfig(**{name: getattr(settings, name) for name in ReftSettings.model_fields})
+    config.task_type = TaskType.CAUSAL_LM
+    return config
+
+
+def _reft_faults(model: "PreTrainedModel", settings: ReftSettings) -> list[str]:
+    hidden_size = model.config.get_text_config().hidden_size
+    faults = []
+    if settings.rank > hidden_size:
+        faults.append(f"rank: {settings.rank} is above the model's hidden size, {hidden_size}")
+    try:
+        site_names(model, settings.layers, settings.site)
+    except ValueError as error:
+        faults.append(str(error))
+    return faults

@@ -1,0 +1,77 @@
+"""Tasks: what a model is adapted to. One file a task, and one line in `TASKS`.
+
+`load_examples` turns a recipe's task settings into examples; nothing here imports torch.
+"""
+
+from difflib import get_close_matches
+from typing import Annotated, Union
+
+from pydantic import Field
+
+from heft.errors import HeftError
+from heft.tasks.arc_challenge import ArcChallenge
+from heft.tasks.arc_easy import ArcEasy
+from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, choice_example, generation_example
+from heft.tasks.boolq import Boolq
+from heft.tasks.gsm8k import Gsm8k
+from heft.tasks.hellaswag import Hellaswag
+from heft.tasks.jsonl import Jsonl
+from heft.tasks.loading import examples_of, load_examples
+from heft.tasks.openbookqa import Openbookqa
+from heft.tasks.piqa import Piqa
+from heft.tasks.siqa import Siqa
+from heft.tasks.whereabouts import Whereabouts
+from heft.tasks.winogrande import Winogrande
+
+TASKS: dict[str, type[Task]] = {
+    "boolq": Boolq,
+    "arc_easy": ArcEasy,
+    "arc_challenge": ArcChallenge,
+    "openbookqa": Openbookqa,
+    "piqa": Piqa,
+    "siqa": Siqa,
+    "hellaswag": Hellaswag,
+    "winogrande": Winogrande,
+    "gsm8k": Gsm8k,
+    "jsonl": Jsonl,
+    "whereabouts": Whereabouts,
+}
+"""Every task a recipe can name."""
+
+AnyTask = Annotated[Union[tuple(task.settings_type for task in TASKS.values())], Field(discriminator="name")]  # noqa: UP007
+"""The settings of any task in the table, told apart by `name`: a pydantic field type for the recipe."""
+
+
+def unknown_task(name: object) -> HeftError:
+    """The error for a name that is not in the table, with the nearest one that is."""
+    near = get_close_matches(str(name), TASKS, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return HeftError(f"there is no task {str(name)!r}.{hint} Tasks: {', '.join(TASKS)}")
+
+
+def task_for(settings: TaskSettings) -> Task:
+    """The task that the settings are of.
+
+    Raises:
+        HeftError: no task has that name.
+    """
+    if settings.name not in TASKS:
+        raise unknown_task(settings.name)
+    return TASKS[settings.name](settings)
+
+
+__all__ = [
+    "TASKS",
+    "AnyTask",
+    "Example",
+    "Split",
+    "SplitSettings",
+    "Task",
+    "TaskSettings",
+    "choice_example",
+    "examples_of",
+    "generation_example",
+    "load_examples",
+    "task_for",
+    "unknown_task",
+]

@@ -1,0 +1,204 @@
+"""What a task is: examples made from rows, and, where answers are generated, the check of an answer."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from heft.errors import HeftError
+from heft.settings import Settings
+from heft.sources import HubSource, Row, read_rows
+
+Split = Literal["train", "eval"]
+
+_KIND_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question as text, before any tokenizer or chat template.
+
+    Raises:
+        HeftError: a part breaks what is said of it here.
+    """
+
+    id: str
+    """16 hex digits from the content, so the same on every machine; repeats within a split get -2, -3, …"""
+    prompt: str
+    """Not empty, no whitespace at the end."""
+    choices: tuple[str, ...]
+    """Each as continued from the prompt, beginning with whitespace; empty where the answer is generated."""
+    gold: int | None
+    """Index into choices; none where the answer is generated."""
+    answer: str
+    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices."""
+    group: str | None = None
+    """Equal for examples that share a text, for clustered statistics; none where nothing is shared."""
+    target: str | None = None
+    """The reference final answer where answers are generated."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not self.prompt or self.prompt[-1].isspace():
+            faults.append(f"the prompt must be text that ends without whitespace; it ends in {self.prompt[-20:]!r}")
+        for text in (*self.choices, self.answer):
+            if not text[:1].isspace() or not text.strip():
+                faults.append(f"a choice or answer must begin with whitespace and not be empty; got {text[:40]!r}")
+        if self.choices and (self.gold not in range(len(self.choices)) or self.answer != self.choices[self.gold]):
+            faults.append(
+                f"gold must be an index into {len(self.choices)} choices and answer that choice; got {self.gold}"
+            )
+        if not self.choices and (self.gold is not None or self.target is None):
+            faults.append("an example without choices needs a target and has no gold")
+        if faults:
+            raise HeftError("; ".join(faults))
+
+
+def content_hash(*parts: object) -> str:
+    """16 hex digits of the SHA-256 of the parts, written as JSON."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8")).hexdigest()[:16]
+
+
+def choice_example(task_name: str, prompt: str, options: Sequence[str], gold: int, group: str | None = None) -> Example:
+    """An example scored by the likelihood of its choices; each option is continued after one space.
+
+    `group` is the shared text itself, of which the hash is kept.
+    """
+    choices = tuple(f" {option.strip()}" for option in options)
+    return Example(
+        id=content_hash(task_name, prompt, choices, gold),
+        prompt=prompt,
+        choices=choices,
+        gold=gold,
+        answer=choices[gold],
+        group=None if group is None else content_hash(group),
+    )
+
+
+def generation_example(task_name: str, prompt: str, answer: str, target: str) -> Example:
+    """An example whose answer is generated: `answer` is trained on, `target` is what an answer is checked against."""
+    return Example(
+        id=content_hash(task_name, prompt, (), answer),
+        prompt=prompt,
+        choices=(),
+        gold=None,
+        answer=answer,
+        target=target,
+    )
+
+
+class TaskSettings(Settings):
+    """What is common to all tasks."""
+
+    name: str
+    """Which task, by its name in the table of tasks."""
+    train_limit: int | None = Field(default=None, ge=1)
+    """Train on this many rows at most; none is all of them."""
+    eval_limit: int | None = Field(default=None, ge=1)
+    """Evaluate on this many rows at most; none is all of them."""
+    sample_seed: int = 0
+    """Which rows a limit keeps: the first of a seeded shuffle, so a smaller limit keeps a subset of a larger one's."""
+    chat_template: bool = False
+    """Whether the prompt is wrapped as a user's turn in the tokenizer's chat template."""
+    max_length: int = Field(default=512, ge=8)
+    """Tokens of prompt and answer together."""
+
+
+class SplitSettings(TaskSettings):
+    """A task whose rows are a published data set with named splits."""
+
+    has_wheel: ClassVar[bool] = False
+
+    source: str = Field(default="hub", min_length=1)
+    """Where rows come from: hub, the path of a folder that holds <split>.jsonl, or, for boolq, wheel."""
+    train_split: str = Field(default="train", min_length=1)
+    """The split to train on."""
+    eval_split: str = Field(default="validation", min_length=1)
+    """The split to evaluate on."""
+
+    @field_validator("source")
+    @classmethod
+    def _source_exists_for_the_task(cls, value: str) -> str:
+        if value == "wheel" and not cls.has_wheel:
+            raise ValueError("source: wheel exists for boolq only; use hub or the path of a folder of JSON Lines")
+        return value
+
+
+class Task(ABC):
+    """How rows become examples. A subclass is one file: its settings, its row format, its prompt, its answer check."""
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[TaskSettings]]
+    hub: ClassVar[HubSource | None] = None
+    fields: ClassVar[Mapping[str, type]] = {}
+    """The fields that a row must have, and their types."""
+    stop: tuple[str, ...] = ()
+    """Where a generated answer ends; never part of it."""
+    max_new_tokens: int = 0
+    """Tokens generated at most; 0 where nothing is generated."""
+
+    def __init__(self, settings: TaskSettings):
+        self.settings = settings
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        """Every row of a split and where it stands.
+
+        Raises:
+            HeftError: the source is missing, unreadable or empty.
+        """
+        settings = self.settings
+        return read_rows(settings.source, settings.train_split if split == "train" else settings.eval_split, self.hub)
+
+    def row_faults(self, row: dict) -> list[str]:
+        """What is missing from a row or of the wrong type."""
+        return field_faults(row, self.fields)
+
+    @abstractmethod
+    def example(self, row: dict) -> Example:
+        """The example of one row that has no faults of type.
+
+        Raises:
+            HeftError: a value is out of its range; the message says which, without the place.
+        """
+
+    def prediction(self, text: str) -> str | None:
+        """The final answer in a generated text, in the form that is compared; none where there is none."""
+        raise TypeError(f"{self.name} is scored by the likelihood of its choices, not by generated text")
+
+    def is_correct(self, example: Example, text: str) -> bool:
+        """Whether a generated text answers the example."""
+        raise TypeError(f"{self.name} is scored by the likelihood of its choices, not by generated text")
+
+
+def field_faults(row: dict, fields: Mapping[str, type]) -> list[str]:
+    """One message for each field that is missing, of another type, or empty text."""
+    faults = []
+    for name, kind in fields.items():
+        if name not in row:
+            faults.append(f"{name} is missing (the row has {', '.join(map(str, row)) or 'no fields'})")
+        elif not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
+            faults.append(f"{name} must be {_KIND_WORDS[kind]}; got {shortened(row[name])}")
+        elif kind is str and not row[name].strip():
+            faults.append(f"{name} is empty")
+    return faults
+
+
+def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:
+    """The place of a field's value among those allowed.
+
+    Raises:
+        HeftError: it is none of them.
+    """
+    if row[name] not in allowed:
+        raise HeftError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {shortened(row[name])}")
+    return allowed.index(row[name])
+
+
+def shortened(value: object) -> str:
+    """A value for a message, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,76 @@
+"""Questions with options: listed under letters, or each option read as the continuation (cloze)."""
+
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Literal
+
+from heft.errors import HeftError
+from heft.tasks.base import Example, SplitSettings, choice_example, shortened
+
+ChoiceFormat = Literal["letters", "cloze"]
+
+
+class ChoiceSettings(SplitSettings):
+    """A published data set of questions with options."""
+
+    format: ChoiceFormat = "letters"
+    """letters: options are listed and a letter is the answer; cloze: the text of a hidden option is the answer."""
+
+
+def question_cloze(question: str) -> str:
+    """The prompt of a question whose options are not shown."""
+    return f"Question: {question}\nAnswer:"
+
+
+def options_example(
+    task_name: str,
+    choice_format: ChoiceFormat,
+    head: str,
+    cloze_prompt: str,
+    options: Sequence[str],
+    gold: int,
+    group: str | None = None,
+) -> Example:
+    """An example in either format: `head` stands above the lettered options, `cloze_prompt` is all of a cloze prompt.
+
+    Raises:
+        HeftError: more options than letters.
+    """
+    if choice_format == "cloze":
+        return choice_example(task_name, cloze_prompt, options, gold, group)
+    if len(options) > len(ascii_uppercase):
+        raise HeftError(f"{len(options)} options; letters reach to {len(ascii_uppercase)}")
+    letters = ascii_uppercase[: len(options)]
+    listed = "\n".join(f"{letter}. {option.strip()}" for letter, option in zip(letters, options, strict=True))
+    return choice_example(task_name, f"{head}\n{listed}\nAnswer:", letters, gold, group)
+
+
+def check_options(options: Sequence[object], name: str, least: int, most: int | None = None) -> None:
+    """Options are texts, not empty, and as many as the task has.
+
+    Raises:
+        HeftError: they are not.
+    """
+    if len(options) < least or (most is not None and len(options) > most):
+        count = f"{least}" if least == most else f"{least} to {most}" if most else f"at least {least}"
+        raise HeftError(f"{name} must have {count} options; got {len(options)}")
+    for option in options:
+        if not isinstance(option, str) or not option.strip():
+            raise HeftError(f"{name} must be texts that are not empty; got {shortened(option)}")
+
+
+def labelled_options(row: dict) -> tuple[list[str], int]:
+    """The options of an ARC or OpenBookQA row, and the gold one's index.
+
+    `choices` holds `text` and `label` (A to E or 1 to 5, only names); `answerKey` is a label.
+
+    Raises:
+        HeftError: the lists are missing or do not match, or the key is no label.
+    """
+    texts, labels = (row["choices"].get(name) for name in ("text", "label"))
+    if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
+        raise HeftError(f"choices must hold the lists text and label of one length; got {shortened(row['choices'])}")
+    check_options(texts, "choices.text", least=3, most=5)
+    if labels.count(row["answerKey"]) != 1:
+        raise HeftError(f"answerKey must be one of the labels {shortened(labels)}; got {shortened(row['answerKey'])}")
+    return texts, labels.index(row["answerKey"])

@@ -1,0 +1,67 @@
+"""From a task's settings to its examples: read, check, convert, limit."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from heft.errors import HeftError
+from heft.sources import fault_report
+from heft.tasks.base import Example, Split, Task, TaskSettings
+
+
+def load_examples(settings: TaskSettings, split: Split) -> list[Example]:
+    """The examples of a recipe's task, in the source's order.
+
+    Raises:
+        HeftError: the task is unknown, the source cannot be read or is empty, or rows are malformed (all are reported).
+    """
+    from heft.tasks import task_for  # here because the table imports the tasks, and they import this package
+
+    return examples_of(task_for(settings), split)
+
+
+def examples_of(task: Task, split: Split) -> list[Example]:
+    """The examples of a task object, which need not be in the table; otherwise as `load_examples`."""
+    if split not in ("train", "eval"):
+        raise ValueError(f"split must be 'train' or 'eval'; got {split!r}")
+    examples, faults, row_count = [], [], 0
+    for where, row in task.rows(split):
+        row_count += 1
+        row_faults = task.row_faults(row)
+        if not row_faults:
+            try:
+                examples.append(task.example(row))
+            except HeftError as error:
+                row_faults = [str(error)]
+        if row_faults:
+            faults.append(f"{where}: {'; '.join(row_faults)}")
+    if faults:
+        raise fault_report(f"{task.name}: {len(faults):,} of {row_count:,} {split} rows cannot be used:", faults)
+    if not examples:
+        raise HeftError(f"{task.name}: there are no {split} rows")
+    settings = task.settings
+    limit = settings.train_limit if split == "train" else settings.eval_limit
+    # Ids come before the limit, so that a repeated row keeps its id whatever the limit.
+    unique = with_unique_ids(examples)
+    return [unique[index] for index in sampled_indices(len(unique), limit, settings.sample_seed)]
+
+
+def with_unique_ids(examples: Iterable[Example]) -> list[Example]:
+    """The same examples; the second of equal content gets the suffix -2, the third -3, and so on."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for example in examples:
+        seen[example.id] += 1
+        count = seen[example.id]
+        unique.append(example if count == 1 else replace(example, id=f"{example.id}-{count}"))
+    return unique
+
+
+def sampled_indices(count: int, limit: int | None, seed: int) -> list[int]:
+    """The indices a limit keeps, ascending; those of a smaller limit are a subset of a larger one's."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return sorted(order[:limit])

@@ -1,0 +1,180 @@
+"""The course of one stage, top to bottom."""
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+
+from heft.data import EncodedExample
+from heft.recipe import JointStage, Stage, TrainingSettings
+from heft.reporter import Reporter
+from heft.training.trainer import Rows, StageTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage took.
+
+    Attributes:
+        steps: optimiser steps taken.
+        seconds: of training alone.
+        stopped_early: whether it ended before its planned steps.
+        tokens: real tokens (no padding) that went through the model.
+    """
+
+    steps: int
+    seconds: float
+    stopped_early: bool
+    tokens: int
+
+
+def planned_steps(settings: TrainingSettings, rows: int) -> int:
+    """Optimiser steps of a stage over that many training rows."""
+    if settings.steps is not None:
+        return settings.steps
+    return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
+
+
+def hold_back(examples: Sequence[EncodedExample], share: float, seed: int) -> tuple[list, list]:
+    """Split into rows to train on and rows held back (at least one, if `share` is above 0), by a seeded shuffle."""
+    if not share:
+        return list(examples), []
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = max(1, round(share * len(examples)))
+    return [examples[i] for i in sorted(order[count:])], [examples[i] for i in sorted(order[:count])]
+
+
+def train_stage(
+    model: "PreTrainedModel",
+    name: str,
+    stage: Stage,
+    examples: Sequence[EncodedExample],
+    *,
+    pad_id: int,
+    seed: int,
+    reporter: Reporter,
+) -> StageOutcome:
+    """Train what requires gradients in `model` as the stage says.
+
+    Args:
+        model: with the stage's adapters attached and marked as trainable.
+        name: of the stage, for the reports.
+        stage: its settings.
+        examples: the training rows; a part is held back where the stage asks for it.
+        pad_id: id of the padding token.
+        seed: of the order of rows, of dropout and of what is held back.
+        reporter: is told of every logged step and held-back evaluation.
+    """
+    rows, held_back = hold_back(examples, stage.holdout, seed)
+    steps = planned_steps(stage, len(rows))
+    follower = _Follower(name, steps, reporter)
+    callbacks: list[TrainerCallback] = [follower]
+    if held_back:
+        callbacks.append(_HeldBack(stage))
+    with tempfile.TemporaryDirectory(prefix="heft-") as scratch:
+        trainer = StageTrainer(
+            model,
+            _arguments(stage, steps, len(rows), seed, scratch),
+            train_dataset=Rows(rows),
+            eval_dataset=Rows(held_back) if held_back else None,
+            callbacks=callbacks,
+            pad_id=pad_id,
+            reft_learning_rate=stage.reft_learning_rate if isinstance(stage, JointStage) else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        set_seed(seed)
+        start = time.perf_counter()
+        with reporter.progress(name, steps):
+            trainer.train()
+        seconds = time.perf_counter() - start
+    taken = trainer.state.global_step
+    return StageOutcome(taken, seconds, taken < steps, int(trainer.state.num_input_tokens_seen))
+
+
+def _arguments(stage: TrainingSettings, steps: int, rows: int, seed: int, scratch: str) -> TrainingArguments:
+    micro = stage.micro_batch_size or stage.batch_size
+    steps_an_epoch = math.ceil(rows / stage.batch_size)
+    return TrainingArguments(
+        output_dir=scratch,
+        max_steps=steps,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=stage.batch_size // micro,
+        train_sampling_strategy="group_by_length",
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if stage.schedule == "constant" else stage.schedule,
+        warmup_steps=round(stage.warmup * steps),
+        optim=_OPTIMIZERS[stage.optimizer],
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        bf16=stage.bf16,
+        activation_checkpointing=stage.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        eval_strategy="steps" if stage.holdout else "no",
+        eval_steps=stage.evaluate_every or steps_an_epoch,
+        save_strategy="no",
+        logging_steps=max(1, steps // 100),
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        seed=seed,
+        data_seed=seed,
+    )
+
+
+class _Follower(TrainerCallback):
+    """Passes the Trainer's news on to the reporter."""
+
+    def __init__(self, stage: str, steps: int, reporter: Reporter):
+        self._stage, self._steps, self._reporter = stage, steps, reporter
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._reporter.step(self._stage, state.global_step, self._steps)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        kept = ("loss", "eval_loss", "grad_norm", "learning_rate", "epoch")
+        values = {key: logs[key] for key in kept if key in logs}
+        if "loss" in values or "eval_loss" in values:
+            self._reporter.metrics({"stage": self._stage, "step": state.global_step, **values})
+
+
+class _HeldBack(TrainerCallback):
+    """Stops when the held-back loss no longer falls, and keeps the weights of its minimum."""
+
+    def __init__(self, stage: TrainingSettings):
+        self._early_stop, self._keep_best = stage.early_stop, stage.best_checkpoint
+        self._lowest, self._without_gain = math.inf, 0
+        self._best: dict[str, torch.Tensor] | None = None
+        self._best_loss = math.inf
+
+    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
+        loss = metrics["eval_loss"]
+        if self._keep_best and loss < self._best_loss:
+            self._best_loss = loss
+            self._best = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+        min_gain = self._early_stop.min_gain if self._early_stop else 0.0
+        self._without_gain = 0 if loss < self._lowest - min_gain else self._without_gain + 1
+        self._lowest = min(self._lowest, loss)
+        if self._early_stop and self._without_gain >= self._early_stop.patience:
+            control.should_training_stop = True
+
+    @torch.no_grad()
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if self._best is not None:
+            for name, parameter in model.named_parameters():
+                if name in self._best:
+                    parameter.copy_(self._best[name])

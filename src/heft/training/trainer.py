@@ -1,0 +1,73 @@
+"""transformers' Trainer with this project's loss, batches and optimiser groups."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import Trainer
+
+from heft.data import IGNORED, training_batch
+from heft.reft.layer import ReftLayer
+from heft.training.loss import answer_loss
+
+if TYPE_CHECKING:
+    from heft.data import EncodedExample
+
+
+class Rows(torch.utils.data.Dataset):
+    """Encoded examples as the Trainer wants them: `input_ids` tells the length by which batches are grouped."""
+
+    def __init__(self, examples: "list[EncodedExample]"):
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> dict:
+        example = self._examples[index]
+        return {"input_ids": example.prompt + example.answer, "example": example}
+
+
+class StageTrainer(Trainer):
+    """Trains what requires gradients, on the mean loss of all answer tokens of an optimiser step.
+
+    The mean is taken over the whole step, so it does not depend on how the step is split into micro-batches or over
+    processes. Rotations, which have no length, and biases are not decayed.
+    """
+
+    def __init__(self, *args, pad_id: int, reft_learning_rate: float | None = None, **kwargs):
+        super().__init__(
+            *args, data_collator=lambda rows: training_batch([r["example"] for r in rows], pad_id), **kwargs
+        )
+        self._edits_prompt = any(isinstance(module, ReftLayer) for module in self.model.modules())
+        self._reft_learning_rate = reft_learning_rate
+        self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of the whole step
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean loss of the step's answer tokens; of this batch's alone where the step's number is not given."""
+        total = answer_loss(model, inputs, self._edits_prompt)
+        if num_items_in_batch is None:
+            return total / (inputs["labels"] != IGNORED).sum()
+        return total / num_items_in_batch * self.accelerator.num_processes  # processes' gradients are averaged
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The held-back loss of a batch, and nothing else."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """As the Trainer's, without rotations."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(".rotation")]
+
+    def create_optimizer(self, model=None):
+        """As the Trainer's, with a learning rate of their own for ReFT's weights where one is set."""
+        optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
+        if self._reft_learning_rate is not None:
+            reft = {id(p) for name, p in self.model.named_parameters() if ".reft." in name and p.requires_grad}
+            for group in list(optimizer.param_groups):
+                mine = [p for p in group["params"] if id(p) in reft]
+                group["params"] = [p for p in group["params"] if id(p) not in reft]
+                if mine:
+                    rest = {key: value for key, value in group.items() if key != "params"}
+                    optimizer.add_param_group({**rest, "params": mine, "lr": self._reft_learning_rate})
+        return optimizer

@@ -1,0 +1,34 @@
+"""What all tests share: no network, one thread (several make tiny models slower), the tiny model and its recipe."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Writes a recipe for the tiny random model and returns its path; `stages` and `rest` are YAML."""
+
+    def write(stages: str, rest: str = "", task: str = "{name: whereabouts, train_size: 24, eval_size: 10}"):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(f"name: t\nmodel: {{name: 'random:tiny-llama'}}\ntask: {task}\n{rest}\nstages: {stages}\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shared_data():
+    """The folder of real data beside the checkout, where there is one."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no shared/data beside this checkout")
+    return SHARED_DATA

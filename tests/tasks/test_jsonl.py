@@ -1,0 +1,120 @@
+"""A person's own files."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from heft.errors import HeftError
+from heft.tasks import load_examples
+from heft.tasks.jsonl import Jsonl, JsonlSettings
+
+QUESTION = {"question": "Which is a metal?", "choices": ["wood", "iron"], "answer": "iron", "note": "ignored"}
+COMPLETION = {"prompt": "2 + 2 =", "completion": "4"}
+
+
+@pytest.fixture
+def settings_for(tmp_path):
+    def settings(*rows: dict, **options) -> JsonlSettings:
+        path = tmp_path / "mine.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return JsonlSettings(train_file=str(path), eval_file=str(path), **options)
+
+    return settings
+
+
+def test_each_split_has_its_own_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(COMPLETION), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps(QUESTION) + "\n" + json.dumps(QUESTION), encoding="utf-8")
+    settings = JsonlSettings(train_file=str(tmp_path / "a.jsonl"), eval_file=str(tmp_path / "b.jsonl"))
+    assert [len(load_examples(settings, split)) for split in ("train", "eval")] == [1, 2]
+
+
+def test_choices_under_letters(settings_for):
+    (example,) = load_examples(settings_for(QUESTION), "eval")
+    assert example.prompt == "Question: Which is a metal?\nA. wood\nB. iron\nAnswer:"
+    assert (example.choices, example.gold) == ((" A", " B"), 1)
+
+
+def test_choices_as_cloze(settings_for):
+    (example,) = load_examples(settings_for(QUESTION, format="cloze"), "eval")
+    assert example.prompt == "Question: Which is a metal?\nAnswer:"
+    assert (example.choices, example.gold) == ((" wood", " iron"), 1)
+
+
+def test_an_answer_by_index_means_the_choice_at_that_index(settings_for):
+    by_text, by_index = load_examples(settings_for(QUESTION, {**QUESTION, "answer": 1}), "eval")
+    assert by_index.id == f"{by_text.id}-2"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "stem", "answer"),
+    [
+        ("2 + 2 =", "4", "2 + 2 =", " 4"),
+        ("2 + 2 = ", "4", "2 + 2 =", " 4"),
+        ("Sum:\n", "4\n", "Sum:", "\n4"),
+        ("Sum:", "\n\n4", "Sum:", "\n\n4"),
+    ],
+)
+def test_completions_keep_the_whitespace_between(settings_for, prompt, completion, stem, answer):
+    (example,) = load_examples(settings_for({"prompt": prompt, "completion": completion}), "eval")
+    assert (example.prompt, example.answer, example.target) == (stem, answer, "4")
+    assert (example.choices, example.gold) == ((), None)
+
+
+def test_a_generated_answer_is_correct_when_equal_but_for_whitespace_at_the_ends(settings_for):
+    settings = settings_for({"prompt": "Capital of France?", "completion": "Paris"}, max_new_tokens=9, stop=["\n"])
+    task, (example,) = Jsonl(settings), load_examples(settings, "eval")
+    assert task.is_correct(example, " Paris\n")
+    assert not task.is_correct(example, " paris")
+    assert not task.is_correct(example, " Paris.")
+    assert (task.max_new_tokens, task.stop) == (9, ("\n",))
+
+
+def test_generated_text_is_not_judged_for_rows_with_choices(settings_for):
+    settings = settings_for(QUESTION)
+    with pytest.raises(TypeError, match="likelihood"):
+        Jsonl(settings).is_correct(load_examples(settings, "eval")[0], " iron")
+
+
+def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(settings_for):
+    with pytest.raises(HeftError) as raised:
+        load_examples(settings_for(COMPLETION, COMPLETION, QUESTION), "eval")
+    assert "mixes 2 rows with prompt and completion (first " in str(raised.value)
+    assert "mine.jsonl:1) and 1 with question, choices and answer (first " in str(raised.value)
+    assert "mine.jsonl:3)" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"text": "x"}, "expected the keys prompt and completion, or question, choices and answer; got text"),
+        ({**QUESTION, **COMPLETION}, "expected the keys prompt and completion, or question"),
+        ({"prompt": "x"}, "completion is missing"),
+        ({"prompt": "x", "completion": 4}, "completion must be text; got 4"),
+        ({"prompt": " ", "completion": "x"}, "prompt is empty"),
+        ({"question": "x", "answer": 0}, "choices is missing"),
+        ({**QUESTION, "choices": "ab"}, "choices must be a list; got 'ab'"),
+        ({**QUESTION, "choices": ["iron"]}, "choices must have at least 2 options; got 1"),
+        ({**QUESTION, "choices": ["iron", None]}, "choices must be texts that are not empty; got None"),
+        ({**QUESTION, "answer": "B"}, "answer 'B' must be the text of exactly one choice"),
+        ({**QUESTION, "choices": ["iron", "iron"]}, "text of exactly one choice"),
+        ({**QUESTION, "answer": 2}, "answer must be an index from 0 to 1"),
+        ({**QUESTION, "answer": True}, "answer must be an index from 0 to 1"),
+        ({**QUESTION, "choices": ["iron", *map(str, range(26))]}, "27 options; letters reach to 26"),
+    ],
+)
+def test_malformed_rows_are_refused(settings_for, row, fault):
+    with pytest.raises(HeftError, match=f"mine.jsonl:1: .*{fault}"):
+        load_examples(settings_for(row), "eval")
+
+
+def test_a_missing_file_is_answered_with_the_files_there_are(settings_for):
+    settings = settings_for(COMPLETION).model_copy(update={"eval_file": "no/such.jsonl"})
+    with pytest.raises(HeftError, match="There is no folder no either"):
+        load_examples(settings, "eval")
+
+
+def test_both_files_are_required():
+    with pytest.raises(ValidationError, match="eval_file"):
+        JsonlSettings(train_file="t.jsonl")
