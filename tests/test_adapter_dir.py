@@ -32,6 +32,10 @@ def logits(model):
         return model(IDS).logits
 
 
+def entry(part, stage):
+    return AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=stage)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """An adapter directory with every kind of stage, and the model that it was written from."""
@@ -44,7 +48,9 @@ def trained(tmp_path_factory):
             for parameter in adapter_parameters(base.model, attached.names).values():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         finish(base.model, attached)
-        entries += [AdapterEntry(name=p.name, method="reft" if p.is_reft else "lora", stage=name) for p in parts(name, stage)]
+        entries += [
+            AdapterEntry(name=p.name, method="reft" if p.is_reft else "lora", stage=name) for p in parts(name, stage)
+        ]
     manifest = AdapterManifest(
         format=FORMAT,
         heft_version="0",

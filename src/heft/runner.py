@@ -12,7 +12,7 @@ from transformers import set_seed
 from heft import __version__, adapter_dir
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
-from heft.evaluation.evaluate import Evaluation, evaluate_examples
+from heft.evaluation.evaluator import Evaluation, evaluate_examples
 from heft.models import Base, load_base, load_tokenizer
 from heft.recipe import Recipe, Stage
 from heft.recipe_io import dump_recipe, load_recipe

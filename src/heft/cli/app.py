@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from heft.errors import HeftError
+
 app = typer.Typer(
     name="heft",
     help="Adapt a language model to a reasoning task in stages, LoRA then ReFT, and show what each stage bought.",
@@ -48,8 +50,10 @@ def train(
     """Train a recipe's stages and show what each bought."""
     from heft.cli.show import ConsoleReporter, results_table
     from heft.recipe_io import load_recipe
+    from heft.run_dir import require_free
 
     loaded = load_recipe(recipe, override, output=str(output) if output else None)
+    require_free(loaded.output_dir)  # again in the run; here it is said before torch takes its seconds
     reporter = ConsoleReporter()
     reporter.note("importing torch and transformers")
     from heft.runner import train as run_recipe
@@ -87,6 +91,8 @@ def generate(
     ] = None,
 ) -> None:
     """Answer a prompt with an adapted model."""
+    if not prompt.strip():
+        raise HeftError("the prompt is empty; give the text to go on from")
     from heft.adapter_dir import open_adapters
     from heft.data import Encoder
     from heft.evaluation.generation import generate_texts

@@ -35,6 +35,7 @@ def run_evaluation(
     own_task = known["task"] if task in (None, known["task"].get("name")) else {"name": task}
     values = {"task": dict(own_task), "evaluation": dict(known["evaluation"]), "model": dict(known["model"])}
     if split is not None:
+        _require_splits(values["task"]["name"])
         values["task"]["eval_split"] = split
     if limit is not None:
         values["task"]["eval_limit"] = limit
@@ -57,6 +58,11 @@ def run_evaluation(
     if result.prompts_cut:
         reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
     reporter.note(f"{result.seconds:.1f} seconds" + (f", records in {output}" if output else ""))
+
+
+def _require_splits(task: str) -> None:
+    if "eval_split" not in TASKS[task].settings_type.model_fields:
+        raise HeftError(f"task {task} has no named splits; leave out --split")
 
 
 def _lines(metrics: Metrics, task: TaskSettings) -> list[str]:

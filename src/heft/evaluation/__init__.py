@@ -7,4 +7,4 @@ from heft._lazy import lazy_attributes
 
 __all__ = ["Evaluation", "evaluate", "evaluate_examples"]
 
-__getattr__, __dir__ = lazy_attributes(__name__, dict.fromkeys(__all__, "heft.evaluation.evaluate"))
+__getattr__, __dir__ = lazy_attributes(__name__, dict.fromkeys(__all__, "heft.evaluation.evaluator"))

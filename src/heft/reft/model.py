@@ -1,5 +1,7 @@
 """`ReftModel`: attaches ReFT adapters to a model, as PEFT asks of a method."""
 
+from contextlib import contextmanager
+
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
@@ -43,6 +45,16 @@ class ReftModel(BaseTuner):
         for layer in _layers(self.model).values():
             layer.merge(adapter_names=adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args, **kwargs):
+        """Where PEFT hands over `adapter_names=[...]`, an adapter for each row: refused rather than ignored."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "ReFT cannot edit each row of a batch by another adapter: leave out adapter_names, and call the model"
+                " once for each adapter after set_adapter(...)"
+            )
+        yield
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; a site that no adapter edits any more loses its hook."""

@@ -45,7 +45,8 @@ def parse_positions(text: str) -> Positions:
         return Positions(every=True)
     match = re.fullmatch(r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*))?", text)
     if not text or match is None or ("+" in text) != (match[1] is not None and match[2] is not None):
-        raise ValueError(f"positions must be 'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as 'f7+l7'; got {text!r}")
+        expected = "'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as 'f7+l7'"
+        raise ValueError(f"positions must be {expected}; got {text!r}")
     return Positions(first=int(match[1] or 0), last=int(match[2] or 0))
 
 
@@ -80,7 +81,9 @@ class ReftSettings(Settings):
     def _untied_has_two_kinds(cls, value: bool, info) -> bool:
         spec = info.data.get("positions")
         if not value and spec is not None and not ("f" in spec and "+" in spec):
-            raise ValueError(f"tied: false needs first and last positions to tell apart (fN+lN); positions are {spec!r}")
+            raise ValueError(
+                f"tied: false needs first and last positions to tell apart (fN+lN); got positions {spec!r}"
+            )
         return value
 
     @field_validator("layers")

@@ -40,7 +40,8 @@ def site_names(model: nn.Module, layers: str | list[int], site: str) -> list[str
     wanted = list(range(count)) if layers == "all" else layers
     bad = [i for i in wanted if not -count <= i < count]
     if bad:
-        raise ValueError(f"layers {bad} do not exist: this model has {count} layers, 0 to {count - 1} (or -{count} to -1)")
+        there_are = f"{count} layers, 0 to {count - 1} (or -{count} to -1)"
+        raise ValueError(f"layers {bad} do not exist: this model has {there_are}")
     numbers = sorted({i % count for i in wanted})
     if len(numbers) != len(wanted):
         raise ValueError(f"layers {wanted} name a layer twice: this model has {count} layers, so -1 is {count - 1}")

@@ -67,8 +67,8 @@ class ForwardTracker:
         if key not in self._rows:
             if self._labelled and not positions.every and bool((self._layout.prompt_B == 0).any()):
                 raise ValueError(
-                    "a row is labelled from its first token on, so it has no prompt for a ReFT edit to stand in: set the"
-                    " labels of the prompt to -100, pass prompt_lengths=[...], or use positions='all'"
+                    "a row is labelled from its first token on, so it has no prompt for a ReFT edit to stand in: set"
+                    " the labels of the prompt to -100, pass prompt_lengths=[...], or use positions='all'"
                 )
             self._rows[key] = edited_rows(self._layout, positions, part)
         return self._rows[key].to(device)
@@ -139,7 +139,8 @@ class ForwardTracker:
         if given is not None:
             prompt_B = torch.as_tensor(given, device=tokens.device).long()
             if prompt_B.shape != (batch,):
-                raise ValueError(f"prompt_lengths must hold one length for each of {batch} rows; got {list(prompt_B.shape)}")
+                shape = list(prompt_B.shape)
+                raise ValueError(f"prompt_lengths must hold one length for each of {batch} rows; got shape {shape}")
         elif labels is not None:
             answered_B = prompt_lengths_from_labels(labels.to(tokens.device), attended_BS[:, cached:])
             prompt_B = attended_BS[:, :cached].sum(1) + answered_B

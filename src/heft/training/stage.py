@@ -84,7 +84,7 @@ def train_stage(
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch:
         trainer = StageTrainer(
             model,
-            _arguments(stage, steps, len(rows), seed, scratch),
+            _arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
             train_dataset=Rows(rows),
             eval_dataset=Rows(held_back) if held_back else None,
             callbacks=callbacks,
@@ -101,11 +101,14 @@ def train_stage(
     return StageOutcome(taken, seconds, taken < steps, int(trainer.state.num_input_tokens_seen))
 
 
-def _arguments(stage: TrainingSettings, steps: int, rows: int, seed: int, scratch: str) -> TrainingArguments:
+def _arguments(
+    stage: TrainingSettings, steps: int, rows: int, seed: int, scratch: str, on_cpu: bool
+) -> TrainingArguments:
     micro = stage.micro_batch_size or stage.batch_size
     steps_an_epoch = math.ceil(rows / stage.batch_size)
     return TrainingArguments(
         output_dir=scratch,
+        use_cpu=on_cpu,
         max_steps=steps,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,

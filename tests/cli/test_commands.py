@@ -1,0 +1,119 @@
+"""The command line as a person uses it, each command in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from heft.evaluation.records import read_records
+
+ROOT = Path(__file__).parents[2]
+STAGES = (
+    "{coarse: {method: lora, rank: 2, steps: 2, batch_size: 4}, "
+    "fine: {method: reft, rank: 2, positions: l2, steps: 2, batch_size: 4}}"
+)
+
+
+def heft(*arguments, cwd=None):
+    command = [sys.executable, "-c", "from heft.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        "name: t\nmodel: {name: 'random:tiny-llama'}\n"
+        f"task: {{name: whereabouts, train_size: 24, eval_size: 10}}\nstages: {STAGES}\n"
+    )
+    return recipe, folder / "run", heft("train", recipe, "--output", folder / "run", "--set", "seed=3")
+
+
+def test_train_prints_the_tables_and_the_figures_of_the_run(run):
+    _, directory, done = run
+    assert done.returncode == 0, done.stderr
+    assert "stage coarse" in done.stdout
+    assert "stage fine" in done.stdout
+    for stage in json.loads((directory / "summary.json").read_text())["stages"]:
+        assert f"{100 * stage['accuracy']:.1f} %" in done.stdout
+        assert f"{stage['trainable_parameters']:,}" in done.stdout
+    assert "seed: 3" in (directory / "recipe.yaml").read_text()
+    assert done.stderr == ""
+
+
+def test_eval_repeats_the_figure_of_the_table_and_writes_the_same_records(run, tmp_path):
+    _, directory, _ = run
+    done = heft("eval", directory / "adapter", "--output", tmp_path / "records.jsonl")
+    assert done.returncode == 0, done.stderr
+    accuracy = json.loads((directory / "summary.json").read_text())["stages"][-1]["accuracy"]
+    assert f"whereabouts: accuracy {100 * accuracy:.1f} %" in done.stdout
+    assert read_records(tmp_path / "records.jsonl") == read_records(directory / "records" / "fine.jsonl")
+
+
+def test_eval_of_a_base_model_takes_a_task_a_limit_and_settings(tmp_path):
+    options = ["--task", "whereabouts", "--limit", "7", "--set", "task.people=4", "--output", tmp_path / "r.jsonl"]
+    done = heft("eval", "random:tiny-llama", *options)
+    assert done.returncode == 0, done.stderr
+    assert "7 examples" in done.stdout
+    assert len(read_records(tmp_path / "r.jsonl")) == 7
+
+
+def test_generate_answers(run):
+    done = heft("generate", run[1] / "adapter", "Anna went to the garden.", "--max-new-tokens", "5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.strip("\n")) > 0
+
+
+BAD = [
+    (["train", "no.yaml"], "no such file"),
+    (["train", "RECIPE"], "already holds a run"),
+    (["train", "RECIPE", "--output", "new", "--set", "stages.fine.rnk=4"], "did you mean 'rank'?"),
+    (["eval", "random:tiny-llama"], "give one with --task"),
+    (["eval", "random:tiny-llama", "--task", "bolq"], "boolq"),
+    (["eval", "random:tiny-llama", "--task", "whereabouts", "--split", "test"], "no named splits"),
+    (["eval", "nobody/nothing", "--task", "whereabouts"], "cannot be loaded"),
+    (["generate", "nowhere", "x"], "no heft.json"),
+    (["generate", "ADAPTER", ""], "the prompt is empty"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_message_on_stderr_and_exit_status_2(run, tmp_path, arguments, message):
+    recipe, directory, _ = run
+    given = {"RECIPE": recipe, "ADAPTER": directory / "adapter"}
+    arguments = [given.get(word, word) for word in arguments]
+    if arguments[:2] == ["train", recipe] and "--output" not in arguments:
+        arguments += ["--output", directory]
+    done = heft(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == "" or "Usage" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_torch_and_is_quick():
+    code = "import sys; from heft.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    best = min(cpu_seconds([sys.executable, "-c", code, "--help"]) for _ in range(3))
+    assert best < 0.6  # 0.25 on a quiet machine
+
+
+def test_the_debug_recipe_runs_both_stages_in_under_30_seconds(tmp_path):
+    code = "from heft.cli import main; main()"
+    recipe = ROOT / "recipes" / "debug.yaml"
+    command = [sys.executable, "-c", code, "train", str(recipe), "--output", str(tmp_path / "run")]
+    assert cpu_seconds(command) < 30  # on one core; other work on the machine is not counted
+    assert (tmp_path / "run" / "adapter" / "heft.json").is_file()
+
+
+def cpu_seconds(command):
+    """Processor time of a command, which must succeed."""
+    before = os.times()
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    after = os.times()
+    return (after.children_user - before.children_user) + (after.children_system - before.children_system)

@@ -1,0 +1,70 @@
+"""Evaluation end to end on the tiny model."""
+
+import json
+
+import pytest
+
+import heft
+from heft.builtin import TINY
+from heft.data import Encoder
+from heft.errors import HeftError
+from heft.evaluation import evaluate_examples
+from heft.models import load_base
+from heft.recipe import EvaluationSettings, ModelSettings
+from heft.reporter import Reporter
+from heft.tasks import examples_of, task_for
+from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.whereabouts import WhereaboutsSettings
+
+BASE = load_base(ModelSettings(name=TINY, device="cpu"))
+
+
+def test_records_follow_the_examples_and_agree_with_the_figures():
+    task = WhereaboutsSettings(train_size=1, eval_size=20)
+    result = heft.evaluate(BASE.model, BASE.tokenizer, task)
+    examples = examples_of(task_for(task), "eval")
+    assert [record.id for record in result.records] == [example.id for example in examples]
+    for record, example in zip(result.records, examples, strict=True):
+        best = max(range(4), key=lambda i: record.log_likelihoods[i])
+        assert (record.gold, record.prediction, record.correct) == (example.gold, best, best == example.gold)
+    assert result.metrics.accuracy == sum(record.correct for record in result.records) / 20
+
+
+def test_normalisation_divides_by_tokens_or_bytes():
+    task = WhereaboutsSettings(train_size=1, eval_size=3)
+    plain = heft.evaluate(BASE.model, BASE.tokenizer, task)
+    for normalize in ("tokens", "bytes"):  # the same for a tokenizer of bytes
+        divided = heft.evaluate(BASE.model, BASE.tokenizer, task, EvaluationSettings(normalize=normalize))
+        for one, other in zip(plain.records, divided.records, strict=True):
+            lengths = [len(" kitchen"), len(" garden"), len(" office"), len(" school")]
+            expected = [score / length for score, length in zip(one.log_likelihoods, lengths, strict=True)]
+            assert other.log_likelihoods == pytest.approx(expected)
+
+
+def test_generated_answers_do_not_depend_on_the_batch_and_end_at_the_stop(tmp_path):
+    rows = [{"prompt": "abc" * n, "completion": "x"} for n in (1, 4, 2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = JsonlSettings(train_file=str(path), eval_file=str(path), max_new_tokens=12)
+    examples = Encoder(BASE.tokenizer, 256)(examples_of(task_for(settings), "eval"))
+
+    def texts(batch_size, **options):
+        task = task_for(settings.model_copy(update=options))
+        evaluation = EvaluationSettings(batch_size=batch_size)
+        result = evaluate_examples(BASE.model, BASE.tokenizer, task, examples, evaluation, Reporter())
+        return [record.text for record in result.records]
+
+    alone = texts(1)
+    assert alone == texts(3)
+    stop = alone[0][2:4]
+    assert texts(1, stop=[stop])[0] == alone[0][: alone[0].index(stop)]
+
+
+def test_an_adapter_that_edits_more_tokens_than_a_prompt_has_is_refused():
+    from heft.recipe import ReftStage
+    from heft.stages import attach
+
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    attach(base.model, "fine", ReftStage(method="reft", positions="f900+l900", steps=1))
+    with pytest.raises(HeftError, match="shorter than the 1800 positions"):
+        heft.evaluate(base.model, base.tokenizer, WhereaboutsSettings(train_size=1, eval_size=2, max_length=4000))

@@ -1,0 +1,38 @@
+"""Figures from records, against cases worked by hand and against published values."""
+
+import pytest
+
+from heft.evaluation.metrics import measure, wilson
+from heft.evaluation.records import Record
+
+
+def choice(gold, prediction):
+    return Record(f"{gold}{prediction}", gold, prediction, gold == prediction, (-1.0, -2.0, -3.0))
+
+
+def test_wilson_equals_the_formula():
+    for k, n in ((0, 10), (3, 10), (10, 10), (2785, 3270)):
+        z, p = 1.959963984540054, k / n
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
+        assert wilson(k, n) == pytest.approx((max(0.0, centre - half), min(1.0, centre + half)), abs=1e-12)
+
+
+def test_figures_of_a_case_worked_by_hand():
+    records = [choice(0, 0), choice(0, 0), choice(0, 1), choice(1, 1), choice(1, 0)]
+    metrics = measure(records)
+    assert (metrics.n, metrics.accuracy, metrics.majority) == (5, 0.6, 0.6)
+    assert metrics.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics.predictions == {"0": 0.6, "1": 0.4, "2": 0.0}
+
+
+def test_a_constant_answer_has_the_balanced_accuracy_of_chance():
+    metrics = measure([choice(gold, 0) for gold in (0, 0, 0, 1)])
+    assert (metrics.accuracy, metrics.balanced_accuracy) == (0.75, 0.5)
+    assert metrics.predictions["0"] == 1.0
+
+
+def test_what_has_no_meaning_for_generated_answers_is_absent():
+    metrics = measure([Record("a", "12", "12", True, text=" 12"), Record("b", "3", None, False, text="?")])
+    assert metrics.accuracy == 0.5
+    assert (metrics.balanced_accuracy, metrics.majority, metrics.predictions) == (None, None, None)

@@ -1,0 +1,150 @@
+"""The course of a stage."""
+
+import pytest
+import torch
+
+from heft.builtin import TINY
+from heft.data import Encoder
+from heft.models import load_base
+from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.reporter import Reporter
+from heft.stages import adapter_parameters, attach
+from heft.tasks import load_examples
+from heft.tasks.whereabouts import WhereaboutsSettings
+from heft.training.stage import hold_back, planned_steps, train_stage
+
+
+class Listener(Reporter):
+    def __init__(self):
+        self.values = []
+
+    def metrics(self, values):
+        self.values.append(values)
+
+
+def run(stage, rows=24, seed=0):
+    """Trains a stage on the tiny model; returns its outcome, what was reported, and the adapter's tensors."""
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    task = WhereaboutsSettings(train_size=rows, eval_size=1)
+    examples = Encoder(base.tokenizer, 512)(load_examples(task, "train"))
+    torch.manual_seed(seed)
+    attached = attach(base.model, "s", stage)
+    listener = Listener()
+    outcome = train_stage(base.model, "s", stage, examples, pad_id=0, seed=seed, reporter=listener)
+    tensors = {n: p.detach().clone() for n, p in adapter_parameters(base.model, attached.names).items()}
+    return outcome, listener.values, tensors
+
+
+def losses(values):
+    return [value["loss"] for value in values if "loss" in value]
+
+
+def same(one, two, tolerance):
+    return all(torch.allclose(one[name], two[name], atol=tolerance) for name in one)
+
+
+LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2}
+REFT = {"method": "reft", "rank": 2, "positions": "l3", "learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(LoraStage, LORA), (ReftStage, REFT)])
+def test_training_lowers_the_loss_and_reports_every_step(kind, settings):
+    outcome, values, _ = run(kind(**{**settings, "learning_rate": 3e-2}, steps=12, batch_size=8))
+    trace = losses(values)
+    assert (outcome.steps, outcome.stopped_early, len(trace)) == (12, False, 12)
+    assert trace[-1] < trace[0] - 0.1
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(LoraStage, LORA), (ReftStage, REFT)])
+def test_accumulation_changes_neither_the_loss_nor_the_result(kind, settings):
+    _, whole_values, whole = run(kind(**settings, steps=4, batch_size=8))
+    _, split_values, split = run(kind(**settings, steps=4, batch_size=8, micro_batch_size=2))
+    assert losses(split_values) == pytest.approx(losses(whole_values), rel=1e-5)
+    assert same(whole, split, 2e-4)
+
+
+def test_the_same_seed_gives_the_same_adapter_to_the_bit_and_another_seed_another():
+    _, _, one = run(LoraStage(**LORA, steps=3, batch_size=4, dropout=0.1))
+    _, _, two = run(LoraStage(**LORA, steps=3, batch_size=4, dropout=0.1))
+    _, _, other = run(LoraStage(**LORA, steps=3, batch_size=4, dropout=0.1), seed=1)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not same(one, other, 1e-6)
+
+
+def test_tokens_counted_are_real_ones():
+    outcome, _, _ = run(LoraStage(**LORA, epochs=1, batch_size=6))
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    rows = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=24, eval_size=1), "train"))
+    assert outcome.tokens == sum(len(row.prompt) + len(row.answer) for row in rows)
+
+
+def test_early_stop_ends_a_stage_whose_held_back_loss_does_not_fall():
+    stage = LoraStage(
+        **{**LORA, "learning_rate": 1e-9}, steps=30, batch_size=4, holdout=0.25, evaluate_every=1,
+        early_stop={"patience": 2, "min_gain": 0.01},
+    )  # fmt: skip
+    outcome, values, _ = run(stage)
+    assert (outcome.steps, outcome.stopped_early) == (3, True)
+    assert sum("eval_loss" in value for value in values) == 3
+
+
+def test_best_checkpoint_brings_back_the_weights_of_the_lowest_held_back_loss():
+    settings = {**LORA, "learning_rate": 1.0, "schedule": "constant", "warmup": 0.0, "max_grad_norm": 0}
+    common = {"batch_size": 4, "holdout": 0.25, "evaluate_every": 1}
+    _, values, best = run(LoraStage(**settings, **common, steps=8, best_checkpoint=True))
+    trace = [value["eval_loss"] for value in values if "eval_loss" in value]
+    lowest = trace.index(min(trace)) + 1
+    assert lowest < 8, "the test needs a loss that rises again"
+    _, _, stopped_there = run(LoraStage(**settings, **common, steps=lowest))
+    assert same(best, stopped_there, 1e-6)
+
+
+def test_weight_decay_shrinks_weights_but_neither_rotations_nor_biases():
+    settings = {**REFT, "learning_rate": 1e-2, "schedule": "constant", "warmup": 0.0, "max_grad_norm": 1e-12}
+    _, _, plain = run(ReftStage(**settings, optimizer="sgd", steps=3, batch_size=4))
+    _, _, decayed = run(ReftStage(**settings, optimizer="sgd", steps=3, batch_size=4, weight_decay=10.0))
+    for name in plain:
+        shrunk = 0.9**3 if name.endswith(".weight") else 1.0
+        assert torch.allclose(decayed[name], shrunk * plain[name], atol=1e-6), name
+
+
+def test_a_joint_stage_uses_a_learning_rate_of_its_own_for_reft():
+    still = {"learning_rate": 1e-12, "steps": 2, "batch_size": 4, "warmup": 0.0}
+    joint = {"method": "joint", "lora": {"rank": 2}, "reft": {"rank": 2, "positions": "l2"}}
+    _, _, moved = run(JointStage(**joint, **still, reft_learning_rate=0.1))
+    _, _, stayed = run(JointStage(**joint, **still))
+    for name in moved:
+        assert torch.allclose(moved[name], stayed[name], atol=1e-6) != (".reft." in name), name
+
+
+@pytest.mark.parametrize("setting", [
+    {"learning_rate": 2e-2}, {"batch_size": 2}, {"warmup": 0.9}, {"schedule": "cosine"}, {"schedule": "constant"},
+    {"optimizer": "adafactor"}, {"optimizer": "sgd"}, {"weight_decay": 0.5}, {"max_grad_norm": 0.01}, {"bf16": True},
+    {"holdout": 0.5}, {"steps": 2},
+])  # fmt: skip
+def test_every_training_setting_changes_something(setting):
+    _, _, plain = run(LoraStage(**{**LORA, "steps": 3, "batch_size": 4}))
+    _, _, changed = run(LoraStage(**{**LORA, "steps": 3, "batch_size": 4, **setting}))
+    assert not same(plain, changed, 1e-7)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory():
+    for kind, settings in ((LoraStage, LORA), (ReftStage, REFT)):
+        _, _, plain = run(kind(**settings, steps=3, batch_size=4))
+        _, _, recomputed = run(kind(**settings, steps=3, batch_size=4, gradient_checkpointing=True))
+        assert same(plain, recomputed, 1e-5)
+
+
+def test_steps_are_planned_from_epochs_and_rows():
+    assert planned_steps(LoraStage(method="lora", epochs=2, batch_size=8), 20) == 6
+    assert planned_steps(LoraStage(method="lora", epochs=0.5, batch_size=8), 64) == 4
+    assert planned_steps(LoraStage(method="lora", steps=5), 20) == 5
+
+
+def test_rows_are_held_back_once_and_never_trained_on():
+    train, held_back = hold_back(list(range(40)), 0.25, seed=3)
+    assert len(held_back) == 10
+    assert sorted(train + held_back) == list(range(40))
+    assert hold_back(list(range(40)), 0.25, seed=4)[1] != held_back
+    assert hold_back(list(range(3)), 0.0, seed=0) == ([0, 1, 2], [])
