@@ -8,7 +8,7 @@ from heft.data import Encoder
 from heft.models import load_base
 from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
 from heft.reporter import Reporter
-from heft.stages import adapter_parameters, attach
+from heft.stages import adapter_parameters, attach, finish
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training.stage import hold_back, planned_steps, train_stage
@@ -134,6 +134,25 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
         _, _, plain = run(kind(**settings, steps=3, batch_size=4))
         _, _, recomputed = run(kind(**settings, steps=3, batch_size=4, gradient_checkpointing=True))
         assert same(plain, recomputed, 1e-5)
+
+
+def test_a_frozen_adapter_has_no_dropout_while_the_next_stage_trains():
+    results = []
+    for dropout in (0.0, 0.9):
+        base = load_base(ModelSettings(name=TINY, device="cpu"))
+        rows = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=8, eval_size=1), "train"))
+        torch.manual_seed(0)
+        coarse = attach(base.model, "coarse", LoraStage(**LORA, dropout=dropout))
+        with torch.no_grad():
+            for parameter in adapter_parameters(base.model, ["coarse"]).values():
+                parameter.add_(0.1)
+        finish(base.model, coarse)
+        stage = ReftStage(**REFT, steps=2, batch_size=8)
+        torch.manual_seed(1)
+        attached = attach(base.model, "fine", stage)
+        train_stage(base.model, "fine", stage, rows, pad_id=0, seed=0, reporter=Reporter())
+        results.append({n: p.detach().clone() for n, p in adapter_parameters(base.model, attached.names).items()})
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_steps_are_planned_from_epochs_and_rows():

@@ -1,12 +1,15 @@
 """transformers' Trainer with this project's loss, batches and optimiser groups."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from transformers import Trainer
 
 from heft.data import IGNORED, training_batch
 from heft.reft.layer import ReftLayer
+from heft.stages import adapter_parameters
 from heft.training.loss import answer_loss
 
 if TYPE_CHECKING:
@@ -40,10 +43,15 @@ class StageTrainer(Trainer):
         )
         self._edits_prompt = any(isinstance(module, ReftLayer) for module in self.model.modules())
         self._reft_learning_rate = reft_learning_rate
+        self._frozen_dropouts = [
+            module for module in _frozen_adapter_modules(self.model) if isinstance(module, nn.Dropout)
+        ]
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of the whole step
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the step's answer tokens; of this batch's alone where the step's number is not given."""
+        for dropout in self._frozen_dropouts:  # the Trainer has just put the whole model in training mode
+            dropout.eval()
         total = answer_loss(model, inputs, self._edits_prompt)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORED).sum()
@@ -71,3 +79,13 @@ class StageTrainer(Trainer):
                     rest = {key: value for key, value in group.items() if key != "params"}
                     optimizer.add_param_group({**rest, "params": mine, "lr": self._reft_learning_rate})
         return optimizer
+
+
+def _frozen_adapter_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Everything that belongs to an adapter that does not train: an adapter's name is part of its modules' names."""
+    frozen = set(model.peft_config) - {
+        name for name in model.peft_config for p in adapter_parameters(model, [name]).values() if p.requires_grad
+    }
+    for key, module in model.named_modules():
+        if frozen & set(key.split(".")):
+            yield module
