@@ -210,6 +210,11 @@ class ReftStage(TrainingSettings, ReftSettings):
     """A representation-space adapter."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate at the end of the warmup."""
+    prefix_reuse: bool = True
+    """Compute tokens before the first edited one without gradients (positions lN); the result is the same."""
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """Where those tokens' keys and values are kept between epochs; auto takes memory up to a quarter of what is free,
+    then disk up to half of what is free; off computes them at every step."""
 
 
 class JointStage(TrainingSettings):

@@ -136,6 +136,17 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
         assert same(plain, recomputed, 1e-5)
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk", "off"])
+def test_prefix_reuse_changes_neither_losses_nor_the_result(cache):
+    settings = {**REFT, "steps": 10, "batch_size": 8, "holdout": 0.2, "evaluate_every": 3}
+    _, plain_values, plain = run(ReftStage(**settings, prefix_reuse=False))
+    _, fast_values, fast = run(ReftStage(**settings, cache=cache))
+    for key in ("loss", "eval_loss"):
+        expected = [value[key] for value in plain_values if key in value]
+        assert [value[key] for value in fast_values if key in value] == pytest.approx(expected, rel=1e-5)
+    assert same(plain, fast, 5e-4)
+
+
 def test_a_frozen_adapter_has_no_dropout_while_the_next_stage_trains():
     results = []
     for dropout in (0.0, 0.9):

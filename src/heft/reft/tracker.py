@@ -112,19 +112,22 @@ class ForwardTracker:
         if self._running is module:
             self._running = None
             self._rotations = {}  # they hold this pass's graph
+            outputs = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else [output]
+            for value in outputs:
+                if hasattr(value, "get_seq_length"):  # the cache, which a later call may go on from
+                    setattr(value, _ON_CACHE, self._layout.prompt_B)
             if self._checkpointing and torch.is_grad_enabled():
-                self._resume_in_backward(output)
+                self._resume_in_backward([value for value in outputs if torch.is_tensor(value)])
 
-    def _resume_in_backward(self, output) -> None:
+    def _resume_in_backward(self, outputs: list[torch.Tensor]) -> None:
         """See that a recomputed attention or MLP edits its own pass's tokens, whatever has run in between."""
         layout = self._layout
 
         def resume(_gradient):
             self._layout, self._rows, self._rotations, self._checkpointing = layout, {}, {}, True
 
-        outputs = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else [output]
         for tensor in outputs:
-            if torch.is_tensor(tensor) and tensor.requires_grad:
+            if tensor.requires_grad:
                 tensor.register_hook(resume)
 
     def _start(self, tokens: torch.Tensor, call: dict, given) -> None:
@@ -149,8 +152,11 @@ class ForwardTracker:
         else:
             unknown_cache_B = attended_BS[:, :cached].sum(1)
             prompt_B = getattr(cache, _ON_CACHE, unknown_cache_B) if cached else attended_BS.sum(1)
-        if cache is not None:
-            setattr(cache, _ON_CACHE, prompt_B)
+            if len(prompt_B) != batch:
+                raise ValueError(
+                    f"the cache was filled by a call of {len(prompt_B)} rows, and this one has {batch}: pass"
+                    " prompt_lengths=[...], one for each row"
+                )
         self._layout = TokenLayout(number_tokens(attended_BS)[:, cached:], prompt_B)
         self._rows, self._rotations = {}, {}
 

@@ -10,6 +10,10 @@ from heft.data import IGNORED
 if TYPE_CHECKING:
     from torch import nn
 
+    from heft.training.prefix import PrefixReuse
+
+INPUTS = ("input_ids", "attention_mask", "position_ids")
+
 
 def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt: bool) -> torch.Tensor:
     """Sum over the batch's answer tokens of −ln p(token | all before it), in float32.
@@ -25,12 +29,36 @@ def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt
     Returns:
         A scalar; divide it by the number of answer tokens for the mean.
     """
-    targets_BT = batch["labels"][:, 1:]
-    columns_K = (targets_BT != IGNORED).any(0).nonzero().squeeze(1)
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
+    inputs = {key: batch[key] for key in INPUTS}
     if edits_prompt:
         inputs["prompt_lengths"] = batch["prompt_lengths"]
+    return _loss_of_labelled_columns(model, inputs, batch["labels"])
+
+
+def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], reuse: "PrefixReuse") -> torch.Tensor:
+    """`answer_loss` with the tokens before the first edited one taken from `reuse`: the same value and gradients.
+
+    The batch is cut at one column, as far left as its longest suffix (edited tokens and answer) needs; what stands
+    left of it in each row is frozen.
+    """
+    mask_BT = batch["attention_mask"]
+    width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.reach
+    split = mask_BT.shape[1] - width
+    if split <= 0:
+        return answer_loss(model, batch, edits_prompt=True)
+    inputs = {
+        "input_ids": batch["input_ids"][:, split:],
+        "attention_mask": mask_BT,
+        "position_ids": batch["position_ids"][:, split:],
+        "past_key_values": reuse.cache(batch["row_ids"].tolist(), mask_BT[:, :split].sum(1).tolist()),
+        "prompt_lengths": batch["prompt_lengths"],
+    }
+    return _loss_of_labelled_columns(model, inputs, batch["labels"][:, split:])
+
+
+def _loss_of_labelled_columns(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
+    targets_BT = labels_BT[:, 1:]
+    columns_K = (targets_BT != IGNORED).any(0).nonzero().squeeze(1)
     logits_BKV = model(**inputs, use_cache=False, logits_to_keep=columns_K).logits
-    return F.cross_entropy(
-        logits_BKV.float().flatten(0, 1), targets_BT[:, columns_K].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    targets = targets_BT[:, columns_K].flatten()
+    return F.cross_entropy(logits_BKV.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum")

@@ -5,14 +5,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from heft.data import EncodedExample
-from heft.recipe import JointStage, Stage, TrainingSettings
+from heft.recipe import JointStage, ReftStage, Stage, TrainingSettings
 from heft.reporter import Reporter
+from heft.training.prefix import PrefixReuse, measure_bytes_per_token, reach
+from heft.training.stores import NoStore, choose_store
 from heft.training.trainer import Rows, StageTrainer
 
 if TYPE_CHECKING:
@@ -86,9 +89,10 @@ def train_stage(
             model,
             _arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
             train_dataset=Rows(rows),
-            eval_dataset=Rows(held_back) if held_back else None,
+            eval_dataset=Rows(held_back, first_id=len(rows)) if held_back else None,
             callbacks=callbacks,
             pad_id=pad_id,
+            reuse=_prefix_reuse(model, stage, rows + held_back, pad_id, steps, Path(scratch), reporter),
             reft_learning_rate=stage.reft_learning_rate if isinstance(stage, JointStage) else None,
         )
         trainer.remove_callback(PrinterCallback)
@@ -99,6 +103,28 @@ def train_stage(
         seconds = time.perf_counter() - start
     taken = trainer.state.global_step
     return StageOutcome(taken, seconds, taken < steps, int(trainer.state.num_input_tokens_seen))
+
+
+def _prefix_reuse(
+    model: "PreTrainedModel",
+    stage: Stage,
+    rows: list[EncodedExample],
+    pad_id: int,
+    steps: int,
+    folder: Path,
+    reporter: Reporter,
+) -> PrefixReuse | None:
+    """Prefix reuse where the stage allows it; what it will keep, and where, is said before the stage starts."""
+    edited = reach(model) if isinstance(stage, ReftStage) and stage.prefix_reuse else None
+    if edited is None or stage.gradient_checkpointing:
+        return None
+    lengths = [len(row.prompt) - edited for row in rows]
+    bytes_per_token = measure_bytes_per_token(PrefixReuse(model, rows, edited, pad_id, NoStore()))
+    store = choose_store(stage.cache, lengths, bytes_per_token, steps * stage.batch_size / len(rows), folder)
+    size = f"{sum(lengths) * bytes_per_token / 1e9:.2f} GB"
+    kept = f"{size} kept in {store.kind}" if store.kind != "off" else f"computed at every step ({size} to keep)"
+    reporter.note(f"prefix reuse: {sum(lengths):,} tokens before the first edited one, {kept}")
+    return PrefixReuse(model, rows, edited, pad_id, store)
 
 
 def _arguments(

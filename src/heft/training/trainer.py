@@ -1,6 +1,7 @@
 """transformers' Trainer with this project's loss, batches and optimiser groups."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,24 +11,35 @@ from transformers import Trainer
 from heft.data import IGNORED, training_batch
 from heft.reft.layer import ReftLayer
 from heft.stages import adapter_parameters
-from heft.training.loss import answer_loss
+from heft.training.loss import answer_loss, answer_loss_on_prefixes
+from heft.training.prefix import PrefixReuse
 
 if TYPE_CHECKING:
     from heft.data import EncodedExample
 
 
 class Rows(torch.utils.data.Dataset):
-    """Encoded examples as the Trainer wants them: `input_ids` tells the length by which batches are grouped."""
+    """Encoded examples as the Trainer wants them: `input_ids` tells the length by which batches are grouped.
 
-    def __init__(self, examples: "list[EncodedExample]"):
-        self._examples = examples
+    Rows are numbered from `first_id` on.
+    """
+
+    def __init__(self, examples: "Sequence[EncodedExample]", first_id: int = 0):
+        self._examples, self._first_id = examples, first_id
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> dict:
         example = self._examples[index]
-        return {"input_ids": example.prompt + example.answer, "example": example}
+        return {"input_ids": example.prompt + example.answer, "example": example, "id": self._first_id + index}
+
+
+def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """A training batch with the rows' numbers, `row_ids` (B,)."""
+    batch = training_batch([row["example"] for row in rows], pad_id)
+    batch["row_ids"] = torch.tensor([row["id"] for row in rows])
+    return batch
 
 
 class StageTrainer(Trainer):
@@ -37,10 +49,16 @@ class StageTrainer(Trainer):
     processes. Rotations, which have no length, and biases are not decayed.
     """
 
-    def __init__(self, *args, pad_id: int, reft_learning_rate: float | None = None, **kwargs):
-        super().__init__(
-            *args, data_collator=lambda rows: training_batch([r["example"] for r in rows], pad_id), **kwargs
-        )
+    def __init__(
+        self,
+        *args,
+        pad_id: int,
+        reuse: PrefixReuse | None = None,
+        reft_learning_rate: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, data_collator=partial(collate, pad_id=pad_id), **kwargs)
+        self._reuse = reuse
         self._edits_prompt = any(isinstance(module, ReftLayer) for module in self.model.modules())
         self._reft_learning_rate = reft_learning_rate
         self._frozen_dropouts = [
@@ -52,7 +70,10 @@ class StageTrainer(Trainer):
         """Mean loss of the step's answer tokens; of this batch's alone where the step's number is not given."""
         for dropout in self._frozen_dropouts:  # the Trainer has just put the whole model in training mode
             dropout.eval()
-        total = answer_loss(model, inputs, self._edits_prompt)
+        if self._reuse is None:
+            total = answer_loss(model, inputs, self._edits_prompt)
+        else:
+            total = answer_loss_on_prefixes(model, inputs, self._reuse)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORED).sum()
         return total / num_items_in_batch * self.accelerator.num_processes  # processes' gradients are averaged

@@ -1,0 +1,131 @@
+"""Prefix reuse: tokens before the first edited one are computed without gradients, once for all epochs where they fit.
+
+In a decoder no token sees a later one. If a stage edits the last N prompt tokens only, everything before them has the
+frozen model's activations in every layer, whatever the edits are. So those tokens run once, without gradients, and
+their keys and values stand for them afterwards; only the last N tokens and the answer run with gradients. Logits and
+gradients are those of the plain path.
+
+Shapes: B rows, L layers, H key-value heads, S prefix tokens, E head size. A row's keys and values are one tensor
+(2L, H, S, E): keys of layer 0, values of layer 0, keys of layer 1, …
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from heft.data import EncodedExample, left_pad
+from heft.reft.settings import parse_positions
+from heft.stages import adapter_parameters
+from heft.training.stores import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_HEADS = ("classifier_dropout", "summary_first_dropout")
+"""Dropout of heads that a causal language model does not have."""
+
+
+def reach(model: "PreTrainedModel") -> int | None:
+    """How many tokens from a prompt's end the trained edits reach back; None where prefix reuse does not apply.
+
+    It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
+    the model keeps plain keys and values, has no dropout of its own, and is not recomputed in the backward pass.
+    """
+    trained = [
+        config
+        for name, config in model.peft_config.items()
+        if any(p.requires_grad for p in adapter_parameters(model, [name]).values())
+    ]
+    if not trained or any(config.peft_type.value != "REFT" for config in trained):
+        return None
+    positions = [parse_positions(config.positions) for config in trained]
+    if any(p.every or p.first for p in positions) or _has_dropout(model):
+        return None
+    return max(p.last for p in positions)
+
+
+def _has_dropout(model: "PreTrainedModel") -> bool:
+    config = model.config.get_text_config().to_dict()
+    rates = [
+        value for key, value in config.items() if ("dropout" in key or key.endswith("pdrop")) and key not in _HEADS
+    ]
+    return any(rates)
+
+
+@dataclass(frozen=True)
+class PrefixReuse:
+    """The prefixes of a stage's training rows.
+
+    Attributes:
+        model: with the stage's adapters attached.
+        examples: the training rows; a batch's `row_ids` are indices into them.
+        reach: edited tokens from the prompt's end.
+        pad_id: id of the padding token.
+        store: keeps keys and values for later epochs, or nothing.
+    """
+
+    model: "PreTrainedModel"
+    examples: Sequence[EncodedExample]
+    reach: int
+    pad_id: int
+    store: Store
+
+    def prefix_length(self, row: int) -> int:
+        """Tokens of a row before the first edited one."""
+        return len(self.examples[row].prompt) - self.reach
+
+    def cache(self, rows: Sequence[int], lengths: Sequence[int]) -> DynamicCache:
+        """Keys and values of the first `lengths` tokens of each row, aligned at the right; the rest is zeros.
+
+        Args:
+            rows: indices of the batch's rows.
+            lengths: tokens taken of each, at most its `prefix_length`.
+        """
+        kept = {row: self.store.get(row) for row in rows}
+        missing = [row for row, tensor in kept.items() if tensor is None and self.prefix_length(row)]
+        kept |= self._compute(missing)
+        columns = max(lengths)
+        device = self.model.device
+        padded = [
+            F.pad(kept[row][:, :, :n].to(device, non_blocking=True), (0, 0, columns - n, 0)) if n else None
+            for row, n in zip(rows, lengths, strict=True)
+        ]
+        blank = torch.zeros_like(next(tensor for tensor in padded if tensor is not None))
+        states = torch.stack([blank if tensor is None else tensor for tensor in padded], dim=1)
+        cache = DynamicCache()
+        for layer in range(len(states) // 2):
+            cache.update(states[2 * layer], states[2 * layer + 1], layer)
+        return cache
+
+    @torch.no_grad()
+    def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Run the prefixes of these rows through the model's body; what is computed is also kept."""
+        if not rows:
+            return {}
+        examples = [self.examples[row] for row in rows]
+        inputs = left_pad([example.prompt[: -self.reach] for example in examples], self.pad_id)
+        inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
+        lengths = torch.tensor([len(example.prompt) for example in examples], device=self.model.device)
+        cache = DynamicCache()
+        self.model.get_decoder()(**inputs, prompt_lengths=lengths, past_key_values=cache, use_cache=True)
+        states = torch.stack([tensor for layer in cache.layers for tensor in (layer.keys, layer.values)])
+        computed = {}
+        for i, row in enumerate(rows):
+            computed[row] = states[:, i, :, states.shape[3] - self.prefix_length(row) :]
+            self.store.put(row, computed[row])
+        return computed
+
+
+def measure_bytes_per_token(reuse: PrefixReuse) -> int:
+    """Bytes of keys and values of one token, read off a short row."""
+    row = min(
+        (row for row in range(len(reuse.examples)) if reuse.prefix_length(row)), key=reuse.prefix_length, default=None
+    )
+    if row is None:
+        return 0
+    tensor = reuse._compute([row])[row]
+    return tensor.numel() // tensor.shape[2] * tensor.element_size()

@@ -1,0 +1,121 @@
+"""Where prefixes are kept between epochs: in memory, in a memory-mapped file, or nowhere.
+
+A store lives as long as its stage. It is filled from the frozen model of that stage and from its rows, and is gone
+before either can change, so what it holds is never stale.
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+SHARE_OF_MEMORY = 0.25
+SHARE_OF_DISK = 0.5
+
+
+class Store(ABC):
+    """Keeps one tensor (2L, H, S, E) a row."""
+
+    kind: str
+
+    @abstractmethod
+    def get(self, row: int) -> torch.Tensor | None:
+        """What was put for the row, or None."""
+
+    @abstractmethod
+    def put(self, row: int, states: torch.Tensor) -> None:
+        """Keep a copy of the row's tensor."""
+
+
+class NoStore(Store):
+    """Keeps nothing: every step computes its prefixes again, without gradients."""
+
+    kind = "off"
+
+    def get(self, row: int) -> None:
+        return None
+
+    def put(self, row: int, states: torch.Tensor) -> None:
+        pass
+
+
+class MemoryStore(Store):
+    """Keeps rows in main memory."""
+
+    kind = "memory"
+
+    def __init__(self):
+        self._rows: dict[int, torch.Tensor] = {}
+
+    def get(self, row: int) -> torch.Tensor | None:
+        return self._rows.get(row)
+
+    def put(self, row: int, states: torch.Tensor) -> None:
+        self._rows[row] = states.to("cpu", copy=True).contiguous()
+
+
+class DiskStore(Store):
+    """Keeps rows in one memory-mapped file, each at a place of its own.
+
+    Args:
+        path: the file, made anew.
+        lengths: prefix tokens of each row, which give every row its place.
+    """
+
+    kind = "disk"
+
+    def __init__(self, path: Path, lengths: Sequence[int]):
+        self._path, self._lengths = path, lengths
+        self._starts = [0]
+        for length in lengths:
+            self._starts.append(self._starts[-1] + length)
+        self._flat: torch.Tensor | None = None
+        self._shape: tuple[int, int, int] = (0, 0, 0)
+        self._present: set[int] = set()
+
+    def get(self, row: int) -> torch.Tensor | None:
+        return self._place(row) if row in self._present else None
+
+    def put(self, row: int, states: torch.Tensor) -> None:
+        if self._flat is None:
+            layers, heads, _, size = states.shape
+            self._shape = (layers, heads, size)
+            count = self._starts[-1] * layers * heads * size
+            self._flat = torch.from_file(str(self._path), shared=True, size=count, dtype=states.dtype)
+        self._place(row).copy_(states)
+        self._present.add(row)
+
+    def _place(self, row: int) -> torch.Tensor:
+        layers, heads, size = self._shape
+        a_token = layers * heads * size
+        part = self._flat[self._starts[row] * a_token : self._starts[row + 1] * a_token]
+        return part.view(layers, heads, self._lengths[row], size)
+
+
+def choose_store(setting: str, lengths: Sequence[int], bytes_per_token: int, uses: float, folder: Path) -> Store:
+    """The store that a stage's `cache` setting means here.
+
+    Args:
+        setting: "memory", "disk" or "off"; "auto" takes memory for up to a quarter of what is free, then disk for up
+            to half of what is free, and nothing where a row is used once only.
+        lengths: prefix tokens of each row.
+        bytes_per_token: of keys and values.
+        uses: how often each row will be trained on.
+        folder: for the file.
+    """
+    if setting == "auto":
+        needed = sum(lengths) * bytes_per_token
+        if uses <= 1:
+            setting = "off"
+        elif needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
+            setting = "memory"
+        elif needed <= SHARE_OF_DISK * shutil.disk_usage(folder).free:
+            setting = "disk"
+        else:
+            setting = "off"
+    if setting == "memory":
+        return MemoryStore()
+    return DiskStore(folder / "prefixes.bin", lengths) if setting == "disk" else NoStore()
