@@ -114,7 +114,7 @@ class ForwardTracker:
             self._rotations = {}  # they hold this pass's graph
             outputs = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else [output]
             for value in outputs:
-                if hasattr(value, "get_seq_length"):  # the cache, which a later call may go on from
+                if hasattr(value, "get_seq_length"):  # a cache that the model made itself
                     setattr(value, _ON_CACHE, self._layout.prompt_B)
             if self._checkpointing and torch.is_grad_enabled():
                 self._resume_in_backward([value for value in outputs if torch.is_tensor(value)])
@@ -157,6 +157,8 @@ class ForwardTracker:
                     f"the cache was filled by a call of {len(prompt_B)} rows, and this one has {batch}: pass"
                     " prompt_lengths=[...], one for each row"
                 )
+        if cache is not None:  # some models give back no cache that they were handed with use_cache=False
+            setattr(cache, _ON_CACHE, prompt_B)
         self._layout = TokenLayout(number_tokens(attended_BS)[:, cached:], prompt_B)
         self._rows, self._rotations = {}, {}
 

@@ -1,0 +1,120 @@
+"""Which tokens are edited, against a definition with sets (mistakes 3, 5 and 6 of others)."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heft.reft.positions import TokenLayout, attended_tokens, edited_rows, number_tokens, prompt_lengths_from_labels
+from heft.reft.settings import Positions, parse_positions
+
+CPU = torch.device("cpu")
+
+
+def expected_tokens(prompt: int, length: int, positions: Positions, part: str) -> set[int]:
+    """Numbers of the edited ones among a row's real tokens."""
+    if positions.every:
+        return set(range(length))
+    first = set(range(min(positions.first, prompt)))
+    last = set(range(max(0, prompt - positions.last), prompt)) - first
+    return {"first": first, "last": last, "shared": first | last}[part]
+
+
+rows_strategy = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=4
+)
+
+
+@given(
+    rows=rows_strategy,
+    text=st.sampled_from(["all", "f1", "l1", "f2+l3", "l4", "f4", "f5+l5"]),
+    part=st.sampled_from(["shared", "first", "last"]),
+    cut=st.integers(0, 5),
+)
+@settings(max_examples=200, deadline=None)
+def test_edited_tokens_are_those_of_the_definition_for_any_padding_prompt_and_cache(rows, text, part, cut):
+    """A row is (left padding, prompt, answer, right padding); the first `cut` columns are in the cache already."""
+    positions, width = parse_positions(text), max(sum(row) for row in rows)
+    attended = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (left, prompt, answer, _) in enumerate(rows):
+        attended[i, left : left + prompt + answer] = True
+    prompt_B = torch.tensor([row[1] for row in rows])
+    cut = min(cut, width - 1)
+    layout = TokenLayout(number_tokens(attended)[:, cut:], prompt_B)
+    found = edited_rows(layout, positions, part).tolist()
+    expected = []
+    for i, (left, prompt, answer, _) in enumerate(rows):
+        tokens = expected_tokens(prompt, prompt + answer, positions, part)
+        expected += [i * (width - cut) + left + t - cut for t in sorted(tokens) if left + t >= cut]
+    assert found == expected
+
+
+@given(prompt=st.integers(1, 12), first=st.integers(1, 8), last=st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_mistake_3_a_prompt_shorter_than_the_counts_never_gives_a_token_twice(prompt, first, last):
+    layout = TokenLayout(torch.arange(prompt)[None], torch.tensor([prompt]))
+    parts = {p: edited_rows(layout, Positions(first=first, last=last), p).tolist() for p in ("first", "last", "shared")}
+    both = parts["first"] + parts["last"]
+    assert len(set(both)) == len(both) == min(prompt, first + last)
+    assert sorted(both) == parts["shared"]
+
+
+def test_mistake_6_l1_is_the_last_prompt_token_and_not_the_one_before():
+    layout = TokenLayout(torch.arange(8)[None], torch.tensor([5]))
+    assert edited_rows(layout, Positions(last=1), "last").tolist() == [4]
+
+
+def test_padding_is_numbered_minus_one_and_tokens_from_zero():
+    attended = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [1, 0, 1, 1]]).bool()
+    assert number_tokens(attended).tolist() == [[-1, -1, 0, 1], [0, 1, 2, -1], [0, -1, 1, 2]]
+
+
+def test_prompt_lengths_count_attended_tokens_before_the_first_label():
+    labels = torch.tensor([[-100, -100, 7, 7], [-100, -100, -100, 7], [-100, -100, -100, -100], [5, 5, -100, -100]])
+    attended = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]).bool()
+    assert prompt_lengths_from_labels(labels, attended).tolist() == [2, 2, 3, 0]
+
+
+PADDING = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+
+
+def four_dimensional(window: int | None = None) -> torch.Tensor:
+    """Bool (B, 1, T, S) causal mask of `PADDING`, optionally with a sliding window."""
+    query, key = torch.arange(5)[:, None], torch.arange(5)[None]
+    seen = (key <= query) & (key > query - window if window else True)
+    return seen[None, None] & PADDING.bool()[:, None, None, :]
+
+
+def as_float(mask: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        PADDING,
+        PADDING.bool(),
+        four_dimensional(),
+        as_float(four_dimensional()),
+        four_dimensional(window=2),
+        {"sliding_attention": four_dimensional(2), "full_attention": four_dimensional()},
+        {"sliding_attention": four_dimensional(2)},
+        torch.nn.functional.pad(four_dimensional(), (0, 7)),  # a cache of fixed size
+    ],
+    ids=["2d", "2d_bool", "4d_bool", "4d_float", "4d_sliding", "dict", "dict_sliding", "static_cache"],
+)
+def test_real_tokens_are_found_in_any_mask_a_model_is_given(mask):
+    assert torch.equal(attended_tokens(mask, 2, 5, CPU), PADDING.bool())
+
+
+def test_without_a_mask_every_token_is_real():
+    assert torch.equal(attended_tokens(None, 2, 3, CPU), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_a_mask_for_one_row_serves_the_batch():
+    assert attended_tokens(torch.ones(1, 3), 4, 3, CPU).shape == (4, 3)
+
+
+def test_a_window_that_has_dropped_cached_tokens_is_refused_and_says_what_to_pass():
+    with pytest.raises(ValueError, match=r"covers 5 of 9 tokens.*2-D attention_mask"):
+        attended_tokens(four_dimensional(window=2), 2, 9, CPU)

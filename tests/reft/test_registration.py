@@ -1,0 +1,66 @@
+"""ReFT is known to PEFT whichever of the two is imported first."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+KNOWN = (
+    "import peft; t = peft.PeftType.REFT; from peft import mapping as m;"
+    " assert t in m.PEFT_TYPE_TO_CONFIG_MAPPING and t in m.PEFT_TYPE_TO_TUNER_MAPPING;"
+    " assert m.PEFT_TYPE_TO_PREFIX_MAPPING[t] == 'reft_';"
+    " assert peft.PeftType('REFT') is t and list(peft.PeftType).count(t) == 1;"
+)
+FINDERS = "[f for f in sys.meta_path if type(f).__module__.startswith('heft')]"
+SCRIPTS = {
+    "heft_then_peft": f"import heft; {KNOWN}",
+    "peft_then_heft": f"import peft, heft; {KNOWN}",
+    "peft_looked_up_but_not_imported_first": f"import heft, importlib.util as u; u.find_spec('peft'); {KNOWN}",
+    "a_part_of_peft": f"import heft; from peft.tuners.lora import LoraConfig; {KNOWN}",
+    "the_config_first": f"from heft.reft import ReftConfig; ReftConfig(); {KNOWN}",
+    "the_layer_first": f"import heft.reft.layer; {KNOWN}",
+    "the_model_first": f"import heft.reft.model; {KNOWN}",
+    "twice": f"import heft; {KNOWN} from heft.reft.registration import register; register(); {KNOWN}",
+    "the_import_system_is_left_as_it_was": f"import heft, sys; assert {FINDERS}; import peft; assert not {FINDERS}",
+}
+
+# torch and transformers are imported once, then each script has a forked process without peft and heft
+FORKS = """
+import json, os, sys, traceback
+import torch, transformers, accelerate
+from transformers import PreTrainedModel
+assert not {"peft", "heft"} & set(sys.modules)
+for name, script in json.load(sys.stdin).items():
+    if os.fork() == 0:
+        try:
+            exec(script, {})
+        except BaseException:
+            print(name + "\\n" + traceback.format_exc(), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    _, status = os.wait()
+    print(name, status)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork to give each import order a fresh Python cheaply")
+    run = subprocess.run([sys.executable, "-c", FORKS], input=json.dumps(SCRIPTS), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return dict(line.split() for line in run.stdout.splitlines()), run.stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_reft_is_registered_after(name, outcome):
+    statuses, errors = outcome
+    assert statuses[name] == "0", errors
+
+
+def test_heft_alone_imports_neither_torch_nor_peft():
+    script = "import heft, sys; assert not {'torch', 'peft', 'transformers'} & set(sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,70 @@
+import pytest
+from pydantic import ValidationError
+
+from heft.reft.settings import Positions, ReftSettings, parse_positions
+
+
+@pytest.mark.parametrize(
+    ("text", "positions"),
+    [
+        ("all", Positions(every=True)),
+        ("f1", Positions(first=1)),
+        ("l10", Positions(last=10)),
+        ("f7+l7", Positions(first=7, last=7)),
+        ("f12+l3", Positions(first=12, last=3)),
+    ],
+)
+def test_positions_are_read_as_written(text, positions):
+    assert parse_positions(text) == positions
+
+
+@pytest.mark.parametrize(
+    "text", ["", "f0", "l0", "f01", "f", "7", "l7+f7", "f7l7", "f7+", "+l7", "f7 + l7", "ALL", "f7+l0"]
+)
+def test_positions_that_are_not_of_the_four_forms_are_refused_with_what_was_given(text):
+    with pytest.raises(ValueError, match="positions must be") as error:
+        parse_positions(text)
+    assert repr(text) in str(error.value)
+
+
+def test_needed_is_the_shortest_prompt_that_holds_every_position():
+    assert [parse_positions(text).needed for text in ("all", "f3", "l4", "f3+l4")] == [0, 3, 4, 7]
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [
+        {"tied": False, "positions": "l4"},
+        {"tied": False, "positions": "f4"},
+        {"tied": False, "positions": "all"},
+        {"activation": "relu", "intervention": "consreft"},
+        {"activation": "relu", "intervention": "lobireft"},
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(combination):
+    with pytest.raises(ValidationError):
+        ReftSettings(**combination)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"rank": 0},
+        {"layers": []},
+        {"layers": [1, 1]},
+        {"layers": "last"},
+        {"site": "head"},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"intervention": "lora"},
+        {"activation": "softmax"},
+        {"ranks": 4},
+    ],
+)
+def test_a_value_out_of_range_and_an_unknown_key_are_refused(setting):
+    with pytest.raises(ValidationError):
+        ReftSettings(**setting)
+
+
+def test_every_setting_is_documented():
+    assert all(field.description for field in ReftSettings.model_fields.values())
