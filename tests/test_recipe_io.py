@@ -89,7 +89,7 @@ def test_a_missing_key_is_reported_at_its_parent(faults):
 
 def test_an_unknown_key_unlike_any_other_is_answered_with_the_keys_known_there(faults):
     [fault] = faults(GOOD + "evaluation: {xyzzy: 1}\n")
-    assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: base, batch_size, normalize"
+    assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: batch_size, normalize"
 
 
 def test_a_setting_named_like_its_method_is_an_unknown_key_there(faults):
@@ -223,13 +223,13 @@ def test_overrides_replace_and_create_in_the_order_given(load):
         "stages.last={method: lora, early_stop: {patience: 2}, holdout: 0.1}",
         "stages.last.early_stop.min_gain=0.5",
         "stages.fine.rank=3",
-        "evaluation.base=false",
+        "evaluation.batch_size=7",
         "task.eval_limit=5 # few",
     )
     assert list(recipe.stages) == ["coarse", "fine", "last"]
     assert (recipe.stages["fine"].rank, recipe.stages["fine"].layers) == (3, [0, 1])
     assert recipe.stages["last"].early_stop.model_dump() == {"patience": 2, "min_gain": 0.5}
-    assert (recipe.evaluation.base, recipe.task.eval_limit) == (False, 5)
+    assert (recipe.evaluation.batch_size, recipe.task.eval_limit) == (7, 5)
 
 
 def test_an_override_may_fill_in_a_group_that_is_null(load):

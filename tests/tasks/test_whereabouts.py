@@ -63,7 +63,7 @@ def test_rows_follow_from_the_seed():
 
 def test_the_first_row_of_seed_0_is_the_same_on_every_machine_and_version():
     example = load_examples(WhereaboutsSettings(eval_size=1), "eval")[0]
-    assert example.id == "2603dae6eef1fa02"
+    assert example.id == "847cbc66044f7b86"
     assert example.prompt.startswith("Carl went to the office. Anna went to the school. Anna went to the kitchen. ")
 
 
