@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -42,7 +43,7 @@ class ConsoleReporter(Reporter):
 
     def overview(self, stage: str, rows: "Sequence[Row]") -> None:
         """The table before a stage."""
-        table = Table(title=f"stage {stage}", title_justify="left")
+        table = Table(title=f"stage {stage}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in ("adapter", "kind", "state"):
             table.add_column(heading)
         table.add_column("parameters", justify="right")
@@ -91,18 +92,20 @@ class ConsoleReporter(Reporter):
 
 def results_table(stages: "Sequence[StageSummary]") -> Table:
     """What each stage bought: accuracy with its interval beside the majority class, and what it cost."""
-    table = Table(title="results", title_justify="left")
+    table = Table(
+        title=f"results on {stages[0].n:,} held-out examples", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("after")
-    for heading in ("accuracy", "95 % interval", "majority", "balanced", "n", "trained parameters", "seconds"):
-        table.add_column(heading, justify="right")
+    for heading in ("accuracy", "95 % interval", "majority", "balanced", "parameters", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage in stages:
+        low, high = stage.interval
         table.add_row(
             stage.name,
             percent(stage.accuracy),
-            f"{percent(stage.interval[0])} to {percent(stage.interval[1])}",
+            f"{100 * low:.1f}–{percent(high)}",
             percent(stage.majority),
             percent(stage.balanced_accuracy),
-            f"{stage.n:,}",
             f"{stage.trainable_parameters:,}",
             f"{stage.seconds:.0f}",
         )

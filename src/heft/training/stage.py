@@ -132,7 +132,7 @@ def _arguments(
 ) -> TrainingArguments:
     micro = stage.micro_batch_size or stage.batch_size
     steps_an_epoch = math.ceil(rows / stage.batch_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=scratch,
         use_cpu=on_cpu,
         max_steps=steps,
@@ -163,6 +163,8 @@ def _arguments(
         seed=seed,
         data_seed=seed,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: never the Trainer's DataParallel
+    return arguments
 
 
 class _Follower(TrainerCallback):
