@@ -70,7 +70,7 @@ def test_every_ready_recipe_loads_is_named_as_its_file_and_says_what_it_is_for(p
 
 
 def test_the_ready_recipes_are_those_promised():
-    promised = "boolq debug joint lora quickstart reft reft_then_lora three_stages"
+    promised = "boolq debug joint lora quickstart reft reft_then_lora sweep three_stages"
     assert [path.stem for path in RECIPES] == promised.split()
 
 

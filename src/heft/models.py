@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from heft.builtin import TINY, byte_tokenizer, embedded_path, tiny_llama
@@ -52,6 +52,24 @@ def load_base(settings: ModelSettings) -> Base:
     model.eval().requires_grad_(False)
     model.name_or_path = settings.name
     return Base(model, tokenizer, settings, fingerprint(model))
+
+
+def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
+    """The model that a recipe names on the meta device: all shapes, no weights; only its config is read.
+
+    Raises:
+        HeftError: the config is missing, gated or unreadable.
+    """
+    trust = {"trust_remote_code": settings.trust_remote_code}
+    with torch.device("meta"):
+        if settings.name == TINY:
+            model = tiny_llama().to(_dtype(settings))
+        else:
+            with _readable_errors(settings.name, "config"):
+                config = AutoConfig.from_pretrained(_source(settings), revision=settings.revision, **trust)
+                model = AutoModelForCausalLM.from_config(config, dtype=_dtype(settings), **trust)
+    model.set_attn_implementation("sdpa")
+    return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from heft.reft.settings import ReftSettings
 from heft.settings import Settings
+from heft.sweep.settings import SweepSettings
 from heft.tasks import AnyTask
 
 BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
@@ -170,6 +171,9 @@ class TrainingSettings(Settings):
     """End the stage when the held-back loss stops falling."""
     best_checkpoint: bool = False
     """Keep the weights of the lowest held-back loss instead of the last ones."""
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    """Seed of this stage's initial weights, dropout and order of rows; null means the recipe's seed plus the number of
+    stages before this one. Which rows are held back always follows from the recipe's seed."""
 
     @field_validator("epochs")
     @classmethod
@@ -210,11 +214,12 @@ class ReftStage(TrainingSettings, ReftSettings):
     """A representation-space adapter."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate at the end of the warmup."""
-    prefix_reuse: bool = True
-    """Compute tokens before the first edited one without gradients (positions lN); the result is the same."""
+    reuse: bool = True
+    """Compute what no edit changes once, without gradients: tokens before the first edited one (positions lN), else
+    layers below the first edited one; the result is the same."""
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
-    """Where those tokens' keys and values are kept between epochs; auto takes memory up to a quarter of what is free,
-    then disk up to half of what is free; off computes them at every step."""
+    """Where that is kept between epochs; auto takes memory up to a quarter of what is free, then disk up to half of
+    what is free; off computes it at every step."""
 
 
 class JointStage(TrainingSettings):
@@ -248,6 +253,8 @@ class EvaluationSettings(Settings):
     """Examples per forward pass."""
     normalize: Literal["none", "tokens", "bytes"] = "none"
     """A choice's log-likelihood is taken whole or divided by the number of its tokens or of its UTF-8 bytes."""
+    share_prefix: bool = True
+    """Compute once what the choices of a question, and questions on one passage, begin with; the result is the same."""
 
 
 class EvaluationRequest(Settings):
@@ -278,6 +285,8 @@ class Recipe(Settings):
     """Seed of the initial weights, of dropout and of the order of rows."""
     output: str | None = Field(default=None, min_length=1)
     """Directory that the run writes; null means runs/<name>."""
+    sweep: SweepSettings | None = None
+    """What `heft sweep` tries in the last stage; `heft train` refuses a recipe that has it."""
 
     @field_validator("name")
     @classmethod
@@ -304,6 +313,13 @@ class Recipe(Settings):
                 text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
                 raise PydanticCustomError("value_error", "{text}", {"text": text, "below": path})
         return stages
+
+    @field_validator("sweep")
+    @classmethod
+    def _every_combination_is_a_stage(cls, value: SweepSettings | None, info: ValidationInfo) -> SweepSettings | None:
+        from heft.sweep.grid import check_sweep  # here, since it describes a recipe's settings in its messages
+
+        return check_sweep(value, info.data["stages"]) if value is not None and "stages" in info.data else value
 
     @property
     def output_dir(self) -> Path:

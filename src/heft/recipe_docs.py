@@ -235,6 +235,7 @@ def recipes_page() -> str:
             _choice_section("## `stages`", stage, STAGES),
             _section("### `early_stop`", variants(stage)["lora"]["properties"]["early_stop"]),
             _section("## `evaluation`", keys["evaluation"]),
+            _section("## `sweep`", keys["sweep"]),
         ]
     )
 

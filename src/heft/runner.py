@@ -16,9 +16,11 @@ from heft.evaluation.evaluator import Evaluation, evaluate_examples
 from heft.models import Base, load_base, load_tokenizer
 from heft.recipe import Recipe, Stage
 from heft.recipe_io import dump_recipe, load_recipe
+from heft.reft.settings import Positions
 from heft.reporter import Reporter
 from heft.run_dir import RunDirectory, StageSummary, require_free
 from heft.stages import attach, check_targets, edited_positions, finish, overview, parts, trainable_parameters
+from heft.sweep.grid import refuse_sweep
 from heft.tasks import load_examples, task_for
 from heft.training.stage import StageOutcome, train_stage
 
@@ -50,33 +52,42 @@ def train(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Run:
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter or Reporter()
+    refuse_sweep(recipe)
     require_free(recipe.output_dir)
-    data = _read_data(recipe, reporter)
+    data = read_data(recipe, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
     check_targets(base.model, recipe)
 
     directory = RunDirectory(recipe.output_dir)
-    directory.create(dump_recipe(recipe), _manifest(recipe, base, data))
-    work = _Work(recipe, base, data, directory, reporter)
+    directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
+    work = Work(recipe, base, data, directory, reporter)
     work.evaluate_base()
     for index, (name, stage) in enumerate(recipe.stages.items()):
         work.run_stage(index, name, stage)
-    adapter_dir.save(directory.adapter, base.model, _adapter_manifest(recipe, base))
+    adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
     return Run(directory.path, directory.summaries)
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
+    """A task's rows in token ids."""
+
     train: list[EncodedExample]
     eval: list[EncodedExample]
 
 
-def _read_data(recipe: Recipe, reporter: Reporter) -> _Data:
+def read_data(recipe: Recipe, reporter: Reporter, positions: Sequence[Positions] | None = None) -> Data:
+    """Read and encode a recipe's rows; `positions` are what adapters edit, None for those of the recipe's stages.
+
+    Raises:
+        HeftError: rows cannot be read, do not fit, or leave nothing to train on.
+    """
     task = recipe.task
     examples = {split: load_examples(task, split) for split in ("train", "eval")}
-    encode = Encoder(load_tokenizer(recipe.model), task.max_length, task.chat_template, edited_positions(recipe))
-    data = _Data(encode(examples["train"]), encode(examples["eval"]))
+    positions = edited_positions(recipe) if positions is None else positions
+    encode = Encoder(load_tokenizer(recipe.model), task.max_length, task.chat_template, positions)
+    data = Data(encode(examples["train"]), encode(examples["eval"]))
     for what, rows in (("train", data.train), ("evaluation", data.eval)):
         cut = sum(row.cut > 0 for row in rows)
         tokens = sum(row.cut for row in rows)
@@ -89,27 +100,25 @@ def _read_data(recipe: Recipe, reporter: Reporter) -> _Data:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
+    """The pieces of a run: what it works on, and each step."""
+
     recipe: Recipe
     base: Base
-    data: _Data
+    data: Data
     directory: RunDirectory
     reporter: Reporter
 
     def evaluate_base(self) -> None:
-        evaluation = self._evaluate("base")
+        """Evaluate the model before any stage."""
+        evaluation = self.evaluate("base")
         summary = StageSummary.of("base", evaluation.metrics, evaluation_seconds=evaluation.seconds)
         self.directory.add_evaluation(summary, evaluation.records)
 
     def run_stage(self, index: int, name: str, stage: Stage) -> None:
-        seed = self.recipe.seed + index
-        set_seed(seed)
-        attached = attach(self.base.model, name, stage)
-        trained = trainable_parameters(self.base.model)
-        self.reporter.overview(name, overview(self.base.model))
-        outcome = self._train(name, stage, seed)
-        finish(self.base.model, attached)
-        evaluation = self._evaluate(name)
+        """Train a stage and evaluate the model after it."""
+        trained, outcome = self.train_stage(index, name, stage)
+        evaluation = self.evaluate(name)
         summary = StageSummary.of(
             name,
             evaluation.metrics,
@@ -122,8 +131,18 @@ class _Work:
         )
         self.directory.add_evaluation(summary, evaluation.records)
 
-    def _train(self, name: str, stage: Stage, seed: int) -> StageOutcome:
-        return train_stage(
+    def seed_of(self, index: int, stage: Stage) -> int:
+        """The seed of a stage: its own, or one that follows from the recipe's and the stage's place."""
+        return stage.seed if stage.seed is not None else self.recipe.seed + index
+
+    def train_stage(self, index: int, name: str, stage: Stage) -> tuple[int, StageOutcome]:
+        """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
+        seed = self.seed_of(index, stage)
+        set_seed(seed)
+        attached = attach(self.base.model, name, stage)
+        trained = trainable_parameters(self.base.model)
+        self.reporter.overview(name, overview(self.base.model))
+        outcome = train_stage(
             self.base.model,
             name,
             stage,
@@ -131,9 +150,13 @@ class _Work:
             pad_id=self.base.tokenizer.pad_token_id,
             seed=seed,
             reporter=_Recording(self.reporter, self.directory),
+            holdout_seed=self.recipe.seed + index,
         )
+        finish(self.base.model, attached)
+        return trained, outcome
 
-    def _evaluate(self, name: str) -> Evaluation:
+    def evaluate(self, name: str) -> Evaluation:
+        """Evaluate the model as it is on the task's evaluation split."""
         task, settings = task_for(self.recipe.task), self.recipe.evaluation
         base = self.base
         return evaluate_examples(
@@ -153,7 +176,8 @@ class _Recording(Reporter):
         self._show(values)
 
 
-def _manifest(recipe: Recipe, base: Base, data: _Data) -> dict:
+def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
+    """What manifest.json holds: versions, seed, fingerprints."""
     return {
         "heft_version": __version__,
         "python": platform.python_version(),
@@ -177,7 +201,8 @@ def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _adapter_manifest(recipe: Recipe, base: Base) -> adapter_dir.AdapterManifest:
+def adapter_manifest(recipe: Recipe, base: Base) -> adapter_dir.AdapterManifest:
+    """What heft.json holds of a recipe's adapters."""
     entries = [
         adapter_dir.AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
         for name, stage in recipe.stages.items()

@@ -8,7 +8,7 @@ import torch
 import tiny
 from heft.data import Encoder, left_pad
 from heft.evaluation import likelihood
-from heft.evaluation.likelihood import choice_log_likelihoods, forward_rows
+from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods
 from heft.recipe import ReftStage
 from heft.stages import attach, finish
 from heft.tasks.base import choice_example
@@ -51,9 +51,11 @@ def test_scores_are_sums_of_log_probabilities_for_any_batch_size(architecture, e
     model = model_with_edit(architecture)
     expected = by_definition(model, examples)
     for batch_size in (1, 3, 100):
-        scores = choice_log_likelihoods(model, examples, batch_size=batch_size, pad_id=0)
-        for row, reference in zip(scores, expected, strict=True):
+        plain = plain_log_likelihoods(model, examples, batch_size, 0, edits_prompt=True)
+        shared = choice_log_likelihoods(model, examples, batch_size=batch_size, pad_id=0)
+        for row, other, reference in zip(plain, shared, expected, strict=True):
             assert row == pytest.approx(reference, abs=2e-4)
+            assert other == pytest.approx(reference, abs=2e-4)
 
 
 def test_padding_on_the_right_gives_the_same_scores(monkeypatch):
@@ -77,8 +79,6 @@ def test_padding_on_the_right_gives_the_same_scores(monkeypatch):
 
 
 def test_single_token_choices_need_one_forward_row_an_example():
-    assert forward_rows(single_token_examples()) == 4
-    assert forward_rows(EXAMPLES) == 12
     seen = []
     model = tiny.tiny_model()
     model.register_forward_hook(
@@ -86,3 +86,12 @@ def test_single_token_choices_need_one_forward_row_an_example():
     )
     likelihood.choice_log_likelihoods(model, single_token_examples(), batch_size=2, pad_id=0)
     assert seen == [2, 2]
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_progress_is_told_in_examples_and_ends_with_all_of_them(share_prefix):
+    done = []
+    options = {"batch_size": 5, "pad_id": 0, "share_prefix": share_prefix, "on_batch": done.append}
+    choice_log_likelihoods(tiny.tiny_model(), EXAMPLES, **options)
+    assert done == sorted(done)
+    assert done[-1] == len(EXAMPLES)

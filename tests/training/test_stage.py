@@ -139,8 +139,18 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
 @pytest.mark.parametrize("cache", ["memory", "disk", "off"])
 def test_prefix_reuse_changes_neither_losses_nor_the_result(cache):
     settings = {**REFT, "steps": 10, "batch_size": 8, "holdout": 0.2, "evaluate_every": 3}
-    _, plain_values, plain = run(ReftStage(**settings, prefix_reuse=False))
+    _, plain_values, plain = run(ReftStage(**settings, reuse=False))
     _, fast_values, fast = run(ReftStage(**settings, cache=cache))
+    for key in ("loss", "eval_loss"):
+        expected = [value[key] for value in plain_values if key in value]
+        assert [value[key] for value in fast_values if key in value] == pytest.approx(expected, rel=1e-5)
+    assert same(plain, fast, 5e-4)
+
+
+def test_skipping_lower_layers_changes_neither_losses_nor_the_result():
+    settings = {**REFT, "positions": "f1+l2", "layers": [2, 3], "steps": 8, "batch_size": 8, "holdout": 0.2}
+    _, plain_values, plain = run(ReftStage(**settings, reuse=False))
+    _, fast_values, fast = run(ReftStage(**settings, cache="memory"))
     for key in ("loss", "eval_loss"):
         expected = [value[key] for value in plain_values if key in value]
         assert [value[key] for value in fast_values if key in value] == pytest.approx(expected, rel=1e-5)

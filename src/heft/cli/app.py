@@ -51,16 +51,50 @@ def train(
     from heft.cli.show import ConsoleReporter, results_table
     from heft.recipe_io import load_recipe
     from heft.run_dir import require_free
+    from heft.sweep.grid import refuse_sweep
 
     loaded = load_recipe(recipe, override, output=str(output) if output else None)
-    require_free(loaded.output_dir)  # again in the run; here it is said before torch takes its seconds
+    refuse_sweep(loaded)  # both again in the run; here they are said before torch takes its seconds
+    require_free(loaded.output_dir)
     reporter = ConsoleReporter()
     reporter.note("importing torch and transformers")
     from heft.runner import train as run_recipe
 
-    run = run_recipe(loaded, reporter)
+    try:
+        run = run_recipe(loaded, reporter)
+    except KeyboardInterrupt:
+        if loaded.output_dir.is_dir():
+            reporter.note(f"interrupted; what was done stays in {loaded.output_dir}, remove it before the next try")
+        raise
     reporter.console.print(results_table(run.stages))
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a `sweep`, a YAML file.")],
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory of the sweep; runs/<name> if not given.")
+    ] = None,
+) -> None:
+    """Train many configurations of the last stage side by side and rank them on held-back training rows."""
+    from heft.cli.sweep import run_sweep
+
+    run_sweep(recipe, override, output)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    probe: Annotated[bool, typer.Option(help="Measure this machine for ten seconds, for expected times.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say what a recipe will cost, without loading weights: steps, FLOPs, memory, time."""
+    from heft.cli.plan import run_plan
+
+    run_plan(recipe, override, probe, as_json)
 
 
 @app.command("eval")

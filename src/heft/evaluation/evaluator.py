@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heft.data import EncodedExample, Encoder
 from heft.evaluation.generation import generate_texts
-from heft.evaluation.likelihood import choice_log_likelihoods, forward_rows
+from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
 from heft.evaluation.records import Record
 from heft.recipe import EvaluationSettings
@@ -79,19 +79,21 @@ def evaluate_examples(
 
 
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
-    total = forward_rows(examples)
+    total = len(examples)
     with reporter.progress(what, total):
         scores = choice_log_likelihoods(
             model,
             examples,
             batch_size=settings.batch_size,
             pad_id=tokenizer.pad_token_id,
+            share_prefix=settings.share_prefix,
             on_batch=lambda done: reporter.step(what, done, total),
         )
-    return [_choice_record(e, s, settings.normalize) for e, s in zip(examples, scores, strict=True)]
+    return [choice_record(e, s, settings.normalize) for e, s in zip(examples, scores, strict=True)]
 
 
-def _choice_record(encoded: EncodedExample, scores: list[float], normalize: str) -> Record:
+def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) -> Record:
+    """The record of an example from the log-likelihood of each of its choices; `normalize` as in a recipe."""
     example = encoded.example
     lengths = {
         "none": [1] * len(scores),

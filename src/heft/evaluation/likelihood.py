@@ -1,4 +1,4 @@
-"""Choices scored by log-likelihood: one forward pass an example where choices are single tokens.
+"""Choices scored by log-likelihood, with what rows have in common computed once.
 
 Shapes: B rows, K columns with logits, V vocabulary.
 """
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.data import EncodedExample, batches_of_like_length, left_pad
+from heft.evaluation.shared_pass import keeps_plain_keys, score_batch
+from heft.evaluation.shared_prefix import shared_batches
 from heft.reft.layer import ReftLayer
 
 if TYPE_CHECKING:
@@ -22,25 +24,52 @@ def choice_log_likelihoods(
     *,
     batch_size: int,
     pad_id: int,
+    share_prefix: bool = True,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[list[float]]:
     """ln p(choice | prompt), summed over the choice's tokens, for every choice of every example, in float32.
 
-    A row of the batch is a prompt with all but the last token of a choice; examples whose choices are all single
-    tokens need one row, the prompt. Neither the batch size nor the side of the padding changes the result beyond
-    rounding.
+    Neither the batch size nor sharing changes the result beyond rounding; the same arguments give the same bits.
 
     Args:
         model: in evaluation mode.
         examples: all with choices.
         batch_size: rows a forward pass.
         pad_id: id of the padding token.
-        on_batch: is told how many rows are done.
+        share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
+            model that does not keep plain keys and values takes the plain path either way.
+        on_batch: is told how many examples are done.
     """
-    rows = [row for index, example in enumerate(examples) for row in _rows(index, example)]
-    edits_prompt = any(isinstance(module, ReftLayer) for module in model.modules())
+    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
+    if not share_prefix or not keeps_plain_keys(model):
+        return plain_log_likelihoods(model, examples, batch_size, pad_id, bool(layers), on_batch)
+    last_edited = max((p.last for layer in layers for p in layer.positions.values()), default=0)
     scores = [[0.0] * len(example.choices) for example in examples]
     done = 0
+    for batch in shared_batches(examples, batch_size, last_edited):
+        score_batch(model, batch, examples, scores, batch_size=batch_size, pad_id=pad_id, edits_prompt=bool(layers))
+        done += len(batch.stems)
+        on_batch(done)
+    return scores
+
+
+@torch.inference_mode()
+def plain_log_likelihoods(
+    model: "PreTrainedModel",
+    examples: Sequence[EncodedExample],
+    batch_size: int,
+    pad_id: int,
+    edits_prompt: bool,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> list[list[float]]:
+    """As `choice_log_likelihoods`, each row from its first token on.
+
+    A row of the batch is a prompt with all but the last token of a choice; examples whose choices are all single
+    tokens need one row, the prompt.
+    """
+    rows = [row for index, example in enumerate(examples) for row in plain_rows(index, example)]
+    scores = [[0.0] * len(example.choices) for example in examples]
+    left = [len(plain_rows(0, example)) for example in examples]
     for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size):
         batch = [rows[i] for i in indices]
         inputs = {key: value.to(model.device) for key, value in left_pad([ids for _, _, ids in batch], pad_id).items()}
@@ -53,18 +82,13 @@ def choice_log_likelihoods(
             for c in range(len(scores[index])) if choice is None else (choice,):
                 ids = torch.tensor(examples[index].choices[c], device=model.device)
                 scores[index][c] = log_probs_BKV[row, -len(ids) :].gather(-1, ids[:, None]).sum().item()
-        done += len(batch)
-        on_batch(done)
+            left[index] -= 1
+        on_batch(left.count(0))
     return scores
 
 
-def forward_rows(examples: Sequence[EncodedExample]) -> int:
-    """How many rows `choice_log_likelihoods` puts through the model."""
-    return sum(len(_rows(0, example)) for example in examples)
-
-
-def _rows(index: int, example: EncodedExample) -> list[tuple[int, int | None, tuple[int, ...]]]:
-    """(example, choice or None for all, ids) of each row that the example needs."""
+def plain_rows(index: int, example: EncodedExample) -> list[tuple[int, int | None, tuple[int, ...]]]:
+    """(example, choice or None for all, ids) of each row that an example needs where nothing is shared."""
     if all(len(choice) == 1 for choice in example.choices):
         return [(index, None, example.prompt)]
     return [(index, c, example.prompt + choice[:-1]) for c, choice in enumerate(example.choices)]

@@ -112,15 +112,26 @@ class ReftLayer(nn.Module, BaseTunerLayer):
     def _edit_output(self, module: nn.Module, args: tuple, output):
         hidden_BTD = output[0] if isinstance(output, tuple) else output
         edited_BTD = hidden_BTD
+        side_by_side = []
         for adapter_name, part, unit in self._active():
-            rows_N = self._tracker.rows(self.positions[adapter_name], part, hidden_BTD.device)
-            if rows_N.numel():
-                flat_ND = edited_BTD.reshape(-1, edited_BTD.shape[-1])
-                delta_ND = unit(flat_ND[rows_N], self._tracker.rotation(unit))
-                edited_BTD = flat_ND.index_add(0, rows_N, delta_ND).view_as(hidden_BTD)
+            rows_N = self._tracker.rows(self.positions[adapter_name], part, hidden_BTD.device, adapter_name)
+            if rows_N.numel() and adapter_name in self._tracker.owners:
+                side_by_side.append((rows_N, unit))
+            elif rows_N.numel():
+                edited_BTD = self._edited(edited_BTD, [(rows_N, unit)])
+        if side_by_side:  # each has tokens of its own, so all can read the same state and be added at once
+            edited_BTD = self._edited(edited_BTD, side_by_side)
         if edited_BTD is hidden_BTD:
             return None
         return (edited_BTD, *output[1:]) if isinstance(output, tuple) else edited_BTD
+
+    def _edited(self, hidden_BTD: torch.Tensor, edits: list[tuple[torch.Tensor, Intervention]]) -> torch.Tensor:
+        """The hidden states with every edit added to its rows, which no other edit has."""
+        flat_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+        rows_N = torch.cat([rows for rows, _ in edits])
+        parts = flat_ND[rows_N].split([len(rows) for rows, _ in edits])
+        deltas = [unit(part, self._tracker.rotation(unit)) for part, (_, unit) in zip(parts, edits, strict=True)]
+        return flat_ND.index_add(0, rows_N, torch.cat(deltas)).view_as(hidden_BTD)
 
 
 def _parts(config: ReftConfig) -> list[str]:

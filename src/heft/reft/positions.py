@@ -18,10 +18,15 @@ class TokenLayout:
     Attributes:
         index_BT: number of each token among its row's attended tokens, from 0; −1 for padding.
         prompt_B: length of each row's prompt in attended tokens.
+        owner_BT: which adapter a token belongs to, where several run side by side (see `ForwardTracker.owners`); −1
+            for none.
+        order_BT: where given, an adapter takes its own tokens in this order (dropout is drawn in the order of rows).
     """
 
     index_BT: torch.Tensor
     prompt_B: torch.Tensor
+    owner_BT: torch.Tensor | None = None
+    order_BT: torch.Tensor | None = None
 
 
 def attended_tokens(mask: torch.Tensor | dict | None, batch: int, total: int, device: torch.device) -> torch.Tensor:

@@ -23,10 +23,15 @@ _ON_CACHE = "_heft_prompt_lengths"
 
 
 class ForwardTracker:
-    """Follows the forward passes of one model. `layers` are the `ReftLayer`s that read it."""
+    """Follows the forward passes of one model. `layers` are the `ReftLayer`s that read it.
+
+    `owners` numbers the adapters that run side by side: each edits only the tokens that `owner_BT` of the pass's
+    `token_layout` gives to it, and none in a pass without one.
+    """
 
     def __init__(self):
         self.layers: list = []
+        self.owners: dict[str, int] = {}
         self._handles: list = []
         self._layout: TokenLayout | None = None
         self._labelled = False
@@ -59,19 +64,31 @@ class ForwardTracker:
             del model.generate
             self._plain_generate = None
 
-    def rows(self, positions: Positions, part: str, device: torch.device) -> torch.Tensor:
+    def rows(
+        self, positions: Positions, part: str, device: torch.device, adapter_name: str | None = None
+    ) -> torch.Tensor:
         """Flat indices into (B·T,) of the tokens that an adapter's `part` edits in this pass."""
         if self._layout is None:
             raise RuntimeError("a block with a ReFT edit was called outside the model's own forward: call the model")
-        key = (positions, part)
+        key = (positions, part, self.owners.get(adapter_name))
         if key not in self._rows:
             if self._labelled and not positions.every and bool((self._layout.prompt_B == 0).any()):
                 raise ValueError(
                     "a row is labelled from its first token on, so it has no prompt for a ReFT edit to stand in: set"
                     " the labels of the prompt to -100, pass prompt_lengths=[...], or use positions='all'"
                 )
-            self._rows[key] = edited_rows(self._layout, positions, part)
+            rows_N = edited_rows(self._layout, positions, part)
+            self._rows[key] = rows_N if key[2] is None else self._owned(rows_N, key[2])
         return self._rows[key].to(device)
+
+    def _owned(self, rows_N: torch.Tensor, owner: int) -> torch.Tensor:
+        """Those of the rows that belong to an owner."""
+        if self._layout.owner_BT is None:
+            return rows_N[:0]
+        rows_N = rows_N[self._layout.owner_BT.flatten()[rows_N] == owner]
+        if self._layout.order_BT is None:
+            return rows_N
+        return rows_N[self._layout.order_BT.flatten()[rows_N].argsort(stable=True)]
 
     def rotation(self, unit: Intervention) -> torch.Tensor | None:
         """R (r, d) of one unit; the first call of a pass computes those of all active units, stacked by shape.
@@ -97,14 +114,16 @@ class ForwardTracker:
             self._rotations.update({id(unit): rows for unit, rows in zip(units, stacked.unbind(), strict=True)})
 
     def _before_forward(self, module: nn.Module, args: tuple, kwargs: dict):
-        given = kwargs.pop("prompt_lengths", None)
+        given, layout = kwargs.pop("prompt_lengths", None), kwargs.pop("token_layout", None)
         if self._running is None:
             names = list(inspect.signature(module.forward).parameters)
             call = dict(zip(names, args, strict=False)) | kwargs
             tokens = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
             if tokens is not None:
                 self._running = module
-                self._start(tokens, call, given)
+                self._rows, self._rotations = {}, {}
+                self._labelled = False
+                self._layout = layout if layout is not None else self._layout_of(tokens, call, given)
                 self._checkpointing = module.training and _is_checkpointed(module)
         return args, kwargs
 
@@ -130,7 +149,7 @@ class ForwardTracker:
             if tensor.requires_grad:
                 tensor.register_hook(resume)
 
-    def _start(self, tokens: torch.Tensor, call: dict, given) -> None:
+    def _layout_of(self, tokens: torch.Tensor, call: dict, given) -> TokenLayout:
         batch, length = tokens.shape[:2]
         cache = call.get("past_key_values")
         cached = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
@@ -159,8 +178,7 @@ class ForwardTracker:
                 )
         if cache is not None:  # some models give back no cache that they were handed with use_cache=False
             setattr(cache, _ON_CACHE, prompt_B)
-        self._layout = TokenLayout(number_tokens(attended_BS)[:, cached:], prompt_B)
-        self._rows, self._rotations = {}, {}
+        return TokenLayout(number_tokens(attended_BS)[:, cached:], prompt_B)
 
     def _mask_in_generate(self, batch: int, total: int) -> torch.Tensor | None:
         """(B, S): the mask that `generate` was given, for each of its beams; generated tokens are real."""

@@ -10,6 +10,7 @@ from heft.data import IGNORED
 if TYPE_CHECKING:
     from torch import nn
 
+    from heft.training.lower import LowerLayerReuse
     from heft.training.prefix import PrefixReuse
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -54,6 +55,14 @@ def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], 
         "prompt_lengths": batch["prompt_lengths"],
     }
     return _loss_of_labelled_columns(model, inputs, batch["labels"][:, split:])
+
+
+def answer_loss_on_lower_layers(
+    model: "nn.Module", batch: dict[str, torch.Tensor], reuse: "LowerLayerReuse"
+) -> torch.Tensor:
+    """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients."""
+    with reuse.lower_layers_done(batch["row_ids"].tolist()):
+        return answer_loss(model, batch, edits_prompt=True)
 
 
 def _loss_of_labelled_columns(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:

@@ -35,20 +35,30 @@ def reach(model: "PreTrainedModel") -> int | None:
     It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
     the model keeps plain keys and values, has no dropout of its own, and is not recomputed in the backward pass.
     """
-    trained = [
-        config
-        for name, config in model.peft_config.items()
-        if any(p.requires_grad for p in adapter_parameters(model, [name]).values())
-    ]
-    if not trained or any(config.peft_type.value != "REFT" for config in trained):
+    if not trains_reft_alone(model) or has_dropout(model):
         return None
-    positions = [parse_positions(config.positions) for config in trained]
-    if any(p.every or p.first for p in positions) or _has_dropout(model):
+    positions = [parse_positions(config.positions) for config in _trained_configs(model)]
+    if any(p.every or p.first for p in positions):
         return None
     return max(p.last for p in positions)
 
 
-def _has_dropout(model: "PreTrainedModel") -> bool:
+def trains_reft_alone(model: "PreTrainedModel") -> bool:
+    """Whether all that trains are edits of hidden states."""
+    trained = _trained_configs(model)
+    return bool(trained) and all(config.peft_type.value == "REFT" for config in trained)
+
+
+def _trained_configs(model: "PreTrainedModel") -> list:
+    return [
+        config
+        for name, config in model.peft_config.items()
+        if any(p.requires_grad for p in adapter_parameters(model, [name]).values())
+    ]
+
+
+def has_dropout(model: "PreTrainedModel") -> bool:
+    """Whether the base model itself drops anything out in training."""
     config = model.config.get_text_config().to_dict()
     rates = [
         value for key, value in config.items() if ("dropout" in key or key.endswith("pdrop")) and key not in _HEADS

@@ -12,10 +12,9 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from heft.data import EncodedExample
-from heft.recipe import JointStage, ReftStage, Stage, TrainingSettings
+from heft.recipe import JointStage, Stage, TrainingSettings
 from heft.reporter import Reporter
-from heft.training.prefix import PrefixReuse, measure_bytes_per_token, reach
-from heft.training.stores import NoStore, choose_store
+from heft.training.reuse import loss_for
 from heft.training.trainer import Rows, StageTrainer
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ def train_stage(
     pad_id: int,
     seed: int,
     reporter: Reporter,
+    holdout_seed: int | None = None,
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 
@@ -75,24 +75,26 @@ def train_stage(
         stage: its settings.
         examples: the training rows; a part is held back where the stage asks for it.
         pad_id: id of the padding token.
-        seed: of the order of rows, of dropout and of what is held back.
+        seed: of the order of rows and of dropout.
         reporter: is told of every logged step and held-back evaluation.
+        holdout_seed: of what is held back; None for `seed`.
     """
-    rows, held_back = hold_back(examples, stage.holdout, seed)
+    rows, held_back = hold_back(examples, stage.holdout, seed if holdout_seed is None else holdout_seed)
     steps = planned_steps(stage, len(rows))
+    uses = steps * stage.batch_size / len(rows)
     follower = _Follower(name, steps, reporter)
     callbacks: list[TrainerCallback] = [follower]
     if held_back:
-        callbacks.append(_HeldBack(stage))
+        callbacks.append(HeldBack(stage))
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch:
         trainer = StageTrainer(
             model,
-            _arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
+            training_arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
             train_dataset=Rows(rows),
             eval_dataset=Rows(held_back, first_id=len(rows)) if held_back else None,
             callbacks=callbacks,
             pad_id=pad_id,
-            reuse=_prefix_reuse(model, stage, rows + held_back, pad_id, steps, Path(scratch), reporter),
+            loss=loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter),
             reft_learning_rate=stage.reft_learning_rate if isinstance(stage, JointStage) else None,
         )
         trainer.remove_callback(PrinterCallback)
@@ -105,31 +107,10 @@ def train_stage(
     return StageOutcome(taken, seconds, taken < steps, int(trainer.state.num_input_tokens_seen))
 
 
-def _prefix_reuse(
-    model: "PreTrainedModel",
-    stage: Stage,
-    rows: list[EncodedExample],
-    pad_id: int,
-    steps: int,
-    folder: Path,
-    reporter: Reporter,
-) -> PrefixReuse | None:
-    """Prefix reuse where the stage allows it; what it will keep, and where, is said before the stage starts."""
-    edited = reach(model) if isinstance(stage, ReftStage) and stage.prefix_reuse else None
-    if edited is None or stage.gradient_checkpointing:
-        return None
-    lengths = [len(row.prompt) - edited for row in rows]
-    bytes_per_token = measure_bytes_per_token(PrefixReuse(model, rows, edited, pad_id, NoStore()))
-    store = choose_store(stage.cache, lengths, bytes_per_token, steps * stage.batch_size / len(rows), folder)
-    size = f"{sum(lengths) * bytes_per_token / 1e9:.2f} GB"
-    kept = f"{size} kept in {store.kind}" if store.kind != "off" else f"computed at every step ({size} to keep)"
-    reporter.note(f"prefix reuse: {sum(lengths):,} tokens before the first edited one, {kept}")
-    return PrefixReuse(model, rows, edited, pad_id, store)
-
-
-def _arguments(
+def training_arguments(
     stage: TrainingSettings, steps: int, rows: int, seed: int, scratch: str, on_cpu: bool
 ) -> TrainingArguments:
+    """A stage's settings in the Trainer's words, for `steps` optimiser steps over that many training rows."""
     micro = stage.micro_batch_size or stage.batch_size
     steps_an_epoch = math.ceil(rows / stage.batch_size)
     arguments = TrainingArguments(
@@ -183,7 +164,7 @@ class _Follower(TrainerCallback):
             self._reporter.metrics({"stage": self._stage, "step": state.global_step, **values})
 
 
-class _HeldBack(TrainerCallback):
+class HeldBack(TrainerCallback):
     """Stops when the held-back loss no longer falls, and keeps the weights of its minimum."""
 
     def __init__(self, stage: TrainingSettings):

@@ -9,10 +9,8 @@ from torch import nn
 from transformers import Trainer
 
 from heft.data import IGNORED, training_batch
-from heft.reft.layer import ReftLayer
 from heft.stages import adapter_parameters
-from heft.training.loss import answer_loss, answer_loss_on_prefixes
-from heft.training.prefix import PrefixReuse
+from heft.training.reuse import Loss, plain_loss
 
 if TYPE_CHECKING:
     from heft.data import EncodedExample
@@ -53,16 +51,15 @@ class StageTrainer(Trainer):
         self,
         *args,
         pad_id: int,
-        reuse: PrefixReuse | None = None,
+        loss: Loss | None = None,
         reft_learning_rate: float | None = None,
         **kwargs,
     ):
         super().__init__(*args, data_collator=partial(collate, pad_id=pad_id), **kwargs)
-        self._reuse = reuse
-        self._edits_prompt = any(isinstance(module, ReftLayer) for module in self.model.modules())
+        self._loss = loss or plain_loss(self.model)
         self._reft_learning_rate = reft_learning_rate
         self._frozen_dropouts = [
-            module for module in _frozen_adapter_modules(self.model) if isinstance(module, nn.Dropout)
+            module for module in frozen_adapter_modules(self.model) if isinstance(module, nn.Dropout)
         ]
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of the whole step
 
@@ -70,10 +67,7 @@ class StageTrainer(Trainer):
         """Mean loss of the step's answer tokens; of this batch's alone where the step's number is not given."""
         for dropout in self._frozen_dropouts:  # the Trainer has just put the whole model in training mode
             dropout.eval()
-        if self._reuse is None:
-            total = answer_loss(model, inputs, self._edits_prompt)
-        else:
-            total = answer_loss_on_prefixes(model, inputs, self._reuse)
+        total = self._loss(model, inputs)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORED).sum()
         return total / num_items_in_batch * self.accelerator.num_processes  # processes' gradients are averaged
@@ -102,7 +96,7 @@ class StageTrainer(Trainer):
         return optimizer
 
 
-def _frozen_adapter_modules(model: nn.Module) -> Iterator[nn.Module]:
+def frozen_adapter_modules(model: nn.Module) -> Iterator[nn.Module]:
     """Everything that belongs to an adapter that does not train: an adapter's name is part of its modules' names."""
     frozen = set(model.peft_config) - {
         name for name in model.peft_config for p in adapter_parameters(model, [name]).values() if p.requires_grad

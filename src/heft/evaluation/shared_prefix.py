@@ -1,0 +1,172 @@
+"""What rows of an evaluation have in common, and in which forward passes it is computed once.
+
+Two things are shared. Examples of one text (equal `group`, such as BoolQ's passage) share their longest common run of
+leading tokens, up to the first token that is edited by its distance from a prompt's end. Choices of one example share
+their prompt, edits included, and the tokens that all of them begin with. Until a `lN` edit, whether a token is edited
+depends on its number alone, and its activations on the tokens before it; so what is shared is what each row alone
+would have computed.
+
+This file only plans: no model, no tensors. Shapes: T tokens of a row, S of them shared.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from heft.data import EncodedExample
+
+WORTH_IT = 0.9
+"""A text is shared where the tokens computed, padding included, fall below this part of what they are without."""
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The part of an example that is common to all its choices, and what is left of each.
+
+    Attributes:
+        index: of the example.
+        ids: prompt, and the leading tokens that every choice has before its last token.
+        prompt: tokens of the prompt.
+        rests: (choice, its tokens after the stem but for the last one), where there are any.
+    """
+
+    index: int
+    ids: tuple[int, ...]
+    prompt: int
+    rests: tuple[tuple[int, tuple[int, ...]], ...]
+
+    @property
+    def scored(self) -> int:
+        """Columns at the stem's end whose logits predict tokens of choices."""
+        return len(self.ids) - self.prompt + 1
+
+
+def stem_of(index: int, example: EncodedExample) -> Stem:
+    """The stem of one example's choices."""
+    fed = [choice[:-1] for choice in example.choices]
+    common = common_length(fed)
+    rests = tuple((c, ids[common:]) for c, ids in enumerate(fed) if len(ids) > common)
+    return Stem(index, example.prompt + fed[0][:common], len(example.prompt), rests)
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """Stems that run together, and the prefixes that run before them.
+
+    Attributes:
+        families: stems that share a text, each with the number of tokens they share; (stems, 0) where none.
+    """
+
+    families: tuple[tuple[tuple[Stem, ...], int], ...]
+
+    @property
+    def stems(self) -> list[Stem]:
+        """All stems, family after family."""
+        return [stem for stems, _ in self.families for stem in stems]
+
+    @property
+    def width(self) -> int:
+        """Columns of the longest stem."""
+        return max(len(stem.ids) for stem in self.stems)
+
+    @property
+    def split(self) -> int:
+        """Columns left of which every stem's tokens are shared; what is right of it runs for each stem."""
+        return self.width - max(len(stem.ids) - shared for stems, shared in self.families for stem in stems)
+
+    def choice_passes(self, batch_size: int) -> list[list[tuple[int, int, tuple[int, ...]]]]:
+        """(number of the stem, choice, rest) of the rows that run on the stems' caches, longest rest first."""
+        rows = [(number, c, ids) for number, stem in enumerate(self.stems) for c, ids in stem.rests]
+        rows.sort(key=lambda row: -len(row[2]))
+        return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    def passes(self, batch_size: int) -> list["Pass"]:
+        """Every forward pass of the batch."""
+        found = []
+        if self.split:
+            found.append(Pass(len(self.families), max(shared for _, shared in self.families), 0, 0))
+        stems, width, split = self.stems, self.width, self.split
+        found.append(Pass(len(stems), width - split, split, max(stem.scored for stem in stems)))
+        for rows in self.choice_passes(batch_size):
+            longest = len(rows[0][2])
+            found.append(Pass(len(rows), longest, width, longest))
+        return found
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The shape of one forward pass, padding included: rows, columns, columns in the cache, columns with logits."""
+
+    rows: int
+    columns: int
+    cached: int
+    scored: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model computes."""
+        return self.rows * self.columns
+
+
+def shared_batches(examples: Sequence[EncodedExample], batch_size: int, last_edited: int) -> list[SharedBatch]:
+    """The batches of an evaluation; the same for the same arguments, so that figures repeat.
+
+    Args:
+        examples: all with choices.
+        batch_size: most rows of a forward pass.
+        last_edited: how many tokens from a prompt's end any adapter edits; they are not shared between examples.
+    """
+    stems = [stem_of(i, example) for i, example in enumerate(examples)]
+    alone, together = [], []
+    for family in _families(stems, examples, batch_size):
+        shared = _shared_tokens(family, last_edited)
+        if len(family) > 1 and _cost([(family, shared)]) < WORTH_IT * _cost([(family, 0)]):
+            together.append((family, shared))
+        else:
+            alone += [((stem,), 0) for stem in family]
+    together.sort(key=lambda family: (-family[1], family[0][0].index))
+    alone.sort(key=lambda family: (-len(family[0][0].ids), family[0][0].index))
+    batches = []
+    for families in (*_filled(together, batch_size), *_filled(alone, batch_size)):
+        unshared = [(stems, 0) for stems, _ in families]
+        batches.append(SharedBatch(tuple(families if _cost(families) < _cost(unshared) else unshared)))
+    return sorted(batches, key=lambda batch: (-batch.width, batch.stems[0].index))
+
+
+def common_length(rows: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all rows have in common."""
+    first, last = min(rows), max(rows)  # in the order of words, these two differ the earliest
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def _families(stems: Sequence[Stem], examples: Sequence[EncodedExample], batch_size: int) -> Iterable[tuple[Stem, ...]]:
+    groups: dict[object, list[Stem]] = {}
+    for stem in stems:
+        group = examples[stem.index].example.group
+        groups.setdefault(stem.index if group is None else group, []).append(stem)
+    for members in groups.values():
+        for start in range(0, len(members), batch_size):
+            yield tuple(members[start : start + batch_size])
+
+
+def _shared_tokens(family: Sequence[Stem], last_edited: int) -> int:
+    """Leading tokens that are the same and equally edited in all; at least one token of each stem is left over."""
+    shortest = min(stem.prompt for stem in family)
+    return max(0, min(common_length([stem.ids for stem in family]), shortest - max(1, last_edited)))
+
+
+def _cost(families: Sequence[tuple[tuple[Stem, ...], int]]) -> int:
+    batch = SharedBatch(tuple(families))
+    prefixes = len(families) * max(shared for _, shared in families) if batch.split else 0
+    return prefixes + len(batch.stems) * (batch.width - batch.split)
+
+
+def _filled(families: Iterable, batch_size: int) -> list[list]:
+    batches: list[list] = []
+    rows = batch_size
+    for family in families:
+        if rows + len(family[0]) > batch_size:
+            batches.append([])
+            rows = 0
+        batches[-1].append(family)
+        rows += len(family[0])
+    return batches

@@ -1,0 +1,171 @@
+"""FLOPs of a model's matrix products, each counted where it stands and with the gradients that it needs.
+
+A product of an m×k by a k×n matrix is 2mkn FLOPs. Its backward pass is as much again for each factor that requires a
+gradient: for a weight matrix of N numbers, 2N a token forward, 2N backward where the input requires one (something
+below it trains), 2N where the weight itself trains. One forward pass on the meta device, which has shapes and no
+numbers, shows which do. Elementwise work is not counted.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import DynamicCache
+
+from heft.reft.layer import ReftLayer
+from heft.reft.orthonormal import orthonormal_rows
+from heft.reft.settings import Positions
+
+TOKENS = 61
+"""Tokens of the pass that is looked at; a prime, so that no dimension of a model is mistaken for it."""
+_PRODUCTS = {"linear": 0, "addmm": 1, "matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0}
+"""Functions that multiply matrices, and which argument's last dimension is summed over."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of a forward and of a backward pass."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(self.forward * times, self.backward * times)
+
+    @property
+    def total(self) -> float:
+        """Both passes."""
+        return self.forward + self.backward
+
+
+@dataclass
+class Costs:
+    """What a model with its adapters costs.
+
+    Attributes:
+        token: for each token that goes through the body.
+        pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
+        column: for each position with logits.
+        step: once a pass, whatever its size (orthonormal rows; factorisations are not counted).
+        edits: for each edited token, by adapter positions and part ("shared", "first", "last").
+        kept_bytes: a token's activations that the backward pass needs.
+        kv_bytes: a token's keys and values.
+    """
+
+    token: Work = Work()
+    pair: Work = Work()
+    column: Work = Work()
+    step: Work = Work()
+    edits: dict[tuple[Positions, str], Work] = field(default_factory=dict)
+    kept_bytes: float = 0.0
+    kv_bytes: int = 0
+
+
+def costs_of(model: nn.Module) -> Costs:
+    """Count a model on the meta device, with adapters attached and what trains marked (see heft.plan.skeleton)."""
+    recorder = _Recorder(model)
+    hidden = model.config.get_text_config().hidden_size
+    inputs = torch.zeros(1, TOKENS, hidden, device="meta", dtype=model.dtype)
+    call = {"inputs_embeds": inputs, "logits_to_keep": 1}
+    if any(isinstance(module, ReftLayer) for module in model.modules()):
+        call["prompt_lengths"] = torch.full((1,), TOKENS, device="meta")
+    cache = DynamicCache()
+    with torch.enable_grad(), recorder, torch.autograd.graph.saved_tensors_hooks(recorder.keep, lambda kept: kept):
+        model(**call, past_key_values=cache, use_cache=True)
+    recorder.remove()
+    recorder.costs.kept_bytes = recorder.kept / TOKENS
+    layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+    recorder.costs.kv_bytes = sum(t.numel() // t.shape[2] * t.element_size() for t in tensors)
+    return recorder.costs
+
+
+class _Recorder(TorchFunctionMode):
+    """Adds up the products of one forward pass, by what their number depends on."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.costs, self.kept = Costs(), 0
+        self._scope: Hashable = None
+        self._stored = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+        head = model.get_output_embeddings()
+        self._handles = [
+            head.register_forward_pre_hook(lambda module, args: self._enter("column")),
+            head.register_forward_hook(lambda module, args, output: self._enter(None)),
+        ]
+        for layer in model.modules():
+            if isinstance(layer, ReftLayer):
+                self._follow(layer)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor that autograd saves, once, unless it is a weight."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._stored:
+            self._stored.add(storage._cdata)
+            self.kept += storage.nbytes()
+        return tensor
+
+    def _enter(self, scope: Hashable) -> None:
+        self._scope = scope
+
+    def _follow(self, layer: ReftLayer) -> None:
+        """Let every unit edit one token, and tell its products from others."""
+        layer.tracker.rows = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+        for part in ("shared", "first", "last"):
+            for name, unit in getattr(layer, f"reft_{part}").items():
+                unit.forward = partial(self._edit, unit, (layer.positions[name], part))
+
+    def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
+        """As `Intervention.forward`, without its autocast, which the meta device does not have."""
+        if rows_RD is None and unit.rotation is not None:
+            rows_RD = orthonormal_rows(unit.rotation)
+        self._enter(key)
+        difference, basis = unit._edit(hidden_ND.float(), rows_RD)
+        delta = (difference.expand(len(hidden_ND), -1) @ basis).to(hidden_ND.dtype)
+        self._enter(None)
+        return delta
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            return self._attention(function, args, kwargs or {})
+        output = function(*args, **(kwargs or {}))
+        if name in _PRODUCTS:
+            factors = [*args, *(kwargs or {}).values()][_PRODUCTS[name] : _PRODUCTS[name] + 2]
+            flops = 2.0 * output.numel() * factors[0].shape[-1]
+            self._add(Work(flops, flops * sum(factor.requires_grad for factor in factors)), output)
+        return output
+
+    def _add(self, work: Work, output: torch.Tensor) -> None:
+        costs = self.costs
+        if self._scope == "column":
+            costs.column += work
+        elif self._scope is not None:
+            costs.edits[self._scope] = costs.edits.get(self._scope, Work()) + work
+        elif TOKENS in output.shape:
+            costs.token += work * (1 / TOKENS)
+        else:
+            costs.step += work
+
+    def _attention(self, function, args, kwargs):
+        query, key, value = args[:3]
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+            output = function(*args, **kwargs)
+        if output.requires_grad:  # a fused kernel keeps these, and not the scores
+            for tensor in (query, key, value, output):
+                self.keep(tensor)
+        scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
+        on_scores = query.requires_grad or key.requires_grad
+        backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
+        self.costs.pair += Work(scores + mixed, backward)
+        return output

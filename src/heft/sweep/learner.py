@@ -1,0 +1,218 @@
+"""One configuration of a sweep: rows, optimiser, schedule, clipping and random numbers are those it has alone.
+
+The Trainer that `heft train` would use builds the order of rows, the optimiser and the schedule. It is never run; the
+learner draws from it what a step needs, in the order in which a run would.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import TrainerControl, set_seed
+
+from heft.data import EncodedExample
+from heft.reft.layer import ReftLayer
+from heft.stages import adapter_parameters, attach, train_only
+from heft.sweep.grid import Configuration
+from heft.training.stage import HeldBack, planned_steps, training_arguments
+from heft.training.trainer import Rows, StageTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class RandomNumbers:
+    """torch's random numbers as a run of its own would draw them, while other runs draw theirs in between."""
+
+    def __init__(self, seed: int, device: torch.device):
+        self._modules = [torch] + ([torch.get_device_module(device)] if device.type != "cpu" else [])
+        before = self.state_of_torch()
+        set_seed(seed)
+        self.state = self.state_of_torch()
+        self._set(before)
+
+    def state_of_torch(self) -> list[torch.Tensor]:
+        """The state of torch's own generators."""
+        return [module.get_rng_state() for module in self._modules]
+
+    def _set(self, state: list[torch.Tensor]) -> None:
+        for module, values in zip(self._modules, state, strict=True):
+            module.set_rng_state(values)
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """While this is open, torch draws from this run's numbers."""
+        before = self.state_of_torch()
+        self._set(self.state)
+        try:
+            yield
+        finally:
+            self.state = self.state_of_torch()
+            self._set(before)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One learner's (micro-)batch.
+
+    Attributes:
+        learner: whose.
+        rows: indices of the examples.
+        answer_tokens: of the learner's whole step, by which the loss is divided.
+    """
+
+    learner: "Learner"
+    rows: tuple[int, ...]
+    answer_tokens: int
+
+
+class Learner:
+    """One configuration in training.
+
+    Args:
+        model: the model; the configuration's adapter is attached to it here.
+        number: of the configuration, its owner number in the tracker.
+        configuration: what is trained.
+        data: rows to train on and rows held back, numbered in this order.
+        seed: of its weights, dropout and order of rows.
+        scratch: a folder that the Trainer wants to know of.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        number: int,
+        configuration: Configuration,
+        data: tuple[Sequence[EncodedExample], Sequence[EncodedExample]],
+        seed: int,
+        scratch: str,
+    ):
+        self.number, self.configuration, self.seed = number, configuration, seed
+        self._rows, held_back = data
+        stage = configuration.stage
+        set_seed(seed)
+        attach(model, configuration.adapter, stage)
+        train_only(model, [configuration.adapter])
+        self.parameters = adapter_parameters(model, [configuration.adapter])
+        self.steps = planned_steps(stage, len(self._rows))
+        on_cpu = model.device.type == "cpu"
+        self._arguments = training_arguments(stage, self.steps, len(self._rows), seed, scratch, on_cpu)
+        self._trainer = self._make_trainer(model, held_back)
+        self.random = RandomNumbers(seed, model.device)
+        self._draw_dropout_apart(model)
+        self._batches = self._steps_of_epochs()
+        self._control, self._held_back = TrainerControl(), HeldBack(stage)
+        self._weights = nn.ParameterDict({key.replace(".", "/"): p for key, p in self.parameters.items()})
+        self.taken, self.tokens, self.seconds = 0, 0, 0.0
+        self.losses: list[float] = []
+        self.held_back_losses: list[tuple[int, float]] = []
+        self.diverged = self.stopped_early = False
+
+    @property
+    def is_training(self) -> bool:
+        """Whether there are steps to take."""
+        return self.taken < self.steps and not self.diverged and not self.stopped_early
+
+    def next_step(self) -> list[Job]:
+        """The micro-batches of the next step."""
+        with self.random.drawn():
+            batches = next(self._batches)
+        rows = [tuple(batch["row_ids"].tolist()) for batch in batches]
+        answers = sum(len(self._rows[row].answer) for batch in rows for row in batch)
+        self.losses.append(0.0)
+        return [Job(self, batch, answers) for batch in rows]
+
+    def add_gradients(self, gradients: Sequence[torch.Tensor | None], loss: float) -> None:
+        """Take a micro-batch's gradients, in the order of `parameters`, and its part of the step's loss."""
+        self.losses[-1] += loss
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            if gradient is not None:
+                # laid out as the parameter: fused optimisers read both in the order of memory
+                gradient = torch.empty_like(parameter).copy_(gradient)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def update(self) -> dict[str, float]:
+        """Take the step; its figures."""
+        parameters = [p for p in self.parameters.values() if p.grad is not None]
+        limit = self._arguments.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf) if parameters else 0.0
+        figures = {"loss": self.losses[-1], "learning_rate": self._trainer.lr_scheduler.get_last_lr()[0]}
+        self._trainer.optimizer.step()
+        self._trainer.lr_scheduler.step()
+        self._trainer.optimizer.zero_grad(set_to_none=True)
+        self.taken += 1
+        return {"step": self.taken, **figures, "grad_norm": float(norm)}
+
+    def diverge(self) -> None:
+        """End here: the loss or a gradient is not a number any more."""
+        self.diverged = True
+        self._trainer.optimizer.zero_grad(set_to_none=True)
+
+    def is_due(self) -> bool:
+        """Whether its held-back rows are evaluated after the step just taken."""
+        return self.taken % self._arguments.eval_steps == 0 or self.taken == self.steps
+
+    def held_back_batches(self) -> list[list[int]]:
+        """Its held-back rows in the batches over whose means a run takes the mean."""
+        with self.random.drawn():
+            return [batch["row_ids"].tolist() for batch in self._trainer.get_eval_dataloader()]
+
+    def watch(self, loss: float) -> None:
+        """Note a held-back loss: it may end the training, or mark the weights to keep."""
+        self.held_back_losses.append((self.taken, loss))
+        self._held_back.on_evaluate(None, None, self._control, {"eval_loss": loss}, self._weights)
+        self.stopped_early = bool(self._control.should_training_stop) and self.taken < self.steps
+
+    def finish(self) -> None:
+        """Bring back the weights to keep, where the stage asks for the best ones."""
+        self._held_back.on_train_end(None, None, self._control, self._weights)
+        self._trainer = self._batches = None
+
+    def _make_trainer(self, model: "PreTrainedModel", held_back: Sequence[EncodedExample]) -> StageTrainer:
+        trainer = StageTrainer(
+            model,
+            self._arguments,
+            train_dataset=Rows(self._rows),
+            eval_dataset=Rows(held_back, first_id=len(self._rows)),
+            pad_id=0,
+        )
+        trainer.data_collator = _numbers
+        trainer.create_optimizer()
+        trainer.create_scheduler(self.steps)
+        return trainer
+
+    def _steps_of_epochs(self) -> Iterator[list[dict]]:
+        loader = self._trainer.get_train_dataloader()
+        while True:
+            epoch = iter(loader)
+            while batches := list(itertools.islice(epoch, self._arguments.gradient_accumulation_steps)):
+                yield batches
+
+    def _draw_dropout_apart(self, model: "PreTrainedModel") -> None:
+        if self.configuration.stage.dropout == 0:
+            return
+        open_contexts = []
+
+        def before(module, args):
+            open_contexts.append(self.random.drawn())
+            open_contexts[-1].__enter__()
+
+        def after(module, args, output):
+            open_contexts.pop().__exit__(None, None, None)
+
+        for layer in (module for module in model.modules() if isinstance(module, ReftLayer)):
+            for part in layer.adapter_layer_names:
+                unit = getattr(layer, part)
+                if self.configuration.adapter in unit:
+                    dropout = unit[self.configuration.adapter].dropout
+                    dropout.register_forward_pre_hook(before)
+                    dropout.register_forward_hook(after)
+
+
+def _numbers(rows: list[dict]) -> dict[str, torch.Tensor]:
+    return {"row_ids": torch.tensor([row["id"] for row in rows])}

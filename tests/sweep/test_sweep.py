@@ -1,0 +1,183 @@
+"""A sweep against `heft train`: each configuration has the losses and the adapter that it has alone."""
+
+import csv
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+import heft
+from heft.errors import HeftError
+from heft.recipe_io import load_recipe
+from heft.sweep import run as sweep_run
+from heft.sweep.grid import configurations, recipe_of
+from heft.sweep.results import rank
+
+COARSE = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4, learning_rate: 1e-2}"
+TASK = "{name: whereabouts, train_size: 24, eval_size: 4}"
+
+
+@pytest.fixture
+def run(recipe_file, tmp_path, monkeypatch):
+    """Runs a sweep; returns its recipe, what it found, and its learners."""
+    seen = []
+    monkeypatch.setattr(
+        sweep_run, "rank", lambda training, normalize: seen.append(training) or rank(training, normalize)
+    )
+
+    def run_sweep(fine: str, sweep: str, name="sweep"):
+        path = recipe_file(f"{{{COARSE}, fine: {fine}}}", f"sweep: {sweep}", TASK)
+        recipe = load_recipe(path, output=str(tmp_path / name))
+        return recipe, sweep_run.sweep(recipe), seen[-1].learners
+
+    return run_sweep
+
+
+def values(path, key, **where):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line[key] for line in lines if key in line and all(line.get(k) == v for k, v in where.items())]
+
+
+def assert_as_alone(recipe, learners, folder, numbers=None):
+    for learner in learners if numbers is None else [learners[n] for n in numbers]:
+        alone = recipe_of(recipe, learner.configuration).model_copy(
+            update={"output": str(folder / learner.configuration.name)}
+        )
+        done = heft.train(alone)
+        metrics = done.directory / "metrics.jsonl"
+        assert learner.losses == pytest.approx(values(metrics, "loss", stage="fine"), rel=1e-5), learner.configuration
+        held_back = [loss for _, loss in learner.held_back_losses]
+        assert held_back == pytest.approx(values(metrics, "eval_loss", stage="fine"), rel=1e-5)
+        norms = values(folder / "sweep" / "metrics.jsonl", "grad_norm", configuration=learner.configuration.name)
+        assert norms == pytest.approx(values(metrics, "grad_norm", stage="fine"), rel=1e-3)
+        tensors = load_file(done.directory / "adapter" / "fine" / "adapter_model.safetensors")
+        assert len(tensors) == len(learner.parameters)
+        for name, parameter in learner.parameters.items():
+            saved = tensors[saved_name(name, learner.configuration.adapter)]
+            assert (saved - parameter).abs().max() < 1e-5, (learner.configuration, name)
+
+
+def saved_name(name, adapter):
+    return f"base_model.model.{name}".replace(f".{adapter}", "")
+
+
+def test_ten_steps_of_every_configuration_are_those_of_heft_train(run, tmp_path):
+    recipe, _, learners = run(
+        "{method: reft, rank: 2, steps: 10, batch_size: 8, learning_rate: 1e-2}",
+        "{grid: {positions: [l2, l4, f1+l1], rank: [2, 3], seed: [1, 5]}, holdout: 0.2}",
+    )
+    assert_as_alone(recipe, learners, tmp_path, [0, 3, 5, 6, 9])
+
+
+def test_settings_of_every_kind_may_differ(run, tmp_path):
+    recipe, _, learners = run(
+        "{method: reft, positions: l3, rank: 2, epochs: 2, learning_rate: 1e-2, micro_batch_size: 4,"
+        " weight_decay: 0.1}",
+        "{grid: {dropout: [0.0, 0.3], batch_size: [4, 8], optimizer: [adamw, adafactor],"
+        " schedule: [cosine], layers: [[0, -1]], intervention: [direft]}, holdout: 0.25}",
+    )
+    assert len({learner.taken for learner in learners}) == 2
+    assert_as_alone(recipe, learners, tmp_path, [0, 3, 4, 6])
+
+
+def test_early_stops_and_best_checkpoints_are_each_configurations_own(run, tmp_path):
+    recipe, found, learners = run(
+        "{method: reft, positions: l2, steps: 9, batch_size: 4, warmup: 0, schedule: constant, holdout: 0.25,"
+        " evaluate_every: 2, early_stop: {patience: 1, min_gain: 0.001}, best_checkpoint: true}",
+        "{grid: {learning_rate: [1e-9, 2e-2]}}",
+    )
+    assert [learner.stopped_early for learner in learners] == [True, False]
+    assert_as_alone(recipe, learners, tmp_path)
+
+
+def test_the_limit_of_tokens_changes_nothing(run):
+    fine = "{method: reft, positions: l2, rank: 2, steps: 4, batch_size: 4, learning_rate: 1e-2, cache: 'off'}"
+    grid = "{grid: {seed: [0, 1], dropout: [0.0, 0.2]}, tokens_per_pass: %d}"
+    _, _, one = run(fine, grid % 9, "one")
+    _, _, other = run(fine, grid % 5000, "other")
+    for a, b in zip(one, other, strict=True):
+        assert a.losses == pytest.approx(b.losses, rel=1e-5)
+
+
+def test_a_configuration_that_diverges_ends_and_leaves_the_others_as_they_are(run, tmp_path):
+    recipe, found, learners = run(
+        "{method: reft, intervention: noreft, positions: l2, steps: 5, batch_size: 4, warmup: 0}",
+        "{grid: {learning_rate: [1e-2, 1e38]}}",
+    )
+    assert [learner.diverged for learner in learners] == [False, True]
+    assert [(r.name, r.diverged) for r in found.results] == [("c00", False), ("c01", True)]
+    assert found.results[1].loss is None
+    assert_as_alone(recipe, learners, tmp_path, [0])
+
+
+def test_where_all_diverge_the_message_says_so(run):
+    with pytest.raises(HeftError, match="every configuration diverged"):
+        run("{method: reft, intervention: noreft, positions: l2, steps: 5, batch_size: 4, warmup: 0}",
+            "{grid: {learning_rate: [1e38]}}")  # fmt: skip
+
+
+def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run, tmp_path):
+    recipe, found, _ = run(
+        "{method: reft, positions: l2, steps: 6, batch_size: 4}",
+        "{grid: {learning_rate: [1e-4, 3e-2]}, holdout: 0.25, evaluate_winner: true}",
+    )
+    folder = found.directory
+    assert {path.name for path in folder.iterdir()} == {
+        "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "results.csv", "sweep.png", "winner.yaml",
+        "adapter", "summary.json", "records",
+    }  # fmt: skip
+    losses = [result.loss for result in found.results]
+    assert losses == sorted(losses)
+    table = list(csv.DictReader((folder / "results.csv").open()))
+    assert [(row["name"], float(row["held_back_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
+    assert [row["n"] for row in table] == ["6", "6"]
+    assert json.loads((folder / "results.json").read_text())["winner"] == found.results[0].name
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    alone = heft.train(load_recipe(folder / "winner.yaml", output=str(tmp_path / "alone")))
+    mine = load_file(folder / "adapter" / "fine" / "adapter_model.safetensors")
+    other = load_file(alone.directory / "adapter" / "fine" / "adapter_model.safetensors")
+    assert mine.keys() == other.keys()
+    assert all((mine[key] - other[key]).abs().max() < 1e-4 for key in mine)
+    assert found.evaluation.accuracy == pytest.approx(alone.stages[-1].accuracy)
+    model, tokenizer = heft.load(folder / "adapter")
+    evaluation = heft.evaluate(model, tokenizer, recipe.task, recipe.evaluation)
+    assert evaluation.metrics.accuracy == found.evaluation.accuracy
+
+
+def test_the_ranking_is_what_an_evaluation_of_the_held_back_rows_says(run):
+    from heft.data import Encoder
+    from heft.evaluation.likelihood import choice_log_likelihoods
+    from heft.tasks import load_examples
+    from heft.training.stage import hold_back
+
+    recipe, found, _ = run(
+        "{method: reft, positions: l2, steps: 3, batch_size: 4}", "{grid: {rank: [2]}, holdout: 0.5}"
+    )
+    model, tokenizer = heft.load(found.directory / "adapter")
+    rows = Encoder(tokenizer, recipe.task.max_length)(load_examples(recipe.task, "train"))
+    held_back = hold_back(rows, 0.5, recipe.seed + 1)[1]
+    scores = choice_log_likelihoods(model, held_back, batch_size=4, pad_id=tokenizer.pad_token_id)
+    golds = [row.example.gold for row in held_back]
+    right = sum(max(range(len(s)), key=s.__getitem__) == gold for s, gold in zip(scores, golds, strict=True))
+    assert found.results[0].accuracy == pytest.approx(right / len(held_back))
+    total = -sum(s[gold] for s, gold in zip(scores, golds, strict=True))
+    assert found.results[0].loss == pytest.approx(total / sum(len(row.answer) for row in held_back), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fine", "sweep", "message"),
+    [
+        ("{method: reft}", "{grid: {rank: [2, 400]}}", "rank: 400 is above the model's hidden size"),
+        ("{method: reft}", "{grid: {positions: [l2, l900]}}", "shorter than the 900 positions"),
+        ("{method: reft}", "{grid: {rank: [2]}, holdout: 0.99}", "leaves none to train on"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(run, tmp_path, fine, sweep, message):
+    with pytest.raises(HeftError, match=message):
+        run(fine, sweep)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_every_configuration_is_a_recipe_of_its_own(recipe_file):
+    recipe = load_recipe(recipe_file("{fine: {method: reft}}", "sweep: {grid: {rank: [2, 4]}}"))
+    assert [recipe_of(recipe, c).stages["fine"].rank for c in configurations(recipe)] == [2, 4]
