@@ -72,7 +72,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines(faults):
         "r.yaml:7: stages.coarse.alpha: expected a number above 0; got '16'",
         "r.yaml:9: stages.fine.method: unknown method 'lroa'; did you mean 'lora'?",
         "r.yaml:10: stages.third.method: missing; expected one of joint, lora, reft",
-        "r.yaml:12: sede: unknown key; did you mean 'seed'?",
+        "r.yaml:12: sede: unknown key; did you mean 'seed' or 'sweep'?",
         "r.yaml:13: model.dtype: expected one of float32, bfloat16; got 'float23'; did you mean 'float32'?",
         "r.yaml:13: model.trust_remote_code: expected true or false; got 'no'",
     ]
@@ -89,7 +89,7 @@ def test_a_missing_key_is_reported_at_its_parent(faults):
 
 def test_an_unknown_key_unlike_any_other_is_answered_with_the_keys_known_there(faults):
     [fault] = faults(GOOD + "evaluation: {xyzzy: 1}\n")
-    assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: batch_size, normalize"
+    assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: batch_size, normalize, share_prefix"
 
 
 def test_a_setting_named_like_its_method_is_an_unknown_key_there(faults):
