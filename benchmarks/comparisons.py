@@ -1,0 +1,138 @@
+"""What is compared with what, why the comparison is fair, and what it leaves out."""
+
+from dataclasses import dataclass, field
+
+FINE_EPOCHS = 20
+FINE_ROWS = 256
+"""Size of the whole fine-stage run that the issue speaks of."""
+SHORTER_BATCHES = "Blocks are short, so heft's batches of like length are picked out of one block's rows only"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """heft against a peer (or against heft itself with other settings), the same rows in each block.
+
+    Attributes:
+        name: for `--only`.
+        work: what both do, in words.
+        peer: the other side.
+        against: the other side, in words.
+        aim: ratio to reach.
+        job: what both sides are told.
+        own: what heft alone is told.
+        peer_job: what the other side alone is told.
+        whole_run: whether times are of 20 epochs on 256 rows (see `cost_seconds`), not of a row.
+        flops: how floating-point operations are counted: coarse, plain, prefix, kept or none.
+        leaves_out: what the figure does not say.
+    """
+
+    name: str
+    work: str
+    peer: str
+    against: str
+    aim: float | None
+    job: dict
+    leaves_out: str
+    own: dict = field(default_factory=dict)
+    peer_job: dict = field(default_factory=dict)
+    whole_run: bool = False
+    flops: str = "none"
+
+
+COARSE = {"stage": "coarse", "rank": 8, "rows": "train"}
+LAST = {"stage": "fine", "rank": 8, "rows": "train", "first": 0, "last": 7}
+BOTH_ENDS = LAST | {"first": 7}
+NOTHING_KEPT = {"settings": {"cache": "off"}}
+PLAIN = {"settings": {"reuse": False}}
+
+COMPARISONS = (
+    Comparison(
+        "coarse_peft",
+        "coarse, LoRA r 8 on all linear layers",
+        "peft",
+        "PEFT + Trainer, defaults",
+        2.0,
+        COARSE,
+        "The Trainer's defaults compute logits for every token and pad rows in random order; both can be had better by"
+        f" hand. {SHORTER_BATCHES}.",
+        flops="coarse",
+    ),
+    Comparison(
+        "coarse_trl",
+        "coarse, LoRA r 8 on all linear layers",
+        "trl",
+        "TRL SFTTrainer, completion only",
+        1.3,
+        COARSE,
+        "TRL's default gradient checkpointing, which costs it time and saves memory, is off; its packing, which changes"
+        f" what a batch is, is not used. {SHORTER_BATCHES}.",
+        flops="coarse",
+    ),
+    Comparison(
+        "fine_whole",
+        "fine, l7 in all layers, 20 epochs on 256 rows",
+        "pyreft",
+        "pyreft, same interventions",
+        10.0,
+        LAST,
+        "The whole run is worked out from a few epochs on fewer rows, unless --full is given: heft's first epoch, which"
+        " fills the cache, once, and 19 times its later ones; pyreft's epoch 20 times; both times the share of rows."
+        " The kept prefixes take memory (in the table of memory), and more epochs or rows change the ratio.",
+        own={"settings": {"cache": "memory"}, "own_epochs": 3},
+        whole_run=True,
+        flops="kept",
+    ),
+    Comparison(
+        "fine_nothing_kept",
+        "fine, l7 in all layers, one epoch, nothing kept",
+        "heft",
+        "own plain path",
+        1.6,
+        LAST,
+        "Both sides are heft, with batches of like length and logits of answers only.",
+        own=NOTHING_KEPT,
+        peer_job=PLAIN,
+        flops="prefix",
+    ),
+    Comparison(
+        "fine_both_ends",
+        "fine, f7+l7 in all layers, one epoch",
+        "pyreft",
+        "pyreft, same interventions",
+        1.3,
+        BOTH_ENDS,
+        f"First and last positions share their weights on both sides. {SHORTER_BATCHES}.",
+        flops="plain",
+    ),
+    Comparison(
+        "fine_adapters",
+        "fine, l7 in all layers, one epoch, nothing kept",
+        "adapters",
+        "adapters, LoReFT",
+        None,
+        LAST,
+        "adapters also edits the answer's last token, which reaches no loss. One epoch: heft keeps nothing.",
+        own=NOTHING_KEPT,
+        flops="prefix",
+    ),
+    Comparison(
+        "evaluation",
+        "evaluation, choices by log-likelihood",
+        "lmeval",
+        "lm-eval, its best batch size",
+        1.5,
+        {"stage": "evaluation", "rows": "evaluation"},
+        "Requests are given as token ids, so neither side's templates and tokenisation are in it. A sample of the"
+        " split, in whole passages; heft shares what the questions on one passage begin with.",
+    ),
+)
+
+
+def cost_seconds(comparison: Comparison, reply: dict) -> float:
+    """Seconds of the comparison's unit of work: one row, or the whole run worked out from what was measured."""
+    if not comparison.whole_run:
+        return reply["seconds"] / reply["examples"]
+    epochs = reply.get("epoch_seconds") or [reply["seconds"] / reply["epochs"]] * reply["epochs"]
+    later = epochs[1:] or epochs
+    whole = epochs[0] + (FINE_EPOCHS - 1) * sum(later) / len(later)
+    return whole * FINE_ROWS / (reply["examples"] / reply["epochs"])

@@ -1,0 +1,172 @@
+"""heft itself: stages, evaluation, and what is measured of its parts."""
+
+import math
+import time
+
+from same_start import fill_lora, loreft_layers
+from trainer_tools import CHECK_STEPS, LEARNING_RATES
+from worker import Handler, block, read_rows, serve, timed
+
+
+def load(job: dict) -> dict[str, Handler]:
+    from heft.models import load_base, quiet
+    from heft.recipe import ModelSettings
+
+    quiet()
+    dtype = "bfloat16" if job["device"] == "cuda" else "float32"
+    base = load_base(ModelSettings(name=job["model"], dtype=dtype, device=job["device"]))
+    rows = [_encoded(number, row) for number, row in enumerate(read_rows(job))]
+    if job["stage"] == "evaluation":
+        return _evaluation(job, base, rows)
+    if job["stage"] == "machine":
+        return {"matmul": lambda request: _matmul(job), "orthonormal": lambda request: _orthonormal(job, base, request)}
+    return _training(job, base, rows)
+
+
+def _encoded(number: int, row: dict):
+    """heft's row of given token ids; the text, which nothing here reads, is a stand-in."""
+    from heft.data import EncodedExample
+    from heft.tasks.base import Example
+
+    choices = tuple(f" {index}" for index in range(len(row["choices"])))
+    gold = row["choices"].index(row["answer"])
+    example = Example(f"{number:016x}", "given as token ids", choices, gold, choices[gold], group=row["group"])
+    return EncodedExample(example, tuple(row["prompt"]), tuple(map(tuple, row["choices"])), tuple(row["answer"]), 0)
+
+
+def _training(job: dict, base, rows: list) -> dict[str, Handler]:
+    from heft.stages import attach
+
+    attach(base.model, job["stage"], _stage(job, 1))
+    if job["stage"] == "coarse":
+        fill_lora(base.model)
+    else:
+        _fill_loreft(base.model, job["rank"])
+    own_epochs = job.get("own_epochs", 1)
+    return {
+        "check": lambda request: _train(job, base, rows[: job["batch_size"]], CHECK_STEPS),
+        "run": lambda request: _train(job, base, block(rows, job, request), own_epochs),
+    }
+
+
+def _stage(job: dict, epochs: int):
+    from heft.recipe import LoraStage, ReftStage
+
+    common = {"rank": job["rank"], "epochs": epochs, "batch_size": job["batch_size"], "bf16": job["device"] == "cuda"}
+    common["learning_rate"] = LEARNING_RATES[job["stage"]]
+    if job["stage"] == "coarse":
+        return LoraStage(method="lora", alpha=16, **common)
+    positions = "+".join(f"{side[0]}{job[side]}" for side in ("first", "last") if job[side])
+    return ReftStage(method="reft", positions=positions, **job.get("settings", {}), **common)
+
+
+def _fill_loreft(model, rank: int) -> None:
+    import torch
+
+    from heft.reft.layer import ReftLayer
+
+    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
+    with torch.no_grad():
+        start = loreft_layers(len(layers), model.config.hidden_size, rank)
+        for layer, values in zip(layers, start, strict=True):
+            (unit,) = layer.active_units()
+            unit.weight.copy_(values.weight)
+            unit.bias.copy_(values.bias)
+            unit.rotation.copy_(values.rotation)
+
+
+def _train(job: dict, base, rows: list, epochs: int) -> dict:
+    """Train a stage over the rows; seconds in all and of each epoch, first and last with what is around them."""
+    from heft.reporter import Reporter
+    from heft.training.stage import train_stage
+
+    losses, ends = [], []
+    steps_an_epoch = math.ceil(len(rows) / job["batch_size"])
+
+    class Listener(Reporter):
+        def step(self, what: str, done: int, total: int) -> None:
+            if done % steps_an_epoch == 0:
+                ends.append(time.perf_counter())
+
+        def metrics(self, values: dict) -> None:
+            losses.append(values["loss"])
+
+    begin = time.perf_counter()
+    seconds, _ = timed(
+        lambda: train_stage(
+            base.model,
+            job["stage"],
+            _stage(job, epochs),
+            rows,
+            pad_id=base.tokenizer.pad_token_id,
+            seed=0,
+            reporter=Listener(),
+        ),
+        job["device"],
+    )
+    ends[-1] = begin + seconds
+    epoch_seconds = [end - start for start, end in zip([begin, *ends], ends, strict=False)]
+    examples = epochs * len(rows)
+    return {
+        "seconds": seconds,
+        "examples": examples,
+        "epochs": epochs,
+        "steps_an_epoch": steps_an_epoch,
+        "epoch_seconds": epoch_seconds,
+        "losses": losses,
+    }
+
+
+def _evaluation(job: dict, base, rows: list) -> dict[str, Handler]:
+    from heft.evaluation.likelihood import choice_log_likelihoods
+
+    def run(chosen: list) -> dict:
+        options = {"batch_size": job["batch_size"], "pad_id": base.tokenizer.pad_token_id}
+        seconds, scores = timed(lambda: choice_log_likelihoods(base.model, chosen, **options), job["device"])
+        flat = [score for of_example in scores for score in of_example]
+        return {"seconds": seconds, "examples": len(chosen), "epochs": 1, "losses": flat}
+
+    return {
+        "check": lambda request: run(rows[: job["batch_size"]]),
+        "run": lambda request: run(block(rows, job, request)),
+    }
+
+
+def _matmul(job: dict) -> dict:
+    """Best rate of this machine's matrix products, over the shapes of the model's and one large square."""
+    import torch
+
+    dtype = torch.bfloat16 if job["device"] == "cuda" else torch.float32
+    shapes = [(2048, 576, 576), (2048, 576, 1536), (2048, 1536, 576), (2048, 2048, 2048)]
+    if job["device"] == "cuda":
+        shapes.append((8192, 8192, 8192))
+    rates = {}
+    for rows, inner, columns in shapes:
+        a = torch.randn(rows, inner, dtype=dtype, device=job["device"])
+        b = torch.randn(columns, inner, dtype=dtype, device=job["device"])
+        a @ b.T
+        seconds = min(timed(lambda a=a, b=b: [a @ b.T for _ in range(10)], job["device"])[0] for _ in range(5)) / 10
+        rates[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / seconds
+    return {"flops_per_second": max(rates.values()), "rates": rates}
+
+
+def _orthonormal(job: dict, base, request: dict) -> dict:
+    """Seconds of all layers' R, forward and backward, in one stacked call as a training step has it."""
+    import torch
+
+    from heft.reft.orthonormal import orthonormal_rows
+
+    config = base.model.config
+    shape = (config.num_hidden_layers, request["rank"], config.hidden_size)
+    raw = torch.randn(*shape, device=job["device"], requires_grad=True)
+
+    def once() -> None:
+        orthonormal_rows(raw).sum().backward()
+
+    for _ in range(3):
+        once()
+    return {"seconds": [timed(once, job["device"])[0] for _ in range(request["repeats"])]}
+
+
+if __name__ == "__main__":
+    serve(load)
