@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import heft
 import tiny
-from heft.adapter_dir import FORMAT, AdapterEntry, AdapterManifest, save, tensors_of
+from heft.adapter_dir import FORMAT, AdapterEntry, AdapterManifest, save
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models import load_base
@@ -30,6 +30,15 @@ STAGES = {
 def logits(model):
     with torch.no_grad():
         return model(IDS).logits
+
+
+def tensors_of(model):
+    """All adapter tensors of a model, by adapter name and key."""
+    return {
+        f"{name}/{key}": value
+        for name in model.peft_config
+        for key, value in peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).items()
+    }
 
 
 def entry(part, stage):

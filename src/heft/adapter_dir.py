@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
@@ -178,12 +177,3 @@ def load(
         settings = read_manifest(Path(directory)).model
         loaded = open_adapters(directory, Base(model, load_tokenizer(settings), settings, fingerprint(model)))
     return loaded.model, loaded.tokenizer
-
-
-def tensors_of(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
-    """All adapter tensors of a model, by adapter name and key."""
-    return {
-        f"{name}/{key}": value
-        for name in model.peft_config
-        for key, value in get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).items()
-    }

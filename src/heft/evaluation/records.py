@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,8 +68,3 @@ def _record(row: dict) -> Record:
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in record.log_likelihoods):
         raise TypeError("log_likelihoods must be finite numbers")
     return record
-
-
-def golds(records: Sequence[Record]) -> list:
-    """The right answers in order."""
-    return [record.gold for record in records]
