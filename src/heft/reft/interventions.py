@@ -77,7 +77,7 @@ class Intervention(nn.Module, ABC):
 
     def _add_rotation(self, hidden_size: int, rank: int) -> torch.Tensor:
         self.rotation = nn.Parameter(random_orthonormal_(torch.empty(rank, hidden_size)))
-        return orthonormal_rows(self.rotation.detach())
+        return orthonormal_rows(self.rotation.detach()).contiguous()  # fused optimisers expect plain strides
 
 
 class LoReft(Intervention):
