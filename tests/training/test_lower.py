@@ -1,51 +1,30 @@
 """Lower-layer reuse against the plain path."""
 
 import pytest
-import torch
-from test_prefix import REFT, ROWS, batch_of, loss_and_gradients, shake
+from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
 
 import tiny
 from heft.recipe import JointStage, LoraStage, ReftStage
-from heft.stages import attach, finish
+from heft.stages import attach
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers
 from heft.training.lower import LowerLayerReuse, first_edited_layer
 from heft.training.stores import DiskStore, MemoryStore, NoStore
 
 
-def staged(architecture="llama", **options):
-    """A model with a frozen LoRA and a frozen ReFT in all layers, and a ReFT that trains from layer 1 on."""
-    model = tiny.tiny_model(architecture)
-    for name, stage in (
-        ("coarse", LoraStage(method="lora", rank=2, steps=1)),
-        ("earlier", ReftStage(**REFT, positions="f2+l5")),
-    ):
-        attached = attach(model, name, stage)
-        shake(model, attached.names)
-        finish(model, attached)
-    attached = attach(model, "fine", ReftStage(**REFT, layers=[1, 2], **options))
-    shake(model, attached.names)
-    return model
-
-
 @pytest.mark.parametrize(("site", "positions"), [("block", "all"), ("attention", "f1+l2"), ("mlp", "l2")])
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
 def test_loss_and_gradients_are_those_of_the_plain_path(architecture, site, positions, tmp_path):
-    model = staged(architecture, site=site, positions=positions)
+    model = staged(architecture, positions, site=site, layers=[1, 2])
     assert first_edited_layer(model) == 1
     lengths = [len(row.prompt) + len(row.answer) for row in ROWS]
     for store in (NoStore(), MemoryStore(), DiskStore(tmp_path / "hidden.bin", lengths)):
         reuse = LowerLayerReuse(model, ROWS, 1, 0, store)
         for rows in ([0, 1, 2, 3], [2], [2, 1], [0, 1, 2, 3]):
-            plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows), edits_prompt=True))
-            fast, gradients = loss_and_gradients(model, answer_loss_on_lower_layers(model, batch_of(rows), reuse))
-            assert fast == pytest.approx(plain, rel=1e-5)
-            for name, gradient in expected.items():
-                scale = gradient.abs().max().item()
-                assert torch.allclose(gradients[name], gradient, atol=1e-5 + 1e-4 * scale), name
+            assert_same_as_plain(model, rows, answer_loss_on_lower_layers(model, batch_of(rows), reuse))
 
 
 def test_layers_below_run_once_a_row_and_the_model_is_left_as_it_was():
-    model = staged()
+    model = staged(layers=[1, 2])
     ran = []
     for number, block in enumerate(model.model.layers):
         block.self_attn.register_forward_hook(lambda module, args, output, number=number: ran.append(number))

@@ -26,7 +26,7 @@ def shake(model, names):
 
 
 def staged(architecture="llama", positions="l2", **options):
-    """A model with a frozen LoRA, a frozen ReFT that edits both ends, and a ReFT that trains."""
+    """A model with a frozen LoRA, a frozen ReFT that edits both ends in all layers, and a ReFT that trains."""
     model = tiny.tiny_model(architecture)
     for name, stage in (
         ("coarse", LoraStage(method="lora", rank=2, steps=1)),
@@ -52,6 +52,16 @@ def loss_and_gradients(model, loss):
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
+def assert_same_as_plain(model, rows, loss):
+    """The loss and its gradients are those of the plain path on the same rows."""
+    fast, gradients = loss_and_gradients(model, loss)
+    plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows), edits_prompt=True))
+    assert fast == pytest.approx(plain, rel=1e-5)
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        assert torch.allclose(gradients[name], gradient, atol=1e-5 + 1e-4 * scale), name
+
+
 def stores(tmp_path):
     lengths = [len(row.prompt) - 2 for row in ROWS]
     return [NoStore(), MemoryStore(), DiskStore(tmp_path / "prefixes.bin", lengths)]
@@ -65,12 +75,7 @@ def test_loss_and_gradients_are_those_of_the_plain_path(architecture, site, tmp_
     for store in stores(tmp_path):
         reuse = PrefixReuse(model, ROWS, 2, 0, store)
         for rows in ([0, 1, 2, 3], [1, 3], [2], [2, 1], [0, 1, 2, 3]):  # the last time from what was kept
-            plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows), edits_prompt=True))
-            fast, gradients = loss_and_gradients(model, answer_loss_on_prefixes(model, batch_of(rows), reuse))
-            assert fast == pytest.approx(plain, rel=1e-5)
-            for name, gradient in expected.items():
-                scale = gradient.abs().max().item()
-                assert torch.allclose(gradients[name], gradient, atol=1e-5 + 1e-4 * scale), name
+            assert_same_as_plain(model, rows, answer_loss_on_prefixes(model, batch_of(rows), reuse))
 
 
 def test_the_body_sees_prefixes_once_and_only_suffixes_afterwards():
