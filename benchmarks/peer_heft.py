@@ -1,5 +1,6 @@
-"""heft itself: stages, evaluation, and what is measured of its parts."""
+"""heft itself: stages, sweeps, evaluation, and what is measured of its parts."""
 
+import itertools
 import math
 import time
 
@@ -18,6 +19,8 @@ def load(job: dict) -> dict[str, Handler]:
     rows = [_encoded(number, row) for number, row in enumerate(read_rows(job))]
     if job["stage"] == "evaluation":
         return _evaluation(job, base, rows)
+    if job["stage"] == "fine" and "grid" in job:
+        return _sweep(job, base, rows)
     if job["stage"] == "machine":
         return {"matmul": lambda request: _matmul(job), "orthonormal": lambda request: _orthonormal(job, base, request)}
     return _training(job, base, rows)
@@ -49,7 +52,7 @@ def _training(job: dict, base, rows: list) -> dict[str, Handler]:
     }
 
 
-def _stage(job: dict, epochs: int):
+def _stage(job: dict, epochs: int, **own):
     from heft.recipe import LoraStage, ReftStage
 
     common = {"rank": job["rank"], "epochs": epochs, "batch_size": job["batch_size"], "bf16": job["device"] == "cuda"}
@@ -57,22 +60,24 @@ def _stage(job: dict, epochs: int):
     if job["stage"] == "coarse":
         return LoraStage(method="lora", alpha=16, **common)
     positions = "+".join(f"{side[0]}{job[side]}" for side in ("first", "last") if job[side])
-    return ReftStage(method="reft", positions=positions, **job.get("settings", {}), **common)
+    return ReftStage(method="reft", positions=positions, **job.get("settings", {}), **(common | own))
 
 
 def _fill_loreft(model, rank: int) -> None:
+    """Give every active LoReFT of this rank the seeded values."""
     import torch
 
     from heft.reft.layer import ReftLayer
 
     layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
+    start = loreft_layers(len(layers), model.config.hidden_size, rank)
     with torch.no_grad():
-        start = loreft_layers(len(layers), model.config.hidden_size, rank)
         for layer, values in zip(layers, start, strict=True):
-            (unit,) = layer.active_units()
-            unit.weight.copy_(values.weight)
-            unit.bias.copy_(values.bias)
-            unit.rotation.copy_(values.rotation)
+            for unit in layer.active_units():
+                if len(unit.bias) == rank:
+                    unit.weight.copy_(values.weight)
+                    unit.bias.copy_(values.bias)
+                    unit.rotation.copy_(values.rotation)
 
 
 def _train(job: dict, base, rows: list, epochs: int) -> dict:
@@ -114,6 +119,38 @@ def _train(job: dict, base, rows: list, epochs: int) -> dict:
         "steps_an_epoch": steps_an_epoch,
         "epoch_seconds": epoch_seconds,
         "losses": losses,
+    }
+
+
+def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
+    """Every combination of the job's grid side by side; losses are those of the first, which has the job's rank."""
+    from heft.reporter import Reporter
+    from heft.sweep.arrange import side_by_side
+    from heft.sweep.grid import Configuration
+
+    def train(chosen: list, epochs: int) -> dict:
+        combinations = [
+            dict(zip(job["grid"], values, strict=True)) for values in itertools.product(*job["grid"].values())
+        ]
+        tried = [
+            Configuration(f"c{number:02}", values, _stage(job, epochs, **values))
+            for number, values in enumerate(combinations)
+        ]
+        seeds = [values["seed"] for values in combinations]
+        losses = []
+
+        def run() -> None:
+            with side_by_side(base, tried, (chosen, []), seeds, job["tokens_per_pass"], Reporter()) as training:
+                _fill_loreft(base.model, job["rank"])
+                training.train("sweep", Reporter(), lambda figures: None)
+                losses.extend(training.learners[0].losses)
+
+        seconds, _ = timed(run, job["device"])
+        return {"seconds": seconds, "examples": epochs * len(chosen), "epochs": epochs, "losses": losses}
+
+    return {
+        "check": lambda request: train(rows[: job["batch_size"]], CHECK_STEPS),
+        "run": lambda request: train(block(rows, job, request), job["own_epochs"]),
     }
 
 

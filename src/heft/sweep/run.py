@@ -8,33 +8,25 @@ summary.json, records/                      the winner on the evaluation split, 
 """
 
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from heft import adapter_dir
 from heft.errors import HeftError
-from heft.models import Base, load_base
+from heft.models import load_base
 from heft.recipe import Recipe
 from heft.recipe_io import dump_recipe, load_recipe
-from heft.reft.layer import ReftLayer
-from heft.reft.settings import parse_positions
 from heft.reporter import Reporter
 from heft.run_dir import RunDirectory, StageSummary, require_free, write_text
 from heft.runner import Data, Work, adapter_manifest, read_data, run_manifest
 from heft.stages import adapter_parameters, attach, check_targets, edited_positions, finish
+from heft.sweep.arrange import side_by_side
 from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
-from heft.sweep.learner import Learner
-from heft.sweep.passes import Passes, StepStore, can_stand_side_by_side
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
-from heft.sweep.training import SideBySide
-from heft.training.prefix import has_dropout
-from heft.training.reuse import open_prefixes
 from heft.training.stage import hold_back
 
 
@@ -110,17 +102,8 @@ def _sweep_last_stage(work: Work, tried: Sequence[Configuration], index: int) ->
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     rows, held_back = hold_back(work.data.train, tried[0].stage.holdout, recipe.seed + index)
     name, _ = last_stage(recipe)
-    with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _side_by_side(base):
-        learners = [
-            Learner(
-                base.model, number, configuration, (rows, held_back), work.seed_of(index, configuration.stage), scratch
-            )
-            for number, configuration in enumerate(tried)
-        ]
-        _name_owners(base, tried)
-        passes = _passes(base, learners, [*rows, *held_back], Path(scratch), reporter)
-        held_back_rows = range(len(rows), len(rows) + len(held_back))
-        training = SideBySide(learners, passes, held_back_rows, recipe.sweep.tokens_per_pass)
+    seeds = [work.seed_of(index, configuration.stage) for configuration in tried]
+    with side_by_side(base, tried, (rows, held_back), seeds, recipe.sweep.tokens_per_pass, reporter) as training:
         reporter.note(
             f"{len(tried)} configurations of stage {name} side by side, ranked on {len(held_back):,} rows held back"
         )
@@ -170,55 +153,3 @@ def _header(recipe: Recipe, result: Result) -> str:
         " loss, so\n# an evaluation must use other rows. The stage holds these rows back here too, and so repeats the"
         " sweep's training;\n# set its holdout to 0 (and early_stop and best_checkpoint off) to train on all rows.\n"
     )
-
-
-@contextmanager
-def _side_by_side(base: Base) -> Iterator[None]:
-    """Whatever adapters are attached while this is open are gone when it closes."""
-    before = set(base.model.peft_config) if hasattr(base.model, "peft_config") else set()
-    try:
-        yield
-    finally:
-        added = [name for name in base.model.peft_config if name not in before]
-        for module in list(base.model.modules()):
-            layer = getattr(module, "reft", None)
-            if isinstance(layer, ReftLayer):
-                for name in set(added) & set(layer.positions):
-                    layer.delete_adapter(name)
-                layer.tracker.owners.clear()
-                if not layer.positions:
-                    layer.detach(module)
-                if not layer.tracker.layers:
-                    layer.tracker.detach(base.model)
-        for name in added:
-            del base.model.peft_config[name]
-
-
-def _name_owners(base: Base, tried: Sequence[Configuration]) -> None:
-    """From here on each configuration's adapter edits its own tokens only."""
-    layer = next(module for module in base.model.modules() if isinstance(module, ReftLayer))
-    layer.tracker.owners.update({configuration.adapter: number for number, configuration in enumerate(tried)})
-
-
-def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Path, reporter: Reporter) -> Passes:
-    """How the configurations go through the model; told to the reporter."""
-    stages = [learner.configuration.stage for learner in learners]
-    positions = [parse_positions(stage.positions) for stage in stages]
-    passes = Passes(base.model, examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
-    reusable = stages[0].reuse and can_stand_side_by_side(base.model)
-    apart = frozenset(n for n, p in enumerate(positions) if reusable and not p.first and not p.every)
-    if has_dropout(base.model):
-        reporter.note("the base model has dropout of its own, so configurations draw other numbers than alone")
-    if len(apart) < len(learners):
-        reporter.note(f"{len(learners) - len(apart)} configurations run whole rows, in a pass of their own")
-    if not apart:
-        return passes
-    rows = len(examples)
-    orders = {(learners[n].seed, stages[n].batch_size) for n in apart}
-    uses = len(orders) * max(learners[n].steps * stages[n].batch_size for n in apart) / rows
-    reach = min(positions[n].last for n in apart)
-    pad_id = base.tokenizer.pad_token_id
-    reuse = open_prefixes(base.model, examples, reach, pad_id, stages[0].cache, uses, folder, reporter)
-    if reuse.store.kind == "off":
-        reuse = replace(reuse, store=StepStore())
-    return replace(passes, reuse=reuse, apart=apart)

@@ -1,0 +1,102 @@
+"""Configurations attached side by side to one model, ready to train, and gone from it afterwards."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from heft.data import EncodedExample
+from heft.models import Base
+from heft.reft.layer import ReftLayer
+from heft.reft.settings import parse_positions
+from heft.reporter import Reporter
+from heft.sweep.grid import Configuration
+from heft.sweep.learner import Learner
+from heft.sweep.passes import Passes, StepStore, can_stand_side_by_side
+from heft.sweep.training import SideBySide
+from heft.training.prefix import has_dropout
+from heft.training.reuse import open_prefixes
+
+
+@contextmanager
+def side_by_side(
+    base: Base,
+    tried: Sequence[Configuration],
+    data: tuple[Sequence[EncodedExample], Sequence[EncodedExample]],
+    seeds: Sequence[int],
+    tokens_per_pass: int,
+    reporter: Reporter,
+) -> Iterator[SideBySide]:
+    """The training of all configurations; their adapters are on the model while this is open.
+
+    Args:
+        base: the model, earlier stages attached.
+        tried: the configurations.
+        data: rows to train on and rows held back.
+        seeds: of each configuration.
+        tokens_per_pass: most tokens in a pass.
+        reporter: is told how they go through the model.
+    """
+    rows, held_back = data
+    with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
+        learners = [
+            Learner(base.model, number, configuration, data, seed, scratch)
+            for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
+        ]
+        _name_owners(base, tried)
+        passes = _passes(base, learners, [*rows, *held_back], Path(scratch), reporter)
+        held_back_rows = range(len(rows), len(rows) + len(held_back))
+        yield SideBySide(learners, passes, held_back_rows, tokens_per_pass)
+
+
+@contextmanager
+def _gone_afterwards(base: Base) -> Iterator[None]:
+    """Whatever adapters are attached while this is open are gone when it closes."""
+    before = set(base.model.peft_config) if hasattr(base.model, "peft_config") else set()
+    try:
+        yield
+    finally:
+        added = [name for name in base.model.peft_config if name not in before]
+        for module in list(base.model.modules()):
+            layer = getattr(module, "reft", None)
+            if isinstance(layer, ReftLayer):
+                for name in set(added) & set(layer.positions):
+                    layer.delete_adapter(name)
+                layer.tracker.owners.clear()
+                if not layer.positions:
+                    layer.detach(module)
+                if not layer.tracker.layers:
+                    layer.tracker.detach(base.model)
+        for name in added:
+            del base.model.peft_config[name]
+
+
+def _name_owners(base: Base, tried: Sequence[Configuration]) -> None:
+    """From here on each configuration's adapter edits its own tokens only."""
+    layer = next(module for module in base.model.modules() if isinstance(module, ReftLayer))
+    layer.tracker.owners.update({configuration.adapter: number for number, configuration in enumerate(tried)})
+
+
+def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Path, reporter: Reporter) -> Passes:
+    """How the configurations go through the model; told to the reporter."""
+    stages = [learner.configuration.stage for learner in learners]
+    positions = [parse_positions(stage.positions) for stage in stages]
+    passes = Passes(base.model, examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
+    reusable = stages[0].reuse and can_stand_side_by_side(base.model)
+    apart = frozenset(n for n, p in enumerate(positions) if reusable and not p.first and not p.every)
+    if has_dropout(base.model):
+        reporter.note("the base model has dropout of its own, so configurations draw other numbers than alone")
+    if len(apart) < len(learners):
+        reporter.note(f"{len(learners) - len(apart)} configurations run whole rows, in a pass of their own")
+    if not apart:
+        return passes
+    rows = len(examples)
+    orders = {(learners[n].seed, stages[n].batch_size) for n in apart}
+    uses = len(orders) * max(learners[n].steps * stages[n].batch_size for n in apart) / rows
+    reach = min(positions[n].last for n in apart)
+    pad_id = base.tokenizer.pad_token_id
+    reuse = open_prefixes(base.model, examples, reach, pad_id, stages[0].cache, uses, folder, reporter)
+    if reuse.store.kind == "off":
+        reuse = replace(reuse, store=StepStore())
+    return replace(passes, reuse=reuse, apart=apart)
