@@ -1,6 +1,6 @@
 """Measure heft against its peers, side by side on this machine, and write RESULTS.md.
 
-    python benchmarks/bench.py [--quick | --full] [--only NAME] [--device cuda] [--blocks N]
+    python benchmarks/bench.py [--quick | --full] [--only NAME] [--device cuda] [--rows SOURCE]
 
 Two processes load the same model and rows, then work by turns, block by block (A B A B …), so that what else the
 machine does meets both; a ratio is taken within each pair of blocks. Results are kept in .results/ and added to.
@@ -19,7 +19,7 @@ from envs import CannotBuild, Environments
 from flops import operations
 from parts import measure_parts
 from peers import Peer, PeerFailed
-from render_call import render
+from render_call import MADE_UP, default_rows, render
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-3
@@ -48,9 +48,9 @@ def main() -> int:
     size = FULL if options.full else QUICK if options.quick else USUAL
     given = dict(pair.split("=", 1) for pair in options.python)
     environments = Environments(HERE / ".envs", given)
-    data = render(environments.python("heft"), options.model, HERE / ".data")
+    data = render(environments.python("heft"), options.model, options.rows, HERE / ".data")
     kind = size.name if options.device == "cpu" else f"{size.name}-{options.device}"
-    store = report.Store(HERE / ".results" / f"{data.about['model'].replace('/', '-')}-{kind}.json")
+    store = report.Store(HERE / ".results" / f"{data.folder.name}-{kind}.json")
     bench = Bench(environments, data.folder, data.about, size, options)
     failed = False
     for comparison in COMPARISONS:
@@ -77,6 +77,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, help="pairs of blocks to measure")
     parser.add_argument("--threads", type=int, default=2, help="threads of each side, which work by turns")
     parser.add_argument("--model", default="embedded:smollm2-135m-instruct", help="as in a recipe")
+    parser.add_argument(
+        "--rows",
+        default=default_rows(),
+        help=f"BoolQ's folder, wheel or hub, or {MADE_UP}, rows of one length that heft makes up; default: %(default)s",
+    )
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="use this environment")
     return parser.parse_args()
 

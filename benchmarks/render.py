@@ -1,6 +1,6 @@
 """Rows in token ids, and a model folder that every version of transformers reads; made once, for all sides.
 
-Run by heft's own Python: `python render.py MODEL FOLDER COUNT SEED`.
+Run by heft's own Python: `python render.py MODEL ROWS FOLDER COUNT SEED` (see render_call.py).
 """
 
 import json
@@ -9,11 +9,12 @@ import shutil
 import sys
 from pathlib import Path
 
-BOOLQ = Path(__file__).resolve().parents[1] / "../shared/data/boolq"
+from render_call import MADE_UP
+
 SMALL_MODEL = "random:tiny-llama"
 
 
-def main(model: str, folder: Path, count: int, seed: int) -> None:
+def main(model: str, source: str, folder: Path, count: int, seed: int) -> None:
     """Write `model/`, `train.jsonl` and `evaluation.jsonl` to the folder, and `about.json` that says what they are."""
     from heft.data import Encoder
     from heft.reft.settings import Positions
@@ -21,7 +22,7 @@ def main(model: str, folder: Path, count: int, seed: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _write_model(model, folder / "model")
-    task = _task(count, seed)
+    task = _task(source, count, seed)
     train = load_examples(task, "train")
     random.Random(seed).shuffle(train)
     evaluation = _whole_groups(load_examples(task, "eval"), count, seed)
@@ -33,15 +34,15 @@ def main(model: str, folder: Path, count: int, seed: int) -> None:
     (folder / "about.json").write_text(json.dumps(about))
 
 
-def _task(count: int, seed: int):
-    """BoolQ with passages where its files are, else heft's own made-up rows."""
+def _task(source: str, count: int, seed: int):
     from pydantic import TypeAdapter
 
     from heft.tasks import AnyTask
 
-    settings = {"name": "whereabouts", "train_size": count, "eval_size": count, "people": 6, "moves": 20, "places": 8}
-    if BOOLQ.is_dir():
-        settings = {"name": "boolq", "source": str(BOOLQ), "train_limit": count, "sample_seed": seed}
+    if source == MADE_UP:
+        settings = {"name": MADE_UP, "train_size": count, "eval_size": count, "people": 6, "moves": 20, "places": 8}
+    else:
+        settings = {"name": "boolq", "source": source, "train_limit": count, "sample_seed": seed}
     return TypeAdapter(AnyTask).validate_python(settings)
 
 
@@ -107,4 +108,4 @@ def _sizes(folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
