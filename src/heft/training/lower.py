@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from heft.data import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import block_names
+from heft.training.parts import parts_of_like_length
 from heft.training.prefix import has_dropout, trains_reft_alone
 from heft.training.stores import Store
 
@@ -82,10 +83,14 @@ class LowerLayerReuse:
             for block in blocks[: self.layer]:
                 del block.forward
 
-    @torch.no_grad()
     def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
-        if not rows:
-            return {}
+        computed = {}
+        for part in parts_of_like_length([self.row_length(row) for row in rows], self.model.device):
+            computed |= self._compute_part([rows[i] for i in part])
+        return computed
+
+    @torch.no_grad()
+    def _compute_part(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         examples = [self.examples[row] for row in rows]
         inputs = left_pad([example.prompt + example.answer for example in examples], self.pad_id)
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}

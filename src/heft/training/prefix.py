@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from heft.data import EncodedExample, left_pad
 from heft.reft.settings import parse_positions
 from heft.stages import adapter_parameters
+from heft.training.parts import parts_of_like_length
 from heft.training.stores import Store
 
 if TYPE_CHECKING:
@@ -111,11 +112,15 @@ class PrefixReuse:
             cache.update(states[2 * layer], states[2 * layer + 1], layer)
         return cache
 
-    @torch.no_grad()
     def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         """Run the prefixes of these rows through the model's body; what is computed is also kept."""
-        if not rows:
-            return {}
+        computed = {}
+        for part in parts_of_like_length([self.prefix_length(row) for row in rows], self.model.device):
+            computed |= self._compute_part([rows[i] for i in part])
+        return computed
+
+    @torch.no_grad()
+    def _compute_part(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         examples = [self.examples[row] for row in rows]
         inputs = left_pad([example.prompt[: -self.reach] for example in examples], self.pad_id)
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}

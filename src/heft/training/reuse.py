@@ -13,6 +13,7 @@ from heft.reft.layer import ReftLayer
 from heft.reporter import Reporter
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
 from heft.training.lower import LowerLayerReuse, first_edited_layer
+from heft.training.parts import loss_by_parts
 from heft.training.prefix import PrefixReuse, measure_bytes_per_token, reach
 from heft.training.stores import NoStore, Store, choose_store
 
@@ -26,7 +27,8 @@ Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
 
 def plain_loss(model: "PreTrainedModel") -> Loss:
     """The loss that computes every token in every layer."""
-    return partial(answer_loss, edits_prompt=any(isinstance(module, ReftLayer) for module in model.modules()))
+    edits_prompt = any(isinstance(module, ReftLayer) for module in model.modules())
+    return partial(loss_by_parts, partial(answer_loss, edits_prompt=edits_prompt))
 
 
 def loss_for(
@@ -64,7 +66,8 @@ def loss_for(
         store = choose_store(stage.cache, lengths, bytes_per_token, uses, folder)
         if store.kind != "off":  # without a store every step would run the lower layers, as the plain loss does
             _tell(reporter, f"layers 0 to {layer - 1} skipped", lengths, bytes_per_token, store)
-            return partial(answer_loss_on_lower_layers, reuse=LowerLayerReuse(model, rows, layer, pad_id, store))
+            reuse = LowerLayerReuse(model, rows, layer, pad_id, store)
+            return partial(loss_by_parts, partial(answer_loss_on_lower_layers, reuse=reuse))
     return plain_loss(model)
 
 
