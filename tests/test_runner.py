@@ -105,13 +105,17 @@ def test_bad_input_is_one_message_and_leaves_nothing(recipe_file, tmp_path, stag
 
 
 def test_the_reporter_hears_what_trains_before_each_stage(recipe_file, tmp_path):
-    heard = []
+    heard, notes = [], []
 
     class Listener(Reporter):
         def overview(self, stage, rows):
             heard.append((stage, [(row.name, row.state) for row in rows]))
 
+        def note(self, text):
+            notes.append(text)
+
     heft.train(load_recipe(recipe_file(HEFT), output=str(tmp_path / "run")), Listener())
+    assert notes[-1].startswith("prefixes reused: ")
     assert heard == [
         ("coarse", [("base", "frozen, active"), ("coarse", "trains, active")]),
         ("fine", [("base", "frozen, active"), ("coarse", "frozen, active"), ("fine", "trains, active")]),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from heft import __version__, adapter_dir
+from heft import __version__, adapter_dir, processes
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.evaluation.evaluator import Evaluation, evaluate_examples
-from heft.models import Base, load_base, load_tokenizer
+from heft.evaluation.records import Record
+from heft.models import Base, choose_device, load_base, load_tokenizer
 from heft.recipe import Recipe, Stage
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reft.settings import Positions
@@ -43,29 +44,35 @@ class Run:
 def train(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Run:
     """Run a recipe: evaluate the base, train each stage and evaluate after it, write the run directory.
 
+    Under torchrun or accelerate launch the processes train together, with the result of one; the main one writes.
+
     Args:
         recipe: a recipe, or the path of one.
-        reporter: is told what happens; None for nobody.
+        reporter: is told what happens, by the main process; None for nobody.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong; nothing has been written.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
-    reporter = reporter or Reporter()
+    reporter = reporter if reporter is not None and processes.is_main() else Reporter()
     refuse_sweep(recipe)
+    processes.join(choose_device(recipe.model.device))
     require_free(recipe.output_dir)
     data = read_data(recipe, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
     check_targets(base.model, recipe)
 
-    directory = RunDirectory(recipe.output_dir)
+    processes.wait_for_all()  # each has seen that the directory is free
+    directory = RunDirectory(recipe.output_dir) if processes.is_main() else _Unwritten(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
     work = Work(recipe, base, data, directory, reporter)
     work.evaluate_base()
     for index, (name, stage) in enumerate(recipe.stages.items()):
         work.run_stage(index, name, stage)
-    adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
+    if processes.is_main():
+        adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
+    processes.wait_for_all()  # each may now load what was saved
     return Run(directory.path, directory.summaries)
 
 
@@ -169,11 +176,24 @@ class _Recording(Reporter):
 
     def __init__(self, inner: Reporter, directory: RunDirectory):
         self._directory = directory
-        self.progress, self.step, self._show = inner.progress, inner.step, inner.metrics
+        self.note, self.progress, self.step, self._show = inner.note, inner.progress, inner.step, inner.metrics
 
     def metrics(self, values: dict) -> None:
         self._directory.add_metrics(values)
         self._show(values)
+
+
+class _Unwritten(RunDirectory):
+    """The run's directory to a process that does not write: only figures are kept."""
+
+    def create(self, recipe_yaml: str, manifest: dict) -> None:
+        pass
+
+    def add_metrics(self, values: dict) -> None:
+        pass
+
+    def add_evaluation(self, summary: StageSummary, records: list[Record]) -> None:
+        self.summaries.append(summary)
 
 
 def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:

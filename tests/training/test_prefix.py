@@ -140,3 +140,5 @@ def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch):
     assert kind([1], uses=1) == "off"
     assert kind([900], setting="memory") == "memory"
     assert kind([1], setting="off") == "off"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # two processes on one machine fill its memory twice
+    assert [kind([50]), kind([51]), kind([101])] == ["memory", "disk", "off"]

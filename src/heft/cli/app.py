@@ -48,6 +48,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a recipe's stages and show what each bought."""
+    from heft import processes
     from heft.cli.show import ConsoleReporter, results_table
     from heft.recipe_io import load_recipe
     from heft.run_dir import require_free
@@ -68,6 +69,7 @@ def train(
         raise
     reporter.console.print(results_table(run.stages))
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
+    processes.leave()
 
 
 @app.command()

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from heft import processes
 from heft.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ConsoleReporter(Reporter):
-    """Shows a run on standard output."""
+    """Shows a run on standard output; of several processes, the main one does."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, quiet=not processes.is_main())
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0

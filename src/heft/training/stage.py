@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
+from heft import processes
 from heft.data import EncodedExample
 from heft.recipe import JointStage, Stage, TrainingSettings
 from heft.reporter import Reporter
@@ -110,16 +111,20 @@ def train_stage(
 def training_arguments(
     stage: TrainingSettings, steps: int, rows: int, seed: int, scratch: str, on_cpu: bool
 ) -> TrainingArguments:
-    """A stage's settings in the Trainer's words, for `steps` optimiser steps over that many training rows."""
+    """A stage's settings in the Trainer's words, for `steps` optimiser steps over that many training rows.
+
+    With several processes `per_device_train_batch_size` is what they take together (see StageTrainer).
+    """
     micro = stage.micro_batch_size or stage.batch_size
+    passes = _passes(stage.batch_size, micro * processes.count())
     steps_an_epoch = math.ceil(rows / stage.batch_size)
     arguments = TrainingArguments(
         output_dir=scratch,
         use_cpu=on_cpu,
         max_steps=steps,
-        per_device_train_batch_size=micro,
+        per_device_train_batch_size=stage.batch_size // passes,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=stage.batch_size // micro,
+        gradient_accumulation_steps=passes,
         train_sampling_strategy="group_by_length",
         learning_rate=stage.learning_rate,
         lr_scheduler_type="constant_with_warmup" if stage.schedule == "constant" else stage.schedule,
@@ -138,6 +143,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
+        ddp_broadcast_buffers=False,  # they are constants, and processes may take unlike many forward passes
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
@@ -146,6 +152,11 @@ def training_arguments(
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: never the Trainer's DataParallel
     return arguments
+
+
+def _passes(batch_size: int, most: int) -> int:
+    """The fewest equal passes that make up a batch, of at most `most` rows each."""
+    return next(n for n in range(math.ceil(batch_size / most), batch_size + 1) if batch_size % n == 0)
 
 
 class _Follower(TrainerCallback):

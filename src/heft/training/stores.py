@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from heft import processes
+
 SHARE_OF_MEMORY = 0.25
 SHARE_OF_DISK = 0.5
 
@@ -107,7 +109,7 @@ def choose_store(setting: str, lengths: Sequence[int], bytes_per_token: int, use
         folder: for the file.
     """
     if setting == "auto":
-        needed = sum(lengths) * bytes_per_token
+        needed = sum(lengths) * bytes_per_token * processes.count_on_this_machine()  # each keeps its own
         if uses <= 1:
             setting = "off"
         elif needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:

@@ -5,8 +5,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from heft.data import IGNORED, training_batch
 from heft.stages import adapter_parameters
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from heft.data import EncodedExample
 
 
-class Rows(torch.utils.data.Dataset):
+class Rows(Dataset):
     """Encoded examples as the Trainer wants them: `input_ids` tells the length by which batches are grouped.
 
     Rows are numbered from `first_id` on.
@@ -33,10 +36,17 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": example.prompt + example.answer, "example": example, "id": self._first_id + index}
 
 
-def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """A training batch with the rows' numbers, `row_ids` (B,)."""
-    batch = training_batch([row["example"] for row in rows], pad_id)
-    batch["row_ids"] = torch.tensor([row["id"] for row in rows])
+def collate(rows: list[dict], pad_id: int, process: int, processes: int) -> dict[str, torch.Tensor]:
+    """One process's part of a training batch, with its rows' numbers, `row_ids` (B,).
+
+    A process that gets none of a small batch takes a row without labels, which adds nothing to the loss, because all
+    processes have to run a step.
+    """
+    part = rows[process::processes] or rows[:1]
+    batch = training_batch([row["example"] for row in part], pad_id)
+    if process >= len(rows):
+        batch["labels"].fill_(IGNORED)
+    batch["row_ids"] = torch.tensor([row["id"] for row in part])
     return batch
 
 
@@ -55,7 +65,10 @@ class StageTrainer(Trainer):
         reft_learning_rate: float | None = None,
         **kwargs,
     ):
-        super().__init__(*args, data_collator=partial(collate, pad_id=pad_id), **kwargs)
+        super().__init__(*args, **kwargs)
+        self.data_collator = partial(
+            collate, pad_id=pad_id, process=self.args.process_index, processes=self.args.world_size
+        )
         self._loss = loss or plain_loss(self.model)
         self._reft_learning_rate = reft_learning_rate
         self._frozen_dropouts = [
@@ -64,19 +77,44 @@ class StageTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of the whole step
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean loss of the step's answer tokens; of this batch's alone where the step's number is not given."""
+        """Mean loss of the step's answer tokens, of which these inputs hold a part."""
         for dropout in self._frozen_dropouts:  # the Trainer has just put the whole model in training mode
             dropout.eval()
         total = self._loss(model, inputs)
-        if num_items_in_batch is None:
-            return total / (inputs["labels"] != IGNORED).sum()
         return total / num_items_in_batch * self.accelerator.num_processes  # processes' gradients are averaged
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The held-back loss of a batch, and nothing else."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
+    def get_train_dataloader(self) -> DataLoader:
+        """As the Trainer's, but rows and their order are those of a single process: `collate` takes a process's part.
+
+        (The Trainer would order them by another size of batch, and repeat rows until every process has as many.)
+        """
+        return self._loader(self.train_dataset, self.args.train_batch_size, self._get_train_sampler())
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """As `get_train_dataloader`, of the rows held back."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._loader(rows, self.args.eval_batch_size, self._get_eval_sampler(rows))
+
+    def _loader(self, rows: Dataset, batch_size: int, sampler: Sampler) -> DataLoader:
+        pin_memory = self.args.dataloader_pin_memory
+        loader = DataLoader(rows, batch_size, sampler=sampler, collate_fn=self.data_collator, pin_memory=pin_memory)
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, rng_types=["torch"]
+        )
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The held-back loss alone: of each batch the mean over its answer tokens, of these the mean over rows."""
+        self.model.eval()
+        sums = []
+        for batch in dataloader:
+            labelled_BT = batch["labels"] != IGNORED
+            sums.append(torch.stack([self._loss(self.model, batch), labelled_BT.sum(), labelled_BT.any(1).sum()]))
+        losses, tokens, rows = self.accelerator.reduce(torch.stack(sums)).unbind(1)
+        mean = (rows * losses / tokens).sum() / rows.sum()
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": mean.item()}, int(rows.sum()))
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """As the Trainer's, without rotations."""

@@ -1,0 +1,50 @@
+"""Several processes on one run, as torchrun and accelerate launch start them.
+
+All do the same work, but for the training batches, of which each takes a part; one of them, the main process, writes
+and speaks. Where nothing else is started there is one process, and it is the main one.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def count() -> int:
+    """How many processes work on the run, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def count_on_this_machine() -> int:
+    """How many of them share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def join(device: "torch.device") -> None:
+    """Meet the other processes; each has a graphics card of its own where `device` is of that kind."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device.type == "cpu")
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come to this point."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def leave() -> None:
+    """Part from the other processes, at the end of a program."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()

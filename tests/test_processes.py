@@ -1,0 +1,100 @@
+"""Two processes on one run, against one process: the same losses, adapters and records, written once.
+
+Row counts are odd on purpose: an epoch ends with a batch of one row, of which the second process gets none.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import heft
+from heft.evaluation.records import read_records
+from heft.recipe_io import load_recipe
+
+COMPARED = ("coarse", "kept", "computed", "upper")
+REFT = "method: reft, rank: 2, steps: 4, batch_size: 6"
+STAGES = (
+    "{coarse: {method: lora, rank: 2, steps: 4, batch_size: 6, micro_batch_size: 2, holdout: 0.1, evaluate_every: 2},"
+    f" kept: {{{REFT}, positions: l4, cache: memory}}, computed: {{{REFT}, positions: l4, cache: 'off'}},"
+    f" upper: {{{REFT}, positions: all, layers: [2, 3], cache: disk}},"
+    " dropped: {method: lora, rank: 2, epochs: 2, batch_size: 6, dropout: 0.5, holdout: 0.1}}"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A recipe's run in this process, the same by two, and what the two printed."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo, with which processes meet on a CPU")
+    folder = tmp_path_factory.mktemp("processes")
+    path = folder / "recipe.yaml"
+    path.write_text(
+        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu}\n"
+        f"task: {{name: whereabouts, train_size: 19, eval_size: 6}}\nstages: {STAGES}\n"
+    )
+    one = heft.train(load_recipe(path, output=str(folder / "one")))
+    code = "from heft.cli import main; main()"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", code, "train", str(path), "--output", str(folder / "two")],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return one.directory, folder / "two", done
+
+
+def metrics(directory, stage):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] == stage]
+
+
+def figures(directory):
+    return {stage["name"]: stage for stage in json.loads((directory / "summary.json").read_text())["stages"]}
+
+
+@pytest.mark.parametrize("stage", COMPARED)
+def test_every_step_has_the_loss_that_it_has_with_one_process(runs, stage):
+    one, two = (metrics(directory, stage) for directory in runs[:2])
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in theirs.keys() - {"stage"}:
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-4 if key == "grad_norm" else 1e-6), key
+
+
+@pytest.mark.parametrize("stage", COMPARED)
+def test_the_adapters_are_those_of_one_process(runs, stage):
+    one, two = (load_file(d / "adapter" / stage / "adapter_model.safetensors") for d in runs[:2])
+    assert one.keys() == two.keys()
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("stage", ["base", *COMPARED])
+def test_the_evaluation_records_are_those_of_one_process(runs, stage):
+    one, two = (read_records(d / "records" / f"{stage}.jsonl") for d in runs[:2])
+    for mine, theirs in zip(two, one, strict=True):
+        assert (mine.id, mine.prediction, mine.correct) == (theirs.id, theirs.prediction, theirs.correct)
+        assert mine.log_likelihoods == pytest.approx(theirs.log_likelihoods, abs=2e-5)
+
+
+def test_each_row_goes_to_one_process_although_they_draw_different_numbers_for_dropout(runs):
+    one, two = (figures(directory)["dropped"]["tokens"] for directory in runs[:2])
+    assert one == two
+
+
+def test_one_process_writes_and_speaks(runs):
+    one, two, done = runs
+    files = [{str(path.relative_to(d)) for path in d.rglob("*")} for d in (one, two)]
+    assert files[0] == files[1]
+    lines = done.stdout.splitlines()
+    assert lines.count("stage coarse") == lines.count("importing torch and transformers") == 1
+    assert sum(line.startswith("run: ") for line in lines) == 1
