@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,6 +39,11 @@ class EncodedExample:
     choices: tuple[tuple[int, ...], ...]
     answer: tuple[int, ...]
     cut: int
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where a model was asked the same."""
+        return hashlib.sha256(repr((self.prompt, self.choices)).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A run's directory, `runs/<name>/`:
 
     recipe.yaml      the resolved recipe
-    manifest.json    versions, seed, fingerprints of base model and data
+    manifest.json    format, versions, seed, fingerprints of base model and data
     metrics.jsonl    loss, learning rate and gradient norm of every logged step
     records/         one JSON Lines file an evaluation: base, then each stage
     summary.json     the figures of each evaluation
@@ -19,6 +19,9 @@ from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import Record, write_records
 
+RUN_FORMAT = 1
+"""Number of the format of a run's files, in manifest.json; it rises when a reader of the old ones would misread."""
+
 
 @dataclass(frozen=True)
 class StageSummary:
@@ -32,7 +35,10 @@ class StageSummary:
         evaluation_seconds: of the evaluation.
         steps: optimiser steps taken.
         tokens: real tokens that went through the model in training.
-        stopped_early: whether the stage ended before its planned steps.
+        stored_parameters: numbers that the adapter directory keeps of this stage and all before it.
+        peak_bytes: peak memory of the training (heft.training.peak); None where unknown, and for the base.
+        ended: "planned", with all its steps, or "plateau", before them; None for the base.
+        ended_because: the same in a sentence, with the figures.
     """
 
     name: str
@@ -47,7 +53,10 @@ class StageSummary:
     evaluation_seconds: float = 0.0
     steps: int = 0
     tokens: int = 0
-    stopped_early: bool = False
+    stored_parameters: int = 0
+    peak_bytes: int | None = None
+    ended: str | None = None
+    ended_because: str | None = None
 
     @classmethod
     def of(cls, name: str, metrics: Metrics, **rest) -> "StageSummary":

@@ -19,7 +19,7 @@ from heft.recipe import Recipe, Stage
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reft.settings import Positions
 from heft.reporter import Reporter
-from heft.run_dir import RunDirectory, StageSummary, require_free
+from heft.run_dir import RUN_FORMAT, RunDirectory, StageSummary, require_free
 from heft.stages import attach, check_targets, edited_positions, finish, overview, parts, trainable_parameters
 from heft.sweep.grid import refuse_sweep
 from heft.tasks import load_examples, task_for
@@ -134,7 +134,10 @@ class Work:
             evaluation_seconds=evaluation.seconds,
             steps=outcome.steps,
             tokens=outcome.tokens,
-            stopped_early=outcome.stopped_early,
+            stored_parameters=adapter_dir.stored_parameters(self.base.model),
+            peak_bytes=outcome.peak_bytes,
+            ended=outcome.ended,
+            ended_because=outcome.ended_because,
         )
         self.directory.add_evaluation(summary, evaluation.records)
 
@@ -197,8 +200,9 @@ class _Unwritten(RunDirectory):
 
 
 def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
-    """What manifest.json holds: versions, seed, fingerprints."""
+    """What manifest.json holds: format, versions, seed, fingerprints."""
     return {
+        "format": RUN_FORMAT,
         "heft_version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -109,6 +109,7 @@ def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) 
         correct=prediction == example.gold,
         log_likelihoods=tuple(compared),
         group=example.group,
+        prompt=encoded.fingerprint,
     )
 
 
@@ -131,6 +132,7 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
             correct=task.is_correct(encoded.example, text),
             group=encoded.example.group,
             text=text,
+            prompt=encoded.fingerprint,
         )
         for encoded, text in zip(examples, texts, strict=True)
     ]

@@ -22,6 +22,7 @@ class Record:
         log_likelihoods: ln p of each choice as it was compared (normalised or not); empty for generated answers.
         group: equal for examples that share a text; None where nothing is shared.
         text: the generated text; None for choices.
+        prompt: 8 hex digits that stand for what the model was shown (heft.data.EncodedExample.fingerprint).
     """
 
     id: str
@@ -31,6 +32,7 @@ class Record:
     log_likelihoods: tuple[float, ...] = ()
     group: str | None = None
     text: str | None = None
+    prompt: str = ""
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -63,8 +65,8 @@ def read_records(path: Path) -> list[Record]:
 
 def _record(row: dict) -> Record:
     record = Record(**{**row, "log_likelihoods": tuple(row.get("log_likelihoods", ()))})
-    if not isinstance(record.id, str) or not isinstance(record.correct, bool):
-        raise TypeError("id must be text and correct true or false")
+    if not isinstance(record.id, str) or not isinstance(record.correct, bool) or not isinstance(record.prompt, str):
+        raise TypeError("id and prompt must be text and correct true or false")
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in record.log_likelihoods):
         raise TypeError("log_likelihoods must be finite numbers")
     return record

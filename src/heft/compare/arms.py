@@ -1,0 +1,121 @@
+"""Arms: which runs are one thing, tried with several seeds."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from heft.compare.runs import RunFiles, read_json, read_run, require_format
+from heft.errors import HeftError
+
+STUDY_FORMAT = 1
+"""Number of the format of study.json."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seed only: recipes equal but for seed, name and output.
+
+    Attributes:
+        name: for people, unlike that of any other arm.
+        stage: after which the runs are compared; "base" for the model before any.
+        runs: one for each seed.
+    """
+
+    name: str
+    stage: str
+    runs: tuple[RunFiles, ...]
+
+
+def arms_of(runs: Sequence[RunFiles], stages: Sequence[str | None] | None = None) -> list[Arm]:
+    """Gather runs into arms, in the order in which each first appears.
+
+    An arm is called as its recipe is; where that does not tell arms apart, as the directory of its first run.
+
+    Args:
+        runs: finished runs.
+        stages: after which stage each run is looked at; None for its last.
+
+    Raises:
+        HeftError: a run is unfinished and no stage of it was named, or one recipe and seed was given twice.
+    """
+    stages = stages if stages is not None else [None] * len(runs)
+    gathered: dict[tuple[str, str], list[RunFiles]] = {}
+    for run, stage in zip(runs, stages, strict=True):
+        if stage is None and run.missing:
+            raise HeftError(
+                f"{run.path} is unfinished: {', '.join(run.missing)} is missing; name a stage that it has with"
+                f" {run.path}:{run.final.stage}"
+            )
+        evaluation = run.final if stage is None else run.after(stage)
+        gathered.setdefault((_recipe_key(run, evaluation.stage), evaluation.stage), []).append(run)
+    for members in gathered.values():
+        _require_other_seeds(members)
+    members = list(gathered.values())
+    ends = [stage for _, stage in gathered]
+    names = _tell_apart(members, ends)
+    return [Arm(name, stage, tuple(runs)) for name, stage, runs in zip(names, ends, members, strict=True)]
+
+
+def stage_arms(run: RunFiles) -> list[Arm]:
+    """A run's base and stages, each an arm of its own."""
+    return [Arm(evaluation.stage, evaluation.stage, (run,)) for evaluation in run.evaluations]
+
+
+def read_study(path: Path) -> tuple[list[Arm], dict]:
+    """The arms of a study directory that have a finished run, and its study.json.
+
+    An arm may name the `stage` that it is compared after, such as "base"; else it is the last.
+
+    Raises:
+        HeftError: the study or one of its runs cannot be read, or no arm has a finished run.
+    """
+    path = Path(path)
+    if not (path / "study.json").is_file():
+        raise HeftError(f"{path} is not a study directory: it has no study.json")
+    study = read_json(path / "study.json")
+    require_format(path, study, STUDY_FORMAT)
+    arms = []
+    try:
+        for entry in study["arms"]:
+            runs = tuple(read_run(path / run) for run in entry["runs"])
+            if runs:
+                arms.append(Arm(entry["name"], entry.get("stage") or runs[0].final.stage, runs))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HeftError(f"{path / 'study.json'} is not whole: {error} is missing or of another kind") from None
+    if not arms:
+        raise HeftError(f"{path} holds no finished run yet")
+    return arms, study
+
+
+def _recipe_key(run: RunFiles, stage: str) -> str:
+    """What must be equal in an arm: all of a recipe that can bear on the model after a stage, but for the seed."""
+    kept = {key: value for key, value in run.recipe.items() if key not in ("seed", "name", "output", "stages")}
+    names = list(run.recipe["stages"])
+    done = names[: names.index(stage) + 1] if stage in names else []
+    return json.dumps([kept, [[name, run.recipe["stages"][name]] for name in done]], sort_keys=True)
+
+
+def _require_other_seeds(runs: Sequence[RunFiles]) -> None:
+    seen: dict[int, RunFiles] = {}
+    for run in runs:
+        if run.seed in seen:
+            raise HeftError(
+                f"{seen[run.seed].path} and {run.path} are one recipe with one seed, {run.seed}: nothing to compare"
+            )
+        seen[run.seed] = run
+
+
+def _tell_apart(members: Sequence[Sequence[RunFiles]], stages: Sequence[str]) -> list[str]:
+    """The shortest naming under which no two arms have the same name."""
+    ends = [stage if stage != runs[0].final.stage else "" for runs, stage in zip(members, stages, strict=True)]
+    for plain in (lambda run: run.name, lambda run: run.path.resolve().name, lambda run: str(run.path)):
+        names = [plain(runs[0]) + (f":{end}" if end else "") for runs, end in zip(members, ends, strict=True)]
+        if _unlike(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _unlike(names: Iterable[str]) -> bool:
+    names = list(names)
+    return len(set(names)) == len(names)

@@ -1,0 +1,165 @@
+"""Run directories, read back strictly and without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from heft.errors import HeftError
+from heft.evaluation.records import Record, read_records
+from heft.run_dir import RUN_FORMAT
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The model after a stage, or the base, on the evaluation split.
+
+    Attributes:
+        stage: "base" or the stage's name.
+        summary: its entry of summary.json (heft.run_dir.StageSummary).
+        records: one for each example.
+    """
+
+    stage: str
+    summary: dict
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run left behind.
+
+    Attributes:
+        path: its directory.
+        name, seed: from its recipe.
+        recipe: the resolved recipe.
+        manifest: versions and fingerprints.
+        evaluations: the base, then each stage that was finished, in order.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    recipe: dict
+    manifest: dict
+    evaluations: tuple[Evaluated, ...]
+
+    @property
+    def final(self) -> Evaluated:
+        """The last evaluation."""
+        return self.evaluations[-1]
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages of the recipe that the run has not reached."""
+        return [name for name in self.recipe["stages"] if name not in {e.stage for e in self.evaluations}]
+
+    def after(self, stage: str) -> Evaluated:
+        """The evaluation after a stage, or of the base.
+
+        Raises:
+            HeftError: the run has no such evaluation.
+        """
+        for evaluation in self.evaluations:
+            if evaluation.stage == stage:
+                return evaluation
+        raise HeftError(f"{self.path} has no stage {stage!r}; it has {', '.join(e.stage for e in self.evaluations)}")
+
+
+def read_run(path: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        HeftError: it is not a run directory, is of another version of heft, or a file in it is missing or broken.
+    """
+    path = Path(path)
+    if not (path / "manifest.json").is_file():
+        raise HeftError(f"{path} is not a run directory: it has no manifest.json; give one that heft train wrote")
+    manifest = read_json(path / "manifest.json")
+    require_format(path, manifest, RUN_FORMAT)
+    recipe = _read_recipe(path / "recipe.yaml")
+    if recipe.get("sweep") is not None:
+        raise HeftError(f"{path} is a sweep, not a run; train its winner with heft train {path / 'winner.yaml'}")
+    if not (path / "summary.json").is_file():
+        raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
+    summary = read_json(path / "summary.json")
+    try:
+        evaluations = tuple(_evaluated(path, entry) for entry in summary["stages"])
+        run = RunFiles(path, recipe["name"], recipe["seed"], recipe, manifest, evaluations)
+        if not evaluations or not isinstance(recipe["stages"], dict):
+            raise KeyError("stages")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HeftError(f"{path} is not whole: {error} is missing or of another kind; run it again") from None
+    return run
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl; none where nothing was logged. A last line that was cut off is left out.
+
+    Args:
+        path: the run's directory.
+
+    Raises:
+        HeftError: a line is not a JSON object.
+    """
+    file = Path(path) / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8")
+    rows = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise HeftError(f"{file}:{number}: not JSON: {error}") from None
+        if not isinstance(rows[-1], dict):
+            raise HeftError(f"{file}:{number}: not a JSON object")
+    return rows
+
+
+def read_json(path: Path) -> dict:
+    """A file that holds one JSON object.
+
+    Raises:
+        HeftError: it cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HeftError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise HeftError(f"{path} does not hold a JSON object")
+    return value
+
+
+def require_format(path: Path, value: dict, known: int) -> None:
+    """See that files were written in the format that is read here.
+
+    Raises:
+        HeftError: they were not.
+    """
+    found = value.get("format")
+    if found != known:
+        said = "no format" if found is None else f"format {found!r}"
+        raise HeftError(f"{path} was made by another version of heft ({said}, this one reads {known}); run it again")
+
+
+def _read_recipe(path: Path) -> dict:
+    try:
+        recipe: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError) as error:
+        raise HeftError(f"{path} cannot be read: {error}") from None
+    if not isinstance(recipe, dict):
+        raise HeftError(f"{path} does not hold a recipe")
+    return recipe
+
+
+def _evaluated(path: Path, entry: dict) -> Evaluated:
+    file = path / "records" / f"{entry['name']}.jsonl"
+    records = read_records(file)
+    if len(records) != entry["n"]:
+        raise HeftError(f"{file} holds {len(records):,} records, summary.json counts {entry['n']:,}; run it again")
+    return Evaluated(entry["name"], entry, tuple(records))
