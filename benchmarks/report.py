@@ -51,8 +51,8 @@ def _head(about: dict, size, options) -> str:
     return f"""# Speed, measured
 
 Written by `{command}`; do not edit. Model {about["model"]}, {about["data"]} rows as token ids that heft renders once \
-for all sides, batches of {size.batch_size}, {precision}, {options.threads} threads, \
-{options.blocks or size.blocks} pairs of blocks of {size.block_rows} rows. Machine: {_machine(options)}.
+for all sides, batches of {size.batch_size}, {precision}, {options.threads} threads, blocks of {size.block_rows} rows. \
+Machine: {_machine(options)}.
 
 Both sides of a comparison load once and work by turns (A B A B …). Figures are medians, with the lowest and highest \
 block in brackets; a ratio is the other side's time over heft's within a pair of blocks, so above 1 heft is faster. \
@@ -242,7 +242,7 @@ def _versions(results: dict) -> str:
         result = results.get(comparison.name, {})
         if "versions" in result:
             sides = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in result["versions"]]
-            notes = "; ".join([f"measured with size {result['size']}", *result["notes"]])
+            notes = "; ".join([f"{len(result['pairs'])} pairs of blocks", *result["notes"]])
             lines.append(f"| {comparison.name} | {sides[0]} | {sides[1]} | {notes} |")
     return "\n".join(lines)
 
