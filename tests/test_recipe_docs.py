@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from heft.recipe_docs import describe, recipe_schema, recipes_page
+from heft.recipe import Recipe
+from heft.recipe_docs import recipes_page
 from heft.recipe_io import load_recipe
+from heft.settings_words import describe, schema_of
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def settings_groups() -> dict[str, dict]:
-    return {"Recipe": recipe_schema()} | {
-        name: group for name, group in recipe_schema()["$defs"].items() if "properties" in group
+    return {"Recipe": schema_of(Recipe)} | {
+        name: group for name, group in schema_of(Recipe)["$defs"].items() if "properties" in group
     }
 
 
@@ -56,7 +58,7 @@ def test_every_setting_has_a_row():
             "all or a list (each entry: a whole number)",
         ),
         ({"type": "object", "additionalProperties": {"type": "string"}}, "a mapping (each value: text)"),
-        ({"$ref": "#/$defs/EarlyStop"}, "a mapping with the keys patience, min_gain"),
+        ({"$ref": schema_of(Recipe)["$defs"]["Plateau"]}, "a mapping with the keys patience, minimum_gain"),
     ],
 )
 def test_a_schema_is_put_in_words(schema, words):

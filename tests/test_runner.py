@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import heft
 from heft.errors import HeftError
@@ -42,6 +43,13 @@ def test_a_run_leaves_everything_that_is_promised(finished):
         assert stage["accuracy"] == sum(record.correct for record in kept) / 10
         assert stage["interval"][0] <= stage["accuracy"] <= stage["interval"][1]
     assert [stage["trainable_parameters"] > 0 for stage in stages] == [False, True, True]
+    kept = [load_file(run.directory / "adapter" / name / "adapter_model.safetensors") for name in ("coarse", "fine")]
+    sizes = [sum(tensor.numel() for tensor in tensors.values()) for tensors in kept]
+    assert [stage["stored_parameters"] for stage in stages] == [0, sizes[0], sum(sizes)]
+    assert [(stage["ended"], stage["ended_because"]) for stage in stages] == [
+        (None, None), ("planned", "all 2 steps were taken"), ("planned", "all 2 steps were taken"),
+    ]  # fmt: skip
+    assert all(stage["peak_bytes"] is None or stage["peak_bytes"] > 10**6 for stage in stages)
     manifest = json.loads((run.directory / "manifest.json").read_text())
     assert manifest["data"]["train"]["rows"] == 24
     assert {"torch", "transformers", "peft"} <= manifest["libraries"].keys()

@@ -24,6 +24,7 @@ from heft.settings import Settings
 from heft.stages import activate, inject
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = 1
@@ -71,13 +72,20 @@ def save(directory: Path, model: "PreTrainedModel", manifest: AdapterManifest) -
 def save_adapter(folder: Path, model: "PreTrainedModel", name: str) -> None:
     """Write one adapter in PEFT's format."""
     folder.mkdir()
-    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    save_file(
-        {_PEFT_PREFIX + key: value.contiguous() for key, value in tensors.items()}, folder / "adapter_model.safetensors"
-    )
+    tensors = {_PEFT_PREFIX + key: value.contiguous() for key, value in _tensors(model, name).items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
     config = PeftConfig.from_peft_type(**model.peft_config[name].to_dict())
     config.inference_mode = True
     config.save_pretrained(str(folder))
+
+
+def stored_parameters(model: "PreTrainedModel") -> int:
+    """How many numbers `save` keeps of the adapters that a model carries."""
+    return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
+
+
+def _tensors(model: "PreTrainedModel", name: str) -> "dict[str, torch.Tensor]":
+    return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
 
 
 def read_manifest(directory: Path) -> AdapterManifest:
@@ -139,8 +147,7 @@ def attach_saved(model: "PreTrainedModel", folder: Path, name: str) -> None:
         raise HeftError(f"adapter {name!r}: {folder} lacks {', '.join(missing)}")
     inject(model, name, PeftConfig.from_pretrained(str(folder)))
     saved = load_file(folder / "adapter_model.safetensors")
-    expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    expected = {_PEFT_PREFIX + key: value for key, value in expected.items()}
+    expected = {_PEFT_PREFIX + key: value for key, value in _tensors(model, name).items()}
     faults = [f"{key} is missing" for key in expected.keys() - saved.keys()]
     faults += [f"{key} is left over" for key in saved.keys() - expected.keys()]
     for key in expected.keys() & saved.keys():

@@ -4,7 +4,6 @@
 Checks between two settings sit on the later of the two, so that an error points at a line a person wrote.
 """
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,21 +12,14 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from heft.reft.settings import ReftSettings
-from heft.settings import Settings
+from heft.settings import FileName, Settings, nearest
 from heft.sweep.settings import SweepSettings
 from heft.tasks import AnyTask
+from heft.training.settings import TrainingSettings
 
 BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
 GENERATED_TASKS = ("gsm8k",)
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
-
-
-def nearest(given: str, known: list[str] | tuple[str, ...]) -> str:
-    """`; did you mean 'x'?` for the known words closest to the given one, or the list of all where none is close."""
-    close = difflib.get_close_matches(given, known, n=2, cutoff=0.6)
-    if close:
-        return f"; did you mean {' or '.join(repr(word) for word in close)}?"
-    return f"; known here: {', '.join(sorted(known))}"
 
 
 class ModelSettings(Settings):
@@ -123,83 +115,6 @@ class LoraSettings(Settings):
         return value
 
 
-class EarlyStop(Settings):
-    """When a stage ends before its time."""
-
-    patience: int = Field(default=3, ge=1)
-    """End the stage after this many held-back evaluations in a row without a gain."""
-    min_gain: float = Field(default=0.0, ge=0.0)
-    """How far the held-back loss must fall below its best so far to count as a gain, in nats per answer token."""
-
-
-class TrainingSettings(Settings):
-    """How a stage is trained."""
-
-    steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps to take; give this or epochs."""
-    epochs: float | None = Field(
-        default_factory=lambda data: None if data.get("steps") else 1.0,
-        gt=0,
-        json_schema_extra={"default_in_words": "1, or null where steps is given"},
-    )
-    """Passes over the training rows; a fraction is fine; give this or steps."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Learning rate at the end of the warmup."""
-    batch_size: int = Field(default=16, ge=1)
-    """Examples per optimiser step."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Examples per forward pass, a divisor of batch_size; smaller needs less memory; null means batch_size."""
-    warmup: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the steps over which the learning rate rises from 0."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Course of the learning rate after the warmup; linear and cosine end at 0."""
-    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    """Optimiser of the trained weights."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay of the trained weights."""
-    max_grad_norm: float = Field(default=1.0, ge=0.0)
-    """Gradients with a larger norm are scaled down to it; 0 leaves them alone."""
-    bf16: bool = False
-    """Compute in bfloat16 where that is safe (mixed precision); trained weights stay float32."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time, same gradients."""
-    holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training rows held back from training to watch the loss on; never the evaluation split."""
-    evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimiser steps between two evaluations of the held-back rows; null means once an epoch."""
-    early_stop: EarlyStop | None = None
-    """End the stage when the held-back loss stops falling."""
-    best_checkpoint: bool = False
-    """Keep the weights of the lowest held-back loss instead of the last ones."""
-    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
-    """Seed of this stage's initial weights, dropout and order of rows; null means the recipe's seed plus the number of
-    stages before this one. Which rows are held back always follows from the recipe's seed."""
-
-    @field_validator("epochs")
-    @classmethod
-    def _one_length_is_given(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is None and info.data.get("steps", 1) is None:
-            raise ValueError("both epochs and steps are null; give one of them")
-        if value is not None and info.data.get("steps") is not None:
-            raise ValueError(f"give epochs or steps, not both (steps is {info.data['steps']}); set the other to null")
-        return value
-
-    @field_validator("micro_batch_size")
-    @classmethod
-    def _micro_batches_fill_the_batch(cls, value: int | None, info: ValidationInfo) -> int | None:
-        batch_size = info.data.get("batch_size")
-        if value is not None and batch_size is not None and batch_size % value:
-            raise ValueError(f"batch_size {batch_size} is not a multiple of micro_batch_size {value}")
-        return value
-
-    @field_validator("evaluate_every", "early_stop", "best_checkpoint")
-    @classmethod
-    def _something_is_held_back(cls, value: Any, info: ValidationInfo) -> Any:
-        if value and info.data.get("holdout") == 0:
-            raise ValueError(f"{info.field_name} needs rows that are held back; set holdout, such as 0.05")
-        return value
-
-
 class LoraStage(TrainingSettings, LoraSettings):
     """Train a LoRA adapter."""
 
@@ -271,7 +186,7 @@ class EvaluationRequest(Settings):
 class Recipe(Settings):
     """Everything that a run is told."""
 
-    name: str
+    name: FileName
     """Name of the run: letters, digits, `.`, `_` and `-`."""
     model: ModelSettings = ModelSettings()
     """The base model, which stays frozen."""
@@ -287,13 +202,6 @@ class Recipe(Settings):
     """Directory that the run writes; null means runs/<name>."""
     sweep: SweepSettings | None = None
     """What `heft sweep` tries in the last stage; `heft train` refuses a recipe that has it."""
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_a_file_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) or ".." in value:
-            raise ValueError(f"a name is letters, digits, '.', '_' and '-', without '..', and no path; got {value!r}")
-        return value
 
     @field_validator("evaluation")
     @classmethod

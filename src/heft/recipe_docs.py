@@ -1,21 +1,12 @@
-"""The recipe's declarations in words: docs/recipes.md, and what an error says was expected.
+"""docs/recipes.md, the reference of a recipe's settings, from their declarations.
 
-`python -m heft.recipe_docs > docs/recipes.md` writes the reference anew. Everything here reads the JSON schema of
-`heft.recipe.Recipe`, so a setting is described from the place where it is declared.
+`python -m heft.recipe_docs > docs/recipes.md` writes it anew.
 """
 
 import json
-from collections.abc import Sequence
-from difflib import get_close_matches
-from functools import cache
-from typing import Any
 
-from pydantic_core import ErrorDetails
-
-from heft.recipe import Recipe, nearest
-
-KeyPath = tuple[str | int, ...]
-Schema = dict[str, Any]
+from heft.recipe import Recipe
+from heft.settings_words import Schema, describe, entry, resolve, schema_of, variants
 
 INTRODUCTION = """\
 # Recipes
@@ -45,123 +36,6 @@ stages:
 STAGES = """\
 A mapping from a stage's name to the stage, whose `method` says which adapter it trains. In a `joint` stage, `lora` and
 `reft` are mappings with the settings of the two methods."""
-
-
-@cache
-def recipe_schema() -> Schema:
-    """The JSON schema of a recipe; shared, so treat it as read-only."""
-    return Recipe.model_json_schema()
-
-
-def resolve(node: Schema) -> Schema:
-    """Follow references and drop `null` from a choice of two: what a value other than null looks like."""
-    if "$ref" in node:
-        return resolve(recipe_schema()["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    branches = [branch for branch in node.get("anyOf", ()) if branch.get("type") != "null"]
-    return resolve(branches[0]) if len(branches) == 1 else node
-
-
-def variants(node: Schema) -> dict[str, Schema]:
-    """The members of a choice by name, such as method → stage; empty where the node is no such choice."""
-    mapping = node.get("discriminator", {}).get("mapping", {})
-    return {tag: resolve({"$ref": reference}) for tag, reference in mapping.items()}
-
-
-def entry(node: Schema) -> Schema | None:
-    """What each value of a free mapping or each entry of a list looks like; None where the node is neither."""
-    free = [*node.get("patternProperties", {}).values(), node.get("additionalProperties"), node.get("items")]
-    return next((schema for schema in free if isinstance(schema, dict)), None)
-
-
-def describe(node: Schema) -> str:
-    """Say what a value must be, such as `a whole number of at least 1`."""
-    if "$ref" in node:
-        return describe(resolve(node))
-    if named := variants(node):
-        return f"a mapping with {node['discriminator']['propertyName']} one of {', '.join(named)}"
-    if "anyOf" in node:
-        branches = sorted(node["anyOf"], key=lambda branch: branch.get("type") == "null")
-        return " or ".join(describe(branch) for branch in branches)
-    if "const" in node or "enum" in node:
-        words = _words(node)
-        return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
-    return _describe_kind(node)
-
-
-def _words(node: Schema) -> list[str]:
-    return [str(word) for word in node.get("enum", [node["const"]] if "const" in node else [])]
-
-
-def _describe_kind(node: Schema) -> str:
-    match node.get("type"):
-        case "integer" | "number":
-            return ("a whole number" if node["type"] == "integer" else "a number") + _describe_bounds(node)
-        case "array":
-            return f"a list (each entry: {describe(node['items'])})"
-        case "object" if "properties" in node:
-            return f"a mapping with the keys {', '.join(node['properties'])}"
-        case "object":
-            size = " of at least one entry" if node.get("minProperties") else ""
-            return f"a mapping{size} (each value: {describe(entry(node) or {})})"
-        case "string":
-            return "text" if not node.get("minLength") else "text that is not empty"
-        case kind:
-            return {"boolean": "true or false", "null": "null"}.get(kind, "any value")
-
-
-def _describe_bounds(node: Schema) -> str:
-    words = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    bounds = [f"{word} {node[key]:.15g}" for key, word in words.items() if key in node]
-    return f" {' and '.join(bounds)}" if bounds else ""
-
-
-def show(value: Any) -> str:
-    """A value as a person would write it, cut to a readable length."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def locate(location: Sequence[str | int]) -> tuple[KeyPath, Schema]:
-    """Turn pydantic's location, which names the members of choices too, into a path of keys and what belongs there."""
-    node, path = recipe_schema(), ()
-    for part in location:
-        node = resolve(node)
-        if members := variants(node):
-            if part not in members:
-                break
-            node = members[part]
-            continue
-        below = node.get("properties", {}).get(part) or entry(node)
-        if part == "[key]" or "anyOf" in node or (below is None and "properties" not in node):
-            break
-        node, path = below or {}, (*path, part)
-    return path, node
-
-
-def explain(error: ErrorDetails) -> tuple[KeyPath, str]:
-    """Say one of pydantic's complaints in the words of a recipe: the path of the key it is about, and what is wrong."""
-    path, node = locate(error["loc"])
-    context, bare = error.get("ctx", {}), resolve(node)
-    match error["type"]:
-        case "extra_forbidden":
-            group = resolve(locate(error["loc"][:-1])[1])
-            return path, f"unknown key{nearest(str(path[-1]), list(group['properties']))}"
-        case "missing":
-            return path, f"missing; expected {describe(node)}"
-        case "union_tag_not_found":
-            key = bare["discriminator"]["propertyName"]
-            return (*path, key), f"missing; expected one of {', '.join(variants(bare))}"
-        case "union_tag_invalid":
-            key = bare["discriminator"]["propertyName"]
-            return (*path, key), f"unknown {key} {context['tag']!r}{nearest(context['tag'], list(variants(bare)))}"
-        case "value_error":
-            text = str(context["error"]) if "error" in context else error["msg"]
-            return (*path, *context.get("below", ())), text
-        case _:
-            close = get_close_matches(str(error["input"]), _words(bare), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            return path, f"expected {describe(node)}; got {show(error['input'])}{hint}"
 
 
 def _default(key: str, node: Schema, required: list[str]) -> str:
@@ -223,9 +97,10 @@ def _settings_by_members(members: dict[str, Schema], tag_key: str) -> dict[tuple
 
 def recipes_page() -> str:
     """The text of docs/recipes.md."""
-    schema = recipe_schema()
+    schema = schema_of(Recipe)
     keys = schema["properties"]
     stage = entry(keys["stages"]) or {}
+    until = resolve(variants(stage)["lora"]["properties"]["until"])
     return "\n".join(
         [
             INTRODUCTION,
@@ -233,7 +108,8 @@ def recipes_page() -> str:
             _section("## `model`", keys["model"]),
             _choice_section("## `task`", keys["task"], "A mapping whose `name` says which task."),
             _choice_section("## `stages`", stage, STAGES),
-            _section("### `early_stop`", variants(stage)["lora"]["properties"]["early_stop"]),
+            _section("### `until`", until),
+            _section("#### `until.plateau`", until["properties"]["plateau"]),
             _section("## `evaluation`", keys["evaluation"]),
             _section("## `sweep`", keys["sweep"]),
         ]

@@ -80,13 +80,13 @@ def test_settings_of_every_kind_may_differ(run, tmp_path):
     assert_as_alone(recipe, learners, tmp_path, [0, 3, 4, 6])
 
 
-def test_early_stops_and_best_checkpoints_are_each_configurations_own(run, tmp_path):
+def test_plateaus_and_best_checkpoints_are_each_configurations_own(run, tmp_path):
     recipe, found, learners = run(
         "{method: reft, positions: l2, steps: 9, batch_size: 4, warmup: 0, schedule: constant, holdout: 0.25,"
-        " evaluate_every: 2, early_stop: {patience: 1, min_gain: 0.001}, best_checkpoint: true}",
+        " evaluate_every: 2, until: {plateau: {patience: 1, minimum_gain: 0.001}}, best_checkpoint: true}",
         "{grid: {learning_rate: [1e-9, 2e-2]}}",
     )
-    assert [learner.stopped_early for learner in learners] == [True, False]
+    assert [learner.at_plateau for learner in learners] == [True, False]
     assert_as_alone(recipe, learners, tmp_path)
 
 

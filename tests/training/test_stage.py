@@ -51,7 +51,8 @@ REFT = {"method": "reft", "rank": 2, "positions": "l3", "learning_rate": 1e-2}
 def test_training_lowers_the_loss_and_reports_every_step(kind, settings):
     outcome, values, _ = run(kind(**{**settings, "learning_rate": 3e-2}, steps=12, batch_size=8))
     trace = losses(values)
-    assert (outcome.steps, outcome.stopped_early, len(trace)) == (12, False, 12)
+    assert (outcome.steps, outcome.ended, len(trace)) == (12, "planned", 12)
+    assert outcome.ended_because == "all 12 steps were taken"
     assert trace[-1] < trace[0] - 0.1
     assert outcome.seconds > 0
 
@@ -79,14 +80,18 @@ def test_tokens_counted_are_real_ones():
     assert outcome.tokens == sum(len(row.prompt) + len(row.answer) for row in rows)
 
 
-def test_early_stop_ends_a_stage_whose_held_back_loss_does_not_fall():
+def test_a_stage_ends_on_a_plateau_of_the_held_back_loss_and_says_so():
     stage = LoraStage(
         **{**LORA, "learning_rate": 1e-9}, steps=30, batch_size=4, holdout=0.25, evaluate_every=1,
-        early_stop={"patience": 2, "min_gain": 0.01},
+        until={"plateau": {"patience": 2, "minimum_gain": 0.01}},
     )  # fmt: skip
     outcome, values, _ = run(stage)
-    assert (outcome.steps, outcome.stopped_early) == (3, True)
-    assert sum("eval_loss" in value for value in values) == 3
+    assert (outcome.steps, outcome.ended) == (3, "plateau")
+    first, second, third = (value["eval_loss"] for value in values if "eval_loss" in value)
+    assert outcome.ended_because == (
+        "the held-back loss did not fall by 0.01 in the last 2 evaluations: "
+        f"it is {third:.4f}, its lowest before was {min(first, second):.4f}"
+    )
 
 
 def test_best_checkpoint_brings_back_the_weights_of_the_lowest_held_back_loss():

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from heft.errors import HeftError
+from heft.settings import nearest
+from heft.settings_words import explain, schema_of, show
 from heft.sweep.settings import SweepSettings
 
 if TYPE_CHECKING:
@@ -138,9 +140,6 @@ def _fault(path: _Path, text: str) -> InitErrorDetails:
 
 
 def _faults_of_keys(sweep: SweepSettings, base: "ReftStage") -> Iterator[tuple[_Path, str]]:
-    from heft.recipe import nearest
-    from heft.recipe_docs import show
-
     known = [key for key in type(base).model_fields if key not in FIXED]
     for key, values in sweep.grid.items():
         if key in FIXED:
@@ -173,9 +172,9 @@ def _faults_of_combinations(sweep: SweepSettings, name: str, base: "ReftStage") 
 
 
 def _words(details: ErrorDetails, name: str, is_swept: bool) -> str:
-    from heft.recipe_docs import explain
+    from heft.recipe import Recipe
 
-    path, text = explain(details | {"loc": ("stages", name, "reft", *details["loc"])})
+    path, text = explain(details | {"loc": ("stages", name, "reft", *details["loc"])}, schema_of(Recipe))
     return text if is_swept else f"{'.'.join(map(str, path))}: {text}"
 
 

@@ -111,12 +111,17 @@ class Learner:
         self.taken, self.tokens, self.seconds = 0, 0, 0.0
         self.losses: list[float] = []
         self.held_back_losses: list[tuple[int, float]] = []
-        self.diverged = self.stopped_early = False
+        self.diverged = False
 
     @property
     def is_training(self) -> bool:
         """Whether there are steps to take."""
-        return self.taken < self.steps and not self.diverged and not self.stopped_early
+        return self.taken < self.steps and not self.diverged and not self.at_plateau
+
+    @property
+    def at_plateau(self) -> bool:
+        """Whether its held-back loss has ended it before its steps did."""
+        return self._held_back.plateau is not None and self.taken < self.steps
 
     def next_step(self) -> list[Job]:
         """The micro-batches of the next step."""
@@ -166,7 +171,6 @@ class Learner:
         """Note a held-back loss: it may end the training, or mark the weights to keep."""
         self.held_back_losses.append((self.taken, loss))
         self._held_back.on_evaluate(None, None, self._control, {"eval_loss": loss}, self._weights)
-        self.stopped_early = bool(self._control.should_training_stop) and self.taken < self.steps
 
     def finish(self) -> None:
         """Bring back the weights to keep, where the stage asks for the best ones."""

@@ -24,7 +24,7 @@ class Result:
         n: held-back rows.
         steps: optimiser steps taken.
         trainable_parameters: numbers that were trained.
-        stopped_early: whether it ended before its planned steps.
+        at_plateau: whether its held-back loss ended it before its steps did.
         diverged: whether its loss or a gradient was no number.
         losses: training loss of each step.
         held_back_losses: (step, loss) of each evaluation on the way.
@@ -38,7 +38,7 @@ class Result:
     n: int
     steps: int
     trainable_parameters: int
-    stopped_early: bool
+    at_plateau: bool
     diverged: bool
     losses: list[float]
     held_back_losses: list[tuple[int, float]]
@@ -81,7 +81,7 @@ def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str
         n=len(examples),
         steps=learner.taken,
         trainable_parameters=sum(p.numel() for p in learner.parameters.values()),
-        stopped_early=learner.stopped_early,
+        at_plateau=learner.at_plateau,
         diverged=learner.diverged or loss is None,
         losses=learner.losses,
         held_back_losses=learner.held_back_losses,

@@ -151,5 +151,5 @@ def _header(recipe: Recipe, result: Result) -> str:
         f"# The best of {recipe.name}'s sweep: {result.name}, {label(result)}.\n"
         f"# On the {result.n:,} rows held back from training: loss {result.loss:.4f}{accuracy}. It was chosen by that"
         " loss, so\n# an evaluation must use other rows. The stage holds these rows back here too, and so repeats the"
-        " sweep's training;\n# set its holdout to 0 (and early_stop and best_checkpoint off) to train on all rows.\n"
+        " sweep's training;\n# set its holdout to 0 (and until and best_checkpoint off) to train on all rows.\n"
     )

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments, set_seed
 
 from heft import processes
 from heft.data import EncodedExample
-from heft.recipe import JointStage, Stage, TrainingSettings
+from heft.recipe import JointStage, Stage
 from heft.reporter import Reporter
+from heft.training.peak import PeakMemory
 from heft.training.reuse import loss_for
+from heft.training.settings import TrainingSettings
 from heft.training.trainer import Rows, StageTrainer
 
 if TYPE_CHECKING:
@@ -31,14 +33,18 @@ class StageOutcome:
     Attributes:
         steps: optimiser steps taken.
         seconds: of training alone.
-        stopped_early: whether it ended before its planned steps.
         tokens: real tokens (no padding) that went through the model.
+        ended: "planned", with all its steps, or "plateau", before them.
+        ended_because: the same in a sentence, with the figures.
+        peak_bytes: see heft.training.peak; None where it is unknown.
     """
 
     steps: int
     seconds: float
-    stopped_early: bool
     tokens: int
+    ended: str
+    ended_because: str
+    peak_bytes: int | None
 
 
 def planned_steps(settings: TrainingSettings, rows: int) -> int:
@@ -80,13 +86,13 @@ def train_stage(
         reporter: is told of every logged step and held-back evaluation.
         holdout_seed: of what is held back; None for `seed`.
     """
+    peak = PeakMemory(model.device)
     rows, held_back = hold_back(examples, stage.holdout, seed if holdout_seed is None else holdout_seed)
     steps = planned_steps(stage, len(rows))
     uses = steps * stage.batch_size / len(rows)
     follower = _Follower(name, steps, reporter)
-    callbacks: list[TrainerCallback] = [follower]
-    if held_back:
-        callbacks.append(HeldBack(stage))
+    watch = HeldBack(stage)
+    callbacks: list[TrainerCallback] = [follower, watch] if held_back else [follower]
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch:
         trainer = StageTrainer(
             model,
@@ -105,7 +111,14 @@ def train_stage(
             trainer.train()
         seconds = time.perf_counter() - start
     taken = trainer.state.global_step
-    return StageOutcome(taken, seconds, taken < steps, int(trainer.state.num_input_tokens_seen))
+    return StageOutcome(
+        steps=taken,
+        seconds=seconds,
+        tokens=int(trainer.state.num_input_tokens_seen),
+        ended="plateau" if taken < steps else "planned",
+        ended_because=watch.plateau if taken < steps else f"all {steps:,} steps were taken",
+        peak_bytes=peak.bytes(),
+    )
 
 
 def training_arguments(
@@ -176,10 +189,15 @@ class _Follower(TrainerCallback):
 
 
 class HeldBack(TrainerCallback):
-    """Stops when the held-back loss no longer falls, and keeps the weights of its minimum."""
+    """Ends a stage on a plateau of the held-back loss and keeps the weights of its minimum, where these are asked for.
+
+    Attributes:
+        plateau: what was seen when it ended the stage, in a sentence; None before.
+    """
 
     def __init__(self, stage: TrainingSettings):
-        self._early_stop, self._keep_best = stage.early_stop, stage.best_checkpoint
+        self.plateau: str | None = None
+        self._until, self._keep_best = stage.until and stage.until.plateau, stage.best_checkpoint
         self._lowest, self._without_gain = math.inf, 0
         self._best: dict[str, torch.Tensor] | None = None
         self._best_loss = math.inf
@@ -189,11 +207,19 @@ class HeldBack(TrainerCallback):
         if self._keep_best and loss < self._best_loss:
             self._best_loss = loss
             self._best = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
-        min_gain = self._early_stop.min_gain if self._early_stop else 0.0
-        self._without_gain = 0 if loss < self._lowest - min_gain else self._without_gain + 1
-        self._lowest = min(self._lowest, loss)
-        if self._early_stop and self._without_gain >= self._early_stop.patience:
+        if self._until is not None:
+            self._watch(loss, self._until.patience, self._until.minimum_gain, control)
+
+    def _watch(self, loss: float, patience: int, minimum_gain: float, control: TrainerControl) -> None:
+        self._without_gain = 0 if loss < self._lowest - minimum_gain else self._without_gain + 1
+        if self._without_gain >= patience:
+            looks = "evaluation" if patience == 1 else f"{patience} evaluations"
+            self.plateau = (
+                f"the held-back loss did not fall by {minimum_gain:g} in the last {looks}:"
+                f" it is {loss:.4f}, its lowest before was {self._lowest:.4f}"
+            )
             control.should_training_stop = True
+        self._lowest = min(self._lowest, loss)
 
     @torch.no_grad()
     def on_train_end(self, args, state, control, model=None, **kwargs):
