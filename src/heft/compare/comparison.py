@@ -1,30 +1,30 @@
 """Arms against each other: what each scored and cost, what separates them, and whether that can be told from chance."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 
+import numpy as np
+
+from heft.compare import statistics, verdicts
 from heft.compare.arms import Arm, arms_of, read_study, stage_arms
+from heft.compare.costs import Costs, costs_of, mean_or_none
+from heft.compare.pairing import Answers, align
+from heft.errors import HeftError
+from heft.evaluation.metrics import wilson
 
-__all__ = ["Arm", "ArmResult", "Comparison", "Costs", "PairResult", "arms_of", "read_study", "stage_arms"]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Means over an arm's runs; None where a run does not say.
-
-    Attributes:
-        seconds, flops, plain_flops, tokens: of training, sums over the stages up to the arm's.
-        trainable_parameters: sum of what each stage trained.
-        stored_parameters: numbers kept in the adapter directory.
-        peak_bytes: memory of the stage that took the most.
-    """
-
-    seconds: float | None
-    flops: float | None
-    plain_flops: float | None
-    tokens: float | None
-    trainable_parameters: float | None
-    stored_parameters: float | None
-    peak_bytes: float | None
+__all__ = [
+    "Arm",
+    "ArmResult",
+    "Comparison",
+    "Costs",
+    "PairResult",
+    "arms_of",
+    "compare",
+    "read_study",
+    "stage_arms",
+    "stage_pairs",
+]
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,155 @@ class Comparison:
     def to_dict(self) -> dict:
         """For JSON."""
         return asdict(self)
+
+
+def compare(
+    arms: Sequence[Arm], reference: str | None = None, pairs: Sequence[tuple[str, str]] | None = None
+) -> Comparison:
+    """Compare arms question by question.
+
+    Args:
+        arms: with names that differ.
+        reference: name of the arm that every other is set against; None for all pairs.
+        pairs: names of the arms to set against each other, instead.
+
+    Raises:
+        HeftError: the arms did not answer the same questions, or there is no arm of that name.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    if len(by_name) < len(arms):
+        raise HeftError(f"two arms have the same name; got {', '.join(arm.name for arm in arms)}")
+    if reference is not None and reference not in by_name:
+        raise HeftError(f"there is no arm {reference!r} to compare with; there are {', '.join(by_name)}")
+    answers = align(arms)
+    if pairs is None and reference is not None:
+        pairs = [(name, reference) for name in by_name if name != reference]
+    elif pairs is None:
+        pairs = list(combinations(by_name, 2))
+    results = {arm.name: _arm_result(arm, answers) for arm in arms}
+    return Comparison(list(results.values()), _pair_results(by_name, results, pairs, answers), reference)
+
+
+def stage_pairs(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """What `stage_arms` are compared on: each stage against the one before it, and the last against the base."""
+    names = [arm.name for arm in arms]
+    steps = [(after, before) for before, after in zip(names, names[1:], strict=False)]
+    return steps + ([(names[-1], names[0])] if len(names) > 2 else [])
+
+
+def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
+    found = [run.after(arm.stage) for run in arm.runs]
+    right = answers.right[arm.name]
+    if arm.stage == "base":  # it has no seed: its runs are one
+        right = right[:1]
+    shares = [evaluation.summary.get("predictions") for evaluation in found]
+    return ArmResult(
+        name=arm.name,
+        stage=arm.stage,
+        seeds=[run.seed for run in arm.runs],
+        n=right.shape[1],
+        accuracy=float(right.mean()),
+        interval=statistics.accuracy_interval(right, answers.groups),
+        wilson=[wilson(int(row.sum()), len(row)) for row in answers.right[arm.name]],
+        balanced_accuracy=mean_or_none([e.summary.get("balanced_accuracy") for e in found]),
+        majority=mean_or_none([e.summary.get("majority") for e in found]),
+        predictions=None if None in shares else {k: mean_or_none([s.get(k) for s in shares]) for k in shares[0]},
+        collapsed=[
+            run.seed
+            for run, evaluation in zip(arm.runs, found, strict=True)
+            if len(evaluation.records) > 1 and len({record.prediction for record in evaluation.records}) == 1
+        ],
+        seed_sd=float(right.mean(1).std(ddof=1)) if len(right) > 1 else None,
+        costs=costs_of(arm.runs, arm.stage),
+    )
+
+
+def _pair_results(
+    arms: dict[str, Arm], results: dict[str, ArmResult], pairs: Sequence[tuple[str, str]], answers: Answers
+) -> list[PairResult]:
+    if not pairs:
+        return []
+    samples, matched = [], []
+    for first, second in pairs:
+        rows = _matched(arms[first], arms[second], answers)
+        matched.append(rows)
+        samples.append([rows[1] - rows[2]] if rows else [answers.right[first], -answers.right[second]])
+    found = statistics.estimates(samples, answers.groups)
+    corrected = statistics.holm([estimate.p_value for estimate in found])
+    pieces = zip(pairs, matched, found, corrected, strict=True)
+    return [
+        _pair_result((results[first], results[second]), rows, estimate, p, len(pairs), answers)
+        for (first, second), rows, estimate, p in pieces
+    ]
+
+
+def _matched(first: Arm, second: Arm, answers: Answers) -> tuple[list[int], np.ndarray, np.ndarray] | None:
+    """Seeds, and both arms' answers in the rows of these seeds; None where their seeds differ. A base fits any seed."""
+    seeds = [[run.seed for run in arm.runs] for arm in (first, second)]
+    right = [answers.right[arm.name] for arm in (first, second)]
+    bases = [arm.stage == "base" for arm in (first, second)]
+    if all(bases):
+        return seeds[0][:1], right[0][:1], right[1][:1]
+    if any(bases) and sorted(seeds[0]) != sorted(seeds[1]):
+        base = bases.index(True)
+        seeds[base] = seeds[1 - base]
+        right[base] = np.repeat(right[base][:1], len(seeds[base]), axis=0)
+    if sorted(seeds[0]) != sorted(seeds[1]):
+        return None
+    return seeds[0], right[0], right[1][[seeds[1].index(seed) for seed in seeds[0]]]
+
+
+def _pair_result(
+    arms: tuple[ArmResult, ArmResult],
+    matched: tuple[list[int], np.ndarray, np.ndarray] | None,
+    estimate: statistics.Estimate,
+    p_holm: float | None,
+    comparisons: int,
+    answers: Answers,
+) -> PairResult:
+    first, second = arms
+    seeds, *rows = matched or ([],)
+    tests = []
+    for seed, one, two in zip(seeds, *rows, strict=True) if matched else ():
+        won, lost = int((one > two).sum()), int((one < two).sum())
+        tests.append({"seed": seed, "won": won, "lost": lost, "p": statistics.mcnemar(won, lost)})
+    groups = int(answers.groups.max()) + 1
+    scope = verdicts.scope_of(
+        first.n, groups, seeds, bool(estimate.spread.seeds), {first.stage, second.stage} == {"base"}
+    )
+    names, accuracies = (first.name, second.name), (first.accuracy, second.accuracy)
+    notes = _notes(arms, estimate, groups, any(test["won"] or test["lost"] for test in tests) or not matched)
+    return PairResult(
+        first=first.name,
+        second=second.name,
+        n=first.n,
+        groups=groups,
+        seeds=seeds,
+        difference=estimate.difference,
+        interval=estimate.interval,
+        standard_error=estimate.standard_error,
+        p_value=estimate.p_value,
+        p_holm=p_holm,
+        mcnemar=tests,
+        seed_sd=estimate.seed_sd,
+        question_se=estimate.question_se,
+        smallest_difference=estimate.smallest_difference(comparisons),
+        verdict=verdicts.verdict_of(estimate, p_holm),
+        words=verdicts.sentence(names, accuracies, estimate, p_holm, comparisons, scope, notes),
+    )
+
+
+def _notes(arms: Sequence[ArmResult], estimate: statistics.Estimate, groups: int, discordant: bool) -> list[str]:
+    notes = []
+    if not discordant:
+        notes.append("No discordant pairs: both are right, or both wrong, on every question.")
+    elif estimate.interval is None and groups < 2:
+        notes.append("All questions are about one text, so nothing can be said of others.")
+    elif estimate.interval is None:
+        notes.append("Won and lost questions cancel out in every text.")
+    for arm in arms:
+        if arm.collapsed:
+            seeds = ", ".join(map(str, arm.collapsed))
+            one = "" if len(arm.seeds) == 1 else f" with seed{'s' * (len(arm.collapsed) > 1)} {seeds}"
+            notes.append(f"{arm.name} gives one and the same answer to every question{one}.")
+    return notes
