@@ -13,13 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import report
 from comparisons import COMPARISONS, Comparison
 from envs import CannotBuild, Environments
 from flops import operations
 from parts import measure_parts
 from peers import Peer, PeerFailed
 from render_call import MADE_UP, default_rows, render
+
+import report
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-3
@@ -131,6 +132,8 @@ class Bench:
         }
         log = Path(tempfile.gettempdir()) / f"heft-bench-{name}.log"
         job = base | job | {"rows": str(self.data / f"{job['rows']}.jsonl")}
+        if self.size is QUICK:
+            job["block_rows"] = QUICK.block_rows
         return Peer(name, self.environments.python(name), job, log)
 
     def _measure(self, own: Peer, peer: Peer, blocks: int) -> dict:

@@ -126,8 +126,8 @@ COMPARISONS = (
         f"one plain run of {SWEEP_EPOCHS} epochs",
         1.5,
         LAST,
-        "Ranks 4 and 8, four learning rates, two seeds, whose orders of rows differ; no rows are held back, since one"
-        " run alone has none. Prefixes are computed once, in the time, and kept in memory.",
+        "Ranks 4 and 8, four learning rates, two seeds, whose orders of rows differ; one row is held back, where a"
+        " sweep has a tenth. Prefixes are computed once, in the time, and kept in memory.",
         own={"settings": {"cache": "memory"}, "grid": GRID, "tokens_per_pass": 4096, "own_epochs": SWEEP_EPOCHS},
         peer_job=PLAIN | {"own_epochs": SWEEP_EPOCHS},
         takes_longer=True,
@@ -138,7 +138,7 @@ COMPARISONS = (
         "lmeval",
         "lm-eval, its best batch size",
         1.5,
-        {"stage": "evaluation", "rows": "evaluation"},
+        {"stage": "evaluation", "rows": "evaluation", "block_rows": 256},
         "Requests are given as token ids, so neither side's templates and tokenisation are in it. A sample of the"
         " split, in whole passages; heft shares what the questions on one passage begin with.",
     ),

@@ -140,7 +140,7 @@ def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
         losses = []
 
         def run() -> None:
-            with side_by_side(base, tried, (chosen, []), seeds, job["tokens_per_pass"], Reporter()) as training:
+            with side_by_side(base, tried, (chosen, rows[-1:]), seeds, job["tokens_per_pass"], Reporter()) as training:
                 _fill_loreft(base.model, job["rank"])
                 training.train("sweep", Reporter(), lambda figures: None)
                 losses.extend(training.learners[0].losses)

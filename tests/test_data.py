@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tiny
-from heft.data import IGNORED, KEPT_HEAD, Encoder, batches_of_like_length, left_pad, training_batch
+from heft.data import IGNORED, KEPT_HEAD, Encoder, left_pad, training_batch
 from heft.errors import HeftError
 from heft.reft.settings import Positions
 from heft.tasks.base import choice_example, generation_example
@@ -85,9 +85,3 @@ def test_left_pad_puts_padding_on_the_left_only():
     batch = left_pad([[5, 6], [7]], pad_id=9)
     assert batch["input_ids"].tolist() == [[5, 6], [9, 7]]
     assert torch.equal(batch["attention_mask"], torch.tensor([[1, 1], [0, 1]]))
-
-
-def test_batches_hold_every_row_once_longest_first():
-    lengths = [3, 9, 1, 7, 5]
-    batches = list(batches_of_like_length(lengths, 2))
-    assert batches == [[1, 3], [4, 0], [2]]

@@ -4,7 +4,7 @@ Shapes: B rows, T tokens.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -146,10 +146,3 @@ def training_batch(rows: Sequence[EncodedExample], pad_id: int) -> dict[str, tor
         batch["labels"][i, -len(row.answer) :] = torch.tensor(row.answer)
     batch["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows])
     return batch
-
-
-def batches_of_like_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches, longest first, so that little is padded and running out of memory shows at once."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]

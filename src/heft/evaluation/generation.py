@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.data import batches_of_like_length, left_pad
+from heft.batching import batches_of_like_length
+from heft.data import left_pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.data import EncodedExample, batches_of_like_length, left_pad
+from heft.batching import batches_of_like_length, pass_tokens
+from heft.data import EncodedExample, left_pad
 from heft.evaluation.shared_pass import keeps_plain_keys, score_batch
 from heft.evaluation.shared_prefix import shared_batches
 from heft.reft.layer import ReftLayer
@@ -34,7 +35,7 @@ def choice_log_likelihoods(
     Args:
         model: in evaluation mode.
         examples: all with choices.
-        batch_size: rows a forward pass.
+        batch_size: most rows of a forward pass; on a CPU fewer run together where that saves padding.
         pad_id: id of the padding token.
         share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
             model that does not keep plain keys and values takes the plain path either way.
@@ -46,7 +47,8 @@ def choice_log_likelihoods(
     last_edited = max((p.last for layer in layers for p in layer.positions.values()), default=0)
     scores = [[0.0] * len(example.choices) for example in examples]
     done = 0
-    for batch in shared_batches(examples, batch_size, last_edited):
+    cost = pass_tokens(model.device, trains=False)
+    for batch in shared_batches(examples, batch_size, last_edited, cost):
         score_batch(model, batch, examples, scores, batch_size=batch_size, pad_id=pad_id, edits_prompt=bool(layers))
         done += len(batch.stems)
         on_batch(done)
@@ -70,7 +72,8 @@ def plain_log_likelihoods(
     rows = [row for index, example in enumerate(examples) for row in plain_rows(index, example)]
     scores = [[0.0] * len(example.choices) for example in examples]
     left = [len(plain_rows(0, example)) for example in examples]
-    for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size):
+    cost = pass_tokens(model.device, trains=False)
+    for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size, cost):
         batch = [rows[i] for i in indices]
         inputs = {key: value.to(model.device) for key, value in left_pad([ids for _, _, ids in batch], pad_id).items()}
         if edits_prompt:

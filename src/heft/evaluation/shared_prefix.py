@@ -12,6 +12,7 @@ This file only plans: no model, no tensors. Shapes: T tokens of a row, S of them
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from heft.batching import batches_of_like_length
 from heft.data import EncodedExample
 
 WORTH_IT = 0.9
@@ -107,13 +108,16 @@ class Pass:
         return self.rows * self.columns
 
 
-def shared_batches(examples: Sequence[EncodedExample], batch_size: int, last_edited: int) -> list[SharedBatch]:
+def shared_batches(
+    examples: Sequence[EncodedExample], batch_size: int, last_edited: int, tokens_of_a_pass: int | None = None
+) -> list[SharedBatch]:
     """The batches of an evaluation; the same for the same arguments, so that figures repeat.
 
     Args:
         examples: all with choices.
         batch_size: most rows of a forward pass.
         last_edited: how many tokens from a prompt's end any adapter edits; they are not shared between examples.
+        tokens_of_a_pass: see `heft.batching.batches_of_like_length`; for stems that share nothing.
     """
     stems = [stem_of(i, example) for i, example in enumerate(examples)]
     alone, together = [], []
@@ -122,13 +126,18 @@ def shared_batches(examples: Sequence[EncodedExample], batch_size: int, last_edi
         if len(family) > 1 and _cost([(family, shared)]) < WORTH_IT * _cost([(family, 0)]):
             together.append((family, shared))
         else:
-            alone += [((stem,), 0) for stem in family]
+            alone += family
     together.sort(key=lambda family: (-family[1], family[0][0].index))
-    alone.sort(key=lambda family: (-len(family[0][0].ids), family[0][0].index))
     batches = []
-    for families in (*_filled(together, batch_size), *_filled(alone, batch_size)):
-        unshared = [(stems, 0) for stems, _ in families]
-        batches.append(SharedBatch(tuple(families if _cost(families) < _cost(unshared) else unshared)))
+    for families in _filled(together, batch_size):
+        stems_of_batch = [stem for stems, _ in families for stem in stems]
+        if _cost(families) < sum(len(stem.ids) for stem in stems_of_batch):
+            batches.append(SharedBatch(tuple(families)))
+        else:
+            alone += stems_of_batch
+    alone.sort(key=lambda stem: stem.index)
+    for batch in batches_of_like_length([len(stem.ids) for stem in alone], batch_size, tokens_of_a_pass):
+        batches.append(SharedBatch(tuple(((alone[i],), 0) for i in batch)))
     return sorted(batches, key=lambda batch: (-batch.width, batch.stems[0].index))
 
 

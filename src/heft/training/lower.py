@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from heft.batching import batches_of_like_length, pass_tokens
 from heft.data import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import block_names
-from heft.training.parts import parts_of_like_length
 from heft.training.prefix import has_dropout, trains_reft_alone
 from heft.training.stores import Store
 
@@ -85,7 +85,8 @@ class LowerLayerReuse:
 
     def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         computed = {}
-        for part in parts_of_like_length([self.row_length(row) for row in rows], self.model.device):
+        lengths = [self.row_length(row) for row in rows]
+        for part in batches_of_like_length(lengths, len(rows), pass_tokens(self.model.device, trains=False)):
             computed |= self._compute_part([rows[i] for i in part])
         return computed
 

@@ -1,60 +1,25 @@
-"""A batch in parts of like length, so that little padding is computed.
+"""A batch's loss as the sum of its parts' losses, each of rows of like length (see heft.batching)."""
 
-On a CPU a pass costs as much as its tokens, padding included, and little for being a pass. A batch whose rows
-differ in length is therefore run as several, each padded to its own longest row. The sum of their losses is the batch's
-loss, so values and gradients are the same. An accelerator, which wants large passes, gets the batch whole.
-"""
-
-from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+
+from heft.batching import batches_of_like_length, pass_tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
     from heft.training.reuse import Loss
 
-TOKENS_OF_A_PASS = 150
-"""What a further pass costs beside its tokens, in tokens. Measured on two cores, SmolLM2-135M, LoRA: 138 to 168."""
-
-
-def parts_of_like_length(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Indices of the rows in parts, such that padded tokens and passes cost the least; longest rows first.
-
-    Args:
-        lengths: tokens of each row.
-        device: where they will run; all in one part where that is no CPU.
-    """
-    if device.type != "cpu":
-        return [list(range(len(lengths)))] if lengths else []
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    longest_first = [lengths[row] for row in order]
-
-    @cache
-    def cheapest(start: int) -> tuple[int, int]:
-        """Cost of the rows from `start` on, and where their first part ends."""
-        if start == len(order):
-            return 0, start
-        ends = range(start + 1, len(order) + 1)
-        return min((TOKENS_OF_A_PASS + (end - start) * longest_first[start] + cheapest(end)[0], end) for end in ends)
-
-    parts, start = [], 0
-    while start < len(order):
-        end = cheapest(start)[1]
-        parts.append(sorted(order[start:end]))
-        start = end
-    return parts
-
 
 def loss_by_parts(loss: "Loss", model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss of a batch from `heft.data.training_batch`, computed in parts of like length."""
+    """The loss of a batch from `heft.data.training_batch`: the same value and gradients, with less padding."""
     lengths = batch["attention_mask"].sum(1).tolist()
-    parts = parts_of_like_length(lengths, batch["input_ids"].device)
+    cost = pass_tokens(batch["input_ids"].device, trains=True)
+    parts = batches_of_like_length(lengths, len(lengths), cost)
     if len(parts) == 1:
         return loss(model, batch)
-    return sum(loss(model, _rows_of(batch, part, max(lengths[row] for row in part))) for part in parts)
+    return sum(loss(model, _rows_of(batch, part, lengths[part[0]])) for part in parts)
 
 
 def _rows_of(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from heft.batching import batches_of_like_length, pass_tokens
 from heft.data import EncodedExample, left_pad
 from heft.reft.settings import parse_positions
 from heft.stages import adapter_parameters
-from heft.training.parts import parts_of_like_length
 from heft.training.stores import Store
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ class PrefixReuse:
     def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         """Run the prefixes of these rows through the model's body; what is computed is also kept."""
         computed = {}
-        for part in parts_of_like_length([self.prefix_length(row) for row in rows], self.model.device):
+        lengths = [self.prefix_length(row) for row in rows]
+        for part in batches_of_like_length(lengths, len(rows), pass_tokens(self.model.device, trains=False)):
             computed |= self._compute_part([rows[i] for i in part])
         return computed
 
