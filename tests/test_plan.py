@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from heft.cli.plan import in_bytes, in_flops, in_time, run_plan
+from heft.cli.plan import run_plan
 from heft.plan.planner import make_plan
 from heft.recipe_io import load_recipe
 
@@ -41,15 +41,6 @@ def test_json_is_all_that_is_printed(recipe_file, capsys):
     run_plan(recipe_file(STAGES), [], probe=False, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert [stage["name"] for stage in printed["stages"]] == ["coarse", "fine"]
-
-
-@pytest.mark.parametrize(
-    ("shown", "words"),
-    [(in_bytes(0), "0 B"), (in_bytes(1536), "1.54 kB"), (in_flops(2.5e12), "2.5 TFLOP"), (in_time(None), "–")]
-    + [(in_time(4.24), "4.2 s"), (in_time(42), "42 s"), (in_time(300), "5.0 min"), (in_time(7200), "2.0 h")],
-)
-def test_figures_are_short(shown, words):
-    assert shown == words
 
 
 def test_a_probe_turns_flops_into_seconds(recipe_file):

@@ -99,6 +99,32 @@ def plan(
     run_plan(recipe, override, probe, as_json)
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Directories of runs, RUN:stage for a stage of one; or one study: its directory, or its YAML file, "
+            "which is then run.",
+        ),
+    ],
+    reference: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Set every other against this one; all pairs if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory of the study; runs/<name> if not given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a study would cost, and train nothing.")] = False,
+) -> None:
+    """Set runs against each other on the same questions, or run a study and compare its arms."""
+    from heft.cli.compare import run_compare
+
+    run_compare(runs, reference, as_json, override, output, dry_run)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="An adapter directory, or a base model as in a recipe's model.name.")],

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from heft.cli.show import ConsoleReporter, percent
+from heft.cli.show import ConsoleReporter
 from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import write_records
 from heft.recipe_io import evaluation_request
 from heft.tasks import TASKS, TaskSettings, unknown_task
+from heft.units import percent
 
 
 def run_evaluation(

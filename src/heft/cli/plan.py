@@ -1,7 +1,6 @@
 """`heft plan`: what a recipe will cost, as tables or as JSON."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from rich.table import Table
 from heft.cli.show import ConsoleReporter
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
+from heft.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
     from heft.plan.planner import Plan
@@ -77,27 +77,3 @@ def notes(plan: "Plan") -> list[str]:
             f"times are at {in_flops(plan.flops_per_second)}/s, this machine's matrix rate: a run takes longer"
         )
     return lines
-
-
-def in_bytes(count: float) -> str:
-    """`1.2 GB`."""
-    return _scaled(count, "B")
-
-
-def in_flops(count: float) -> str:
-    """`3.4 TFLOP`."""
-    return _scaled(count, "FLOP")
-
-
-def in_time(seconds: float | None) -> str:
-    """`42 s`, `3.1 min` or `2.0 h`; a dash where nothing was measured."""
-    if seconds is None:
-        return "–"
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _scaled(count: float, unit: str) -> str:
-    step = 0 if count < 1 else min(6, int(math.log10(count) // 3))
-    return f"{count / 1000**step:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[step]}{unit}"

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from heft import processes
 from heft.reporter import Reporter
+from heft.units import percent
 
 if TYPE_CHECKING:
     from heft.run_dir import StageSummary
@@ -111,8 +112,3 @@ def results_table(stages: "Sequence[StageSummary]") -> Table:
             f"{stage.seconds:.0f}",
         )
     return table
-
-
-def percent(share: float | None) -> str:
-    """`83.4 %`, or a dash where the figure does not exist."""
-    return "–" if share is None else f"{100 * share:.1f} %"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heft.cli.show import ConsoleReporter, percent, results_table
+from heft.cli.show import ConsoleReporter, results_table
 from heft.recipe_io import load_recipe
 from heft.run_dir import require_free
 from heft.sweep.grid import require_sweep
+from heft.units import percent
 
 if TYPE_CHECKING:
     from heft.sweep.results import Result

@@ -1,0 +1,83 @@
+"""`heft compare`: which runs, and what sets them apart."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+from heft.cli.show import ConsoleReporter
+from heft.compare.arms import arms_of, read_study, stage_arms
+from heft.compare.comparison import Comparison, compare, stage_pairs
+from heft.compare.runs import read_run
+from heft.compare.table import Table, tables
+from heft.errors import HeftError
+
+
+def run_compare(
+    given: Sequence[str],
+    reference: str | None,
+    as_json: bool,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Run a study where a study file is given; else compare runs, or one run's stages, or a study's arms, and print."""
+    if any(name.endswith((".yaml", ".yml")) for name in given):
+        if len(given) > 1:
+            raise HeftError("give one study file, or directories of runs; got both or several")
+        if reference is not None or as_json:
+            raise HeftError(f"{given[0]} names its reference itself and leaves comparison.json; give it alone")
+        from heft.cli.study import run_study
+
+        run_study(Path(given[0]), overrides, output, dry_run)
+        return
+    if overrides or output is not None or dry_run:
+        raise HeftError("--set, --output and --dry-run are for a study file; runs are compared as they are")
+    comparison = compare_given(given, reference)
+    if as_json:
+        print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show(comparison, ConsoleReporter())
+
+
+def compare_given(given: Sequence[str], reference: str | None) -> Comparison:
+    """Compare what the command line names: runs, `RUN:stage`, or one study's directory.
+
+    Raises:
+        HeftError: something of it cannot be read, or does not compare.
+    """
+    if len(given) == 1 and (Path(given[0]) / "study.json").is_file():
+        arms, study = read_study(Path(given[0]))
+        return compare(arms, study.get("reference") if reference is None else reference)
+    named = [_run_and_stage(name) for name in given]
+    runs = [read_run(path) for path, _ in named]
+    if len(runs) == 1 and named[0][1] is None:
+        arms = stage_arms(runs[0])
+        return compare(arms, reference, None if reference is not None else stage_pairs(arms))
+    return compare(arms_of(runs, [stage for _, stage in named]), reference)
+
+
+def show(comparison: Comparison, reporter: ConsoleReporter) -> None:
+    """Print the verdicts and the tables."""
+    for pair in comparison.pairs:
+        reporter.note(pair.words)
+    if not comparison.pairs:
+        reporter.note("one arm alone: nothing to compare it with")
+    for table in tables(comparison):
+        reporter.console.print(_rich(table))
+
+
+def _run_and_stage(given: str) -> tuple[Path, str | None]:
+    path, colon, stage = given.rpartition(":")
+    return (Path(path), stage) if colon and path and not Path(given).exists() else (Path(given), None)
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(table.headings):
+        shown.add_column(heading, justify="left" if number < table.texts else "right", no_wrap=number >= table.texts)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown

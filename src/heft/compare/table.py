@@ -1,0 +1,140 @@
+"""A comparison as tables: the verdicts first, then what each arm scored and cost, then the pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heft.compare.comparison import ArmResult, Comparison, PairResult
+from heft.compare.verdicts import p_text, points
+from heft.units import in_bytes, in_flops, in_time, percent
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text; the first `texts` columns are words, the others figures."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: int
+
+
+def markdown(comparison: Comparison) -> str:
+    """Verdicts, arms and pairs in Markdown."""
+    parts = ["\n".join(f"- {pair.words}" for pair in comparison.pairs)] if comparison.pairs else []
+    for table in tables(comparison):
+        parts.append(f"{table.title}\n\n" + "\n".join(_lines(table)))
+    return "\n\n".join(parts) + "\n"
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """The tables of a comparison: scores, costs and, where arms were set against each other, pairs."""
+    arms = comparison.arms
+    found = [_scores(arms), _costs(arms)]
+    return [*found, _pairs(comparison.pairs), _sources(comparison.pairs)] if comparison.pairs else found
+
+
+def _scores(arms: Sequence[ArmResult]) -> Table:
+    rows = [
+        [
+            arm.name,
+            arm.stage,
+            ", ".join(map(str, arm.seeds)),
+            percent(arm.accuracy),
+            f"{100 * arm.interval[0]:.1f}–{100 * arm.interval[1]:.1f} %",
+            percent(arm.balanced_accuracy),
+            percent(arm.majority),
+            _or_none(arm.seed_sd, _points),
+            _answers(arm),
+        ]
+        for arm in arms
+    ]
+    headings = ["arm", "after", "seeds", "accuracy", "95 % interval", "balanced", "majority", "seed SD", "answers"]
+    return Table(f"Accuracy on {arms[0].n:,} questions; the seeds' standard deviation in points.", headings, rows, 3)
+
+
+def _answers(arm: ArmResult) -> str:
+    if arm.collapsed:
+        return "one only" if len(arm.collapsed) == len(arm.seeds) else f"one only (seed {_listed(arm.collapsed)})"
+    if arm.predictions is None:
+        return NONE
+    return " / ".join(f"{100 * share:.0f}" for share in arm.predictions.values()) + " %"
+
+
+def _costs(arms: Sequence[ArmResult]) -> Table:
+    rows = []
+    for arm in arms:
+        costs = arm.costs
+        rows.append(
+            [
+                arm.name,
+                in_time(costs.seconds),
+                _or_none(costs.flops, in_flops),
+                _or_none(costs.plain_flops, in_flops),
+                _or_none(costs.tokens, _count),
+                _or_none(costs.trainable_parameters, _count),
+                _or_none(costs.stored_parameters, _count),
+                _or_none(costs.peak_bytes, in_bytes),
+            ]
+        )
+    headings = ["arm", "time", "FLOPs", "without reuse", "tokens", "trained", "stored", "memory"]
+    return Table("Cost of training, the mean of an arm's runs; parameters trained and stored.", headings, rows, 1)
+
+
+def _pairs(pairs: Sequence[PairResult]) -> Table:
+    rows = [
+        [
+            pair.first,
+            pair.second,
+            pair.verdict,
+            points(pair.difference),
+            NONE if pair.interval is None else f"{points(pair.interval[0])} to {points(pair.interval[1])}",
+            _or_none(pair.p_value, p_text),
+            _or_none(pair.p_holm, p_text),
+            _or_none(pair.smallest_difference, _points),
+        ]
+        for pair in pairs
+    ]
+    headings = ["first", "second", "the first is", "difference", "95 % interval", "p", "p Holm", "detectable"]
+    title = "First minus second, in points; p before and after Holm's correction; detectable with 80 % power."
+    return Table(title, headings, rows, 3)
+
+
+def _sources(pairs: Sequence[PairResult]) -> Table:
+    rows = [
+        [
+            pair.first,
+            pair.second,
+            "; ".join(f"{test['won']}:{test['lost']}" for test in pair.mcnemar) or NONE,
+            "; ".join(_or_none(test["p"], p_text) for test in pair.mcnemar) or NONE,
+            _or_none(pair.question_se, _points),
+            _or_none(pair.seed_sd, _points),
+        ]
+        for pair in pairs
+    ]
+    headings = ["first", "second", "won:lost", "McNemar p", "question SE", "seed SD"]
+    title = "Questions won and lost with each seed, McNemar's exact p, and what spreads the difference, in points."
+    return Table(title, headings, rows, 2)
+
+
+def _lines(table: Table) -> list[str]:
+    rule = ["---"] * table.texts + ["---:"] * (len(table.headings) - table.texts)
+    rows = ([cell.replace("|", "\\|") for cell in row] for row in (table.headings, rule, *table.rows))
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _or_none(value, show) -> str:
+    return NONE if value is None else show(value)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,32 @@
+"""Figures as people read them in tables; a dash where a figure does not exist."""
+
+import math
+
+
+def percent(share: float | None) -> str:
+    """`83.4 %`, or a dash where the figure does not exist."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def in_bytes(count: float) -> str:
+    """`1.2 GB`."""
+    return _scaled(count, "B")
+
+
+def in_flops(count: float) -> str:
+    """`3.4 TFLOP`."""
+    return _scaled(count, "FLOP")
+
+
+def in_time(seconds: float | None) -> str:
+    """`42 s`, `3.1 min` or `2.0 h`; a dash where nothing was measured."""
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _scaled(count: float, unit: str) -> str:
+    step = 0 if count < 1 else min(6, int(math.log10(count) // 3))
+    return f"{count / 1000**step:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[step]}{unit}"
