@@ -1,0 +1,1 @@
+"""Studies: several recipes with several seeds at one budget, run and compared."""

@@ -1,0 +1,155 @@
+"""A study's file and the recipes of its arms, read together: every fault of any of them is reported with its line."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heft.errors import HeftError
+from heft.recipe import Recipe
+from heft.settings_io import (
+    Document,
+    Fault,
+    Place,
+    apply_overrides,
+    check,
+    faults_error,
+    read_document,
+    set_value,
+    to_yaml,
+)
+from heft.study.settings import StudySettings
+
+_RECIPES = 10**6  # sorts the faults of recipes behind those of the study and its overrides
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has been checked.
+
+    Attributes:
+        path: its file.
+        settings: what it says.
+        recipes: each arm's, as long as it was written: budget and seeds are applied later.
+    """
+
+    path: Path
+    settings: StudySettings
+    recipes: dict[str, Recipe]
+
+    @property
+    def directory(self) -> Path:
+        """The directory that the study writes."""
+        return self.settings.output_dir
+
+    def run_of(self, arm: str, recipe: Recipe, seed: int) -> Recipe:
+        """The recipe of one run of an arm, whose stages have the length that its budget gives them."""
+        output = self.directory / arm / f"seed-{seed}"
+        return recipe.model_copy(
+            update={"name": f"{self.settings.name}-{arm}", "seed": seed, "output": output.as_posix()}
+        )
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> Study:
+    """Read a study and the recipes of its arms, apply overrides, check everything.
+
+    Args:
+        path: a YAML file.
+        overrides: `key.path=value` each, such as `seeds=[0]`, applied to the study.
+        output: replaces the study's `output`.
+
+    Raises:
+        HeftError: a file cannot be read, or anything in them is wrong; a line for each fault.
+    """
+    path = Path(path)
+    document = read_document(path, StudySettings, "study", "recipes/paper/embedded.yaml")
+    apply_overrides(document, overrides, output)
+    if not isinstance(document.data, dict):
+        raise faults_error(document.faults)
+    settings = check(document, StudySettings)
+    recipes, faults = {}, list(document.faults)
+    for arm in _readable_arms(document.data):
+        part = _arm_document(document, arm, path.parent)
+        recipe = check(part, Recipe) if isinstance(part.data, dict) else None
+        if recipe is not None:
+            recipes[arm] = recipe
+            part.faults += _faults_in_a_study(recipe, part, settings and settings.budget_of(arm) is not None)
+        faults += part.faults
+    if settings is not None:
+        faults += _faults_of_references(settings, recipes, document)
+    if faults or settings is None:
+        raise faults_error(faults)
+    return Study(path, settings, recipes)
+
+
+def dump_study(study: Study) -> str:
+    """A study as YAML with every default written out; paths of recipes are from the study's directory."""
+    data = study.settings.model_dump(mode="json")
+    for arm in data["arms"].values():
+        arm["recipe"] = Path(os.path.relpath(study.path.parent / arm["recipe"], study.directory)).as_posix()
+    return to_yaml(data)
+
+
+def _readable_arms(data: dict[str, Any]) -> Iterator[str]:
+    """Arms whose recipe can be looked at, whatever else is wrong with the study."""
+    arms = data.get("arms")
+    for name, arm in arms.items() if isinstance(arms, dict) else ():
+        if isinstance(arm, dict) and isinstance(arm.get("recipe"), str) and arm["recipe"]:
+            yield name
+
+
+def _arm_document(study: Document, arm: str, folder: Path) -> Document:
+    """An arm's recipe with the study's changes; what these are at fault for is told at their lines in the study."""
+    file = folder / study.data["arms"][arm]["recipe"]
+    try:
+        document = read_document(file, Recipe, "recipe", "recipes/quickstart.yaml", source=_RECIPES)
+    except HeftError as error:
+        unread = Document()
+        unread.faults = [Fault(study.place_of(("arms", arm, "recipe")), ("arms", arm, "recipe"), str(error))]
+        return unread
+    for path in (("set",), ("arms", arm, "set")):
+        values = study.data if path == ("set",) else study.data["arms"][arm]
+        for key in values.get("set", {}) if isinstance(values.get("set"), dict) else ():
+            if isinstance(document.data, dict):
+                _change(document, study, (*path, key))
+    return document
+
+
+def _change(recipe: Document, study: Document, path: tuple[str, ...]) -> None:
+    """Apply what the study sets at `path`, whose last part is a key of the recipe, dots and all."""
+
+    def told_at(place: Place) -> Place:
+        return place._replace(label=f"{place.label}: {'.'.join(path[:-1])}")
+
+    keys = tuple(path[-1].split("."))
+    place = told_at(study.place_of(path))
+    if not all(keys):
+        recipe.faults.append(Fault(place, (), f"expected a key such as stages.fine.rank; got {path[-1]!r}"))
+        return
+    set_value(recipe, keys, study.part(path, told_at), place)
+
+
+def _faults_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> Iterator[Fault]:
+    """What is right in a recipe but not in a study."""
+    if recipe.sweep is not None:
+        yield Fault(document.place_of(("sweep",)), ("sweep",), "a study trains single runs; set sweep: null")
+    for name, stage in recipe.stages.items():
+        path = ("stages", name)
+        if stage.seed is not None:
+            text = "would be the same in all runs of a study, which have seeds to differ in; set it to null"
+            yield Fault(document.place_of((*path, "seed")), (*path, "seed"), text)
+        if has_budget and stage.until is not None:
+            text = "what the stage will cost is not known before, so it fits no budget; set until or the budget to null"
+            yield Fault(document.place_of((*path, "until")), (*path, "until"), text)
+
+
+def _faults_of_references(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> Iterator[Fault]:
+    """Arms whose cost is to be another's budget, though it is not known before."""
+    for name in settings.arms:
+        budget = settings.budget_of(name)
+        other = None if budget is None else budget.other
+        if other in recipes and any(stage.until is not None for stage in recipes[other].stages.values()):
+            path = ("arms", name, "budget") if settings.arms[name].budget else ("budget",)
+            text = f"arm {other!r} has a stage that ends on a plateau, so its cost is not known before"
+            yield Fault(study.place_of(path), path, text)

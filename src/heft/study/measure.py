@@ -1,0 +1,75 @@
+"""How long a step of each stage takes on this machine: a few are taken, on a few rows, and thrown away."""
+
+import math
+import random
+import statistics
+import time
+
+from transformers import set_seed
+
+from heft.models import load_base
+from heft.plan.planner import Plan
+from heft.recipe import Recipe, Stage
+from heft.reporter import Reporter
+from heft.runner import read_data
+from heft.stages import attach, check_targets, finish
+from heft.study.scaling import Rate
+from heft.training.stage import train_stage
+
+STEPS = 3
+"""Steps of an epoch over the rows that are tried; three such epochs are run."""
+
+
+def seconds_a_step(recipe: Recipe, plan: Plan) -> list[Rate]:
+    """Seconds of a step of each stage, in its first epoch and, where that keeps something for later ones, after it.
+
+    Medians, without each stage's first step, which warms up. Held-back evaluations are not counted.
+    """
+    rows = read_data(recipe, Reporter()).train
+    base = load_base(recipe.model)
+    check_targets(base.model, recipe)
+    rates = []
+    for (name, stage), planned in zip(recipe.stages.items(), plan.stages, strict=True):
+        few = random.Random(recipe.seed).sample(rows, min(len(rows), STEPS * stage.batch_size))
+        set_seed(recipe.seed)
+        attached = attach(base.model, name, stage)
+        clock = _Clock()
+        pad_id = base.tokenizer.pad_token_id
+        train_stage(base.model, name, _short(stage), few, pad_id=pad_id, seed=recipe.seed, reporter=clock)
+        finish(base.model, attached)
+        keeps = planned.prefix is not None and planned.prefix.store != "off"
+        epoch = math.ceil(planned.rows / stage.batch_size)
+        rates.append(_rate(clock.intervals, math.ceil(len(few) / stage.batch_size), epoch, keeps))
+    return rates
+
+
+def _short(stage: Stage) -> Stage:
+    return stage.model_copy(
+        update={
+            "steps": None,
+            "epochs": 3.0,
+            "holdout": 0.0,
+            "evaluate_every": None,
+            "until": None,
+            "best_checkpoint": False,
+        }
+    )
+
+
+def _rate(intervals: list[float], tried: int, epoch: int, keeps: bool) -> Rate:
+    """From the time between each step and the one before it; `tried` steps were an epoch."""
+    first = statistics.median(intervals[: max(1, tried - 1)])
+    later = statistics.median(intervals[tried:] or intervals)
+    return Rate(first, later, epoch) if keeps else Rate(*[statistics.median(intervals)] * 2, epoch)
+
+
+class _Clock(Reporter):
+    def __init__(self):
+        self.intervals: list[float] = []
+        self._last: float | None = None
+
+    def step(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if self._last is not None:
+            self.intervals.append(now - self._last)
+        self._last = now

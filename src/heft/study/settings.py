@@ -1,0 +1,160 @@
+"""What a study is told. `heft.study.files` reads it from YAML, together with the recipes of its arms."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from heft.settings import FileName, Settings, nearest
+
+KINDS = ("steps", "flops", "seconds")
+
+
+class Budget(Settings):
+    """What the stages of an arm may cost together: one of these keys. All its stages are made longer or shorter by one
+    factor, to come as near as whole steps allow."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps."""
+    flops: float | None = Field(default=None, gt=0)
+    """FLOPs of training as `heft plan` counts them with nothing reused."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Seconds of training on this machine, by a few steps of each stage that are measured first."""
+    steps_of: str | None = None
+    """As many steps as this arm takes."""
+    flops_of: str | None = None
+    """As many FLOPs as this arm takes."""
+    seconds_of: str | None = None
+    """As many seconds as this arm takes, both measured first."""
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> "Budget":
+        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"a budget is exactly one of {', '.join(type(self).model_fields)}; {found}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """`steps`, `flops` or `seconds`."""
+        return next(kind for kind in KINDS if self.amount(kind) is not None or self.of(kind) is not None)
+
+    def amount(self, kind: str) -> float | None:
+        """How much of a kind; None where it is another arm's, or of another kind."""
+        return getattr(self, kind)
+
+    def of(self, kind: str) -> str | None:
+        """The arm whose cost of that kind is taken."""
+        return getattr(self, f"{kind}_of")
+
+    @property
+    def other(self) -> str | None:
+        """The arm whose cost is taken; None where the budget is a number."""
+        return self.of(self.kind)
+
+
+class ArmSettings(Settings):
+    """One thing that is tried: a recipe, with some settings changed."""
+
+    recipe: str = Field(min_length=1)
+    """Path of the recipe, from the study's file."""
+    set: dict[str, Any] = Field(default={})
+    """Settings to change in it, as with `--set`, such as {stages.coarse.epochs: 20}; after the study's own `set`."""
+    label: str | None = Field(default=None, min_length=1)
+    """What it is, for people; null means its name."""
+    budget: Budget | None = None
+    """What its stages may cost together; null means the study's budget."""
+
+
+def _check_arm_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value) or value == "base":
+        raise ValueError(f"an arm's name is letters, digits, '_' and '-', and not 'base'; got {value!r}")
+    return value
+
+
+class StudySettings(Settings):
+    """Everything that a study is told."""
+
+    name: FileName
+    """Name of the study: letters, digits, `.`, `_` and `-`."""
+    arms: dict[Annotated[str, AfterValidator(_check_arm_name)], ArmSettings] = Field(min_length=1)
+    """What is compared."""
+    set: dict[str, Any] = Field(default={})
+    """Settings to change in the recipes of all arms, as with `--set`."""
+    seeds: list[Annotated[int, Field(ge=0, le=2**32 - 1)]] = Field(default=[0], min_length=1)
+    """Each arm is run once with each of these seeds."""
+    budget: Budget | None = None
+    """What each arm's stages may cost together; null leaves the recipes as long as they are. An arm whose own cost this
+    names stays as it is."""
+    reference: str | None = None
+    """The arm that all others are compared with; null compares all pairs."""
+    base: bool = False
+    """Compare the model before any stage too, as an arm `base`."""
+    output: str | None = Field(default=None, min_length=1)
+    """Directory that the study writes; null means runs/<name>."""
+
+    @field_validator("arms")
+    @classmethod
+    def _budgets_name_arms(cls, arms: dict[str, ArmSettings]) -> dict[str, ArmSettings]:
+        faults = []
+        for name, arm in arms.items():
+            problem = arm.budget and _problem_of(arm.budget, name, arms)
+            if problem:
+                text = PydanticCustomError("value_error", "{text}", {"text": problem})
+                path = (name, "budget", f"{arm.budget.kind}_of")
+                faults.append(InitErrorDetails(type=text, loc=path, input=None))
+        if faults:
+            raise ValidationError.from_exception_data("arms", faults)
+        return arms
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"seeds must not repeat one; got {value}")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_names_an_arm(cls, value: Budget | None, info: ValidationInfo) -> Budget | None:
+        arms = info.data.get("arms")
+        other = value.other if value is not None and arms else None
+        if other is not None and other not in arms:
+            raise ValueError(f"no arm {other!r}{nearest(other, list(arms))}")
+        if other is not None and arms[other].budget is not None and arms[other].budget.other is not None:
+            raise ValueError(f"arm {other!r} has the budget of another arm itself; name that one")
+        return value
+
+    @field_validator("reference")
+    @classmethod
+    def _reference_is_an_arm(cls, value: str | None, info: ValidationInfo) -> str | None:
+        arms = info.data.get("arms")
+        if value is not None and arms and value not in arms:
+            raise ValueError(f"no arm {value!r}{nearest(value, list(arms))}")
+        return value
+
+    @property
+    def output_dir(self) -> Path:
+        """The directory that the study writes."""
+        return Path(self.output) if self.output is not None else Path("runs") / self.name
+
+    def budget_of(self, arm: str) -> Budget | None:
+        """What an arm may cost; None where it stays as long as its recipe is."""
+        budget = self.arms[arm].budget or self.budget
+        return None if budget is None or budget.other == arm else budget
+
+
+def _problem_of(budget: Budget, name: str, arms: dict[str, ArmSettings]) -> str | None:
+    other = budget.other
+    if other is None:
+        return None
+    if other not in arms:
+        return f"no arm {other!r}{nearest(other, list(arms))}"
+    if other == name:
+        return "names its own arm; name another, or give a number"
+    if arms[other].budget is not None and arms[other].budget.other is not None:
+        return f"arm {other!r} has the budget of another arm itself; name that one"
+    return None

@@ -1,0 +1,126 @@
+"""Studies as files: the faults of a study and of its arms' recipes at the lines that hold them."""
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from heft.errors import HeftError
+from heft.study.files import dump_study, load_study
+from heft.study.settings import ArmSettings, Budget, StudySettings
+
+
+@pytest.fixture
+def faults(study_file, tmp_path):
+    def lines(text, *overrides):
+        with pytest.raises(HeftError) as caught:
+            load_study(study_file(text), overrides)
+        return str(caught.value).replace(f"{tmp_path}/", "").split("\n")
+
+    return lines
+
+
+def test_arms_are_recipes_with_settings_changed_first_by_the_study_then_by_themselves(study_file):
+    study = load_study(
+        study_file(
+            dedent("""\
+            set: {task.train_size: 16, stages.coarse.rank: 3}
+            seeds: [4, 5]
+            arms:
+              long: {recipe: lora.yaml, set: {stages.coarse.epochs: 9}}
+              wide: {recipe: heft.yaml, set: {stages.coarse.rank: 5, stages.fine: {method: reft, steps: 2}}}
+            """)
+        )
+    )
+    long, wide = study.recipes["long"], study.recipes["wide"]
+    assert (long.stages["coarse"].epochs, long.stages["coarse"].rank, long.task.train_size) == (9, 3, 16)
+    assert (wide.stages["coarse"].rank, wide.stages["fine"].steps, wide.task.train_size) == (5, 2, 16)
+    run = study.run_of("wide", wide, 5)
+    assert (run.name, run.seed, run.output_dir) == ("s-wide", 5, study.directory / "wide" / "seed-5")
+
+
+def test_all_faults_are_reported_at_once_at_their_lines(faults):
+    text = dedent("""\
+        seeds: [0, 0]
+        arms:
+          one:
+            recipe: lora.yaml
+            set:
+              stages.coarse.rnk: 4
+              stages.coarse.epochs: few
+          two: {recipe: absent.yaml}
+          three: {recipe: heft.yaml, lable: x, budget: {steps: 3, flops: 1e9}}
+          four: {recipe: lora.yaml, budget: {flops_of: fuor}, set: {stages.coarse.seed: 3}}
+        refrence: one
+        """)
+    assert faults(text) == [
+        "study.yaml:3: seeds: seeds must not repeat one; got [0, 0]",
+        "study.yaml:8: arms.one.set: stages.coarse.rnk: unknown key; did you mean 'rank'?",
+        "study.yaml:9: arms.one.set: stages.coarse.epochs: expected a number above 0 or null; got 'few'",
+        "study.yaml:10: arms.two.recipe: absent.yaml: no such file; expected a recipe, such as recipes/quickstart.yaml",
+        "study.yaml:11: arms.three.budget: a budget is exactly one of steps, flops, seconds, steps_of, flops_of,"
+        " seconds_of; steps and flops are given",
+        "study.yaml:11: arms.three.lable: unknown key; did you mean 'label'?",
+        "study.yaml:12: arms.four.set: stages.coarse.seed: would be the same in all runs of a study, which have seeds"
+        " to differ in; set it to null",
+        "study.yaml:13: refrence: unknown key; did you mean 'reference'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("arms: {a: {recipe: lora.yaml}}\nreference: b\n", "study.yaml:4: reference: no arm 'b'; known here: a"),
+        ("arms: {base: {recipe: lora.yaml}}\n", "study.yaml:3: arms.base: an arm's name is"),
+        ("arms: {a: {recipe: lora.yaml, budget: {flops_of: b}}}\n", "study.yaml:3: arms.a.budget.flops_of: no arm 'b'"),
+        ("arms: {a: {recipe: lora.yaml, budget: {steps_of: a}}}\n", "arms.a.budget.steps_of: names its own arm"),
+        ("budget: {steps_of: c}\narms: {a: {recipe: lora.yaml}}\n", "study.yaml:3: budget: no arm 'c'"),
+        (
+            "arms:\n  a: {recipe: lora.yaml, budget: {steps_of: b}}\n  b: {recipe: lora.yaml, budget: {steps_of: a}}\n",
+            "study.yaml:4: arms.a.budget.steps_of: arm 'b' has the budget of another arm itself",
+        ),
+        ("arms: {a: {recipe: lora.yaml, set: {seed.x: 1}}}\n", "arms.a.set: seed: expected a whole number"),
+        ("arms: {a: {recipe: lora.yaml, set: {a..b: 1}}}\n", "study.yaml:3: arms.a.set: expected a key such as"),
+        (
+            "arms: {a: {recipe: lora.yaml, budget: {steps: 9}, set: {stages.coarse.holdout: 0.2,"
+            " stages.coarse.epochs: 9, stages.coarse.until: plateau}}}\n",
+            "arms.a.set: stages.coarse.until: what the stage will cost is not known before",
+        ),
+        ("arms: {a: {recipe: lora.yaml, set: {sweep: {grid: {rank: [1]}}}}}\n", "arms.a.set: sweep"),
+        ("", "study.yaml:1: arms: missing; expected a mapping of at least one entry"),
+    ],
+)
+def test_what_a_study_cannot_be_is_refused(faults, text, fault):
+    assert any(fault in line for line in faults(text))
+
+
+def test_a_fault_of_a_recipe_is_told_at_its_line_once(faults, tmp_path, study_file):
+    path = study_file("arms: {a: {recipe: bad.yaml}, b: {recipe: bad.yaml}}\n")
+    (tmp_path / "bad.yaml").write_text("name: bad\ntask: {name: whereabouts}\nstages: {a: {method: lroa}}\n")
+    with pytest.raises(HeftError) as caught:
+        load_study(path)
+    assert str(caught.value).replace(f"{tmp_path}/", "") == (
+        "bad.yaml:3: stages.a.method: unknown method 'lroa'; did you mean 'lora'?"
+    )
+
+
+def test_the_written_study_is_read_back_equal(study_file):
+    study = load_study(study_file("seeds: [1, 2]\narms: {a: {recipe: lora.yaml, budget: {flops: 1e9}}}\nbase: true\n"))
+    study.directory.mkdir()
+    (study.directory / "study.yaml").write_text(dump_study(study))
+    again = load_study(study.directory / "study.yaml")
+    assert again.recipes == study.recipes
+    assert again.settings.seeds == [1, 2]
+    assert again.settings.arms["a"].budget == study.settings.arms["a"].budget
+
+
+def test_every_setting_is_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    for kind in (StudySettings, ArmSettings, Budget):
+        assert [key for key in kind.model_fields if f"`{key}`" not in page] == []
+
+
+def test_overrides_and_output_change_the_study(study_file, tmp_path):
+    path = study_file("arms: {a: {recipe: lora.yaml}}\n")
+    study = load_study(path, ["seeds=[7]", "set={task.train_size: 5}"], output="elsewhere")
+    assert (study.settings.seeds, study.recipes["a"].task.train_size, str(study.directory)) == ([7], 5, "elsewhere")
