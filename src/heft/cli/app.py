@@ -125,6 +125,18 @@ def compare(
     run_compare(runs, reference, as_json, override, output, dry_run)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_OR_STUDY...", help="Directories of runs and studies.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown too.")] = None,
+) -> None:
+    """Write runs as one HTML page that needs nothing else: verdict, tables, curves, examples, settings."""
+    from heft.cli.report import run_report
+
+    run_report(runs, output, markdown)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="An adapter directory, or a base model as in a recipe's model.name.")],

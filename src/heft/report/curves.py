@@ -1,0 +1,130 @@
+"""Learning curves: the loss of every step, stage after stage, and why each stage gave way to the next."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heft.compare.runs import RunFiles, read_metrics
+from heft.report import words
+from heft.report.parts import Panel, Section
+from heft.report.subject import Subject, Trained, trained
+from heft.report.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
+
+
+@dataclass(frozen=True)
+class StageCurve:
+    """What was logged in one stage of one run.
+
+    Attributes:
+        stage: its name.
+        start, end: optimiser steps taken in the run before it and at its end.
+        loss, held_back: (steps taken in the run, mean −ln p of an answer's tokens), of training and of held-back rows.
+        lost: logged losses that were no finite number.
+        ended: why the stage ended, as a sentence.
+    """
+
+    stage: str
+    start: int
+    end: int
+    loss: Sequence[Point]
+    held_back: Sequence[Point]
+    lost: int
+    ended: str
+
+
+def stage_curves(run: RunFiles) -> list[StageCurve]:
+    """The curves of a run's finished stages, in order."""
+    logged = read_metrics(run.path)
+    curves, done = [], 0
+    for evaluation in run.evaluations:
+        if evaluation.stage == "base":
+            continue
+        rows = [row for row in logged if row.get("stage") == evaluation.stage]
+        points = {
+            key: [(done + row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+            for key in ("loss", "eval_loss")
+        }
+        finite = {key: [p for p in found if math.isfinite(p[1])] for key, found in points.items()}
+        lost = sum(len(points[key]) - len(finite[key]) for key in points)
+        end = done + evaluation.summary["steps"]
+        why = why_ended(evaluation.summary)
+        curves.append(StageCurve(evaluation.stage, done, end, finite["loss"], finite["eval_loss"], lost, why))
+        done = end
+    return curves
+
+
+def why_ended(summary: dict) -> str:
+    """Why a stage ended, from its entry of summary.json."""
+    if summary.get("ended_because"):
+        return summary["ended_because"].rstrip(".")
+    if summary.get("stopped_early") or summary.get("ended") == "plateau":
+        return "its held-back loss no longer fell"
+    return "its planned steps were taken"
+
+
+def section(subject: Subject) -> Section:
+    """A panel for each training, its seeds over one another."""
+    panels = [_panel(group) for group in trained(subject.arms)]
+    shown = [panel for panel in panels if panel is not None]
+    about = (
+        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, one line a seed; dots: held-back"
+        " rows, where a stage holds some back. An upright line marks the switch from one stage to the next."
+    )
+    return Section("curves", "Learning curves", [about if shown else "Nothing was trained, or nothing logged."], shown)
+
+
+def _panel(group: Trained) -> Panel | None:
+    by_run = [stage_curves(run) for run in group.runs]
+    curves = [curve for run in by_run for curve in run]
+    losses = [p[1] for curve in curves for p in (*curve.loss, *curve.held_back)]
+    if not losses:
+        return None
+    x = axis("optimiser steps", [0, max(curve.end for curve in curves)], low=0, words=words.count)
+    drawing = Drawing(x, axis("loss", losses, may_be_log=True))
+    for run in by_run:
+        for curve in run:
+            if len(curve.loss) == 1:
+                drawing.dot(curve.loss[0], "fill a", 2)
+            drawing.line(curve.loss, "line a")
+            if curve.held_back:
+                drawing.line(curve.held_back, "line thin b")
+            for point in curve.held_back:
+                drawing.dot(point, "fill b", 2.2)
+        for curve in run[1:]:
+            drawing.segment((curve.start, drawing.y.low), (curve.start, drawing.y.high), "switch")
+    _name_stages(drawing, by_run[0])
+    scale = " (logarithmic scale)" if drawing.y.log else ""
+    seeds = [run.seed for run in group.runs]
+    several = f", seeds {words.listed([str(seed) for seed in seeds])}" if len(seeds) > 1 else ""
+    told = f"Loss{scale}{several}. {' '.join(_told(seeds, by_run))}"
+    return Panel(group.title, drawing.svg(f"Loss by step, {group.title}"), told)
+
+
+def _name_stages(drawing: Drawing, curves: Sequence[StageCurve]) -> None:
+    """Each stage's name over its part, as far as there is room."""
+    for curve in curves:
+        start, end = (drawing.at((step, drawing.y.low))[0] for step in (curve.start, curve.end))
+        room = int((end - start) / CHARACTER)
+        if room >= 3:
+            drawing.text((start + end) / 2, TOP - 2, shortened(curve.stage, room), "label", "middle")
+
+
+def _told(seeds: Sequence[int], by_run: Sequence[Sequence[StageCurve]]) -> list[str]:
+    """A sentence a stage: from which loss to which in each seed, and why it ended."""
+    sentences = []
+    for name in dict.fromkeys(curve.stage for curves in by_run for curve in curves):
+        found = [(seed, c) for seed, curves in zip(seeds, by_run, strict=True) for c in curves if c.stage == name]
+        parts = [words.several(found[0][1].end - found[0][1].start, "step")]
+        for what, kind in (("loss", "loss"), ("held back", "held_back")):
+            ends = [_ends(getattr(curve, kind)) for _, curve in found if getattr(curve, kind)]
+            parts += [f"{what} {', '.join(ends)}"] if ends else []
+        if lost := sum(curve.lost for _, curve in found):
+            parts.append(f"{lost} logged losses were not finite")
+        whys = {curve.ended for _, curve in found}
+        ended = whys.pop() if len(whys) == 1 else "; ".join(f"seed {seed}: {curve.ended}" for seed, curve in found)
+        sentences.append(f"{name}: {', '.join(parts)}. It ended because: {ended}.")
+    return sentences
+
+
+def _ends(points: Sequence[Point]) -> str:
+    return f"{words.number(points[0][1])} → {words.number(points[-1][1])}"

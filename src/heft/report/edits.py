@@ -1,0 +1,101 @@
+"""How large the trained edits are, layer by layer, from the saved weights.
+
+Every ReFT edit adds D·B to a hidden state h, with D = Ah + c (docs/method.md has A, c and B of each intervention). As
+a map of h it has the linear part AᵀB (d×d) and the constant part cB. Their sizes, in the Frobenius and the Euclidean
+norm, do not depend on the basis in which the weights were stored; for LoReFT, whose B = R has orthonormal rows, they
+are those of W − R and of b.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from heft.compare.runs import RunFiles, read_json
+from heft.errors import HeftError
+
+_KEY = re.compile(r"\.(\d+)\.(?:.*\.)?reft\.reft_(shared|first|last)\.(\w+)$")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One adapter's edit, by layer.
+
+    Attributes:
+        adapter: its name.
+        intervention: such as "loreft".
+        activation: what acts on Wh + b, or None.
+        part: "shared", or "first" and "last" where these positions have weights of their own.
+        layers: numbers of the edited layers.
+        linear: Frobenius norm of the linear part in each; empty where there is none.
+        constant: Euclidean norm of the constant part in each.
+    """
+
+    adapter: str
+    intervention: str
+    activation: str | None
+    part: str
+    layers: list[int]
+    linear: list[float]
+    constant: list[float]
+
+
+def read_edits(run: RunFiles) -> list[Edit]:
+    """The edits of a run's ReFT adapters; none where it has no such adapter.
+
+    Raises:
+        HeftError: the adapter directory is missing or cannot be read.
+    """
+    folder = run.path / "adapter"
+    if not (folder / "heft.json").is_file():
+        raise HeftError(f"{folder} has no heft.json: the run has not saved its adapters")
+    try:
+        names = [entry["name"] for entry in read_json(folder / "heft.json")["adapters"] if entry["method"] == "reft"]
+        return [edit for name in names for edit in _adapter_edits(folder / name, name)]
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, np.linalg.LinAlgError) as error:
+        raise HeftError(f"the adapters in {folder} cannot be read: {error}") from None
+
+
+def _adapter_edits(folder: Path, name: str) -> list[Edit]:
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    units: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+        if found := _KEY.search(key):
+            layer, part, kind = int(found[1]), found[2], found[3]
+            units.setdefault(part, {}).setdefault(layer, {})[kind] = tensor.astype(np.float64)
+    edits = []
+    for part, layers in sorted(units.items()):
+        sizes = [edit_size(config["intervention"], layers[layer]) for layer in sorted(layers)]
+        linear = [size for size, _ in sizes if size is not None]
+        about = (name, config["intervention"], config.get("activation"), part, sorted(layers))
+        edits.append(Edit(*about, linear, [constant for _, constant in sizes]))
+    return edits
+
+
+def edit_size(intervention: str, weights: dict[str, np.ndarray]) -> tuple[float | None, float]:
+    """Norms of an edit's linear part (None where it has none) and of its constant part.
+
+    Args:
+        intervention: a name of docs/method.md.
+        weights: `bias` (r,) and, of `rotation`, `weight` and `basis` (r, d), those that the intervention has.
+    """
+    if intervention in ("loreft", "consreft", "lobireft"):
+        basis = orthonormal_rows(weights["rotation"])
+    else:
+        basis = weights["basis"]
+    constant = float(np.linalg.norm(weights["bias"] @ basis))
+    if intervention == "lobireft":
+        return None, constant
+    start = {"loreft": basis, "noreft": basis, "direft": 0.0, "consreft": basis}[intervention]
+    inner = weights.get("weight", 0.0) - start
+    # ‖AᵀB‖² = tr(AAᵀ·BBᵀ), which needs no d×d matrix
+    return float(np.sqrt(max(0.0, np.sum((inner @ inner.T) * (basis @ basis.T))))), constant
+
+
+def orthonormal_rows(raw: np.ndarray) -> np.ndarray:
+    """R = L⁻¹A with LLᵀ = AAᵀ, as heft.reft.orthonormal has it (r, d)."""
+    return np.linalg.solve(np.linalg.cholesky(raw @ raw.T), raw)

@@ -1,0 +1,153 @@
+"""Questions on which two arms part, with their text.
+
+Records hold ids only. The text comes from the task, whose rows are read again; where that cannot be had, the ids are
+shown and why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from heft.compare.comparison import PairResult
+from heft.compare.runs import Evaluated
+from heft.errors import HeftError
+from heft.evaluation.records import Record
+from heft.report import words
+from heft.report.parts import DASH, Section
+from heft.report.results import pair_name
+from heft.report.subject import Subject
+from heft.tasks import AnyTask, Example, load_examples
+
+MOST_SHOWN = 5
+"""Examples of each kind, won and lost, that are shown of a pair; fewer where there are many pairs."""
+_MOST_CHARACTERS = 1500
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The evaluation rows by id; none, and why, where they cannot be had."""
+
+    by_id: Mapping[str, Example]
+    why_none: str | None = None
+
+    @property
+    def choices(self) -> list[str] | None:
+        """The answers, where all questions have the same few short ones."""
+        found = {example.choices for example in self.by_id.values()}
+        only = next(iter(found)) if len(found) == 1 else ()
+        return [choice.strip() for choice in only] if only and all(len(choice) < 16 for choice in only) else None
+
+
+def load_texts(recipe: dict) -> Texts:
+    """The evaluation rows of a recipe's task, read where the run read them."""
+    try:
+        settings = TypeAdapter(AnyTask).validate_python(recipe["task"])
+        return Texts({example.id: example for example in load_examples(settings, "eval")})
+    except ValidationError:
+        return Texts({}, "the task’s settings are of another version of heft")
+    except (HeftError, OSError) as error:
+        return Texts({}, str(error).splitlines()[0])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One example as a person reads it. `prompt` is None where its text is not known."""
+
+    id: str
+    prompt: str | None
+    right: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Parted:
+    """What two arms answered differently, one rightly.
+
+    Attributes:
+        title: of the pair.
+        first, second: names of the arms.
+        about: which runs, and how many examples there are.
+        won, lost: (heading, examples that are shown).
+    """
+
+    title: str
+    first: str
+    second: str
+    about: str
+    kinds: Sequence[tuple[str, Sequence[Shown]]]
+
+
+def section(subject: Subject, texts: Texts) -> Section:
+    """A block for each pair, of one seed."""
+    pairs = subject.comparison.pairs
+    most = min(MOST_SHOWN, max(2, 15 // max(1, len(pairs))))
+    blocks = [_parted(subject, pair, texts, most) for pair in pairs]
+    notes = []
+    if texts.why_none:
+        notes.append(f"Ids alone are shown, without text, since the rows cannot be read now: {texts.why_none}")
+    elif missing := _missing(subject, texts):
+        notes.append(
+            f"{missing:,} evaluated questions have no text here: the data are not what they were when the run was made."
+        )
+    if not blocks:
+        notes.append("There is one arm only, so nothing was won or lost.")
+    return Section("examples", "Won and lost", notes, blocks=blocks)
+
+
+def _missing(subject: Subject, texts: Texts) -> int:
+    ids = {record.id for arm in subject.arms for record in arm.runs[0].after(arm.stage).records}
+    return len(ids - texts.by_id.keys())
+
+
+def _parted(subject: Subject, pair: PairResult, texts: Texts, most: int) -> Parted:
+    seed, first, second = subject.sides(pair)
+    both = _both(first, second)
+    won = [rows for rows in both if rows[0].correct and not rows[1].correct]
+    lost = [rows for rows in both if rows[1].correct and not rows[0].correct]
+    runs = f"Of seed {seed}" if seed is not None else "Of the first run of each"
+    about = f"{runs}, {len(both):,} questions: {len(won):,} won, {len(lost):,} lost."
+    kinds = []
+    for what, rows in ((f"Right with {pair.first} only", won), (f"Right with {pair.second} only", lost)):
+        part = f", {most} of {len(rows):,}" if len(rows) > most else ""
+        if rows:
+            kinds.append((f"{what}{part}", [_shown(*row, texts.by_id.get(row[0].id)) for row in rows[:most]]))
+    return Parted(pair_name(pair), pair.first, pair.second, about, kinds)
+
+
+def _both(first: Evaluated, second: Evaluated) -> list[tuple[Record, Record]]:
+    by_id = {record.id: record for record in second.records}
+    return [(record, by_id[record.id]) for record in first.records if record.id in by_id]
+
+
+def _shown(first: Record, second: Record, example: Example | None) -> Shown:
+    return Shown(
+        first.id,
+        None if example is None else _cut(example.prompt),
+        _answer(first.gold, example) if example is None or example.target is None else example.target,
+        _given(first, example),
+        _given(second, example),
+    )
+
+
+def _given(record: Record, example: Example | None) -> str:
+    if not record.log_likelihoods:
+        found = DASH + " (none found)" if record.prediction is None else str(record.prediction)
+        return f"{found}, in: {_cut(record.text.strip())}" if record.text else found
+    return _answer(record.prediction, example)
+
+
+def _answer(choice: int | str | None, example: Example | None) -> str:
+    if isinstance(choice, int) and example is not None and choice in range(len(example.choices)):
+        return example.choices[choice].strip()
+    return f"choice {choice}" if isinstance(choice, int) else str(choice)
+
+
+def _cut(text: str) -> str:
+    """A long text loses its middle, and says so."""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    half = _MOST_CHARACTERS // 2
+    left_out = words.count(len(text) - 2 * half)
+    return f"{text[:half]} […{left_out} characters…] {text[-half:]}"

@@ -1,0 +1,86 @@
+"""The page and the Markdown table: sections in order, and the files written."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from heft import __version__
+from heft.compare.table import markdown
+from heft.errors import HeftError
+from heft.report import calibration, curves, examples, layers, pareto, provenance, results
+from heft.report.forest import differences
+from heft.report.parts import Section
+from heft.report.subject import Subject, gather
+from heft.run_dir import write_text
+
+
+def write_report(paths: Sequence[Path], output: Path, markdown_file: Path | None = None) -> None:
+    """Write the page, and the table if asked for; both whole or not at all.
+
+    Args:
+        paths: run and study directories.
+        output: the page.
+        markdown_file: the table; None for none.
+
+    Raises:
+        HeftError: a directory cannot be read, its runs cannot be compared, or a file cannot be written there.
+    """
+    outputs = [path for path in (output, markdown_file) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise HeftError(f"{output} cannot be both the page and the Markdown table; give two names")
+    for path in outputs:
+        _require_writable(path)
+    subject = gather(paths)
+    page = render(subject)
+    if markdown_file is not None:
+        write_text(markdown_file, markdown(subject.comparison))
+    write_text(output, page)
+
+
+def _require_writable(path: Path) -> None:
+    if path.is_dir():
+        raise HeftError(f"{path} is a directory; give the name of a file")
+    if not path.parent.is_dir():
+        raise HeftError(f"{path.parent} is no directory, so {path.name} cannot be written there; make it first")
+
+
+def sections(subject: Subject) -> list[Section]:
+    """The page's parts, in order."""
+    texts = examples.load_texts(subject.arms[0].runs[0].recipe)
+    pairs = Section("pairs", "Pairs", panels=differences(subject), tables=results.pairs(subject))
+    return [
+        results.verdict(subject),
+        results.results(subject, texts.choices),
+        *([pairs] if subject.comparison.pairs else []),
+        pareto.section(subject),
+        curves.section(subject),
+        layers.section(subject),
+        calibration.section(subject),
+        examples.section(subject, texts),
+        provenance.section(subject),
+    ]
+
+
+def render(subject: Subject) -> str:
+    """The page as HTML: one file that asks for no other, and runs nothing."""
+    environment = Environment(
+        loader=PackageLoader("heft.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup(files("heft.report").joinpath("page.css").read_text(encoding="utf-8"))
+    first = subject.runs[0]
+    return environment.get_template("page.html.jinja").render(
+        title=subject.title,
+        task=first.recipe["task"]["name"],
+        model=first.manifest["base"]["name"],
+        questions=subject.comparison.arms[0].n,
+        sections=sections(subject),
+        style=style,
+        version=__version__,
+    )

@@ -1,0 +1,70 @@
+"""All settings of all arms, what they were made with, and on which machine: what differs first, then what is equal."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from heft.report import words
+from heft.report.parts import Cell, Heading, Section, Table, figure
+from heft.report.subject import Subject
+
+_ABSENT = "there is no such setting here"
+_OF_A_RUN = ("seed", "output")
+
+
+def section(subject: Subject) -> Section:
+    """Tables of the recipes, of the versions, and of a study's own settings."""
+    recipes = {}
+    for arm in subject.arms:
+        recipe = {key: value for key, value in arm.runs[0].recipe.items() if key not in _OF_A_RUN}
+        recipes.setdefault(json.dumps(recipe, sort_keys=True), ([], recipe))[0].append(arm.name)
+    settings = {", ".join(names): flat(recipe) for names, recipe in recipes.values()}
+    made = {str(run.path): flat({"seed": run.seed, **run.manifest}) for run in subject.runs}
+    tables = [
+        *_tables("setting", "Settings that differ between arms", "Settings of every arm", settings),
+        *_turned("run", *_tables("what", "What differs between runs", "What every run was made with", made)),
+    ]
+    for study in subject.studies:
+        rest = {key: value for key, value in study.items() if key not in ("arms", "format")}
+        tables += _tables("setting", "", f"Settings of the study {study['name']}", {"": flat(rest)})
+    runs = ", ".join(str(run.path) for run in subject.runs)
+    return Section("settings", "Settings, versions, machine", [f"Runs: {runs}."], tables=tables)
+
+
+def _tables(what: str, differ: str, equal: str, columns: Mapping[str, Mapping[str, str]]) -> list[Table]:
+    keys = list(dict.fromkeys(key for values in columns.values() for key in values))
+    alike = [key for key in keys if len({values.get(key) for values in columns.values()}) == 1]
+    unlike = [key for key in keys if key not in set(alike)]
+    first = next(iter(columns.values()))
+    tables = []
+    if unlike:
+        headings = [Heading(what, is_text=True), *(Heading(name, is_text=True) for name in columns)]
+        rows = [[Cell(key), *(figure(v.get(key), str, _ABSENT) for v in columns.values())] for key in unlike]
+        tables.append(Table(differ, headings, rows))
+    if alike:
+        headings = [Heading(what, is_text=True), Heading("value", is_text=True)]
+        tables.append(Table(equal, headings, [[Cell(key), Cell(first[key])] for key in alike]))
+    return tables
+
+
+def _turned(what: str, *tables: Table) -> list[Table]:
+    """Of two tables, the first with rows and columns changed over, since runs are many."""
+    if len(tables) < 2:
+        return list(tables)
+    wide = tables[0]
+    headings = [Heading(what, is_text=True), *(Heading(row[0].text, is_text=True) for row in wide.rows)]
+    rows = [[Cell(h.text), *(row[i] for row in wide.rows)] for i, h in enumerate(wide.headings) if i]
+    return [Table(wide.caption, headings, rows), *tables[1:]]
+
+
+def flat(value: Any, path: str = "") -> dict[str, str]:
+    """Nested settings as `stages.fine.rank` → text, lists and empty groups as JSON."""
+    if isinstance(value, Mapping) and value:
+        return {
+            key: text for name, part in value.items() for key, text in flat(part, f"{path}.{name}".lstrip(".")).items()
+        }
+    if isinstance(value, str):
+        return {path: value}
+    if isinstance(value, float) and abs(value) >= 1e6:
+        return {path: words.number(value)}
+    return {path: json.dumps(value, ensure_ascii=False)}

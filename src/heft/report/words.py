@@ -1,0 +1,59 @@
+"""Figures as people read them. What is undefined is not a figure and has no words here (see parts.figure)."""
+
+from heft.compare.verdicts import p_text, points
+from heft.units import in_bytes, in_flops, in_time, percent
+
+__all__ = [
+    "count",
+    "in_bytes",
+    "in_flops",
+    "in_time",
+    "interval",
+    "listed",
+    "number",
+    "p_text",
+    "percent",
+    "points",
+    "points_interval",
+    "several",
+]
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MINUS = str.maketrans("-", "−")
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """An interval of a share: `36.6–47.7 %`."""
+    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f} %"
+
+
+def points_interval(bounds: tuple[float, float]) -> str:
+    """An interval of a difference, in percentage points: `−0.4 to +3.1`."""
+    return f"{points(bounds[0])} to {points(bounds[1])}"
+
+
+def count(number: float) -> str:
+    """A whole number with separators."""
+    return f"{round(number):,}"
+
+
+def number(value: float) -> str:
+    """Three digits that count: `0.0123`, `12.3`, `1.23 × 10⁷`."""
+    if value == 0:
+        return "0"
+    if not 0.001 <= abs(value) < 100_000:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".translate(_MINUS)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".translate(_MINUS)
+    return f"{value:.3g}".translate(_MINUS)
+
+
+def several(number_: int, thing: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number_:,} {thing}{'' if number_ == 1 else 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,157 @@
+"""The page as text: what is in it, in which order, and that nothing from a run can act in it."""
+
+import html
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from report_files import HOSTILE, write_run
+
+from heft.errors import HeftError
+from heft.report.page import write_report
+
+
+class Outline(HTMLParser):
+    """Tags with their attributes, headings with their levels, and all text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.headings: list[tuple[int, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open.append(tag)
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append((int(tag[1]), ""))
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] in ("h1", "h2", "h3", "h4"):
+            self.headings[-1] = (self.headings[-1][0], data)
+        if "style" not in self._open:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        write_run(folder / f"r{rank}-{seed}", seed=seed, rank=rank, skill=skill)
+        for rank, skill in ((2, 0.95), (4, 0.6))
+        for seed in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(runs, output, output.with_suffix(".md"))
+    return output
+
+
+def test_the_verdict_comes_first_and_the_settings_last(page):
+    sections = [text for level, text in Outline(page.read_text()).headings if level == 2]
+    assert sections == [
+        "Verdict",
+        "Results",
+        "Pairs",
+        "Accuracy against cost",
+        "Learning curves",
+        "The fine edit, layer by layer",
+        "Calibration",
+        "Won and lost",
+        "Settings, versions, machine",
+    ]
+
+
+def test_nothing_from_a_run_becomes_markup(page):
+    text = page.read_text()
+    assert HOSTILE not in text
+    assert html.escape(HOSTILE, quote=False)[:14] in text
+    assert not [tag for tag, _ in Outline(text).tags if tag == "script"]
+
+
+def test_the_page_asks_for_no_other_file(page):
+    for tag, attributes in Outline(page.read_text()).tags:
+        for name in ("src", "href", "data", "srcset", "poster", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
+    assert "url(" not in page.read_text()
+    assert "@import" not in page.read_text()
+
+
+def test_examples_are_shown_with_their_text_and_both_answers(page):
+    text = Outline(page.read_text()).text
+    assert "Is 1 even? Answer:" in text
+    assert "right answer" in text
+
+
+def test_text_that_is_gone_is_said_and_ids_are_shown(runs, tmp_path):
+    rows = runs[0].parent / "rows.jsonl"
+    rows.rename(rows.with_suffix(".away"))
+    try:
+        write_report(runs, tmp_path / "report.html")
+    finally:
+        rows.with_suffix(".away").rename(rows)
+    text = Outline((tmp_path / "report.html").read_text()).text
+    assert "Ids alone are shown" in text
+    assert "choice 1" in text
+
+
+def test_one_run_alone_is_looked_at_stage_by_stage(runs, tmp_path):
+    write_report(runs[:1], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    assert "fine − base" in text
+    assert "one seed says nothing of the spread over seeds" in text
+
+
+def test_a_study_is_read_and_its_failed_runs_are_named(runs, tmp_path):
+    names = {"two": runs[:2], "four": runs[2:]}
+    arms = [{"name": n, "label": n, "runs": [str(r) for r in found], "failed": []} for n, found in names.items()]
+    arms[1]["failed"] = [{"seed": 7, "error": "out of <memory>"}]
+    study = {"format": 1, "name": "both", "reference": "two", "arms": arms, "budget": {"flops": 1e15}}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    write_report([tmp_path], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "four, seed 7, failed and is not counted: out of &lt;memory&gt;" in text
+    assert "1.00 × 10¹⁵" in text
+
+
+def test_the_same_runs_give_the_same_page(page, runs, tmp_path):
+    write_report(runs, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == page.read_text()
+
+
+def test_the_table_is_markdown(page):
+    assert "| --" in page.with_suffix(".md").read_text().replace("|--", "| --").replace("|:-", "| --")
+
+
+def test_bad_input_leaves_nothing_behind(runs, tmp_path):
+    with pytest.raises(HeftError, match="not a run directory"):
+        write_report([tmp_path], tmp_path / "report.html", tmp_path / "table.md")
+    with pytest.raises(HeftError, match="two names"):
+        write_report(runs, tmp_path / "report.html", tmp_path / "report.html")
+    with pytest.raises(HeftError, match="no directory"):
+        write_report(runs, tmp_path / "nowhere" / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_needs_no_torch(runs, tmp_path):
+    code = (
+        "import sys; from heft.cli import main; sys.argv = ['heft', 'report', *sys.argv[1:]]\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *map(str, runs), "--output", str(tmp_path / "report.html")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"report: {tmp_path / 'report.html'}\n"
