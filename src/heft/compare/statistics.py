@@ -4,11 +4,13 @@ Everything here works on arrays of answers; formulas and sources stand in docs/s
 n questions, G groups of questions that share a text, P comparisons, B bootstrap draws.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, norm, t
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import binomtest
 
 DRAWS = 10_000
 ALPHA = 0.05
@@ -43,12 +45,10 @@ class Spread:
         """What of the variance is normal rather than Student's."""
         return self.shared if self.seeds else self.questions
 
-    def quantile(self, p: np.ndarray | float) -> np.ndarray:
+    def quantile(self, p: float) -> float:
         """Quantile of the error in standard errors: normal and Student's t, weighted as by Cochran and Cox."""
-        weighted = self.question_part * norm.ppf(p)
-        for part, freedom in self.seeds:
-            weighted = weighted + part * t.ppf(p, freedom)
-        return weighted / self.variance
+        weighted = self.question_part * ndtri(p) + sum(part * stdtrit(freedom, p) for part, freedom in self.seeds)
+        return float(weighted / self.variance)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Estimate:
         interval: 95 %.
         standard_error, question_se: from questions and seeds, and from questions alone.
         seed_sd: standard deviation over seeds; None with one seed or two samples of seeds.
-        p_value: two-sided, that of the level at which the interval would just reach 0.
+        p_value: two-sided, of no difference: how often a draw in which either arm could have had each group's answers
+            lies as far from 0.
         spread: of the difference.
     """
 
@@ -76,7 +77,7 @@ class Estimate:
         """The true difference that has 80 % power at level 0.05 / comparisons; None without a standard error."""
         if self.standard_error is None:
             return None
-        needed = float(self.spread.quantile(1 - ALPHA / comparisons / 2)) + float(norm.ppf(POWER))
+        needed = self.spread.quantile(1 - ALPHA / comparisons / 2) + float(ndtri(POWER))
         return needed * self.standard_error
 
 
@@ -138,9 +139,9 @@ def estimates(comparisons: Sequence[Sequence[np.ndarray]], groups: np.ndarray) -
     padded = [_padded([group_totals(sample, groups) for sample in samples]) for samples in comparisons]
     spreads = [spread_of(s, p, padded_sizes) for s, p in zip(comparisons, padded, strict=True)]
     means = np.stack([sum(total.mean(0) for total in totals) for totals in padded])
-    deviations = _bootstrap(means, padded_sizes)
-    found = zip(comparisons, spreads, deviations, strict=True)
-    return [_estimate(samples, spread, row) for samples, spread, row in found]
+    deviations, flipped = _bootstrap(means, padded_sizes), _flipped(means[:, : len(sizes)], sizes)
+    found = zip(comparisons, spreads, deviations, flipped, strict=True)
+    return [_estimate(*pieces) for pieces in found]
 
 
 def _padded(totals: list[np.ndarray]) -> list[np.ndarray]:
@@ -166,29 +167,46 @@ def _bootstrap(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return (found - (totals.sum(1) / sizes.sum())[:, None]) * np.sqrt(groups / (groups - 1))
 
 
-def _estimate(samples: Sequence[np.ndarray], spread: Spread, deviations: np.ndarray) -> Estimate:
-    """The question part's draws, the seed part's beside them, then Student's tails in proportion to the seed part."""
+def _flipped(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Means (P×B) in a world without a difference, where either arm could as well have had each group's answers."""
+    random = np.random.default_rng(_RANDOM_SEED + 1)
+    found = np.empty((len(totals), DRAWS))
+    for start in range(0, DRAWS, _DRAWS_AT_ONCE):
+        signs = random.integers(2, size=(_DRAWS_AT_ONCE, len(sizes))) * 2.0 - 1
+        found[:, start : start + _DRAWS_AT_ONCE] = (signs @ totals.T).T / sizes.sum()
+    return found
+
+
+def _estimate(samples: Sequence[np.ndarray], spread: Spread, deviations: np.ndarray, flipped: np.ndarray) -> Estimate:
     if spread.variance <= 1e-18:
         return _undefined(samples)
-    error = float(np.sqrt(spread.variance))
-    if spread.seeds:
-        random = np.random.default_rng(_RANDOM_SEED + 1)
-        scaled = deviations * (np.sqrt(spread.shared / spread.questions) if spread.questions > 0 else 0.0)
-        seed_error = np.sqrt(sum(part for part, _ in spread.seeds))
-        standard = (scaled + seed_error * random.standard_normal(len(deviations))) / error
-        deviations = error * spread.quantile(norm.cdf(np.clip(standard, -8, 8)))
-    draws = spread.estimate + deviations
-    low, high = np.percentile(draws, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)])
-    tail = min((draws <= 0).sum(), (draws >= 0).sum()) + 1
+    error, difference = float(np.sqrt(spread.variance)), _difference(samples)
+
+    def tails(draw: float) -> float:  # rises with the draw, so few draws need it
+        return error * (spread.quantile(ndtr(min(max(draw, -8.0), 8.0))) if spread.seeds else float(draw))
+
+    draws = _with_seeds(deviations, spread) / error
+    low, high = (spread.estimate + tails(x) for x in np.percentile(draws, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)]))
+    null = np.sort(np.abs(_with_seeds(flipped, spread))) / error
+    as_far = len(null) - bisect_left(null, abs(difference) - 1e-12, key=tails)
     return Estimate(
-        difference=_difference(samples),
-        interval=(max(-1.0, float(low)), min(1.0, float(high))),
+        difference=difference,
+        interval=(max(-1.0, low), min(1.0, high)),
         standard_error=error,
         question_se=float(np.sqrt(spread.questions)),
         seed_sd=_seed_sd(samples),
-        p_value=min(1.0, float(2 * tail / (len(draws) + 1))),
+        p_value=(as_far + 1) / (len(null) + 1),
         spread=spread,
     )
+
+
+def _with_seeds(draws: np.ndarray, spread: Spread) -> np.ndarray:
+    """Draws of the question part, scaled to what seeds share, with a normal seed part added; as they are with one."""
+    if not spread.seeds:
+        return draws
+    random = np.random.default_rng(_RANDOM_SEED + 2)
+    scaled = draws * (np.sqrt(spread.shared / spread.questions) if spread.questions > 0 else 0.0)
+    return scaled + np.sqrt(sum(part for part, _ in spread.seeds)) * random.standard_normal(len(draws))
 
 
 def _undefined(samples: Sequence[np.ndarray]) -> Estimate:
@@ -213,13 +231,13 @@ def accuracy_interval(answers: np.ndarray, groups: np.ndarray) -> tuple[float, f
     """
     sizes = np.bincount(groups).astype(float)
     share = float(answers.mean())
-    z = float(norm.ppf(1 - ALPHA / 2))
+    z = float(ndtri(1 - ALPHA / 2))
     count = float(len(sizes))
     if 0 < share < 1 and len(sizes) > 1:
         spread = spread_of([answers], [group_totals(answers, groups)], sizes)
         if spread.variance > 1e-18:
             count = min(share * (1 - share) / spread.variance + 1, float(answers.size))
-            z = float(spread.quantile(1 - ALPHA / 2))
+            z = spread.quantile(1 - ALPHA / 2)
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -54,7 +54,8 @@ def sentence(
         return " ".join([f"{first} is {verdict} than {second}: {figures}", *notes])
     parts = [f"No difference shown between {first} and {second}: {figures}"]
     if low > 0 or high < 0:
-        parts.append("The interval alone leaves out 0; corrected for the number of comparisons, that is not enough.")
+        corrected = ", corrected for the number of comparisons" if comparisons > 1 else ""
+        parts.append(f"The interval leaves out 0, but p is above 0.05{corrected}.")
     power = estimate.smallest_difference(comparisons)
     parts.append(f"A true difference of {100 * power:.1f} points would have been shown with 80 % power; less, seldom.")
     return " ".join([*parts, *notes])

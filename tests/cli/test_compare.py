@@ -1,0 +1,62 @@
+"""`heft compare` as a person calls it."""
+
+import json
+
+import pytest
+
+from compare.making import make_run, records
+from heft.cli import compare as command
+from heft.errors import HeftError
+
+STAGES = {"base": records([0, 0, 1] * 20), "coarse": records([1, 0, 1] * 20), "fine": records([1, 1, 1] * 20)}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(make_run(tmp_path / "one", STAGES))
+
+
+def test_one_run_shows_what_each_stage_bought(run, capsys):
+    command.run_compare([run], None, as_json=False)
+    shown = capsys.readouterr().out
+    assert "coarse is better than base" in shown
+    assert "fine is better than coarse" in shown
+    assert "1,000 B" not in shown
+    assert "1 kB" in shown
+
+
+def test_stages_of_runs_and_a_reference_are_named(run, capsys):
+    command.run_compare([f"{run}:base", f"{run}:fine", f"{run}:coarse"], "t:base", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [arm["name"] for arm in found["arms"]] == ["t:base", "t", "t:coarse"]
+    assert [(pair["first"], pair["second"]) for pair in found["pairs"]] == [("t", "t:base"), ("t:coarse", "t:base")]
+
+
+def test_a_study_directory_is_compared_with_its_reference(tmp_path, capsys):
+    for name, rank in (("a", 1), ("b", 2)):
+        make_run(tmp_path / name, STAGES, recipe={"stages": {"coarse": {"rank": rank}, "fine": {"rank": rank}}})
+    arms = [{"name": name, "runs": [name]} for name in ("a", "b")]
+    (tmp_path / "study.json").write_text(json.dumps({"format": 1, "name": "s", "reference": "a", "arms": arms}))
+    command.run_compare([str(tmp_path)], None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["reference"], found["pairs"][0]["first"], found["pairs"][0]["verdict"]) == ("a", "b", "undecidable")
+
+
+def test_a_study_file_is_run_with_what_is_given_beside_it(monkeypatch, tmp_path):
+    import heft.cli.study
+
+    called = []
+    monkeypatch.setattr(heft.cli.study, "run_study", lambda *arguments: called.append(arguments))
+    command.run_compare(["s.yaml"], None, False, ["seeds=[0]"], tmp_path, True)
+    assert [(str(path), *rest) for path, *rest in called] == [("s.yaml", ["seeds=[0]"], tmp_path, True)]
+
+
+def test_what_does_not_go_together_is_said(run):
+    with pytest.raises(HeftError, match="one study file, or directories"):
+        command.run_compare(["s.yaml", run], None, False)
+    with pytest.raises(HeftError, match="give it alone"):
+        command.run_compare(["s.yaml"], "a", False)
+    with pytest.raises(HeftError, match="are for a study file"):
+        command.run_compare([run], None, False, dry_run=True)
+    with pytest.raises(HeftError, match="no stage 'x'"):
+        command.run_compare([f"{run}:x"], None, False)

@@ -1,0 +1,125 @@
+"""Run directories read back; those of another format, or not whole, are refused in words."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from compare.making import make_run, records
+from heft.compare.arms import arms_of, read_study, stage_arms
+from heft.compare.runs import read_metrics, read_run
+from heft.errors import HeftError
+
+RIGHT = records([1, 1, 0, 0])
+
+
+def test_a_run_is_read_back(tmp_path):
+    run = read_run(make_run(tmp_path / "r", {"base": RIGHT, "fine": records([1, 1, 1, 0])}, seed=3))
+    assert (run.name, run.seed, [e.stage for e in run.evaluations]) == ("t", 3, ["base", "fine"])
+    assert run.final.records[2].correct
+    assert run.after("base").summary["accuracy"] == 0.5
+    assert run.missing == []
+
+
+def test_what_heft_train_writes_is_read(recipe_file, tmp_path):
+    import heft
+    from heft.recipe_io import load_recipe
+
+    recipe = recipe_file("{fine: {method: reft, rank: 2, positions: l2, steps: 1, batch_size: 4}}")
+    done = heft.train(load_recipe(recipe, output=str(tmp_path / "run")))
+    run = read_run(done.directory)
+    assert [e.summary["name"] for e in run.evaluations] == ["base", "fine"]
+    assert len({record.prompt for record in run.final.records}) > 1
+    assert all(len(record.prompt) == 8 for record in run.final.records)
+    assert [r.prompt for r in run.final.records] == [r.prompt for r in run.after("base").records]
+    assert read_metrics(done.directory)[0]["stage"] == "fine"
+
+
+@pytest.mark.parametrize("manifest", [{"format": None}, {"format": 2}])
+def test_another_format_is_refused(tmp_path, manifest):
+    with pytest.raises(HeftError, match=r"made by another version of heft .* this one reads 1\); run it again"):
+        read_run(make_run(tmp_path / "r", {"base": RIGHT}, manifest=manifest))
+
+
+def test_what_is_missing_or_broken_is_named(tmp_path):
+    with pytest.raises(HeftError, match="is not a run directory"):
+        read_run(tmp_path)
+    with pytest.raises(HeftError, match="is a sweep"):
+        read_run(make_run(tmp_path / "sweep", {"base": RIGHT}, recipe={"sweep": {"fine": {}}}))
+    with pytest.raises(HeftError, match="holds 4 records, summary.json counts 5"):
+        read_run(make_run(tmp_path / "short", {"base": RIGHT}, summary={"n": 5}))
+    empty = make_run(tmp_path / "empty", {"base": RIGHT})
+    (empty / "records" / "base.jsonl").write_text("")
+    with pytest.raises(HeftError, match="holds no records"):
+        read_run(empty)
+    begun = make_run(tmp_path / "begun", {"base": RIGHT})
+    (begun / "summary.json").unlink()
+    with pytest.raises(HeftError, match="holds no evaluation yet"):
+        read_run(begun)
+    for name in ("summary.json", "manifest.json", "recipe.yaml"):
+        broken = make_run(tmp_path / f"broken-{name}", {"base": RIGHT})
+        (broken / name).write_text("[")
+        with pytest.raises(HeftError, match="cannot be read"):
+            read_run(broken)
+    for content in ('{"stages": [{}]}', '{"stages": []}', '{"stages": 3}', '{"stages": ["x"]}'):
+        (empty / "summary.json").write_text(content)
+        with pytest.raises(HeftError, match="is not whole"):
+            read_run(empty)
+
+
+def test_metrics_leave_out_a_line_that_was_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert read_metrics(tmp_path) == [{"step": 1}]
+    (tmp_path / "metrics.jsonl").write_text("no\n{}\n")
+    with pytest.raises(HeftError, match=r"metrics\.jsonl:1: not JSON"):
+        read_metrics(tmp_path)
+
+
+def test_runs_that_differ_in_seed_name_and_output_only_are_one_arm(tmp_path):
+    stages = {"base": RIGHT, "fine": RIGHT}
+    runs = [read_run(make_run(tmp_path / f"r{seed}", stages, seed, {"name": f"n{seed}"})) for seed in (0, 1)]
+    other = read_run(make_run(tmp_path / "other", stages, 0, {"name": "n0", "model": {"name": "x"}}))
+    arms = arms_of([*runs, other])
+    assert [[run.seed for run in arm.runs] for arm in arms] == [[0, 1], [0]]
+    assert [arm.name for arm in arms] == ["r0", "other"]  # both recipes are called n0
+    assert [arm.name for arm in arms_of([*runs, runs[0]], [None, None, "base"])] == ["n0", "n0:base"]
+    assert [arm.name for arm in stage_arms(runs[0])] == ["base", "fine"]
+
+
+def test_a_run_given_twice_an_unfinished_one_and_an_unknown_stage_are_refused(tmp_path):
+    run = read_run(make_run(tmp_path / "r", {"base": RIGHT, "fine": RIGHT}))
+    with pytest.raises(HeftError, match="one recipe with one seed, 0"):
+        arms_of([run, run])
+    with pytest.raises(HeftError, match="has no stage 'fin'; it has base, fine"):
+        arms_of([run], ["fin"])
+    begun = read_run(make_run(tmp_path / "begun", {"base": RIGHT}))
+    with pytest.raises(HeftError, match="unfinished: fine is missing; name a stage that it has with .*begun:base"):
+        arms_of([begun])
+    assert arms_of([begun], ["base"])[0].stage == "base"
+
+
+def test_a_study_gives_its_arms_with_finished_runs(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / "heft" / f"seed-{seed}", {"base": RIGHT, "fine": RIGHT}, seed)
+    arms = [
+        {"name": "heft", "runs": ["heft/seed-0", "heft/seed-1"], "failed": []},
+        {"name": "base", "stage": "base", "runs": ["heft/seed-0"]},
+        {"name": "lora", "runs": [], "failed": [{"seed": 0, "error": "x"}]},
+    ]
+    study = {"format": 1, "name": "s", "reference": "heft", "arms": arms}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    found, read = read_study(tmp_path)
+    assert [(arm.name, arm.stage, len(arm.runs)) for arm in found] == [("heft", "fine", 2), ("base", "base", 1)]
+    assert read == study
+    (tmp_path / "study.json").write_text(json.dumps(study | {"format": 9}))
+    with pytest.raises(HeftError, match="another version"):
+        read_study(tmp_path)
+    (tmp_path / "study.json").write_text(json.dumps(study | {"arms": arms[2:]}))
+    with pytest.raises(HeftError, match="no finished run yet"):
+        read_study(tmp_path)
+
+
+def test_comparing_needs_no_torch():
+    code = "import sys, heft.compare.table, heft.cli.compare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
