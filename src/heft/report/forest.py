@@ -23,7 +23,7 @@ def differences(subject: Subject) -> list[Panel]:
     for place, pair in enumerate(pairs):
         y = len(pairs) - place - 0.7
         low, high = (100 * end for end in pair.interval)
-        kind = "a" if low > 0 or high < 0 else "quiet"
+        kind = "a" if pair.verdict in ("better", "worse") else "quiet"
         drawing.segment((low, y), (high, y), f"bar {kind}")
         drawing.dot((100 * pair.difference, y), f"fill {kind}", 4)
         drawing.text(RIGHT, TOP + _ROW * place + 12, shortened(pair_name(pair), most))
@@ -31,7 +31,7 @@ def differences(subject: Subject) -> list[Panel]:
     told = "; ".join(
         f"{pair_name(pair)}: {words.points(pair.difference)} ({words.points_interval(pair.interval)})" for pair in pairs
     )
-    return [Panel("", svg, f"Difference in points, with its 95 % interval. {told}.")]
+    return [Panel("", svg, f"Difference in points, with its 95 % interval; grey where nothing is shown. {told}.")]
 
 
 def _spoken(value: float) -> str:

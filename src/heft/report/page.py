@@ -1,5 +1,6 @@
 """The page and the Markdown table: sections in order, and the files written."""
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -73,6 +74,7 @@ def render(subject: Subject) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     style = Markup(files("heft.report").joinpath("page.css").read_text(encoding="utf-8"))
     first = subject.runs[0]
     return environment.get_template("page.html.jinja").render(
@@ -84,3 +86,8 @@ def render(subject: Subject) -> str:
         style=style,
         version=__version__,
     )
+
+
+def breakable(text: str) -> Markup:
+    """A name that may go on to the next line after a dot or an underscore."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", text))

@@ -20,15 +20,16 @@ def section(subject: Subject) -> Section:
         recipes.setdefault(json.dumps(recipe, sort_keys=True), ([], recipe))[0].append(arm.name)
     settings = {", ".join(names): flat(recipe) for names, recipe in recipes.values()}
     made = {str(run.path): flat({"seed": run.seed, **run.manifest}) for run in subject.runs}
+    of_runs = _turned("run", *_tables("what", "What differs between runs", "What every run was made with", made))
     tables = [
         *_tables("setting", "Settings that differ between arms", "Settings of every arm", settings),
-        *_turned("run", *_tables("what", "What differs between runs", "What every run was made with", made)),
+        *of_runs,
     ]
     for study in subject.studies:
         rest = {key: value for key, value in study.items() if key not in ("arms", "format")}
         tables += _tables("setting", "", f"Settings of the study {study['name']}", {"": flat(rest)})
-    runs = ", ".join(str(run.path) for run in subject.runs)
-    return Section("settings", "Settings, versions, machine", [f"Runs: {runs}."], tables=tables)
+    where = [] if len(of_runs) > 1 else [f"Runs: {', '.join(made)}."]  # else that table's rows name them
+    return Section("settings", "Settings, versions, machine", where, tables=tables)
 
 
 def _tables(what: str, differ: str, equal: str, columns: Mapping[str, Mapping[str, str]]) -> list[Table]:

@@ -169,7 +169,7 @@ def _differences(found: Sequence[PairResult]) -> Table:
             figure(pair.p_value, words.p_text, undecided),
             figure(pair.p_holm, words.p_text, undecided),
             figure(pair.mcnemar or None, _won_lost, "no seed is common to both arms"),
-            figure(pair.smallest_difference, words.points, "undefined where the standard error is"),
+            figure(pair.smallest_difference, _plain, "undefined where the standard error is"),
             figure(pair.seed_sd, _spread, ONE_SEED if len(pair.seeds) == 1 else "the arms are not paired by seed"),
             figure(pair.question_se, _spread, undecided),
             Cell(pair.verdict),
@@ -183,6 +183,10 @@ def _differences(found: Sequence[PairResult]) -> Table:
         " very runs. Holm: corrected for the number of pairs."
     )
     return Table("Differences", headings, rows, explained)
+
+
+def _plain(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _won_lost(by_seed: list[dict]) -> str:
