@@ -205,18 +205,23 @@ def read_document(path: Path, kind: type[Settings], what: str, example: str, sou
     return document
 
 
-def apply_overrides(document: Document, overrides: Sequence[str], output: str | None = None) -> None:
-    """Apply `key.path=value` in order, then `output`, to a document that holds a mapping."""
+def apply_overrides(
+    document: Document, overrides: Sequence[str], output: str | None = None, dotted_below: str | None = None
+) -> None:
+    """Apply `key.path=value` in order, then `output`, to a document that holds a mapping.
+
+    What follows a key `dotted_below` is one key, dots and all.
+    """
     if not isinstance(document.data, dict):
         return
     for number, text in enumerate(overrides, start=1):
-        _override(document, text, number)
+        _override(document, text, number, dotted_below)
     if output is not None:
         place = Place(len(overrides) + 1, 0, f"--output {output}")
         document.put(("output",), Document(output, {(): place}))
 
 
-def _override(document: Document, text: str, source: int) -> None:
+def _override(document: Document, text: str, source: int, dotted_below: str | None) -> None:
     """Apply one `key.path=value`; what is wrong with it becomes a fault of the document."""
     place = Place(source, 0, f"--set {text}")
     key, equals, value = text.partition("=")
@@ -224,6 +229,9 @@ def _override(document: Document, text: str, source: int) -> None:
     if not equals or not all(path):
         document.faults.append(Fault(place, (), "expected key=value, such as stages.fine.rank=4"))
         return
+    if dotted_below in path[:-1]:
+        kept = path.index(dotted_below) + 1
+        path = (*path[:kept], ".".join(path[kept:]))
     set_value(document, path, _Reader(value, lambda line: place).read(), place)
 
 

@@ -122,5 +122,8 @@ def test_every_setting_is_in_the_documentation():
 
 def test_overrides_and_output_change_the_study(study_file, tmp_path):
     path = study_file("arms: {a: {recipe: lora.yaml}}\n")
-    study = load_study(path, ["seeds=[7]", "set={task.train_size: 5}"], output="elsewhere")
+    study = load_study(
+        path, ["seeds=[7]", "set.task.train_size=5", "arms.a.set.stages.coarse.rank=6"], output="elsewhere"
+    )
+    assert study.recipes["a"].stages["coarse"].rank == 6
     assert (study.settings.seeds, study.recipes["a"].task.train_size, str(study.directory)) == ([7], 5, "elsewhere")

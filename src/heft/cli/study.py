@@ -9,7 +9,7 @@ from rich.table import Table
 
 from heft.cli.show import ConsoleReporter
 from heft.study.files import Study, load_study
-from heft.units import in_flops
+from heft.units import in_flops, in_time
 
 if TYPE_CHECKING:
     from heft.plan.planner import Plan
@@ -89,6 +89,6 @@ def plans_table(study: Study, plans: "dict[str, Plan]") -> Table:
 
 
 def _budget_words(arm: str, grant: "Grant") -> str:
-    shown = in_flops if grant.kind == "flops" else lambda amount: f"{amount:,.0f} {grant.kind}"
+    shown = {"flops": in_flops, "seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}[grant.kind]
     off = grant.reached / grant.amount - 1
     return f"{arm}: budget {shown(grant.amount)}, comes to {shown(grant.reached)} in whole steps ({off:+.2%})"

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from heft.errors import HeftError
 from heft.plan.planner import Plan, make_plan
 from heft.recipe import Recipe
 from heft.recipe_io import dump_recipe
@@ -89,7 +90,10 @@ class Budgets:
     def plan(self, arm: str) -> Plan:
         """The plan of an arm as it was written."""
         if arm not in self._plans:
-            self._plans[arm] = make_plan(self._study.recipes[arm], self._reporter, probe_seconds=0)
+            try:
+                self._plans[arm] = make_plan(self._study.recipes[arm], self._reporter, probe_seconds=0)
+            except HeftError as error:
+                raise HeftError(f"arm {arm!r}: {error}") from None
         return self._plans[arm]
 
     def _cost(self, arm: str, kind: str) -> float:

@@ -56,7 +56,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | No
 
     Args:
         path: a YAML file.
-        overrides: `key.path=value` each, such as `seeds=[0]`, applied to the study.
+        overrides: `key.path=value` each, applied to the study, such as `seeds=[0]` or `set.task.train_limit=500`.
         output: replaces the study's `output`.
 
     Raises:
@@ -64,7 +64,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | No
     """
     path = Path(path)
     document = read_document(path, StudySettings, "study", "recipes/paper/embedded.yaml")
-    apply_overrides(document, overrides, output)
+    apply_overrides(document, overrides, output, dotted_below="set")
     if not isinstance(document.data, dict):
         raise faults_error(document.faults)
     settings = check(document, StudySettings)
