@@ -16,13 +16,14 @@ def run(tmp_path):
     return str(make_run(tmp_path / "one", STAGES))
 
 
-def test_one_run_shows_what_each_stage_bought(run, capsys):
+def test_one_run_shows_what_each_stage_bought_with_no_figure_cut_off(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
     command.run_compare([run], None, as_json=False)
     shown = capsys.readouterr().out
     assert "coarse is better than base" in shown
     assert "fine is better than coarse" in shown
-    assert "1,000 B" not in shown
     assert "1 kB" in shown
+    assert "…" not in shown
 
 
 def test_stages_of_runs_and_a_reference_are_named(run, capsys):

@@ -75,9 +75,15 @@ def _run_and_stage(given: str) -> tuple[Path, str | None]:
 
 
 def _rich(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    # as wide as it is, on a narrow screen too: figures that are cut off say something else
+    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, width=_width(table))
     for number, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="left" if number < table.texts else "right", no_wrap=number >= table.texts)
+        shown.add_column(heading, justify="left" if number < table.texts else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*row)
     return shown
+
+
+def _width(table: Table) -> int:
+    """What the table takes with nothing cut off: its cells, and three columns of space and border for each."""
+    return sum(3 + max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True))
