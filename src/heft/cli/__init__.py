@@ -4,16 +4,21 @@ import sys
 
 from heft.errors import HeftError
 
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, also Typer's: 128 and the number of SIGINT."""
+
 
 def main() -> None:
     """Run the command line; a `HeftError` is one message and exit status 2, Ctrl-C is exit status 130."""
-    from heft.cli.app import app
-
     try:
+        from heft.cli.app import app
+
         app()
     except HeftError as error:
         print(f"heft: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
         print("heft: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

@@ -49,7 +49,7 @@ def train(
 ) -> None:
     """Train a recipe's stages and show what each bought."""
     from heft import processes
-    from heft.cli.show import ConsoleReporter, results_table
+    from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
     from heft.recipe_io import load_recipe
     from heft.run_dir import require_free
     from heft.sweep.grid import refuse_sweep
@@ -61,12 +61,8 @@ def train(
     reporter.note("importing torch and transformers")
     from heft.runner import train as run_recipe
 
-    try:
+    with saying_what_stays(loaded.output_dir, reporter):
         run = run_recipe(loaded, reporter)
-    except KeyboardInterrupt:
-        if loaded.output_dir.is_dir():
-            reporter.note(f"interrupted; what was done stays in {loaded.output_dir}, remove it before the next try")
-        raise
     reporter.console.print(results_table(run.stages))
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
     processes.leave()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -90,6 +91,17 @@ class ConsoleReporter(Reporter):
             self._loss = f"loss {values['loss']:.4f}"
         if "eval_loss" in values:
             self.note(f"{values['stage']} step {values['step']}: held-back loss {values['eval_loss']:.4f}")
+
+
+@contextmanager
+def saying_what_stays(directory: Path, reporter: Reporter) -> Iterator[None]:
+    """Around work that fills `directory`: after Ctrl-C, say that what was done is still there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if directory.is_dir():
+            reporter.note(f"interrupted; what was done stays in {directory}, remove it before the next try")
+        raise
 
 
 def results_table(stages: "Sequence[StageSummary]") -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heft.cli.show import ConsoleReporter, results_table
+from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
 from heft.recipe_io import load_recipe
 from heft.run_dir import require_free
 from heft.sweep.grid import require_sweep
@@ -26,7 +26,8 @@ def run_sweep(recipe: Path, overrides: Sequence[str], output: Path | None) -> No
     reporter.note("importing torch and transformers")
     from heft.sweep.run import sweep
 
-    found = sweep(loaded, reporter)
+    with saying_what_stays(loaded.output_dir, reporter):
+        found = sweep(loaded, reporter)
     reporter.console.print(sweep_table(found.results))
     reporter.note(f"{len(found.results)} configurations in {found.seconds:.0f} seconds; ranked by held-back loss")
     if found.evaluation is not None:
