@@ -1,5 +1,6 @@
 """`heft sweep` as a person uses it."""
 
+import csv
 import json
 
 import pytest
@@ -32,6 +33,8 @@ def test_the_table_ranks_every_configuration_and_the_last_line_says_how_to_train
         assert line[1:4] == [*map(str, result["values"].values()), f"{result['loss']:.4f}"]
     assert f"winner: heft train {directory / 'winner.yaml'}" in done.stdout
     assert (directory / "adapter" / "heft.json").is_file()
+    for place, row in enumerate(csv.DictReader((directory / "results.csv").open())):
+        assert (row["place"], row["rank"]) == (str(place + 1), str(results[place]["values"]["rank"]))
 
 
 def test_a_directory_that_holds_a_sweep_is_refused_and_left_alone(swept):

@@ -19,7 +19,7 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
         [
-            "rank",
+            "place",
             "name",
             *swept,
             "held_back_loss",
