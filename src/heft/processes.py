@@ -5,6 +5,7 @@ and speaks. Where nothing else is started there is one process, and it is the ma
 """
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def join(device: "torch.device") -> None:
     if count() > 1:
         from accelerate import PartialState
 
+        # newer torch has another name for this argument of its own, which accelerate does not know
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
         PartialState(cpu=device.type == "cpu")
 
 
