@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from heft.cli.show import ConsoleReporter
@@ -13,7 +14,8 @@ from heft.reporter import Reporter
 from heft.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
-    from heft.plan.planner import Plan
+    from heft.costs.stage import Reuse
+    from heft.plan.figures import Plan, StagePlan, SweepPlan
 
 
 def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool) -> None:
@@ -42,38 +44,67 @@ def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool) -
 
 
 def stages_table(plan: "Plan") -> Table:
-    """A line a stage."""
-    table = Table(title="plan", title_justify="left")
-    table.add_column("stage")
+    """A line a stage; a sweep's configurations are one line."""
+    table = Table(title="plan", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
     for heading in ("steps", "trains", "FLOPs", "no reuse", "memory", "time", "eval"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage in plan.stages:
-        table.add_row(
-            stage.name,
-            f"{stage.steps:,}",
-            f"{stage.trainable_parameters:,}",
-            in_flops(stage.flops),
-            in_flops(stage.plain_flops) if stage.prefix else "–",
-            in_bytes(stage.peak_bytes),
-            in_time(stage.seconds),
-            in_time(stage.evaluation_seconds) if stage.evaluation_seconds else in_flops(stage.evaluation_flops),
-        )
+        reused = stage.reuse.kind != "nothing"
+        _add_row(table, stage.name, stage, in_flops(stage.plain_flops) if reused else "–")
+    if plan.sweep is not None:
+        sweep = plan.sweep
+        plain = sweep.one_plain_flops * sweep.configurations
+        _add_row(table, f"{sweep.stage} × {sweep.configurations}", sweep, in_flops(plain))
     return table
+
+
+def _add_row(table: Table, name: str, stage: "StagePlan | SweepPlan", plain: str) -> None:
+    if not stage.evaluation_flops:
+        evaluation = "–"
+    elif stage.evaluation_seconds is None:
+        evaluation = in_flops(stage.evaluation_flops)
+    else:
+        evaluation = in_time(stage.evaluation_seconds)
+    counts = (f"{stage.steps:,}", f"{stage.trainable_parameters:,}")
+    table.add_row(
+        name, *counts, in_flops(stage.flops), plain, in_bytes(stage.peak_bytes), in_time(stage.seconds), evaluation
+    )
 
 
 def notes(plan: "Plan") -> list[str]:
     """What does not fit into the table."""
-    lines = []
-    for stage in plan.stages:
-        if stage.prefix is not None:
-            kept = "computed at every step" if stage.prefix.store == "off" else f"kept in {stage.prefix.store}"
-            lines.append(f"{stage.name}: {stage.prefix.tokens:,} prefix tokens, {in_bytes(stage.prefix.bytes)}, {kept}")
-    lines.append(
-        f"evaluation of the base: {in_flops(plan.base_evaluation_flops)}"
-        f" ({in_flops(plan.plain_evaluation_flops)} with nothing shared)"
-    )
+    lines = [f"{stage.name}: {reused(stage.reuse)}" for stage in plan.stages if stage.method == "reft"]
+    if plan.sweep is not None:
+        lines += sweep_notes(plan.sweep)
+    if plan.base_evaluation_flops:
+        lines.append(
+            f"evaluation of the base: {in_flops(plan.base_evaluation_flops)}"
+            f" ({in_flops(plan.plain_evaluation_flops)} with nothing shared)"
+        )
     if plan.flops_per_second is not None:
         lines.append(
             f"times are at {in_flops(plan.flops_per_second)}/s, this machine's matrix rate: a run takes longer"
         )
     return lines
+
+
+def sweep_notes(sweep: "SweepPlan") -> list[str]:
+    """How the configurations run, and what that costs beside other ways to train them."""
+    one, alone = sweep.one_plain_flops, sweep.all_alone_flops
+    whole = sweep.configurations - sweep.behind_prefixes
+    apart = f"; {whole} of {sweep.configurations} configurations run whole rows" if whole else ""
+    return [
+        f"{sweep.stage}: {reused(sweep.reuse)}{apart}",
+        f"all {sweep.configurations} side by side: {in_flops(sweep.flops)}, {sweep.flops / one:.2g} times one plain run"
+        f" of one ({in_flops(one)}) and {sweep.flops / alone:.2g} times all run alone ({in_flops(alone)})",
+    ]
+
+
+def reused(reuse: "Reuse") -> str:
+    """What is computed once, and where it is kept; or why nothing is."""
+    if reuse.kind == "nothing":
+        return f"nothing is reused, {reuse.why_not}"
+    what = "prefixes" if reuse.kind == "prefixes" else f"layers 0 to {reuse.start - 1} skipped"
+    kept = "computed at every step" if reuse.store == "off" else f"kept in {reuse.store}"
+    return f"{what}, {reuse.tokens:,} tokens, {in_bytes(reuse.bytes)}, {kept}"

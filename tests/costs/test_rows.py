@@ -5,20 +5,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
+from heft.costs.operations import costs_of
+from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.data import Encoder, training_batch
-from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.plan.counting import evaluation_flops, evaluation_passes, plain_row, prefix_row, suffix_row
-from heft.plan.operations import costs_of
 from heft.recipe import JointStage, LoraStage, ReftStage
 from heft.stages import attach
-from heft.tasks.base import choice_example, generation_example
-from heft.training.loss import answer_loss, answer_loss_on_prefixes
+from heft.tasks.base import generation_example
+from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
+from heft.training.lower import LowerLayerReuse
 from heft.training.prefix import PrefixReuse
 from heft.training.stores import MemoryStore
 
 ENCODE = Encoder(tiny.byte_tokenizer(), 256)
 ROWS = ENCODE([generation_example("t", f"row {i} is twenty long:", " yes", "yes") for i in range(4)])
-CHOICES = ENCODE([choice_example("t", f"{'ab' * 20}\n{i}?", ("no", "yes it is"), 0, group="one") for i in range(4)])
 LORA = LoraStage(method="lora", rank=2, targets=["q_proj", "down_proj"], steps=1)
 
 
@@ -32,13 +31,13 @@ def build(model, stages):
     return model
 
 
-def both(stages, architecture="llama"):
+def both(stages, architecture="llama", lower_layers=0):
     """The model that runs (attention as plain products, which torch counts on every device) and the costs."""
     with torch.device("meta"):
         skeleton = build(tiny.tiny_model(architecture), stages)
     model = build(tiny.tiny_model(architecture), stages)
     model.set_attn_implementation("eager")
-    return model, costs_of(skeleton)
+    return model, costs_of(skeleton, lower_layers)
 
 
 def batch():
@@ -89,8 +88,9 @@ def test_a_joint_step_is_counted():
     )
 
 
-def test_a_step_on_prefixes_is_counted_with_and_without_computing_them():
-    model, costs = both({"coarse": LORA, "fine": reft()})
+@pytest.mark.parametrize(("layers", "site"), [("all", "block"), ([1], "block"), ([1, 2], "attention"), ([2], "mlp")])
+def test_a_step_on_prefixes_is_counted_with_and_without_computing_them(layers, site):
+    model, costs = both({"coarse": LORA, "fine": reft(layers=layers, site=site)})
     reuse = PrefixReuse(model, ROWS, 2, 0, MemoryStore())
     first = counted(lambda: answer_loss_on_prefixes(model, batch(), reuse).backward())
     later = counted(lambda: answer_loss_on_prefixes(model, batch(), reuse).backward())
@@ -100,12 +100,29 @@ def test_a_step_on_prefixes_is_counted_with_and_without_computing_them():
     assert suffixes < sum(plain_row(costs, row) for row in ROWS) / 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_an_evaluation_is_counted(batch_size):
-    model, costs = both({"coarse": LORA, "fine": reft()})
-    passes = evaluation_passes(CHOICES, batch_size, 2, share_prefix=True)
-    ran = counted(lambda: choice_log_likelihoods(model, CHOICES, batch_size=batch_size, pad_id=0))
-    assert evaluation_flops(costs, CHOICES, passes) == pytest.approx(ran, rel=1e-2)
+@pytest.mark.parametrize(("layers", "site"), [([1], "block"), ([1, 2], "attention"), ([2], "mlp")])
+@pytest.mark.parametrize("positions", ["all", "f1+l2", "l2"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_step_on_lower_layers_is_counted_with_and_without_computing_them(architecture, positions, layers, site):
+    stages = {"coarse": LORA, "fine": reft(positions=positions, layers=layers, site=site)}
+    model, costs = both(stages, architecture, lower_layers=layers[0])
+    reuse = LowerLayerReuse(model, ROWS, layers[0], 0, MemoryStore())
+    first = counted(lambda: answer_loss_on_lower_layers(model, batch(), reuse).backward())
+    later = counted(lambda: answer_loss_on_lower_layers(model, batch(), reuse).backward())
+    upper, lower = sum(upper_row(costs, row) for row in ROWS), sum(lower_row(costs, row) for row in ROWS)
+    assert upper == pytest.approx(later, rel=1e-3)
+    assert upper + lower == pytest.approx(first, rel=1e-3)
+    assert upper + lower == pytest.approx(sum(plain_row(costs, row) for row in ROWS))
+
+
+def test_edits_of_an_earlier_stage_are_left_out_below_where_their_block_is_skipped():
+    """They stand in the attention here; an edit of a skipped block's own output still runs."""
+    stages = {"earlier": reft(site="attention", positions="all"), "fine": reft(positions="all", layers=[2])}
+    model, costs = both(stages, lower_layers=2)
+    reuse = LowerLayerReuse(model, ROWS, 2, 0, MemoryStore())
+    answer_loss_on_lower_layers(model, batch(), reuse)
+    later = counted(lambda: answer_loss_on_lower_layers(model, batch(), reuse).backward())
+    assert sum(upper_row(costs, row) for row in ROWS) == pytest.approx(later, rel=1e-3)
 
 
 def test_backward_stops_below_the_first_edited_layer():

@@ -3,7 +3,7 @@
 A product of an m×k by a k×n matrix is 2mkn FLOPs. Its backward pass is as much again for each factor that requires a
 gradient: for a weight matrix of N numbers, 2N a token forward, 2N backward where the input requires one (something
 below it trains), 2N where the weight itself trains. One forward pass on the meta device, which has shapes and no
-numbers, shows which do. Elementwise work is not counted.
+numbers, shows which do, and what autograd would keep for the backward pass. Elementwise work is not counted.
 """
 
 from collections.abc import Hashable
@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from heft.reft.layer import ReftLayer
 from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.settings import Positions
+from heft.reft.sites import block_names
 
 TOKENS = 61
 """Tokens of the pass that is looked at; a prime, so that no dimension of a model is mistaken for it."""
@@ -45,17 +46,37 @@ class Work:
 
 
 @dataclass
+class Kept:
+    """Bytes that autograd keeps for the backward pass, in a batch with padding (which brings a mask to attention).
+
+    Attributes:
+        token: for each token that runs with gradients.
+        pair: for each pair of such a token and one that it is compared with: every layer's copy of the mask.
+        seen: for each token of the cache: keys and values, repeated for the query heads that share them.
+        step: once a pass.
+        edits: for each edited token, by the same keys as `Costs.edits`.
+    """
+
+    token: float = 0.0
+    pair: float = 0.0
+    seen: float = 0.0
+    step: float = 0.0
+    edits: dict[tuple[Positions, str], float] = field(default_factory=dict)
+
+
+@dataclass
 class Costs:
     """What a model with its adapters costs.
 
     Attributes:
-        token: for each token that goes through the body.
+        token: FLOPs for each token that goes through the body.
         pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
         column: for each position with logits.
         step: once a pass, whatever its size (orthonormal rows; factorisations are not counted).
         edits: for each edited token, by adapter positions and part ("shared", "first", "last").
-        kept_bytes: a token's activations that the backward pass needs.
+        kept: what the backward pass needs.
         kv_bytes: a token's keys and values.
+        lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted apart.
     """
 
     token: Work = Work()
@@ -63,13 +84,19 @@ class Costs:
     column: Work = Work()
     step: Work = Work()
     edits: dict[tuple[Positions, str], Work] = field(default_factory=dict)
-    kept_bytes: float = 0.0
+    kept: Kept = field(default_factory=Kept)
     kv_bytes: int = 0
+    lower: "Costs | None" = None
 
 
-def costs_of(model: nn.Module) -> Costs:
-    """Count a model on the meta device, with adapters attached and what trains marked (see heft.plan.skeleton)."""
-    recorder = _Recorder(model)
+def costs_of(model: nn.Module, lower_layers: int = 0) -> Costs:
+    """Count a model on the meta device, with adapters attached and what trains marked (see heft.costs.skeleton).
+
+    Args:
+        model: the skeleton; it cannot run afterwards.
+        lower_layers: this many of the lowest layers are also counted apart.
+    """
+    recorder = _Recorder(model, lower_layers)
     hidden = model.config.get_text_config().hidden_size
     inputs = torch.zeros(1, TOKENS, hidden, device="meta", dtype=model.dtype)
     call = {"inputs_embeds": inputs, "logits_to_keep": 1}
@@ -79,7 +106,6 @@ def costs_of(model: nn.Module) -> Costs:
     with torch.enable_grad(), recorder, torch.autograd.graph.saved_tensors_hooks(recorder.keep, lambda kept: kept):
         model(**call, past_key_values=cache, use_cache=True)
     recorder.remove()
-    recorder.costs.kept_bytes = recorder.kept / TOKENS
     layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
     tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
     recorder.costs.kv_bytes = sum(t.numel() // t.shape[2] * t.element_size() for t in tensors)
@@ -89,16 +115,28 @@ def costs_of(model: nn.Module) -> Costs:
 class _Recorder(TorchFunctionMode):
     """Adds up the products of one forward pass, by what their number depends on."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, lower_layers: int):
         super().__init__()
-        self.costs, self.kept = Costs(), 0
+        self.costs = Costs(lower=Costs() if lower_layers else None)
         self._scope: Hashable = None
-        self._stored = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+        self._edited: Hashable = None
+        self._in_lower = False
+        self._known = [p.untyped_storage() for p in (*model.parameters(), *model.buffers())]  # alive: addresses differ
+        self._addresses = {storage._cdata for storage in self._known}
+        config = model.config.get_text_config()
+        self._key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = model.get_output_embeddings()
         self._handles = [
             head.register_forward_pre_hook(lambda module, args: self._enter("column")),
             head.register_forward_hook(lambda module, args, output: self._enter(None)),
         ]
+        for name in block_names(model)[:lower_layers]:
+            block = model.get_submodule(name)
+            self._handles += [
+                block.register_forward_pre_hook(lambda module, args: self._descend(True)),
+                # before the edit of the block's output, which runs where the block itself is skipped
+                block.register_forward_hook(lambda module, args, output: self._descend(False), prepend=True),
+            ]
         for layer in model.modules():
             if isinstance(layer, ReftLayer):
                 self._follow(layer)
@@ -109,11 +147,21 @@ class _Recorder(TorchFunctionMode):
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Count a tensor that autograd saves, once, unless it is a weight."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._stored:
-            self._stored.add(storage._cdata)
-            self.kept += storage.nbytes()
+        storage, kept = tensor.untyped_storage(), self.costs.kept
+        if storage._cdata in self._addresses:
+            return tensor
+        self._known.append(storage)
+        self._addresses.add(storage._cdata)
+        if TOKENS in tensor.shape:
+            kept.token += storage.nbytes() / TOKENS
+        elif self._edited is not None and tensor.dim() == 2 and len(tensor) == 1:
+            kept.edits[self._edited] = kept.edits.get(self._edited, 0.0) + storage.nbytes()
+        else:
+            kept.step += storage.nbytes()
         return tensor
+
+    def _descend(self, into: bool) -> None:
+        self._in_lower = into
 
     def _enter(self, scope: Hashable) -> None:
         self._scope = scope
@@ -130,6 +178,7 @@ class _Recorder(TorchFunctionMode):
         if rows_RD is None and unit.rotation is not None:
             rows_RD = orthonormal_rows(unit.rotation)
         self._enter(key)
+        self._edited = key
         difference, basis = unit._edit(hidden_ND.float(), rows_RD)
         delta = (difference.expand(len(hidden_ND), -1) @ basis).to(hidden_ND.dtype)
         self._enter(None)
@@ -147,25 +196,42 @@ class _Recorder(TorchFunctionMode):
         return output
 
     def _add(self, work: Work, output: torch.Tensor) -> None:
-        costs = self.costs
-        if self._scope == "column":
-            costs.column += work
-        elif self._scope is not None:
-            costs.edits[self._scope] = costs.edits.get(self._scope, Work()) + work
-        elif TOKENS in output.shape:
-            costs.token += work * (1 / TOKENS)
-        else:
-            costs.step += work
+        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+            if self._scope == "column":
+                costs.column += work
+            elif self._scope is not None:
+                costs.edits[self._scope] = costs.edits.get(self._scope, Work()) + work
+            elif TOKENS in output.shape:
+                costs.token += work * (1 / TOKENS)
+            else:
+                costs.step += work
 
     def _attention(self, function, args, kwargs):
         query, key, value = args[:3]
         with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
             output = function(*args, **kwargs)
-        if output.requires_grad:  # a fused kernel keeps these, and not the scores
-            for tensor in (query, key, value, output):
-                self.keep(tensor)
+        if output.requires_grad:
+            self._keep_attention(query, key, value, output)
         scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
         on_scores = query.requires_grad or key.requires_grad
         backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
-        self.costs.pair += Work(scores + mixed, backward)
+        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+            costs.pair += Work(scores + mixed, backward)
         return output
+
+    def _keep_attention(self, query, key, value, output) -> None:
+        """Count what a fused kernel keeps: its factors, its output and a mask in their type, and not the scores.
+
+        With a mask, keys and values are repeated for the heads of the query that share them.
+        """
+        kept, heads, size = self.costs.kept, query.shape[1], query.element_size()
+        self.keep(query)
+        self.keep(output)
+        kept.pair += size
+        if heads > self._key_heads:
+            repeated = heads * (key.shape[3] + value.shape[3]) * size
+            kept.token += repeated
+            kept.seen += repeated
+        else:
+            self.keep(key)
+            self.keep(value)

@@ -1,14 +1,7 @@
-"""FLOPs of rows: what a training row costs, plain and with its prefix reused, and what an evaluation costs.
+"""FLOPs of a training row: plain, or without what is reused; without padding, which depends on the order of rows."""
 
-Training rows are counted without padding, which depends on the order of rows; evaluation batches are known and counted
-with theirs.
-"""
-
-from collections.abc import Sequence
-
+from heft.costs.operations import Costs, Work
 from heft.data import EncodedExample
-from heft.evaluation.shared_prefix import Pass, shared_batches
-from heft.plan.operations import Costs, Work
 from heft.reft.settings import Positions
 
 
@@ -36,6 +29,17 @@ def prefix_row(costs: Costs, row: EncodedExample, reach: int) -> float:
     return span(costs, len(row.prompt), 0, len(row.prompt) - reach, 0).forward
 
 
+def upper_row(costs: Costs, row: EncodedExample) -> float:
+    """FLOPs of a training row without the layers that `costs.lower` counts."""
+    return plain_row(costs, row) - lower_row(costs, row)
+
+
+def lower_row(costs: Costs, row: EncodedExample) -> float:
+    """FLOPs of a row in the layers that `costs.lower` counts, where nothing trains."""
+    total = len(row.prompt) + len(row.answer)
+    return span(costs.lower, len(row.prompt), 0, total, 0).forward
+
+
 def span(costs: Costs, prompt: int, start: int, end: int, columns: int) -> Work:
     """FLOPs of a row's tokens `start` to `end`, those before them in the cache, with logits in `columns` places."""
     tokens = end - start
@@ -53,37 +57,3 @@ def edited_tokens(positions: Positions, part: str, prompt: int, start: int, end:
     last = max(prompt - positions.last, first)
     spans = {"first": [(0, first)], "last": [(last, prompt)], "shared": [(0, first), (last, prompt)]}[part]
     return sum(max(0, min(end, b) - max(start, a)) for a, b in spans)
-
-
-def evaluation_passes(
-    examples: Sequence[EncodedExample], batch_size: int, last_edited: int, share_prefix: bool
-) -> list[Pass]:
-    """The forward passes of an evaluation of choices; plain rows, one each, where nothing is shared."""
-    if share_prefix:
-        batches = shared_batches(examples, batch_size, last_edited)
-        return [done for batch in batches for done in batch.passes(batch_size)]
-    rows = []
-    for example in examples:
-        if all(len(choice) == 1 for choice in example.choices):
-            rows.append(Pass(1, len(example.prompt), 0, 1))
-        else:
-            rows += [Pass(1, len(example.prompt) + len(c) - 1, 0, len(c)) for c in example.choices]
-    return rows
-
-
-def evaluation_flops(costs: Costs, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
-    """FLOPs of these passes; each prompt's edits are counted once."""
-    total = 0.0
-    for p in passes:
-        token = costs.token.forward * p.columns + costs.pair.forward * p.columns * (p.cached + p.columns)
-        total += p.rows * (token + costs.column.forward * p.scored)
-    for (positions, part), edit in costs.edits.items():
-        total += edit.forward * sum(edited_tokens(positions, part, len(e.prompt), 0, len(e.prompt)) for e in examples)
-    return total
-
-
-def generation_flops(costs: Costs, examples: Sequence[EncodedExample], new_tokens: int) -> float:
-    """FLOPs of answers that are generated, at most: each as long as it may be."""
-    ends = [len(example.prompt) + new_tokens for example in examples]
-    prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)
-    return prompts + sum(span(costs, end - new_tokens, end - new_tokens, end, new_tokens).forward for end in ends)

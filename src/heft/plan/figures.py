@@ -1,0 +1,112 @@
+"""What a plan says."""
+
+from dataclasses import asdict, dataclass
+
+from heft.costs.stage import Reuse
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """Rows of a split: how many, their tokens (prompt and answer), and how many prompts are cut to the limit."""
+
+    rows: int
+    tokens: int
+    mean_tokens: float
+    longest: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage will cost.
+
+    Attributes:
+        name, method: of the stage.
+        rows: that are trained on.
+        steps: optimiser steps.
+        trainable_parameters: numbers that train.
+        flops: of training, as it will run.
+        plain_flops: of training with nothing reused.
+        reuse: what is computed once, or why nothing is.
+        peak_bytes: of memory in training.
+        evaluation_flops: of the evaluation after the stage; 0 in a sweep, which has none.
+        seconds, evaluation_seconds: at this machine's matrix rate; None without a probe.
+    """
+
+    name: str
+    method: str
+    rows: int
+    steps: int
+    trainable_parameters: int
+    flops: float
+    plain_flops: float
+    reuse: Reuse
+    peak_bytes: int
+    evaluation_flops: float
+    seconds: float | None = None
+    evaluation_seconds: float | None = None
+
+    @property
+    def prefix(self) -> Reuse | None:
+        """`reuse`, or None where nothing is: what heft.study.measure asks for."""
+        return None if self.reuse.kind == "nothing" else self.reuse
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep's last stage will cost, all configurations side by side.
+
+    Attributes:
+        stage: its name.
+        configurations: how many there are.
+        behind_prefixes: how many of them run the end of their rows only, behind a prefix that they share.
+        rows: that are trained on.
+        steps: of the longest configuration.
+        trainable_parameters: of all configurations.
+        flops: of all configurations, side by side.
+        one_plain_flops: of one configuration run alone with nothing reused, the mean of all.
+        all_alone_flops: of all configurations run alone, one after the other, each with the reuse that it has alone.
+        reuse: the prefixes that are shared, or why none are.
+        peak_bytes: of memory in training.
+        evaluation_flops: of the winner's evaluation, where the recipe asks for it.
+        seconds, evaluation_seconds: at this machine's matrix rate; None without a probe.
+    """
+
+    stage: str
+    configurations: int
+    behind_prefixes: int
+    rows: int
+    steps: int
+    trainable_parameters: int
+    flops: float
+    one_plain_flops: float
+    all_alone_flops: float
+    reuse: Reuse
+    peak_bytes: int
+    evaluation_flops: float
+    seconds: float | None = None
+    evaluation_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will cost; `stages` are those that are trained one after the other, `sweep` the last one.
+
+    The base's evaluation is 0 in a sweep, which has none.
+    """
+
+    model: str
+    device: str
+    parameters: int
+    weight_bytes: int
+    train: DataPlan
+    eval: DataPlan
+    base_evaluation_flops: float
+    plain_evaluation_flops: float
+    stages: list[StagePlan]
+    sweep: SweepPlan | None = None
+    flops_per_second: float | None = None
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)

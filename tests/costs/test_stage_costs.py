@@ -1,0 +1,101 @@
+"""What a stage costs: decided as training decides, counted as training runs."""
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from heft.costs.rows import prefix_row
+from heft.costs.stage import stage_costs
+from heft.models import load_base
+from heft.recipe_io import load_recipe
+from heft.reporter import Reporter
+from heft.runner import read_data
+from heft.stages import attach
+from heft.training.prefix import PrefixReuse
+from heft.training.reuse import loss_for
+from heft.training.stage import hold_back, train_stage
+
+FINE = "method: reft, rank: 2, batch_size: 4, intervention: direft"
+KEPT = "epochs: 2, positions: all, layers: [1, 3]"
+
+
+def costs_and_recipe(recipe_file, fine):
+    recipe = load_recipe(recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1}}, fine: {{{FINE}, {fine}}}}}"))
+    data = read_data(recipe, Reporter())
+    return stage_costs(recipe, "fine", data.train), recipe, data.train
+
+
+@pytest.mark.parametrize(
+    ("fine", "kind", "store"),
+    [
+        ("epochs: 2, positions: l2", "prefixes", "memory"),
+        ("epochs: 2, positions: l2, cache: disk", "prefixes", "disk"),
+        ("epochs: 1, positions: l2", "prefixes", "off"),
+        ("epochs: 2, positions: l2, layers: [1]", "prefixes", "memory"),
+        (KEPT, "lower layers", "memory"),
+        ("epochs: 2, positions: f1+l1, layers: [-1], cache: disk", "lower layers", "disk"),
+        (f"{KEPT}, cache: off", "nothing", "off"),
+        ("epochs: 1, positions: all, layers: [1]", "nothing", "off"),
+        ("epochs: 2, positions: all", "nothing", "off"),
+        (f"{KEPT}, reuse: false", "nothing", "off"),
+        (f"{KEPT}, gradient_checkpointing: true", "nothing", "off"),
+    ],
+)
+def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kind, store):
+    work, recipe, examples = costs_and_recipe(recipe_file, fine)
+    assert (work.reuse.kind, work.reuse.store) == (kind, store)
+    stage, model = recipe.stages["fine"], load_base(recipe.model).model
+    attach(model, "fine", stage)
+    uses = work.planned_steps * stage.batch_size / len(examples)
+    heard = []
+    reporter = Reporter()
+    reporter.note = heard.append
+    loss = loss_for(model, stage, examples, 0, uses, tmp_path, reporter)
+    inner = loss.args[0] if loss.args else loss  # a loss that takes a batch in parts calls another
+    if kind == "nothing":
+        assert "reuse" not in inner.keywords
+        assert heard == []
+        assert work.reuse.why_not
+        return
+    reuse = inner.keywords["reuse"]
+    assert reuse.store.kind == store
+    assert work.reuse.start == (reuse.reach if isinstance(reuse, PrefixReuse) else reuse.layer)
+    assert f"{work.reuse.tokens:,} tokens" in heard[0]
+    assert f"{work.reuse.bytes / 1e9:.2f} GB" in heard[0]
+
+
+@pytest.mark.parametrize("fine", ["positions: l2", "positions: l2, cache: off", KEPT[len("epochs: 2, ") :]])
+def test_a_stage_is_counted_as_it_runs(recipe_file, fine):
+    """Rows of one length, so that nothing is padded; attention as plain products, which torch counts."""
+    task = "{name: whereabouts, train_size: 8, eval_size: 2}"
+    path = recipe_file(f"{{fine: {{{FINE}, epochs: 3, {fine}}}}}", task=task)
+    recipe = load_recipe(path)
+    longest = max(read_data(recipe, Reporter()).train, key=lambda row: len(row.prompt))
+    rows = [longest] * 8
+    work = stage_costs(recipe, "fine", rows)
+    base = load_base(recipe.model)
+    base.model.set_attn_implementation("eager")
+    attach(base.model, "fine", recipe.stages["fine"])
+    with FlopCounterMode(display=False) as counter:
+        outcome = train_stage(base.model, "fine", work.stage, rows, pad_id=0, seed=0, reporter=Reporter())
+    ran = counter.get_total_flops()
+    if work.reuse.kind == "prefixes":
+        ran -= prefix_row(work.shape.costs, longest, 2)  # one runs once more, for the size of its keys and values
+    assert work.passes_of(outcome.tokens) == work.planned_passes == 3
+    assert work.flops(3) == pytest.approx(ran, rel=2e-3)
+    assert work.flops(3) < work.plain_flops(3)
+
+
+def test_rows_held_back_are_those_of_the_run_and_are_kept_but_not_trained_on(recipe_file):
+    work, recipe, examples = costs_and_recipe(recipe_file, f"{KEPT}, holdout: 0.25")
+    assert (work.rows, work.held_back) == hold_back(examples, 0.25, recipe.seed + 1)
+    assert work.reuse.tokens == sum(len(row.prompt) + len(row.answer) for row in examples)
+    assert work.reuse.bytes == work.reuse.tokens * 64 * 4
+
+
+def test_what_is_kept_is_computed_once_however_often_rows_are_seen(recipe_file):
+    work, *_ = costs_and_recipe(recipe_file, KEPT)
+    first, later = work.flops(1), work.flops(2) - work.flops(1)
+    assert first == pytest.approx(work.plain_flops(1))
+    assert later < 0.9 * first
+    assert work.flops(3) - work.flops(2) == pytest.approx(later)
+    assert work.flops(0.5) == pytest.approx(first / 2)
