@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import heft
 from heft.errors import HeftError
 from heft.evaluation.records import read_records
+from heft.plan.planner import make_plan
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
 
@@ -70,6 +71,45 @@ def test_two_runs_of_a_recipe_are_equal_to_the_bit(finished, tmp_path):
     for name in ("coarse", "fine"):
         file = f"adapter/{name}/adapter_model.safetensors"
         assert (run.directory / file).read_bytes() == (again.directory / file).read_bytes()
+
+
+def test_flops_of_whole_epochs_are_those_of_the_plan(recipe_file, tmp_path):
+    reft = "{method: reft, rank: 2, epochs: 2, batch_size: 5"
+    stages = f"{{coarse: {{method: lora, rank: 2, epochs: 1}}, fine: {reft}, positions: l2}}, "
+    stages += f"upper: {reft}, positions: all, layers: [3], cache: disk}}, off: {reft}, positions: l2, cache: off}}}}"
+    recipe = load_recipe(recipe_file(stages), output=str(tmp_path / "run"))
+    base, *stages = heft.train(recipe).stages
+    assert (base.flops, base.plain_flops, base.tokens) == (0, 0, 0)
+    for done, planned in zip(stages, make_plan(recipe, probe_seconds=0).stages, strict=True):
+        assert (done.name, done.steps) == (planned.name, planned.steps)
+        assert done.flops == pytest.approx(planned.flops)
+        assert done.plain_flops == pytest.approx(planned.plain_flops)
+    coarse, fine, upper, off = stages
+    assert coarse.flops == coarse.plain_flops
+    assert fine.flops < off.flops < off.plain_flops
+    assert upper.flops < upper.plain_flops
+
+
+def test_flops_follow_the_rows_that_were_seen(finished):
+    _, run = finished
+    for stage in run.stages[1:]:
+        assert stage.steps == 2
+        assert 0 < stage.flops <= stage.plain_flops
+    written = json.loads((run.directory / "summary.json").read_text())["stages"]
+    assert [stage["flops"] for stage in written] == [stage.flops for stage in run.stages]
+
+
+def test_a_model_that_cannot_be_counted_is_trained_all_the_same(recipe_file, tmp_path, monkeypatch):
+    def fail(*args):
+        raise NotImplementedError("no such kernel on meta")
+
+    monkeypatch.setattr("heft.costs.stage.costs_of", fail)
+    heard = []
+    reporter = Reporter()
+    reporter.note = heard.append
+    run = heft.train(load_recipe(recipe_file(HEFT), output=str(tmp_path / "run")), reporter)
+    assert [(stage.flops, stage.plain_flops) for stage in run.stages[1:]] == [(None, None)] * 2
+    assert "FLOPs of stage coarse are not counted: NotImplementedError: no such kernel on meta" in heard
 
 
 def test_a_run_in_an_occupied_directory_is_refused_and_leaves_it_alone(finished):

@@ -33,8 +33,12 @@ class StageSummary:
         trainable_parameters: what this stage trained; 0 for the base.
         seconds: of training; 0 for the base.
         evaluation_seconds: of the evaluation.
-        steps: optimiser steps taken.
-        tokens: real tokens that went through the model in training.
+        steps: optimiser steps taken; like `tokens` and the FLOPs 0 where nothing was trained.
+        tokens: real tokens of the rows trained on, prompts and answers, computed or reused.
+        flops: of training, as it ran: heft.costs.stage counts the products of the stage's passes from shapes, with the
+            kind of reuse and the store that the run had, and the passes from `tokens`. The evaluation is not in it.
+            None where the model cannot be counted.
+        plain_flops: the same with every token computed in every layer at every step.
         stored_parameters: numbers that the adapter directory keeps of this stage and all before it.
         peak_bytes: peak memory of the training (heft.training.peak); None where unknown, and for the base.
         ended: "planned", with all its steps, or "plateau", before them; None for the base.
@@ -53,6 +57,8 @@ class StageSummary:
     evaluation_seconds: float = 0.0
     steps: int = 0
     tokens: int = 0
+    flops: float | None = 0.0
+    plain_flops: float | None = 0.0
     stored_parameters: int = 0
     peak_bytes: int | None = None
     ended: str | None = None

@@ -10,12 +10,13 @@ from pathlib import Path
 from transformers import set_seed
 
 from heft import __version__, adapter_dir, processes
+from heft.costs.stage import StageCosts, stage_costs
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.evaluation.evaluator import Evaluation, evaluate_examples
 from heft.evaluation.records import Record
 from heft.models import Base, choose_device, load_base, load_tokenizer
-from heft.recipe import Recipe, Stage
+from heft.recipe import Recipe, ReftStage, Stage
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reft.settings import Positions
 from heft.reporter import Reporter
@@ -124,7 +125,11 @@ class Work:
 
     def run_stage(self, index: int, name: str, stage: Stage) -> None:
         """Train a stage and evaluate the model after it."""
+        costs = self.count(name)
+        if costs is not None and isinstance(stage, ReftStage):  # what is counted is what runs
+            stage = stage.model_copy(update={"cache": costs.reuse.store})
         trained, outcome = self.train_stage(index, name, stage)
+        passes = costs and costs.passes_of(outcome.tokens)
         evaluation = self.evaluate(name)
         summary = StageSummary.of(
             name,
@@ -134,12 +139,22 @@ class Work:
             evaluation_seconds=evaluation.seconds,
             steps=outcome.steps,
             tokens=outcome.tokens,
+            flops=costs and costs.flops(passes),
+            plain_flops=costs and costs.plain_flops(passes),
             stored_parameters=adapter_dir.stored_parameters(self.base.model),
             peak_bytes=outcome.peak_bytes,
             ended=outcome.ended,
             ended_because=outcome.ended_because,
         )
         self.directory.add_evaluation(summary, evaluation.records)
+
+    def count(self, name: str) -> StageCosts | None:
+        """What training a stage costs, with the store that `cache: auto` means now; None where that cannot be told."""
+        try:
+            return stage_costs(self.recipe, name, self.data.train)
+        except Exception as error:  # a model that trains need not run on the meta device, and this is but a figure
+            self.reporter.note(f"FLOPs of stage {name} are not counted: {type(error).__name__}: {error}")
+            return None
 
     def seed_of(self, index: int, stage: Stage) -> int:
         """The seed of a stage: its own, or one that follows from the recipe's and the stage's place."""
