@@ -46,11 +46,6 @@ class StagePlan:
     seconds: float | None = None
     evaluation_seconds: float | None = None
 
-    @property
-    def prefix(self) -> Reuse | None:
-        """`reuse`, or None where nothing is: what heft.study.measure asks for."""
-        return None if self.reuse.kind == "nothing" else self.reuse
-
 
 @dataclass(frozen=True)
 class SweepPlan:

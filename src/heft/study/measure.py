@@ -37,7 +37,7 @@ def seconds_a_step(recipe: Recipe, plan: Plan) -> list[Rate]:
         pad_id = base.tokenizer.pad_token_id
         train_stage(base.model, name, _short(stage), few, pad_id=pad_id, seed=recipe.seed, reporter=clock)
         finish(base.model, attached)
-        keeps = planned.prefix is not None and planned.prefix.store != "off"
+        keeps = planned.reuse.store != "off"
         epoch = math.ceil(planned.rows / stage.batch_size)
         rates.append(_rate(clock.intervals, math.ceil(len(few) / stage.batch_size), epoch, keeps))
     return rates
