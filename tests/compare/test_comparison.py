@@ -108,10 +108,19 @@ def test_a_verdict_never_says_more_than_interval_and_corrected_p(tmp_path):
 def test_without_discordant_pairs_nothing_is_decided(tmp_path):
     same = records(answers(0.5, 0))
     runs = [
-        read_run(make_run(tmp_path / str(rank), {"base": same, "fine": same}, 0, {"stages": {"fine": {"rank": rank}}}))
+        read_run(
+            make_run(
+                tmp_path / f"{rank}-{seed}", {"base": same, "fine": same}, seed, {"stages": {"fine": {"rank": rank}}}
+            )
+        )
         for rank in (1, 2)
+        for seed in (0, 1)
     ]
-    pair = compare(arms_of(runs)).pairs[0]
+    words = compare(arms_of(runs)).pairs[0].words
+    assert "2 seeds" in words
+    assert "one seed" not in words
+    pair = compare(arms_of(runs[::2])).pairs[0]
+    assert "one seed, so nothing is said of other seeds" in pair.words
     assert (pair.verdict, pair.interval, pair.p_value, pair.p_holm) == ("undecidable", None, None, None)
     assert (pair.standard_error, pair.smallest_difference, pair.mcnemar[0]["p"]) == (None, None, None)
     assert "No discordant pairs" in pair.words

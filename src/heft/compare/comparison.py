@@ -223,9 +223,8 @@ def _pair_result(
         won, lost = int((one > two).sum()), int((one < two).sum())
         tests.append({"seed": seed, "won": won, "lost": lost, "p": statistics.mcnemar(won, lost)})
     groups = int(answers.groups.max()) + 1
-    scope = verdicts.scope_of(
-        first.n, groups, seeds, bool(estimate.spread.seeds), {first.stage, second.stage} == {"base"}
-    )
+    several = len(seeds) > 1 if matched else min(len(first.seeds), len(second.seeds)) > 1
+    scope = verdicts.scope_of(first.n, groups, seeds, several, {first.stage, second.stage} == {"base"})
     names, accuracies = (first.name, second.name), (first.accuracy, second.accuracy)
     notes = _notes(arms, estimate, groups, any(test["won"] or test["lost"] for test in tests) or not matched)
     return PairResult(
