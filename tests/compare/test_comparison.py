@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compare.making import make_run, records
-from heft.compare.comparison import arms_of, compare, stage_arms, stage_pairs
+from heft.compare.comparison import Arm, arms_of, compare, stage_arms, stage_pairs
 from heft.compare.runs import read_run
 from heft.compare.statistics import mcnemar
 from heft.compare.table import markdown
@@ -123,13 +123,45 @@ def test_without_discordant_pairs_nothing_is_decided(tmp_path):
     assert "one seed, so nothing is said of other seeds" in pair.words
     assert (pair.verdict, pair.interval, pair.p_value, pair.p_holm) == ("undecidable", None, None, None)
     assert (pair.standard_error, pair.smallest_difference, pair.mcnemar[0]["p"]) == (None, None, None)
-    assert "No discordant pairs" in pair.words
+    assert "Both are right, or both wrong, on every question." in pair.words
 
 
 def test_questions_on_one_text_decide_nothing(arm):
     pair = compare(arms_of([*arm("a", 0.9, groups=[0] * N), *arm("b", 0.5, rank=8, groups=[0] * N)])).pairs[0]
     assert (pair.groups, pair.verdict) == (1, "undecidable")
     assert "All questions are about one text" in pair.words
+
+
+def test_a_base_whose_runs_differ_is_its_first_run_in_its_own_figures_and_in_pairs(arm, tmp_path):
+    runs = arm("a", 0.9, (0, 1))
+    stages = {"base": records(answers(0.6, 7)), "fine": records(answers(0.9, 3))}
+    other = read_run(make_run(tmp_path / "other", stages, 1, {"name": "a", "stages": runs[0].recipe["stages"]}))
+    found = compare([arms_of(runs)[0], Arm("base", "base", (runs[0], other))])
+    fine, base = found.arms
+    assert base.accuracy == runs[0].after("base").summary["accuracy"] != other.after("base").summary["accuracy"]
+    assert base.balanced_accuracy == runs[0].after("base").summary["balanced_accuracy"]
+    assert found.pairs[0].difference == pytest.approx(fine.accuracy - base.accuracy)
+
+
+def test_a_stage_of_a_run_is_not_called_as_if_it_were_anothers_of_the_same_name(arm, tmp_path):
+    one, other = arm("same", 0.9)[0], arm("same", 0.5, (1,), rank=8)[0]
+    names = [found.name for found in arms_of([one, other], ["base", None])]
+    assert names == ["same-0:base", "same-1"]
+    assert [found.name for found in arms_of([one, one], ["base", None])] == ["same:base", "same"]
+
+
+def test_runs_of_one_name_in_folders_of_one_name_are_called_by_two_folders(tmp_path):
+    made = {"base": records([0, 1]), "fine": records([1, 1])}
+    runs = [
+        read_run(make_run(tmp_path / arm / "seed-0", made, recipe={"stages": {"fine": {"rank": len(arm)}}}))
+        for arm in ("lora", "joint")
+    ]
+    assert [found.name for found in arms_of(runs)] == ["lora/seed-0", "joint/seed-0"]
+
+
+def test_where_both_give_one_answer_only_it_is_said_once(arm):
+    words = compare(arms_of([*arm("a", 1.0, (0, 1)), *arm("b", 1.0, (0, 1), rank=8)])).pairs[0].words
+    assert words.endswith("on every question. Each of them gives one and the same answer to every question.")
 
 
 def test_a_run_that_gives_one_answer_only_is_flagged(arm):

@@ -123,3 +123,43 @@ def test_a_study_gives_its_arms_with_finished_runs(tmp_path):
 def test_comparing_needs_no_torch():
     code = "import sys, heft.compare.table, heft.cli.compare; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["../../other", "/etc/x", "x" * 5000, "a\x00b", "", "a b"])
+def test_a_stage_whose_name_is_no_file_name_is_refused(tmp_path, name):
+    run = make_run(tmp_path / "r", {"base": RIGHT})
+    summary = json.loads((run / "summary.json").read_text())
+    summary["stages"][0]["name"] = name
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(HeftError, match="a stage's name is at most 100 letters, digits and _"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("run", ["x" * 5000, "a\x00b", "none"])
+def test_a_study_whose_run_cannot_be_a_path_is_refused(tmp_path, run):
+    study = {"format": 1, "name": "s", "arms": [{"name": "a", "runs": [run]}]}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    with pytest.raises(HeftError, match="is not a run directory"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seconds": "10"}, "stages.0.seconds"),
+        ({"flops": -1}, "stages.0.flops"),
+        ({"accuracy": 1.5}, "stages.0.accuracy"),
+        ({"predictions": {"0": "x"}}, "stages.0.predictions.0"),
+        ({"n": True}, "stages.0.n"),
+    ],
+)
+def test_a_figure_of_another_kind_is_named(tmp_path, change, told):
+    with pytest.raises(HeftError, match=f"is not whole or was changed by hand: {told}"):
+        read_run(make_run(tmp_path / "r", {"base": RIGHT}, summary=change))
+
+
+def test_a_recipe_that_would_grow_when_it_is_read_is_refused(tmp_path):
+    run = make_run(tmp_path / "r", {"base": RIGHT})
+    (run / "recipe.yaml").write_text("name: &a [x]\nseed: 0\nstages: [*a, *a]\n")
+    with pytest.raises(HeftError, match="anchors"):
+        read_run(run)

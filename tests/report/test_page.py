@@ -113,16 +113,38 @@ def test_one_run_alone_is_looked_at_stage_by_stage(runs, tmp_path):
     assert "one seed says nothing of the spread over seeds" in text
 
 
+def test_a_stage_of_a_run_is_shown_with_its_own_figures_and_nothing_of_later_stages(runs, tmp_path):
+    write_report([f"{runs[0]}:coarse", runs[2]], tmp_path / "report.html", tmp_path / "report.md")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    assert f"{runs[0].name}:coarse − {runs[2].name}" in text
+    assert f"| {runs[0].name}:coarse | coarse | 0 |" in (tmp_path / "report.md").read_text()
+    layers = text[text.index("The fine edit, layer by layer", text.index("Calibration")) :]
+    assert layers.count("loreft, 3 layers") == 1  # of the other run
+    curves = text[
+        text.index("An upright line marks") : text.index("The fine edit, layer by layer", text.index("Loss is"))
+    ]
+    assert curves.count("fine: 4 steps") == 1
+    with pytest.raises(HeftError, match="has no stage 'last'; it has base, coarse, fine"):
+        write_report([f"{runs[0]}:last"], tmp_path / "other.html")
+
+
 def test_a_study_is_read_and_its_failed_runs_are_named(runs, tmp_path):
     names = {"two": runs[:2], "four": runs[2:]}
     arms = [{"name": n, "label": n, "runs": [str(r) for r in found], "failed": []} for n, found in names.items()]
-    arms[1]["failed"] = [{"seed": 7, "error": "out of <memory>"}]
+    arms[0]["label"] = "two & a half"
+    arms.append({"name": "base", "stage": "base", "runs": [str(r) for r in runs[:2]]})
+    arms[1]["failed"] = [{"seed": 7, "error": "out of <memory>\nat line 3"}]
     study = {"format": 1, "name": "both", "reference": "two", "arms": arms, "budget": {"flops": 1e15}}
     (tmp_path / "study.json").write_text(json.dumps(study))
-    write_report([tmp_path], tmp_path / "report.html")
+    write_report([tmp_path], tmp_path / "report.html", tmp_path / "report.md")
     text = (tmp_path / "report.html").read_text()
-    assert "four, seed 7, failed and is not counted: out of &lt;memory&gt;" in text
+    assert "four, seed 7, failed and is not counted: out of &lt;memory&gt;<" in text
+    assert "- four, seed 7, failed and is not counted: out of &lt;memory>\n" in (tmp_path / "report.md").read_text()
     assert "1.00 × 10¹⁵" in text
+    assert "two: two &amp; a half." in text
+    assert "the model before any stage has no seed" in text
+    titles = [title for level, title in Outline(text).headings if level == 3]
+    assert titles[:2] == ["two", "four"]  # learning curves: the base is no training of its own
 
 
 def test_the_same_runs_give_the_same_page(page, runs, tmp_path):

@@ -2,10 +2,13 @@
 
 import pytest
 
+from heft.errors import HeftError
 from heft.plan.planner import make_plan
 from heft.reporter import Reporter
 from heft.study import budgets as study_budgets
+from heft.study import costing as study_costing
 from heft.study.budgets import Budgets
+from heft.study.costing import Costing
 from heft.study.files import load_study
 from heft.study.measure import seconds_a_step
 from heft.study.scaling import Rate
@@ -30,6 +33,33 @@ def test_a_budget_of_flops_is_that_arms_plain_flops_to_half_a_step(study_file):
     assert budgets.grant("heft") is None
 
 
+def plan_of(recipe):
+    return make_plan(recipe, probe_seconds=0).stages
+
+
+def test_a_budget_of_spent_flops_is_what_the_plan_says_will_be_spent_and_gives_reuse_more_steps(study_file):
+    study, budgets = budgets_of(study_file(ARMS % ("", ", budget: {spent_flops_of: lora}")))
+    spent = budgets.grant("heft")
+    assert spent.amount == pytest.approx(sum(stage.flops for stage in plan_of(study.recipes["lora"])))
+    planned = plan_of(spent.apply(study.recipes["heft"]))
+    assert [stage.steps for stage in planned] == list(spent.steps.values())
+    assert sum(stage.flops for stage in planned) == pytest.approx(spent.reached)
+    assert sum(stage.plain_flops for stage in planned) > 1.1 * spent.amount  # more than it could with nothing reused
+    _, budgets = budgets_of(study_file(ARMS % ("", ", budget: {flops_of: lora}")))
+    assert spent.steps["fine"] > budgets.grant("heft").steps["fine"]
+
+
+@pytest.mark.parametrize("positions", ["l2", "f1+l1"])  # reused: prefixes, or the layers below the first edited one
+@pytest.mark.parametrize("steps", [1, 3, 4, 9])  # three see every row once: up to there nothing kept is used again
+def test_what_an_arm_spends_is_the_plans_figure_whether_or_not_it_sees_a_row_twice(study_file, steps, positions):
+    fine = f"{{method: reft, rank: 2, layers: [2, 3], positions: {positions}, batch_size: 8, steps: {steps}}}"
+    path = study_file(ARMS % (", budget: {spent_flops_of: heft}", f", set: {{stages: {{fine: {fine}}}}}"))
+    study, budgets = budgets_of(path)
+    [planned] = plan_of(study.recipes["heft"])
+    assert budgets.grant("lora").amount == pytest.approx(planned.flops)
+    assert (planned.reuse.kind == "nothing") == (positions == "f1+l1" and steps <= 3)
+
+
 def test_a_budget_of_steps_keeps_the_ratio_of_the_stages_and_may_be_the_whole_studys(study_file):
     study, budgets = budgets_of(study_file("budget: {steps: 36}\n" + ARMS % ("", "")))
     assert budgets.grant("lora").steps == {"coarse": 36}
@@ -46,9 +76,9 @@ def test_the_arm_that_the_studys_budget_names_stays_as_it_is(study_file):
 def test_seconds_are_measured_and_a_study_that_goes_on_keeps_what_it_measured(study_file, monkeypatch):
     calls = []
 
-    def measured(recipe, plan):
+    def measured(recipe, counted):
         calls.append(recipe.name)
-        return [Rate(2.0, 0.5, stage.rows // 8) for stage in plan.stages]
+        return [Rate(2.0, 0.5, len(stage.rows) // 8) for stage in counted]
 
     monkeypatch.setattr(study_budgets, "seconds_a_step", measured)
     path = study_file(ARMS % (", budget: {seconds: 10}", ""))
@@ -64,6 +94,53 @@ def test_seconds_are_measured_and_a_study_that_goes_on_keeps_what_it_measured(st
 
 def test_a_few_real_steps_are_measured(study_file):
     recipe = load_study(study_file(ARMS % ("", ""))).recipes["heft"]
-    coarse, fine = seconds_a_step(recipe, make_plan(recipe, probe_seconds=0))
+    coarse, fine = seconds_a_step(recipe, Costing().stages(recipe))
     assert coarse.first == coarse.later > 0
     assert (fine.epoch, fine.first > 0, fine.later > 0) == (3, True, True)
+
+
+def test_an_arm_that_cannot_be_counted_takes_only_those_with_it_whose_budget_it_is(study_file, tmp_path):
+    path = study_file(
+        "arms:\n"
+        f"  heft: {{recipe: heft.yaml, set: {{task: {{name: boolq, source: {(tmp_path / 'gone').as_posix()}}}}}}}\n"
+        "  lora: {recipe: lora.yaml, budget: {flops_of: heft}}\n"
+        "  other: {recipe: lora.yaml, budget: {steps: 7}}\n"
+    )
+    _, budgets = budgets_of(path)
+    with pytest.raises(HeftError, match=r"its budget is what arm 'heft' takes, which cannot be told: .*gone"):
+        budgets.grant("lora")
+    assert budgets.grant("heft") is None
+    assert budgets.grant("other").steps == {"coarse": 7}
+
+
+def test_steps_can_be_granted_where_flops_cannot_be_counted(study_file, monkeypatch):
+    def refuse(model):
+        raise NotImplementedError("no meta kernel")
+
+    monkeypatch.setattr(study_costing, "shape_of", refuse)
+    _, budgets = budgets_of(study_file(ARMS % (", budget: {steps: 5}", ", budget: {flops: 1e9}")))
+    assert budgets.grant("lora").steps == {"coarse": 5}
+    with pytest.raises(HeftError, match="FLOPs of stage coarse cannot be counted: NotImplementedError: no meta kernel"):
+        budgets.grant("heft")
+
+
+def test_what_arms_have_in_common_is_read_and_looked_at_once(study_file, monkeypatch):
+    read, looked = [], []
+    monkeypatch.setattr(study_costing, "read_data", lambda *a, f=study_costing.read_data: read.append(a) or f(*a))
+    monkeypatch.setattr(study_costing, "shape_of", lambda *a, f=study_costing.shape_of: looked.append(a) or f(*a))
+    path = study_file(
+        "budget: {flops_of: heft}\n"
+        "arms:\n"
+        "  heft: {recipe: heft.yaml}\n"
+        "  short: {recipe: heft.yaml, set: {stages.coarse.epochs: 0.5}}\n"
+        "  lora: {recipe: lora.yaml}\n"
+        "  wide: {recipe: lora.yaml, set: {stages.coarse.rank: 3}}\n"
+    )
+    study, budgets = budgets_of(path)
+    for arm in study.recipes:
+        budgets.grant(arm)
+    assert len(read) == 2  # with the fine stage's positions and without
+    assert len(looked) == 3  # coarse, fine after it, and the other rank
+    for recipe in study.recipes.values():
+        shared = [(c.planned_steps, c.flops(c.planned_passes)) for c in budgets.costs(recipe)]
+        assert shared == [(stage.steps, pytest.approx(stage.flops)) for stage in plan_of(recipe)]

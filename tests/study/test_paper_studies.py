@@ -46,11 +46,16 @@ def test_every_file_says_what_it_is_for(path):
 
 
 def test_a_dry_run_plans_every_arm_and_writes_nothing(tmp_path, capsys):
-    rows = [
-        {"question": f"is {n} even", "passage": f"The number {n} was asked for.", "answer": n % 2 == 0, "title": "n"}
-        for n in range(32)
-    ]
-    for split in ("train", "validation"):
+    for split, numbers in (("train", range(32)), ("validation", range(32, 64))):
+        rows = [
+            {
+                "question": f"is {n} even",
+                "passage": f"The number {n} was asked for.",
+                "answer": n % 2 == 0,
+                "title": "n",
+            }
+            for n in numbers
+        ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stand_ins = ["set.model={name: 'random:tiny-llama'}", f"set.task.source={tmp_path.as_posix()}"]
     run_study(PAPER / "llama_2_7b.yaml", stand_ins, tmp_path / "out", dry_run=True)

@@ -7,6 +7,7 @@ import weakref
 import pytest
 
 from heft.errors import HeftError
+from heft.locks import held
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
 from heft.study import runner as study_runner
@@ -44,14 +45,14 @@ def train(monkeypatch):
         def __init__(self):
             self.fail, self.seen, self.original = {}, [], study_runner.train
 
-        def __call__(self, recipe, reporter):
+        def __call__(self, recipe, reporter, resume):
             arm = recipe.output_dir.parent.name
             self.seen.append((arm, recipe.seed))
             if arm in self.fail:
                 recipe.output_dir.mkdir(parents=True)
                 (recipe.output_dir / "recipe.yaml").write_text("begun")
                 raise self.fail[arm]
-            return self.original(recipe, reporter)
+            return self.original(recipe, reporter, resume)
 
     between = Between()
     monkeypatch.setattr(study_runner, "train", between)
@@ -93,8 +94,58 @@ def test_a_failed_run_is_noted_is_not_fatal_and_is_tried_again(study_file, train
     train.fail = {}
     result, listener = run(study_file(ARMS))
     assert train.seen == [("lora", 0), ("heft", 0), ("lora", 0)]
-    assert any("lora/seed-0 was not finished; it is removed and run again" in note for note in listener.notes)
+    assert any("lora/seed-0 was begun with another recipe and not finished" in note for note in listener.notes)
     assert [arm["failed"] for arm in study_json(result)["arms"]] == [[], []]
+
+
+GONE = """\
+reference: heft
+arms:
+  heft: {recipe: heft.yaml, set: {task: {name: boolq, source: %s}}}
+  lora: {recipe: lora.yaml, budget: {flops_of: heft}}
+  other: {recipe: lora.yaml, budget: {steps: 2}}
+"""
+
+
+def test_an_arm_whose_budget_cannot_be_told_fails_with_all_seeds_and_the_others_run(study_file, tmp_path, train):
+    gone = GONE % (tmp_path / "gone").as_posix()
+    result, listener = run(study_file("seeds: [0, 1]\n" + gone))
+    assert [seen for seen in train.seen if seen[0] != "heft"] == [("other", 0), ("other", 1)]
+    heft, lora, other = study_json(result)["arms"]
+    assert (lora["runs"], [failed["seed"] for failed in lora["failed"]]) == ([], [0, 1])
+    assert lora["failed"][0]["error"].startswith("its budget is what arm 'heft' takes, which cannot be told: ")
+    assert (other["runs"], other["failed"]) == (["other/seed-0", "other/seed-1"], [])
+    assert any(note.startswith("lora cannot be run: its budget is what arm 'heft' takes") for note in listener.notes)
+    table = (result.directory / "comparison.md").read_text()
+    assert "- lora, seeds 0, 1, failed and are not counted: its budget is what arm 'heft' takes" in table
+    assert "- The study’s reference, heft, has no finished run." in table
+
+
+def test_runs_of_an_earlier_budget_are_not_counted_where_the_new_one_cannot_be_told(study_file, tmp_path, train):
+    run(
+        study_file(
+            "arms: {lora: {recipe: lora.yaml, budget: {steps: 1}}, other: {recipe: lora.yaml, budget: {steps: 2}}}\n"
+        )
+    )
+    result, _ = run(study_file(GONE % (tmp_path / "gone").as_posix()))
+    assert [arm.name for arm in result.comparison.arms] == ["other"]
+    assert (result.directory / "lora/seed-0/summary.json").is_file()
+
+
+def test_where_no_budget_can_be_told_nothing_is_written(study_file, tmp_path, train):
+    text = f"budget: {{steps: 3}}\nset: {{task: {{name: boolq, source: {(tmp_path / 'gone').as_posix()}}}}}\n{ARMS}"
+    with pytest.raises(HeftError, match=r"no arm of .*study.yaml can be run:\nlora, heft: .*gone"):
+        run(study_file(text))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_budget_of_spent_flops_grants_is_what_the_run_spends(study_file):
+    arms = "arms: {lora: {recipe: lora.yaml}, heft: {recipe: heft.yaml, budget: {spent_flops_of: lora}}}\n"
+    result, _ = run(study_file(arms))
+    lora, heft = (arm.costs for arm in result.comparison.arms)
+    assert heft.flops == pytest.approx(study_json(result)["budget"]["heft"]["reached"], rel=0.02)  # a part of an epoch
+    assert heft.flops == pytest.approx(lora.flops, rel=0.1)
+    assert heft.plain_flops > 1.1 * lora.plain_flops
 
 
 def test_where_every_run_fails_the_errors_are_told(study_file, train):
@@ -133,6 +184,17 @@ def test_a_directory_that_is_no_study_is_left_alone(study_file, tmp_path, train)
     assert train.seen == []
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_two_processes_never_work_on_one_study(study_file, tmp_path, train, begun):
+    path = study_file(ARMS)
+    with held(tmp_path / "out", "study"):
+        if begun:
+            (tmp_path / "out" / "study.yaml").write_text("name: s\n")
+        with pytest.raises(HeftError, match="another process is working on the study"):
+            run(path)
+    assert train.seen == []
+
+
 def test_models_do_not_outlive_their_runs(study_file, monkeypatch):
     import heft.runner
 
@@ -148,3 +210,18 @@ def test_models_do_not_outlive_their_runs(study_file, monkeypatch):
     run(study_file(f"seeds: [0, 1]\n{ARMS}"))
     gc.collect()
     assert [model() for model in alive] == [None] * 4
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_was(study_file):
+    class Interrupts(Listener):
+        def step(self, what, done, total):
+            if what == "fine":
+                raise KeyboardInterrupt
+
+    path = study_file(ARMS)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(load_study(path), Interrupts())
+    result, listener = run(path)
+    assert "stage coarse is trained already" in listener.notes
+    assert not any("removed" in note for note in listener.notes)
+    assert result.failed == {}

@@ -8,11 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from heft.cli.show import ConsoleReporter
-from heft.compare.arms import arms_of, read_study, stage_arms
-from heft.compare.comparison import Comparison, compare, stage_pairs
-from heft.compare.runs import read_run
+from heft.compare.comparison import Comparison, compare
+from heft.compare.given import read_given
 from heft.compare.table import Table, tables
 from heft.errors import HeftError
+from heft.terminal import plain
 
 
 def run_compare(
@@ -23,7 +23,11 @@ def run_compare(
     output: Path | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Run a study where a study file is given; else compare runs, or one run's stages, or a study's arms, and print."""
+    """Run a study where a study file is given; else compare runs, or one run's stages, or studies' arms, and print.
+
+    Raises:
+        HeftError: something of it cannot be read, or does not compare.
+    """
     if any(name.endswith((".yaml", ".yml")) for name in given):
         if len(given) > 1:
             raise HeftError("give one study file, or directories of runs; got both or several")
@@ -35,43 +39,27 @@ def run_compare(
         return
     if overrides or output is not None or dry_run:
         raise HeftError("--set, --output and --dry-run are for a study file; runs are compared as they are")
-    comparison = compare_given(given, reference)
-    if as_json:
-        print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    found = read_given(given)
+    if reference is None:
+        comparison = compare(found.arms, found.reference, found.pairs)
     else:
-        show(comparison, ConsoleReporter())
+        comparison = compare(found.arms, reference)
+    if as_json:
+        print(plain(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
+    else:
+        show(comparison, ConsoleReporter(), found.notes)
 
 
-def compare_given(given: Sequence[str], reference: str | None) -> Comparison:
-    """Compare what the command line names: runs, `RUN:stage`, or one study's directory.
-
-    Raises:
-        HeftError: something of it cannot be read, or does not compare.
-    """
-    if len(given) == 1 and (Path(given[0]) / "study.json").is_file():
-        arms, study = read_study(Path(given[0]))
-        return compare(arms, study.get("reference") if reference is None else reference)
-    named = [_run_and_stage(name) for name in given]
-    runs = [read_run(path) for path, _ in named]
-    if len(runs) == 1 and named[0][1] is None:
-        arms = stage_arms(runs[0])
-        return compare(arms, reference, None if reference is not None else stage_pairs(arms))
-    return compare(arms_of(runs, [stage for _, stage in named]), reference)
-
-
-def show(comparison: Comparison, reporter: ConsoleReporter) -> None:
-    """Print the verdicts and the tables."""
+def show(comparison: Comparison, reporter: ConsoleReporter, notes: Sequence[str] = ()) -> None:
+    """Print the verdicts, what else there is to know, and the tables."""
     for pair in comparison.pairs:
         reporter.note(pair.words)
     if not comparison.pairs:
         reporter.note("one arm alone: nothing to compare it with")
+    for note in notes:
+        reporter.note(note)
     for table in tables(comparison):
         reporter.console.print(_rich(table))
-
-
-def _run_and_stage(given: str) -> tuple[Path, str | None]:
-    path, colon, stage = given.rpartition(":")
-    return (Path(path), stage) if colon and path and not Path(given).exists() else (Path(given), None)
 
 
 def _rich(table: Table) -> RichTable:

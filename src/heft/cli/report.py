@@ -6,9 +6,10 @@ from pathlib import Path
 import typer
 
 from heft.report.page import write_report
+from heft.terminal import plain
 
 
-def run_report(paths: Sequence[Path], output: Path, markdown: Path | None) -> None:
-    """Write a report of run and study directories and say where."""
-    write_report(paths, output, markdown)
-    typer.echo(f"report: {output}" + (f"   table: {markdown}" if markdown is not None else ""))
+def run_report(given: Sequence[str | Path], output: Path, markdown: Path | None) -> None:
+    """Write a report of runs, stages of runs (`RUN:stage`) and studies, and say where."""
+    write_report(given, output, markdown)
+    typer.echo(plain(f"report: {output}" + (f"   table: {markdown}" if markdown is not None else "")))

@@ -12,7 +12,7 @@ from heft.study.files import Study, load_study
 from heft.units import in_flops, in_time
 
 if TYPE_CHECKING:
-    from heft.plan.planner import Plan
+    from heft.costs.stage import StageCosts
     from heft.study.budgets import Grant
 
 
@@ -35,60 +35,68 @@ def run_study(path: Path, overrides: Sequence[str] = (), output: Path | None = N
     except KeyboardInterrupt:
         reporter.note("interrupted; finished runs stay, and the same command goes on with the others")
         raise
-    show(result.comparison, reporter)
-    for (arm, seed), error in result.failed.items():
-        reporter.note(f"failed: {arm}, seed {seed}: {error}")
+    show(result.comparison, reporter, result.notes)
     reporter.note(f"study: {result.directory}   table: {result.directory / 'comparison.md'}")
 
 
 def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
-    from heft.plan.planner import make_plan
-    from heft.study.budgets import Budgets
+    from heft.study.budgets import Budgets, in_words, reasons, require_some
 
-    budgets, plans, grants, notes = Budgets(study, {}, reporter), {}, {}, []
+    budgets, counted, notes, failed = Budgets(study, {}, reporter), {}, [], {}
+    reporter.note("counting what each arm costs")
     for arm, recipe in study.recipes.items():
-        if budgets.needs_measuring(arm):
-            plans[arm] = budgets.plan(arm)
-            notes.append(f"{arm}: seconds are measured when the study is run; shown as its recipe has it")
+        try:
+            grant = None if budgets.needs_measuring(arm) else budgets.grant(arm)
+            counted[arm] = budgets.costs(recipe if grant is None else grant.apply(recipe))
+        except Exception as error:  # what stands in one arm's way need not stand in the others'
+            failed[arm] = in_words(error)
             continue
-        grants[arm] = budgets.grant(arm)
-        plans[arm] = budgets.plan(arm)
-        if grants[arm] is not None:
-            plans[arm] = make_plan(grants[arm].apply(recipe), probe_seconds=0)
-            notes.append(_budget_words(arm, grants[arm]))
-    reporter.console.print(plans_table(study, plans))
-    for note in notes:
+        if budgets.needs_measuring(arm):
+            notes.append(f"{arm}: seconds are measured when the study is run; shown as its recipe has it")
+        elif grant is not None:
+            notes.append(_budget_words(arm, grant))
+    require_some(study, failed)
+    reporter.console.print(plans_table(study, counted))
+    for note in [*notes, *(f"cannot be run: {reason}" for reason in reasons(failed))]:
         reporter.note(note)
-    seeds = study.settings.seeds
-    whole = len(seeds) * sum(stage.plain_flops for plan in plans.values() for stage in plan.stages)
-    spent = len(seeds) * sum(stage.flops for plan in plans.values() for stage in plan.stages)
-    reporter.note(
-        f"{len(plans)} arms with seeds {', '.join(map(str, seeds))}: {len(plans) * len(seeds)} runs,"
-        f" {in_flops(spent)} of training ({in_flops(whole)} with nothing reused), in {study.directory}"
-    )
+    reporter.note(_sum_words(study, counted))
 
 
-def plans_table(study: Study, plans: "dict[str, Plan]") -> Table:
+def plans_table(study: Study, counted: "dict[str, list[StageCosts]]") -> Table:
     """A line for each stage of each arm."""
     table = Table(title=f"study {study.settings.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm")
     table.add_column("stage")
     for heading in ("steps", "trains", "FLOPs", "no reuse"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for arm, plan in plans.items():
-        for number, stage in enumerate(plan.stages):
+    for arm, stages in counted.items():
+        for number, (name, stage) in enumerate(zip(study.recipes[arm].stages, stages, strict=True)):
             table.add_row(
                 "" if number else arm,
-                stage.name,
-                f"{stage.steps:,}",
-                f"{stage.trainable_parameters:,}",
-                in_flops(stage.flops),
-                in_flops(stage.plain_flops),
+                name,
+                f"{stage.planned_steps:,}",
+                f"{stage.shape.trainable_parameters:,}",
+                in_flops(stage.flops(stage.planned_passes)),
+                in_flops(stage.plain_flops(stage.planned_passes)),
             )
     return table
 
 
+def _sum_words(study: Study, counted: "dict[str, list[StageCosts]]") -> str:
+    seeds = study.settings.seeds
+    stages = [stage for own in counted.values() for stage in own]
+    spent = len(seeds) * sum(stage.flops(stage.planned_passes) for stage in stages)
+    whole = len(seeds) * sum(stage.plain_flops(stage.planned_passes) for stage in stages)
+    arms = "1 arm" if len(counted) == 1 else f"{len(counted)} arms"
+    return (
+        f"{arms} with seeds {', '.join(map(str, seeds))}: {len(counted) * len(seeds)} runs, {in_flops(spent)} of"
+        f" training ({in_flops(whole)} with nothing reused), in {study.directory}"
+    )
+
+
 def _budget_words(arm: str, grant: "Grant") -> str:
-    shown = {"flops": in_flops, "seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}[grant.kind]
+    shown = {"seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}.get(grant.kind, in_flops)
     off = grant.reached / grant.amount - 1
-    return f"{arm}: budget {shown(grant.amount)}, comes to {shown(grant.reached)} in whole steps ({off:+.2%})"
+    spent = " to spend" if grant.kind == "spent_flops" else ""
+    reached = f"{shown(grant.reached)} in whole steps ({off:+.2%})"
+    return f"{arm}: budget {shown(grant.amount)}{spent}, comes to {reached}"

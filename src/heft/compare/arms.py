@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from heft.compare.runs import RunFiles, read_json, read_run, require_format
+from heft.compare.runs import RunFiles, read_run, require_format
+from heft.compare.shapes import StudyFile, require_shape
 from heft.errors import HeftError
+from heft.reading import is_file, read_json
 
 STUDY_FORMAT = 1
 """Number of the format of study.json."""
@@ -71,18 +74,19 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
         HeftError: the study or one of its runs cannot be read, or no arm has a finished run.
     """
     path = Path(path)
-    if not (path / "study.json").is_file():
+    if not is_file(path / "study.json"):
         raise HeftError(f"{path} is not a study directory: it has no study.json")
     study = read_json(path / "study.json")
     require_format(path, study, STUDY_FORMAT)
+    require_shape(path / "study.json", study, StudyFile)
     arms = []
-    try:
-        for entry in study["arms"]:
-            runs = tuple(read_run(path / run) for run in entry["runs"])
-            if runs:
-                arms.append(Arm(entry["name"], entry.get("stage") or runs[0].final.stage, runs))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise HeftError(f"{path / 'study.json'} is not whole: {error} is missing or of another kind") from None
+    for entry in study["arms"]:
+        runs = tuple(read_run(path / run) for run in entry["runs"])
+        if runs:
+            stage = entry.get("stage") or runs[0].final.stage
+            for run in runs:
+                run.after(stage)  # raises where there is none
+            arms.append(Arm(entry["name"], stage, runs))
     if not arms:
         raise HeftError(f"{path} holds no finished run yet")
     return arms, study
@@ -107,13 +111,17 @@ def _require_other_seeds(runs: Sequence[RunFiles]) -> None:
 
 
 def _tell_apart(members: Sequence[Sequence[RunFiles]], stages: Sequence[str]) -> list[str]:
-    """The shortest naming under which no two arms have the same name."""
+    """The shortest naming under which no two arms have the same name, and none reads as a stage of another's run."""
     ends = [stage if stage != runs[0].final.stage else "" for runs, stage in zip(members, stages, strict=True)]
-    for plain in (lambda run: run.name, lambda run: run.path.resolve().name, lambda run: str(run.path)):
+    for plain in (lambda run: run.name, partial(_end_of_path, 1), partial(_end_of_path, 2), lambda run: str(run.path)):
         names = [plain(runs[0]) + (f":{end}" if end else "") for runs, end in zip(members, ends, strict=True)]
-        if _unlike(names):
+        if _unlike(names) and _unlike({runs[0].path: plain(runs[0]) for runs in members}.values()):
             return names
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _end_of_path(parts: int, run: RunFiles) -> str:
+    return "/".join(run.path.resolve().parts[-parts:])
 
 
 def _unlike(names: Iterable[str]) -> bool:

@@ -147,15 +147,16 @@ def stage_pairs(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 
 
 def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
-    found = [run.after(arm.stage) for run in arm.runs]
+    seeds, found = [run.seed for run in arm.runs], [run.after(arm.stage) for run in arm.runs]
     right = answers.right[arm.name]
+    same = [len(each.records) > 1 and len({record.prediction for record in each.records}) == 1 for each in found]
     if arm.stage == "base":  # it has no seed: its runs are one
-        right = right[:1]
+        right, found, same = right[:1], found[:1], same[:1] * len(seeds)
     shares = [evaluation.summary.get("predictions") for evaluation in found]
     return ArmResult(
         name=arm.name,
         stage=arm.stage,
-        seeds=[run.seed for run in arm.runs],
+        seeds=seeds,
         n=right.shape[1],
         accuracy=float(right.mean()),
         interval=statistics.accuracy_interval(right, answers.groups),
@@ -163,11 +164,7 @@ def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
         balanced_accuracy=mean_or_none([e.summary.get("balanced_accuracy") for e in found]),
         majority=mean_or_none([e.summary.get("majority") for e in found]),
         predictions=None if None in shares else {k: mean_or_none([s.get(k) for s in shares]) for k in shares[0]},
-        collapsed=[
-            run.seed
-            for run, evaluation in zip(arm.runs, found, strict=True)
-            if len(evaluation.records) > 1 and len({record.prediction for record in evaluation.records}) == 1
-        ],
+        collapsed=[seed for seed, one in zip(seeds, same, strict=True) if one],
         seed_sd=float(right.mean(1).std(ddof=1)) if len(right) > 1 else None,
         costs=costs_of(arm.runs, arm.stage),
     )
@@ -193,13 +190,16 @@ def _pair_results(
 
 
 def _matched(first: Arm, second: Arm, answers: Answers) -> tuple[list[int], np.ndarray, np.ndarray] | None:
-    """Seeds, and both arms' answers in the rows of these seeds; None where their seeds differ. A base fits any seed."""
+    """Seeds, and both arms' answers in the rows of these seeds; None where their seeds differ.
+
+    A base fits any seed: its runs are one, the first, as in its own figures.
+    """
     seeds = [[run.seed for run in arm.runs] for arm in (first, second)]
     right = [answers.right[arm.name] for arm in (first, second)]
     bases = [arm.stage == "base" for arm in (first, second)]
     if all(bases):
         return seeds[0][:1], right[0][:1], right[1][:1]
-    if any(bases) and sorted(seeds[0]) != sorted(seeds[1]):
+    if any(bases):
         base = bases.index(True)
         seeds[base] = seeds[1 - base]
         right[base] = np.repeat(right[base][:1], len(seeds[base]), axis=0)
@@ -250,14 +250,21 @@ def _pair_result(
 def _notes(arms: Sequence[ArmResult], estimate: statistics.Estimate, groups: int, discordant: bool) -> list[str]:
     notes = []
     if not discordant:
-        notes.append("No discordant pairs: both are right, or both wrong, on every question.")
+        notes.append("Both are right, or both wrong, on every question.")
     elif estimate.interval is None and groups < 2:
         notes.append("All questions are about one text, so nothing can be said of others.")
     elif estimate.interval is None:
         notes.append("Won and lost questions cancel out in every text.")
+    return notes + _collapses(arms)
+
+
+def _collapses(arms: Sequence[ArmResult]) -> list[str]:
+    if all(arm.collapsed == arm.seeds for arm in arms):
+        return ["Each of them gives one and the same answer to every question."]
+    sentences = []
     for arm in arms:
         if arm.collapsed:
             seeds = ", ".join(map(str, arm.collapsed))
-            one = "" if len(arm.seeds) == 1 else f" with seed{'s' * (len(arm.collapsed) > 1)} {seeds}"
-            notes.append(f"{arm.name} gives one and the same answer to every question{one}.")
-    return notes
+            which = "" if arm.collapsed == arm.seeds else f" with seed{'s' * (len(arm.collapsed) > 1)} {seeds}"
+            sentences.append(f"{arm.name} gives one and the same answer to every question{which}.")
+    return sentences

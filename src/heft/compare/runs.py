@@ -1,16 +1,15 @@
 """Run directories, read back strictly and without torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from heft.compare.shapes import ManifestFile, RecipeFile, Summary, require_shape
 from heft.errors import HeftError
 from heft.evaluation.records import Record, read_records
+from heft.reading import is_file, parse_json, read_json, read_lines
 from heft.run_dir import RUN_FORMAT
+from heft.settings_io import faults_error
+from heft.settings_yaml import read_yaml_file
 
 
 @dataclass(frozen=True)
@@ -76,24 +75,21 @@ def read_run(path: Path) -> RunFiles:
         HeftError: it is not a run directory, is of another version of heft, or a file in it is missing or broken.
     """
     path = Path(path)
-    if not (path / "manifest.json").is_file():
+    if not is_file(path / "manifest.json"):
         raise HeftError(f"{path} is not a run directory: it has no manifest.json; give one that heft train wrote")
     manifest = read_json(path / "manifest.json")
     require_format(path, manifest, RUN_FORMAT)
+    require_shape(path / "manifest.json", manifest, ManifestFile)
     recipe = _read_recipe(path / "recipe.yaml")
     if recipe.get("sweep") is not None:
         raise HeftError(f"{path} is a sweep, not a run; train its winner with heft train {path / 'winner.yaml'}")
-    if not (path / "summary.json").is_file():
+    require_shape(path / "recipe.yaml", recipe, RecipeFile)
+    if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
     summary = read_json(path / "summary.json")
-    try:
-        evaluations = tuple(_evaluated(path, entry) for entry in summary["stages"])
-        run = RunFiles(path, recipe["name"], recipe["seed"], recipe, manifest, evaluations)
-        if not evaluations or not isinstance(recipe["stages"], dict):
-            raise KeyError("stages")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise HeftError(f"{path} is not whole: {error} is missing or of another kind; run it again") from None
-    return run
+    require_shape(path / "summary.json", summary, Summary)
+    evaluations = tuple(_evaluated(path, entry) for entry in summary["stages"])
+    return RunFiles(path, recipe["name"], recipe["seed"], recipe, manifest, evaluations)
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -106,33 +102,19 @@ def read_metrics(path: Path) -> list[dict]:
         HeftError: a line is not a JSON object.
     """
     file = Path(path) / "metrics.jsonl"
-    if not file.is_file():
+    if not is_file(file):
         return []
-    text = file.read_text(encoding="utf-8")
     rows = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+    for number, line in read_lines(file):
+        if not line.endswith(b"\n"):
+            break
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line, finite=False))  # a loss may have been none
         except ValueError as error:
-            raise HeftError(f"{file}:{number}: not JSON: {error}") from None
+            raise HeftError(f"{file}:{number}: {error}") from None
         if not isinstance(rows[-1], dict):
             raise HeftError(f"{file}:{number}: not a JSON object")
     return rows
-
-
-def read_json(path: Path) -> dict:
-    """A file that holds one JSON object.
-
-    Raises:
-        HeftError: it cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HeftError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise HeftError(f"{path} does not hold a JSON object")
-    return value
 
 
 def require_format(path: Path, value: dict, known: int) -> None:
@@ -148,13 +130,12 @@ def require_format(path: Path, value: dict, known: int) -> None:
 
 
 def _read_recipe(path: Path) -> dict:
-    try:
-        recipe: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, YAMLError) as error:
-        raise HeftError(f"{path} cannot be read: {error}") from None
-    if not isinstance(recipe, dict):
+    document = read_yaml_file(path, "resolved recipe", "the one that heft train writes")
+    if document.faults:
+        raise HeftError(f"{path} cannot be read: {faults_error(document.faults)}")
+    if not isinstance(document.data, dict):
         raise HeftError(f"{path} does not hold a recipe")
-    return recipe
+    return document.data
 
 
 def _evaluated(path: Path, entry: dict) -> Evaluated:

@@ -1,10 +1,12 @@
 """A comparison as tables: the verdicts first, then what each arm scored and cost, then the pairs."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heft.compare.comparison import ArmResult, Comparison, PairResult
 from heft.compare.verdicts import p_text, points
+from heft.terminal import plain
 from heft.units import in_bytes, in_flops, in_time, percent
 
 NONE = "–"
@@ -20,9 +22,10 @@ class Table:
     texts: int
 
 
-def markdown(comparison: Comparison) -> str:
-    """Verdicts, arms and pairs in Markdown."""
-    parts = ["\n".join(f"- {pair.words}" for pair in comparison.pairs)] if comparison.pairs else []
+def markdown(comparison: Comparison, notes: Sequence[str] = ()) -> str:
+    """Verdicts, arms and pairs in Markdown; `notes` follow the verdicts, such as which runs failed."""
+    verdicts, others = [_inline(pair.words) for pair in comparison.pairs], [_inline(note) for note in notes]
+    parts = ["\n".join(f"- {sentence}" for sentence in some) for some in (verdicts, others) if some]
     for table in tables(comparison):
         parts.append(f"{table.title}\n\n" + "\n".join(_lines(table)))
     return "\n\n".join(parts) + "\n"
@@ -120,8 +123,13 @@ def _sources(pairs: Sequence[PairResult]) -> Table:
 
 def _lines(table: Table) -> list[str]:
     rule = ["---"] * table.texts + ["---:"] * (len(table.headings) - table.texts)
-    rows = ([cell.replace("|", "\\|") for cell in row] for row in (table.headings, rule, *table.rows))
+    rows = ([_inline(cell).replace("|", "\\|") for cell in row] for row in (table.headings, rule, *table.rows))
     return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _inline(text: str) -> str:
+    """Text on one line of Markdown, in which no name becomes a tag or an entity."""
+    return plain(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("&", "&amp;").replace("\n", " ")))
 
 
 def _or_none(value, show) -> str:

@@ -6,7 +6,7 @@ norm, do not depend on the basis in which the weights were stored; for LoReFT, w
 are those of W − R and of b.
 """
 
-import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from heft.compare.runs import RunFiles, read_json
+from heft.adapter_files import adapter_folder, adapter_paths
+from heft.compare.runs import RunFiles
 from heft.errors import HeftError
+from heft.reading import read_json
+from heft.weights_files import read_header
 
+_MOST_NUMBERS = 2**30
 _KEY = re.compile(r"\.(\d+)\.(?:.*\.)?reft\.reft_(shared|first|last)\.(\w+)$")
 
 
@@ -45,7 +49,7 @@ class Edit:
 
 
 def read_edits(run: RunFiles) -> list[Edit]:
-    """The edits of a run's ReFT adapters; none where it has no such adapter.
+    """The edits of a run's ReFT adapters, of the stages that it is looked at after; none where it has no such adapter.
 
     Raises:
         HeftError: the adapter directory is missing or cannot be read.
@@ -54,16 +58,21 @@ def read_edits(run: RunFiles) -> list[Edit]:
     if not (folder / "heft.json").is_file():
         raise HeftError(f"{folder} has no heft.json: the run has not saved its adapters")
     try:
-        names = [entry["name"] for entry in read_json(folder / "heft.json")["adapters"] if entry["method"] == "reft"]
-        return [edit for name in names for edit in _adapter_edits(folder / name, name)]
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError, np.linalg.LinAlgError) as error:
+        entries = read_json(folder / "heft.json")["adapters"]
+        stages = {evaluation.stage for evaluation in run.evaluations}
+        names = [entry["name"] for entry in entries if entry["method"] == "reft" and entry["stage"] in stages]
+        return [edit for name in names for edit in _adapter_edits(adapter_folder(folder, name), name)]
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError, np.linalg.LinAlgError) as error:
         raise HeftError(f"the adapters in {folder} cannot be read: {error}") from None
 
 
 def _adapter_edits(folder: Path, name: str) -> list[Edit]:
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config_path, path = adapter_paths(folder)
+    config = read_json(config_path)
+    if sum(math.prod(tensor.shape) for tensor in read_header(path).values()) > _MOST_NUMBERS:
+        raise HeftError(f"{path} is larger than any adapter of edits")
     units: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+    for key, tensor in load_file(path).items():
         if found := _KEY.search(key):
             layer, part, kind = int(found[1]), found[2], found[3]
             units.setdefault(part, {}).setdefault(layer, {})[kind] = tensor.astype(np.float64)

@@ -42,7 +42,7 @@ class Texts:
 def load_texts(recipe: dict) -> Texts:
     """The evaluation rows of a recipe's task, read where the run read them."""
     try:
-        settings = TypeAdapter(AnyTask).validate_python(recipe["task"])
+        settings = TypeAdapter(AnyTask).validate_python(recipe.get("task"))
         return Texts({example.id: example for example in load_examples(settings, "eval")})
     except ValidationError:
         return Texts({}, "the task’s settings are of another version of heft")

@@ -11,18 +11,19 @@ from markupsafe import Markup
 from heft import __version__
 from heft.compare.table import markdown
 from heft.errors import HeftError
+from heft.files import write_text
 from heft.report import calibration, curves, examples, layers, pareto, provenance, results
 from heft.report.forest import differences
-from heft.report.parts import Section
+from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
-from heft.run_dir import write_text
+from heft.terminal import plain
 
 
-def write_report(paths: Sequence[Path], output: Path, markdown_file: Path | None = None) -> None:
+def write_report(given: Sequence[str | Path], output: Path, markdown_file: Path | None = None) -> None:
     """Write the page, and the table if asked for; both whole or not at all.
 
     Args:
-        paths: run and study directories.
+        given: directories of runs and studies, and `RUN:stage` for a stage of a run.
         output: the page.
         markdown_file: the table; None for none.
 
@@ -34,10 +35,10 @@ def write_report(paths: Sequence[Path], output: Path, markdown_file: Path | None
         raise HeftError(f"{output} cannot be both the page and the Markdown table; give two names")
     for path in outputs:
         _require_writable(path)
-    subject = gather(paths)
+    subject = gather(given)
     page = render(subject)
     if markdown_file is not None:
-        write_text(markdown_file, markdown(subject.comparison))
+        write_text(markdown_file, markdown(subject.comparison, subject.notes))
     write_text(output, page)
 
 
@@ -75,19 +76,26 @@ def render(subject: Subject) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
+    environment.filters["unbroken"] = unbroken
     style = Markup(files("heft.report").joinpath("page.css").read_text(encoding="utf-8"))
     first = subject.runs[0]
-    return environment.get_template("page.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         title=subject.title,
-        task=first.recipe["task"]["name"],
-        model=first.manifest["base"]["name"],
+        task=first.recipe["task"].get("name", DASH),
+        model=(first.manifest.get("base") or {}).get("name", DASH),
         questions=subject.comparison.arms[0].n,
         sections=sections(subject),
         style=style,
         version=__version__,
     )
+    return plain(page)  # escaping leaves control characters, and marks that let a name read as another
+
+
+def unbroken(text: str) -> str:
+    """A text in which no line ends between a figure and its per cent sign."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
 
 
 def breakable(text: str) -> Markup:
-    """A name that may go on to the next line after a dot or an underscore."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", text))
+    """A name that may go on to the next line after a dot, an underscore or a slash."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/])(?=\w)", text))

@@ -38,14 +38,18 @@ def _cost(arms: Sequence[ArmResult]) -> tuple[Callable[[ArmResult], float | None
     return lambda arm: 0.0 if arm.stage == "base" else getattr(arm.costs, name), unit
 
 
+def _words(unit: str) -> Callable[[float], str]:
+    return (lambda cost: words.in_flops(cost) if cost else "0") if unit.startswith("FLOPs") else words.number
+
+
 def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: str) -> Panel:
     paid = [arm for arm in arms if cost(arm) > 0]
     free = [arm for arm in arms if cost(arm) == 0]
     ends = [100 * end for arm in arms for end in (arm.accuracy, *arm.interval)]
     costs = [cost(arm) for arm in paid]
-    logarithmic = max(costs) > 20 * min(costs)
+    logarithmic, told = max(costs) > 20 * min(costs), _words(unit)
     drawing = Drawing(
-        axis(unit, costs, may_be_log=True) if logarithmic else axis(unit, [0, *costs], low=0),
+        axis(unit, costs, may_be_log=True, words=told) if logarithmic else axis(unit, [0, *costs], low=0, words=told),
         axis("accuracy, %", ends),
     )
     for arm in free:
@@ -60,7 +64,7 @@ def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: 
         point = (cost(arm), 100 * arm.accuracy)
         drawing.dot(point, "fill a" if point in best else "hollow", 4)
     _label(drawing, paid, free, cost)
-    known = [f"{arm.name}: {words.percent(arm.accuracy)} for {words.number(cost(arm))}" for arm in paid]
+    known = [f"{arm.name}: {words.percent(arm.accuracy)} for {told(cost(arm))}" for arm in paid]
     known += [f"{arm.name}: {words.percent(arm.accuracy)} without training (dotted)" for arm in free]
     scale = "logarithmic" if drawing.x.log else "linear"
     text = (

@@ -8,6 +8,7 @@ from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
 
 ONE_SEED = "one seed says nothing of the spread over seeds"
+NO_SEED = "the model before any stage has no seed"
 GENERATED = "answers were generated, so there are no classes"
 _NOT_RECORDED = "the run does not record it"
 
@@ -16,7 +17,7 @@ def verdict(subject: Subject) -> Section:
     """What was found, in sentences, and what to be wary of."""
     comparison = subject.comparison
     found = [pair.words for pair in comparison.pairs] or ["There is one arm only, so nothing is compared."]
-    return Section("verdict", "Verdict", found, blocks=[*_warnings(comparison), *_failures(subject.studies)])
+    return Section("verdict", "Verdict", found, blocks=[*_warnings(comparison), *subject.notes])
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -36,19 +37,12 @@ def _warnings(comparison: Comparison) -> list[str]:
     return warnings
 
 
-def _failures(studies: Sequence[dict]) -> list[str]:
-    return [
-        f"{arm['name']}, seed {failed['seed']}, failed and is not counted: {failed['error']}"
-        for study in studies
-        for arm in study["arms"]
-        for failed in arm.get("failed", ())
-    ]
-
-
 def results(subject: Subject, choices: Sequence[str] | None) -> Section:
     """The arms' figures and costs. `choices` are the answers, where all questions have the same."""
     arms = subject.comparison.arms
-    return Section("results", "Results", tables=[_scores(arms, choices), _costs(arms)])
+    labels = [f"{name}: {label}" for name, label in subject.labels.items()]
+    about = [f"{'; '.join(labels)}."] if labels else []
+    return Section("results", "Results", about, tables=[_scores(arms, choices), _costs(arms)])
 
 
 def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
@@ -67,14 +61,14 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
     rows = [
         [
             Cell(arm.name),
-            Cell(str(len(arm.seeds))),
+            figure(None if arm.stage == "base" else len(arm.seeds), str, NO_SEED),
             Cell(words.percent(arm.accuracy)),
             Cell(words.interval(arm.interval)),
             figure(arm.balanced_accuracy, words.percent, GENERATED),
             figure(arm.majority, words.percent, GENERATED),
             figure(arm.predictions, _shares, GENERATED),
             _collapsed(arm),
-            figure(arm.seed_sd, _spread, ONE_SEED),
+            figure(arm.seed_sd, _spread, NO_SEED if arm.stage == "base" else ONE_SEED),
         ]
         for arm in arms
     ]
@@ -98,6 +92,8 @@ def _spread(deviation: float) -> str:
 def _collapsed(arm: ArmResult) -> Cell:
     if arm.predictions is None:
         return figure(None, str, GENERATED)
+    if arm.stage == "base":
+        return Cell("yes" if arm.collapsed else "no")
     return Cell(f"{len(arm.collapsed)} of {len(arm.seeds)}" if arm.collapsed else "no")
 
 
@@ -155,7 +151,7 @@ def _differences(found: Sequence[PairResult]) -> Table:
         Heading("p"),
         Heading("p, Holm"),
         Heading("won / lost"),
-        Heading("smallest shown"),
+        Heading("detectable"),
         Heading("seeds’ spread"),
         Heading("questions’ spread"),
         Heading("verdict", is_text=True),
@@ -178,7 +174,7 @@ def _differences(found: Sequence[PairResult]) -> Table:
     ]
     explained = (
         "First minus second, in percentage points, question by question. Won: answered rightly by the first only; lost:"
-        " by the second only; sums over seeds. Smallest shown: the difference that this sample would have shown four"
+        " by the second only; sums over seeds. Detectable: the difference that this sample would have shown four"
         " times out of five. Seeds’ spread: standard deviation over seeds; questions’ spread: standard error for these"
         " very runs. Holm: corrected for the number of pairs."
     )
@@ -201,7 +197,7 @@ def _by_seed(found: Sequence[PairResult]) -> Table:
         cells = [figure(by_seed.get(seed), _one_seed, "this seed is not common to both arms") for seed in seeds]
         rows.append([Cell(pair_name(pair)), *cells])
     headings = [Heading("pair", is_text=True), *(Heading(f"seed {seed}") for seed in seeds)]
-    return Table("Won / lost by seed, with McNemar’s exact p-value", headings, rows)
+    return Table("Won / lost by seed, McNemar’s exact p", headings, rows)
 
 
 def _one_seed(row: dict) -> str:

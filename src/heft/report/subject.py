@@ -1,12 +1,13 @@
 """What a report is about: runs and studies, gathered into arms and compared."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from heft.compare.arms import Arm, arms_of, read_study, stage_arms
-from heft.compare.comparison import Comparison, PairResult, compare, stage_pairs
-from heft.compare.runs import Evaluated, RunFiles, read_run
+from heft.compare.arms import Arm
+from heft.compare.comparison import Comparison, PairResult, compare
+from heft.compare.given import read_given
+from heft.compare.runs import Evaluated, RunFiles
 from heft.report.words import listed
 
 
@@ -19,12 +20,16 @@ class Subject:
         arms: with their runs' files.
         comparison: of the arms.
         studies: the study.json of each study.
+        labels: what arms of studies are, in their authors' words, by the arm's name.
+        notes: which runs of the studies failed and why, in sentences.
     """
 
     title: str
     arms: Sequence[Arm]
     comparison: Comparison
     studies: Sequence[dict]
+    labels: Mapping[str, str]
+    notes: Sequence[str]
 
     @property
     def runs(self) -> list[RunFiles]:
@@ -46,7 +51,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Trained:
-    """Runs that were trained alike, whatever stages of them are compared."""
+    """Runs that were trained alike, up to the last stage of them that is compared."""
 
     title: str
     runs: Sequence[RunFiles]
@@ -64,24 +69,27 @@ def trained(arms: Sequence[Arm]) -> list[Trained]:
             continue
         shown.update(paths)
         runs = members[0].runs
-        groups.append(Trained(members[0].name if len(members) == 1 else runs[0].name, runs))
+        ends = {arm.stage for arm in members}
+        after = [arm for arm in members if arm.stage != "base"]
+        title = after[0].name if len(after) == 1 else runs[0].name
+        groups.append(Trained(title, [_up_to(run, ends) for run in runs]))
     return groups
 
 
-def gather(paths: Sequence[Path]) -> Subject:
-    """Read run and study directories, one or more, and compare what is in them.
+def _up_to(run: RunFiles, ends: Collection[str]) -> RunFiles:
+    """A run without what came after the last of some stages."""
+    last = max(place for place, evaluation in enumerate(run.evaluations) if evaluation.stage in ends)
+    return replace(run, evaluations=run.evaluations[: last + 1])
 
-    One run alone is looked at stage by stage.
+
+def gather(given: Sequence[str | Path]) -> Subject:
+    """Read directories of runs and studies, and `RUN:stage` for a stage of a run, and compare what is in them.
+
+    One run alone, no stage of it named, is looked at stage by stage.
 
     Raises:
-        HeftError: a directory cannot be read, or its runs cannot be compared.
+        HeftError: one of them cannot be read, or they cannot be compared.
     """
-    studies = [read_study(path) for path in paths if (path / "study.json").is_file()]
-    runs = [read_run(path) for path in paths if not (path / "study.json").is_file()]
-    arms = [arm for own, _ in studies for arm in own]
-    alone = len(paths) == len(runs) == 1
-    arms += stage_arms(runs[0]) if alone else arms_of(runs)
-    names = [study["name"] for _, study in studies] or list(dict.fromkeys(run.name for run in runs))
-    reference = studies[0][1].get("reference") if len(studies) == 1 else None
-    comparison = compare(arms, reference, stage_pairs(arms) if alone else None)
-    return Subject(listed(names), arms, comparison, [study for _, study in studies])
+    found = read_given(given)
+    comparison = compare(found.arms, found.reference, found.pairs)
+    return Subject(listed(found.names), found.arms, comparison, found.studies, found.labels, found.notes)

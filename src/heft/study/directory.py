@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heft.compare.arms import STUDY_FORMAT
-from heft.compare.runs import read_json
 from heft.errors import HeftError
+from heft.files import to_json, write_text
+from heft.reading import read_json
 from heft.recipe import Recipe
-from heft.recipe_io import dump_recipe, load_recipe
-from heft.run_dir import require_free, to_json, write_text
+from heft.recipe_io import difference, load_recipe
+from heft.run_dir import is_begun, require_free
 from heft.study.files import Study, dump_study
 
 
@@ -29,16 +30,24 @@ class StudyDirectory:
         study: whose directory it is.
         grants: what each budget came to, by arm.
         failed: what went wrong, by arm and seed.
+        unplanned: arms that cannot be run, since it cannot be told how long; what is there of them is of an earlier
+            budget or recipe, and not counted.
     """
 
     study: Study
     grants: dict[str, dict] = field(default_factory=dict)
     failed: dict[tuple[str, int], str] = field(default_factory=dict)
+    unplanned: set[str] = field(default_factory=set)
 
     @property
     def path(self) -> Path:
         """Where it is."""
         return self.study.directory
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an earlier call has written there."""
+        return (self.path / "study.yaml").is_file()
 
     def known_grants(self) -> dict[str, dict]:
         """What budgets came to at an earlier call.
@@ -46,7 +55,7 @@ class StudyDirectory:
         Raises:
             HeftError: the directory is something else than a study's.
         """
-        if not (self.path / "study.yaml").is_file():
+        if not self.is_begun:
             require_free(self.path)
         file = self.path / "study.json"
         known = read_json(file).get("budget") if file.is_file() else None
@@ -61,23 +70,33 @@ class StudyDirectory:
         path = recipe.output_dir
         if not _is_whole(path):
             return False
-        there = load_recipe(path / "recipe.yaml")
-        if dump_recipe(_anywhere(there)) != dump_recipe(_anywhere(recipe)):
+        unlike = difference(load_recipe(path / "recipe.yaml"), recipe)
+        if unlike is not None:
             raise HeftError(
-                f"{path} holds a finished run of another recipe ({_difference(there, recipe)}); give the study another"
-                " name or --output, or remove that run"
+                f"{path} holds a finished run of another recipe ({unlike}); give the study another name or --output, or"
+                " remove that run"
             )
         return True
 
     def clear(self, recipe: Recipe) -> bool:
-        """Remove what an unfinished run left; whether there was anything. Never anything outside the study."""
+        """Remove what an unfinished run of another recipe left; whether there was such a thing.
+
+        What is left of the same recipe stays, to be gone on with. Never anything outside the study is removed.
+        """
         path = recipe.output_dir
         if not path.is_dir():
             return False
         if not path.resolve().is_relative_to(self.path.resolve()) or path.is_symlink():
             raise HeftError(f"{path} is a link that leads out of the study; remove it")
+        if is_begun(path) and _is_run_of(path, recipe):
+            return False
         shutil.rmtree(path)
         return True
+
+    def give_up(self, arm: str, error: str) -> None:
+        """Note an arm as failed with all seeds before any was run."""
+        self.unplanned.add(arm)
+        self.failed |= {(arm, seed): error for seed in self.study.settings.seeds}
 
     def write(self, recipes: dict[str, Recipe]) -> None:
         """Write study.yaml and study.json, each whole or not at all; `recipes` are the arms', budgets applied."""
@@ -92,7 +111,7 @@ class StudyDirectory:
         write_text(self.path / "study.json", to_json({**about, "arms": arms, "budget": self.grants}))
 
     def _arm(self, name: str, recipe: Recipe) -> dict:
-        seeds = self.study.settings.seeds
+        seeds = [] if name in self.unplanned else self.study.settings.seeds
         done = [seed for seed in seeds if _is_whole(self.study.run_of(name, recipe, seed).output_dir)]
         return {
             "name": name,
@@ -102,6 +121,13 @@ class StudyDirectory:
                 {"seed": seed, "error": error} for (arm, seed), error in self.failed.items() if arm == name
             ],
         }  # fmt: skip
+
+
+def _is_run_of(path: Path, recipe: Recipe) -> bool:
+    try:
+        return difference(load_recipe(path / "recipe.yaml"), recipe) is None
+    except HeftError:
+        return False
 
 
 def _is_whole(path: Path) -> bool:
@@ -114,21 +140,3 @@ def _is_whole(path: Path) -> bool:
         return [stage["name"] for stage in stages] == ["base", *recipe.stages]
     except (HeftError, OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _anywhere(recipe: Recipe) -> Recipe:
-    """A recipe but for where it is written: a study may be moved."""
-    return recipe.model_copy(update={"output": None})
-
-
-def _difference(there: Recipe, wanted: Recipe) -> str:
-    """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`."""
-    one, other = (_flat(_anywhere(recipe).model_dump(mode="json")) for recipe in (there, wanted))
-    key = next(key for key in [*one, *other] if one.get(key) != other.get(key))
-    return f"{key}: {one.get(key)}, not {other.get(key)}"
-
-
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {key: value}
-    return {k: v for name, below in value.items() for k, v in _flat(below, f"{key}.{name}".lstrip(".")).items()}

@@ -4,14 +4,14 @@ import math
 import random
 import statistics
 import time
+from collections.abc import Sequence
 
 from transformers import set_seed
 
+from heft.costs.stage import StageCosts
 from heft.models import load_base
-from heft.plan.planner import Plan
 from heft.recipe import Recipe, Stage
 from heft.reporter import Reporter
-from heft.runner import read_data
 from heft.stages import attach, check_targets, finish
 from heft.study.scaling import Rate
 from heft.training.stage import train_stage
@@ -20,25 +20,28 @@ STEPS = 3
 """Steps of an epoch over the rows that are tried; three such epochs are run."""
 
 
-def seconds_a_step(recipe: Recipe, plan: Plan) -> list[Rate]:
+def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
     """Seconds of a step of each stage, in its first epoch and, where that keeps something for later ones, after it.
 
     Medians, without each stage's first step, which warms up. Held-back evaluations are not counted.
+
+    Args:
+        recipe: whose stages are measured.
+        counted: each stage's rows, and what is kept of them when they come more than once.
     """
-    rows = read_data(recipe, Reporter()).train
     base = load_base(recipe.model)
     check_targets(base.model, recipe)
     rates = []
-    for (name, stage), planned in zip(recipe.stages.items(), plan.stages, strict=True):
-        few = random.Random(recipe.seed).sample(rows, min(len(rows), STEPS * stage.batch_size))
+    for (name, stage), costs in zip(recipe.stages.items(), counted, strict=True):
+        few = random.Random(recipe.seed).sample(costs.rows, min(len(costs.rows), STEPS * stage.batch_size))
         set_seed(recipe.seed)
         attached = attach(base.model, name, stage)
         clock = _Clock()
         pad_id = base.tokenizer.pad_token_id
         train_stage(base.model, name, _short(stage), few, pad_id=pad_id, seed=recipe.seed, reporter=clock)
         finish(base.model, attached)
-        keeps = planned.reuse.store != "off"
-        epoch = math.ceil(planned.rows / stage.batch_size)
+        keeps = costs.reuse.store != "off"
+        epoch = math.ceil(len(costs.rows) / stage.batch_size)
         rates.append(_rate(clock.intervals, math.ceil(len(few) / stage.batch_size), epoch, keeps))
     return rates
 

@@ -3,20 +3,23 @@
 import ctypes
 import gc
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from heft import processes
-from heft.compare.comparison import Comparison, compare, read_study
+from heft.compare.comparison import Comparison, compare
+from heft.compare.given import read_given
 from heft.compare.table import markdown
 from heft.errors import HeftError
+from heft.files import to_json, write_text
+from heft.locks import held
 from heft.recipe import Recipe
 from heft.reporter import Reporter
-from heft.run_dir import to_json, write_text
 from heft.runner import train
-from heft.study.budgets import Budgets
+from heft.study.budgets import Budgets, in_words, require_some
 from heft.study.directory import StudyDirectory
 from heft.study.files import Study, load_study
 
@@ -29,41 +32,51 @@ class StudyResult:
         directory: where it is.
         comparison: of the arms that have a finished run.
         failed: what went wrong, by arm and seed.
+        notes: the same and what follows from it, in sentences.
     """
 
     directory: Path
     comparison: Comparison
     failed: dict[tuple[str, int], str]
+    notes: list[str]
 
 
 def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> StudyResult:
     """Run what is not finished yet, then compare the arms.
 
-    A run that was begun and not finished is removed and run again. One that fails is noted and not fatal, and is tried
-    again at the next call. Seeds are the outer loop, so that a study that is cut short has whole comparisons.
+    A run that was begun and not finished goes on. One that fails is noted and not fatal, and is tried again at the next
+    call; so is an arm whose budget cannot be told. Seeds are the outer loop, so that a study that is
+    cut short has whole comparisons.
 
     Args:
         study: a study, or the path of one.
         reporter: is told what happens; None for nobody.
 
     Raises:
-        HeftError: the study cannot be run where it should be (nothing has been changed), or every run failed.
+        HeftError: the study cannot be run where it should be, or no budget can be told (nothing has been changed); or
+            another process holds its directory; or every run failed.
     """
     study = load_study(study) if isinstance(study, str | Path) else study
     reporter = reporter or Reporter()
     if processes.count() > 1:
         raise HeftError("a study runs in one process; start it without torchrun or accelerate launch")
     directory = StudyDirectory(study)
-    budgets = Budgets(study, directory.known_grants(), reporter)
-    recipes = {}
-    for arm, recipe in study.recipes.items():
-        grant = budgets.grant(arm)
-        recipes[arm] = recipe if grant is None else grant.apply(recipe)
-        if grant is not None:
-            directory.grants[arm] = grant.to_dict()
-    del budgets
+    begun = directory.is_begun
+    with ExitStack() as until_the_end:
+        if begun:
+            until_the_end.enter_context(held(directory.path, "study"))
+        recipes = _apply_budgets(directory, reporter)
+        if not begun:  # made only now, so that a study that cannot be run leaves nothing behind
+            until_the_end.enter_context(held(directory.path, "study"))
+        _run_all(directory, recipes, reporter)
+        return _compare(directory)
+
+
+def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Reporter) -> None:
+    """Run what is not finished yet."""
     _let_go()
-    wanted = [(arm, seed) for seed in study.settings.seeds for arm in recipes]
+    study = directory.study
+    wanted = [(arm, seed) for seed in study.settings.seeds for arm in recipes if arm not in directory.unplanned]
     left = [each for each in wanted if not directory.finished(study.run_of(each[0], recipes[each[0]], each[1]))]
     if len(left) < len(wanted):
         reporter.note(f"{len(wanted) - len(left)} of {len(wanted)} runs are finished already")
@@ -75,18 +88,36 @@ def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> St
             directory.failed[arm, seed] = error
             reporter.note(f"{arm}, seed {seed} failed: {error}")
         directory.write(recipes)
-    return _compare(directory, study.settings.reference)
+
+
+def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, Recipe]:
+    """Every arm's recipe, as long as its budget lets it be; an arm of which that cannot be told is given up."""
+    study, recipes, failed = directory.study, {}, {}
+    budgets = Budgets(study, directory.known_grants(), reporter)
+    for arm, recipe in study.recipes.items():
+        recipes[arm] = recipe
+        try:
+            grant = budgets.grant(arm)
+        except Exception as error:  # what stands in one arm's way need not stand in the others'
+            failed[arm] = in_words(error)
+            directory.give_up(arm, failed[arm])
+            reporter.note(f"{arm} cannot be run: {failed[arm]}")
+            continue
+        if grant is not None:
+            recipes[arm], directory.grants[arm] = grant.apply(recipe), grant.to_dict()
+    require_some(study, failed)
+    return recipes
 
 
 def _try_run(recipe: Recipe, directory: StudyDirectory, reporter: Reporter) -> str | None:
     """Run a recipe and let go of all it held; what went wrong, if anything did."""
     if directory.clear(recipe):
-        reporter.note(f"{recipe.output} was not finished; it is removed and run again")
+        reporter.note(f"{recipe.output} was begun with another recipe and not finished; it is removed and run again")
     error = None
     try:
-        train(recipe, reporter)
+        train(recipe, reporter, resume=True)
     except Exception as caught:  # whatever stops one run, such as memory, need not stop the others
-        error = str(caught) if isinstance(caught, HeftError) else f"{type(caught).__name__}: {caught}"
+        error = in_words(caught)
     _let_go()
     return error
 
@@ -100,14 +131,13 @@ def _let_go() -> None:
         libc.malloc_trim(0)
 
 
-def _compare(directory: StudyDirectory, reference: str | None) -> StudyResult:
-    errors = "\n".join(f"{arm}, seed {seed}: {error}" for (arm, seed), error in directory.failed.items())
+def _compare(directory: StudyDirectory) -> StudyResult:
     try:
-        arms, _ = read_study(directory.path)
+        found = read_given([directory.path])
     except HeftError as error:
-        raise HeftError(f"{error}\n{errors}" if errors else str(error)) from None
-    has_reference = any(arm.name == reference for arm in arms)
-    comparison = compare(arms, reference if has_reference else None)
+        errors = "".join(f"\n{arm}, seed {seed}: {reason}" for (arm, seed), reason in directory.failed.items())
+        raise HeftError(f"{error}{errors}") from None
+    comparison = compare(found.arms, found.reference)
     write_text(directory.path / "comparison.json", to_json(comparison.to_dict()))
-    write_text(directory.path / "comparison.md", markdown(comparison))
-    return StudyResult(directory.path, comparison, directory.failed)
+    write_text(directory.path / "comparison.md", markdown(comparison, found.notes))
+    return StudyResult(directory.path, comparison, directory.failed, found.notes)

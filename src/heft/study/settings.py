@@ -9,7 +9,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from heft.settings import FileName, Settings, nearest
 
-KINDS = ("steps", "flops", "seconds")
+KINDS = ("steps", "flops", "spent_flops", "seconds")
 
 
 class Budget(Settings):
@@ -20,12 +20,16 @@ class Budget(Settings):
     """Optimiser steps."""
     flops: float | None = Field(default=None, gt=0)
     """FLOPs of training as `heft plan` counts them with nothing reused."""
+    spent_flops: float | None = Field(default=None, gt=0)
+    """FLOPs of training that are spent, without what heft reuses."""
     seconds: float | None = Field(default=None, gt=0)
     """Seconds of training on this machine, by a few steps of each stage that are measured first."""
     steps_of: str | None = None
     """As many steps as this arm takes."""
     flops_of: str | None = None
-    """As many FLOPs as this arm takes."""
+    """As many FLOPs as this arm takes, with nothing reused in either."""
+    spent_flops_of: str | None = None
+    """As many FLOPs as this arm spends, without what heft reuses in either."""
     seconds_of: str | None = None
     """As many seconds as this arm takes, both measured first."""
 
@@ -39,7 +43,7 @@ class Budget(Settings):
 
     @property
     def kind(self) -> str:
-        """`steps`, `flops` or `seconds`."""
+        """`steps`, `flops`, `spent_flops` or `seconds`."""
         return next(kind for kind in KINDS if self.amount(kind) is not None or self.of(kind) is not None)
 
     def amount(self, kind: str) -> float | None:

@@ -1,0 +1,86 @@
+"""What the stages of a study's arms cost. What arms have in common is read, encoded and counted once."""
+
+import json
+from typing import TYPE_CHECKING
+
+from heft.costs.skeleton import skeleton_of
+from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
+from heft.errors import HeftError
+from heft.recipe import Recipe
+from heft.reporter import Reporter
+from heft.run_data import Data, read_data
+from heft.stages import check_targets, edited_positions
+from heft.training.stage import hold_back, planned_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LENGTH = {"epochs", "steps"}
+"""What of a stage says how long it trains; a step costs the same whatever they are."""
+
+
+class Costing:
+    """Counts the stages of recipes as `heft plan` does, evaluations left out.
+
+    Rows are read, encoded and checked once for each distinct model, task, set of edited positions and share held back;
+    a stage is looked at once for each distinct model and stages up to it, their length left out.
+    """
+
+    def __init__(self):
+        self._data: dict[str, Data | HeftError] = {}
+        self._bases: dict[str, PreTrainedModel] = {}
+        self._shapes: dict[str, Shape] = {}
+
+    def steps(self, recipe: Recipe) -> list[int]:
+        """Optimiser steps of each stage, as its recipe has it.
+
+        Raises:
+            HeftError: its rows cannot be had.
+        """
+        rows = self._read(recipe).train
+        trained = {name: hold_back(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
+        return [planned_steps(stage, len(trained[name])) for name, stage in recipe.stages.items()]
+
+    def stages(self, recipe: Recipe) -> list[StageCosts]:
+        """What each stage costs.
+
+        Raises:
+            HeftError: its rows or its model's config cannot be had, an adapter has no place in the model, or the model
+                cannot be counted.
+        """
+        rows = self._read(recipe).train
+        return [stage_costs(recipe, name, rows, self._shape(recipe, name)) for name in recipe.stages]
+
+    def _read(self, recipe: Recipe) -> Data:
+        positions = sorted({repr(each) for each in edited_positions(recipe)})
+        shares = sorted({stage.holdout for stage in recipe.stages.values()})
+        key = json.dumps([recipe.model.model_dump(), recipe.task.model_dump(), recipe.allow, positions, shares])
+        if key not in self._data:
+            try:
+                self._data[key] = read_data(recipe, Reporter())
+            except HeftError as error:  # once is enough to know
+                self._data[key] = error
+        found = self._data[key]
+        if isinstance(found, HeftError):
+            raise HeftError(str(found))
+        return found
+
+    def _shape(self, recipe: Recipe, name: str) -> Shape:
+        names = list(recipe.stages)
+        so_far = [(each, recipe.stages[each].model_dump(exclude=_LENGTH)) for each in names[: names.index(name) + 1]]
+        key = json.dumps([recipe.model.model_dump(), so_far])
+        if key not in self._shapes:
+            check_targets(self._base(recipe), recipe)
+            try:
+                self._shapes[key] = shape_of(skeleton_of(recipe, name))
+            except HeftError:
+                raise
+            except Exception as error:  # a model that trains need not run on the meta device
+                raise HeftError(f"FLOPs of stage {name} cannot be counted: {type(error).__name__}: {error}") from error
+        return self._shapes[key]
+
+    def _base(self, recipe: Recipe) -> "PreTrainedModel":
+        key = json.dumps(recipe.model.model_dump())
+        if key not in self._bases:
+            self._bases[key] = skeleton_of(recipe, None)
+        return self._bases[key]
