@@ -1,7 +1,10 @@
 """Examples → token ids and batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tokenizers import normalizers
 
 import tiny
 from heft.data import IGNORED, KEPT_HEAD, Encoder, left_pad, training_batch
@@ -79,6 +82,22 @@ def test_training_batch_labels_the_answer_alone_and_counts_positions_over_real_t
         assert batch["attention_mask"][i].sum() == size
         assert batch["position_ids"][i, -size:].tolist() == list(range(size))
         assert batch["prompt_lengths"][i] == len(row.prompt)
+
+
+def test_an_answer_without_tokens_has_no_label_and_leaves_the_labels_of_others_alone():
+    rows = Encoder(TOKENIZER, 64)([question("A"), question("A longer one", ("no", "yes"))])
+    silent = replace(rows[0], answer=())
+    batch = training_batch([silent, rows[1]], pad_id=0)
+    assert (batch["labels"][0] == IGNORED).all()
+    assert torch.equal(batch["labels"][1], training_batch(rows, pad_id=0)["labels"][1])
+    assert batch["attention_mask"].sum(1).tolist() == [len(row.prompt + row.answer) for row in (silent, rows[1])]
+
+
+def test_a_prompt_without_tokens_is_an_error_of_its_own():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("Q", "")
+    with pytest.raises(HeftError, match="no tokens for a prompt: 'Q'"):
+        Encoder(tokenizer, 64)([generation_example("t", "Q", " a", "a")])
 
 
 def test_left_pad_puts_padding_on_the_left_only():

@@ -73,6 +73,10 @@ class Encoder:
         short = [e for e in encoded if len(e.prompt) < max(1, needed)]
         if short:
             worst = min(short, key=lambda e: len(e.prompt))
+            if not worst.prompt:
+                raise HeftError(
+                    f"the tokenizer has no tokens for a prompt: {worst.example.prompt[:80]!r}. Change or remove the row"
+                )
             raise HeftError(
                 f"{len(short)} of {len(encoded)} prompts are shorter than the {needed} positions that ReFT edits; the"
                 f" shortest has {len(worst.prompt)} tokens: {worst.example.prompt[:80]!r}. Ask for fewer positions"
@@ -142,7 +146,8 @@ def training_batch(rows: Sequence[EncodedExample], pad_id: int) -> dict[str, tor
     """`left_pad` of prompts with answers, and `labels` (B, T; −100 but on the answer) and `prompt_lengths` (B,)."""
     batch = left_pad([row.prompt + row.answer for row in rows], pad_id)
     batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
+    width = batch["labels"].shape[1]
     for i, row in enumerate(rows):
-        batch["labels"][i, -len(row.answer) :] = torch.tensor(row.answer)
+        batch["labels"][i, width - len(row.answer) :] = torch.tensor(row.answer, dtype=torch.long)
     batch["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows])
     return batch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from heft.cli.plan_examples import drawn
 from heft.cli.show import ConsoleReporter
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
@@ -18,18 +19,28 @@ if TYPE_CHECKING:
     from heft.plan.figures import Plan, StagePlan, SweepPlan
 
 
-def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool) -> None:
-    """Plan a recipe and print what was found; with JSON, nothing else goes to standard output."""
+def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool, show: int | None = None) -> None:
+    """Plan a recipe and print what was found; with JSON, nothing else goes to standard output.
+
+    `show` so many training examples come first, so that a check that ends the plan finds them on the screen.
+    """
     recipe = load_recipe(path, overrides)
     reporter = ConsoleReporter()
     from heft.models import quiet
     from heft.plan.planner import make_plan
+    from heft.plan.show import show_examples
 
     quiet()
+    shown = None if show is None else show_examples(recipe, show)
+    if shown is not None and not as_json:
+        reporter.console.print(drawn(shown))
     plan = make_plan(recipe, Reporter() if as_json else reporter, probe_seconds=10.0 if probe else 0.0)
     if as_json:
-        print(json.dumps(plan.to_dict(), indent=2, allow_nan=False))
+        found = plan.to_dict() | ({} if shown is None else {"shown": shown.to_dict()})
+        print(json.dumps(found, indent=2, allow_nan=False))
         return
+    if shown is not None:
+        reporter.note("")
     reporter.note(
         f"{plan.model} on {plan.device}: {plan.parameters:,} parameters, {in_bytes(plan.weight_bytes)} of weights"
     )

@@ -19,7 +19,7 @@ from heft.plan.probe import matrix_rates
 from heft.plan.sweep import sweep_costs
 from heft.recipe import Recipe
 from heft.reporter import Reporter
-from heft.runner import Data, read_data
+from heft.run_data import Data, read_data
 from heft.stages import check_targets, edited_positions
 from heft.sweep.grid import configurations, last_stage, recipe_of
 from heft.tasks import task_for

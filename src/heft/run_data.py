@@ -1,0 +1,46 @@
+"""A run's rows: read, encoded, checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heft.checks import checked_rows
+from heft.data import EncodedExample, Encoder
+from heft.errors import HeftError
+from heft.models import load_tokenizer
+from heft.recipe import Recipe
+from heft.reft.settings import Positions
+from heft.reporter import Reporter
+from heft.stages import edited_positions
+from heft.tasks import load_examples
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task's rows in token ids."""
+
+    train: list[EncodedExample]
+    eval: list[EncodedExample]
+
+
+def read_data(recipe: Recipe, reporter: Reporter, positions: Sequence[Positions] | None = None) -> Data:
+    """Read and encode a recipe's rows; `positions` are what adapters edit, None for those of the recipe's stages.
+
+    Raises:
+        HeftError: rows cannot be read, do not fit, or leave nothing to train on.
+    """
+    task = recipe.task
+    examples = {split: load_examples(task, split) for split in ("train", "eval")}
+    positions = edited_positions(recipe) if positions is None else positions
+    tokenizer = load_tokenizer(recipe.model)
+    encode = Encoder(tokenizer, task.max_length, task.chat_template, positions)
+    data = Data(encode(examples["train"]), encode(examples["eval"]))
+    for what, rows in (("train", data.train), ("evaluation", data.eval)):
+        cut = sum(row.cut > 0 for row in rows)
+        tokens = sum(row.cut for row in rows)
+        suffix = f"; {cut:,} prompts cut to {task.max_length} tokens ({tokens:,} tokens dropped)" if cut else ""
+        reporter.note(f"{len(rows):,} {what} rows of {task.name}{suffix}")
+    data = Data(checked_rows(recipe, data.train, data.eval, tokenizer, reporter), data.eval)
+    for name, stage in recipe.stages.items():
+        if stage.holdout and round(stage.holdout * len(data.train)) >= len(data.train):
+            raise HeftError(f"stages.{name}.holdout {stage.holdout} of {len(data.train)} rows leaves none to train on")
+    return data
