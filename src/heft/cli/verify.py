@@ -1,0 +1,42 @@
+"""`heft verify`: the checks as they come, or as JSON."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import typer
+
+from heft.errors import HeftError
+from heft.terminal import plain
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def run_verification(adapter: Path, rows: int, device: str | None, as_json: bool, trust_remote_code: bool) -> None:
+    """Print every finding; exit status 1 where one failed."""
+    if device is not None and device not in DEVICES:
+        raise HeftError(f"--device is {device!r}; expected one of {', '.join(DEVICES)}")
+    if rows < 2:
+        raise HeftError(f"--rows is {rows}; a batch to be compared with single rows needs at least 2")
+    if not as_json:
+        typer.echo("importing torch and transformers")
+    from heft.models import quiet
+    from heft.verify.finding import DOES_NOT_APPLY, FAILED, OK, all_right
+    from heft.verify.subject import open_subject
+    from heft.verify.verifier import findings_of, heading, verify
+
+    quiet()
+    if as_json:
+        report = verify(adapter, rows, device, trust_remote_code)
+        typer.echo(plain(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
+        raise typer.Exit(0 if report.ok else 1)
+    subject = open_subject(adapter, rows, device, trust_remote_code)
+    for line in heading(subject):
+        typer.echo(plain(line))
+    findings = []
+    for finding in findings_of(subject):
+        findings.append(finding)
+        typer.echo(plain("\n".join(("", *finding.lines()))))
+    counts = Counter(finding.state for finding in findings)
+    typer.echo("\n" + ", ".join(f"{counts[state]} {state}" for state in (OK, FAILED, DOES_NOT_APPLY) if counts[state]))
+    raise typer.Exit(0 if all_right(findings) else 1)

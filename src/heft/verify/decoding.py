@@ -1,0 +1,81 @@
+"""Generated tokens with a cache, without one, and in one pass over the whole text.
+
+Shapes: B rows, T tokens of the padded prompts, N generated tokens, V vocabulary.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.data import left_pad
+from heft.verify.finding import Finding, judged
+from heft.verify.logits import edits_prompt, largest
+
+if TYPE_CHECKING:
+    from heft.verify.subject import Subject
+
+NEW_TOKENS = 6
+
+
+@torch.inference_mode()
+def check_decoding(subject: "Subject") -> list[Finding]:
+    """Greedy decoding: the logits of each step against one forward pass that is told where the prompts end.
+
+    Where two ways choose other tokens, what follows is another text; rows are compared up to there.
+    """
+    prompts = [row.prompt for row in subject.probe.rows]
+    cached_BN, cached_BNV = _decoded(subject, prompts, use_cache=True)
+    plain_BN, plain_BNV = _decoded(subject, prompts, use_cache=False)
+    whole_BNV = _in_one_pass(subject, prompts, cached_BN)
+    differ = int((cached_BN != plain_BN).sum())
+    counted = {"differ": differ, "of": cached_BN.numel(), "things": "tokens"}
+    same = (cached_BN == plain_BN).long().cumprod(1)
+    compared_BN = torch.cat([torch.ones_like(same[:, :1]), same[:, :-1]], 1).bool()  # to the first other token
+    steps = f"{cached_BN.shape[1]} greedy steps of {len(prompts)} rows"
+    pairs = (
+        ("cached against uncached decoding", f"{steps}, with a cache against without", cached_BNV, plain_BNV, counted),
+        (
+            "decoding against one pass",
+            f"{steps} with a cache, against one forward pass over prompts and generated tokens",
+            cached_BNV,
+            whole_BNV,
+            {},
+        ),
+    )
+    findings = []
+    for check, compared, first, second, counts in pairs:
+        at = compared_BN if counts else torch.ones_like(compared_BN)
+        difference, rounding = largest(first[at], second[at]), subject.rounding
+        findings.append(judged(check, compared, "logits", difference, rounding.logits, rounding.why, **counts))
+    return findings
+
+
+def _decoded(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (B, N) and the logits (B, N, V) that they were taken from, on the CPU."""
+    inputs = {key: value.to(subject.model.device) for key, value in left_pad(prompts, subject.pad_id).items()}
+    inputs.pop("position_ids")  # generate counts them from the mask itself
+    output = subject.model.generate(
+        **inputs,
+        min_new_tokens=NEW_TOKENS,  # an end token would leave nothing to compare
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        use_cache=use_cache,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=subject.pad_id,
+        eos_token_id=subject.tokenizer.eos_token_id,
+    )
+    tokens_BN = output.sequences[:, inputs["input_ids"].shape[1] :]
+    return tokens_BN.cpu(), torch.stack([step.float().cpu() for step in output.logits], 1)
+
+
+def _in_one_pass(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
+    """Logits (B, N, V) that predict the tokens, from one pass over all of the text."""
+    texts = [(*prompt, *tokens[:-1]) for prompt, tokens in zip(prompts, tokens_BN.tolist(), strict=True)]
+    inputs = {key: value.to(subject.model.device) for key, value in left_pad(texts, subject.pad_id).items()}
+    if edits_prompt(subject.model):
+        inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
+    return subject.model(**inputs, use_cache=False, logits_to_keep=tokens_BN.shape[1]).logits.float().cpu()

@@ -1,0 +1,108 @@
+"""An adapter that loads and does nothing is a failure, unless its tensors stand where they do nothing."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from safetensors.torch import load_file
+
+from heft.adapter_files import adapter_paths, read_config
+from heft.reft.config import ReftConfig
+from heft.reft.interventions import INTERVENTIONS
+from heft.stages import activate
+from heft.verify.finding import FAILED, Finding, does_not_apply
+from heft.verify.logits import judged_logits
+
+if TYPE_CHECKING:
+    from heft.verify.subject import Subject
+
+AT_IDENTITY = 1e-5
+"""Largest update that counts as none: a fresh edit is W − R, which are equal within the rounding of R."""
+_HIDDEN_ROWS = 64
+
+
+def check_effect(subject: "Subject") -> list[Finding]:
+    """All adapters against the base; all against all but one; and none against the base."""
+    names, off = list(subject.model.peft_config), _logits_with(subject, [])
+    found = [_effect(subject, "the adapters change something", "all adapters on, against none", off, names)]
+    if len(names) > 1:
+        for name in names:
+            without = _logits_with(subject, [other for other in names if other != name])
+            compared = f"all adapters on, against all but {name}"
+            found.append(_effect(subject, f"{name} changes something", compared, without, [name]))
+    compared = "no adapter on, against the base before any was attached"
+    why = "the sums are the same; this is what two equal passes differ by"
+    is_base = judged_logits("switched off, it is the base", compared, off, subject.base_logits, subject.noise, why)
+    return [*found, is_base]
+
+
+def _effect(subject: "Subject", check: str, compared: str, without: torch.Tensor, switched_off: list[str]) -> Finding:
+    why = "what two equal passes differ by"
+    finding = judged_logits(check, compared, subject.logits, without, subject.noise, why, must_exceed=True)
+    if finding.state != FAILED or subject.logits.isnan().any():
+        return finding
+    update = max(largest_update(subject, name) for name in switched_off)
+    if update <= AT_IDENTITY:
+        return does_not_apply(check, f"saved tensors stand where they do nothing: their largest update is {update:.3g}")
+    grown = f"{finding.compared}: nothing changes, though the saved tensors' largest update is {update:.3g}"
+    return Finding(**{**vars(finding), "compared": grown})
+
+
+def _logits_with(subject: "Subject", names: Sequence[str]) -> torch.Tensor:
+    activate(subject.model, names)
+    try:
+        return subject.logits_now()
+    finally:
+        activate(subject.model, list(subject.model.peft_config))
+
+
+def largest_update(subject: "Subject", name: str) -> float:
+    """How much an adapter's saved tensors can change: 0 where they stand at the identity.
+
+    ReFT: the largest edit of standard normal hidden states. LoRA: the largest |A| times the largest |B| of a module,
+    for DoRA also the largest distance of a magnitude from the norm of the base's weight.
+    """
+    config, weights = adapter_paths(subject.directory / name)
+    saved = load_file(weights)
+    if name in subject.names("reft"):
+        return _largest_edit(saved, read_config(config))
+    return max(_largest_product(saved), _largest_stretch(subject, name, saved))
+
+
+@torch.no_grad()
+def _largest_edit(saved: dict[str, torch.Tensor], config: ReftConfig) -> float:
+    units: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in saved.items():
+        where, _, parameter = key.rpartition(".")
+        units.setdefault(where, {})[parameter] = value
+    found = 0.0
+    for tensors in units.values():
+        size = max(value.shape[-1] for value in tensors.values())
+        unit = INTERVENTIONS[config.intervention](size, config.rank, config.activation).eval()
+        unit.load_state_dict(tensors)
+        hidden_ND = torch.randn(_HIDDEN_ROWS, size, generator=torch.Generator().manual_seed(0))
+        found = max(found, unit(hidden_ND).abs().max().item())
+    return found
+
+
+def _largest_product(saved: dict[str, torch.Tensor]) -> float:
+    downs = {key: value for key, value in saved.items() if ".lora_A." in key}
+    return max(_top(down) * _top(saved[key.replace(".lora_A.", ".lora_B.")]) for key, down in downs.items())
+
+
+@torch.no_grad()
+def _largest_stretch(subject: "Subject", name: str, saved: dict[str, torch.Tensor]) -> float:
+    found = 0.0
+    for path, layer in subject.model.named_modules():
+        key = f"base_model.model.{path}.lora_magnitude_vector"
+        if isinstance(layer, LoraLayer) and key in saved:
+            weight = dequantize_module_weight(layer.get_base_layer())
+            norm = layer.lora_magnitude_vector[name].get_weight_norm(weight, weight.new_zeros(()), 1)
+            found = max(found, _top(saved[key] - norm.float().cpu()))
+    return found
+
+
+def _top(tensor: torch.Tensor) -> float:
+    return tensor.float().abs().max().item()

@@ -1,0 +1,143 @@
+"""What heft computes once, against computing it for every row: in evaluation and in training."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.data import EncodedExample, training_batch
+from heft.evaluation.likelihood import choice_log_likelihoods
+from heft.evaluation.shared_pass import keeps_plain_keys
+from heft.evaluation.shared_prefix import shared_batches
+from heft.reft.layer import ReftLayer
+from heft.stages import activate, train_only
+from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
+from heft.training.lower import LowerLayerReuse, first_edited_layer
+from heft.training.prefix import PrefixReuse, reach
+from heft.training.stores import MemoryStore
+from heft.verify.finding import Finding, does_not_apply, judged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from heft.verify.subject import Subject
+
+SHARING = "shared prefixes in evaluation"
+TRAINING = "reuse in training"
+_LONGEST_CHOICE = 4
+_TEXTS = 2
+"""The plain path runs four rows a text, so two of the probe's are enough."""
+
+
+def check_sharing(subject: "Subject") -> list[Finding]:
+    """Log-likelihoods of choices with what rows have in common computed once, against every row from its start on."""
+    model = subject.model
+    if not keeps_plain_keys(model):
+        return [does_not_apply(SHARING, "this model keeps no plain keys and values; heft takes the plain path there")]
+    examples = [e for i, row in enumerate(subject.probe.rows[:_TEXTS]) for e in two_questions(row, f"text {i}")]
+    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
+    last = max((p.last for layer in layers for p in layer.positions.values()), default=0)
+    batches = shared_batches(examples, len(examples), last)
+    options = {"batch_size": len(examples), "pad_id": subject.pad_id}
+    shared = torch.tensor(_flat(choice_log_likelihoods(model, examples, **options)))
+    plain = torch.tensor(_flat(choice_log_likelihoods(model, examples, share_prefix=False, **options)))
+    tokens = sum(one.tokens for batch in batches for one in batch.passes(len(examples)))
+    full = sum(len(e.prompt) + len(choice) - 1 for e in examples for choice in e.choices)
+    texts = sum(len(stems) > 1 for batch in batches for stems, shared in batch.families if shared)
+    return [
+        judged(
+            SHARING,
+            f"{len(shared)} choices of {len(examples)} questions, two a text ({texts} texts shared, {tokens:,} tokens"
+            f" run), against each row from its start on ({full:,} tokens)",
+            "log-likelihoods",
+            (shared - plain).abs().max().item(),
+            subject.rounding.log_likelihoods(_LONGEST_CHOICE),
+            f"up to {_LONGEST_CHOICE} log-probabilities, each two terms of {subject.rounding.why}",
+            differ=int((shared.view(-1, 2).argmax(1) != plain.view(-1, 2).argmax(1)).sum()),
+            of=len(examples),
+            things="predictions",
+        )
+    ]
+
+
+def two_questions(row: EncodedExample, group: str) -> list[EncodedExample]:
+    """The row's prompt, and it without its last token but one: questions on one text, with choices that share a start.
+
+    What is shared is so the same for every task, whatever its choices are; the words mean nothing.
+    """
+    a, b, c, d = (row.answer[:1] + row.prompt[:3] * 3)[:_LONGEST_CHOICE]
+    choices = ((a, b, c), (a, c, b, d))
+    example = replace(row.example, group=group)
+    prompts = (row.prompt, row.prompt[:-2] + row.prompt[-1:])
+    return [EncodedExample(example, prompt, choices, row.answer, 0) for prompt in prompts]
+
+
+def check_training(subject: "Subject") -> list[Finding]:
+    """Loss and gradients of the last ReFT adapter with what no edit changes kept, against computed anew."""
+    reft = subject.names("reft")
+    if not reft:
+        return [does_not_apply(TRAINING, "there is no ReFT adapter; a LoRA stage reuses nothing")]
+    stages = {entry.name: entry.stage for entry in subject.manifest.adapters}
+    if sum(stage == stages[reft[-1]] for stage in stages.values()) > 1:
+        return [does_not_apply(TRAINING, f"{reft[-1]} trained together with LoRA, where nothing is reused")]
+    train_only(subject.model, [reft[-1]])
+    try:
+        reuse, what = _reuse(subject)
+        if reuse is None:
+            return [does_not_apply(TRAINING, f"{reft[-1]} edits early tokens in the first layer: nothing is constant")]
+        batch = training_batch(subject.probe.rows, subject.pad_id)
+        batch["row_ids"] = torch.arange(len(subject.probe.rows))
+        batch = {key: value.to(subject.model.device) for key, value in batch.items()}
+        with torch.no_grad():
+            reuse(subject.model, batch)  # fills the store, which later epochs read
+        kept = _loss_and_gradients(subject, reuse, batch)
+        plain = _loss_and_gradients(subject, lambda model, rows: answer_loss(model, rows, edits_prompt=True), batch)
+    finally:
+        subject.model.zero_grad()
+        activate(subject.model, list(subject.model.peft_config))
+    return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", kept, plain)
+
+
+def _training_findings(subject: "Subject", compared: str, kept: tuple, plain: tuple) -> list[Finding]:
+    (loss, gradients), (plain_loss, expected) = kept, plain
+    apart = [(gradients[name] - value).abs().max().item() for name, value in expected.items()]
+    worst = max(apart) if all(value == value for value in apart) else float("nan")
+    scale = max(value.abs().max().item() for value in expected.values())
+    relative, why = subject.rounding.relative, "as for logits"
+    return [
+        judged(
+            f"{TRAINING}: loss", compared, "losses", abs(loss - plain_loss), relative * plain_loss,
+            f"{relative:g} of the loss, {plain_loss:.4g}, {why}",
+        ),
+        judged(
+            f"{TRAINING}: gradients", compared, "gradients", worst, 10 * relative * scale,
+            f"{10 * relative:g} of the largest gradient, {scale:.3g}: a backward pass adds its own rounding",
+        ),
+    ]  # fmt: skip
+
+
+def _reuse(subject: "Subject") -> "tuple[Callable | None, str]":
+    """The loss that heft would train with where rows come again, and what it keeps."""
+    model, rows, pad_id = subject.model, subject.probe.rows, subject.pad_id
+    edited = reach(model)
+    if edited is not None:
+        prefixes = PrefixReuse(model, rows, edited, pad_id, MemoryStore())
+        words = f"the tokens before the last {edited} of each prompt kept"
+        return lambda m, batch: answer_loss_on_prefixes(m, batch, prefixes), words
+    layer = first_edited_layer(model)
+    if layer is None:
+        return None, ""
+    lower = LowerLayerReuse(model, rows, layer, pad_id, MemoryStore())
+    return lambda m, batch: answer_loss_on_lower_layers(m, batch, lower), f"layers 0 to {layer - 1} kept"
+
+
+def _loss_and_gradients(subject: "Subject", loss: "Callable", batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
+    subject.model.zero_grad()
+    value = loss(subject.model, batch)
+    value.backward()
+    trained = ((name, p) for name, p in subject.model.named_parameters() if p.requires_grad)
+    return value.item(), {name: p.grad.detach().float().cpu().clone() for name, p in trained}
+
+
+def _flat(scores: list[list[float]]) -> list[float]:
+    return [value for row in scores for value in row]

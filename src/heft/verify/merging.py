@@ -1,0 +1,76 @@
+"""LoRA added into the weights against LoRA computed beside them; ReFT stays as it is."""
+
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from peft.tuners.lora import LoraLayer
+
+from heft.verify.finding import Finding, does_not_apply, judged
+from heft.verify.logits import judged_logits, largest
+
+if TYPE_CHECKING:
+    from heft.verify.subject import Subject
+
+CHECK = "merged against unmerged"
+SHARE_OF_MEMORY = 0.5
+_ROUNDINGS = 4
+
+
+@torch.no_grad()
+def check_merging(subject: "Subject") -> list[Finding]:
+    """Merge all LoRA adapters, compare, take them out again, compare the weights, and put the copies back."""
+    names = subject.names("lora")
+    layers = {path: m for path, m in subject.model.named_modules() if isinstance(m, LoraLayer)} if names else {}
+    obstacle = _obstacle(subject, layers, names)
+    if obstacle:
+        return [does_not_apply(CHECK, obstacle)]
+    copies = {path: layer.get_base_layer().weight.detach().to("cpu", copy=True) for path, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.merge(adapter_names=_own(layer, names))
+        merged = subject.logits_now()
+        scale = max(layer.get_base_layer().weight.abs().max().item() for layer in layers.values())
+        for layer in layers.values():
+            layer.unmerge()
+        apart = max(largest(layer.get_base_layer().weight.cpu(), copies[path]) for path, layer in layers.items())
+    finally:
+        for path, layer in layers.items():
+            layer.get_base_layer().weight.copy_(copies[path])
+            layer.merged_adapters.clear()
+    return [_merged(subject, names, merged), _unmerged(subject, len(layers), apart, scale)]
+
+
+def _merged(subject: "Subject", names: list[str], merged: torch.Tensor) -> Finding:
+    compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
+    return judged_logits(CHECK, compared, merged, subject.logits, subject.rounding.logits, subject.rounding.why)
+
+
+def _unmerged(subject: "Subject", layers: int, apart: float, scale: float) -> Finding:
+    step = torch.finfo(subject.model.dtype).eps
+    return judged(
+        "weights after unmerging",
+        f"the weights of {layers} modules after the adapters were taken out again, against before",
+        "weights",
+        apart,
+        _ROUNDINGS * step * scale,
+        f"{_ROUNDINGS} roundings of the largest merged weight, {scale:.3g}, in"
+        f" {str(subject.model.dtype).removeprefix('torch.')}",
+    )
+
+
+def _obstacle(subject: "Subject", layers: dict[str, LoraLayer], names: list[str]) -> str | None:
+    """Why there is nothing to merge, or no way to."""
+    if not names:
+        return "there is no LoRA adapter"
+    if subject.manifest.model.quantization:
+        return f"weights are kept in {subject.manifest.model.quantization}: merging would round them anew"
+    needed = sum(layer.get_base_layer().weight.nbytes for layer in layers.values())
+    free = psutil.virtual_memory().available
+    if needed > SHARE_OF_MEMORY * free:
+        return f"a copy of the weights needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
+    return None
+
+
+def _own(layer: LoraLayer, names: list[str]) -> list[str]:
+    return [name for name in names if name in layer.lora_A]

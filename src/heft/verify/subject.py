@@ -1,0 +1,188 @@
+"""What is verified: an adapter directory, its base model, and the rows that both are probed with."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.adapter_dir import AdapterManifest, base_settings, open_adapters, read_manifest, skeleton_of
+from heft.data import EncodedExample, Encoder
+from heft.errors import HeftError
+from heft.models import Base, load_base
+from heft.recipe_io import evaluation_request
+from heft.reft.layer import ReftLayer
+from heft.reft.settings import Positions
+from heft.tasks import load_examples
+from heft.tasks.base import TaskSettings
+from heft.tasks.whereabouts import WhereaboutsSettings
+from heft.verify.finding import Finding
+from heft.verify.logits import Rounding, changed_predictions, largest, rounding_of, row_logits
+from heft.verify.plain_peft import logits_in_plain_peft
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOOKED_AT = 64
+"""Rows of the task that are looked at; short ones of them are the probe, so that it is quick."""
+STRETCH = 1.5
+"""The longest row of the probe over the shortest, where there are enough rows."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows to compare on, shortest first, and where they come from, in words."""
+
+    rows: list[EncodedExample]
+    source: str
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row, prompt and answer."""
+        return [_length(row) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An adapter directory, loaded.
+
+    Attributes:
+        directory: where it is.
+        manifest: what its heft.json says.
+        model: the base with all adapters, frozen and active, in evaluation mode.
+        tokenizer: of the base.
+        probe: the rows.
+        base_logits: of the probe, from the base before anything was attached; (B, K, V) like the others.
+        peft_logits: likewise, with one LoRA folder loaded by PEFT alone, by adapter; a finding where that failed.
+        logits: likewise, with all adapters.
+        noise: largest difference of `logits` and those of a second, equal pass.
+        rounding: the tolerances.
+    """
+
+    directory: Path
+    manifest: AdapterManifest
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    probe: Probe
+    base_logits: torch.Tensor
+    peft_logits: dict[str, torch.Tensor | Finding]
+    logits: torch.Tensor
+    noise: float
+    rounding: Rounding
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return self.tokenizer.pad_token_id
+
+    @property
+    def effect(self) -> float:
+        """By how much the adapters together change the logits, at most."""
+        return largest(self.logits, self.base_logits)
+
+    @property
+    def changed(self) -> int:
+        """How many of the probe's predictions the adapters change."""
+        return changed_predictions(self.logits, self.base_logits)
+
+    def names(self, method: str) -> list[str]:
+        """The adapters of a method, "lora" or "reft"."""
+        return [entry.name for entry in self.manifest.adapters if entry.method == method]
+
+    def logits_now(self) -> torch.Tensor:
+        """Logits (B, K, V) of the probe, one batch padded on the left, with the model as it is now."""
+        return row_logits(self.model, self.probe.rows, self.pad_id)
+
+
+def open_subject(directory: Path, rows: int = 4, device: str | None = None, trust_remote_code: bool = False) -> Subject:
+    """Load what is to be verified.
+
+    Args:
+        directory: an adapter directory.
+        rows: of the probe, at least 2, so that there is something to pad.
+        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
+        trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
+
+    Raises:
+        HeftError: the directory, the base or the device is not as it should be.
+    """
+    if rows < 2:
+        raise HeftError(f"rows is {rows}; a batch to be compared with single rows needs at least 2")
+    manifest = read_manifest(directory)
+    settings = base_settings(directory, manifest, trust_remote_code)
+    base = load_base(settings if device is None else settings.model_copy(update={"device": device}))
+    positions = _read_on_a_skeleton(directory, base)
+    probe = make_probe(base.tokenizer, manifest, positions, rows)
+    pad_id = base.tokenizer.pad_token_id
+    base_logits = row_logits(base.model, probe.rows, pad_id)
+    loras = [entry.name for entry in manifest.adapters if entry.method == "lora"]
+    peft_logits = {name: logits_in_plain_peft(base.model, directory / name, name, probe.rows, pad_id) for name in loras}
+    model = open_adapters(directory, base).model
+    logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
+    rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
+    return Subject(
+        directory,
+        manifest,
+        model,
+        base.tokenizer,
+        probe,
+        base_logits,
+        peft_logits,
+        logits,
+        largest(logits, again),
+        rounding,
+    )
+
+
+def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
+    """What the ReFT adapters edit; all faults of the directory are raised here.
+
+    PEFT alone would do whatever the files say, so heft's own reader goes first, on a model without weights.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # there is nothing to copy to
+        skeleton = skeleton_of(base.model)
+        open_adapters(directory, Base(skeleton, base.tokenizer, base.settings, base.fingerprint))
+    return [p for layer in skeleton.modules() if isinstance(layer, ReftLayer) for p in layer.positions.values()]
+
+
+def make_probe(
+    tokenizer: "PreTrainedTokenizerBase", manifest: AdapterManifest, positions: Sequence[Positions], rows: int
+) -> Probe:
+    """Evaluation rows of the adapter's own task where they can be read, else made-up ones.
+
+    Raises:
+        HeftError: not even made-up prompts are long enough for the positions that are edited.
+    """
+    try:
+        task = evaluation_request({"task": dict(manifest.task)}).task
+        limit = min(LOOKED_AT, task.eval_limit or LOOKED_AT)
+        chosen = _chosen(tokenizer, task.model_copy(update={"eval_limit": limit}), positions, rows)
+        return Probe(chosen, f"rows of the adapter's own task, {task.name}")
+    except HeftError as error:
+        why = str(error).strip().splitlines()[0]
+    chat = bool(manifest.task.get("chat_template")) and bool(getattr(tokenizer, "chat_template", None))
+    longest = max((p.needed for p in positions), default=0)
+    task = WhereaboutsSettings(
+        moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000
+    )
+    made_up = _chosen(tokenizer, task, positions, rows)
+    return Probe(made_up, f"made-up rows, since the adapter's own cannot be had: {why}")
+
+
+def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows: int) -> list[EncodedExample]:
+    """Short rows, evenly spread from the shortest to `STRETCH` times its length, so that a batch has padding."""
+    encoded = Encoder(tokenizer, task.max_length, task.chat_template, positions)(load_examples(task, "eval"))
+    if len(encoded) < 2:
+        raise HeftError(f"{task.name} has {len(encoded)} row to compare on, and at least 2 are needed")
+    encoded.sort(key=_length)
+    short = [row for row in encoded if _length(row) <= STRETCH * _length(encoded[0])]
+    short = short if len(short) >= rows else encoded[:rows]
+    count = min(rows, len(short))
+    return [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
+
+
+def _length(row: EncodedExample) -> int:
+    return len(row.prompt) + len(row.answer)

