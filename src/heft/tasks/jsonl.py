@@ -1,13 +1,12 @@
 """A person's own JSON Lines files: prompts with completions, or questions with choices."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.sources import Row, read_json_lines
+from heft.sources import Row, read_json_lines, user_path
 from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, shortened
 from heft.tasks.choices import ChoiceFormat, check_options, options_example, question_cloze
 
@@ -53,7 +52,7 @@ class Jsonl(Task):
         return self.settings.max_new_tokens
 
     def rows(self, split: Split) -> Iterator[Row]:
-        path = Path(self.settings.train_file if split == "train" else self.settings.eval_file).expanduser()
+        path = user_path(self.settings.train_file if split == "train" else self.settings.eval_file)
         rows = list(read_json_lines(path))
         completions, choices = ([where for where, row in rows if _kind(row) is kind] for kind in _KINDS)
         if completions and choices:
