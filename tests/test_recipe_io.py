@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heft import HeftError
 from heft.recipe import Recipe
-from heft.recipe_io import load_recipe
+from heft.recipe_io import dump_recipe, load_recipe
 
 GOOD = dedent("""\
     name: good
@@ -186,7 +186,7 @@ def test_a_value_of_another_kind_is_refused_and_shown(faults, key, value):
         (GOOD + "x: " + "[" * 3000, "r.yaml:11: not readable as YAML: more than 16 levels deep"),
         (GOOD + "x: a\x01b\n", "r.yaml:11: not readable as YAML: a control character"),
         (GOOD.encode() + b"# caf\xe9\n", "r.yaml:11: not UTF-8"),
-        (b"#" * (2**20 + 1), "r.yaml: larger than 1048576 bytes"),
+        (b"#" * (2**20 + 1), "r.yaml: cannot be read, it is larger than 1,048,576 bytes"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_the_line(faults, text, fault):
@@ -293,3 +293,11 @@ def test_whatever_a_value_is_the_recipe_loads_or_the_fault_is_told_at_that_overr
 def test_whatever_a_file_holds_it_is_no_crash(load, content):
     with pytest.raises(HeftError, match=r"r\.yaml"):
         load(content)
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029"])
+def test_text_with_unusual_line_ends_is_read_back_as_it_was(tmp_path, end):
+    recipe = Recipe(name="t", task={"name": "whereabouts"}, stages={"s": {"method": "lora"}}, output=f"a{end}b")
+    path = tmp_path / "r.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe

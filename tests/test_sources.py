@@ -193,3 +193,15 @@ def test_the_wheel_has_two_splits_and_serves_boolq_only(fake_wheel):
         wheel_rows("test")
     with pytest.raises(HeftError, match="boolq only"):
         read_rows("wheel", "train", OTHER)
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "a\x00b", "~nobody-of-that-name/x"])
+def test_a_source_that_cannot_be_a_path_is_refused(source):
+    with pytest.raises(HeftError, match="neither 'hub', 'wheel' nor a folder|is no path"):
+        list(read_rows(source, "validation", None))
+
+
+def test_a_key_that_stands_twice_is_named_and_a_nan_of_another_column_is_left_alone(tmp_path):
+    assert list(read_json_lines(written(tmp_path, b'{"a": 1, "weight": NaN}')))[0][1]["a"] == 1
+    with pytest.raises(HeftError, match="validation.jsonl:1: the key 'answer' stands there twice"):
+        list(read_json_lines(written(tmp_path, b'{"answer": 1, "answer": 2}')))

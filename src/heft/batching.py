@@ -52,3 +52,20 @@ def batches_of_like_length(
         batches.append(order[start:end])
         start = end
     return batches
+
+
+def companies(lengths: Sequence[int], most_rows: int, tokens_of_a_pass: int | None) -> dict[int, list[int]]:
+    """For each row with tokens, the rows of like length with which it is always computed, itself among them.
+
+    The last bits of a row's numbers depend on what else is in its pass. What is computed once and kept is computed in
+    the same company whoever asks for it first, so that it is the same in a run that was ended and goes on.
+
+    Args:
+        lengths: tokens of each row.
+        most_rows: of a company.
+        tokens_of_a_pass: see `batches_of_like_length`.
+    """
+    rows = [row for row, length in enumerate(lengths) if length]
+    batches = batches_of_like_length([lengths[row] for row in rows], most_rows, tokens_of_a_pass)
+    groups = [[rows[i] for i in batch] for batch in batches]
+    return {row: group for group in groups for row in group}

@@ -45,6 +45,19 @@ def wait_for_all() -> None:
         PartialState().wait_for_everyone()
 
 
+def any_of(*flags: bool) -> list[bool]:
+    """Each flag, whether any process has it set; all processes must ask at the same place."""
+    if count() == 1:
+        return list(flags)
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState()
+    values = torch.tensor(flags, dtype=torch.int32, device=state.device)
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return values.bool().tolist()
+
+
 def leave() -> None:
     """Part from the other processes, at the end of a program."""
     if count() > 1:

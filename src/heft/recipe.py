@@ -15,11 +15,21 @@ from heft.reft.settings import ReftSettings
 from heft.settings import FileName, Settings, nearest
 from heft.sweep.settings import SweepSettings
 from heft.tasks import AnyTask
-from heft.training.settings import TrainingSettings
+from heft.training.settings import CheckpointSettings, TrainingSettings
 
 BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
 GENERATED_TASKS = ("gsm8k",)
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
+CheckName = Literal[
+    "no_labels",
+    "all_labels",
+    "pad_trained",
+    "double_bos",
+    "end_missing",
+    "answers_cut",
+    "train_in_eval",
+    "labels_alike",
+]
 
 
 class ModelSettings(Settings):
@@ -200,6 +210,10 @@ class Recipe(Settings):
     """Seed of the initial weights, of dropout and of the order of rows."""
     output: str | None = Field(default=None, min_length=1)
     """Directory that the run writes; null means runs/<name>."""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """When the run keeps where it is."""
+    allow: list[CheckName] = Field(default=[])
+    """Checks before training that may find something, on purpose; docs/checks.md says what each of them finds."""
     sweep: SweepSettings | None = None
     """What `heft sweep` tries in the last stage; `heft train` refuses a recipe that has it."""
 
@@ -221,6 +235,13 @@ class Recipe(Settings):
                 text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
                 raise PydanticCustomError("value_error", "{text}", {"text": text, "below": path})
         return stages
+
+    @field_validator("allow")
+    @classmethod
+    def _entries_are_distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"allow must not repeat an entry; got {value}")
+        return value
 
     @field_validator("sweep")
     @classmethod

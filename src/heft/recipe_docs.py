@@ -111,6 +111,7 @@ def recipes_page() -> str:
             _section("### `until`", until),
             _section("#### `until.plateau`", until["properties"]["plateau"]),
             _section("## `evaluation`", keys["evaluation"]),
+            _section("## `checkpoint`", keys["checkpoint"]),
             _section("## `sweep`", keys["sweep"]),
         ]
     )

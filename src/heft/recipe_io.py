@@ -42,3 +42,19 @@ def dump_recipe(recipe: Recipe) -> str:
     data["task"] = {"name": data["task"]["name"]} | data["task"]
     data["stages"] = {name: {"method": stage["method"]} | stage for name, stage in data["stages"].items()}
     return to_yaml(data)
+
+
+def difference(there: Recipe, wanted: Recipe) -> str | None:
+    """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
+
+    Where a run is written and when it is kept change nothing about it, and are left out.
+    """
+    one, other = (_flat(recipe.model_dump(mode="json", exclude={"output", "checkpoint"})) for recipe in (there, wanted))
+    key = next((key for key in [*one, *other] if one.get(key) != other.get(key)), None)
+    return None if key is None else f"{key}: {one.get(key)}, not {other.get(key)}"
+
+
+def _flat(value: object, key: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, below in value.items() for k, v in _flat(below, f"{key}.{name}".lstrip(".")).items()}

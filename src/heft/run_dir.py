@@ -7,17 +7,25 @@
     summary.json     the figures of each evaluation
     adapter/         the adapters (heft.adapter_dir)
 
+    checkpoints/     where a run that is not finished goes on (heft.checkpoints)
+
 It is made only once everything has been checked, so bad input leaves nothing behind.
 """
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
-from heft.evaluation.records import Record, write_records
+from heft.evaluation.records import Record, read_records, write_records
+from heft.files import append_line, said_plainly, to_json, write_text
+from heft.locks import LOCK_FILE
+from heft.reading import read_json
+from heft.recipe import Recipe
+from heft.recipe_io import difference, load_recipe
 
 RUN_FORMAT = 1
 """Number of the format of a run's files, in manifest.json; it rises when a reader of the old ones would misread."""
@@ -72,7 +80,7 @@ class StageSummary:
 
 @dataclass
 class RunDirectory:
-    """Writes a run's files; each is whole or absent, but for metrics.jsonl, which grows."""
+    """Writes a run's files; each is whole or absent, but for metrics.jsonl, which grows by whole lines."""
 
     path: Path
     summaries: list[StageSummary] = field(default_factory=list)
@@ -81,17 +89,52 @@ class RunDirectory:
         """Make the directory, with what is known before the run.
 
         Raises:
-            HeftError: it holds something already.
+            HeftError: it holds something already, or cannot be written.
         """
         require_free(self.path)
-        (self.path / "records").mkdir(parents=True)
+        with said_plainly(self.path):
+            (self.path / "records").mkdir(parents=True)
         write_text(self.path / "recipe.yaml", recipe_yaml)
         write_text(self.path / "manifest.json", to_json(manifest))
 
+    def go_on(self, manifest: dict) -> None:
+        """Take up what an earlier call left: the figures of evaluations whose records are there and agree with them.
+
+        Raises:
+            HeftError: the run was begun on another base model or other data.
+        """
+        there = read_json(self.path / "manifest.json")
+        for what in ("base", "data"):
+            if there.get(what) != manifest[what]:
+                raise HeftError(
+                    f"{self.path} was begun with another {_WORDS[what]} ({there.get(what)}, now {manifest[what]}); what"
+                    " it has cannot be gone on with: give another directory with --output DIR, or remove it"
+                )
+        for summary in read_summaries(self.path):
+            if not _agrees(summary, self.path / "records" / f"{summary.name}.jsonl"):
+                break
+            self.summaries.append(summary)
+
+    def forget_from(self, stage: str) -> None:
+        """Let go of the figures of a stage, and of those behind it."""
+        names = [summary.name for summary in self.summaries]
+        if stage in names:
+            del self.summaries[names.index(stage) :]
+
+    @property
+    def metrics_bytes(self) -> int:
+        """How long metrics.jsonl is."""
+        return self._metrics.stat().st_size if self._metrics.exists() else 0
+
+    def cut_metrics(self, size: int) -> None:
+        """Take away what metrics.jsonl has beyond that size."""
+        if self.metrics_bytes > size:
+            with said_plainly(self._metrics):
+                os.truncate(self._metrics, size)
+
     def add_metrics(self, values: dict) -> None:
         """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self._metrics, json.dumps(values))
 
     def add_evaluation(self, summary: StageSummary, records: list[Record]) -> None:
         """Write an evaluation's records, and its figures into summary.json."""
@@ -104,6 +147,25 @@ class RunDirectory:
         """Where the adapter directory goes."""
         return self.path / "adapter"
 
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+
+_WORDS = {"base": "base model", "data": "data"}
+_FIRST_FILES = {LOCK_FILE, "records", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
+"""What there is before manifest.json: a run that was ended so early has done nothing yet."""
+
+
+def is_begun(path: Path) -> bool:
+    """Whether there is a run that can be gone on with, or that is finished."""
+    return (path / "manifest.json").is_file() and (path / "recipe.yaml").is_file()
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run is there with its adapter, which is written last."""
+    return is_begun(path) and (path / "adapter" / "heft.json").is_file()
+
 
 def require_free(path: Path) -> None:
     """See that a run may be written there.
@@ -113,18 +175,61 @@ def require_free(path: Path) -> None:
     """
     if path.is_file():
         raise HeftError(f"output {path} is a file; give a directory that does not exist yet (--output DIR)")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(each.name != LOCK_FILE for each in path.iterdir()):
+        if is_begun(path) and not is_finished(path):
+            raise HeftError(
+                f"output {path} holds a run that is not finished: go on with it with --resume, give another directory"
+                " with --output DIR, or remove it"
+            )
         holds = "already holds a run" if (path / "recipe.yaml").is_file() else "is not empty"
         raise HeftError(f"output {path} {holds}; give another with --output DIR, or remove it")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def require_same(recipe: Recipe) -> None:
+    """See that the run in a recipe's directory was begun with that recipe.
+
+    Raises:
+        HeftError: it was another one.
+    """
+    path = recipe.output_dir / "recipe.yaml"
+    unlike = difference(load_recipe(path), recipe)
+    if unlike is not None:
+        raise HeftError(
+            f"{recipe.output_dir} holds a run of another recipe ({unlike}); go on with `heft train {path} --resume"
+            f" --output {recipe.output_dir}`, or give another directory with --output DIR"
+        )
 
 
-def to_json(value: dict) -> str:
-    """JSON for people: indented, without NaN."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def clear_first_files(path: Path) -> None:
+    """Remove what a run left that was ended before it had done anything."""
+    if path.is_dir() and {each.name for each in path.iterdir()} <= _FIRST_FILES:
+        for each in path.iterdir():
+            if each.name == "records":
+                shutil.rmtree(each)
+            elif each.name != LOCK_FILE:
+                each.unlink()
+
+
+def read_summaries(path: Path) -> list[StageSummary]:
+    """What summary.json of a run says; nothing where there is none yet.
+
+    Raises:
+        HeftError: it cannot be read.
+    """
+    file = path / "summary.json"
+    if not file.exists():
+        return []
+    try:
+        stages = read_json(file)["stages"]
+        return [StageSummary(**{**stage, "interval": tuple(stage["interval"])}) for stage in stages]
+    except (KeyError, TypeError) as error:
+        raise HeftError(f"{file} is not one that this version of heft has written: {error}") from None
+
+
+def _agrees(summary: StageSummary, file: Path) -> bool:
+    """Whether a file's records are those that the figures were computed from, as far as figures can tell."""
+    try:
+        records = read_records(file)
+    except HeftError:
+        return False
+    return len(records) == summary.n and sum(r.correct for r in records) == round(summary.accuracy * summary.n)

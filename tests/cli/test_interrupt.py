@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a run."""
+"""Ctrl-C, and SIGTERM, in the middle of a run."""
 
 import signal
 import subprocess
@@ -30,17 +30,24 @@ def started(*arguments, cwd):
         process.kill()
 
 
-@pytest.mark.parametrize(("command", "sweep"), [("train", "null"), ("sweep", "{grid: {rank: [2, 3]}}")])
-def test_ctrl_c_ends_training_with_one_message_and_exit_status_130(tmp_path, command, sweep):
-    directory = tmp_path / "run"
-    with started(command, write_recipe(tmp_path, STAGES, sweep), "--output", directory, cwd=tmp_path) as process:
+@pytest.mark.parametrize(
+    ("command", "sweep", "number", "then"),
+    [
+        ("train", "null", signal.SIGINT, "go on with: heft train {recipe} --output {directory} --resume"),
+        ("train", "null", signal.SIGTERM, "go on with: heft train {recipe} --output {directory} --resume"),
+        ("sweep", "{grid: {rank: [2, 3]}}", signal.SIGINT, "remove it before the next try"),
+    ],
+)
+def test_a_signal_ends_training_with_one_message_and_its_exit_status(tmp_path, command, sweep, number, then):
+    directory, recipe = tmp_path / "run", write_recipe(tmp_path, STAGES, sweep)
+    with started(command, recipe, "--output", directory, cwd=tmp_path) as process:
         while process.poll() is None and not (directory / "metrics.jsonl").exists():  # the first step writes it
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate()
-    assert (process.returncode, stderr) == (130, "heft: interrupted\n")
-    said = f"interrupted; what was done stays in {directory}, remove it before the next try"
-    assert stdout.splitlines()[-1] == said
+    assert (process.returncode, stderr) == (128 + number, "heft: interrupted\n")
+    then = then.format(recipe=recipe, directory=directory)
+    assert stdout.splitlines()[-1] == f"interrupted; what was done stays in {directory}, {then}"
     assert (directory / "recipe.yaml").is_file()
     assert not list(directory.rglob("*.partial"))
     assert not (directory / "adapter").exists()

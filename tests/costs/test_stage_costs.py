@@ -8,7 +8,7 @@ from heft.costs.stage import stage_costs
 from heft.models import load_base
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
-from heft.runner import read_data
+from heft.run_data import read_data
 from heft.stages import attach
 from heft.training.prefix import PrefixReuse
 from heft.training.reuse import loss_for

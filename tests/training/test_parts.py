@@ -8,7 +8,7 @@ from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
 import tiny
 from heft.recipe import ReftStage
 from heft.stages import attach
-from heft.training import lower, parts, prefix
+from heft.training import kept, parts
 from heft.training.loss import answer_loss_on_lower_layers, answer_loss_on_prefixes
 from heft.training.lower import LowerLayerReuse
 from heft.training.prefix import PrefixReuse
@@ -19,7 +19,7 @@ from heft.training.stores import MemoryStore, NoStore
 @pytest.fixture
 def free_passes(monkeypatch):
     """As if a further pass cost nothing, so that the short rows of these tests are split."""
-    for module in (parts, lower, prefix):
+    for module in (parts, kept):
         monkeypatch.setattr(module, "pass_tokens", lambda device, trains: 0)
 
 

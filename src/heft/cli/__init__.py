@@ -2,23 +2,25 @@
 
 import sys
 
+from heft import stopping
 from heft.errors import HeftError
+from heft.terminal import plain
 
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, also Typer's: 128 and the number of SIGINT."""
 
 
 def main() -> None:
-    """Run the command line; a `HeftError` is one message and exit status 2, Ctrl-C is exit status 130."""
+    """Run the command line; a `HeftError` is one message and exit status 2, Ctrl-C is 130, and SIGTERM 143."""
     try:
         from heft.cli.app import app
 
         app()
     except HeftError as error:
-        print(f"heft: {error}", file=sys.stderr)
+        print(plain(f"heft: {error}"), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
             raise
         print("heft: interrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        sys.exit(128 + stopping.last())

@@ -1,5 +1,7 @@
 """The commands: what each takes, and what it prints. The work is done elsewhere, imported when a command runs."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,14 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as stages.fine.rank=4; may be repeated."),
+]
+
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Let code that comes with the base model run; only for sources you trust."
+    ),
 ]
 
 
@@ -46,26 +56,38 @@ def train(
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory of the run; runs/<name> if not given.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the run's directory holds, if it holds anything.")
+    ] = False,
 ) -> None:
     """Train a recipe's stages and show what each bought."""
     from heft import processes
     from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
     from heft.recipe_io import load_recipe
-    from heft.run_dir import require_free
+    from heft.run_dir import is_begun, require_free, require_same
     from heft.sweep.grid import refuse_sweep
 
     loaded = load_recipe(recipe, override, output=str(output) if output else None)
-    refuse_sweep(loaded)  # both again in the run; here they are said before torch takes its seconds
-    require_free(loaded.output_dir)
+    refuse_sweep(loaded)  # all again in the run; here they are said before torch takes its seconds
+    if not resume:
+        require_free(loaded.output_dir)
+    elif is_begun(loaded.output_dir):
+        require_same(loaded)
     reporter = ConsoleReporter()
     reporter.note("importing torch and transformers")
     from heft.runner import train as run_recipe
 
-    with saying_what_stays(loaded.output_dir, reporter):
-        run = run_recipe(loaded, reporter)
+    with saying_what_stays(loaded.output_dir, reporter, go_on=_this_command("--resume")):
+        run = run_recipe(loaded, reporter, resume)
     reporter.console.print(results_table(run.stages))
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
     processes.leave()
+
+
+def _this_command(option: str) -> str:
+    """What was typed, with an option that it may have already."""
+    typed = [each for each in sys.argv[1:] if each != option]
+    return shlex.join(["heft", *typed, option])
 
 
 @app.command()
@@ -88,11 +110,15 @@ def plan(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     probe: Annotated[bool, typer.Option(help="Measure this machine for ten seconds, for expected times.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    show: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Show N training examples token by token, as the model will see them."),
+    ] = None,
 ) -> None:
     """Say what a recipe will cost, without loading weights: steps, FLOPs, memory, time."""
     from heft.cli.plan import run_plan
 
-    run_plan(recipe, override, probe, as_json)
+    run_plan(recipe, override, probe, as_json, show)
 
 
 @app.command()
@@ -123,7 +149,12 @@ def compare(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_OR_STUDY...", help="Directories of runs and studies.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_STUDY...", help="Directories of runs and studies; RUN:stage for a stage of a run."
+        ),
+    ],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown too.")] = None,
 ) -> None:
@@ -144,11 +175,12 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
     override: Overrides = [],  # noqa: B006 - typer wants a list
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
     from heft.cli.evaluate import run_evaluation
 
-    run_evaluation(model, task, split, limit, output, batch_size, override)
+    run_evaluation(model, task, split, limit, output, batch_size, override, trust_remote_code)
 
 
 @app.command()
@@ -159,6 +191,7 @@ def generate(
     chat_template: Annotated[
         bool | None, typer.Option(help="Wrap the prompt as a user's turn; as trained if not given.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer a prompt with an adapted model."""
     if not prompt.strip():
@@ -167,10 +200,39 @@ def generate(
     from heft.data import Encoder
     from heft.evaluation.generation import generate_texts
     from heft.models import quiet
+    from heft.terminal import plain
 
     quiet()
-    loaded = open_adapters(adapter)
+    loaded = open_adapters(adapter, trust_remote_code=trust_remote_code)
     as_trained = bool(loaded.manifest.task.get("chat_template"))
     encode = Encoder(loaded.tokenizer, 2**30, as_trained if chat_template is None else chat_template)
     ids = encode.prompt(prompt.rstrip())
-    typer.echo(generate_texts(loaded.model, loaded.tokenizer, [ids], batch_size=1, max_new_tokens=max_new_tokens)[0])
+    texts = generate_texts(loaded.model, loaded.tokenizer, [ids], batch_size=1, max_new_tokens=max_new_tokens)
+    typer.echo(plain(texts[0]))
+
+
+@app.command()
+def verify(
+    adapter: Annotated[Path, typer.Argument(help="An adapter directory, such as runs/quickstart/adapter.")],
+    rows: Annotated[int, typer.Option(help="Rows of the adapter's task to compare on, at least 2.")] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; as the recipe asked for if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Check on this machine that an adapter equals itself in every way it is used. Exit status 1: a check failed."""
+    from heft.cli.verify import run_verification
+
+    run_verification(adapter, rows, device, as_json, trust_remote_code)
+
+
+@app.command()
+def doctor(
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask the Hub whether it can be reached; nothing is sent otherwise.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Look at this machine: versions, device, threads, disk, cache, Hub, and what to do. Exit status 1: a fault."""
+    from heft.cli.doctor import run_doctor
+
+    run_doctor(online, as_json)

@@ -1,5 +1,6 @@
 """`heft eval`: which model, which task with which settings, and the figures."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +21,22 @@ def run_evaluation(
     output: Path | None,
     batch_size: int | None,
     overrides: Sequence[str],
+    trust_remote_code: bool = False,
 ) -> None:
     """Evaluate and print; settings come from the adapter where it was trained on that task, else from the defaults."""
     if task is not None and task not in TASKS:
         raise unknown_task(task)
-    from heft.adapter_dir import open_adapters, read_manifest
+    from heft.adapter_dir import base_settings, open_adapters, read_manifest
 
     path = Path(model)
-    is_adapter = (path / "heft.json").is_file()
-    known = read_manifest(path).model_dump() if is_adapter else {"model": {"name": model}, "task": {}, "evaluation": {}}
+    is_adapter = os.path.isfile(path / "heft.json")
+    if is_adapter:
+        manifest = read_manifest(path)
+        base_settings(path, manifest, trust_remote_code)  # refuses where that was not allowed
+        known = manifest.model_dump()
+    else:
+        own = {"name": model, **({"trust_remote_code": True} if trust_remote_code else {})}
+        known = {"model": own, "task": {}, "evaluation": {}}
     if task is None and not is_adapter:
         raise HeftError(
             f"{model} is no adapter directory, so it has no task of its own; give one with --task: {', '.join(TASKS)}"
@@ -36,7 +44,7 @@ def run_evaluation(
     own_task = known["task"] if task in (None, known["task"].get("name")) else {"name": task}
     values = {"task": dict(own_task), "evaluation": dict(known["evaluation"]), "model": dict(known["model"])}
     if split is not None:
-        _require_splits(values["task"]["name"])
+        _require_splits(values["task"].get("name"))
         values["task"]["eval_split"] = split
     if limit is not None:
         values["task"]["eval_limit"] = limit
@@ -61,8 +69,8 @@ def run_evaluation(
     reporter.note(f"{result.seconds:.1f} seconds" + (f", records in {output}" if output else ""))
 
 
-def _require_splits(task: str) -> None:
-    if "eval_split" not in TASKS[task].settings_type.model_fields:
+def _require_splits(task: object) -> None:
+    if task in TASKS and "eval_split" not in TASKS[task].settings_type.model_fields:
         raise HeftError(f"task {task} has no named splits; leave out --split")
 
 

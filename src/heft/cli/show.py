@@ -18,9 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from heft import processes
+from heft import processes, stopping
 from heft.reporter import Reporter
+from heft.terminal import plain
 from heft.units import percent
 
 if TYPE_CHECKING:
@@ -30,11 +32,22 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+class PlainConsole(Console):
+    """Prints text as it is: no markup, no emoji, and no character that a terminal obeys (heft.terminal)."""
+
+    def __init__(self, **options):
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options) -> Text:
+        """Every text that is printed, and every cell and title of a table, comes through here."""
+        return super().render_str(plain(text), **options)
+
+
 class ConsoleReporter(Reporter):
     """Shows a run on standard output; of several processes, the main one does."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=True, quiet=not processes.is_main())
+        self.console = console or PlainConsole(soft_wrap=True, quiet=not processes.is_main())
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
@@ -42,7 +55,7 @@ class ConsoleReporter(Reporter):
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, markup=False)
+        self.console.print(plain(text), markup=False, emoji=False)
 
     def overview(self, stage: str, rows: "Sequence[Row]") -> None:
         """The table before a stage."""
@@ -62,14 +75,14 @@ class ConsoleReporter(Reporter):
             yield
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, TextColumn("{task.fields[loss]}"), console=self.console) as self._bar:
-            self._task = self._bar.add_task(what, total=total, loss="")
+        with Progress(*columns, TextColumn("{task.fields[loss]}", markup=False), console=self.console) as self._bar:
+            self._task = self._bar.add_task(plain(what), total=total, loss="")
             try:
                 yield
             finally:
@@ -94,14 +107,19 @@ class ConsoleReporter(Reporter):
 
 
 @contextmanager
-def saying_what_stays(directory: Path, reporter: Reporter) -> Iterator[None]:
-    """Around work that fills `directory`: after Ctrl-C, say that what was done is still there."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if directory.is_dir():
-            reporter.note(f"interrupted; what was done stays in {directory}, remove it before the next try")
-        raise
+def saying_what_stays(directory: Path, reporter: Reporter, go_on: str | None = None) -> Iterator[None]:
+    """Around work that fills `directory`: after Ctrl-C or SIGTERM, say that what was done is still there.
+
+    `go_on` is the command that goes on with it; None where there is none.
+    """
+    with stopping.listening():
+        try:
+            yield
+        except KeyboardInterrupt:
+            if directory.is_dir():
+                then = "remove it before the next try" if go_on is None else f"go on with: {go_on}"
+                reporter.note(f"interrupted; what was done stays in {directory}, {then}")
+            raise
 
 
 def results_table(stages: "Sequence[StageSummary]") -> Table:

@@ -19,7 +19,8 @@ from heft.data import EncodedExample
 from heft.reft.layer import ReftLayer
 from heft.stages import adapter_parameters, attach, train_only
 from heft.sweep.grid import Configuration
-from heft.training.stage import HeldBack, planned_steps, training_arguments
+from heft.training.held_back import HeldBack
+from heft.training.stage import planned_steps, training_arguments
 from heft.training.trainer import Rows, StageTrainer
 
 if TYPE_CHECKING:

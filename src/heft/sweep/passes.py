@@ -32,6 +32,7 @@ class StepStore(MemoryStore):
     """Keeps prefixes for the passes of one step."""
 
     kind = "off"
+    lasts = False
 
     def clear(self) -> None:
         """Forget all, at the end of the step."""

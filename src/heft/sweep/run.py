@@ -16,18 +16,21 @@ import torch
 
 from heft import adapter_dir
 from heft.errors import HeftError
+from heft.files import write_text
 from heft.models import load_base
 from heft.recipe import Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
-from heft.run_dir import RunDirectory, StageSummary, require_free, write_text
-from heft.runner import Data, Work, adapter_manifest, read_data, run_manifest
+from heft.run_data import Data, read_data
+from heft.run_dir import RunDirectory, StageSummary, require_free
+from heft.runner import adapter_manifest, run_manifest
 from heft.stages import adapter_parameters, attach, check_targets, edited_positions, finish
 from heft.sweep.arrange import side_by_side
 from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
 from heft.training.stage import hold_back
+from heft.work import Work
 
 
 @dataclass(frozen=True)

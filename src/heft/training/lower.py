@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from heft.batching import batches_of_like_length, pass_tokens
 from heft.data import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import block_names
+from heft.training.kept import ROWS_A_PASS, KeptStates
 from heft.training.prefix import has_dropout, trains_reft_alone
 from heft.training.stores import Store
 
@@ -41,7 +41,7 @@ def first_edited_layer(model: "PreTrainedModel") -> int | None:
 
 
 @dataclass(frozen=True)
-class LowerLayerReuse:
+class LowerLayerReuse(KeptStates):
     """The hidden states of a stage's training rows that enter its first edited layer.
 
     Attributes:
@@ -50,6 +50,7 @@ class LowerLayerReuse:
         layer: the first edited layer.
         pad_id: id of the padding token.
         store: keeps hidden states for later epochs.
+        rows_a_pass: most rows that are computed together to be kept.
     """
 
     model: "PreTrainedModel"
@@ -57,20 +58,20 @@ class LowerLayerReuse:
     layer: int
     pad_id: int
     store: Store
+    rows_a_pass: int = ROWS_A_PASS
 
-    def row_length(self, row: int) -> int:
+    def kept_length(self, row: int) -> int:
         """Tokens of a row, prompt and answer."""
         return len(self.examples[row].prompt) + len(self.examples[row].answer)
 
     @contextmanager
     def lower_layers_done(self, rows: Sequence[int]) -> Iterator[None]:
         """Inside, a forward pass over these rows, padded on the left, starts at the first edited layer."""
-        kept = {row: self.store.get(row) for row in rows}
-        kept |= self._compute([row for row, tensor in kept.items() if tensor is None])
-        width = max(map(self.row_length, rows))
+        kept = self.states_of(rows)
+        width = max(map(self.kept_length, rows))
         device = self.model.device
         hidden_BTD = torch.stack(
-            [F.pad(kept[row][0, 0].to(device), (0, 0, width - self.row_length(row), 0)) for row in rows]
+            [F.pad(kept[row][0, 0].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
         )
         blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
         enter = blocks[self.layer].register_forward_pre_hook(lambda module, args: (hidden_BTD, *args[1:]), prepend=True)
@@ -83,15 +84,8 @@ class LowerLayerReuse:
             for block in blocks[: self.layer]:
                 del block.forward
 
-    def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
-        computed = {}
-        lengths = [self.row_length(row) for row in rows]
-        for part in batches_of_like_length(lengths, len(rows), pass_tokens(self.model.device, trains=False)):
-            computed |= self._compute_part([rows[i] for i in part])
-        return computed
-
     @torch.no_grad()
-    def _compute_part(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+    def compute_together(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         examples = [self.examples[row] for row in rows]
         inputs = left_pad([example.prompt + example.answer for example in examples], self.pad_id)
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
@@ -106,8 +100,7 @@ class LowerLayerReuse:
             handle.remove()
         computed = {}
         for i, row in enumerate(rows):
-            computed[row] = hidden_BTD[None, i : i + 1, hidden_BTD.shape[1] - self.row_length(row) :]
-            self.store.put(row, computed[row])
+            computed[row] = hidden_BTD[None, i : i + 1, hidden_BTD.shape[1] - self.kept_length(row) :]
         return computed
 
 

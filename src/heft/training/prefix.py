@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from heft.batching import batches_of_like_length, pass_tokens
 from heft.data import EncodedExample, left_pad
 from heft.reft.settings import parse_positions
 from heft.stages import adapter_parameters
+from heft.training.kept import ROWS_A_PASS, KeptStates
 from heft.training.stores import Store
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def has_dropout(model: "PreTrainedModel") -> bool:
 
 
 @dataclass(frozen=True)
-class PrefixReuse:
+class PrefixReuse(KeptStates):
     """The prefixes of a stage's training rows.
 
     Attributes:
@@ -77,6 +77,7 @@ class PrefixReuse:
         reach: edited tokens from the prompt's end.
         pad_id: id of the padding token.
         store: keeps keys and values for later epochs, or nothing.
+        rows_a_pass: most rows that are computed together to be kept.
     """
 
     model: "PreTrainedModel"
@@ -84,8 +85,9 @@ class PrefixReuse:
     reach: int
     pad_id: int
     store: Store
+    rows_a_pass: int = ROWS_A_PASS
 
-    def prefix_length(self, row: int) -> int:
+    def kept_length(self, row: int) -> int:
         """Tokens of a row before the first edited one."""
         return len(self.examples[row].prompt) - self.reach
 
@@ -94,11 +96,9 @@ class PrefixReuse:
 
         Args:
             rows: indices of the batch's rows.
-            lengths: tokens taken of each, at most its `prefix_length`.
+            lengths: tokens taken of each, at most its `kept_length`.
         """
-        kept = {row: self.store.get(row) for row in rows}
-        missing = [row for row, tensor in kept.items() if tensor is None and self.prefix_length(row)]
-        kept |= self._compute(missing)
+        kept = self.states_of(rows)
         columns = max(lengths)
         device = self.model.device
         padded = [
@@ -112,16 +112,8 @@ class PrefixReuse:
             cache.update(states[2 * layer], states[2 * layer + 1], layer)
         return cache
 
-    def _compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
-        """Run the prefixes of these rows through the model's body; what is computed is also kept."""
-        computed = {}
-        lengths = [self.prefix_length(row) for row in rows]
-        for part in batches_of_like_length(lengths, len(rows), pass_tokens(self.model.device, trains=False)):
-            computed |= self._compute_part([rows[i] for i in part])
-        return computed
-
     @torch.no_grad()
-    def _compute_part(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+    def compute_together(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         examples = [self.examples[row] for row in rows]
         inputs = left_pad([example.prompt[: -self.reach] for example in examples], self.pad_id)
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
@@ -131,17 +123,16 @@ class PrefixReuse:
         states = torch.stack([tensor for layer in cache.layers for tensor in (layer.keys, layer.values)])
         computed = {}
         for i, row in enumerate(rows):
-            computed[row] = states[:, i, :, states.shape[3] - self.prefix_length(row) :]
-            self.store.put(row, computed[row])
+            computed[row] = states[:, i, :, states.shape[3] - self.kept_length(row) :]
         return computed
 
 
 def measure_bytes_per_token(reuse: PrefixReuse) -> int:
     """Bytes of keys and values of one token, read off a short row."""
     row = min(
-        (row for row in range(len(reuse.examples)) if reuse.prefix_length(row)), key=reuse.prefix_length, default=None
+        (row for row in range(len(reuse.examples)) if reuse.kept_length(row)), key=reuse.kept_length, default=None
     )
     if row is None:
         return 0
-    tensor = reuse._compute([row])[row]
+    tensor = reuse.compute_together([row])[row]
     return tensor.numel() // tensor.shape[2] * tensor.element_size()

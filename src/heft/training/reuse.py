@@ -1,6 +1,7 @@
 """Which loss a stage is trained with: the plain one, or an equal one that computes less."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,11 +54,14 @@ def loss_for(
     """
     if not isinstance(stage, ReftStage) or not stage.reuse or stage.gradient_checkpointing:
         return plain_loss(model)
+    rows_a_pass = stage.micro_batch_size or stage.batch_size
     edited = reach(model)
     if edited is not None:
         return partial(
             answer_loss_on_prefixes,
-            reuse=open_prefixes(model, rows, edited, pad_id, stage.cache, uses, folder, reporter),
+            reuse=replace(
+                open_prefixes(model, rows, edited, pad_id, stage.cache, uses, folder, reporter), rows_a_pass=rows_a_pass
+            ),
         )
     layer = first_edited_layer(model)
     if layer is not None:
@@ -66,7 +70,7 @@ def loss_for(
         store = choose_store(stage.cache, lengths, bytes_per_token, uses, folder)
         if store.kind != "off":  # without a store every step would run the lower layers, as the plain loss does
             _tell(reporter, f"layers 0 to {layer - 1} skipped", lengths, bytes_per_token, store)
-            reuse = LowerLayerReuse(model, rows, layer, pad_id, store)
+            reuse = LowerLayerReuse(model, rows, layer, pad_id, store, rows_a_pass)
             return partial(loss_by_parts, partial(answer_loss_on_lower_layers, reuse=reuse))
     return plain_loss(model)
 

@@ -114,3 +114,14 @@ class TrainingSettings(Settings):
         if value and info.data.get("holdout") == 0:
             raise ValueError(f"{info.field_name} needs rows that are held back; set holdout, such as 0.05")
         return value
+
+
+class CheckpointSettings(Settings):
+    """When a run keeps where it is, so that `heft train RECIPE --resume` can go on from there."""
+
+    every_minutes: float | None = Field(default=5.0, gt=0)
+    """Minutes of training between two checkpoints; null means none by the clock. The end of a stage always is one."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps between two checkpoints; null means none by steps."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints within a stage that are kept, the newest ones; all go when the run is finished."""

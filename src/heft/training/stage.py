@@ -2,19 +2,21 @@
 
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from heft import processes
+from heft import processes, stopping
 from heft.data import EncodedExample
 from heft.recipe import JointStage, Stage
 from heft.reporter import Reporter
+from heft.training.guards import has_not_moved
+from heft.training.held_back import HeldBack
+from heft.training.keeping import Course, Keeping
 from heft.training.peak import PeakMemory
 from heft.training.reuse import loss_for
 from heft.training.settings import TrainingSettings
@@ -73,6 +75,7 @@ def train_stage(
     seed: int,
     reporter: Reporter,
     holdout_seed: int | None = None,
+    keeping: Keeping | None = None,
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 
@@ -85,14 +88,19 @@ def train_stage(
         seed: of the order of rows and of dropout.
         reporter: is told of every logged step and held-back evaluation.
         holdout_seed: of what is held back; None for `seed`.
+        keeping: how it is kept on the way; None for not at all.
+
+    Raises:
+        Diverged: a loss or a gradient is not finite; the weights are those before that step.
+        Stopped: a signal has asked for an end; the stage was kept after its last step.
     """
     peak = PeakMemory(model.device)
     rows, held_back = hold_back(examples, stage.holdout, seed if holdout_seed is None else holdout_seed)
     steps = planned_steps(stage, len(rows))
     uses = steps * stage.batch_size / len(rows)
-    follower = _Follower(name, steps, reporter)
     watch = HeldBack(stage)
-    callbacks: list[TrainerCallback] = [follower, watch] if held_back else [follower]
+    course = Course(watch, peak, steps, keeping)
+    callbacks = [_Follower(name, steps, reporter), *([watch] if held_back else []), *course.callbacks]
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch:
         trainer = StageTrainer(
             model,
@@ -103,21 +111,27 @@ def train_stage(
             pad_id=pad_id,
             loss=loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter),
             reft_learning_rate=stage.reft_learning_rate if isinstance(stage, JointStage) else None,
+            stage=name,
+            on_halved=lambda rows: reporter.note(
+                f"{name}: out of memory; going on with {rows} rows a pass, {stage.batch_size} a step as before"
+            ),
+            keep=course.keep,
+            start=course.start,
         )
         trainer.remove_callback(PrinterCallback)
         set_seed(seed)
-        start = time.perf_counter()
         with reporter.progress(name, steps):
-            trainer.train()
-        seconds = time.perf_counter() - start
+            course.train(trainer)
     taken = trainer.state.global_step
+    if taken < steps and watch.plateau is None:
+        raise stopping.Stopped
     return StageOutcome(
         steps=taken,
-        seconds=seconds,
+        seconds=course.seconds(),
         tokens=int(trainer.state.num_input_tokens_seen),
         ended="plateau" if taken < steps else "planned",
         ended_because=watch.plateau if taken < steps else f"all {steps:,} steps were taken",
-        peak_bytes=peak.bytes(),
+        peak_bytes=course.peak_bytes(),
     )
 
 
@@ -173,7 +187,7 @@ def _passes(batch_size: int, most: int) -> int:
 
 
 class _Follower(TrainerCallback):
-    """Passes the Trainer's news on to the reporter."""
+    """Passes the Trainer's news on to the reporter, and says when a loss stays where it is."""
 
     def __init__(self, stage: str, steps: int, reporter: Reporter):
         self._stage, self._steps, self._reporter = stage, steps, reporter
@@ -187,43 +201,10 @@ class _Follower(TrainerCallback):
         if "loss" in values or "eval_loss" in values:
             self._reporter.metrics({"stage": self._stage, "step": state.global_step, **values})
 
-
-class HeldBack(TrainerCallback):
-    """Ends a stage on a plateau of the held-back loss and keeps the weights of its minimum, where these are asked for.
-
-    Attributes:
-        plateau: what was seen when it ended the stage, in a sentence; None before.
-    """
-
-    def __init__(self, stage: TrainingSettings):
-        self.plateau: str | None = None
-        self._until, self._keep_best = stage.until and stage.until.plateau, stage.best_checkpoint
-        self._lowest, self._without_gain = math.inf, 0
-        self._best: dict[str, torch.Tensor] | None = None
-        self._best_loss = math.inf
-
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        loss = metrics["eval_loss"]
-        if self._keep_best and loss < self._best_loss:
-            self._best_loss = loss
-            self._best = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
-        if self._until is not None:
-            self._watch(loss, self._until.patience, self._until.minimum_gain, control)
-
-    def _watch(self, loss: float, patience: int, minimum_gain: float, control: TrainerControl) -> None:
-        self._without_gain = 0 if loss < self._lowest - minimum_gain else self._without_gain + 1
-        if self._without_gain >= patience:
-            looks = "evaluation" if patience == 1 else f"{patience} evaluations"
-            self.plateau = (
-                f"the held-back loss did not fall by {minimum_gain:g} in the last {looks}:"
-                f" it is {loss:.4f}, its lowest before was {self._lowest:.4f}"
+    def on_train_end(self, args, state, control, **kwargs):
+        stays = has_not_moved([entry["loss"] for entry in state.log_history if "loss" in entry])
+        if stays is not None:
+            self._reporter.note(
+                f"the loss of stage {self._stage} has not moved: {stays}; a higher learning_rate, a larger rank or"
+                " other positions may move it"
             )
-            control.should_training_stop = True
-        self._lowest = min(self._lowest, loss)
-
-    @torch.no_grad()
-    def on_train_end(self, args, state, control, model=None, **kwargs):
-        if self._best is not None:
-            for name, parameter in model.named_parameters():
-                if name in self._best:
-                    parameter.copy_(self._best[name])

@@ -4,24 +4,33 @@ A store lives as long as its stage. It is filled from the frozen model of that s
 before either can change, so what it holds is never stale.
 """
 
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
 
 from heft import processes
+from heft.files import said_plainly
 
 SHARE_OF_MEMORY = 0.25
 SHARE_OF_DISK = 0.5
 
 
 class Store(ABC):
-    """Keeps one tensor (2L, H, S, E) a row."""
+    """Keeps one tensor (2L, H, S, E) a row.
+
+    Attributes:
+        kind: its name in the settings.
+        lasts: whether what was put stays until the stage ends.
+    """
 
     kind: str
+    lasts = True
 
     @abstractmethod
     def get(self, row: int) -> torch.Tensor | None:
@@ -36,6 +45,7 @@ class NoStore(Store):
     """Keeps nothing: every step computes its prefixes again, without gradients."""
 
     kind = "off"
+    lasts = False
 
     def get(self, row: int) -> None:
         return None
@@ -62,9 +72,14 @@ class MemoryStore(Store):
 class DiskStore(Store):
     """Keeps rows in one memory-mapped file, each at a place of its own.
 
+    The file has no name once it is open, so that its room is free again however the process ends.
+
     Args:
         path: the file, made anew.
         lengths: prefix tokens of each row, which give every row its place.
+
+    Raises:
+        HeftError: at the first `put`, if the disk has no room for all rows.
     """
 
     kind = "disk"
@@ -86,7 +101,10 @@ class DiskStore(Store):
             layers, heads, _, size = states.shape
             self._shape = (layers, heads, size)
             count = self._starts[-1] * layers * heads * size
+            _reserve(self._path, count * states.element_size())
             self._flat = torch.from_file(str(self._path), shared=True, size=count, dtype=states.dtype)
+            with suppress(OSError):  # Windows keeps the name of a file that is open
+                self._path.unlink()
         self._place(row).copy_(states)
         self._present.add(row)
 
@@ -95,6 +113,15 @@ class DiskStore(Store):
         a_token = layers * heads * size
         part = self._flat[self._starts[row] * a_token : self._starts[row + 1] * a_token]
         return part.view(layers, heads, self._lengths[row], size)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of that size whose room is taken, where the system can: a full disk must not be found out later."""
+    with said_plainly(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def choose_store(setting: str, lengths: Sequence[int], bytes_per_token: int, uses: float, folder: Path) -> Store:

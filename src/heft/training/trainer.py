@@ -1,6 +1,7 @@
 """transformers' Trainer with this project's loss, batches and optimiser groups."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,11 +9,13 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from heft import processes
 from heft.data import IGNORED, training_batch
 from heft.stages import adapter_parameters
+from heft.training.guards import backward_in_parts, diverged, rows_without_a_finite_loss
+from heft.training.resumable import ResumableTrainer
 from heft.training.reuse import Loss, plain_loss
 
 if TYPE_CHECKING:
@@ -50,11 +53,19 @@ def collate(rows: list[dict], pad_id: int, process: int, processes: int) -> dict
     return batch
 
 
-class StageTrainer(Trainer):
+class StageTrainer(ResumableTrainer):
     """Trains what requires gradients, on the mean loss of all answer tokens of an optimiser step.
 
     The mean is taken over the whole step, so it does not depend on how the step is split into micro-batches or over
-    processes. Rotations, which have no length, and biases are not decayed.
+    processes. Rotations, which have no length, and biases are not decayed. A step whose loss or gradient is not finite
+    is not taken (heft.training.guards.Diverged).
+
+    Args:
+        pad_id: id of the padding token.
+        loss: see heft.training.reuse; None for the plain one.
+        reft_learning_rate: of ReFT's weights; None for the same as the others'.
+        stage: name of the stage, for messages.
+        on_halved: is told how many rows a pass holds from now on, when memory ran out.
     """
 
     def __init__(
@@ -63,9 +74,14 @@ class StageTrainer(Trainer):
         pad_id: int,
         loss: Loss | None = None,
         reft_learning_rate: float | None = None,
+        stage: str = "",
+        on_halved: Callable[[int], None] = lambda rows: None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self._stage, self._on_halved = stage, on_halved
+        self._pieces = 1
+        self._step: tuple[int, list[dict[str, torch.Tensor]]] = (-1, [])
         self.data_collator = partial(
             collate, pad_id=pad_id, process=self.args.process_index, processes=self.args.world_size
         )
@@ -82,6 +98,33 @@ class StageTrainer(Trainer):
             dropout.eval()
         total = self._loss(model, inputs)
         return total / num_items_in_batch * self.accelerator.num_processes  # processes' gradients are averaged
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the Trainer's; in several pieces from the time on when memory ran out."""
+        if self._step[0] != self.state.global_step:
+            self._step = (self.state.global_step, [])
+        self._step[1].append(inputs)
+        step = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)
+        if processes.count() > 1:  # the others would wait for gradients that a failed pass never sends
+            return step(inputs)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        loss, self._pieces = backward_in_parts(step, inputs, trained, self._pieces, self._on_halved)
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        for what, value in (("loss", self._tr_loss.item()), ("gradient's norm", float(norm))):
+            if not math.isfinite(value):
+                raise self._diverged(f"the {what} is {value}")
+        return norm
+
+    def _diverged(self, what: str) -> Exception:
+        step, batches = self._step
+        self.model.zero_grad()
+        rows = rows_without_a_finite_loss(self.model, self._loss, batches)
+        shown = rows or [row for batch in batches for row in batch["row_ids"].tolist()]
+        ids = [self.train_dataset[row]["example"].example.id for row in shown]
+        return diverged(self._stage, step + 1, what, ids, of_rows=bool(rows))
 
     def get_train_dataloader(self) -> DataLoader:
         """As the Trainer's, but rows and their order are those of a single process: `collate` takes a process's part.

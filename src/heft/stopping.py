@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM: training stops after the step that is running, everything else at once.
+
+Only a program that owns its process, such as the command line, listens for the signals (`listening`). From Python,
+Ctrl-C is a KeyboardInterrupt as anywhere else.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the work; a program that it ends has the exit status 128 + `last()`."""
+
+
+class _State:
+    asked: int | None = None
+    last: int = signal.SIGINT
+    at_a_step: bool = False
+
+
+def asked() -> int | None:
+    """The signal that has asked for an end that is still to come."""
+    return _State.asked
+
+
+def last() -> int:
+    """The signal that came last; SIGINT where none came while this module listened."""
+    return _State.last
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Take SIGINT and SIGTERM while this is open; of a second one the work ends wherever it is."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, _on_signal) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _State.asked = None
+
+
+@contextmanager
+def after_a_step() -> Iterator[None]:
+    """Inside, a first signal is only noted: the work looks at `asked` after each step and ends itself.
+
+    Raises:
+        Stopped: at the end of the block, if there was a signal.
+    """
+    _State.at_a_step = True
+    try:
+        yield
+    finally:
+        _State.at_a_step = False
+    if _State.asked is not None:
+        raise Stopped
+
+
+def _on_signal(number: int, frame: object) -> None:
+    _State.last = number
+    if _State.at_a_step and _State.asked is None:
+        _State.asked = number
+        return
+    raise Stopped

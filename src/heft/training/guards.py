@@ -1,0 +1,119 @@
+"""What goes wrong in training without a noise: numbers that are none, a loss that stays where it is."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.errors import HeftError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from heft.training.reuse import Loss
+
+ROWS_SHOWN = 10
+SHARE = 0.2
+"""Of the logged losses, the first and the last that are set against each other."""
+FEWEST = 4
+"""Losses in each."""
+SMALLEST_FALL = 0.02
+"""A loss that fell by less than this share of its first level, and by less than two standard errors, has not moved."""
+
+
+class Diverged(HeftError):
+    """A loss or a gradient is not a finite number; the weights are those of the step before."""
+
+
+def rows_without_a_finite_loss(
+    model: "nn.Module", loss: "Loss", batches: Sequence[dict[str, torch.Tensor]]
+) -> list[int]:
+    """Numbers of the rows (`row_ids`) whose loss, computed alone, is not finite."""
+    found = []
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            for i, row in enumerate(batch["row_ids"].tolist()):
+                one = {key: value[i : i + 1] for key, value in batch.items()}
+                if not torch.isfinite(loss(model, one)):
+                    found.append(row)
+    return found
+
+
+def diverged(stage: str, step: int, what: str, rows: Sequence[str], of_rows: bool) -> Diverged:
+    """The error of a step whose numbers are not finite.
+
+    Args:
+        stage: its name.
+        step: counted from 1; it was not taken.
+        what: is not finite, with its value: "the loss is nan".
+        rows: ids of rows.
+        of_rows: whether each of these rows alone has no finite loss; else they are all rows of the step.
+    """
+    shown = ", ".join(rows[:ROWS_SHOWN]) + (f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else "")
+    whose = "rows whose loss alone is not finite" if of_rows else "each of its rows alone has a finite loss; they are"
+    advice = "look at these rows" if of_rows else f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+    return Diverged(
+        f"stage {stage}, step {step}: {what}, so the step was not taken; {whose}: {shown}. What was kept before stays."
+        f" Then: {advice}, and run it anew"
+    )
+
+
+def has_not_moved(losses: Sequence[float]) -> str | None:
+    """In words, that the last losses are about as high as the first; None where they are lower, or too few to tell."""
+    count = max(FEWEST, round(SHARE * len(losses)))
+    if len(losses) < 2 * count:
+        return None
+    first, last = losses[:count], losses[-count:]
+    fall = fmean(first) - fmean(last)
+    error = ((stdev(first) ** 2 + stdev(last) ** 2) / count) ** 0.5
+    if fall > SMALLEST_FALL * abs(fmean(first)) or fall > 2 * error:
+        return None
+    return f"{fmean(first):.4f} over the first {count} logged steps, {fmean(last):.4f} over the last {count}"
+
+
+def backward_in_parts(
+    step: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    batch: dict[str, torch.Tensor],
+    parameters: Sequence[torch.Tensor],
+    pieces: int,
+    halved: Callable[[int], None],
+) -> tuple[torch.Tensor, int]:
+    """Forward and backward pass over a batch in pieces, in more of them whenever memory runs out.
+
+    The loss is a sum over rows, so the pieces' gradients add up to the batch's. A pass that fails may have left a part
+    of its gradients; these are put back to what they were before it.
+
+    Args:
+        step: forward and backward pass over rows; gives their part of the loss.
+        batch: the rows.
+        parameters: that train.
+        pieces: to begin with.
+        halved: is told the rows of a pass whenever it is halved.
+
+    Returns:
+        The loss, and how many pieces it took.
+
+    Raises:
+        HeftError: memory does not suffice for a single row.
+    """
+    rows = len(batch["input_ids"])
+    before = [None if p.grad is None else p.grad.clone() for p in parameters]
+    while True:
+        size = -(-rows // pieces)
+        try:
+            parts = [step({key: value[at : at + size] for key, value in batch.items()}) for at in range(0, rows, size)]
+            return torch.stack(parts).sum(), pieces
+        except torch.OutOfMemoryError:
+            pass  # handled outside, where nothing holds on to the failed pass
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+        if size == 1:
+            raise HeftError(
+                "the device's memory does not suffice for a single row; lower task.max_length, set"
+                " gradient_checkpointing: true, or quantise the base model (model.quantization: 4bit)"
+            )
+        torch.cuda.empty_cache()
+        pieces = -(-rows // (size // 2))
+        halved(size // 2)

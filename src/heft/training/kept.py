@@ -1,0 +1,71 @@
+"""What the frozen model makes of a row is computed when it is first asked for, and kept where there is a store."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.batching import batches_of_like_length, companies, pass_tokens
+from heft.data import EncodedExample
+from heft.training.stores import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS_A_PASS = 16
+
+
+class KeptStates(ABC):
+    """States of rows, in a store or computed now.
+
+    Attributes:
+        model: with the stage's adapters attached.
+        examples: the training rows; a batch's `row_ids` are indices into them.
+        store: keeps them for later epochs, or nothing.
+        rows_a_pass: most rows that are computed together to be kept.
+    """
+
+    model: "PreTrainedModel"
+    examples: Sequence[EncodedExample]
+    store: Store
+    rows_a_pass: int
+
+    @abstractmethod
+    def kept_length(self, row: int) -> int:
+        """Tokens of a row whose states are kept."""
+
+    @abstractmethod
+    def compute_together(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Run these rows through the model, in one pass."""
+
+    def states_of(self, rows: Sequence[int]) -> dict[int, torch.Tensor | None]:
+        """The states of each row; None for a row of which no token is kept."""
+        states = {row: self.store.get(row) for row in rows}
+        missing = [row for row, tensor in states.items() if tensor is None and self.kept_length(row)]
+        return states | self._computed(missing)
+
+    def _computed(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        computed = {}
+        for part in self._passes(rows):
+            states = self.compute_together(part)
+            for row, tensor in states.items():
+                self.store.put(row, tensor)
+            if not self.store.lasts:
+                computed |= states
+        # what the store gives back lets go of the passes' states, of which it may hold a few rows only
+        return {row: self.store.get(row) for row in rows} if self.store.lasts else computed
+
+    def _passes(self, rows: Sequence[int]) -> list[list[int]]:
+        """Where states stay, each row brings along the rows with which it is always computed."""
+        if self.store.lasts:
+            return list({id(company): company for company in map(self._companies.__getitem__, rows)}.values())
+        lengths = [self.kept_length(row) for row in rows]
+        batches = batches_of_like_length(lengths, len(rows), pass_tokens(self.model.device, trains=False))
+        return [[rows[i] for i in batch] for batch in batches]
+
+    @cached_property
+    def _companies(self) -> dict[int, list[int]]:
+        lengths = [self.kept_length(row) for row in range(len(self.examples))]
+        return companies(lengths, self.rows_a_pass, pass_tokens(self.model.device, trains=False))

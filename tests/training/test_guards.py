@@ -1,0 +1,183 @@
+"""What goes wrong without a noise is said, and stops where it must."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from heft.builtin import TINY
+from heft.data import Encoder
+from heft.errors import HeftError
+from heft.models import load_base
+from heft.recipe import LoraStage, ModelSettings
+from heft.reporter import Reporter
+from heft.stages import adapter_parameters, attach
+from heft.tasks import load_examples
+from heft.tasks.whereabouts import WhereaboutsSettings
+from heft.training import stage as stage_module
+from heft.training.guards import Diverged, backward_in_parts, has_not_moved
+from heft.training.stage import train_stage
+
+LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
+
+
+class Notes(Reporter):
+    def __init__(self):
+        self.said, self.values = [], []
+
+    def note(self, text):
+        self.said.append(text)
+
+    def metrics(self, values):
+        self.values.append(values)
+
+
+class Trained:
+    """A stage on the tiny model whose loss is `spoil`ed; what was said, and what became of the adapter."""
+
+    def __init__(self, monkeypatch, spoil, rows=12, **settings):
+        base = load_base(ModelSettings(name=TINY, device="cpu"))
+        self.rows = Encoder(base.tokenizer, 512)(
+            load_examples(WhereaboutsSettings(train_size=rows, eval_size=1), "train")
+        )
+        torch.manual_seed(0)
+        attach(base.model, "s", LoraStage(**{**LORA, **settings}))
+        plain = stage_module.loss_for
+        monkeypatch.setattr(
+            stage_module, "loss_for", lambda *a: lambda model, batch: spoil(plain(*a)(model, batch), batch)
+        )
+        self.notes, self.error = Notes(), None
+        self.parameters = adapter_parameters(base.model, ["s"])
+        try:
+            stage = LoraStage(**{**LORA, **settings})
+            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes)
+        except HeftError as error:
+            self.error = error
+
+    @property
+    def tensors(self):
+        return {name: p.detach().clone() for name, p in self.parameters.items()}
+
+
+def plain(loss, batch):
+    return loss
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step_names_the_row_and_leaves_the_weights(monkeypatch):
+    bad = 7  # of 12 rows in steps of 4, so the first epoch meets it once
+
+    def spoil(loss, batch):
+        return loss * math.nan if bad in batch["row_ids"].tolist() else loss
+
+    with monkeypatch.context() as patched:
+        run = Trained(patched, spoil, steps=6)
+    taken = len([values for values in run.notes.values if "loss" in values])
+    assert isinstance(run.error, Diverged)
+    assert f"stage s, step {taken + 1}: the loss is nan" in str(run.error)
+    assert f"rows whose loss alone is not finite: {run.rows[bad].example.id}." in str(run.error)
+    assert taken in (0, 1, 2)
+    assert all(p.grad is None or not p.grad.any() for p in run.parameters.values())
+    assert all(torch.isfinite(tensor).all() for tensor in run.tensors.values())
+    assert all(math.isfinite(values["loss"]) for values in run.notes.values)
+
+
+def test_the_weights_after_a_bad_step_are_those_before_it(monkeypatch):
+    steps = []
+
+    def spoil(loss, batch):
+        if torch.is_grad_enabled():
+            steps.append(None)
+        return loss * math.inf if len(steps) == 3 and torch.is_grad_enabled() else loss
+
+    # `steps` and the schedule differ between the two runs unless the schedule is constant
+    same = {"warmup": 0.0, "schedule": "constant"}
+    with monkeypatch.context() as patched:
+        spoiled = Trained(patched, spoil, steps=6, **same)
+    with monkeypatch.context() as patched:
+        short = Trained(patched, plain, steps=2, **same)
+    assert "step 3: the loss is inf" in str(spoiled.error)
+    assert "each of its rows alone has a finite loss" in str(spoiled.error)
+    assert all(torch.equal(tensor, short.tensors[name]) for name, tensor in spoiled.tensors.items())
+
+
+def test_a_gradient_that_is_no_number_stops_too(monkeypatch):
+    class Bad(torch.autograd.Function):
+        @staticmethod
+        def forward(context, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * math.nan
+
+    run = Trained(monkeypatch, lambda loss, batch: Bad.apply(loss), steps=3, max_grad_norm=0.0)
+    assert "step 1: the gradient's norm is nan" in str(run.error)
+
+
+@pytest.mark.parametrize(
+    ("losses", "moved"),
+    [
+        ([2.0, 1.9, 2.1, 2.0, 2.0, 1.95, 2.05, 2.0], False),
+        ([2.0, 1.9, 2.1, 2.0, 1.0, 1.1, 0.9, 1.0], True),
+        ([2.0, 1.9, 2.1, 2.0, 3.0, 3.1, 2.9, 3.0], False),
+        ([2.0, 2.0, 2.0, 2.0, 1.99, 1.99, 1.99, 1.99], True),  # little, but beyond all noise
+        ([2.0] * 7, True),  # too few to tell
+        ([2.0] * 8, False),
+    ],
+)
+def test_a_loss_has_moved_when_it_fell_by_more_than_its_noise(losses, moved):
+    assert (has_not_moved(losses) is None) == moved
+
+
+def test_a_loss_that_does_not_move_is_said_once(monkeypatch):
+    with monkeypatch.context() as patched:
+        still = Trained(patched, plain, steps=12, learning_rate=1e-9)
+    moving = Trained(monkeypatch, plain, steps=12, learning_rate=3e-2)
+    assert sum("the loss of stage s has not moved" in note for note in still.notes.said) == 1
+    assert not any("has not moved" in note for note in moving.notes.said)
+
+
+def out_of_memory_above(rows):
+    def spoil(loss, batch):
+        if len(batch["input_ids"]) > rows and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss
+
+    return spoil
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
+def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatch, room, said):
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(room), steps=4)
+    whole = Trained(monkeypatch, plain, steps=4)
+    assert short.error is None
+    notes = [note for note in short.notes.said if "out of memory" in note]
+    assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
+    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    assert all(torch.allclose(tensor, whole.tensors[name], atol=1e-5) for name, tensor in short.tensors.items())
+
+
+def test_gradients_that_a_failed_pass_left_are_taken_back():
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.full((3,), 5.0)
+    values = torch.arange(12.0).view(4, 3)
+    halved = []
+
+    def step(part):
+        loss = (part["input_ids"] * weight).sum()
+        loss.backward()
+        if len(part["input_ids"]) > 2:
+            raise torch.OutOfMemoryError
+        return loss.detach()
+
+    loss, pieces = backward_in_parts(step, {"input_ids": values}, [weight], 1, halved.append)
+    assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
+    assert torch.equal(weight.grad, 5.0 + values.sum(0))
+
+
+def test_no_room_for_one_row_is_an_error_with_a_way_out(monkeypatch):
+    run = Trained(monkeypatch, out_of_memory_above(0), steps=2)
+    assert "does not suffice for a single row; lower task.max_length" in str(run.error)
