@@ -216,3 +216,12 @@ def test_a_signal_ends_training_after_its_step_and_keeps_that_step(recipe, whole
     assert kept == ["1-fine/step-00000002"]
     run(recipe, tmp_path / "run")
     assert results(tmp_path / "run") == results(whole)
+
+
+def test_a_person_s_own_files_are_never_taken_for_a_begun_run(recipe, tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    shutil.copy(recipe, directory / "recipe.yaml")
+    with pytest.raises(HeftError, match="already holds a run; give another"):
+        run(recipe, directory)
+    assert [each.name for each in directory.iterdir()] == ["recipe.yaml"]

@@ -22,7 +22,7 @@ from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import Record, read_records, write_records
 from heft.files import append_line, said_plainly, to_json, write_text
-from heft.locks import LOCK_FILE
+from heft.locks import LOCK_FILE, held
 from heft.reading import read_json
 from heft.recipe import Recipe
 from heft.recipe_io import difference, load_recipe
@@ -201,13 +201,18 @@ def require_same(recipe: Recipe) -> None:
 
 
 def clear_first_files(path: Path) -> None:
-    """Remove what a run left that was ended before it had done anything."""
-    if path.is_dir() and {each.name for each in path.iterdir()} <= _FIRST_FILES:
-        for each in path.iterdir():
-            if each.name == "records":
-                shutil.rmtree(each)
-            elif each.name != LOCK_FILE:
-                each.unlink()
+    """Remove what a run left that was ended before it had done anything; nothing where there is more, or no such run.
+
+    Raises:
+        HeftError: another process is working there.
+    """
+    if (path / LOCK_FILE).is_file() and {each.name for each in path.iterdir()} <= _FIRST_FILES:
+        with held(path, "run"):
+            for each in path.iterdir():
+                if each.name == "records":
+                    shutil.rmtree(each)
+                elif each.name != LOCK_FILE:
+                    each.unlink()
 
 
 def read_summaries(path: Path) -> list[StageSummary]:

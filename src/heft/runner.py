@@ -78,7 +78,10 @@ def train(recipe: Recipe | str | Path, reporter: Reporter | None = None, resume:
                 Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
                 return Run(path, read_summaries(path))
         else:
-            require_free(path) if not resume else _require_free_but_for_first_files(path)
+            if resume and processes.is_main():
+                clear_first_files(path)
+            processes.wait_for_all()
+            require_free(path)
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(recipe.model)
@@ -100,12 +103,6 @@ def train(recipe: Recipe | str | Path, reporter: Reporter | None = None, resume:
         return Run(directory.path, directory.summaries)
 
 
-def _require_free_but_for_first_files(path: Path) -> None:
-    clear_first_files(path) if processes.is_main() else None
-    processes.wait_for_all()
-    require_free(path)
-
-
 def _held(path: Path) -> AbstractContextManager:
     """The run's directory, held against other runs; of several processes of one run, the main one holds it."""
     return held(path, "run") if processes.is_main() else nullcontext()
@@ -115,9 +112,6 @@ class _Unwritten(RunDirectory):
     """The run's directory to a process that does not write: only figures are kept."""
 
     def create(self, recipe_yaml: str, manifest: dict) -> None:
-        pass
-
-    def cut_metrics(self, size: int) -> None:
         pass
 
     def add_metrics(self, values: dict) -> None:

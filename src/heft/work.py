@@ -82,9 +82,10 @@ class Work:
             metrics_bytes: length of metrics.jsonl after the stage before.
         """
         last = self.checkpoints.last_step(name)
-        self.checkpoints.forget_after(name, last.step if last else 0)
-        self.directory.cut_metrics(last.metrics_bytes if last else metrics_bytes)
-        processes.wait_for_all()  # each has read what the main one goes on to replace
+        processes.wait_for_all()  # each has read what the main one now removes or replaces
+        if processes.is_main():
+            self.checkpoints.forget_after(name, last.step if last else 0)
+            self.directory.cut_metrics(last.metrics_bytes if last else metrics_bytes)
         earlier = apart(last.snapshot) if last else {}
         if last:
             _require_as_many_processes(earlier["run"].values["processes"])
