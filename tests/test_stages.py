@@ -97,3 +97,10 @@ def test_every_adapter_without_a_place_is_reported_before_training(recipe_file):
     assert "stages.fine: rank: 99 is above the model's hidden size, 32" in text
     assert "stages.fine: layers [7] do not exist: this model has 3 layers" in text
     assert "two adapters would be named 'both_lora'" in text
+
+
+@pytest.mark.parametrize("name", ["train", "keys", "forward", "to"])
+def test_a_stage_cannot_have_a_name_that_torch_keeps_for_itself(recipe_file, name):
+    recipe = load_recipe(recipe_file(f"{{{name}: {{method: lora, steps: 1}}}}"))
+    with pytest.raises(HeftError, match=f"stages.{name}: PyTorch keeps the name '{name}' for itself"):
+        check_targets(tiny.tiny_model(), recipe)

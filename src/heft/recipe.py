@@ -164,9 +164,10 @@ Stage = Annotated[LoraStage | ReftStage | JointStage, Field(discriminator="metho
 
 
 def _check_stage_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", value) or value == "base":
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value) or value == "base":
         raise ValueError(
-            f"a stage's name is lower-case letters, digits and _, starts with a letter and is not 'base'; got {value!r}"
+            "a stage's name is up to 64 lower-case letters, digits and _, starts with a letter and is not 'base'; got"
+            f" {value!r}"
         )
     return value
 

@@ -92,10 +92,14 @@ class RunDirectory:
             HeftError: it holds something already, or cannot be written.
         """
         require_free(self.path)
-        with said_plainly(self.path):
-            (self.path / "records").mkdir(parents=True)
-        write_text(self.path / "recipe.yaml", recipe_yaml)
-        write_text(self.path / "manifest.json", to_json(manifest))
+        try:
+            with said_plainly(self.path):
+                (self.path / "records").mkdir(parents=True)
+            write_text(self.path / "recipe.yaml", recipe_yaml)
+            write_text(self.path / "manifest.json", to_json(manifest))
+        except BaseException:
+            _remove_first_files(self.path)
+            raise
 
     def go_on(self, manifest: dict) -> None:
         """Take up what an earlier call left: the figures of evaluations whose records are there and agree with them.
@@ -208,11 +212,13 @@ def clear_first_files(path: Path) -> None:
     """
     if (path / LOCK_FILE).is_file() and {each.name for each in path.iterdir()} <= _FIRST_FILES:
         with held(path, "run"):
-            for each in path.iterdir():
-                if each.name == "records":
-                    shutil.rmtree(each)
-                elif each.name != LOCK_FILE:
-                    each.unlink()
+            _remove_first_files(path)
+
+
+def _remove_first_files(path: Path) -> None:
+    shutil.rmtree(path / "records", ignore_errors=True)
+    for name in _FIRST_FILES - {LOCK_FILE, "records"}:
+        (path / name).unlink(missing_ok=True)
 
 
 def read_summaries(path: Path) -> list[StageSummary]:

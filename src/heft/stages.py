@@ -61,6 +61,8 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe) -> None:
             if part.name in seen:
                 faults.append(f"stages.{stage_name}: two adapters would be named {part.name!r}; rename a stage")
             seen.add(part.name)
+            if hasattr(nn.ModuleDict, part.name):
+                faults.append(f"stages.{stage_name}: PyTorch keeps the name {part.name!r} for itself; rename the stage")
             found = _reft_faults(model, part.settings) if part.is_reft else lora_faults(model, part.settings)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
     if faults:

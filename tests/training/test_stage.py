@@ -193,3 +193,28 @@ def test_rows_are_held_back_once_and_never_trained_on():
     assert sorted(train + held_back) == list(range(40))
     assert hold_back(list(range(40)), 0.25, seed=4)[1] != held_back
     assert hold_back(list(range(3)), 0.0, seed=0) == ([0, 1, 2], [])
+
+
+def test_a_stage_in_bf16_leaves_a_model_that_computes_as_it_did_before():
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    examples = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=8, eval_size=1), "train"))
+    attached = attach(base.model, "s", LoraStage(**LORA, steps=1, bf16=True))
+    ids = torch.tensor([examples[0].prompt])
+    seen = []
+    base.model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    train_stage(
+        base.model,
+        "s",
+        LoraStage(**LORA, steps=1, bf16=True),
+        examples,
+        pad_id=0,
+        seed=0,
+        reporter=Reporter(),
+    )
+    assert set(seen) == {torch.bfloat16}
+    finish(base.model, attached)
+    seen.clear()
+    with torch.no_grad():
+        base.model(ids)
+    assert seen == [torch.float32]
+    assert not {"forward", "_original_forward"} & base.model.__dict__.keys()

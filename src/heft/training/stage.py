@@ -2,7 +2,8 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from heft.training.trainer import Rows, StageTrainer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_FORWARDS = ("forward", "_original_forward")
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
 
 
@@ -101,7 +103,7 @@ def train_stage(
     watch = HeldBack(stage)
     course = Course(watch, peak, steps, keeping)
     callbacks = [_Follower(name, steps, reporter), *([watch] if held_back else []), *course.callbacks]
-    with tempfile.TemporaryDirectory(prefix="heft-") as scratch:
+    with _forward_left_as_it_is(model), tempfile.TemporaryDirectory(prefix="heft-") as scratch:
         trainer = StageTrainer(
             model,
             training_arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
@@ -133,6 +135,18 @@ def train_stage(
         ended_because=watch.plateau if taken < steps else f"all {steps:,} steps were taken",
         peak_bytes=course.peak_bytes(),
     )
+
+
+@contextmanager
+def _forward_left_as_it_is(model: "PreTrainedModel") -> Iterator[None]:
+    """For bf16 accelerate puts a forward of its own on the model, which would outlive the stage; it goes at the end."""
+    before = {name: model.__dict__[name] for name in _FORWARDS if name in model.__dict__}
+    try:
+        yield
+    finally:
+        for name in _FORWARDS:
+            model.__dict__.pop(name, None)
+        model.__dict__.update(before)
 
 
 def training_arguments(
