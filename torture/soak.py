@@ -25,8 +25,8 @@ MOST_GROWTH = 0.02
 LONG = (
     START.replace("every_steps: 1", "every_steps: 20")
     + """
-  coarse: {{method: lora, rank: 2, dropout: 0.1, steps: {steps}, batch_size: 4, holdout: 0.1, evaluate_every: 50}}
-  fine: {{method: reft, rank: 2, positions: l3, steps: {steps}, batch_size: 4}}
+  coarse: {method: lora, rank: 2, dropout: 0.1, steps: STEPS, batch_size: 4, holdout: 0.1, evaluate_every: 50}
+  fine: {method: reft, rank: 2, positions: l3, steps: STEPS, batch_size: 4}
 """
 )
 
@@ -61,7 +61,9 @@ def main() -> None:
     watch, rows = Watch(), []
     with tempfile.TemporaryDirectory(prefix="heft-torture-") as name:
         folder, start = Path(name), time.monotonic()
-        train(load_recipe(write(folder, LONG.format(steps=arguments.steps)), output=str(folder / "long")), watch)
+        train(
+            load_recipe(write(folder, LONG.replace("STEPS", str(arguments.steps))), output=str(folder / "long")), watch
+        )
         rows += [(f"{arguments.steps:,} steps of {what}", values) for what, values in watch.bytes.items()]
         recipe, after = write(folder, RECIPES["coarse, then fine"]), []
         for number in range(arguments.runs):
