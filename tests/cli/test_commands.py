@@ -95,7 +95,7 @@ def test_help_needs_neither_torch_nor_transformers_and_is_quick():
         "try: main()\nfinally: assert not {'torch', 'transformers', 'peft', 'pydantic'} & set(sys.modules)"
     )
     best = min(cpu_seconds([sys.executable, "-c", code, "--help"]) for _ in range(3))
-    assert best < 0.6  # 0.25 on a quiet machine
+    assert best < 0.9  # 0.25 on a quiet machine; other tests run beside this one
 
 
 def test_the_debug_recipe_runs_both_stages_in_under_30_seconds(tmp_path):
