@@ -3,22 +3,28 @@
 import json
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import heft
 from heft.recipe_io import load_recipe
 
-RECIPE = """
+START = """
 name: t
 model: {name: 'random:tiny-llama', device: cpu}
 task: {name: whereabouts, train_size: 24, eval_size: 10}
 checkpoint: {every_steps: 1}
 stages:
+"""
+RECIPE = (
+    START
+    + """
   coarse: {method: lora, rank: 2, dropout: 0.1, epochs: 2, batch_size: 5, holdout: 0.1, evaluate_every: 3,
            best_checkpoint: true, learning_rate: 1e-2}
   fine: {method: reft, rank: 2, dropout: 0.1, positions: l3, epochs: 3, batch_size: 8, micro_batch_size: 4}
 """
+)
 
 
 def write(folder: Path, recipe: str = RECIPE) -> Path:
@@ -42,8 +48,11 @@ def results(directory: Path) -> dict[str, object]:
     return found
 
 
-def in_a_child(work: Callable[[], None]) -> int:
-    """Start work in a forked process, which has everything imported already; its process id."""
+def in_a_child(work: Callable[[], None], log: Path | None = None) -> int:
+    """Start work in a forked process, which has everything imported already; its process id.
+
+    It says nothing; what it raises is written to `log`, where that is given.
+    """
     child = os.fork()
     if child:
         return child
@@ -56,6 +65,9 @@ def in_a_child(work: Callable[[], None]) -> int:
         os.dup2(null, 2)
         work()
         status = 0
+    except BaseException as error:
+        if log is not None:
+            log.write_text(f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
     finally:
         os._exit(status)
 

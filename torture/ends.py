@@ -1,37 +1,27 @@
 """Runs that are ended on the way, and what must come of them; shared by kill.py and full_disk.py."""
 
-import os
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
 
-from resuming import RECIPE, results, run
+from resuming import RECIPE, START, in_a_child, results, run, write
 
-__all__ = ["RECIPES", "Wanted", "in_a_child", "results", "run", "write"]
+__all__ = ["RECIPES", "START", "Wanted", "in_a_child", "results", "run", "write"]
 
 torch.set_num_threads(1)
 
-START = """
-name: t
-model: {name: 'random:tiny-llama', device: cpu}
-task: {name: whereabouts, train_size: 24, eval_size: 10}
-checkpoint: {every_steps: 1}
-stages:
-"""
 RECIPES = {
     "coarse, then fine": RECIPE,
     "joint, then three positions on disk": START
     + """
   both: {method: joint, lora: {rank: 2, dora: true}, reft: {rank: 2, positions: f1+l1}, reft_learning_rate: 3e-3,
          steps: 6, batch_size: 6, optimizer: adafactor}
-  fine: {method: reft, rank: 2, positions: l3, intervention: nodireft, steps: 8, batch_size: 7, cache: disk}
-""".replace("nodireft", "direft"),
+  fine: {method: reft, rank: 2, positions: l3, intervention: direft, steps: 8, batch_size: 7, cache: disk}
+""",
     "pissa, then upper layers, until a plateau": START
     + """
   coarse: {method: lora, rank: 2, init: pissa, steps: 6, batch_size: 6, bf16: true, schedule: cosine}
@@ -47,13 +37,6 @@ RECIPES = {
 }
 
 
-def write(folder: Path, text: str) -> Path:
-    """The recipe as a file."""
-    path = folder / "recipe.yaml"
-    path.write_text(text)
-    return path
-
-
 class Wanted:
     """The results that a recipe has when nothing ends it, computed once."""
 
@@ -62,18 +45,3 @@ class Wanted:
         self.recipe = write(Path(self._folder.name), text)
         run(self.recipe, Path(self._folder.name) / "whole")
         self.results = results(Path(self._folder.name) / "whole")
-
-
-def in_a_child(work: Callable[[], None], log: Path) -> int:
-    """Start work in a forked process; its process id. What it raises is written to `log`."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException as error:
-        log.write_text(f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
-    finally:
-        os._exit(status)

@@ -9,7 +9,6 @@ A checkpoint appears whole or not at all. One that was altered afterwards is fou
 before it is used: the last steps of a stage stay until the next stage is trained.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,12 @@ from safetensors.torch import load_file
 
 from heft.errors import HeftError
 from heft.files import new_folder, save_tensors, sha256_of, to_json
+from heft.reading import read_json
 from heft.training.snapshot import Snapshot
 
 FORMAT = 1
+VALUES_LIMIT = 2**28
+"""Bytes of values.json: every logged step and held-back evaluation stands in it."""
 _ABOUT = "checkpoint.json"
 
 
@@ -106,7 +108,7 @@ class Checkpoints:
         about = self._intact(folder)
         if about is None:
             return None
-        outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        outcome = read_json(folder / "outcome.json")
         return TrainedCheckpoint(folder, outcome, about["metrics_bytes"])
 
     def last_step(self, stage: str) -> StepCheckpoint | None:
@@ -114,7 +116,7 @@ class Checkpoints:
         for folder in reversed(self._steps(stage)):
             about = self._intact(folder)
             if about is not None:
-                values = json.loads((folder / "values.json").read_text(encoding="utf-8"))
+                values = read_json(folder / "values.json", VALUES_LIMIT)
                 snapshot = Snapshot(values, load_file(folder / "tensors.safetensors"))
                 return StepCheckpoint(about["step"], snapshot, about["metrics_bytes"])
         return None
@@ -143,9 +145,8 @@ class Checkpoints:
             return None
         try:
             return _checked(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, HeftError) as error:
-            why = f"{_ABOUT} is missing" if isinstance(error, FileNotFoundError) else str(error)
-            self.note(f"checkpoint {folder} is damaged ({why}); the one before it is used")
+        except (OSError, KeyError, TypeError, AttributeError, HeftError) as error:
+            self.note(f"checkpoint {folder} is damaged ({error}); the one before it is used")
             return None
 
 
@@ -165,7 +166,7 @@ def _checked(folder: Path) -> dict:
     Raises:
         HeftError: it is of another format, or the files are not those that it names.
     """
-    about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    about = read_json(folder / _ABOUT)
     if about["format"] != FORMAT:
         raise HeftError(f"it has format {about['format']}; this version of heft reads format {FORMAT}")
     there = {each.relative_to(folder).as_posix(): each for each in _files(folder) if each.name != _ABOUT}

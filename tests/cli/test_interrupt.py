@@ -61,3 +61,18 @@ def test_ctrl_c_before_there_is_a_directory_leaves_nothing(tmp_path):
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout, stderr) == (130, "", "heft: interrupted\n")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sigterm_in_a_study_keeps_the_step_and_says_how_to_go_on(tmp_path):
+    recipe = write_recipe(tmp_path, STAGES)
+    study = tmp_path / "study.yaml"
+    study.write_text(f"name: s\narms: {{a: {{recipe: {recipe.name}}}}}\n")
+    directory = tmp_path / "out"
+    with started("compare", study, "--output", directory, cwd=tmp_path) as process:
+        while process.poll() is None and not (directory / "a" / "seed-0" / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stderr) == (128 + signal.SIGTERM, "heft: interrupted\n")
+    assert stdout.splitlines()[-1] == "interrupted; what was done stays, and the same command goes on with the rest"
+    assert len(list((directory / "a" / "seed-0" / "checkpoints" / "0-fine").glob("step-*"))) == 1

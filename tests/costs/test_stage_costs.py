@@ -1,10 +1,14 @@
 """What a stage costs: decided as training decides, counted as training runs."""
 
+import gc
+import weakref
+
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from heft.costs.rows import prefix_row
-from heft.costs.stage import stage_costs
+from heft.costs.skeleton import skeleton_of
+from heft.costs.stage import shape_of, stage_costs
 from heft.models import load_base
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
@@ -99,3 +103,13 @@ def test_what_is_kept_is_computed_once_however_often_rows_are_seen(recipe_file):
     assert later < 0.9 * first
     assert work.flops(3) - work.flops(2) == pytest.approx(later)
     assert work.flops(0.5) == pytest.approx(first / 2)
+
+
+def test_a_counted_model_does_not_stay_in_memory(recipe_file):
+    recipe = load_recipe(recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1}}, fine: {{{FINE}, epochs: 1}}}}"))
+    skeleton = skeleton_of(recipe, "coarse")
+    there = [weakref.ref(parameter) for parameter in skeleton.parameters()]
+    assert shape_of(skeleton).costs.token.forward > 0
+    del skeleton
+    gc.collect()
+    assert [reference() for reference in there if reference() is not None] == []

@@ -39,6 +39,14 @@ def test_rows_of_a_file_of_ones_own_are_read_and_short_ones_of_unlike_length_tak
     assert [len(row.prompt) for row in subject.probe.rows] == [14, 17, 20]
 
 
+def test_rows_of_one_length_are_made_unlike_so_that_a_batch_has_padding(adapters, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": letter * 20, "completion": "yes"}) for letter in "abcd"))
+    task = {"name": "jsonl", "train_file": str(path), "eval_file": str(path)}
+    subject = open_subject(altered(adapters("last"), tmp_path, **task), rows=4)
+    assert [len(row.prompt) for row in subject.probe.rows] == [14, 16, 18, 20]
+
+
 @pytest.mark.parametrize(
     ("task", "why"),
     [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from heft import stopping
 from heft.cli.show import ConsoleReporter
 from heft.study.files import Study, load_study
 from heft.units import in_flops, in_time
@@ -30,11 +31,12 @@ def run_study(path: Path, overrides: Sequence[str] = (), output: Path | None = N
     from heft.cli.compare import show
     from heft.study.runner import run_study as run_all
 
-    try:
-        result = run_all(study, reporter)
-    except KeyboardInterrupt:
-        reporter.note("interrupted; finished runs stay, and the same command goes on with the others")
-        raise
+    with stopping.listening():
+        try:
+            result = run_all(study, reporter)
+        except KeyboardInterrupt:
+            reporter.note("interrupted; what was done stays, and the same command goes on with the rest")
+            raise
     show(result.comparison, reporter, result.notes)
     reporter.note(f"study: {result.directory}   table: {result.directory / 'comparison.md'}")
 

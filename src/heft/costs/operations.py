@@ -103,13 +103,18 @@ def costs_of(model: nn.Module, lower_layers: int = 0) -> Costs:
     if any(isinstance(module, ReftLayer) for module in model.modules()):
         call["prompt_lengths"] = torch.full((1,), TOKENS, device="meta")
     cache = DynamicCache()
-    with torch.enable_grad(), recorder, torch.autograd.graph.saved_tensors_hooks(recorder.keep, lambda kept: kept):
+    with torch.enable_grad(), recorder, torch.autograd.graph.saved_tensors_hooks(recorder.keep, _never_unpacked):
         model(**call, past_key_values=cache, use_cache=True)
     recorder.remove()
     layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
     tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
     recorder.costs.kv_bytes = sum(t.numel() // t.shape[2] * t.element_size() for t in tensors)
     return recorder.costs
+
+
+def _never_unpacked(kept: None) -> torch.Tensor:
+    """No backward pass follows, so autograd gets nothing to keep: an operation with its own output is never freed."""
+    raise AssertionError("a skeleton has no backward pass")
 
 
 class _Recorder(TorchFunctionMode):
@@ -145,11 +150,11 @@ class _Recorder(TorchFunctionMode):
         for handle in self._handles:
             handle.remove()
 
-    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+    def keep(self, tensor: torch.Tensor) -> None:
         """Count a tensor that autograd saves, once, unless it is a weight."""
         storage, kept = tensor.untyped_storage(), self.costs.kept
         if storage._cdata in self._addresses:
-            return tensor
+            return
         self._known.append(storage)
         self._addresses.add(storage._cdata)
         if TOKENS in tensor.shape:
@@ -158,7 +163,6 @@ class _Recorder(TorchFunctionMode):
             kept.edits[self._edited] = kept.edits.get(self._edited, 0.0) + storage.nbytes()
         else:
             kept.step += storage.nbytes()
-        return tensor
 
     def _descend(self, into: bool) -> None:
         self._in_lower = into
@@ -208,7 +212,7 @@ class _Recorder(TorchFunctionMode):
 
     def _attention(self, function, args, kwargs):
         query, key, value = args[:3]
-        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: None, _never_unpacked):
             output = function(*args, **kwargs)
         if output.requires_grad:
             self._keep_attention(query, key, value, output)

@@ -7,7 +7,6 @@ comparison.json   the arms against each other (heft.compare)
 comparison.md
 """
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from heft.files import to_json, write_text
 from heft.reading import read_json
 from heft.recipe import Recipe
 from heft.recipe_io import difference, load_recipe
-from heft.run_dir import is_begun, require_free
+from heft.run_dir import is_begun, is_finished, read_summaries, require_free
 from heft.study.files import Study, dump_study
 
 
@@ -88,7 +87,7 @@ class StudyDirectory:
             return False
         if not path.resolve().is_relative_to(self.path.resolve()) or path.is_symlink():
             raise HeftError(f"{path} is a link that leads out of the study; remove it")
-        if is_begun(path) and _is_run_of(path, recipe):
+        if is_begun(path) and not is_finished(path) and _is_run_of(path, recipe):
             return False
         shutil.rmtree(path)
         return True
@@ -131,12 +130,9 @@ def _is_run_of(path: Path, recipe: Recipe) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a run's last file is there, and its summary has all stages of its recipe."""
-    if not (path / "adapter" / "heft.json").is_file():
-        return False
+    """Whether a run is finished, and its summary has all stages of its recipe."""
     try:
-        recipe = load_recipe(path / "recipe.yaml")
-        stages = json.loads((path / "summary.json").read_text(encoding="utf-8"))["stages"]
-        return [stage["name"] for stage in stages] == ["base", *recipe.stages]
-    except (HeftError, OSError, ValueError, KeyError, TypeError):
+        names = [summary.name for summary in read_summaries(path)]
+        return is_finished(path) and names == ["base", *load_recipe(path / "recipe.yaml").stages]
+    except HeftError:
         return False

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,8 @@ def train_stage(
     uses = steps * stage.batch_size / len(rows)
     watch = HeldBack(stage)
     course = Course(watch, peak, steps, keeping)
-    callbacks = [_Follower(name, steps, reporter), *([watch] if held_back else []), *course.callbacks]
+    follower = _Follower(name, steps, reporter)
+    callbacks = [follower, *([watch] if held_back else []), *course.callbacks]
     with _forward_left_as_it_is(model), tempfile.TemporaryDirectory(prefix="heft-") as scratch:
         trainer = StageTrainer(
             model,
@@ -114,9 +116,7 @@ def train_stage(
             loss=loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter),
             reft_learning_rate=stage.reft_learning_rate if isinstance(stage, JointStage) else None,
             stage=name,
-            on_halved=lambda rows: reporter.note(
-                f"{name}: out of memory; going on with {rows} rows a pass, {stage.batch_size} a step as before"
-            ),
+            on_halved=partial(follower.on_halved, stage.batch_size),
             keep=course.keep,
             start=course.start,
         )
@@ -124,9 +124,13 @@ def train_stage(
         set_seed(seed)
         with reporter.progress(name, steps):
             course.train(trainer)
-    taken = trainer.state.global_step
-    if taken < steps and watch.plateau is None:
+    if trainer.state.global_step < steps and watch.plateau is None:
         raise stopping.Stopped
+    return _outcome(trainer, steps, watch, course)
+
+
+def _outcome(trainer: StageTrainer, steps: int, watch: HeldBack, course: Course) -> StageOutcome:
+    taken = trainer.state.global_step
     return StageOutcome(
         steps=taken,
         seconds=course.seconds(),
@@ -214,6 +218,11 @@ class _Follower(TrainerCallback):
         values = {key: logs[key] for key in kept if key in logs}
         if "loss" in values or "eval_loss" in values:
             self._reporter.metrics({"stage": self._stage, "step": state.global_step, **values})
+
+    def on_halved(self, batch_size: int, rows: int) -> None:
+        self._reporter.note(
+            f"{self._stage}: out of memory; going on with {rows} rows a pass, {batch_size} a step as before"
+        )
 
     def on_train_end(self, args, state, control, **kwargs):
         stays = has_not_moved([entry["loss"] for entry in state.log_history if "loss" in entry])

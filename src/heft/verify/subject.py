@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ LOOKED_AT = 64
 """Rows of the task that are looked at; short ones of them are the probe, so that it is quick."""
 STRETCH = 1.5
 """The longest row of the probe over the shortest, where there are enough rows."""
+STEP = 2
+"""Tokens by which rows of one length are made unlike."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,19 @@ def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows:
     short = [row for row in encoded if _length(row) <= STRETCH * _length(encoded[0])]
     short = short if len(short) >= rows else encoded[:rows]
     count = min(rows, len(short))
-    return [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
+    spread = [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
+    return _unlike(spread, max([1, *(p.needed for p in positions)]))
+
+
+def _unlike(rows: list[EncodedExample], needed: int) -> list[EncodedExample]:
+    """The rows, shortest first; where most are of one length, they lose first tokens, since equal rows pad nothing.
+
+    `needed` tokens of each prompt stay.
+    """
+    if len({_length(row) for row in rows}) > len(rows) / 2:
+        return rows
+    cuts = [min(STEP * (len(rows) - 1 - i), len(row.prompt) - needed) for i, row in enumerate(rows)]
+    return [replace(row, prompt=row.prompt[cut:]) for row, cut in zip(rows, cuts, strict=True)]
 
 
 def _length(row: EncodedExample) -> int:
