@@ -115,7 +115,7 @@ class RunDirectory:
                     " it has cannot be gone on with: give another directory with --output DIR, or remove it"
                 )
         for summary in read_summaries(self.path):
-            if not _agrees(summary, self.path / "records" / f"{summary.name}.jsonl"):
+            if not agrees(summary, self.path / "records" / f"{summary.name}.jsonl"):
                 break
             self.summaries.append(summary)
 
@@ -237,8 +237,8 @@ def read_summaries(path: Path) -> list[StageSummary]:
         raise HeftError(f"{file} is not one that this version of heft has written: {error}") from None
 
 
-def _agrees(summary: StageSummary, file: Path) -> bool:
-    """Whether a file's records are those that the figures were computed from, as far as figures can tell."""
+def agrees(summary: StageSummary, file: Path) -> bool:
+    """Whether a file of records is there and is what the figures were computed from, as far as figures can tell."""
     try:
         records = read_records(file)
     except HeftError:

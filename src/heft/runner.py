@@ -2,13 +2,14 @@
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from heft import __version__, adapter_dir, processes
+from heft.base_evaluation import find_base_evaluation
 from heft.checkpoints import Checkpoints
 from heft.data import EncodedExample
 from heft.evaluation.records import Record
@@ -49,7 +50,12 @@ class Run:
     stages: list[StageSummary]
 
 
-def train(recipe: Recipe | str | Path, reporter: Reporter | None = None, resume: bool = False) -> Run:
+def train(
+    recipe: Recipe | str | Path,
+    reporter: Reporter | None = None,
+    resume: bool = False,
+    base_from: Iterable[Path] = (),
+) -> Run:
     """Run a recipe: evaluate the base, train each stage and evaluate after it, write the run directory.
 
     Under torchrun or accelerate launch the processes train together, with the result of one; the main one writes.
@@ -59,6 +65,8 @@ def train(recipe: Recipe | str | Path, reporter: Reporter | None = None, resume:
         reporter: is told what happens, by the main process; None for nobody.
         resume: go on with what the run's directory holds, if it holds anything: with the same adapters, to the bit on
             a CPU, and the same records as if the run had not been ended.
+        base_from: directories of runs; the evaluation of the base is taken from one of them if it is the same, with the
+            seconds that it took there.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong, and nothing has been written; or the
@@ -94,6 +102,7 @@ def train(recipe: Recipe | str | Path, reporter: Reporter | None = None, resume:
         else:
             until_the_end.enter_context(_held(path))
             directory.create(dump_recipe(recipe), manifest)
+        _take_base(directory, base_from, recipe, manifest, reporter)
         work = Work(recipe, base, data, directory, reporter)
         work.run()
         if processes.is_main():
@@ -101,6 +110,16 @@ def train(recipe: Recipe | str | Path, reporter: Reporter | None = None, resume:
             work.checkpoints.remove()
         processes.wait_for_all()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
+
+
+def _take_base(
+    directory: RunDirectory, runs: Iterable[Path], recipe: Recipe, manifest: dict, reporter: Reporter
+) -> None:
+    found = None if directory.summaries else find_base_evaluation(runs, recipe, manifest)
+    if found is not None:
+        run, summary, records = found
+        reporter.note(f"the base is evaluated already, in {run}")
+        directory.add_evaluation(summary, records)
 
 
 def _held(path: Path) -> AbstractContextManager:

@@ -45,14 +45,14 @@ def train(monkeypatch):
         def __init__(self):
             self.fail, self.seen, self.original = {}, [], study_runner.train
 
-        def __call__(self, recipe, reporter, resume):
+        def __call__(self, recipe, reporter, resume, base_from):
             arm = recipe.output_dir.parent.name
             self.seen.append((arm, recipe.seed))
             if arm in self.fail:
                 recipe.output_dir.mkdir(parents=True)
                 (recipe.output_dir / "recipe.yaml").write_text("begun")
                 raise self.fail[arm]
-            return self.original(recipe, reporter, resume)
+            return self.original(recipe, reporter, resume, base_from)
 
     between = Between()
     monkeypatch.setattr(study_runner, "train", between)
@@ -225,3 +225,13 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(study_file):
     assert "stage coarse is trained already" in listener.notes
     assert not any("removed" in note for note in listener.notes)
     assert result.failed == {}
+
+
+def test_the_base_is_evaluated_once_for_runs_that_share_it(study_file):
+    other = "  other: {recipe: lora.yaml, set: {evaluation.batch_size: 4}}\n"
+    result, listener = run(study_file(f"seeds: [0, 1]\narms:\n  lora: {{recipe: lora.yaml}}\n{other}"))
+    assert [note for note in listener.notes if note.startswith("the base is evaluated already")] == [
+        f"the base is evaluated already, in {result.directory / run}" for run in ("lora/seed-0", "other/seed-0")
+    ]
+    first, second = (result.directory / "lora" / f"seed-{seed}" / "records" / "base.jsonl" for seed in (0, 1))
+    assert first.read_bytes() == second.read_bytes()

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +77,20 @@ def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Re
     """Run what is not finished yet."""
     _let_go()
     study = directory.study
-    wanted = [(arm, seed) for seed in study.settings.seeds for arm in recipes if arm not in directory.unplanned]
-    left = [each for each in wanted if not directory.finished(study.run_of(each[0], recipes[each[0]], each[1]))]
+    wanted = {
+        (arm, seed): study.run_of(arm, recipes[arm], seed)
+        for seed in study.settings.seeds
+        for arm in recipes
+        if arm not in directory.unplanned
+    }
+    left = [each for each, recipe in wanted.items() if not directory.finished(recipe)]
     if len(left) < len(wanted):
         reporter.note(f"{len(wanted) - len(left)} of {len(wanted)} runs are finished already")
     directory.write(recipes)
+    runs = [recipe.output_dir for recipe in wanted.values()]
     for number, (arm, seed) in enumerate(left, start=1):
         reporter.note(f"run {number} of {len(left)}: {arm}, seed {seed}")
-        error = _try_run(study.run_of(arm, recipes[arm], seed), directory, reporter)
+        error = _try_run(wanted[arm, seed], directory, reporter, runs)
         if error is not None:
             directory.failed[arm, seed] = error
             reporter.note(f"{arm}, seed {seed} failed: {error}")
@@ -109,13 +116,13 @@ def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, R
     return recipes
 
 
-def _try_run(recipe: Recipe, directory: StudyDirectory, reporter: Reporter) -> str | None:
-    """Run a recipe and let go of all it held; what went wrong, if anything did."""
+def _try_run(recipe: Recipe, directory: StudyDirectory, reporter: Reporter, runs: Sequence[Path]) -> str | None:
+    """Run a recipe, one of all `runs`, and let go of what it held; what went wrong, if anything did."""
     if directory.clear(recipe):
         reporter.note(f"{recipe.output} was begun with another recipe and not finished; it is removed and run again")
     error = None
     try:
-        train(recipe, reporter, resume=True)
+        train(recipe, reporter, resume=True, base_from=runs)
     except Exception as caught:  # whatever stops one run, such as memory, need not stop the others
         error = in_words(caught)
     _let_go()
