@@ -92,6 +92,12 @@ def test_an_unknown_key_unlike_any_other_is_answered_with_the_keys_known_there(f
     assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: batch_size, normalize, share_prefix"
 
 
+@pytest.mark.parametrize(("where", "path"), [("'[key]': 1", "[key]"), ("checkpoint: {'[key]': 2}", "checkpoint.[key]")])
+def test_a_key_with_the_name_of_pydantics_mark_for_keys_is_an_unknown_key(faults, where, path):
+    [fault] = faults(f"{GOOD}{where}\n")
+    assert fault.startswith(f"r.yaml:11: {path}: unknown key; known here: ")
+
+
 def test_a_setting_named_like_its_method_is_an_unknown_key_there(faults):
     [fault] = faults(GOOD.replace("rank: 8", "lora: {rank: 8}"))
     assert fault.startswith("r.yaml:7: stages.coarse.lora: unknown key")

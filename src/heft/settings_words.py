@@ -104,9 +104,12 @@ def show(value: Any) -> str:
 
 
 def locate(location: Sequence[str | int], schema: Schema) -> tuple[KeyPath, Schema]:
-    """Turn pydantic's location, which names the members of choices too, into a path of keys and what belongs there."""
+    """Turn pydantic's location, which names the members of choices too, into a path of keys and what belongs there.
+
+    A location that ends in "[key]" is about a mapping's key, not its value.
+    """
     node, path = schema, ()
-    for part in location:
+    for number, part in enumerate(location, start=1):
         node = resolve(node)
         if members := variants(node):
             if part not in members:
@@ -114,7 +117,7 @@ def locate(location: Sequence[str | int], schema: Schema) -> tuple[KeyPath, Sche
             node = members[part]
             continue
         below = node.get("properties", {}).get(part) or entry(node)
-        if part == "[key]" or "anyOf" in node or (below is None and "properties" not in node):
+        if (part == "[key]" and number == len(location)) or "anyOf" in node or (below is None and "properties" not in node):
             break
         node, path = below or {}, (*path, part)
     return path, node
@@ -126,8 +129,9 @@ def explain(error: ErrorDetails, schema: Schema) -> tuple[KeyPath, str]:
     context, bare = error.get("ctx", {}), resolve(node)
     match error["type"]:
         case "extra_forbidden":
-            group = resolve(locate(error["loc"][:-1], schema)[1])
-            return path, f"unknown key{nearest(str(path[-1]), list(group['properties']))}"
+            *above, key = error["loc"]
+            path, group = locate(above, schema)
+            return (*path, key), f"unknown key{nearest(str(key), list(resolve(group)['properties']))}"
         case "missing":
             return path, f"missing; expected {describe(node)}"
         case "union_tag_not_found":
