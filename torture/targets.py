@@ -165,9 +165,10 @@ class Run(Target):
         from heft.run_dir import RUN_FORMAT
 
         self.count = 0
-        entry = {"n": 2, "accuracy": 0.5, "majority": 0.5, "predictions": {"0": 0.5, "1": 0.5}, "interval": [0.1, 0.9]}
+        entry = {"n": 2, "accuracy": 0.0, "balanced_accuracy": 0.0, "majority": 1.0, "interval": [0.0, 0.66]}
+        entry |= {"predictions": {"0": 0.0, "1": 1.0}}
         trained = {"seconds": 1.5, "flops": 2e9, "tokens": 10, "steps": 3, "peak_bytes": None, "ended": "planned"}
-        stages = [{"name": "base", **entry}, {"name": "fine", **entry, **trained}]
+        stages = [{"name": "base", "steps": 0, **entry}, {"name": "fine", **entry, **trained}]
         arms = [{"name": "a", "label": "A", "runs": ["."], "failed": [{"seed": 1, "error": "x"}]}]
         arms.append({"name": "b", "stage": "base", "runs": ["."]})
         self.whole = {

@@ -44,12 +44,16 @@ def dump_recipe(recipe: Recipe) -> str:
     return to_yaml(data)
 
 
+ONLY_WRITING = {"output", "checkpoint"}
+"""Settings of where a run is written and when it is kept, which change nothing about it."""
+
+
 def difference(there: Recipe, wanted: Recipe) -> str | None:
     """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
 
-    Where a run is written and when it is kept change nothing about it, and are left out.
+    `ONLY_WRITING` is left out.
     """
-    one, other = (_flat(recipe.model_dump(mode="json", exclude={"output", "checkpoint"})) for recipe in (there, wanted))
+    one, other = (_flat(recipe.model_dump(mode="json", exclude=ONLY_WRITING)) for recipe in (there, wanted))
     key = next((key for key in [*one, *other] if one.get(key) != other.get(key)), None)
     return None if key is None else f"{key}: {one.get(key)}, not {other.get(key)}"
 

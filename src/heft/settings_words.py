@@ -117,7 +117,11 @@ def locate(location: Sequence[str | int], schema: Schema) -> tuple[KeyPath, Sche
             node = members[part]
             continue
         below = node.get("properties", {}).get(part) or entry(node)
-        if (part == "[key]" and number == len(location)) or "anyOf" in node or (below is None and "properties" not in node):
+        if (
+            (part == "[key]" and number == len(location))
+            or "anyOf" in node
+            or (below is None and "properties" not in node)
+        ):
             break
         node, path = below or {}, (*path, part)
     return path, node

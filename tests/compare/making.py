@@ -8,7 +8,7 @@ from heft.evaluation.records import Record, write_records
 from heft.run_dir import RUN_FORMAT
 
 TRAINED = {"seconds": 10.0, "flops": 2e9, "plain_flops": 4e9, "tokens": 100, "trainable_parameters": 50}
-TRAINED |= {"stored_parameters": 60, "peak_bytes": 1000}
+TRAINED |= {"stored_parameters": 60, "peak_bytes": 1000, "steps": 20}
 
 
 def records(answers, groups=None, prompt="00000000", gold=0):
@@ -39,6 +39,6 @@ def make_run(path: Path, stages: dict, seed=0, recipe=None, manifest=None, summa
         metrics = measure(made)
         entry = {"name": name, "n": metrics.n, "accuracy": metrics.accuracy, "majority": metrics.majority}
         entry |= {"balanced_accuracy": metrics.balanced_accuracy, "predictions": metrics.predictions}
-        entries.append(entry | (TRAINED if name != "base" else {}) | (summary or {}))
+        entries.append(entry | (TRAINED if name != "base" else {"steps": 0}) | (summary or {}))
     (path / "summary.json").write_text(json.dumps({"stages": entries}))
     return path

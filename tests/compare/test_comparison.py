@@ -68,7 +68,32 @@ def test_one_seed_claims_nothing_of_other_seeds(arm):
 def test_other_seeds_are_compared_unpaired(arm):
     pair = compare(arms_of([*arm("a", 0.9, (0, 1, 2)), *arm("b", 0.5, (3, 4, 5), rank=8)])).pairs[0]
     assert (pair.seeds, pair.mcnemar, pair.seed_sd, pair.verdict) == ([], [], None, "better")
-    assert "not paired by seed" in pair.words
+    assert "seeds 0, 1, 2 against 3, 4, 5, so not paired by seed" in pair.words
+
+
+def test_seeds_of_which_some_are_common_are_told_and_tested_by_these(arm):
+    a, b = arm("a", 0.9, (0, 1, 2)), arm("b", 0.5, (1, 2), rank=8)
+    pair = compare(arms_of([*a, *b])).pairs[0]
+    assert pair.seeds == []
+    assert "seeds 0, 1, 2 against 1, 2, so not paired by seed" in pair.words
+    both = compare(arms_of([*a[1:], *b])).pairs[0]
+    assert pair.mcnemar == both.mcnemar
+    assert [test["seed"] for test in pair.mcnemar] == [1, 2]
+
+
+def test_a_sample_that_could_not_show_any_difference_says_so(tmp_path):
+    runs = [
+        read_run(
+            make_run(tmp_path / name, {"base": records([1] * 3), "fine": records(made)}, 0, {"name": name, "x": name})
+        )
+        for name, made in (("a", [1, 1, 1]), ("b", [0, 0, 0]))
+    ]
+    pair = compare(arms_of(runs)).pairs[0]
+    assert (pair.verdict, pair.smallest_difference) == ("no difference shown", None)
+    assert (
+        pair.words.endswith("This sample could hardly have shown any difference.") or "one and the same" in pair.words
+    )
+    assert "This sample could hardly have shown any difference." in pair.words
 
 
 def test_a_base_is_set_against_every_seed(arm):

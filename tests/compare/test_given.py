@@ -84,7 +84,42 @@ def test_a_stage_that_a_run_does_not_have_and_a_place_that_is_no_run_are_said(tm
     run = make_run(tmp_path / "alone", STAGES, recipe=named("alone"))
     with pytest.raises(HeftError, match="has no stage 'fin'; it has base, coarse, fine"):
         read_given([f"{run}:fin"])
-    with pytest.raises(HeftError, match="nowhere is not a run directory"):
+    with pytest.raises(HeftError, match="nowhere does not exist"):
         read_given([tmp_path / "nowhere", run])
     with pytest.raises(HeftError, match="s is not a run directory"):
         read_given([f"{study('s')}:heft", run])
+
+
+def test_a_run_of_a_study_is_not_counted_twice(study, tmp_path):
+    path = study("s")
+    with pytest.raises(HeftError, match=r"lora/seed-0 is given twice \(once as one of lora\); no run can be"):
+        read_given([path, path / "lora" / "seed-0"])
+    with pytest.raises(HeftError, match="lora/seed-0 is given twice"):
+        read_given([path, path])
+    assert len(read_given([path, f"{path / 'lora' / 'seed-0'}:coarse"]).arms) == 3
+    about = json.loads((path / "study.json").read_text())
+    about["arms"][0]["runs"] *= 2
+    (path / "study.json").write_text(json.dumps(about))
+    with pytest.raises(HeftError, match="lora/seed-0 is given twice"):
+        read_given([path])
+
+
+def test_studies_of_one_name_are_told_apart_by_their_directories(study, tmp_path):
+    paths = [study("one"), study("two")]
+    for path in paths:
+        about = json.loads((path / "study.json").read_text())
+        (path / "study.json").write_text(json.dumps(about | {"name": "s"}))
+    assert [arm.name for arm in read_given(paths).arms] == ["one/lora", "one/heft", "two/lora", "two/heft"]
+
+
+def test_what_is_not_finished_is_said(study, tmp_path):
+    path = study("s", failed=[{"seed": 1, "error": "no room"}], finished=False)
+    about = json.loads((path / "study.json").read_text())
+    (path / "study.json").write_text(json.dumps(about | {"seeds": [0, 1, 2]}))
+    assert read_given([path]).notes == [
+        "heft, seed 1, failed and is not counted: no room",
+        "lora, seeds 1, 2: not finished yet and not counted.",
+        "heft, seeds 0, 2: not finished yet and not counted.",
+    ]
+    run = make_run(tmp_path / "begun", {"base": STAGES["base"], "coarse": STAGES["coarse"]}, recipe=named("begun"))
+    assert read_given([run]).notes == [f"{run} is unfinished: fine is missing."]

@@ -87,6 +87,17 @@ def test_runs_that_differ_in_seed_name_and_output_only_are_one_arm(tmp_path):
     assert [arm.name for arm in stage_arms(runs[0])] == ["base", "fine"]
 
 
+def test_runs_of_an_earlier_version_and_of_other_checkpoints_are_one_arm(tmp_path):
+    whole = {"model": {"name": "random:tiny-llama"}, "task": {"name": "whereabouts"}, "evaluation": {}}
+    whole["stages"] = {"fine": {"method": "lora", "steps": 1}}
+    stages = {"base": RIGHT, "fine": RIGHT}
+    later = [{}, {"allow": []}, {"checkpoint": {"every_steps": 3}}, {"allow": [], "checkpoint": {"every_minutes": 1}}]
+    runs = [read_run(make_run(tmp_path / f"r{i}", stages, i, whole | each)) for i, each in enumerate(later)]
+    assert len(arms_of(runs)) == 1
+    allowed = read_run(make_run(tmp_path / "allowed", stages, 9, whole | {"allow": ["long answers"]}))
+    assert len(arms_of([*runs, allowed])) == 2
+
+
 def test_a_run_given_twice_an_unfinished_one_and_an_unknown_stage_are_refused(tmp_path):
     run = read_run(make_run(tmp_path / "r", {"base": RIGHT, "fine": RIGHT}))
     with pytest.raises(HeftError, match="one recipe with one seed, 0"):
@@ -139,8 +150,33 @@ def test_a_stage_whose_name_is_no_file_name_is_refused(tmp_path, name):
 def test_a_study_whose_run_cannot_be_a_path_is_refused(tmp_path, run):
     study = {"format": 1, "name": "s", "arms": [{"name": "a", "runs": [run]}]}
     (tmp_path / "study.json").write_text(json.dumps(study))
-    with pytest.raises(HeftError, match="is not a run directory"):
+    with pytest.raises(HeftError, match="does not exist; give the directory of a run or of a study"):
         read_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"accuracy": 0.25}, {"balanced_accuracy": 0.1}, {"majority": None}, {"predictions": {"0": 0.0, "1": 1.0}}],
+)
+def test_figures_that_are_not_those_of_the_records_are_refused(tmp_path, change):
+    run = make_run(tmp_path / "r", {"base": RIGHT}, summary=change)
+    with pytest.raises(HeftError, match=rf"base\.jsonl and summary\.json do not agree on {next(iter(change))}: "):
+        read_run(run)
+
+
+def test_a_summary_begins_with_the_base_and_has_each_stage_once(tmp_path):
+    for stages in ({"fine": RIGHT}, {"fine": RIGHT, "base": RIGHT}):
+        with pytest.raises(HeftError, match="it must be the base, then stages, each once; got fine"):
+            read_run(make_run(tmp_path / str(len(stages)), stages))
+    run = make_run(tmp_path / "r", {"base": RIGHT, "fine": RIGHT})
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({"stages": [*summary["stages"], summary["stages"][1]]}))
+    with pytest.raises(HeftError, match="each once; got base, fine, fine"):
+        read_run(run)
+    del summary["stages"][1]["steps"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(HeftError, match=r"stages\.1\.steps: Field required"):
+        read_run(run)
 
 
 @pytest.mark.parametrize(

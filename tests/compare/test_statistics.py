@@ -97,6 +97,25 @@ def test_seeds_that_agree_on_every_question_add_nothing_to_the_spread():
     assert single.seed_sd is None
 
 
+def test_seeds_that_agree_by_chance_do_not_make_the_interval_narrower_than_these_very_runs():
+    values = np.zeros((2, 100))
+    values[:, :3] = 1
+    values[0, 3] = values[1, 4] = 1  # both seeds won four questions, so their means are equal
+    found = one(values)
+    low, high = found.interval
+    assert low < 0 < high
+    assert found.p_value == pytest.approx(2 / 2**5, abs=0.01)  # all five signs alike
+    assert found.standard_error == found.question_se
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_standard_error_is_never_below_that_of_these_very_runs(seeds):
+    for seed in range(40):
+        found = one(random_differences(seeds, 60, seed))
+        assert found.standard_error >= found.question_se - 1e-12
+        assert found.interval[0] <= found.difference <= found.interval[1]
+
+
 def test_the_interval_of_single_questions_is_near_that_of_scipy():
     row = random_differences(1, 300)
     found = one(row)
@@ -151,6 +170,20 @@ def test_two_samples_of_seeds_have_both_their_variances_and_share_the_questions(
     alone = estimates([[first, -second[:1]]], ALONE)[0].spread
     assert alone.seeds == ()
     assert alone.variance == alone.questions
+
+
+@pytest.mark.parametrize(
+    ("questions", "comparisons", "known"),
+    [(3, 1, False), (5, 1, False), (6, 1, True), (7, 3, True), (7, 4, False), (8, 6, True), (8, 7, False)],
+)
+def test_too_few_questions_for_any_difference_to_be_shown(questions, comparisons, known):
+    # all won has p 2 / 2ⁿ: 6 questions are the fewest with p below 0.05, 8 below 0.05 / 4
+    found = one(np.array([[1.0, 0.0] * (questions // 2) + [0.0] * (questions % 2)]))
+    assert (found.smallest_difference(comparisons) is not None) == known
+
+
+def test_more_than_all_questions_cannot_be_won():
+    assert one(np.array([[1.0] * 20, [0.0] * 20])).smallest_difference(1) is None
 
 
 def test_the_smallest_difference_has_80_percent_power():

@@ -87,6 +87,10 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
             "arms.a.set: stages.coarse.until: what the stage will cost is not known before",
         ),
         ("arms: {a: {recipe: lora.yaml, set: {sweep: {grid: {rank: [1]}}}}}\n", "arms.a.set: sweep"),
+        (
+            "base: true\narms: {a: {recipe: lora.yaml}, b: {recipe: lora.yaml, set: {model.dtype: bfloat16}}}\n",
+            "study.yaml:3: base: needs arms of one model; b and a have not the same",
+        ),
         ("", "study.yaml:1: arms: missing; expected a mapping of at least one entry"),
     ],
 )

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from heft.compare.runs import RunFiles, read_run, require_format
 from heft.compare.shapes import StudyFile, require_shape
 from heft.errors import HeftError
 from heft.reading import is_file, read_json
+from heft.recipe import Recipe
+from heft.recipe_io import ONLY_WRITING
 
 STUDY_FORMAT = 1
 """Number of the format of study.json."""
@@ -94,10 +98,19 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
 
 def _recipe_key(run: RunFiles, stage: str) -> str:
     """What must be equal in an arm: all of a recipe that can bear on the model after a stage, but for the seed."""
-    kept = {key: value for key, value in run.recipe.items() if key not in ("seed", "name", "output", "stages")}
-    names = list(run.recipe["stages"])
+    recipe = _as_now(run.recipe)
+    kept = {key: value for key, value in recipe.items() if key not in {"seed", "name", "stages"} | ONLY_WRITING}
+    names = list(recipe["stages"])
     done = names[: names.index(stage) + 1] if stage in names else []
-    return json.dumps([kept, [[name, run.recipe["stages"][name]] for name in done]], sort_keys=True)
+    return json.dumps([kept, [[name, recipe["stages"][name]] for name in done]], sort_keys=True)
+
+
+def _as_now(recipe: dict) -> dict:
+    """A resolved recipe with the settings that came after it at their defaults; as it is where it is no recipe now."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe
 
 
 def _require_other_seeds(runs: Sequence[RunFiles]) -> None:

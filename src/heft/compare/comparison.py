@@ -1,6 +1,6 @@
 """Arms against each other: what each scored and cost, what separates them, and whether that can be told from chance."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
@@ -76,7 +76,7 @@ class PairResult:
             rightly, that only the second did, and the exact p-value (None where both are 0).
         seed_sd: standard deviation of the difference over seeds; None with one seed or unpaired seeds.
         question_se: the standard error for these very runs, from questions alone.
-        smallest_difference: what would have been shown with 80 % power.
+        smallest_difference: what would have been shown with 80 % power; None where no difference would have been.
         verdict: "better", "worse", "no difference shown" or "undecidable", of the first.
         words: the verdict as a sentence, with its figures.
     """
@@ -190,7 +190,7 @@ def _pair_results(
 
 
 def _matched(first: Arm, second: Arm, answers: Answers) -> tuple[list[int], np.ndarray, np.ndarray] | None:
-    """Seeds, and both arms' answers in the rows of these seeds; None where their seeds differ.
+    """Seeds, and both arms' answers in the rows of these seeds; None where their seeds are not the same.
 
     A base fits any seed: its runs are one, the first, as in its own figures.
     """
@@ -217,14 +217,11 @@ def _pair_result(
     answers: Answers,
 ) -> PairResult:
     first, second = arms
-    seeds, *rows = matched or ([],)
-    tests = []
-    for seed, one, two in zip(seeds, *rows, strict=True) if matched else ():
-        won, lost = int((one > two).sum()), int((one < two).sum())
-        tests.append({"seed": seed, "won": won, "lost": lost, "p": statistics.mcnemar(won, lost)})
+    seeds = matched[0] if matched else []
+    tests = _tests(*(matched or _in_common(first, second, answers)))
     groups = int(answers.groups.max()) + 1
-    several = len(seeds) > 1 if matched else min(len(first.seeds), len(second.seeds)) > 1
-    scope = verdicts.scope_of(first.n, groups, seeds, several, {first.stage, second.stage} == {"base"})
+    base_only = {first.stage, second.stage} == {"base"}
+    scope = verdicts.scope_of(first.n, groups, seeds, (first.seeds, second.seeds), base_only)
     names, accuracies = (first.name, second.name), (first.accuracy, second.accuracy)
     notes = _notes(arms, estimate, groups, any(test["won"] or test["lost"] for test in tests) or not matched)
     return PairResult(
@@ -245,6 +242,23 @@ def _pair_result(
         verdict=verdicts.verdict_of(estimate, p_holm),
         words=verdicts.sentence(names, accuracies, estimate, p_holm, comparisons, scope, notes),
     )
+
+
+def _in_common(
+    first: ArmResult, second: ArmResult, answers: Answers
+) -> tuple[list[int], list[np.ndarray], list[np.ndarray]]:
+    """Seeds of both arms, where each has others too, and both arms' answers in the rows of these seeds."""
+    seeds = [seed for seed in first.seeds if seed in second.seeds]
+    rows = [[answers.right[arm.name][arm.seeds.index(seed)] for seed in seeds] for arm in (first, second)]
+    return seeds, *rows
+
+
+def _tests(seeds: Sequence[int], first: Iterable[np.ndarray], second: Iterable[np.ndarray]) -> list[dict]:
+    tests = []
+    for seed, one, two in zip(seeds, first, second, strict=True):
+        won, lost = int((one > two).sum()), int((one < two).sum())
+        tests.append({"seed": seed, "won": won, "lost": lost, "p": statistics.mcnemar(won, lost)})
+    return tests
 
 
 def _notes(arms: Sequence[ArmResult], estimate: statistics.Estimate, groups: int, discordant: bool) -> list[str]:

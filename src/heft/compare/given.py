@@ -8,6 +8,7 @@ from pathlib import Path
 from heft.compare.arms import Arm, arms_of, read_study, stage_arms
 from heft.compare.comparison import stage_pairs
 from heft.compare.runs import read_run
+from heft.errors import HeftError
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Given:
         pairs: names of the arms to set against each other, where it is the stages of one run; else None.
         studies: the study.json of each study.
         labels: what arms of studies are, in their authors' words, by the arm's name; of those that have such words.
-        notes: which runs of the studies failed and why, in sentences, and what follows from it.
+        notes: which runs failed and why, or are not finished, in sentences, and what follows from it.
     """
 
     names: list[str]
@@ -42,14 +43,18 @@ def read_given(given: Sequence[str | Path]) -> Given:
         HeftError: one of them cannot be read, or has no such stage.
     """
     named = [_path_and_stage(str(each)) for each in given]
-    studies = [read_study(path) for path, stage in named if stage is None and _is_study(path)]
+    paths = [path for path, stage in named if stage is None and _is_study(path)]
+    studies = [read_study(path) for path in paths]
     rest = [(path, stage) for path, stage in named if stage is not None or not _is_study(path)]
     runs = [read_run(path) for path, _ in rest]
     alone = not studies and len(rest) == 1 and rest[0][1] is None
     own = stage_arms(runs[0]) if alone else arms_of(runs, [stage for _, stage in rest])
-    names = _names_in_studies(studies, taken=[arm.name for arm in own])
+    _require_once([*(arm for found, _ in studies for arm in found), *own])
+    names = _names_in_studies(paths, studies, taken=[arm.name for arm in own])
     arms = [replace(arm, name=names[place, arm.name]) for place, (found, _) in enumerate(studies) for arm in found]
-    notes = [note for _, study in studies for note in failures(study)]
+    notes = [note for found, study in studies for note in (*failures(study), *_unfinished(found, study))]
+    if alone and runs[0].missing:
+        notes.append(f"{runs[0].path} is unfinished: {', '.join(runs[0].missing)} is missing.")
     wanted = studies[0][1].get("reference") if len(studies) == 1 else None
     reference = names.get((0, wanted))
     if wanted is not None and reference is None:
@@ -83,6 +88,34 @@ def failures(study: dict) -> list[str]:
     return sentences
 
 
+def _unfinished(arms: Sequence[Arm], study: dict) -> list[str]:
+    """Which runs of a study are neither finished nor failed: a sentence for each arm."""
+    done = {arm.name: [run.seed for run in arm.runs] for arm in arms}
+    sentences = []
+    for arm in study["arms"]:
+        known = [*done.get(arm["name"], ()), *(failed["seed"] for failed in arm.get("failed", ()))]
+        left = [str(seed) for seed in study.get("seeds", ()) if seed not in known]
+        if left and arm.get("stage") is None:
+            seeds = f"seed{'s' * (len(left) > 1)} {', '.join(left)}"
+            sentences.append(f"{arm['name']}, {seeds}: not finished yet and not counted.")
+    return sentences
+
+
+def _require_once(arms: Sequence[Arm]) -> None:
+    """See that no run is counted twice; a base is one evaluation, whichever run it stands in.
+
+    Raises:
+        HeftError: the same stage of the same run stands in two places.
+    """
+    seen: dict[tuple[Path, str], str] = {}
+    for arm in arms:
+        for run in arm.runs if arm.stage != "base" else ():
+            key = (run.path.resolve(), arm.stage)
+            if key in seen:
+                raise HeftError(f"{run.path} is given twice (once as one of {seen[key]}); no run can be counted twice")
+            seen[key] = arm.name
+
+
 def _first_line(text: object) -> str:
     return next(iter(str(text).strip().splitlines()), "no reason was given")
 
@@ -96,12 +129,21 @@ def _is_study(path: Path) -> bool:
     return os.path.isfile(path / "study.json")
 
 
-def _names_in_studies(studies: Sequence[tuple[list[Arm], dict]], taken: Sequence[str]) -> dict[tuple[int, str], str]:
-    """What each arm of each study is called here: as there, or STUDY/ARM where plain names are not all different."""
-    plain = [*taken, *(arm.name for arms, _ in studies for arm in arms)]
-    unlike = len(set(plain)) == len(plain)
-    return {
-        (place, arm.name): arm.name if unlike else f"{study['name']}/{arm.name}"
-        for place, (arms, study) in enumerate(studies)
-        for arm in arms
-    }
+def _names_in_studies(
+    paths: Sequence[Path], studies: Sequence[tuple[list[Arm], dict]], taken: Sequence[str]
+) -> dict[tuple[int, str], str]:
+    """What each arm of each study is called here: as there, or STUDY/ARM where plain names are not all different.
+
+    STUDY is its name, or its directory where studies have the same.
+    """
+    ways = (
+        lambda place, arm: arm,
+        lambda place, arm: f"{studies[place][1]['name']}/{arm}",
+        lambda place, arm: f"{paths[place].resolve().name}/{arm}",
+        lambda place, arm: f"{paths[place]}/{arm}",
+    )
+    for way in ways:
+        names = {(place, arm.name): way(place, arm.name) for place, (arms, _) in enumerate(studies) for arm in arms}
+        if len({*taken, *names.values()}) == len(taken) + len(names):
+            break
+    return names

@@ -1,10 +1,13 @@
 """Run directories, read back strictly and without torch."""
 
-from dataclasses import dataclass
+import math
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from heft.compare.shapes import ManifestFile, RecipeFile, Summary, require_shape
 from heft.errors import HeftError
+from heft.evaluation.metrics import measure
 from heft.evaluation.records import Record, read_records
 from heft.reading import is_file, parse_json, read_json, read_lines
 from heft.run_dir import RUN_FORMAT
@@ -75,8 +78,12 @@ def read_run(path: Path) -> RunFiles:
         HeftError: it is not a run directory, is of another version of heft, or a file in it is missing or broken.
     """
     path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, of any text
+        raise HeftError(f"{path} does not exist; give the directory of a run or of a study")
     if not is_file(path / "manifest.json"):
-        raise HeftError(f"{path} is not a run directory: it has no manifest.json; give one that heft train wrote")
+        raise HeftError(
+            f"{path} is not a run directory: it has no manifest.json; give one that heft train or a study wrote"
+        )
     manifest = read_json(path / "manifest.json")
     require_format(path, manifest, RUN_FORMAT)
     require_shape(path / "manifest.json", manifest, ManifestFile)
@@ -143,4 +150,22 @@ def _evaluated(path: Path, entry: dict) -> Evaluated:
     records = read_records(file)
     if len(records) != entry["n"]:
         raise HeftError(f"{file} holds {len(records):,} records, summary.json counts {entry['n']:,}; run it again")
+    figures = asdict(measure(records))
+    unlike = [
+        key
+        for key in ("accuracy", "balanced_accuracy", "majority", "predictions")
+        if not _same(figures[key], entry.get(key))
+    ]
+    if unlike:
+        raise HeftError(
+            f"{file} and summary.json do not agree on {', '.join(unlike)}: one of them was changed; run it again"
+        )
     return Evaluated(entry["name"], entry, tuple(records))
+
+
+def _same(computed: object, written: object) -> bool:
+    if isinstance(computed, dict) and isinstance(written, dict):
+        return computed.keys() == written.keys() and all(_same(computed[key], written[key]) for key in computed)
+    if isinstance(computed, float) and isinstance(written, int | float):
+        return math.isclose(computed, written, abs_tol=1e-9)
+    return computed == written

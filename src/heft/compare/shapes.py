@@ -35,13 +35,13 @@ class StageEntry(_Shape):
 
     name: StageName
     n: Annotated[int, Field(ge=1)]
-    accuracy: Share | None = None
+    accuracy: Share
     balanced_accuracy: Share | None = None
     majority: Share | None = None
     predictions: dict[str, Share] | None = None
     seconds: Amount | None = None
     evaluation_seconds: Amount | None = None
-    steps: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    steps: Annotated[int, Field(ge=0, le=2**53)]
     tokens: Amount | None = None
     flops: Amount | None = None
     plain_flops: Amount | None = None
@@ -52,10 +52,17 @@ class StageEntry(_Shape):
     ended_because: str | None = None
 
 
+def _base_then_stages(entries: list[StageEntry]) -> list[StageEntry]:
+    names = [entry.name for entry in entries]
+    if names[0] != "base" or len(set(names)) < len(names):
+        raise ValueError(f"it must be the base, then stages, each once; got {', '.join(names)}")
+    return entries
+
+
 class Summary(_Shape):
     """summary.json."""
 
-    stages: Annotated[list[StageEntry], Field(min_length=1)]
+    stages: Annotated[list[StageEntry], Field(min_length=1), AfterValidator(_base_then_stages)]
 
 
 class _Named(_Shape):
@@ -97,6 +104,7 @@ class StudyFile(_Shape):
 
     name: str
     reference: str | None = None
+    seeds: list[int] = []
     arms: list[_Arm]
 
 

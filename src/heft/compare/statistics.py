@@ -37,13 +37,18 @@ class Spread:
 
     @property
     def variance(self) -> float:
-        """Of the estimate, from questions and, where there are several, from seeds."""
-        return self.shared + sum(part for part, _ in self.seeds) if self.seeds else self.questions
+        """Of the estimate, from questions and, where there are several, from seeds; never below `questions`."""
+        return max(self.shared + self.seed_part, self.questions) if self.seeds else self.questions
+
+    @property
+    def seed_part(self) -> float:
+        """What of the variance is Student's."""
+        return sum(part for part, _ in self.seeds)
 
     @property
     def question_part(self) -> float:
-        """What of the variance is normal rather than Student's."""
-        return self.shared if self.seeds else self.questions
+        """What of the variance is normal: what seeds share, and what they would have by chance beyond `seed_part`."""
+        return self.variance - self.seed_part
 
     def quantile(self, p: float) -> float:
         """Quantile of the error in standard errors: normal and Student's t, weighted as by Cochran and Cox."""
@@ -63,6 +68,7 @@ class Estimate:
         p_value: two-sided, of no difference: how often a draw in which either arm could have had each group's answers
             lies as far from 0.
         spread: of the difference.
+        groups: of questions.
     """
 
     difference: float
@@ -72,13 +78,19 @@ class Estimate:
     seed_sd: float | None
     p_value: float | None
     spread: Spread
+    groups: int
 
     def smallest_difference(self, comparisons: int) -> float | None:
-        """The true difference that has 80 % power at level 0.05 / comparisons; None without a standard error."""
-        if self.standard_error is None:
+        """The true difference that has 80 % power at level 0.05 / comparisons; None where there is none.
+
+        So it is without a standard error, where more than all questions would have to be won, and with one seed where
+        even all groups won are too few for such a p-value.
+        """
+        level = ALPHA / comparisons
+        if self.standard_error is None or (not self.spread.seeds and 2 * 0.5**self.groups > level):
             return None
-        needed = self.spread.quantile(1 - ALPHA / comparisons / 2) + float(ndtri(POWER))
-        return needed * self.standard_error
+        needed = (self.spread.quantile(1 - level / 2) + float(ndtri(POWER))) * self.standard_error
+        return needed if needed <= 1 else None
 
 
 def spread_of(samples: Sequence[np.ndarray], totals: Sequence[np.ndarray], sizes: np.ndarray) -> Spread:
@@ -134,14 +146,14 @@ def estimates(comparisons: Sequence[Sequence[np.ndarray]], groups: np.ndarray) -
     """
     sizes = np.bincount(groups).astype(float)
     if len(sizes) < 2:
-        return [_undefined(samples) for samples in comparisons]
+        return [_undefined(samples, len(sizes)) for samples in comparisons]
     padded_sizes = np.append(sizes, [sizes.mean()] * 2)
     padded = [_padded([group_totals(sample, groups) for sample in samples]) for samples in comparisons]
     spreads = [spread_of(s, p, padded_sizes) for s, p in zip(comparisons, padded, strict=True)]
     means = np.stack([sum(total.mean(0) for total in totals) for totals in padded])
     deviations, flipped = _bootstrap(means, padded_sizes), _flipped(means[:, : len(sizes)], sizes)
     found = zip(comparisons, spreads, deviations, flipped, strict=True)
-    return [_estimate(*pieces) for pieces in found]
+    return [_estimate(*pieces, len(sizes)) for pieces in found]
 
 
 def _padded(totals: list[np.ndarray]) -> list[np.ndarray]:
@@ -177,9 +189,11 @@ def _flipped(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return found
 
 
-def _estimate(samples: Sequence[np.ndarray], spread: Spread, deviations: np.ndarray, flipped: np.ndarray) -> Estimate:
+def _estimate(
+    samples: Sequence[np.ndarray], spread: Spread, deviations: np.ndarray, flipped: np.ndarray, groups: int
+) -> Estimate:
     if spread.variance <= 1e-18:
-        return _undefined(samples)
+        return _undefined(samples, groups)
     error, difference = float(np.sqrt(spread.variance)), _difference(samples)
 
     def tails(draw: float) -> float:  # rises with the draw, so few draws need it
@@ -187,7 +201,7 @@ def _estimate(samples: Sequence[np.ndarray], spread: Spread, deviations: np.ndar
 
     draws = _with_seeds(deviations, spread) / error
     low, high = (spread.estimate + tails(x) for x in np.percentile(draws, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)]))
-    null = np.sort(np.abs(_with_seeds(flipped, spread))) / error
+    null = np.sort(np.abs(_with_seeds(np.abs(flipped), spread))) / error  # a mean's sign is as likely to be either
     as_far = len(null) - bisect_left(null, abs(difference) - 1e-12, key=tails)
     return Estimate(
         difference=difference,
@@ -197,21 +211,22 @@ def _estimate(samples: Sequence[np.ndarray], spread: Spread, deviations: np.ndar
         seed_sd=_seed_sd(samples),
         p_value=(as_far + 1) / (len(null) + 1),
         spread=spread,
+        groups=groups,
     )
 
 
 def _with_seeds(draws: np.ndarray, spread: Spread) -> np.ndarray:
-    """Draws of the question part, scaled to what seeds share, with a normal seed part added; as they are with one."""
+    """Draws of questions, scaled to the question part, with a normal seed part added; as they are with one seed."""
     if not spread.seeds:
         return draws
     random = np.random.default_rng(_RANDOM_SEED + 2)
-    scaled = draws * (np.sqrt(spread.shared / spread.questions) if spread.questions > 0 else 0.0)
-    return scaled + np.sqrt(sum(part for part, _ in spread.seeds)) * random.standard_normal(len(draws))
+    scaled = draws * (np.sqrt(spread.question_part / spread.questions) if spread.questions > 0 else 0.0)
+    return scaled + np.sqrt(spread.seed_part) * random.standard_normal(len(draws))
 
 
-def _undefined(samples: Sequence[np.ndarray]) -> Estimate:
+def _undefined(samples: Sequence[np.ndarray], groups: int) -> Estimate:
     difference = _difference(samples)
-    return Estimate(difference, None, None, None, _seed_sd(samples), None, Spread(difference, 0.0, 0.0, ()))
+    return Estimate(difference, None, None, None, _seed_sd(samples), None, Spread(difference, 0.0, 0.0, ()), groups)
 
 
 def _difference(samples: Sequence[np.ndarray]) -> float:

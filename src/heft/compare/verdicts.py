@@ -57,18 +57,35 @@ def sentence(
         corrected = ", corrected for the number of comparisons" if comparisons > 1 else ""
         parts.append(f"The interval leaves out 0, but p is above 0.05{corrected}.")
     power = estimate.smallest_difference(comparisons)
-    parts.append(f"A true difference of {100 * power:.1f} points would have been shown with 80 % power; less, seldom.")
+    if power is None:
+        parts.append("This sample could hardly have shown any difference.")
+    else:
+        parts.append(
+            f"A true difference of {100 * power:.1f} points would have been shown with 80 % power; less, seldom."
+        )
     return " ".join([*parts, *notes])
 
 
-def scope_of(questions: int, groups: int, seeds: Sequence[int], several: bool, base_only: bool) -> str:
-    """What a comparison's figures speak of."""
+def scope_of(
+    questions: int, groups: int, seeds: Sequence[int], own_seeds: tuple[Sequence[int], Sequence[int]], base_only: bool
+) -> str:
+    """What a comparison's figures speak of.
+
+    Args:
+        questions, groups: how many, and texts that they are about.
+        seeds: by which runs are paired, if they are.
+        own_seeds: of the first arm and of the second.
+        base_only: whether both arms are the base.
+    """
     asked = f"{questions:,} questions" + (f" about {groups:,} texts" if groups < questions else "")
     if base_only:
         return asked
-    if not several:
+    if (len(seeds) if seeds else min(map(len, own_seeds))) == 1:
         return f"{asked}; of these runs: one seed, so nothing is said of other seeds"
-    return f"{asked}, {len(seeds)} seeds" if seeds else f"{asked}; other seeds in each, so not paired by seed"
+    if seeds:
+        return f"{asked}, {len(seeds)} seeds"
+    unlike = " against ".join(", ".join(map(str, sorted(each))) for each in own_seeds)
+    return f"{asked}; seeds {unlike}, so not paired by seed"
 
 
 def points(share: float) -> str:

@@ -98,7 +98,7 @@ def _record(row: Any) -> Record:
 
 
 def _require_choices(row: dict) -> None:
-    """See that answers among choices are choices that there are."""
+    """See that answers among choices are choices that there are, and right where they are the right ones."""
     choices = len(row.get("log_likelihoods", ())) or _MOST_CHOICES
     for key in ("gold", "prediction"):
         is_index = isinstance(row[key], int)
@@ -106,3 +106,6 @@ def _require_choices(row: dict) -> None:
             raise ValueError(f"{key} must be the index of a choice, 0 to {choices - 1}; got {row[key]}")
         if row.get("log_likelihoods") and not is_index:
             raise ValueError(f"{key} must be the index of a choice, since there are log_likelihoods; got text or null")
+    if row.get("log_likelihoods") and row["correct"] != (row["prediction"] == row["gold"]):
+        said = "correct" if row["correct"] else "not correct"
+        raise ValueError(f"it is said to be {said}, with prediction {row['prediction']} and gold {row['gold']}")

@@ -41,7 +41,11 @@ def stage_curves(run: RunFiles) -> list[StageCurve]:
             continue
         rows = [row for row in logged if row.get("stage") == evaluation.stage]
         points = {
-            key: [(done + row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+            key: [
+                (done + row["step"], row[key])
+                for row in rows
+                if {type(row.get("step")), type(row.get(key))} <= {int, float}
+            ]
             for key in ("loss", "eval_loss")
         }
         finite = {key: [p for p in found if math.isfinite(p[1])] for key, found in points.items()}

@@ -165,7 +165,7 @@ def _differences(found: Sequence[PairResult]) -> Table:
             figure(pair.p_value, words.p_text, undecided),
             figure(pair.p_holm, words.p_text, undecided),
             figure(pair.mcnemar or None, _won_lost, "no seed is common to both arms"),
-            figure(pair.smallest_difference, _plain, "undefined where the standard error is"),
+            figure(pair.smallest_difference, _plain, "this sample could hardly have shown any difference"),
             figure(pair.seed_sd, _spread, ONE_SEED if len(pair.seeds) == 1 else "the arms are not paired by seed"),
             figure(pair.question_se, _spread, undecided),
             Cell(pair.verdict),

@@ -107,6 +107,7 @@ class StudyDirectory:
             base = {"name": "base", "label": "the model before any stage", "stage": "base"}
             arms.append({**base, "runs": next((arm["runs"] for arm in arms if arm["runs"]), []), "failed": []})
         about = {"format": STUDY_FORMAT, "name": settings.name, "reference": settings.reference}
+        about["seeds"] = settings.seeds
         write_text(self.path / "study.json", to_json({**about, "arms": arms, "budget": self.grants}))
 
     def _arm(self, name: str, recipe: Recipe) -> dict:

@@ -77,7 +77,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | No
             part.faults += _faults_in_a_study(recipe, part, settings and settings.budget_of(arm) is not None)
         faults += part.faults
     if settings is not None:
-        faults += _faults_of_references(settings, recipes, document)
+        faults += _faults_between_arms(settings, recipes, document)
     if faults or settings is None:
         raise faults_error(faults)
     return Study(path, settings, recipes)
@@ -144,8 +144,8 @@ def _faults_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> 
             yield Fault(document.place_of((*path, "until")), (*path, "until"), text)
 
 
-def _faults_of_references(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> Iterator[Fault]:
-    """Arms whose cost is to be another's budget, though it is not known before."""
+def _faults_between_arms(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> Iterator[Fault]:
+    """Arms whose cost is to be another's budget, though it is not known before; a base that is not one for all arms."""
     for name in settings.arms:
         budget = settings.budget_of(name)
         other = None if budget is None else budget.other
@@ -153,3 +153,8 @@ def _faults_of_references(settings: StudySettings, recipes: dict[str, Recipe], s
             path = ("arms", name, "budget") if settings.arms[name].budget else ("budget",)
             text = f"arm {other!r} has a stage that ends on a plateau, so its cost is not known before"
             yield Fault(study.place_of(path), path, text)
+    first = next(iter(recipes), None)
+    unlike = [name for name, recipe in recipes.items() if recipe.model != recipes[first].model]
+    if settings.base and unlike:
+        text = f"needs arms of one model; {', '.join(unlike)} and {first} have not the same"
+        yield Fault(study.place_of(("base",)), ("base",), text)
