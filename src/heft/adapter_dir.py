@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -44,8 +44,8 @@ class AdapterEntry(Settings):
 
     name: str
     """Its name and that of its folder."""
-    method: str
-    """lora or reft."""
+    method: Literal["lora", "reft"]
+    """What kind it is; so it says in its own folder too."""
     stage: str
     """The stage that trained it."""
 
@@ -61,7 +61,7 @@ class AdapterManifest(Settings):
     """The base model and how it was loaded."""
     base_fingerprint: str
     """Of the base model (heft.models.fingerprint)."""
-    adapters: list[AdapterEntry]
+    adapters: list[AdapterEntry] = Field(min_length=1)
     """In the order in which they were trained."""
     task: dict
     """The task's settings, as resolved: how prompts were made."""
@@ -172,6 +172,10 @@ def open_adapters(
     skeleton = skeleton_of(base.model)
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
     fitting = {name: _fitting(folder, name, skeleton) for name, folder in folders.items()}
+    for entry in manifest.adapters:
+        found = fitting[entry.name][0].peft_type.value.lower()
+        if found != entry.method:
+            raise HeftError(f"heft.json calls {entry.name} a {entry.method} adapter, and its own folder {found}")
     for name, (config, path) in fitting.items():
         _attach(base.model, name, config, path)
     base.model.eval()

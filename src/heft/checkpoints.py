@@ -9,6 +9,8 @@ A checkpoint appears whole or not at all. One that was altered afterwards is fou
 before it is used: the last steps of a stage stay until the next stage is trained.
 """
 
+import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -138,7 +140,8 @@ class Checkpoints:
         return self.folder / f"{self.stages.index(stage)}-{stage}"
 
     def _steps(self, stage: str) -> list[Path]:
-        return sorted(each for each in self._of(stage).glob("step-*") if each.suffix != ".partial")
+        found = self._of(stage).glob("step-*")
+        return sorted(each for each in found if re.fullmatch(r"step-\d{8}", each.name) and each.is_dir())
 
     def _intact(self, folder: Path) -> dict | None:
         if not folder.is_dir():
@@ -156,8 +159,8 @@ def _written(folder: Path, about: dict) -> Iterator[Path]:
     with new_folder(folder) as partial:
         yield partial
         hashes = {each.relative_to(partial).as_posix(): sha256_of(each) for each in _files(partial)}
-        text = to_json({"format": FORMAT, **about, "sha256": hashes})
-        (partial / _ABOUT).write_text(text, encoding="utf-8")
+        whole = {"format": FORMAT, **about, "sha256": hashes}
+        (partial / _ABOUT).write_text(to_json({**whole, "own_sha256": _own_hash(whole)}), encoding="utf-8")
 
 
 def _checked(folder: Path) -> dict:
@@ -169,15 +172,19 @@ def _checked(folder: Path) -> dict:
     about = read_json(folder / _ABOUT)
     if about["format"] != FORMAT:
         raise HeftError(f"it has format {about['format']}; this version of heft reads format {FORMAT}")
+    if about.pop("own_sha256") != _own_hash(about):
+        raise HeftError(f"{_ABOUT} is not what was written")
     there = {each.relative_to(folder).as_posix(): each for each in _files(folder) if each.name != _ABOUT}
     if there.keys() != about["sha256"].keys():
         raise HeftError(f"it lacks or adds {', '.join(sorted(there.keys() ^ about['sha256'].keys()))}")
     for name, each in there.items():
         if sha256_of(each) != about["sha256"][name]:
             raise HeftError(f"{name} is not what was written")
-    if not isinstance(about["metrics_bytes"], int):
-        raise HeftError("metrics_bytes is not a number")
     return about
+
+
+def _own_hash(about: dict) -> str:
+    return hashlib.sha256(to_json(about).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from heft.reft.settings import Positions
 from heft.reporter import Reporter
 from heft.stages import edited_positions
 from heft.tasks import load_examples
+from heft.training.settings import held_back_rows
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,6 @@ def read_data(recipe: Recipe, reporter: Reporter, positions: Sequence[Positions]
         reporter.note(f"{len(rows):,} {what} rows of {task.name}{suffix}")
     data = Data(checked_rows(recipe, data.train, data.eval, tokenizer, reporter), data.eval)
     for name, stage in recipe.stages.items():
-        if stage.holdout and round(stage.holdout * len(data.train)) >= len(data.train):
+        if held_back_rows(stage.holdout, len(data.train)) >= len(data.train):
             raise HeftError(f"stages.{name}.holdout {stage.holdout} of {len(data.train)} rows leaves none to train on")
     return data

@@ -14,16 +14,20 @@ It is made only once everything has been checked, so bad input leaves nothing be
 
 import json
 import os
+import shlex
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import Record, read_records, write_records
 from heft.files import append_line, said_plainly, to_json, write_text
 from heft.locks import LOCK_FILE, held
-from heft.reading import read_json
+from heft.reading import is_dir, is_file, read_json
 from heft.recipe import Recipe
 from heft.recipe_io import difference, load_recipe
 
@@ -101,23 +105,40 @@ class RunDirectory:
             _remove_first_files(self.path)
             raise
 
-    def go_on(self, manifest: dict) -> None:
+    def go_on(self, manifest: dict) -> str:
         """Take up what an earlier call left: the figures of evaluations whose records are there and agree with them.
 
+        Returns:
+            what else it was begun with, in words, by which the result may differ in its last bits; empty if nothing.
+
         Raises:
-            HeftError: the run was begun on another base model or other data.
+            HeftError: the run was begun by a version of heft that writes other files, on another base model or other
+                data, or something else is in its way.
         """
         there = read_json(self.path / "manifest.json")
+        if there.get("format") != manifest["format"]:
+            raise HeftError(
+                f"{self.path} was begun by another version of heft (format {there.get('format')!r}, this one writes"
+                f" {manifest['format']}); go on with that version, or give another directory with --output DIR"
+            )
+        if (self.path / "adapter").exists():
+            raise HeftError(
+                f"{self.path / 'adapter'} has no heft.json, without which it is not the run's; move it away, then go on"
+            )
         for what in ("base", "data"):
             if there.get(what) != manifest[what]:
                 raise HeftError(
                     f"{self.path} was begun with another {_WORDS[what]} ({there.get(what)}, now {manifest[what]}); what"
                     " it has cannot be gone on with: give another directory with --output DIR, or remove it"
                 )
+        with said_plainly(self.path / "records"):
+            (self.path / "records").mkdir(exist_ok=True)
         for summary in read_summaries(self.path):
             if not agrees(summary, self.path / "records" / f"{summary.name}.jsonl"):
                 break
             self.summaries.append(summary)
+        was, now = _began_with(there), _began_with(manifest)
+        return ", ".join(f"{key} {was.get(key)} (now {now[key]})" for key in now if was.get(key) != now[key])
 
     def forget_from(self, stage: str) -> None:
         """Let go of the figures of a stage, and of those behind it."""
@@ -156,6 +177,12 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
 
+def _began_with(manifest: dict) -> dict:
+    libraries = manifest.get("libraries")
+    flat = {key: manifest.get(key) for key in ("heft_version", "python", "platform", "device")}
+    return flat | (libraries if isinstance(libraries, dict) else {})
+
+
 _WORDS = {"base": "base model", "data": "data"}
 _FIRST_FILES = {LOCK_FILE, "records", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
 """What there is before manifest.json: a run that was ended so early has done nothing yet."""
@@ -163,29 +190,38 @@ _FIRST_FILES = {LOCK_FILE, "records", "recipe.yaml", "recipe.yaml.partial", "man
 
 def is_begun(path: Path) -> bool:
     """Whether there is a run that can be gone on with, or that is finished."""
-    return (path / "manifest.json").is_file() and (path / "recipe.yaml").is_file()
+    return is_file(path / "manifest.json") and is_file(path / "recipe.yaml")
 
 
 def is_finished(path: Path) -> bool:
     """Whether a run is there with its adapter, which is written last."""
-    return is_begun(path) and (path / "adapter" / "heft.json").is_file()
+    return is_begun(path) and is_file(path / "adapter" / "heft.json")
 
 
 def require_free(path: Path) -> None:
     """See that a run may be written there.
 
     Raises:
-        HeftError: the path is a file, or a directory that is not empty.
+        HeftError: the path is a file, cannot be a directory, or is one that is not empty.
     """
-    if path.is_file():
-        raise HeftError(f"output {path} is a file; give a directory that does not exist yet (--output DIR)")
-    if path.is_dir() and any(each.name != LOCK_FILE for each in path.iterdir()):
+    above = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
+    if not is_dir(above):
+        what = "is a file" if above == path else f"cannot be made: {above} is a file"
+        raise HeftError(f"output {path} {what}; give a directory that does not exist yet (--output DIR)")
+    with said_plainly(path), suppress(FileNotFoundError):
+        os.stat(path)  # where its name is too long, or may not be looked up
+    if is_dir(path) and any(each.name != LOCK_FILE for each in path.iterdir()):
         if is_begun(path) and not is_finished(path):
+            if _is_sweep(path):
+                raise HeftError(
+                    f"output {path} holds a sweep that is not finished, and a sweep begins again: remove it, or give"
+                    " another directory with --output DIR"
+                )
             raise HeftError(
                 f"output {path} holds a run that is not finished: go on with it with --resume, give another directory"
                 " with --output DIR, or remove it"
             )
-        holds = "already holds a run" if (path / "recipe.yaml").is_file() else "is not empty"
+        holds = "already holds a run" if is_file(path / "recipe.yaml") else "is not empty"
         raise HeftError(f"output {path} {holds}; give another with --output DIR, or remove it")
 
 
@@ -196,12 +232,19 @@ def require_same(recipe: Recipe) -> None:
         HeftError: it was another one.
     """
     path = recipe.output_dir / "recipe.yaml"
+    if _is_sweep(recipe.output_dir):
+        raise HeftError(f"{recipe.output_dir} holds a sweep, which is not gone on with; give another with --output DIR")
     unlike = difference(load_recipe(path), recipe)
     if unlike is not None:
+        command = shlex.join(["heft", "train", str(path), "--resume", "--output", str(recipe.output_dir)])
         raise HeftError(
-            f"{recipe.output_dir} holds a run of another recipe ({unlike}); go on with `heft train {path} --resume"
-            f" --output {recipe.output_dir}`, or give another directory with --output DIR"
+            f"{recipe.output_dir} holds a run of another recipe ({unlike}); go on with `{command}`, or"
+            " give another directory with --output DIR"
         )
+
+
+def _is_sweep(path: Path) -> bool:
+    return load_recipe(path / "recipe.yaml").sweep is not None
 
 
 def clear_first_files(path: Path) -> None:
@@ -210,7 +253,7 @@ def clear_first_files(path: Path) -> None:
     Raises:
         HeftError: another process is working there.
     """
-    if (path / LOCK_FILE).is_file() and {each.name for each in path.iterdir()} <= _FIRST_FILES:
+    if is_file(path / LOCK_FILE) and {each.name for each in path.iterdir()} <= _FIRST_FILES:
         with held(path, "run"):
             _remove_first_files(path)
 
@@ -231,10 +274,11 @@ def read_summaries(path: Path) -> list[StageSummary]:
     if not file.exists():
         return []
     try:
-        stages = read_json(file)["stages"]
-        return [StageSummary(**{**stage, "interval": tuple(stage["interval"])}) for stage in stages]
-    except (KeyError, TypeError) as error:
-        raise HeftError(f"{file} is not one that this version of heft has written: {error}") from None
+        found = [StageSummary(**stage) for stage in read_json(file)["stages"]]
+        return TypeAdapter(list[StageSummary]).validate_python([asdict(each) for each in found])
+    except (KeyError, TypeError, ValidationError) as error:
+        why = str(error).strip().replace("\n", " ")
+        raise HeftError(f"{file} is not one that this version of heft has written: {why}") from None
 
 
 def agrees(summary: StageSummary, file: Path) -> bool:

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from heft import __version__, adapter_dir, processes
+from heft.adapter_files import adapter_folder, adapter_paths
 from heft.base_evaluation import find_base_evaluation
 from heft.checkpoints import Checkpoints
 from heft.data import EncodedExample
+from heft.errors import HeftError
 from heft.evaluation.records import Record
 from heft.locks import held
 from heft.models import Base, choose_device, load_base
@@ -32,6 +34,7 @@ from heft.run_dir import (
 )
 from heft.stages import check_targets, parts
 from heft.sweep.grid import refuse_sweep
+from heft.weights_files import read_header
 from heft.work import Work
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
@@ -83,8 +86,9 @@ def train(
             until_the_end.enter_context(_held(path))
             require_same(recipe)
             if is_finished(path):
+                summaries = _finished(recipe)
                 Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
-                return Run(path, read_summaries(path))
+                return Run(path, summaries)
         else:
             if resume and processes.is_main():
                 clear_first_files(path)
@@ -98,7 +102,9 @@ def train(
         directory = RunDirectory(path) if processes.is_main() else _Unwritten(path)
         manifest = run_manifest(recipe, base, data)
         if begun:
-            directory.go_on(manifest)
+            others = directory.go_on(manifest)
+            if others:
+                reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
         else:
             until_the_end.enter_context(_held(path))
             directory.create(dump_recipe(recipe), manifest)
@@ -110,6 +116,24 @@ def train(
             work.checkpoints.remove()
         processes.wait_for_all()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
+
+
+def _finished(recipe: Recipe) -> list[StageSummary]:
+    """The figures of a finished run, all of whose files are there and readable.
+
+    Raises:
+        HeftError: one is not.
+    """
+    path = recipe.output_dir
+    for entry in adapter_dir.read_manifest(path / "adapter").adapters:
+        read_header(adapter_paths(adapter_folder(path / "adapter", entry.name))[1])
+    summaries = read_summaries(path)
+    if [summary.name for summary in summaries] != ["base", *recipe.stages]:
+        raise HeftError(
+            f"{path} has its adapter, but summary.json has not the figures of all stages; `heft eval` repeats the last,"
+            " and another directory (--output DIR) the run"
+        )
+    return summaries
 
 
 def _take_base(

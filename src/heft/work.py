@@ -85,7 +85,10 @@ class Work:
         processes.wait_for_all()  # each has read what the main one now removes or replaces
         if processes.is_main():
             self.checkpoints.forget_after(name, last.step if last else 0)
-            self.directory.cut_metrics(last.metrics_bytes if last else metrics_bytes)
+            logged = last.metrics_bytes if last else metrics_bytes
+            if self.directory.metrics_bytes < logged:
+                self.reporter.note("metrics.jsonl lacks what was logged before; curves will lack it too")
+            self.directory.cut_metrics(logged)
         earlier = apart(last.snapshot) if last else {}
         if last:
             _require_as_many_processes(earlier["run"].values["processes"])

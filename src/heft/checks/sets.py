@@ -59,6 +59,13 @@ def answers_cut(
     generated = [row for row in evaluation if not row.choices]
     too_long = [row for row in generated if _text_tokens(row, tokenizer) > task.max_new_tokens]
     stopped = [row for row in generated if any(stop in _generated_text(row, task) for stop in stops)]
+    ended = [row for row in generated if tokenizer.eos_token_id in row.answer[:-1]]
+    if ended:
+        found.append(
+            f"{count(ended, len(evaluation), 'eval')} have an answer with the end token inside, where generating stops,"
+            f" {such_as(ended[0])}"
+        )
+        advice.append("take the end token out of answers")
     if too_long:
         longest = max(_text_tokens(row, tokenizer) for row in too_long)
         found.append(

@@ -12,6 +12,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; a `HeftError` is one message and exit status 2, Ctrl-C is 130, and SIGTERM 143."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what an encoding lacks is no reason for a run to end in an error
+            stream.reconfigure(errors="backslashreplace")
     try:
         from heft.cli.app import app
 

@@ -8,6 +8,8 @@ from heft.cli.show import ConsoleReporter
 from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import write_records
+from heft.files import said_plainly
+from heft.reading import is_dir
 from heft.recipe_io import evaluation_request
 from heft.tasks import TASKS, TaskSettings, unknown_task
 from heft.units import percent
@@ -51,6 +53,8 @@ def run_evaluation(
     if batch_size is not None:
         values["evaluation"]["batch_size"] = batch_size
     settings = evaluation_request(values, overrides)
+    if output is not None:
+        _require_a_place(output)
 
     reporter = ConsoleReporter()
     from heft.evaluation import evaluate
@@ -59,14 +63,24 @@ def run_evaluation(
     base = load_base(settings.model)
     adapted = open_adapters(path, base).model if is_adapter else base.model
     result = evaluate(adapted, base.tokenizer, settings.task, settings.evaluation, reporter)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_records(output, result.records)
     for line in _lines(result.metrics, settings.task):
         reporter.note(line)
     if result.prompts_cut:
         reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
-    reporter.note(f"{result.seconds:.1f} seconds" + (f", records in {output}" if output else ""))
+    reporter.note(f"{result.seconds:.1f} seconds")
+    if output is not None:
+        with said_plainly(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+        write_records(output, result.records)
+        reporter.note(f"records: {output}")
+
+
+def _require_a_place(output: Path) -> None:
+    if is_dir(output):
+        raise HeftError(f"--output {output} is a folder; give the file that records are to be written to")
+    above = next(folder for folder in output.absolute().parents if os.path.exists(folder))
+    if not is_dir(above):
+        raise HeftError(f"--output {output} cannot be made: {above} is a file")
 
 
 def _require_splits(task: object) -> None:

@@ -1,6 +1,7 @@
 """Where heft computes: device, threads, memory."""
 
 import os
+import re
 import shutil
 
 from heft.doctor.limits import available_memory, usable_cores
@@ -53,7 +54,7 @@ def check_threads(facts: Facts) -> list[Line]:
     cores, why = usable_cores()
     seen = f"{cores} cores ({why})"
     asked = os.environ.get("OMP_NUM_THREADS")
-    if asked is not None and not asked.strip().isdigit():
+    if asked is not None and not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", asked):
         return [
             fault("threads", f"OMP_NUM_THREADS is {asked!r}, which is no number", f"export OMP_NUM_THREADS={cores}")
         ]

@@ -38,7 +38,11 @@ def hub_cache() -> Path:
 
 def _place(what: str, path: Path, elsewhere: str) -> Line:
     """A folder that is there or would be made; `elsewhere` is how to name another one."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
+    try:
+        path.exists()
+    except OSError as error:
+        return fault("disk", f"{what}: {path} cannot be: {error.strerror}", elsewhere)
     if not there.is_dir():
         return fault("disk", f"{what}: {path} cannot be made, {there} is a file", f"remove that file, or {elsewhere}")
     if not os.access(there, os.W_OK | os.X_OK):

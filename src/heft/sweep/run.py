@@ -18,7 +18,7 @@ from heft import adapter_dir
 from heft.errors import HeftError
 from heft.files import write_text
 from heft.models import load_base
-from heft.recipe import Recipe
+from heft.recipe import CheckpointSettings, Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
 from heft.run_data import Data, read_data
@@ -29,6 +29,7 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
+from heft.training.settings import held_back_rows
 from heft.training.stage import hold_back
 from heft.work import Work
 
@@ -75,6 +76,8 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     base = load_base(recipe.model)
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration))
+    if recipe.checkpoint != CheckpointSettings():
+        reporter.note("checkpoint is for the runs of the winner; a sweep keeps nothing on its way")
     directory = RunDirectory(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
     work = Work(recipe, base, data, directory, reporter)
@@ -96,7 +99,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
             " task.max_length, or sweep these positions apart"
         )
     holdout = tried[0].stage.holdout
-    if round(holdout * len(data.train)) >= len(data.train):
+    if held_back_rows(holdout, len(data.train)) >= len(data.train):
         raise HeftError(f"a holdout of {holdout} of {len(data.train)} rows leaves none to train on; set sweep.holdout")
     return data
 

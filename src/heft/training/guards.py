@@ -41,22 +41,27 @@ def rows_without_a_finite_loss(
     return found
 
 
-def diverged(stage: str, step: int, what: str, rows: Sequence[str], of_rows: bool) -> Diverged:
+def diverged(stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str]) -> Diverged:
     """The error of a step whose numbers are not finite.
 
     Args:
         stage: its name.
         step: counted from 1; it was not taken.
         what: is not finite, with its value: "the loss is nan".
-        rows: ids of rows.
-        of_rows: whether each of these rows alone has no finite loss; else they are all rows of the step.
+        bad: ids of the rows whose loss alone is not finite.
+        rows: ids of all rows of the step.
     """
-    shown = ", ".join(rows[:ROWS_SHOWN]) + (f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else "")
-    whose = "rows whose loss alone is not finite" if of_rows else "each of its rows alone has a finite loss; they are"
-    advice = "look at these rows" if of_rows else f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+    blamed = 0 < len(bad) < len(rows) or (bad and step == 1)  # later, weights that are off make every row bad
+    named = bad if blamed else rows
+    shown = ", ".join(named[:ROWS_SHOWN]) + (f" and {len(named) - ROWS_SHOWN} more" if len(named) > ROWS_SHOWN else "")
+    if blamed:
+        whose = "rows whose loss alone is not finite"
+    else:
+        whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
+    advice = "look at these rows" if blamed else f"lower stages.{stage}.learning_rate, or lengthen its warmup"
     return Diverged(
         f"stage {stage}, step {step}: {what}, so the step was not taken; {whose}: {shown}. What was kept before stays."
-        f" Then: {advice}, and run it anew"
+        f" Then: {advice}, and run it anew in another directory (--output DIR)"
     )
 
 

@@ -125,3 +125,8 @@ class CheckpointSettings(Settings):
     """Optimiser steps between two checkpoints; null means none by steps."""
     keep: int = Field(default=2, ge=1)
     """Checkpoints within a stage that are kept, the newest ones; all go when the run is finished."""
+
+
+def held_back_rows(share: float, rows: int) -> int:
+    """How many of so many rows a `holdout` holds back: at least one, if it is above 0."""
+    return max(1, round(share * rows)) if share else 0

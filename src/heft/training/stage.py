@@ -21,7 +21,7 @@ from heft.training.held_back import HeldBack
 from heft.training.keeping import Course, Keeping
 from heft.training.peak import PeakMemory
 from heft.training.reuse import loss_for
-from heft.training.settings import TrainingSettings
+from heft.training.settings import TrainingSettings, held_back_rows
 from heft.training.trainer import Rows, StageTrainer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def hold_back(examples: Sequence[EncodedExample], share: float, seed: int) -> tu
     if not share:
         return list(examples), []
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    count = max(1, round(share * len(examples)))
+    count = held_back_rows(share, len(examples))
     return [examples[i] for i in sorted(order[count:])], [examples[i] for i in sorted(order[:count])]
 
 

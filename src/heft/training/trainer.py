@@ -121,10 +121,10 @@ class StageTrainer(ResumableTrainer):
     def _diverged(self, what: str) -> Exception:
         step, batches = self._step
         self.model.zero_grad()
-        rows = rows_without_a_finite_loss(self.model, self._loss, batches)
-        shown = rows or [row for batch in batches for row in batch["row_ids"].tolist()]
-        ids = [self.train_dataset[row]["example"].example.id for row in shown]
-        return diverged(self._stage, step + 1, what, ids, of_rows=bool(rows))
+        bad = rows_without_a_finite_loss(self.model, self._loss, batches)
+        rows = [row for batch in batches for row in batch["row_ids"].tolist()]
+        ids = [[self.train_dataset[row]["example"].example.id for row in each] for each in (bad, rows)]
+        return diverged(self._stage, step + 1, what, *ids)
 
     def get_train_dataloader(self) -> DataLoader:
         """As the Trainer's, but rows and their order are those of a single process: `collate` takes a process's part.
