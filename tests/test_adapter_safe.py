@@ -77,6 +77,15 @@ def test_a_name_that_is_a_path_is_refused(directory, name):
     refuse(directory, "names an adapter")
 
 
+def test_no_adapter_and_one_of_another_kind_than_its_folder_says_are_refused(directory):
+    change(directory / "heft.json", adapters=[])
+    refuse(directory, "adapters: List should have at least 1 item")
+    change(directory / "heft.json", adapters=[{"name": "fine", "method": "lora", "stage": "fine"}])
+    refuse(directory, "calls fine a lora adapter, and its own folder reft")
+    change(directory / "heft.json", adapters=[{"name": "fine", "method": "xx", "stage": "fine"}])
+    refuse(directory, "adapters.0.method: Input should be 'lora' or 'reft'")
+
+
 def test_a_name_given_twice_is_refused(directory):
     change(directory / "heft.json", adapters=entries("coarse", "coarse"))
     refuse(directory, "twice")

@@ -8,7 +8,7 @@ import pytest
 
 from heft import files
 from heft.errors import HeftError
-from heft.files import append_line, new_folder, replacing, save_tensors, sha256_of, write_text
+from heft.files import append_line, new_folder, replacing, said_plainly, save_tensors, sha256_of, write_text
 
 
 def entries(folder):
@@ -71,9 +71,16 @@ def test_what_the_system_refuses_is_said_with_what_to_do(tmp_path, monkeypatch, 
     assert ((tmp_path / "a.txt").read_text(), entries(tmp_path)) == ("old", ["a.txt"])
 
 
-def test_other_errors_are_not_swallowed(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        write_text(tmp_path / "missing" / "a.txt", "1")
+def test_what_is_in_the_way_is_said_and_other_errors_are_not_swallowed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "missing" / "a.txt", tmp_path / "folder", tmp_path / "file" / "a.txt"):
+        with pytest.raises(HeftError, match=r"cannot be written \(.*\): something else is in the way there; move it"):
+            write_text(path, "1")
+    with pytest.raises(HeftError, match="its name is too long for that disk"):
+        write_text(tmp_path / ("x" * 300), "1")
+    with pytest.raises(OSError, match="worn out"), said_plainly(tmp_path):
+        raise OSError(errno.EIO, "worn out")
 
 
 def test_lines_are_appended_whole(tmp_path):

@@ -141,6 +141,11 @@ def test_every_list_of_stages_is_a_recipe(recipe_file, tmp_path, stages):
         ("{a: {method: lora, targets: [q_prj]}}", None, "'q_prj' matches no linear module.*q_proj"),
         ("{a: {method: reft, positions: f400+l400}}", None, "shorter than the 800 positions"),
         ("{a: {method: lora, holdout: 0.99}}", None, "leaves none to train on"),
+        (
+            "{a: {method: lora, holdout: 0.1}}",
+            "{name: whereabouts, train_size: 1, eval_size: 2}",
+            "0.1 of 1 rows leaves none",
+        ),
         ("{a: {method: lora}}", "{name: whereabouts, train_size: 4, eval_size: 2, max_length: 16}", "too small"),
         ("{a: {method: lora}}", "{name: jsonl, train_file: no.jsonl, eval_file: no.jsonl}", r"no\.jsonl"),
     ],

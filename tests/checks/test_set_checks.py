@@ -1,6 +1,7 @@
 """What is found in rows beside each other: the evaluation's questions in training, labels alike, answers cut."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from encoding import CuttingTokenizer, chosen, encoded, generated
@@ -92,6 +93,13 @@ def test_an_answer_of_just_as_many_tokens_as_are_generated_is_whole_without_its_
     (fault,) = answers_cut([], rows, task(max_new_tokens=4), TOKENIZER)
     assert fault.found.startswith("1 of 2 eval rows have an answer of more than task.max_new_tokens 4, up to 5 tokens")
     assert answers_cut([], [chosen()], task(max_new_tokens=1), TOKENIZER) == []
+
+
+def test_an_end_token_inside_an_answer_that_is_generated_is_found():
+    row = generated("Q:", " yes")
+    ended = replace(row, answer=(*row.answer[:1], TOKENIZER.eos_token_id, *row.answer[1:]))
+    (fault,) = answers_cut([], [row, ended], task(max_new_tokens=9), TOKENIZER)
+    assert "have an answer with the end token inside" in fault.found
 
 
 def test_an_answer_with_a_text_that_ends_it_is_cut_but_for_whitespace_that_the_chat_template_takes_off():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import heft, write_recipe
+from commands import COMMAND, heft, write_recipe
 from heft.evaluation.records import read_records
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,13 @@ def test_eval_of_a_base_model_takes_a_task_a_limit_and_settings(tmp_path):
     assert len(read_records(tmp_path / "r.jsonl")) == 7
 
 
+def test_an_encoding_that_lacks_a_character_ends_no_command_in_an_error(run):
+    plan = [*COMMAND, "plan", str(run[0]), "--show", "1"]
+    done = subprocess.run(plan, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u" in done.stdout
+
+
 def test_generate_answers(run):
     done = heft("generate", run[1] / "adapter", "Anna went to the garden.", "--max-new-tokens", "5")
     assert done.returncode == 0, done.stderr
@@ -70,6 +77,11 @@ BAD = [
     (["eval", "random:tiny-llama", "--task", "whereabouts", "--split", "test"], "no named splits"),
     (["eval", "nobody/nothing", "--task", "whereabouts"], "cannot be loaded"),
     (["generate", "nowhere", "x"], "no heft.json"),
+    (["eval", "random:tiny-llama", "--task", "whereabouts", "--output", "FOLDER"], "is a folder; give the file"),
+    (["eval", "random:tiny-llama", "--task", "whereabouts", "--output", "RECIPE/x"], "cannot be made: "),
+    (["train", "RECIPE", "--output", "RECIPE/x"], "cannot be made: "),
+    (["train", "RECIPE", "--output", "x" * 300], "its name is too long"),
+    (["train", "RECIPE", "--output", "x" * 300, "--resume"], "its name is too long"),
     (["generate", "ADAPTER", ""], "the prompt is empty"),
 ]
 
@@ -77,7 +89,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_message_on_stderr_and_exit_status_2(run, tmp_path, arguments, message):
     recipe, directory, _ = run
-    given = {"RECIPE": recipe, "ADAPTER": directory / "adapter"}
+    given = {"RECIPE": recipe, "RECIPE/x": recipe / "x", "ADAPTER": directory / "adapter", "FOLDER": directory}
     arguments = [given.get(word, word) for word in arguments]
     if arguments[:2] == ["train", recipe] and "--output" not in arguments:
         arguments += ["--output", directory]

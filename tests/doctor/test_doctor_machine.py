@@ -102,6 +102,12 @@ def test_a_number_of_threads_that_is_none_is_a_fault(cores, monkeypatch):
     assert (line.state, line.text) == (FAULT, "OMP_NUM_THREADS is 'two', which is no number")
 
 
+def test_a_list_of_numbers_of_threads_is_what_openmp_allows(cores, monkeypatch):
+    cores(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2, 1")
+    assert [line.state for line in check_threads(facts(threads=2))] == [OK]
+
+
 def test_a_busy_machine_is_noted(cores, monkeypatch):
     cores(4)
     monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0.0, 0.0))

@@ -56,6 +56,13 @@ def test_a_file_in_the_way_is_a_fault_with_another_way(home):
     assert "HEFT_CACHE=DIR" in cache.advice
 
 
+def test_a_place_that_cannot_be_is_a_fault_and_the_others_are_still_told(home, monkeypatch):
+    monkeypatch.setenv("HEFT_CACHE", str(home / ("x" * 300)))
+    runs, cache, hub, temporary = check_places()
+    assert [line.state for line in (runs, cache, hub, temporary)] == [OK, FAULT, OK, OK]
+    assert "cannot be: File name too long" in cache.text
+
+
 def test_a_folder_that_cannot_be_written_to_is_a_fault(home, monkeypatch):
     (home / "hub").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(home / "hub")))

@@ -16,7 +16,7 @@ from heft.stages import adapter_parameters, attach
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
-from heft.training.guards import Diverged, backward_in_parts, has_not_moved
+from heft.training.guards import Diverged, backward_in_parts, diverged, has_not_moved
 from heft.training.stage import train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
@@ -80,6 +80,17 @@ def test_a_loss_that_is_no_number_stops_at_its_step_names_the_row_and_leaves_the
     assert all(p.grad is None or not p.grad.any() for p in run.parameters.values())
     assert all(torch.isfinite(tensor).all() for tensor in run.tensors.values())
     assert all(math.isfinite(values["loss"]) for values in run.notes.values)
+
+
+def test_where_every_row_of_a_later_step_is_bad_the_learning_rate_is_blamed():
+    for step, words in (
+        (1, "rows whose loss alone is not finite: a, b. "),
+        (2, "each of its rows alone has no finite loss"),
+    ):
+        said = str(diverged("s", step, "the loss is nan", ["a", "b"], ["a", "b"]))
+        assert words in said
+        assert ("lower stages.s.learning_rate" in said) == (step == 2)
+        assert said.endswith("run it anew in another directory (--output DIR)")
 
 
 def test_the_weights_after_a_bad_step_are_those_before_it(monkeypatch):
