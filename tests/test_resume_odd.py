@@ -9,7 +9,7 @@ import pytest
 from heft.errors import HeftError
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
-from heft.run_dir import read_summaries
+from heft.run_dir import read_summaries, require_free, require_same
 from heft.runner import train
 from resuming import START, results
 
@@ -176,3 +176,15 @@ def test_a_finished_run_of_which_something_is_missing_is_not_given_back_as_whole
 def test_a_finished_run_is_given_back(go_on):
     run, _ = go_on(WHOLE, lambda run: None)
     assert [summary.name for summary in read_summaries(run)] == ["base", "coarse", "fine"]
+
+
+def test_a_sweep_that_was_ended_is_not_taken_for_a_run_to_go_on_with(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: t\ntask: {name: whereabouts}\nstages: {fine: {method: reft, steps: 1}}\nsweep: {grid: {rank: [1, 2]}}\n"
+    )
+    with pytest.raises(HeftError, match="holds a sweep that is not finished, and a sweep begins again: remove it"):
+        require_free(tmp_path)
+    with pytest.raises(HeftError, match="holds a sweep, which is not gone on with"):
+        require_same(load_recipe(recipe, ["sweep=null"], output=str(tmp_path)))
