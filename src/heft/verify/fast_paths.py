@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SHARING = "shared prefixes in evaluation"
 TRAINING = "reuse in training"
 _LONGEST_CHOICE = 4
+_LEAST_LOSS, _LEAST_GRADIENT = 1.0, 0.01
+"""Answers that are all but certain have losses and gradients near 0, and the rounding of logits does not shrink so."""
 _TEXTS = 2
 """The plain path runs four rows a text, so two of the probe's are enough."""
 
@@ -106,12 +108,13 @@ def _training_findings(subject: "Subject", compared: str, kept: tuple, plain: tu
     relative, why = subject.rounding.relative, "as for logits"
     return [
         judged(
-            f"{TRAINING}: loss", compared, "losses", abs(loss - plain_loss), relative * plain_loss,
-            f"{relative:g} of the loss, {plain_loss:.4g}, {why}",
+            f"{TRAINING}: loss", compared, "losses", abs(loss - plain_loss), relative * max(plain_loss, _LEAST_LOSS),
+            f"{relative:g} of the loss, {plain_loss:.4g}, or of {_LEAST_LOSS:g} if that is more, {why}",
         ),
         judged(
-            f"{TRAINING}: gradients", compared, "gradients", worst, 10 * relative * scale,
-            f"{10 * relative:g} of the largest gradient, {scale:.3g}: a backward pass adds its own rounding",
+            f"{TRAINING}: gradients", compared, "gradients", worst, 10 * relative * max(scale, _LEAST_GRADIENT),
+            f"{10 * relative:g} of the largest gradient, {scale:.3g}, or of {_LEAST_GRADIENT:g} if that is more: a"
+            " backward pass adds its own rounding",
         ),
     ]  # fmt: skip
 
