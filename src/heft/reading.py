@@ -40,6 +40,11 @@ def is_dir(path: Path) -> bool:
     return os.path.isdir(path)
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the first above it, that is there; that is what a new file or folder would be made in."""
+    return next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open an ordinary file. A pipe is refused where opening it would wait for ever, and so is a device or a folder.
 

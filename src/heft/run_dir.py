@@ -27,7 +27,7 @@ from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import Record, read_records, write_records
 from heft.files import append_line, said_plainly, to_json, write_text
 from heft.locks import LOCK_FILE, held
-from heft.reading import is_dir, is_file, read_json
+from heft.reading import is_dir, is_file, nearest, read_json
 from heft.recipe import Recipe
 from heft.recipe_io import difference, load_recipe
 
@@ -204,7 +204,7 @@ def require_free(path: Path) -> None:
     Raises:
         HeftError: the path is a file, cannot be a directory, or is one that is not empty.
     """
-    above = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
+    above = nearest(path)
     if not is_dir(above):
         what = "is a file" if above == path else f"cannot be made: {above} is a file"
         raise HeftError(f"output {path} {what}; give a directory that does not exist yet (--output DIR)")

@@ -90,10 +90,7 @@ def train(
                 Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
                 return Run(path, summaries)
         else:
-            if resume and processes.is_main():
-                clear_first_files(path)
-            processes.wait_for_all()
-            require_free(path)
+            _require_room(path, resume)
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(recipe.model)
@@ -116,6 +113,14 @@ def train(
             work.checkpoints.remove()
         processes.wait_for_all()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
+
+
+def _require_room(path: Path, resume: bool) -> None:
+    """See that a run may begin there; where one may be gone on with, what ended before it did anything is removed."""
+    if resume and processes.is_main():
+        clear_first_files(path)
+    processes.wait_for_all()
+    require_free(path)
 
 
 def _finished(recipe: Recipe) -> list[StageSummary]:

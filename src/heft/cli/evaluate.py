@@ -9,7 +9,7 @@ from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import write_records
 from heft.files import said_plainly
-from heft.reading import is_dir
+from heft.reading import is_dir, nearest
 from heft.recipe_io import evaluation_request
 from heft.tasks import TASKS, TaskSettings, unknown_task
 from heft.units import percent
@@ -78,7 +78,7 @@ def run_evaluation(
 def _require_a_place(output: Path) -> None:
     if is_dir(output):
         raise HeftError(f"--output {output} is a folder; give the file that records are to be written to")
-    above = next(folder for folder in output.absolute().parents if os.path.exists(folder))
+    above = nearest(output.parent)
     if not is_dir(above):
         raise HeftError(f"--output {output} cannot be made: {above} is a file")
 

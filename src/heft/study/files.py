@@ -156,5 +156,5 @@ def _faults_between_arms(settings: StudySettings, recipes: dict[str, Recipe], st
     first = next(iter(recipes), None)
     unlike = [name for name, recipe in recipes.items() if recipe.model != recipes[first].model]
     if settings.base and unlike:
-        text = f"needs arms of one model; {', '.join(unlike)} and {first} have not the same"
+        text = f"needs arms of one model; {', '.join(unlike)} and {first} have not the same; set base to false"
         yield Fault(study.place_of(("base",)), ("base",), text)
