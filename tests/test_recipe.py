@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from heft.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reft.settings import ReftSettings
+from heft.settings_io import to_yaml
 from heft.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +220,11 @@ def test_a_recipe_that_is_written_is_read_back_equal_and_in_order(tmp_path_facto
     again = load_recipe(path)
     assert again == recipe
     assert list(again.stages) == list(recipe.stages)
+
+
+@given(text=st.text("ab \\\n\"'\0\x85é#:", min_size=60, max_size=200))
+def test_long_text_of_any_characters_is_written_and_read_back_equal(text):
+    assert YAML(typ="safe", pure=True).load(to_yaml({"key": text})) == {"key": text}
 
 
 def test_a_written_recipe_holds_every_setting_of_every_group():

@@ -5,6 +5,7 @@ heft.settings_yaml reads the YAML. pydantic then checks the values, strictly; it
 """
 
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,6 +135,7 @@ def to_yaml(data: dict[str, Any]) -> str:
     yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
+    yaml.width = sys.maxsize  # ruamel.yaml 0.19 loses characters where it folds text between double quotes
     text = io.StringIO()
     yaml.dump(data, text)
     return text.getvalue()
