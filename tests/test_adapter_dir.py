@@ -1,6 +1,7 @@
 """Adapter directories: written, read back to the bit, and refused where they do not fit."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import heft
 import tiny
-from heft.adapter_dir import FORMAT, AdapterEntry, AdapterManifest, save
+from heft.adapter_dir import save
+from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
+from heft.fingerprints import tokenizer_fingerprint
 from heft.models import load_base
 from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
 from heft.stages import adapter_parameters, attach, finish, parts
@@ -128,10 +131,8 @@ def test_each_folder_loads_alone_in_peft(trained):
 
 
 def test_tensors_that_do_not_fit_are_all_named_with_their_shapes(trained, tmp_path):
-    import shutil
-
     directory = tmp_path / "adapter"
-    shutil.copytree(trained[0], directory)
+    tiny.forget_hashes(shutil.copytree(trained[0], directory))
     file = directory / "fine" / "adapter_model.safetensors"
     tensors = load_file(file)
     first, second, *_ = sorted(tensors)
@@ -169,3 +170,36 @@ def test_a_missing_file_is_named(trained, tmp_path):
 def test_an_adapter_for_another_shape_of_model_is_refused(trained):
     with pytest.raises(HeftError, match="another model"):
         heft.load(trained[0], model=tiny.tiny_model())
+
+
+def scale_up(path):
+    path.write_text(path.read_text().replace('"lora_alpha": 16', '"lora_alpha": 160'))
+
+
+def flip_last_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("file", "change"), [("adapter_config.json", scale_up), ("adapter_model.safetensors", flip_last_bit)]
+)
+def test_an_altered_file_is_named_unless_its_hash_is_taken_out(trained, tmp_path, file, change):
+    directory = shutil.copytree(trained[0], tmp_path / "adapter")
+    change(directory / "coarse" / file)
+    assert (directory / "coarse" / file).read_bytes() != (trained[0] / "coarse" / file).read_bytes()
+    with pytest.raises(HeftError, match=f"coarse/{file} is not what was written: its SHA-256"):
+        heft.load(directory)
+    heft.load(tiny.forget_hashes(directory))
+
+
+def test_another_tokenizer_than_the_one_trained_with_is_refused(trained, tmp_path):
+    directory = shutil.copytree(trained[0], tmp_path / "adapter")
+    manifest = json.loads((directory / "heft.json").read_text())
+    other = tokenizer_fingerprint(tiny.byte_tokenizer(), False)
+    (directory / "heft.json").write_text(json.dumps(manifest | {"tokenizer_fingerprint": other}))
+    heft.load(directory)
+    (directory / "heft.json").write_text(json.dumps(manifest | {"tokenizer_fingerprint": other[::-1]}))
+    with pytest.raises(HeftError, match="were trained with another tokenizer"):
+        heft.load(directory)

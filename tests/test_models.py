@@ -1,14 +1,17 @@
 """Loading base models and telling them apart."""
 
+import json
 from importlib.util import find_spec
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny
 from heft.builtin import EMBEDDED, TINY, embedded_path, tiny_llama
 from heft.errors import HeftError
-from heft.models import fingerprint, load_base, load_tokenizer
+from heft.fingerprints import fingerprint
+from heft.models import load_base, load_tokenizer
 from heft.recipe import ModelSettings
 
 
@@ -88,3 +91,81 @@ def test_the_embedded_model_converts_once_and_writes_english(monkeypatch, tmp_pa
     inputs = base.tokenizer("The capital of France is", return_tensors="pt")
     output = base.model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert "Paris" in base.tokenizer.decode(output[0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny.tiny_model().save_pretrained(tmp_path)
+    tiny.byte_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def load_folder(folder):
+    return load_base(ModelSettings(name=str(folder), device="cpu"))
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "gelu"},
+        {"rms_norm_eps": 0.1},
+        {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}},
+    ],
+)
+def test_the_same_weights_with_another_configuration_are_another_model(folder, changes):
+    own = load_folder(folder).fingerprint
+    change_config(folder, **changes)
+    assert load_folder(folder).fingerprint != own
+
+
+@pytest.mark.parametrize("changes", [{"eos_token_id": 7, "use_cache": False}, {"attention_dropout": 0.5}])
+def test_settings_by_which_no_logit_differs_leave_the_fingerprint(folder, changes):
+    own = load_folder(folder).fingerprint
+    change_config(folder, **changes)
+    assert load_folder(folder).fingerprint == own
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_a_base_that_lacks_tensors_is_refused_and_not_filled_up_at_random(folder):
+    change_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(HeftError, match=r"lacks: model\.layers\.1\.mlp\.up_proj\.weight \(1 tensors\)"):
+        load_folder(folder)
+
+
+def test_a_base_with_a_tensor_of_another_shape_is_refused(folder):
+    change_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}))
+    with pytest.raises(HeftError, match=r"has in other shapes than config.json says: model\.norm\.weight"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", '{"a": 1}'),
+        ("tokenizer_config.json", "[]"),
+        ("config.json", '{"model_type": ["llama"]}'),
+        ("config.json", "{"),
+        ("model.safetensors", "cut"),
+    ],
+)
+def test_damaged_files_of_a_base_are_one_message(folder, file, content):
+    (folder / file).write_text(content)
+    with pytest.raises(HeftError, match="cannot be loaded"):
+        load_folder(folder)
+
+
+def test_a_folder_with_an_adapter_in_it_is_no_base(folder):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
+    with pytest.raises(HeftError, match="has an adapter in it"):
+        load_folder(folder)

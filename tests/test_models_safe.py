@@ -74,7 +74,7 @@ def test_a_pickle_that_a_config_or_an_index_names_is_not_opened_either(folder, t
 
 def test_an_adapter_is_no_base_model(folder):
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x/y"}))
-    with pytest.raises(HeftError, match="folder with an adapter in it"):
+    with pytest.raises(HeftError, match="has an adapter in it"):
         load_base(settings(folder))
 
 

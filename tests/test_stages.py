@@ -104,3 +104,21 @@ def test_a_stage_cannot_have_a_name_that_torch_keeps_for_itself(recipe_file, nam
     recipe = load_recipe(recipe_file(f"{{{name}: {{method: lora, steps: 1}}}}"))
     with pytest.raises(HeftError, match=f"stages.{name}: PyTorch keeps the name '{name}' for itself"):
         check_targets(tiny.tiny_model(), recipe)
+
+
+@pytest.mark.parametrize("name", ["layers", "mlp", "q_proj", "weight", "base_layer", "reft", "norm"])
+def test_a_stage_cannot_have_the_name_of_a_part_of_the_model(recipe_file, name):
+    recipe = load_recipe(recipe_file(stages={name: {"method": "lora", "rank": 2, "steps": 1}}))
+    with pytest.raises(HeftError, match=f"stages.{name}: a part of the model is named '{name}'; rename the stage"):
+        check_targets(tiny.tiny_model(), recipe)
+
+
+@pytest.mark.parametrize("stages", [[("mlp", LORA)], [("q_proj", LORA), ("reft", REFT)], [("a", REFT), ("reft", REFT)]])
+def test_an_adapter_named_like_a_part_of_the_model_is_not_taken_for_it(stages):
+    model = tiny.tiny_model()
+    for name, stage in stages:
+        attached = attach(model, name, stage)
+        alone = tiny.tiny_model()
+        attach(alone, "plain", stage)
+        assert trainable_parameters(model) == trainable_parameters(alone)
+        finish(model, attached)

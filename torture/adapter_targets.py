@@ -27,8 +27,8 @@ class AdapterDirectory(Target):
         return [json.dumps(values | {"evaluation": {"batch_size": 8}}).encode()]
 
     def run(self, data: bytes) -> None:
-        from heft.adapter_dir import base_settings, read_manifest
         from heft.adapter_files import adapter_folder
+        from heft.adapter_manifest import base_settings, read_manifest
         from heft.recipe_io import evaluation_request
 
         self.path.write_bytes(data)

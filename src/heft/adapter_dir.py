@@ -1,7 +1,7 @@
 """The adapter directory: `heft.json` and one folder in PEFT's format for each adapter.
 
     adapter/
-      heft.json      which base, which adapters in which order, how prompts are made
+      heft.json      which base, which adapters in which order, how prompts are made (heft.adapter_manifest)
       coarse/        adapter_config.json, adapter_model.safetensors
       fine/          likewise
 
@@ -9,24 +9,21 @@ Each folder loads alone with `PeftModel.from_pretrained(base, folder)`, a LoRA o
 """
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from heft.adapter_files import adapter_folder, adapter_paths, read_config, require_inside
+from heft.adapter_files import adapter_folder, adapter_paths, read_config
+from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
 from heft.errors import HeftError
-from heft.files import new_folder, save_tensors
-from heft.models import Base, fingerprint, load_base
-from heft.reading import is_file, read_json
-from heft.recipe import ModelSettings
-from heft.settings import Settings
+from heft.files import new_folder, save_tensors, sha256_of
+from heft.fingerprints import fingerprint, tokenizer_fingerprint
+from heft.models import Base, load_base
 from heft.stages import activate, inject
 from heft.weights_files import read_header, require_fit
 
@@ -34,46 +31,19 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = 1
-_FAULTS_SHOWN = 10
 _PEFT_PREFIX = "base_model.model."
-
-
-class AdapterEntry(Settings):
-    """One adapter of the directory."""
-
-    name: str
-    """Its name and that of its folder."""
-    method: Literal["lora", "reft"]
-    """What kind it is; so it says in its own folder too."""
-    stage: str
-    """The stage that trained it."""
-
-
-class AdapterManifest(Settings):
-    """What `heft.json` says."""
-
-    format: int
-    """Version of this layout."""
-    heft_version: str
-    """Version of heft that wrote it."""
-    model: ModelSettings
-    """The base model and how it was loaded."""
-    base_fingerprint: str
-    """Of the base model (heft.models.fingerprint)."""
-    adapters: list[AdapterEntry] = Field(min_length=1)
-    """In the order in which they were trained."""
-    task: dict
-    """The task's settings, as resolved: how prompts were made."""
-    evaluation: dict
-    """The evaluation's settings, as resolved."""
 
 
 def save(directory: Path, model: "PreTrainedModel", manifest: AdapterManifest) -> None:
     """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all."""
     with new_folder(directory) as partial:
+        entries = []
         for entry in manifest.adapters:
-            save_adapter(partial / entry.name, model, entry.name)
+            folder = partial / entry.name
+            save_adapter(folder, model, entry.name)
+            hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+            entries.append(entry.model_copy(update={"sha256": hashes}))
+        manifest = manifest.model_copy(update={"adapters": entries})
         (partial / "heft.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -99,48 +69,6 @@ def _tensors(model: "PreTrainedModel", name: str) -> "dict[str, torch.Tensor]":
     return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
 
 
-def read_manifest(directory: Path) -> AdapterManifest:
-    """Read `heft.json`.
-
-    Raises:
-        HeftError: there is none, it is not one that this version reads, or its adapters lead out of the directory.
-    """
-    path = directory / "heft.json"
-    if not is_file(path):
-        raise HeftError(f"{directory} is no adapter directory: it has no heft.json (a run's is runs/<name>/adapter)")
-    require_inside(directory, path)
-    values = read_json(path)
-    if values.get("format") != FORMAT:
-        raise HeftError(f"{path} has format {values.get('format')!r}; this version of heft reads format {FORMAT}")
-    try:
-        manifest = AdapterManifest.model_validate(values, strict=True)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:_FAULTS_SHOWN]
-        shown = "; ".join(f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}" for fault in faults)
-        raise HeftError(f"{path} cannot be read: {shown}") from None
-    twice = [name for name, count in Counter(entry.name for entry in manifest.adapters).items() if count > 1]
-    if twice:
-        raise HeftError(f"{path} names the adapter {twice[0][:80]!r} twice; each has a folder of its own")
-    for entry in manifest.adapters:
-        adapter_folder(directory, entry.name)
-    return manifest
-
-
-def base_settings(directory: Path, manifest: AdapterManifest, trust_remote_code: bool) -> ModelSettings:
-    """How to load the base that an adapter directory names; whose code it may run is for the person to say.
-
-    Raises:
-        HeftError: the directory asks to run code that comes with the model, and the person has not allowed it.
-    """
-    if manifest.model.trust_remote_code and not trust_remote_code:
-        raise HeftError(
-            f"the adapters in {directory} need code that comes with the model {manifest.model.name!r}, which could do"
-            " anything on this machine. Read that code; if you trust it, say so with --trust-remote-code, or from"
-            f" Python heft.load({str(directory)!r}, trust_remote_code=True)"
-        )
-    return manifest.model
-
-
 @dataclass(frozen=True)
 class Loaded:
     """An adapted model: `model` carries the adapters, frozen and active, in evaluation mode."""
@@ -157,7 +85,7 @@ def open_adapters(
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
-            than the adapters were trained on.
+            than the adapters were trained on, or its tokenizer.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -167,7 +95,15 @@ def open_adapters(
     if base.fingerprint != manifest.base_fingerprint:
         raise HeftError(
             f"the adapters in {directory} were trained on {manifest.model.name} with fingerprint"
-            f" {manifest.base_fingerprint}; the base model given has {base.fingerprint}: it is another model"
+            f" {manifest.base_fingerprint}; the base model given has {base.fingerprint}: it is another model, or the"
+            " same with other settings in its config.json"
+        )
+    expected = manifest.tokenizer_fingerprint
+    if expected not in (None, tokenizer_fingerprint(base.tokenizer, bool(manifest.task.get("chat_template")))):
+        raise HeftError(
+            f"the adapters in {directory} were trained with another tokenizer than the one of {base.settings.name}: its"
+            " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"
+            " in heft.json to the revision that was trained on, or give the folder that was"
         )
     skeleton = skeleton_of(base.model)
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}

@@ -1,8 +1,6 @@
 """Load a base model and its tokenizer, and tell one base model from another."""
 
-import hashlib
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from heft.builtin import TINY, byte_tokenizer, embedded_path, tiny_llama
 from heft.errors import HeftError
-from heft.reading import is_dir, is_file
+from heft.fingerprints import fingerprint
+from heft.reading import is_dir
 from heft.recipe import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_SAMPLE = 65_536
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Base:
         model: in evaluation mode, all parameters frozen, on its device.
         tokenizer: pads on the left.
         settings: what was asked for.
-        fingerprint: see `fingerprint`.
+        fingerprint: see heft.fingerprints.
     """
 
     model: "PreTrainedModel"
@@ -122,23 +122,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def fingerprint(model: "PreTrainedModel") -> str:
-    """16 hex digits that tell base models apart: SHA-256 over each parameter's name, shape and values.
-
-    Values are taken evenly from each tensor (all of up to 65,536 elements) and rounded to bfloat16 where they are
-    floating, so the same checkpoint has one fingerprint in float32 and in bfloat16. A model that differs from another
-    in a few single elements only can escape it; any training run cannot.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        flat = flat[:: max(1, flat.numel() // _SAMPLE)]
-        flat = flat.to(torch.bfloat16).view(torch.int16) if flat.is_floating_point() else flat
-        digest.update(flat.cpu().contiguous().numpy().tobytes() if flat.numel() else struct.pack("<i", 0))
-    return digest.hexdigest()[:16]
-
-
 def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
     options = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
     if settings.quantization:
@@ -146,25 +129,42 @@ def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedMod
         options["device_map"] = {"": device}
     _refuse_adapter(settings)
     with _readable_errors(settings.name, "model"), _safetensors_only():
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             _source(settings),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
             **options,
         )
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise HeftError(f"model {settings.name!r} is an adapter, not a base model; give the model that it was made for")
+    _require_all_weights(settings.name, loading)
     return model
 
 
 def _refuse_adapter(settings: ModelSettings) -> None:
     """transformers would follow an adapter's config to another model, and attach the adapter to it."""
-    if settings.name != TINY and is_file(Path(settings.name) / "adapter_config.json"):
+    with _readable_errors(settings.name, "model"):
+        config = find_adapter_config_file(_source(settings), revision=settings.revision)
+    if config is not None:
         raise HeftError(
-            f"model {settings.name!r} is a folder with an adapter in it; a base model is a folder with config.json and"
-            " safetensors, without adapter_config.json"
+            f"model {settings.name!r} has an adapter in it; a base model has config.json and safetensors, without"
+            " adapter_config.json: give the model that the adapter was made for"
         )
+
+
+def _require_all_weights(name: str, loading: dict) -> None:
+    """transformers would draw at random, in every run anew, what a checkpoint lacks or has in another shape."""
+    for what, keys in (
+        ("lacks", sorted(loading["missing_keys"])),
+        ("has in other shapes than config.json says", sorted(key for key, *_ in loading["mismatched_keys"])),
+    ):
+        if keys:
+            shown = ", ".join(keys[:_MOST_SHOWN]) + (", …" if len(keys) > _MOST_SHOWN else "")
+            raise HeftError(
+                f"model {name!r} {what}: {shown} ({len(keys):,} tensors); take a whole copy of it, or a model that was"
+                " made to generate text"
+            )
 
 
 class _PickledWeights(OSError):
@@ -224,8 +224,8 @@ class _readable_errors:
         quiet()
 
     def __exit__(self, kind, error, trace):
-        if not isinstance(error, (OSError, ValueError, ImportError)):
-            return
+        if not isinstance(error, Exception) or isinstance(error, HeftError):
+            return  # of a damaged file a loader raises anything
         text = str(error).strip() or kind.__name__
         if isinstance(error, _PickledWeights) or _only_pickles(self.name):
             advice = (

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from heft import __version__, adapter_dir, processes
 from heft.adapter_files import adapter_folder, adapter_paths
+from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
 from heft.base_evaluation import find_base_evaluation
 from heft.checkpoints import Checkpoints
 from heft.data import EncodedExample
 from heft.errors import HeftError
 from heft.evaluation.records import Record
+from heft.fingerprints import tokenizer_fingerprint
 from heft.locks import held
 from heft.models import Base, choose_device, load_base
 from heft.recipe import Recipe
@@ -130,7 +132,7 @@ def _finished(recipe: Recipe) -> list[StageSummary]:
         HeftError: one is not.
     """
     path = recipe.output_dir
-    for entry in adapter_dir.read_manifest(path / "adapter").adapters:
+    for entry in read_manifest(path / "adapter").adapters:
         read_header(adapter_paths(adapter_folder(path / "adapter", entry.name))[1])
     summaries = read_summaries(path)
     if [summary.name for summary in summaries] != ["base", *recipe.stages]:
@@ -195,18 +197,19 @@ def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def adapter_manifest(recipe: Recipe, base: Base) -> adapter_dir.AdapterManifest:
+def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     """What heft.json holds of a recipe's adapters."""
     entries = [
-        adapter_dir.AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
+        AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
         for name, stage in recipe.stages.items()
         for part in parts(name, stage)
     ]
-    return adapter_dir.AdapterManifest(
-        format=adapter_dir.FORMAT,
+    return AdapterManifest(
+        format=FORMAT,
         heft_version=__version__,
         model=recipe.model,
         base_fingerprint=base.fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),
         adapters=entries,
         task=recipe.task.model_dump(),
         evaluation=recipe.evaluation.model_dump(),

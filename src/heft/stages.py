@@ -4,11 +4,12 @@ The model stays a plain transformers model that carries PEFT's layers; each adap
 adapter is named like the stage; a joint stage `x` has `x_lora` and `x_reft`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peft import PeftConfig, TaskType
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -16,6 +17,7 @@ from heft.errors import HeftError
 from heft.lora import MutatedStart, inject_quietly, lora_config, lora_faults
 from heft.recipe import JointStage, LoraSettings, Recipe, Stage
 from heft.reft.config import ReftConfig
+from heft.reft.layer import ReftLayer
 from heft.reft.settings import Positions, ReftSettings, parse_positions
 from heft.reft.sites import site_names
 
@@ -55,7 +57,7 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe) -> None:
     Raises:
         HeftError: all that do not, with the nearest names there are.
     """
-    faults, seen = [], set()
+    faults, seen, taken = [], set(), _names_within(model)
     for stage_name, stage in recipe.stages.items():
         for part in parts(stage_name, stage):
             if part.name in seen:
@@ -63,6 +65,8 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe) -> None:
             seen.add(part.name)
             if hasattr(nn.ModuleDict, part.name):
                 faults.append(f"stages.{stage_name}: PyTorch keeps the name {part.name!r} for itself; rename the stage")
+            if part.name in taken:
+                faults.append(f"stages.{stage_name}: a part of the model is named {part.name!r}; rename the stage")
             found = _reft_faults(model, part.settings) if part.is_reft else lora_faults(model, part.settings)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
     if faults:
@@ -127,11 +131,28 @@ def train_only(model: nn.Module, names: Sequence[str]) -> None:
 
 def adapter_parameters(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
     """The parameters of these adapters, by name."""
-    return {
-        key: parameter
-        for key, parameter in model.named_parameters()
-        if any(f".{name}." in key or key.endswith(f".{name}") for name in names)
-    }
+    theirs = set()
+    for name in names:
+        for part in _parts_of(model, name):
+            theirs |= {id(p) for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+    return {key: parameter for key, parameter in model.named_parameters() if id(parameter) in theirs}
+
+
+def adapter_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The modules of an adapter, and those within them."""
+    for part in _parts_of(model, name):
+        if isinstance(part, nn.Module):
+            yield from part.modules()
+
+
+def _parts_of(model: nn.Module, name: str) -> Iterator[nn.Module | nn.Parameter]:
+    """What PEFT's layers hold under an adapter's name."""
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for held in (*layer.adapter_layer_names, *layer.other_param_names):
+                container = getattr(layer, held, None)
+                if isinstance(container, nn.ModuleDict | nn.ParameterDict) and name in container:
+                    yield container[name]
 
 
 @dataclass(frozen=True)
@@ -161,6 +182,12 @@ def overview(model: "PreTrainedModel") -> list[Row]:
 def trainable_parameters(model: nn.Module) -> int:
     """How many numbers the optimiser changes."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _names_within(model: nn.Module) -> set[str]:
+    """Names of parts of a model, and of PEFT's layers on it: an adapter of that name could be taken for them."""
+    within = {part for key, _ in [*model.named_modules(), *model.named_parameters()] for part in key.split(".")}
+    return within | {"base_layer", "reft", *LoraLayer.adapter_layer_names, *ReftLayer.adapter_layer_names}
 
 
 def _adapters_of(module: BaseTunerLayer) -> set[str]:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from heft.adapter_dir import FORMAT, AdapterEntry, AdapterManifest, save
+from heft.adapter_dir import save
+from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest
 from heft.builtin import TINY
 from heft.models import load_base
 from heft.recipe import LoraStage, ModelSettings, ReftStage

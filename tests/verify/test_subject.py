@@ -93,7 +93,7 @@ def test_peft_sees_nothing_that_hefts_own_reader_refuses(adapters, tmp_path, mon
     def seen(*given):
         raise AssertionError("PEFT was handed the folder")
 
-    directory = altered(adapters("last"), tmp_path, name="whereabouts")
+    directory = tiny.forget_hashes(altered(adapters("last"), tmp_path, name="whereabouts"))
     path = directory / "coarse" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 2**19}))
     monkeypatch.setattr("heft.verify.plain_peft.PeftModel.from_pretrained", seen)

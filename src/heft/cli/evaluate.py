@@ -28,7 +28,8 @@ def run_evaluation(
     """Evaluate and print; settings come from the adapter where it was trained on that task, else from the defaults."""
     if task is not None and task not in TASKS:
         raise unknown_task(task)
-    from heft.adapter_dir import base_settings, open_adapters, read_manifest
+    from heft.adapter_dir import open_adapters
+    from heft.adapter_manifest import base_settings, read_manifest
 
     path = Path(model)
     is_adapter = os.path.isfile(path / "heft.json")

@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from heft import processes
 from heft.data import IGNORED, training_batch
-from heft.stages import adapter_parameters
+from heft.stages import adapter_modules, adapter_parameters
 from heft.training.guards import backward_in_parts, diverged, rows_without_a_finite_loss
 from heft.training.resumable import ResumableTrainer
 from heft.training.reuse import Loss, plain_loss
@@ -178,10 +178,7 @@ class StageTrainer(ResumableTrainer):
 
 
 def frozen_adapter_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Everything that belongs to an adapter that does not train: an adapter's name is part of its modules' names."""
-    frozen = set(model.peft_config) - {
-        name for name in model.peft_config for p in adapter_parameters(model, [name]).values() if p.requires_grad
-    }
-    for key, module in model.named_modules():
-        if frozen & set(key.split(".")):
-            yield module
+    """Everything that belongs to an adapter that does not train."""
+    for name in model.peft_config:
+        if not any(p.requires_grad for p in adapter_parameters(model, [name]).values()):
+            yield from adapter_modules(model, name)

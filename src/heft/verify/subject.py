@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.adapter_dir import AdapterManifest, base_settings, open_adapters, read_manifest, skeleton_of
+from heft.adapter_dir import open_adapters, skeleton_of
+from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.models import Base, load_base
