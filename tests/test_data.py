@@ -62,6 +62,25 @@ def test_a_chat_template_is_refused_where_the_tokenizer_has_none():
         Encoder(TOKENIZER, 64, chat_template=True)([question("Q")])
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('roles must\\nalternate') }}", "TemplateError: roles must. Mend"),
+        ("{% if %}", "TemplateSyntaxError: "),
+        ("{{ messages[0].nothing.more }}", "UndefinedError: "),
+        ("{{ messages[0].content + 1 }}", "TypeError: "),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: "),
+    ],
+)
+def test_a_chat_template_that_fails_is_said_in_words_with_the_prompt(template, told):
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(HeftError, match=f"chat template .* cannot wrap a user's turn: {told}") as caught:
+        Encoder(tokenizer, 64, chat_template=True)([question("Q")])
+    assert str(caught.value).endswith("the prompt was 'Q Answer:'")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_chat_template_wraps_the_prompt_and_the_answer_loses_its_space():
     tokenizer = tiny.byte_tokenizer()
     tokenizer.chat_template = (

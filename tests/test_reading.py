@@ -96,6 +96,24 @@ def test_a_file_over_its_bound_is_refused_before_it_is_read(tmp_path, monkeypatc
         list(read_lines(tmp_path / "long"))
 
 
+def test_the_bound_of_a_file_holds_for_the_bytes_that_are_read_whatever_size_the_file_says(tmp_path):
+    path = tmp_path / "grows"
+    path.write_text("1\n")
+    lines = read_lines(path, limit=20)
+    assert next(lines) == (1, b"1\n")
+    with path.open("ab") as file:
+        file.write(b"22222\n" * 4000)  # more than was read ahead
+    with pytest.raises(HeftError, match="larger than 20 bytes"):
+        list(lines)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no /proc here")
+@pytest.mark.parametrize("read", [read_bytes, lambda path: list(read_lines(path))])
+def test_an_ordinary_file_that_cannot_be_read_from_is_refused_in_words(read):
+    with pytest.raises(HeftError, match="/proc/self/mem cannot be read: Input/output error"):
+        read("/proc/self/mem")
+
+
 def test_lines_are_numbered_from_one_and_end_with_line_feeds_only(tmp_path):
     (tmp_path / "f").write_bytes('"\u2028"\r\n\n \n"\x85"\n3'.encode())
     assert list(read_lines(tmp_path / "f")) == [(1, '"\u2028"\r\n'.encode()), (4, '"\x85"\n'.encode()), (5, b"3")]

@@ -66,7 +66,8 @@ class Encoder:
         """Encode all.
 
         Raises:
-            HeftError: an answer leaves no room for its prompt, or a prompt is shorter than the edited positions.
+            HeftError: an answer leaves no room for its prompt, a prompt is shorter than the edited positions, or the
+                chat template is missing or at fault.
         """
         encoded = [self._encode(example) for example in examples]
         needed = max((p.needed for p in self.positions), default=0)
@@ -84,7 +85,11 @@ class Encoder:
         return encoded
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, uncut, with what the tokenizer or the chat template puts around it."""
+        """Ids of a prompt, uncut, with what the tokenizer or the chat template puts around it.
+
+        Raises:
+            HeftError: the chat template is missing or at fault.
+        """
         text = self._as_turn(text) if self.chat_template else text
         return self.tokenizer(text, add_special_tokens=not self.chat_template)["input_ids"]
 
@@ -107,7 +112,15 @@ class Encoder:
                 "task.chat_template is true, but this model's tokenizer has no chat template; set it to false"
             )
         turn = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program that came with the model, and may raise anything
+            reason = str(error).strip().splitlines()[:1] or ["no message"]
+            raise HeftError(
+                f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
+                f" {reason[0]}. Mend chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
+                f" task.chat_template to false; the prompt was {prompt[:80]!r}"
+            ) from error
 
     def _shorten(self, prompt: list[int], longest_answer: int, example: Example) -> list[int]:
         """Cut behind the head, where a passage is long; the question at the end stays whole."""

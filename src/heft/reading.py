@@ -77,7 +77,7 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT) -> bytes:
         except OSError as error:
             raise FileFault(path, error.strerror or str(error)) from None
     if len(content) > limit:
-        raise FileFault(path, f"it is larger than {limit:,} bytes, the most that such a file may have")
+        raise _too_large(path, limit)
     return content
 
 
@@ -106,14 +106,28 @@ def read_lines(path: Path, limit: int = LINES_LIMIT) -> Iterator[tuple[int, byte
     """
     with open_file(path) as file:
         if os.fstat(file.fileno()).st_size > limit:
-            raise FileFault(path, f"it is larger than {limit:,} bytes, the most that such a file may have")
-        number = 0
-        while line := file.readline(LINE_LIMIT + 1):
+            raise _too_large(path, limit)
+        number = size = 0
+        while line := _next_line(path, file):
             number += 1
+            size += len(line)
+            if size > limit:  # a file may grow, or have more in it than it says
+                raise _too_large(path, limit)
             if len(line) > LINE_LIMIT:
                 raise FileFault(path, f"line {number} is longer than {LINE_LIMIT:,} bytes")
             if line.strip():
                 yield number, line
+
+
+def _too_large(path: Path, limit: int) -> FileFault:
+    return FileFault(path, f"it is larger than {limit:,} bytes, the most that such a file may have")
+
+
+def _next_line(path: Path, file: BinaryIO) -> bytes:
+    try:
+        return file.readline(LINE_LIMIT + 1)
+    except OSError as error:
+        raise FileFault(path, error.strerror or str(error)) from None
 
 
 def parse_json(content: bytes, finite: bool = True) -> Any:

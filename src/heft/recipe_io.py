@@ -25,13 +25,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | N
     return validate(document, Recipe)
 
 
-def evaluation_request(values: dict[str, Any], overrides: Sequence[str] = ()) -> EvaluationRequest:
+def evaluation_request(
+    values: dict[str, Any], overrides: Sequence[str] = (), where: str = "heft eval"
+) -> EvaluationRequest:
     """What `heft eval` is told: values from the command line or an adapter directory, then overrides as in a recipe.
+
+    `where` the values stand is for messages.
 
     Raises:
         HeftError: anything in them is wrong; the message has a line for each fault.
     """
-    document = Document(values, {(): Place(0, 0, "heft eval")})
+    document = Document(values, {(): Place(0, 0, where)})
     apply_overrides(document, overrides)
     return validate(document, EvaluationRequest)
 

@@ -1,4 +1,4 @@
-"""What is found in single training rows: labels, padding, begin and end tokens."""
+"""What is found in single training rows: labels, padding, end tokens."""
 
 from dataclasses import replace
 
@@ -63,6 +63,12 @@ def test_an_end_token_before_the_end_of_an_answer_is_found(tokenizer, end):
     assert found([*GOOD, replace(row, answer=row.answer[:-1] + end)], tokenizer).keys() == {"pad_trained"}
 
 
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, tokenizer_that_pads_with_the_end()], ids=["pad", "end pads"])
+def test_an_end_token_inside_a_choice_that_is_trained_on_is_found(tokenizer):
+    assert found([chosen("Q:", ("x <eos> z", "no")), *GOOD], tokenizer).keys() == {"pad_trained"}
+    assert found([chosen("Q:", ("x <eos> z", "no"), gold=1), *GOOD], tokenizer) == {}
+
+
 def test_a_padding_token_in_an_answer_is_found_and_in_a_prompt_it_is_none():
     assert found([generated("Q:", " a <pad> b"), *GOOD]).keys() == {"pad_trained"}
     assert found([chosen("Q:", ("<pad>", "no")), *GOOD]).keys() == {"pad_trained"}
@@ -87,19 +93,6 @@ def test_an_answer_without_tokens_has_no_label():
 def test_a_prompt_of_special_tokens_alone_is_trained_on_whole():
     assert found([generated("<bos>"), *GOOD]).keys() == {"all_labels"}
     assert found([generated("<bos>Q"), generated("Q"), *GOOD]) == {}
-
-
-def test_a_begin_token_twice_at_the_start_or_in_the_answer_is_found():
-    assert found([generated("<bos><bos>Q"), *GOOD]).keys() == {"double_bos"}
-    assert found([generated("Q", " <bos>a"), *GOOD]).keys() == {"double_bos"}
-    assert found([generated("<bos>Q<bos>"), *GOOD]) == {}
-
-
-def test_one_token_that_begins_and_ends_may_stand_at_an_answers_end():
-    tokenizer = tiny.byte_tokenizer()
-    tokenizer.bos_token = tokenizer.eos_token
-    assert found(GOOD, tokenizer) == {}
-    assert found([generated("<eos><eos>Q")], tokenizer).keys() == {"double_bos"}
 
 
 def test_a_generated_answer_without_its_end_is_found_and_a_choice_needs_none():

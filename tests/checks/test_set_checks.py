@@ -13,6 +13,7 @@ from heft.checks.sets import FEW_ROWS, answers_cut, labels_alike, repeats, train
 from heft.data import EncodedExample
 from heft.tasks import TASKS, load_examples, task_for
 from heft.tasks.base import choice_example
+from heft.tasks.choices import options_example
 from heft.tasks.jsonl import JsonlSettings
 
 TOKENIZER = tiny.byte_tokenizer()
@@ -29,7 +30,7 @@ def task(**options):
 
 def test_a_row_stands_in_the_evaluation_whatever_the_whitespace_and_the_order_of_choices():
     held_out = [chosen("Who  is\nit?", ("Ann", "Bob"), 0)]
-    rows = [chosen("Who is it?", ("Bob", "Ann"), 1), chosen("who is it?", ("Ann", "Bob"), 0), chosen("Where?")]
+    rows = [chosen("Who is it?", ("Bob", "Ann"), 1), chosen("Who is she?", ("Ann", "Bob"), 0), chosen("Where?")]
     (fault,) = train_in_eval(rows, held_out)
     assert fault.found.startswith("1 of 3 train rows stands in the evaluation set too, 1 with the same answer")
     assert "'Who is it?'" in fault.found
@@ -38,6 +39,45 @@ def test_a_row_stands_in_the_evaluation_whatever_the_whitespace_and_the_order_of
 def test_another_answer_to_the_same_question_counts_and_is_told_apart():
     (fault,) = train_in_eval([generated("Q:", " a"), generated("Q:", " b")], [generated("Q:", " b")])
     assert fault.found.startswith("2 of 2 train rows stand in the evaluation set too, 1 with the same answer")
+
+
+def lettered(question: str, options: tuple[str, ...], gold: int) -> EncodedExample:
+    return encoded(options_example("t", "letters", f"Question: {question}", question, options, gold))
+
+
+def test_options_that_the_prompt_lists_may_stand_there_in_any_order_and_under_any_letter():
+    held_out = [lettered("Who is it?", ("Ann", "Bob", "Cy"), 0)]
+    shuffled, other_answer = (lettered("Who is it?", ("Cy", "Ann", "Bob"), gold) for gold in (1, 2))
+    (fault,) = train_in_eval([shuffled, other_answer, lettered("Who is she?", ("Ann", "Bob", "Cy"), 0)], held_out)
+    assert fault.found.startswith("2 of 3 train rows stand in the evaluation set too, 1 with the same answer")
+    (fault,) = train_in_eval([lettered("Who is it?", ("Dan", "Ann"), 1)], held_out)
+    assert "1 of 1 train rows stands in the evaluation set too, 1 with the same answer" in fault.found
+    assert train_in_eval([lettered("Who is it?", ("Dan", "Bob"), 0)], held_out) == []
+    assert repeats("train", [*held_out, shuffled, other_answer]).endswith(": 2 of 3 train rows, 1 with the same answer")
+
+
+@pytest.mark.parametrize("format", ["letters", "cloze"])
+@pytest.mark.parametrize(
+    "question",
+    ["WHERE IS THE CAFÉ NO. 1?", "Where is the cafe\u0301 no. 1?", "Where is\xa0the café no. １?"],
+    ids=["letter case", "accents of their own", "compatible characters"],
+)
+def test_the_same_question_and_answer_in_other_characters_is_found(format, question):
+    def row(asked, options, gold):
+        return encoded(options_example("t", format, asked, asked, options, gold))
+
+    held_out = [row("Where is the café no. 1?", ("Here", "There"), 0)]
+    (fault,) = train_in_eval([row(question, ("there", "HERE"), 1)], held_out)
+    assert fault.found.startswith("1 of 1 train rows stands in the evaluation set too, 1 with the same answer")
+    generated_too = [generated(question, " here")], [generated("Where is the café no. 1?", " Here")]
+    assert "1 with the same answer" in train_in_eval(*generated_too)[0].found
+
+
+def test_a_case_or_an_exponent_that_is_what_is_asked_makes_another_question():
+    train = [generated("What is CO?", " a gas"), generated("What is 2² + 1?", " 5")]
+    assert train_in_eval(train, [generated("What is Co?", " a metal"), generated("What is 22 + 1?", " 23")]) == []
+    (fault,) = train_in_eval([generated("Un cafe\u0301?", " non")], [generated("Un  café?", " oui")])
+    assert "0 with the same answer" in fault.found
 
 
 def test_a_beginning_in_common_is_no_row_in_common():
@@ -70,7 +110,7 @@ def test_what_stands_in_the_evaluation_is_what_comparing_every_pair_finds(train,
         assert faults[0].found.startswith(f"{expected} of {len(train)} train rows")
 
 
-def test_labels_are_alike_where_number_and_text_are_the_same_in_all_of_enough_rows():
+def test_labels_are_alike_where_the_answer_or_the_number_of_the_right_choice_is_the_same_in_all_of_enough_rows():
     same = [chosen(f"Q{n}?") for n in range(FEW_ROWS)]
     other = [*same[:-1], chosen("Q?", gold=1)]
     texts = [encoded(choice_example("t", f"Q{n}?", (f"right {n}", "wrong"), 0)) for n in range(FEW_ROWS)]
@@ -78,7 +118,10 @@ def test_labels_are_alike_where_number_and_text_are_the_same_in_all_of_enough_ro
     assert fault.found == "all 10 train rows have the answer ' yes' and all 10 eval rows have the answer ' yes'"
     (fault,) = labels_alike(other, same)
     assert fault.found == "all 10 eval rows have the answer ' yes'"
-    assert labels_alike(other, texts) == []
+    (fault,) = labels_alike(other, texts)
+    assert fault.found == "all 10 eval rows have the right choice as number 1"
+    assert "shuffle choices that were written with the right one first" in fault.message([])
+    assert labels_alike(other, [*texts[:-1], other[-1]]) == []
     assert labels_alike(same[:-1], same[:-1]) == []
 
 
@@ -129,7 +172,8 @@ def test_questions_asked_again_are_counted_within_a_split():
     ("name", "options", "start"),
     [
         ("boolq", {}, None),
-        ("openbookqa", {"format": "letters"}, None),
+        ("arc_challenge", {"format": "letters"}, None),
+        ("openbookqa", {"format": "letters"}, "11 of 4,957 train rows stand"),
         ("openbookqa", {"format": "cloze"}, "11 of 4,957 train rows stand"),
         ("arc_easy", {"format": "cloze"}, "1 of 2,251 train rows stands"),
     ],

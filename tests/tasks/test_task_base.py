@@ -8,6 +8,7 @@ import pytest
 from heft.errors import HeftError
 from heft.tasks.base import Example, TaskSettings, choice_example, field_faults, generation_example, index_among
 from heft.tasks.boolq import Boolq, BoolqSettings
+from heft.tasks.choices import options_example
 from heft.tasks.piqa import PiqaSettings
 
 
@@ -40,6 +41,7 @@ def test_group_is_equal_for_equal_texts_only():
         ({"gold": 2}, "gold must be an index into 2 choices"),
         ({"answer": " b"}, "answer that choice"),
         ({"choices": (), "gold": None}, "needs a target"),
+        ({"options": ("one",)}, "as many options as choices; got 1 and 2"),
     ],
 )
 def test_an_example_that_breaks_a_promise_is_refused(change, fault):
@@ -47,6 +49,14 @@ def test_an_example_that_breaks_a_promise_is_refused(change, fault):
     assert Example(**sound).gold == 0
     with pytest.raises(HeftError, match=fault):
         Example(**{**sound, **change})
+
+
+@pytest.mark.parametrize("choice_format", ["letters", "cloze"])
+def test_what_is_asked_is_the_question_its_options_and_the_right_one_in_whichever_format(choice_format):
+    example = options_example("t", choice_format, "Where?", "Where?", ("here", "there"), 1)
+    question, options, right = example.asked
+    assert (question, [o.strip() for o in options], right.strip()) == ("Where?", ["here", "there"], "there")
+    assert generation_example("t", "Where?", " here", "here").asked == ("Where?", (), " here")
 
 
 def test_every_faulty_field_is_named_with_what_was_expected():

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 from peft.tuners.lora import Linear, LoraLayer
+from transformers import GenerationConfig
 
 from heft.reft import tracker
 from heft.reft.layer import ReftLayer
@@ -106,6 +107,11 @@ def test_generation_that_edits_every_token_fails(subject, monkeypatch):
         "cached against uncached decoding": FAILED,
         "decoding against one pass": FAILED,
     }
+
+
+def test_generation_settings_of_the_base_fail_nothing(subject):
+    subject.model.generation_config = GenerationConfig(repetition_penalty=5.0, num_beams=2, suppress_tokens=[70, 71])
+    assert set(states(check_decoding(subject)).values()) == {OK}
 
 
 def test_steps_that_lose_their_edit_fail_where_all_tokens_are_edited(adapters, monkeypatch):

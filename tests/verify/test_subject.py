@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny
 from heft.data import EncodedExample
 from heft.errors import HeftError
 from heft.verify.logits import COLUMNS, right_pad, row_logits
-from heft.verify.subject import STRETCH, open_subject
+from heft.verify.subject import STRETCH, make_probe, open_subject
 
 
 def altered(adapter, folder, **task):
@@ -111,3 +113,22 @@ def test_code_that_comes_with_a_base_runs_only_where_the_person_says_so(adapters
         open_subject(directory)
     with pytest.raises(HeftError, match="cannot be loaded"):  # it was tried: there is no such base
         open_subject(directory, trust_remote_code=True)
+
+
+def test_a_rotation_of_less_than_full_rank_is_said_in_words(adapters, tmp_path):
+    directory = altered(adapters("last"), tmp_path, name="whereabouts")
+    file = directory / "fine" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors[next(name for name in tensors if "rotation" in name)].zero_()
+    save_file(tensors, file)
+    with pytest.raises(HeftError, match="rotation has less than full rank, .*: fine at model.layers"):
+        open_subject(directory, rows=2)
+
+
+def test_a_chat_template_that_is_no_switch_is_not_taken_for_one_in_made_up_rows():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    manifest = SimpleNamespace(task={"name": "my_own", "chat_template": "false"})
+    assert "<user>" not in tokenizer.decode(make_probe(tokenizer, manifest, [], 2).rows[0].prompt)
+    manifest.task["chat_template"] = True
+    assert "<user>" in tokenizer.decode(make_probe(tokenizer, manifest, [], 2).rows[0].prompt)

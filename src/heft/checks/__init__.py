@@ -1,12 +1,13 @@
 """Checks before training: what is wrong with a recipe's rows as the model will see them, all of it at once.
 
 Each check is an error unless the recipe's `allow` names it; docs/checks.md says what each finds and why it matters.
-`labels` looks at what is trained on, `sets` at rows beside each other.
+`labels` looks at what is trained on, `begin` at begin tokens, `sets` at rows beside each other.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from heft.checks.begin import double_bos
 from heft.checks.labels import has_label, label_faults
 from heft.checks.sets import answers_cut, labels_alike, repeats, train_in_eval
 from heft.data import EncodedExample
@@ -42,6 +43,7 @@ def checked_rows(
     """
     task = task_for(recipe.task)
     faults = label_faults(train, tokenizer)
+    faults += double_bos(train, evaluation, tokenizer)
     faults += answers_cut(train, evaluation, task, tokenizer)
     faults += train_in_eval(train, evaluation)
     faults += labels_alike(train, evaluation)

@@ -29,10 +29,6 @@ _WORDS = {
         "train on padding, or on tokens behind the end token, where generation has stopped",
         "take special tokens out of the answers, or give the tokenizer a padding token of its own",
     ),
-    "double_bos": (
-        "have the begin token twice at their start, or in their answer",
-        "take it out of the text, or out of what the tokenizer or its chat template adds",
-    ),
     "end_missing": (
         "have an answer that is to be generated and does not end in the end token, so the model does not learn to stop",
         "let the tokenizer's end token end each answer",
@@ -46,7 +42,7 @@ def has_label(row: EncodedExample) -> bool:
 
 
 def label_faults(rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase") -> list[Fault]:
-    """Faults of single training rows: no label, only labels, padding trained on, begin and end tokens.
+    """Faults of single training rows: no label, only labels, padding trained on, the end token.
 
     Args:
         rows: all training rows.
@@ -74,17 +70,12 @@ def _faulty(
     trained_BT = labels_BT != IGNORED
     is_trained_B = trained_BT.any(1)
     is_generated_B = torch.tensor([not row.choices for row in rows])
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
 
     yield "no_labels", ~is_trained_B
     special_BT = torch.isin(ids_BT, torch.tensor(tokenizer.all_special_ids))
     yield "all_labels", ~(attended_BT & ~trained_BT & ~special_BT).any(1)
     yield "pad_trained", _trains_padding(rows, batch, is_generated_B, tokenizer)
-    begins_twice_B = torch.tensor([bos is not None and row.prompt[:2] == (bos, bos) for row in rows])
-    # Where one token begins and ends, it stands in an answer by right.
-    in_answer_BT = trained_BT & (labels_BT == bos) if bos not in (None, eos) else torch.zeros_like(trained_BT)
-    yield "double_bos", begins_twice_B | in_answer_BT.any(1)
-    ends_B = (_last_BT(trained_BT) & (labels_BT == eos)).any(1)
+    ends_B = (_last_BT(trained_BT) & (labels_BT == tokenizer.eos_token_id)).any(1)
     yield "end_missing", is_trained_B & is_generated_B & ~ends_B
 
 
@@ -106,9 +97,9 @@ def _trains_padding(
     misplaced_BT = trained_BT & (~attended_BT | (labels_BT != ids_BT))
     miscounted_B = (attended_BT.sum(1) != sizes_B) | (trained_BT.sum(1) != answers_B)
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    may_end_BT = _last_BT(trained_BT) & is_generated_B[:, None]
-    padding_BT = trained_BT & (labels_BT == pad) & ~(may_end_BT & (labels_BT == eos))
-    early_end_BT = trained_BT & (labels_BT == eos) & ~may_end_BT & is_generated_B[:, None]
+    last_BT = _last_BT(trained_BT)
+    padding_BT = trained_BT & (labels_BT == pad) & ~(last_BT & is_generated_B[:, None] & (labels_BT == eos))
+    early_end_BT = trained_BT & (labels_BT == eos) & ~last_BT
     return miscounted_B | (misplaced_BT | padding_BT | early_end_BT).any(1)
 
 

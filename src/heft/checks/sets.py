@@ -1,5 +1,6 @@
 """Rows beside each other and beside the evaluation: the same question on both sides, labels all alike, answers cut."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ FEW_ROWS = 10
 def train_in_eval(train: Sequence[EncodedExample], evaluation: Sequence[EncodedExample]) -> list[Fault]:
     """Training rows that stand in the evaluation set.
 
-    That is: the prompt is the same but for whitespace, and so are the choices (in any order) or the answer. The prompt
-    alone does not tell where choices continue it: 111 training rows of winogrande, read that way, share no more with an
-    evaluation row than a beginning such as "So".
+    That is: the question is the same, and so are the options (in any order, under any letters) or the right one's
+    text. The question alone does not tell where choices continue it: 111 training rows of winogrande, read that way,
+    share no more with an evaluation row than a beginning such as "So". Where the answer is the same too, letter case
+    and compatible characters do not count either; where it is another, they may be what is asked (Co or CO).
     """
     asked = {_question(row) for row in evaluation}
     answered = {_answered(row) for row in evaluation}
@@ -37,13 +39,13 @@ def train_in_eval(train: Sequence[EncodedExample], evaluation: Sequence[EncodedE
 
 
 def labels_alike(train: Sequence[EncodedExample], evaluation: Sequence[EncodedExample]) -> list[Fault]:
-    """Splits in which every row has the same answer, under the same number where there are choices."""
+    """Splits in which every row has the same answer, or the right choice under the same number, whatever its text."""
     alike = [
-        f"all {len(rows):,} {split} rows have the answer {shortened(rows[0].example.answer)}"
+        f"all {len(rows):,} {split} rows have {_shared_label(rows)}"
         for split, rows in (("train", train), ("eval", evaluation))
-        if len(rows) >= FEW_ROWS and len({(row.example.gold, _plain(row.example.answer)) for row in rows}) == 1
+        if len(rows) >= FEW_ROWS and len({_label(row) for row in rows}) == 1
     ]
-    advice = "look at the labels of the source"
+    advice = "look at the labels of the source, and shuffle choices that were written with the right one first"
     return [Fault("labels_alike", " and ".join(alike), advice)] if alike else []
 
 
@@ -91,7 +93,7 @@ def repeats(split: str, rows: Sequence[EncodedExample]) -> str:
     again = _surplus(Counter(_question(row) for row in rows))
     if not again:
         return ""
-    same = _surplus(Counter((_question(row), _plain(row.example.answer)) for row in rows))
+    same = _surplus(Counter((_question(row), _plain(row.example.asked[-1])) for row in rows))
     return f"questions asked again: {again:,} of {len(rows):,} {split} rows, {same:,} with the same answer"
 
 
@@ -99,17 +101,35 @@ def _surplus(counts: Counter) -> int:
     return counts.total() - len(counts)
 
 
+def _label(row: EncodedExample) -> int | str:
+    return row.example.gold if row.example.choices else _plain(row.example.answer)
+
+
+def _shared_label(rows: Sequence[EncodedExample]) -> str:
+    first = rows[0].example
+    if first.choices and len({_plain(row.example.answer) for row in rows}) > 1:
+        return f"the right choice as number {first.gold + 1}"
+    return f"the answer {shortened(first.answer)}"
+
+
 def _plain(text: str) -> str:
-    """Text with every run of whitespace as one space."""
-    return " ".join(text.split())
+    """Text with every run of whitespace as one space, and every letter with its accents as one character (NFC)."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _folded(text: str) -> str:
+    """Text as `_plain`, in lower case and with compatible characters as one (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def _question(row: EncodedExample) -> tuple:
-    return _plain(row.example.prompt), *sorted(map(_plain, row.example.choices))
+    question, options, _ = row.example.asked
+    return _plain(question), *sorted(map(_plain, options))
 
 
 def _answered(row: EncodedExample) -> tuple[str, str]:
-    return _plain(row.example.prompt), _plain(row.example.answer)
+    question, _, answer = row.example.asked
+    return _folded(question), _folded(answer)
 
 
 def _text_tokens(row: EncodedExample, tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from heft.errors import HeftError
-
 app = typer.Typer(
     name="heft",
     help="Adapt a language model to a reasoning task in stages, LoRA then ReFT, and show what each stage bought.",
@@ -194,21 +192,9 @@ def generate(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer a prompt with an adapted model."""
-    if not prompt.strip():
-        raise HeftError("the prompt is empty; give the text to go on from")
-    from heft.adapter_dir import open_adapters
-    from heft.data import Encoder
-    from heft.evaluation.generation import generate_texts
-    from heft.models import quiet
-    from heft.terminal import plain
+    from heft.cli.generate import run_generation
 
-    quiet()
-    loaded = open_adapters(adapter, trust_remote_code=trust_remote_code)
-    as_trained = bool(loaded.manifest.task.get("chat_template"))
-    encode = Encoder(loaded.tokenizer, 2**30, as_trained if chat_template is None else chat_template)
-    ids = encode.prompt(prompt.rstrip())
-    texts = generate_texts(loaded.model, loaded.tokenizer, [ids], batch_size=1, max_new_tokens=max_new_tokens)
-    typer.echo(plain(texts[0]))
+    run_generation(adapter, prompt, max_new_tokens, chat_template, trust_remote_code)
 
 
 @app.command()

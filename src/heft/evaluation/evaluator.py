@@ -9,6 +9,7 @@ from heft.data import EncodedExample, Encoder
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
+from heft.evaluation.numbers import require_numbers, rotations_in_words
 from heft.evaluation.records import Record
 from heft.recipe import EvaluationSettings
 from heft.reft.layer import ReftLayer
@@ -54,7 +55,7 @@ def evaluate(
         reporter: is told of the progress; None for nobody.
 
     Raises:
-        HeftError: the task's data cannot be read, or its prompts do not fit.
+        HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
     """
     examples = Encoder(tokenizer, task.max_length, task.chat_template, _positions(model))(load_examples(task, "eval"))
     settings = settings or EvaluationSettings()
@@ -70,7 +71,11 @@ def evaluate_examples(
     reporter: Reporter,
     what: str = "evaluation",
 ) -> Evaluation:
-    """As `evaluate`, on examples that are encoded already. `what` names the work to the reporter."""
+    """As `evaluate`, on examples that are encoded already. `what` names the work to the reporter.
+
+    Raises:
+        HeftError: what the model computes is no numbers.
+    """
     start = time.perf_counter()
     work = _generate if not examples[0].choices else _score
     records = work(model, tokenizer, task, examples, settings, reporter, what)
@@ -80,7 +85,7 @@ def evaluate_examples(
 
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
     total = len(examples)
-    with reporter.progress(what, total):
+    with reporter.progress(what, total), rotations_in_words(model):
         scores = choice_log_likelihoods(
             model,
             examples,
@@ -89,6 +94,7 @@ def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[R
             share_prefix=settings.share_prefix,
             on_batch=lambda done: reporter.step(what, done, total),
         )
+    require_numbers(examples, scores)
     return [choice_record(e, s, settings.normalize) for e, s in zip(examples, scores, strict=True)]
 
 

@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import LogitsProcessorList
 
 from heft.batching import batches_of_like_length
 from heft.data import left_pad
+from heft.evaluation.greedy import greedy
+from heft.evaluation.numbers import NumbersWatch, rotations_in_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +26,11 @@ def generate_texts(
     stop: Sequence[str] = (),
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Greedy continuations of prompts in token ids, without the end token and anything from a stop string on."""
+    """Greedy continuations of prompts in token ids, without the end token and anything from a stop string on.
+
+    Raises:
+        HeftError: what the model computes is no numbers.
+    """
     texts = [""] * len(prompts)
     done = 0
     for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
@@ -31,18 +38,15 @@ def generate_texts(
             k: v.to(model.device) for k, v in left_pad([prompts[i] for i in indices], tokenizer.pad_token_id).items()
         }
         inputs.pop("position_ids")  # generate counts them from the mask itself
-        options = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
-        output = model.generate(
-            **inputs,
-            **options,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        watch = NumbersWatch()
+        with greedy(model, tokenizer, max_new_tokens, stop) as config, rotations_in_words(model):
+            output = model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([watch]),
+                tokenizer=tokenizer if stop else None,
+            )
+        watch.require_numbers()
         new_tokens = output[:, inputs["input_ids"].shape[1] :]
         for i, ids in zip(indices, new_tokens, strict=True):
             texts[i] = _until(tokenizer.decode(ids, skip_special_tokens=True), stop)

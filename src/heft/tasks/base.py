@@ -40,6 +40,10 @@ class Example:
     """Equal for examples that share a text, for clustered statistics; none where nothing is shared."""
     target: str | None = None
     """The reference final answer where answers are generated."""
+    question: str | None = None
+    """What is asked, where the prompt has more, such as the options; none where the prompt is the question."""
+    options: tuple[str, ...] | None = None
+    """What the choices stand for, where they are names such as letters; none where they are the options themselves."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -52,10 +56,19 @@ class Example:
             faults.append(
                 f"gold must be an index into {len(self.choices)} choices and answer that choice; got {self.gold}"
             )
+        if self.options is not None and len(self.options) != len(self.choices):
+            faults.append(f"there must be as many options as choices; got {len(self.options)} and {len(self.choices)}")
         if not self.choices and (self.gold is not None or self.target is None):
             faults.append("an example without choices needs a target and has no gold")
         if faults:
             raise HeftError("; ".join(faults))
+
+    @property
+    def asked(self) -> tuple[str, tuple[str, ...], str]:
+        """The question, its options and the right one, or the answer: what the example says in whichever format."""
+        options = self.choices if self.options is None else self.options
+        question = self.prompt if self.question is None else self.question
+        return question, options, self.answer if self.gold is None else options[self.gold]
 
 
 def content_hash(*parts: object) -> str:
@@ -63,10 +76,19 @@ def content_hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8")).hexdigest()[:16]
 
 
-def choice_example(task_name: str, prompt: str, options: Sequence[str], gold: int, group: str | None = None) -> Example:
+def choice_example(
+    task_name: str,
+    prompt: str,
+    options: Sequence[str],
+    gold: int,
+    group: str | None = None,
+    question: str | None = None,
+    named: Sequence[str] | None = None,
+) -> Example:
     """An example scored by the likelihood of its choices; each option is continued after one space.
 
-    `group` is the shared text itself, of which the hash is kept.
+    `group` is the shared text itself, of which the hash is kept; `question` and `named` are an `Example`'s `question`
+    and `options`, for a prompt that lists them and options that are their names.
     """
     choices = tuple(f" {option.strip()}" for option in options)
     return Example(
@@ -76,6 +98,8 @@ def choice_example(task_name: str, prompt: str, options: Sequence[str], gold: in
         gold=gold,
         answer=choices[gold],
         group=None if group is None else content_hash(group),
+        question=question,
+        options=None if named is None else tuple(named),
     )
 
 

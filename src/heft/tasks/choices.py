@@ -42,7 +42,8 @@ def options_example(
         raise HeftError(f"{len(options)} options; letters reach to {len(ascii_uppercase)}")
     letters = ascii_uppercase[: len(options)]
     listed = "\n".join(f"{letter}. {option.strip()}" for letter, option in zip(letters, options, strict=True))
-    return choice_example(task_name, f"{head}\n{listed}\nAnswer:", letters, gold, group)
+    prompt = f"{head}\n{listed}\nAnswer:"
+    return choice_example(task_name, prompt, letters, gold, group, question=head, named=options)
 
 
 def check_options(options: Sequence[object], name: str, least: int, most: int | None = None) -> None:

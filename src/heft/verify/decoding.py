@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.data import left_pad
+from heft.evaluation.greedy import greedy
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import edits_prompt, largest
 
@@ -54,20 +55,10 @@ def _decoded(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.
     """Tokens (B, N) and the logits (B, N, V) that they were taken from, on the CPU."""
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(prompts, subject.pad_id).items()}
     inputs.pop("position_ids")  # generate counts them from the mask itself
-    output = subject.model.generate(
-        **inputs,
-        min_new_tokens=NEW_TOKENS,  # an end token would leave nothing to compare
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        use_cache=use_cache,
-        output_logits=True,
-        return_dict_in_generate=True,
-        pad_token_id=subject.pad_id,
-        eos_token_id=subject.tokenizer.eos_token_id,
-    )
+    options = {"use_cache": use_cache, "output_logits": True, "return_dict_in_generate": True}
+    # an end token would leave nothing to compare
+    with greedy(subject.model, subject.tokenizer, NEW_TOKENS, min_new_tokens=NEW_TOKENS, **options) as config:
+        output = subject.model.generate(**inputs, generation_config=config)
     tokens_BN = output.sequences[:, inputs["input_ids"].shape[1] :]
     return tokens_BN.cpu(), torch.stack([step.float().cpu() for step in output.logits], 1)
 

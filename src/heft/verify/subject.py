@@ -12,6 +12,7 @@ from heft.adapter_dir import open_adapters, skeleton_of
 from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
+from heft.evaluation.numbers import rotations_in_words
 from heft.models import Base, load_base
 from heft.recipe_io import evaluation_request
 from heft.reft.layer import ReftLayer
@@ -109,7 +110,7 @@ def open_subject(directory: Path, rows: int = 4, device: str | None = None, trus
         trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
 
     Raises:
-        HeftError: the directory, the base or the device is not as it should be.
+        HeftError: the directory, the base or the device is not as it should be, or an edit cannot be computed.
     """
     if rows < 2:
         raise HeftError(f"rows is {rows}; a batch to be compared with single rows needs at least 2")
@@ -123,7 +124,8 @@ def open_subject(directory: Path, rows: int = 4, device: str | None = None, trus
     loras = [entry.name for entry in manifest.adapters if entry.method == "lora"]
     peft_logits = {name: logits_in_plain_peft(base.model, directory / name, name, probe.rows, pad_id) for name in loras}
     model = open_adapters(directory, base).model
-    logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
+    with rotations_in_words(model):
+        logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
     return Subject(
         directory,
@@ -166,7 +168,7 @@ def make_probe(
         return Probe(chosen, f"rows of the adapter's own task, {task.name}")
     except HeftError as error:
         why = str(error).strip().splitlines()[0]
-    chat = bool(manifest.task.get("chat_template")) and bool(getattr(tokenizer, "chat_template", None))
+    chat = manifest.task.get("chat_template") is True and bool(getattr(tokenizer, "chat_template", None))
     longest = max((p.needed for p in positions), default=0)
     task = WhereaboutsSettings(
         moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000

@@ -1,0 +1,49 @@
+"""What is generated is the likeliest token, whatever the base's generation_config.json asks for."""
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from heft.builtin import TINY
+from heft.evaluation.generation import generate_texts
+from heft.models import load_base
+from heft.recipe import ModelSettings
+
+OWN = {
+    "penalty": {"repetition_penalty": 5.0},
+    "beams": {"num_beams": 3, "length_penalty": 2.0},
+    "no repeats": {"no_repeat_ngram_size": 1},
+    "suppressed": {"suppress_tokens": list(range(3, 120))},
+    "least length": {"min_new_tokens": 4},
+    "sampling": {"do_sample": True, "temperature": 5.0},
+    "most length": {"max_length": 3},
+}
+PROMPTS = [[70, 71, 72, 73], [80, 81]]
+
+
+def likeliest(model, prompt, count):
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("options", OWN.values(), ids=OWN)
+def test_the_models_own_generation_settings_change_nothing_and_are_put_back(options):
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    own = base.model.generation_config = GenerationConfig(**options)
+    texts = generate_texts(base.model, base.tokenizer, PROMPTS, batch_size=2, max_new_tokens=8)
+    expected = [likeliest(base.model, prompt, 8) for prompt in PROMPTS]
+    assert texts == [base.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
+    assert base.model.generation_config is own
+    assert own.to_diff_dict().items() >= options.items()
+
+
+def test_settings_are_put_back_where_generation_fails(monkeypatch):
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    own = base.model.generation_config
+    monkeypatch.setattr(base.model, "generate", lambda **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate_texts(base.model, base.tokenizer, PROMPTS, batch_size=2, max_new_tokens=8)
+    assert base.model.generation_config is own
