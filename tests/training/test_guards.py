@@ -175,6 +175,7 @@ def test_gradients_that_a_failed_pass_left_are_taken_back():
     weight = nn.Parameter(torch.ones(3))
     weight.grad = torch.full((3,), 5.0)
     values = torch.arange(12.0).view(4, 3)
+    batch = {"input_ids": values, "attention_mask": torch.ones(4, 3)}
     halved = []
 
     def step(part):
@@ -184,7 +185,7 @@ def test_gradients_that_a_failed_pass_left_are_taken_back():
             raise torch.OutOfMemoryError
         return loss.detach()
 
-    loss, pieces = backward_in_parts(step, {"input_ids": values}, [weight], 1, halved.append)
+    loss, pieces = backward_in_parts(step, batch, [weight], 1, halved.append)
     assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
     assert torch.equal(weight.grad, 5.0 + values.sum(0))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.errors import HeftError
+from heft.training.parts import rows_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,8 +36,7 @@ def rows_without_a_finite_loss(
     with torch.no_grad():
         for batch in batches:
             for i, row in enumerate(batch["row_ids"].tolist()):
-                one = {key: value[i : i + 1] for key, value in batch.items()}
-                if not torch.isfinite(loss(model, one)):
+                if not torch.isfinite(loss(model, rows_of(batch, [i]))):
                     found.append(row)
     return found
 
@@ -108,7 +108,7 @@ def backward_in_parts(
     while True:
         size = -(-rows // pieces)
         try:
-            parts = [step({key: value[at : at + size] for key, value in batch.items()}) for at in range(0, rows, size)]
+            parts = [step(rows_of(batch, slice(at, at + size))) for at in range(0, rows, size)]
             return torch.stack(parts).sum(), pieces
         except torch.OutOfMemoryError:
             pass  # handled outside, where nothing holds on to the failed pass
