@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from heft.builtin import TINY
 from heft.data import Encoder
@@ -16,7 +15,7 @@ from heft.stages import adapter_parameters, attach
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
-from heft.training.guards import Diverged, backward_in_parts, diverged, has_not_moved
+from heft.training.guards import Diverged, diverged, has_not_moved
 from heft.training.stage import train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
@@ -147,49 +146,3 @@ def test_a_loss_that_does_not_move_is_said_once(monkeypatch):
     moving = Trained(monkeypatch, plain, steps=12, learning_rate=3e-2)
     assert sum("the loss of stage s has not moved" in note for note in still.notes.said) == 1
     assert not any("has not moved" in note for note in moving.notes.said)
-
-
-def out_of_memory_above(rows):
-    def spoil(loss, batch):
-        if len(batch["input_ids"]) > rows and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return loss
-
-    return spoil
-
-
-@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
-def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatch, room, said):
-    with monkeypatch.context() as patched:
-        short = Trained(patched, out_of_memory_above(room), steps=4)
-    whole = Trained(monkeypatch, plain, steps=4)
-    assert short.error is None
-    notes = [note for note in short.notes.said if "out of memory" in note]
-    assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
-    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
-    assert all(torch.allclose(tensor, whole.tensors[name], atol=1e-5) for name, tensor in short.tensors.items())
-
-
-def test_gradients_that_a_failed_pass_left_are_taken_back():
-    weight = nn.Parameter(torch.ones(3))
-    weight.grad = torch.full((3,), 5.0)
-    values = torch.arange(12.0).view(4, 3)
-    batch = {"input_ids": values, "attention_mask": torch.ones(4, 3)}
-    halved = []
-
-    def step(part):
-        loss = (part["input_ids"] * weight).sum()
-        loss.backward()
-        if len(part["input_ids"]) > 2:
-            raise torch.OutOfMemoryError
-        return loss.detach()
-
-    loss, pieces = backward_in_parts(step, batch, [weight], 1, halved.append)
-    assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
-    assert torch.equal(weight.grad, 5.0 + values.sum(0))
-
-
-def test_no_room_for_one_row_is_an_error_with_a_way_out(monkeypatch):
-    run = Trained(monkeypatch, out_of_memory_above(0), steps=2)
-    assert "does not suffice for a single row; lower task.max_length" in str(run.error)

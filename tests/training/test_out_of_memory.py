@@ -4,13 +4,17 @@ from functools import partial
 
 import pytest
 import torch
+from test_guards import Trained
+from test_guards import plain as unspoiled
 from test_prefix import ROWS, batch_of, loss_and_gradients, staged
+from torch import nn
 from torch.nn import functional as F
 
 from heft.data import IGNORED
-from heft.training.guards import backward_in_parts, rows_without_a_finite_loss
+from heft.training.guards import rows_without_a_finite_loss
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
 from heft.training.lower import LowerLayerReuse
+from heft.training.out_of_memory import backward_in_parts, is_out_of_memory
 from heft.training.prefix import PrefixReuse
 from heft.training.reuse import plain_loss
 from heft.training.stores import MemoryStore, NoStore
@@ -83,3 +87,86 @@ def test_a_row_without_a_finite_loss_is_found_among_longer_ones(losses):
         return loss(model, batch) + (torch.nan if 3 in batch["row_ids"].tolist() else 0.0)
 
     assert rows_without_a_finite_loss(model, spoiled, [batch_of(SHORT_FIRST)]) == [3]
+
+
+def out_of_memory_above(rows):
+    def spoil(loss, batch):
+        if len(batch["input_ids"]) > rows and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")  # after dropout has drawn its numbers
+        return loss
+
+    return spoil
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
+def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatch, room, said):
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(room), steps=4)
+    whole = Trained(monkeypatch, unspoiled, steps=4)
+    assert short.error is None
+    notes = [note for note in short.notes.said if "out of memory" in note]
+    assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
+    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    assert all(torch.allclose(tensor, whole.tensors[name], atol=1e-5) for name, tensor in short.tensors.items())
+
+
+def test_gradients_that_a_failed_pass_left_are_taken_back():
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.full((3,), 5.0)
+    values = torch.arange(12.0).view(4, 3)
+    batch = {"input_ids": values, "attention_mask": torch.ones(4, 3)}
+    halved = []
+
+    def step(part):
+        loss = (part["input_ids"] * weight).sum()
+        loss.backward()
+        if len(part["input_ids"]) > 2:
+            raise torch.OutOfMemoryError
+        return loss.detach()
+
+    loss, pieces = backward_in_parts(step, batch, [weight], 1, halved.append)
+    assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
+    assert torch.equal(weight.grad, 5.0 + values.sum(0))
+
+
+def test_no_room_for_one_row_is_an_error_with_a_way_out(monkeypatch):
+    run = Trained(monkeypatch, out_of_memory_above(0), steps=2)
+    assert "does not suffice for a single row; lower task.max_length" in str(run.error)
+
+
+def test_with_dropout_a_halved_step_is_the_step_of_as_many_micro_batches(monkeypatch):
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(1), steps=3, dropout=0.3)
+    small = Trained(monkeypatch, unspoiled, steps=3, dropout=0.3, micro_batch_size=1)
+    assert all(torch.allclose(tensor, small.tensors[name], atol=1e-6) for name, tensor in short.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "is_so"),
+    [
+        (torch.OutOfMemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+            True,
+        ),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite"), False),
+        (ValueError("CUDA out of memory"), False),
+    ],
+)
+def test_memory_that_runs_out_is_known_by_many_names(error, is_so):
+    assert is_out_of_memory(error) == is_so
+
+
+def test_another_error_of_a_pass_is_not_taken_for_it():
+    def step(batch):
+        raise RuntimeError("the sizes differ")
+
+    with pytest.raises(RuntimeError, match="the sizes differ"):
+        backward_in_parts(step, batch_of([0, 1]), [], 1, print)

@@ -1,6 +1,6 @@
 """What goes wrong in training without a noise: numbers that are none, a loss that stays where it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -76,49 +76,3 @@ def has_not_moved(losses: Sequence[float]) -> str | None:
     if fall > SMALLEST_FALL * abs(fmean(first)) or fall > 2 * error:
         return None
     return f"{fmean(first):.4f} over the first {count} logged steps, {fmean(last):.4f} over the last {count}"
-
-
-def backward_in_parts(
-    step: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    batch: dict[str, torch.Tensor],
-    parameters: Sequence[torch.Tensor],
-    pieces: int,
-    halved: Callable[[int], None],
-) -> tuple[torch.Tensor, int]:
-    """Forward and backward pass over a batch in pieces, in more of them whenever memory runs out.
-
-    The loss is a sum over rows, so the pieces' gradients add up to the batch's. A pass that fails may have left a part
-    of its gradients; these are put back to what they were before it.
-
-    Args:
-        step: forward and backward pass over rows; gives their part of the loss.
-        batch: the rows.
-        parameters: that train.
-        pieces: to begin with.
-        halved: is told the rows of a pass whenever it is halved.
-
-    Returns:
-        The loss, and how many pieces it took.
-
-    Raises:
-        HeftError: memory does not suffice for a single row.
-    """
-    rows = len(batch["input_ids"])
-    before = [None if p.grad is None else p.grad.clone() for p in parameters]
-    while True:
-        size = -(-rows // pieces)
-        try:
-            parts = [step(rows_of(batch, slice(at, at + size))) for at in range(0, rows, size)]
-            return torch.stack(parts).sum(), pieces
-        except torch.OutOfMemoryError:
-            pass  # handled outside, where nothing holds on to the failed pass
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = None if gradient is None else gradient.clone()
-        if size == 1:
-            raise HeftError(
-                "the device's memory does not suffice for a single row; lower task.max_length, set"
-                " gradient_checkpointing: true, or quantise the base model (model.quantization: 4bit)"
-            )
-        torch.cuda.empty_cache()
-        pieces = -(-rows // (size // 2))
-        halved(size // 2)

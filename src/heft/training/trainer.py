@@ -14,7 +14,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from heft import processes
 from heft.data import IGNORED, training_batch
 from heft.stages import adapter_parameters
-from heft.training.guards import backward_in_parts, diverged, rows_without_a_finite_loss
+from heft.training.guards import diverged, rows_without_a_finite_loss
+from heft.training.out_of_memory import backward_in_parts
 from heft.training.resumable import ResumableTrainer
 from heft.training.reuse import Loss, plain_loss
 
