@@ -88,3 +88,21 @@ def backward_in_parts(
         put_back_random_state(random)
 
     return in_parts(step, batch, pieces, halved, undo)
+
+
+def in_halves(run: Callable[[Sequence[int]], None], rows: Sequence[int]) -> None:
+    """Run all rows at once, or in halves where memory does not suffice for that, and these in halves again.
+
+    Raises:
+        RuntimeError: memory does not suffice for a single row.
+    """
+    try:
+        run(rows)
+        return
+    except RuntimeError as error:
+        if len(rows) == 1 or not is_out_of_memory(error):
+            raise
+    clear_device_cache()  # here, where nothing holds on to the failed attempt
+    middle = len(rows) // 2
+    in_halves(run, rows[:middle])
+    in_halves(run, rows[middle:])
