@@ -9,16 +9,19 @@ from heft.builtin import TINY
 from heft.data import Encoder
 from heft.errors import HeftError
 from heft.models import load_base
-from heft.recipe import LoraStage, ModelSettings
+from heft.recipe import LoraStage, ModelSettings, ReftStage
 from heft.reporter import Reporter
 from heft.stages import adapter_parameters, attach
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
 from heft.training.guards import Diverged, diverged, has_not_moved
-from heft.training.stage import train_stage
+from heft.training.keeping import Keeping
+from heft.training.settings import CheckpointSettings
+from heft.training.stage import hold_back, train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
+REFT = {"method": "reft", "rank": 2, "positions": "l2", "learning_rate": 1e-2, "batch_size": 4}
 
 
 class Notes(Reporter):
@@ -33,24 +36,25 @@ class Notes(Reporter):
 
 
 class Trained:
-    """A stage on the tiny model whose loss is `spoil`ed; what was said, and what became of the adapter."""
+    """A stage on the tiny model whose loss is `spoil`ed; what was said and kept, and what became of the adapter."""
 
-    def __init__(self, monkeypatch, spoil, rows=12, **settings):
+    def __init__(self, monkeypatch, spoil, rows=12, stage=LORA, every_steps=1, start=None, **settings):
         base = load_base(ModelSettings(name=TINY, device="cpu"))
         self.rows = Encoder(base.tokenizer, 512)(
             load_examples(WhereaboutsSettings(train_size=rows, eval_size=1), "train")
         )
+        stage = {"lora": LoraStage, "reft": ReftStage}[stage["method"]](**{**stage, **settings})
         torch.manual_seed(0)
-        attach(base.model, "s", LoraStage(**{**LORA, **settings}))
+        attach(base.model, "s", stage)
         plain = stage_module.loss_for
         monkeypatch.setattr(
             stage_module, "loss_for", lambda *a: lambda model, batch: spoil(plain(*a)(model, batch), batch)
         )
-        self.notes, self.error = Notes(), None
+        self.notes, self.error, self.kept = Notes(), None, {}
         self.parameters = adapter_parameters(base.model, ["s"])
+        keeping = Keeping(CheckpointSettings(every_steps=every_steps), self.kept.__setitem__, start)
         try:
-            stage = LoraStage(**{**LORA, **settings})
-            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes)
+            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes, keeping=keeping)
         except HeftError as error:
             self.error = error
 
@@ -86,7 +90,7 @@ def test_where_every_row_of_a_later_step_is_bad_the_learning_rate_is_blamed():
         (1, "rows whose loss alone is not finite: a, b. "),
         (2, "each of its rows alone has no finite loss"),
     ):
-        said = str(diverged("s", step, "the loss is nan", ["a", "b"], ["a", "b"]))
+        said = str(diverged("s", step, "the loss is nan", ["a", "b"], ["a", "b"], weights_moved=step > 1))
         assert words in said
         assert ("lower stages.s.learning_rate" in said) == (step == 2)
         assert said.endswith("run it anew in another directory (--output DIR)")
@@ -123,6 +127,58 @@ def test_a_gradient_that_is_no_number_stops_too(monkeypatch):
 
     run = Trained(monkeypatch, lambda loss, batch: Bad.apply(loss), steps=3, max_grad_norm=0.0)
     assert "step 1: the gradient's norm is nan" in str(run.error)
+
+
+AT_ONCE = {"warmup": 0.0, "max_grad_norm": 0.0, "schedule": "constant"}
+
+
+@pytest.mark.parametrize(("stage", "rate", "norm"), [(LORA, 1e38, "nan"), (LORA, 1e18, "inf"), (REFT, 1e38, "inf")])
+def test_weights_that_the_last_step_spoiled_are_not_taken_for_trained(monkeypatch, stage, rate, norm):
+    run = Trained(monkeypatch, plain, stage=stage, steps=1, learning_rate=rate, **AT_ONCE)
+    assert isinstance(run.error, Diverged)
+    assert f"stage s: after step 1 the norm of the trained weights is {norm}. " in str(run.error)
+    assert "Then: lower stages.s.learning_rate" in str(run.error)
+
+
+def test_weights_of_a_finite_norm_are_not_taken_for_trained_where_a_row_has_no_finite_loss(monkeypatch):
+    run = Trained(monkeypatch, lambda loss, batch: loss if torch.is_grad_enabled() else loss * math.nan, steps=2)
+    assert "stage s: after step 1 the loss of a row that it was taken on is nan. " in str(run.error)
+    assert not run.kept
+
+
+def test_weights_that_a_step_spoiled_are_not_kept_as_a_checkpoint(monkeypatch):
+    run = Trained(monkeypatch, plain, steps=4, learning_rate=1e38, **{**AT_ONCE, "warmup": 0.5})  # step 1 moves nothing
+    assert "after step 2 the norm of the trained weights is inf" in str(run.error)
+    assert list(run.kept) == [1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"holdout": 0.25, "evaluate_every": 1}])
+def test_a_rotation_that_cannot_be_made_orthonormal_is_a_learning_rate_that_is_too_high(monkeypatch, settings):
+    run = Trained(monkeypatch, plain, every_steps=None, stage=REFT, steps=3, learning_rate=1e38, **AT_ONCE, **settings)
+    assert isinstance(run.error, Diverged)
+    assert "after step 1 rows of a rotation depend on each other or are not finite" in str(run.error)
+    assert "lower stages.s.learning_rate" in str(run.error)
+
+
+@pytest.mark.parametrize("setting", [{"best_checkpoint": True}, {"until": "plateau"}])
+def test_a_held_back_loss_that_is_no_number_names_its_rows(monkeypatch, setting):
+    def spoil(loss, batch):
+        return loss * math.nan if 10 in batch["row_ids"].tolist() else loss
+
+    run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=2, steps=8, **setting)
+    bad = hold_back(run.rows, 0.25, seed=0)[1][10 - 9].example.id
+    assert isinstance(run.error, Diverged)
+    assert "stage s, step 2: the held-back loss after it is nan; " in str(run.error)
+    assert f"rows whose loss alone is not finite: {bad}." in str(run.error)
+
+
+def test_where_every_held_back_row_is_bad_the_learning_rate_is_blamed(monkeypatch):
+    def spoil(loss, batch):
+        return loss * math.inf if min(batch["row_ids"].tolist()) >= 9 else loss
+
+    run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=1, steps=3)
+    assert "step 1: the held-back loss after it is inf; each of its rows alone has no finite loss" in str(run.error)
+    assert "lower stages.s.learning_rate" in str(run.error)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from heft.training.lower import LowerLayerReuse
 from heft.training.out_of_memory import backward_in_parts, is_out_of_memory
 from heft.training.prefix import PrefixReuse
 from heft.training.reuse import plain_loss
+from heft.training.snapshot import apart, together
 from heft.training.stores import MemoryStore, NoStore
 
 SHORT_FIRST = [2, 0, 3, 1]
@@ -89,9 +90,11 @@ def test_a_row_without_a_finite_loss_is_found_among_longer_ones(losses):
     assert rows_without_a_finite_loss(model, spoiled, [batch_of(SHORT_FIRST)]) == [3]
 
 
-def out_of_memory_above(rows):
+def out_of_memory_above(rows, in_training=True):
+    """In training alone or, as the held-back evaluation is, in passes without gradients alone."""
+
     def spoil(loss, batch):
-        if len(batch["input_ids"]) > rows and torch.is_grad_enabled():
+        if len(batch["input_ids"]) > rows and torch.is_grad_enabled() == in_training:
             raise torch.OutOfMemoryError("CUDA out of memory")  # after dropout has drawn its numbers
         return loss
 
@@ -170,3 +173,59 @@ def test_another_error_of_a_pass_is_not_taken_for_it():
 
     with pytest.raises(RuntimeError, match="the sizes differ"):
         backward_in_parts(step, batch_of([0, 1]), [], 1, print)
+
+
+def test_a_stage_that_goes_on_does_not_run_out_of_memory_again(monkeypatch):
+    settings = {"steps": 4, "dropout": 0.3, "holdout": 0.4, "evaluate_every": 2}
+    with monkeypatch.context() as patched:
+        whole = Trained(patched, out_of_memory_above(1, in_training=False), **settings)
+    for step, start in whole.kept.items():
+        with monkeypatch.context() as patched:
+            again = Trained(patched, out_of_memory_above(1, in_training=False), start=start, **settings)
+        said = [note for note in again.notes.said if "out of memory" in note]
+        assert bool(said) == (step == 1)  # the first evaluation comes after step 2
+        assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+def test_a_stage_kept_before_there_were_pieces_goes_on(monkeypatch):
+    with monkeypatch.context() as patched:
+        whole = Trained(patched, unspoiled, steps=3)
+    trainer = apart(apart(whole.kept[1])["trainer"])
+    del trainer["pieces"]
+    start = together(**{**apart(whole.kept[1]), "trainer": together(**trainer)})
+    again = Trained(monkeypatch, unspoiled, start=start, steps=3)
+    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
+def test_out_of_memory_in_the_held_back_evaluation_halves_its_passes(monkeypatch, room, said):
+    settings = {"steps": 4, "holdout": 0.4, "evaluate_every": 1}
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(room, in_training=False), **settings)
+    whole = Trained(monkeypatch, unspoiled, **settings)
+    notes = [note for note in short.notes.said if "out of memory" in note]
+    assert notes == [f"s: out of memory in the held-back evaluation; going on with {n} rows a pass" for n in said]
+    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("room", [2, 1])
+def test_states_to_keep_are_computed_in_halves_where_memory_does_not_suffice(room, monkeypatch):
+    for losses in (prefixes, lower_layers):
+        model, loss = losses(MemoryStore())
+        passes = []
+
+        def watched(module, args, options, passes=passes):
+            rows = len(options["input_ids"])
+            if not torch.is_grad_enabled():
+                passes.append(rows)
+                if rows > room:
+                    raise torch.OutOfMemoryError
+
+        monkeypatch.setattr("heft.training.kept.pass_tokens", lambda device, trains: None)  # all rows in one company
+        model.get_decoder().register_forward_pre_hook(watched, with_kwargs=True)
+        whole = loss_and_gradients(model, mean(plain_loss(model), model, batch_of(SHORT_FIRST)))
+        value, _ = loss_and_gradients(model, mean(loss, model, batch_of(SHORT_FIRST)))
+        assert_same(model, value, *whole)
+        assert passes[0] > room
+        assert sum(rows for rows in passes if rows <= room) == passes[0]

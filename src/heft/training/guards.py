@@ -1,6 +1,7 @@
 """What goes wrong in training without a noise: numbers that are none, a loss that stays where it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ SMALLEST_FALL = 0.02
 
 
 class Diverged(HeftError):
-    """A loss or a gradient is not a finite number; the weights are those of the step before."""
+    """A loss or a gradient is not a finite number, and the step was not taken; or steps have spoiled the weights."""
 
 
 def rows_without_a_finite_loss(
@@ -41,27 +42,57 @@ def rows_without_a_finite_loss(
     return found
 
 
-def diverged(stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str]) -> Diverged:
-    """The error of a step whose numbers are not finite.
+def diverged(
+    stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str], weights_moved: bool
+) -> Diverged:
+    """The error of a loss or a gradient that is not finite.
 
     Args:
         stage: its name.
-        step: counted from 1; it was not taken.
+        step: counted from 1.
         what: is not finite, with its value: "the loss is nan".
         bad: ids of the rows whose loss alone is not finite.
-        rows: ids of all rows of the step.
+        rows: ids of all rows that it was computed from.
+        weights_moved: whether a step had been taken; weights that are off make every row bad.
     """
-    blamed = 0 < len(bad) < len(rows) or (bad and step == 1)  # later, weights that are off make every row bad
+    blamed = 0 < len(bad) < len(rows) or (bad and not weights_moved)
     named = bad if blamed else rows
     shown = ", ".join(named[:ROWS_SHOWN]) + (f" and {len(named) - ROWS_SHOWN} more" if len(named) > ROWS_SHOWN else "")
     if blamed:
         whose = "rows whose loss alone is not finite"
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
-    advice = "look at these rows" if blamed else f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+    advice = "look at these rows" if blamed else _lower_rate(stage)
+    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {shown}", advice)
+
+
+def ran_away(stage: str, step: int, what: str) -> Diverged:
+    """The error of steps that have left weights with which nothing can be computed.
+
+    Args:
+        stage: its name.
+        step: the last one that was taken.
+        what: is wrong: "the norm of the trained weights is inf".
+    """
+    return _advised(f"stage {stage}: after step {step} {what}", _lower_rate(stage))
+
+
+@contextmanager
+def rotations_watched(stage: str, step: int) -> Iterator[None]:
+    """Inside, a rotation that cannot be made orthonormal any more is a `Diverged`; arguments as for `ran_away`."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        raise ran_away(stage, step, "rows of a rotation depend on each other or are not finite") from error
+
+
+def _lower_rate(stage: str) -> str:
+    return f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+
+
+def _advised(what: str, advice: str) -> Diverged:
     return Diverged(
-        f"stage {stage}, step {step}: {what}, so the step was not taken; {whose}: {shown}. What was kept before stays."
-        f" Then: {advice}, and run it anew in another directory (--output DIR)"
+        f"{what}. What was kept before stays. Then: {advice}, and run it anew in another directory (--output DIR)"
     )
 
 
