@@ -4,22 +4,24 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from heft.builtin import TINY
 from heft.data import Encoder
 from heft.errors import HeftError
 from heft.models import load_base
-from heft.recipe import LoraStage, ModelSettings
+from heft.recipe import LoraStage, ModelSettings, ReftStage
 from heft.reporter import Reporter
 from heft.stages import adapter_parameters, attach
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
-from heft.training.guards import Diverged, backward_in_parts, diverged, has_not_moved
-from heft.training.stage import train_stage
+from heft.training.guards import Diverged, diverged, has_not_moved
+from heft.training.keeping import Keeping
+from heft.training.settings import CheckpointSettings
+from heft.training.stage import hold_back, train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
+REFT = {"method": "reft", "rank": 2, "positions": "l2", "learning_rate": 1e-2, "batch_size": 4}
 
 
 class Notes(Reporter):
@@ -34,24 +36,25 @@ class Notes(Reporter):
 
 
 class Trained:
-    """A stage on the tiny model whose loss is `spoil`ed; what was said, and what became of the adapter."""
+    """A stage on the tiny model whose loss is `spoil`ed; what was said and kept, and what became of the adapter."""
 
-    def __init__(self, monkeypatch, spoil, rows=12, **settings):
+    def __init__(self, monkeypatch, spoil, rows=12, stage=LORA, every_steps=1, start=None, **settings):
         base = load_base(ModelSettings(name=TINY, device="cpu"))
         self.rows = Encoder(base.tokenizer, 512)(
             load_examples(WhereaboutsSettings(train_size=rows, eval_size=1), "train")
         )
+        stage = {"lora": LoraStage, "reft": ReftStage}[stage["method"]](**{**stage, **settings})
         torch.manual_seed(0)
-        attach(base.model, "s", LoraStage(**{**LORA, **settings}))
+        attach(base.model, "s", stage)
         plain = stage_module.loss_for
         monkeypatch.setattr(
             stage_module, "loss_for", lambda *a: lambda model, batch: spoil(plain(*a)(model, batch), batch)
         )
-        self.notes, self.error = Notes(), None
+        self.notes, self.error, self.kept = Notes(), None, {}
         self.parameters = adapter_parameters(base.model, ["s"])
+        keeping = Keeping(CheckpointSettings(every_steps=every_steps), self.kept.__setitem__, start)
         try:
-            stage = LoraStage(**{**LORA, **settings})
-            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes)
+            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes, keeping=keeping)
         except HeftError as error:
             self.error = error
 
@@ -87,7 +90,7 @@ def test_where_every_row_of_a_later_step_is_bad_the_learning_rate_is_blamed():
         (1, "rows whose loss alone is not finite: a, b. "),
         (2, "each of its rows alone has no finite loss"),
     ):
-        said = str(diverged("s", step, "the loss is nan", ["a", "b"], ["a", "b"]))
+        said = str(diverged("s", step, "the loss is nan", ["a", "b"], ["a", "b"], weights_moved=step > 1))
         assert words in said
         assert ("lower stages.s.learning_rate" in said) == (step == 2)
         assert said.endswith("run it anew in another directory (--output DIR)")
@@ -126,6 +129,58 @@ def test_a_gradient_that_is_no_number_stops_too(monkeypatch):
     assert "step 1: the gradient's norm is nan" in str(run.error)
 
 
+AT_ONCE = {"warmup": 0.0, "max_grad_norm": 0.0, "schedule": "constant"}
+
+
+@pytest.mark.parametrize(("stage", "rate", "norm"), [(LORA, 1e38, "nan"), (LORA, 1e18, "inf"), (REFT, 1e38, "inf")])
+def test_weights_that_the_last_step_spoiled_are_not_taken_for_trained(monkeypatch, stage, rate, norm):
+    run = Trained(monkeypatch, plain, stage=stage, steps=1, learning_rate=rate, **AT_ONCE)
+    assert isinstance(run.error, Diverged)
+    assert f"stage s: after step 1 the norm of the trained weights is {norm}. " in str(run.error)
+    assert "Then: lower stages.s.learning_rate" in str(run.error)
+
+
+def test_weights_of_a_finite_norm_are_not_taken_for_trained_where_a_row_has_no_finite_loss(monkeypatch):
+    run = Trained(monkeypatch, lambda loss, batch: loss if torch.is_grad_enabled() else loss * math.nan, steps=2)
+    assert "stage s: after step 1 the loss of a row that it was taken on is nan. " in str(run.error)
+    assert not run.kept
+
+
+def test_weights_that_a_step_spoiled_are_not_kept_as_a_checkpoint(monkeypatch):
+    run = Trained(monkeypatch, plain, steps=4, learning_rate=1e38, **{**AT_ONCE, "warmup": 0.5})  # step 1 moves nothing
+    assert "after step 2 the norm of the trained weights is inf" in str(run.error)
+    assert list(run.kept) == [1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"holdout": 0.25, "evaluate_every": 1}])
+def test_a_rotation_that_cannot_be_made_orthonormal_is_a_learning_rate_that_is_too_high(monkeypatch, settings):
+    run = Trained(monkeypatch, plain, every_steps=None, stage=REFT, steps=3, learning_rate=1e38, **AT_ONCE, **settings)
+    assert isinstance(run.error, Diverged)
+    assert "after step 1 rows of a rotation depend on each other or are not finite" in str(run.error)
+    assert "lower stages.s.learning_rate" in str(run.error)
+
+
+@pytest.mark.parametrize("setting", [{"best_checkpoint": True}, {"until": "plateau"}])
+def test_a_held_back_loss_that_is_no_number_names_its_rows(monkeypatch, setting):
+    def spoil(loss, batch):
+        return loss * math.nan if 10 in batch["row_ids"].tolist() else loss
+
+    run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=2, steps=8, **setting)
+    bad = hold_back(run.rows, 0.25, seed=0)[1][10 - 9].example.id
+    assert isinstance(run.error, Diverged)
+    assert "stage s, step 2: the held-back loss after it is nan; " in str(run.error)
+    assert f"rows whose loss alone is not finite: {bad}." in str(run.error)
+
+
+def test_where_every_held_back_row_is_bad_the_learning_rate_is_blamed(monkeypatch):
+    def spoil(loss, batch):
+        return loss * math.inf if min(batch["row_ids"].tolist()) >= 9 else loss
+
+    run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=1, steps=3)
+    assert "step 1: the held-back loss after it is inf; each of its rows alone has no finite loss" in str(run.error)
+    assert "lower stages.s.learning_rate" in str(run.error)
+
+
 @pytest.mark.parametrize(
     ("losses", "moved"),
     [
@@ -147,48 +202,3 @@ def test_a_loss_that_does_not_move_is_said_once(monkeypatch):
     moving = Trained(monkeypatch, plain, steps=12, learning_rate=3e-2)
     assert sum("the loss of stage s has not moved" in note for note in still.notes.said) == 1
     assert not any("has not moved" in note for note in moving.notes.said)
-
-
-def out_of_memory_above(rows):
-    def spoil(loss, batch):
-        if len(batch["input_ids"]) > rows and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return loss
-
-    return spoil
-
-
-@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
-def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatch, room, said):
-    with monkeypatch.context() as patched:
-        short = Trained(patched, out_of_memory_above(room), steps=4)
-    whole = Trained(monkeypatch, plain, steps=4)
-    assert short.error is None
-    notes = [note for note in short.notes.said if "out of memory" in note]
-    assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
-    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
-    assert all(torch.allclose(tensor, whole.tensors[name], atol=1e-5) for name, tensor in short.tensors.items())
-
-
-def test_gradients_that_a_failed_pass_left_are_taken_back():
-    weight = nn.Parameter(torch.ones(3))
-    weight.grad = torch.full((3,), 5.0)
-    values = torch.arange(12.0).view(4, 3)
-    halved = []
-
-    def step(part):
-        loss = (part["input_ids"] * weight).sum()
-        loss.backward()
-        if len(part["input_ids"]) > 2:
-            raise torch.OutOfMemoryError
-        return loss.detach()
-
-    loss, pieces = backward_in_parts(step, {"input_ids": values}, [weight], 1, halved.append)
-    assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
-    assert torch.equal(weight.grad, 5.0 + values.sum(0))
-
-
-def test_no_room_for_one_row_is_an_error_with_a_way_out(monkeypatch):
-    run = Trained(monkeypatch, out_of_memory_above(0), steps=2)
-    assert "does not suffice for a single row; lower task.max_length" in str(run.error)

@@ -1,12 +1,14 @@
 """What goes wrong in training without a noise: numbers that are none, a loss that stays where it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 import torch
 
 from heft.errors import HeftError
+from heft.training.parts import rows_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +25,7 @@ SMALLEST_FALL = 0.02
 
 
 class Diverged(HeftError):
-    """A loss or a gradient is not a finite number; the weights are those of the step before."""
+    """A loss or a gradient is not a finite number, and the step was not taken; or steps have spoiled the weights."""
 
 
 def rows_without_a_finite_loss(
@@ -35,33 +37,62 @@ def rows_without_a_finite_loss(
     with torch.no_grad():
         for batch in batches:
             for i, row in enumerate(batch["row_ids"].tolist()):
-                one = {key: value[i : i + 1] for key, value in batch.items()}
-                if not torch.isfinite(loss(model, one)):
+                if not torch.isfinite(loss(model, rows_of(batch, [i]))):
                     found.append(row)
     return found
 
 
-def diverged(stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str]) -> Diverged:
-    """The error of a step whose numbers are not finite.
+def diverged(
+    stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str], weights_moved: bool
+) -> Diverged:
+    """The error of a loss or a gradient that is not finite.
 
     Args:
         stage: its name.
-        step: counted from 1; it was not taken.
+        step: counted from 1.
         what: is not finite, with its value: "the loss is nan".
         bad: ids of the rows whose loss alone is not finite.
-        rows: ids of all rows of the step.
+        rows: ids of all rows that it was computed from.
+        weights_moved: whether a step had been taken; weights that are off make every row bad.
     """
-    blamed = 0 < len(bad) < len(rows) or (bad and step == 1)  # later, weights that are off make every row bad
+    blamed = 0 < len(bad) < len(rows) or (bad and not weights_moved)
     named = bad if blamed else rows
     shown = ", ".join(named[:ROWS_SHOWN]) + (f" and {len(named) - ROWS_SHOWN} more" if len(named) > ROWS_SHOWN else "")
     if blamed:
         whose = "rows whose loss alone is not finite"
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
-    advice = "look at these rows" if blamed else f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+    advice = "look at these rows" if blamed else _lower_rate(stage)
+    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {shown}", advice)
+
+
+def ran_away(stage: str, step: int, what: str) -> Diverged:
+    """The error of steps that have left weights with which nothing can be computed.
+
+    Args:
+        stage: its name.
+        step: the last one that was taken.
+        what: is wrong: "the norm of the trained weights is inf".
+    """
+    return _advised(f"stage {stage}: after step {step} {what}", _lower_rate(stage))
+
+
+@contextmanager
+def rotations_watched(stage: str, step: int) -> Iterator[None]:
+    """Inside, a rotation that cannot be made orthonormal any more is a `Diverged`; arguments as for `ran_away`."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        raise ran_away(stage, step, "rows of a rotation depend on each other or are not finite") from error
+
+
+def _lower_rate(stage: str) -> str:
+    return f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+
+
+def _advised(what: str, advice: str) -> Diverged:
     return Diverged(
-        f"stage {stage}, step {step}: {what}, so the step was not taken; {whose}: {shown}. What was kept before stays."
-        f" Then: {advice}, and run it anew in another directory (--output DIR)"
+        f"{what}. What was kept before stays. Then: {advice}, and run it anew in another directory (--output DIR)"
     )
 
 
@@ -76,49 +107,3 @@ def has_not_moved(losses: Sequence[float]) -> str | None:
     if fall > SMALLEST_FALL * abs(fmean(first)) or fall > 2 * error:
         return None
     return f"{fmean(first):.4f} over the first {count} logged steps, {fmean(last):.4f} over the last {count}"
-
-
-def backward_in_parts(
-    step: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    batch: dict[str, torch.Tensor],
-    parameters: Sequence[torch.Tensor],
-    pieces: int,
-    halved: Callable[[int], None],
-) -> tuple[torch.Tensor, int]:
-    """Forward and backward pass over a batch in pieces, in more of them whenever memory runs out.
-
-    The loss is a sum over rows, so the pieces' gradients add up to the batch's. A pass that fails may have left a part
-    of its gradients; these are put back to what they were before it.
-
-    Args:
-        step: forward and backward pass over rows; gives their part of the loss.
-        batch: the rows.
-        parameters: that train.
-        pieces: to begin with.
-        halved: is told the rows of a pass whenever it is halved.
-
-    Returns:
-        The loss, and how many pieces it took.
-
-    Raises:
-        HeftError: memory does not suffice for a single row.
-    """
-    rows = len(batch["input_ids"])
-    before = [None if p.grad is None else p.grad.clone() for p in parameters]
-    while True:
-        size = -(-rows // pieces)
-        try:
-            parts = [step({key: value[at : at + size] for key, value in batch.items()}) for at in range(0, rows, size)]
-            return torch.stack(parts).sum(), pieces
-        except torch.OutOfMemoryError:
-            pass  # handled outside, where nothing holds on to the failed pass
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = None if gradient is None else gradient.clone()
-        if size == 1:
-            raise HeftError(
-                "the device's memory does not suffice for a single row; lower task.max_length, set"
-                " gradient_checkpointing: true, or quantise the base model (model.quantization: 4bit)"
-            )
-        torch.cuda.empty_cache()
-        pieces = -(-rows // (size // 2))
-        halved(size // 2)

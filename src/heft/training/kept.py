@@ -9,6 +9,7 @@ import torch
 
 from heft.batching import batches_of_like_length, companies, pass_tokens
 from heft.data import EncodedExample
+from heft.training.out_of_memory import in_halves
 from heft.training.stores import Store
 
 if TYPE_CHECKING:
@@ -47,15 +48,16 @@ class KeptStates(ABC):
         return states | self._computed(missing)
 
     def _computed(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
-        computed = {}
-        for part in self._passes(rows):
-            states = self.compute_together(part)
-            for row, tensor in states.items():
-                self.store.put(row, tensor)
-            if not self.store.lasts:
-                computed |= states
+        if not self.store.lasts:
+            return {row: states for part in self._passes(rows) for row, states in self.compute_together(part).items()}
+        for company in self._passes(rows):
+            in_halves(self._keep, company)
         # what the store gives back lets go of the passes' states, of which it may hold a few rows only
-        return {row: self.store.get(row) for row in rows} if self.store.lasts else computed
+        return {row: self.store.get(row) for row in rows}
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        for row, states in self.compute_together(rows).items():
+            self.store.put(row, states)
 
     def _passes(self, rows: Sequence[int]) -> list[list[int]]:
         """Where states stay, each row brings along the rows with which it is always computed."""

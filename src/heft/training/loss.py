@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from heft.data import IGNORED
+from heft.training.parts import rows_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,8 +41,9 @@ def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], 
     """`answer_loss` with the tokens before the first edited one taken from `reuse`: the same value and gradients.
 
     The batch is cut at one column, as far left as its longest suffix (edited tokens and answer) needs; what stands
-    left of it in each row is frozen.
+    left of it in each row is frozen. Columns in which all rows are padded are left out, since `reuse` knows none.
     """
+    batch = rows_of(batch, slice(None))
     mask_BT = batch["attention_mask"]
     width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.reach
     split = mask_BT.shape[1] - width
@@ -60,7 +62,11 @@ def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], 
 def answer_loss_on_lower_layers(
     model: "nn.Module", batch: dict[str, torch.Tensor], reuse: "LowerLayerReuse"
 ) -> torch.Tensor:
-    """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients."""
+    """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients.
+
+    Columns in which all rows are padded are left out, since `reuse` knows none.
+    """
+    batch = rows_of(batch, slice(None))
     with reuse.lower_layers_done(batch["row_ids"].tolist()):
         return answer_loss(model, batch, edits_prompt=True)
 

@@ -19,9 +19,10 @@ def loss_by_parts(loss: "Loss", model: "nn.Module", batch: dict[str, torch.Tenso
     parts = batches_of_like_length(lengths, len(lengths), cost)
     if len(parts) == 1:
         return loss(model, batch)
-    return sum(loss(model, _rows_of(batch, part, lengths[part[0]])) for part in parts)
+    return sum(loss(model, rows_of(batch, part)) for part in parts)
 
 
-def _rows_of(batch: dict[str, torch.Tensor], rows: list[int], width: int) -> dict[str, torch.Tensor]:
+def rows_of(batch: dict[str, torch.Tensor], rows: list[int] | slice) -> dict[str, torch.Tensor]:
     """Some rows of a batch, without the columns in which all of them are padded."""
+    width = int(batch["attention_mask"][rows].sum(1).max())
     return {key: value[rows, -width:] if value.dim() == 2 else value[rows] for key, value in batch.items()}

@@ -94,7 +94,8 @@ def train_stage(
         keeping: how it is kept on the way; None for not at all.
 
     Raises:
-        Diverged: a loss or a gradient is not finite; the weights are those before that step.
+        Diverged: a loss or a gradient is not finite, and the weights are those before that step; or the last step has
+            left weights that cannot be used.
         Stopped: a signal has asked for an end; the stage was kept after its last step.
     """
     peak = PeakMemory(model.device)
@@ -219,10 +220,12 @@ class _Follower(TrainerCallback):
         if "loss" in values or "eval_loss" in values:
             self._reporter.metrics({"stage": self._stage, "step": state.global_step, **values})
 
-    def on_halved(self, batch_size: int, rows: int) -> None:
-        self._reporter.note(
-            f"{self._stage}: out of memory; going on with {rows} rows a pass, {batch_size} a step as before"
-        )
+    def on_halved(self, batch_size: int, what: str, rows: int) -> None:
+        if what == "training":
+            text = f"out of memory; going on with {rows} rows a pass, {batch_size} a step as before"
+        else:
+            text = f"out of memory in the held-back evaluation; going on with {rows} rows a pass"
+        self._reporter.note(f"{self._stage}: {text}")
 
     def on_train_end(self, args, state, control, **kwargs):
         stays = has_not_moved([entry["loss"] for entry in state.log_history if "loss" in entry])

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import gather_object
 from torch import nn
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from heft import processes
 from heft.data import IGNORED, training_batch
 from heft.stages import adapter_modules, adapter_parameters
-from heft.training.guards import backward_in_parts, diverged, rows_without_a_finite_loss
+from heft.training.guards import diverged, ran_away, rotations_watched, rows_without_a_finite_loss
+from heft.training.out_of_memory import backward_in_parts, in_parts
+from heft.training.parts import rows_of
 from heft.training.resumable import ResumableTrainer
 from heft.training.reuse import Loss, plain_loss
+from heft.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from heft.data import EncodedExample
@@ -38,6 +43,12 @@ class Rows(Dataset):
         example = self._examples[index]
         return {"input_ids": example.prompt + example.answer, "example": example, "id": self._first_id + index}
 
+    def ids(self, numbers: Sequence[int] | None = None) -> list[str]:
+        """Ids of the examples of these rows, or of all."""
+        if numbers is None:
+            return [each.example.id for each in self._examples]
+        return [self._examples[number - self._first_id].example.id for number in numbers]
+
 
 def collate(rows: list[dict], pad_id: int, process: int, processes: int) -> dict[str, torch.Tensor]:
     """One process's part of a training batch, with its rows' numbers, `row_ids` (B,).
@@ -58,14 +69,15 @@ class StageTrainer(ResumableTrainer):
 
     The mean is taken over the whole step, so it does not depend on how the step is split into micro-batches or over
     processes. Rotations, which have no length, and biases are not decayed. A step whose loss or gradient is not finite
-    is not taken (heft.training.guards.Diverged).
+    is not taken, and weights that a step has spoiled are not kept (heft.training.guards.Diverged).
 
     Args:
         pad_id: id of the padding token.
         loss: see heft.training.reuse; None for the plain one.
         reft_learning_rate: of ReFT's weights; None for the same as the others'.
         stage: name of the stage, for messages.
-        on_halved: is told how many rows a pass holds from now on, when memory ran out.
+        on_halved: is told how many rows a pass of the "training" or the "evaluation" of rows held back has from now
+            on, when memory ran out.
     """
 
     def __init__(
@@ -75,12 +87,14 @@ class StageTrainer(ResumableTrainer):
         loss: Loss | None = None,
         reft_learning_rate: float | None = None,
         stage: str = "",
-        on_halved: Callable[[int], None] = lambda rows: None,
+        on_halved: Callable[[str, int], None] = lambda what, rows: None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self._stage, self._on_halved = stage, on_halved
-        self._pieces = 1
+        self._pieces = {"training": 1, "evaluation": 1}
+        if self._start is not None and "pieces" in self._start:
+            self._pieces |= self._start["pieces"].values
         self._step: tuple[int, list[dict[str, torch.Tensor]]] = (-1, [])
         self.data_collator = partial(
             collate, pad_id=pad_id, process=self.args.process_index, processes=self.args.world_size
@@ -105,17 +119,22 @@ class StageTrainer(ResumableTrainer):
             self._step = (self.state.global_step, [])
         self._step[1].append(inputs)
         step = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)
-        if processes.count() > 1:  # the others would wait for gradients that a failed pass never sends
-            return step(inputs)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        loss, self._pieces = backward_in_parts(step, inputs, trained, self._pieces, self._on_halved)
-        return loss
+        with rotations_watched(self._stage, self.state.global_step):
+            if processes.count() > 1:  # the others would wait for gradients that a failed pass never sends
+                return step(inputs)
+            halved = partial(self._on_halved, "training")
+            pieces = self._pieces["training"]
+            loss, self._pieces["training"] = backward_in_parts(step, inputs, self._trained(), pieces, halved)
+            return loss
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         for what, value in (("loss", self._tr_loss.item()), ("gradient's norm", float(norm))):
             if not math.isfinite(value):
-                raise self._diverged(f"the {what} is {value}")
+                raise self._diverged(f"the {what} is {value}, so the step was not taken")
         return norm
 
     def _diverged(self, what: str) -> Exception:
@@ -123,8 +142,43 @@ class StageTrainer(ResumableTrainer):
         self.model.zero_grad()
         bad = rows_without_a_finite_loss(self.model, self._loss, batches)
         rows = [row for batch in batches for row in batch["row_ids"].tolist()]
-        ids = [[self.train_dataset[row]["example"].example.id for row in each] for each in (bad, rows)]
-        return diverged(self._stage, step + 1, what, *ids)
+        ids = map(self.train_dataset.ids, (bad, rows))
+        return diverged(self._stage, step + 1, what, *ids, weights_moved=step > 0)
+
+    def _held_back_diverged(self, loss: float, batches: DataLoader) -> Exception:
+        bad = rows_without_a_finite_loss(self.model, self._loss, batches)
+        if processes.count() > 1:
+            bad = sorted(set(gather_object(bad)))
+        rows, step = self.eval_dataset, self.state.global_step
+        what = f"the held-back loss after it is {loss}"
+        return diverged(self._stage, step, what, rows.ids(bad), rows.ids(), weights_moved=True)
+
+    def begin(self) -> None:
+        """As before; at the end the weights can be used."""
+        super().begin()
+        self._require_sound_weights()
+
+    def snapshot(self) -> Snapshot:
+        """As before, with the pieces that memory asked for, so that it does not run out again."""
+        whole = super().snapshot()
+        return Snapshot(whole.values | {"pieces": dict(self._pieces)}, whole.tensors)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._require_sound_weights()
+        super()._save_checkpoint(model, trial)
+
+    @torch.no_grad()
+    def _require_sound_weights(self) -> None:
+        """What the next step would find out of the last one: its weights are tried on a row that it was taken on."""
+        step, (_, batches) = self.state.global_step, self._step
+        norm = float(get_total_norm(self._trained()))
+        if not math.isfinite(norm):
+            raise ran_away(self._stage, step, f"the norm of the trained weights is {norm}")
+        self.model.eval()
+        with rotations_watched(self._stage, step):
+            loss = float(self._loss(self.model, rows_of(batches[0], [0])))
+        if not math.isfinite(loss):
+            raise ran_away(self._stage, step, f"the loss of a row that it was taken on is {loss}")
 
     def get_train_dataloader(self) -> DataLoader:
         """As the Trainer's, but rows and their order are those of a single process: `collate` takes a process's part.
@@ -151,13 +205,18 @@ class StageTrainer(ResumableTrainer):
     ) -> EvalLoopOutput:
         """The held-back loss alone: of each batch the mean over its answer tokens, of these the mean over rows."""
         self.model.eval()
+        run, halved = partial(self._loss, self.model), partial(self._on_halved, "evaluation")
         sums = []
-        for batch in dataloader:
-            labelled_BT = batch["labels"] != IGNORED
-            sums.append(torch.stack([self._loss(self.model, batch), labelled_BT.sum(), labelled_BT.any(1).sum()]))
+        with rotations_watched(self._stage, self.state.global_step):
+            for batch in dataloader:
+                loss, self._pieces["evaluation"] = in_parts(run, batch, self._pieces["evaluation"], halved)
+                labelled_BT = batch["labels"] != IGNORED
+                sums.append(torch.stack([loss, labelled_BT.sum(), labelled_BT.any(1).sum()]))
         losses, tokens, rows = self.accelerator.reduce(torch.stack(sums)).unbind(1)
-        mean = (rows * losses / tokens).sum() / rows.sum()
-        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": mean.item()}, int(rows.sum()))
+        mean = ((rows * losses / tokens).sum() / rows.sum()).item()
+        if not math.isfinite(mean):
+            raise self._held_back_diverged(mean, dataloader)
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": mean}, int(rows.sum()))
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """As the Trainer's, without rotations."""

@@ -1,0 +1,231 @@
+"""Passes in pieces, as memory allows: the same loss and gradients as the whole."""
+
+from functools import partial
+
+import pytest
+import torch
+from test_guards import Trained
+from test_guards import plain as unspoiled
+from test_prefix import ROWS, batch_of, loss_and_gradients, staged
+from torch import nn
+from torch.nn import functional as F
+
+from heft.data import IGNORED
+from heft.training.guards import rows_without_a_finite_loss
+from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
+from heft.training.lower import LowerLayerReuse
+from heft.training.out_of_memory import backward_in_parts, is_out_of_memory
+from heft.training.prefix import PrefixReuse
+from heft.training.reuse import plain_loss
+from heft.training.snapshot import apart, together
+from heft.training.stores import MemoryStore, NoStore
+
+SHORT_FIRST = [2, 0, 3, 1]
+"""So that most pieces lack the longest row."""
+
+
+def prefixes(store):
+    model = staged(positions="l2")
+    return model, partial(answer_loss_on_prefixes, reuse=PrefixReuse(model, ROWS, 2, 0, store))
+
+
+def lower_layers(store):
+    model = staged(positions="f1+l2", layers=[1, 2])
+    return model, partial(answer_loss_on_lower_layers, reuse=LowerLayerReuse(model, ROWS, 1, 0, store))
+
+
+def plain(store):
+    model = staged(positions="f1+l2")
+    return model, plain_loss(model)
+
+
+def mean(loss, model, batch):
+    return loss(model, batch) / (batch_of(SHORT_FIRST)["labels"] != IGNORED).sum()
+
+
+def assert_same(model, found, value, gradients):
+    """Within 1e-6, which is more than rounding of the mean loss leaves."""
+    assert found == pytest.approx(value, abs=1e-6)
+    for name, gradient in gradients.items():
+        assert torch.allclose(model.get_parameter(name).grad, gradient, rtol=0, atol=1e-6), name
+
+
+@pytest.mark.parametrize("store", [NoStore, MemoryStore])
+@pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
+def test_in_pieces_a_batch_has_the_loss_and_the_gradients_of_the_whole(losses, store):
+    model, loss = losses(store())
+
+    def step(batch):
+        value = mean(loss, model, batch)
+        value.backward()
+        return value.detach()
+
+    unhalved = mean(partial(answer_loss, edits_prompt=True), model, batch_of(SHORT_FIRST))
+    whole = loss_and_gradients(model, unhalved)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for pieces in (1, 2, len(SHORT_FIRST)):
+        model.zero_grad()
+        value, _ = backward_in_parts(step, batch_of(SHORT_FIRST), trained, pieces, print)
+        assert_same(model, value.item(), *whole)
+
+
+@pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
+def test_columns_in_which_all_rows_are_padded_change_nothing(losses):
+    model, loss = losses(NoStore())
+    batch = batch_of(SHORT_FIRST)
+    whole = loss_and_gradients(model, mean(loss, model, batch))
+    for key, value in (("input_ids", 0), ("attention_mask", 0), ("position_ids", 0), ("labels", IGNORED)):
+        batch[key] = F.pad(batch[key], (3, 0), value=value)
+    value, _ = loss_and_gradients(model, mean(loss, model, batch))
+    assert_same(model, value, *whole)
+
+
+@pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
+def test_a_row_without_a_finite_loss_is_found_among_longer_ones(losses):
+    model, loss = losses(NoStore())
+
+    def spoiled(model, batch):
+        return loss(model, batch) + (torch.nan if 3 in batch["row_ids"].tolist() else 0.0)
+
+    assert rows_without_a_finite_loss(model, spoiled, [batch_of(SHORT_FIRST)]) == [3]
+
+
+def out_of_memory_above(rows, in_training=True):
+    """In training alone or, as the held-back evaluation is, in passes without gradients alone."""
+
+    def spoil(loss, batch):
+        if len(batch["input_ids"]) > rows and torch.is_grad_enabled() == in_training:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # after dropout has drawn its numbers
+        return loss
+
+    return spoil
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
+def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatch, room, said):
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(room), steps=4)
+    whole = Trained(monkeypatch, unspoiled, steps=4)
+    assert short.error is None
+    notes = [note for note in short.notes.said if "out of memory" in note]
+    assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
+    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    assert all(torch.allclose(tensor, whole.tensors[name], atol=1e-5) for name, tensor in short.tensors.items())
+
+
+def test_gradients_that_a_failed_pass_left_are_taken_back():
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.full((3,), 5.0)
+    values = torch.arange(12.0).view(4, 3)
+    batch = {"input_ids": values, "attention_mask": torch.ones(4, 3)}
+    halved = []
+
+    def step(part):
+        loss = (part["input_ids"] * weight).sum()
+        loss.backward()
+        if len(part["input_ids"]) > 2:
+            raise torch.OutOfMemoryError
+        return loss.detach()
+
+    loss, pieces = backward_in_parts(step, batch, [weight], 1, halved.append)
+    assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
+    assert torch.equal(weight.grad, 5.0 + values.sum(0))
+
+
+def test_no_room_for_one_row_is_an_error_with_a_way_out(monkeypatch):
+    run = Trained(monkeypatch, out_of_memory_above(0), steps=2)
+    assert "does not suffice for a single row; lower task.max_length" in str(run.error)
+
+
+def test_with_dropout_a_halved_step_is_the_step_of_as_many_micro_batches(monkeypatch):
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(1), steps=3, dropout=0.3)
+    small = Trained(monkeypatch, unspoiled, steps=3, dropout=0.3, micro_batch_size=1)
+    assert all(torch.allclose(tensor, small.tensors[name], atol=1e-6) for name, tensor in short.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "is_so"),
+    [
+        (torch.OutOfMemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+            True,
+        ),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite"), False),
+        (ValueError("CUDA out of memory"), False),
+    ],
+)
+def test_memory_that_runs_out_is_known_by_many_names(error, is_so):
+    assert is_out_of_memory(error) == is_so
+
+
+def test_another_error_of_a_pass_is_not_taken_for_it():
+    def step(batch):
+        raise RuntimeError("the sizes differ")
+
+    with pytest.raises(RuntimeError, match="the sizes differ"):
+        backward_in_parts(step, batch_of([0, 1]), [], 1, print)
+
+
+def test_a_stage_that_goes_on_does_not_run_out_of_memory_again(monkeypatch):
+    settings = {"steps": 4, "dropout": 0.3, "holdout": 0.4, "evaluate_every": 2}
+    with monkeypatch.context() as patched:
+        whole = Trained(patched, out_of_memory_above(1, in_training=False), **settings)
+    for step, start in whole.kept.items():
+        with monkeypatch.context() as patched:
+            again = Trained(patched, out_of_memory_above(1, in_training=False), start=start, **settings)
+        said = [note for note in again.notes.said if "out of memory" in note]
+        assert bool(said) == (step == 1)  # the first evaluation comes after step 2
+        assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+def test_a_stage_kept_before_there_were_pieces_goes_on(monkeypatch):
+    with monkeypatch.context() as patched:
+        whole = Trained(patched, unspoiled, steps=3)
+    trainer = apart(apart(whole.kept[1])["trainer"])
+    del trainer["pieces"]
+    start = together(**{**apart(whole.kept[1]), "trainer": together(**trainer)})
+    again = Trained(monkeypatch, unspoiled, start=start, steps=3)
+    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
+def test_out_of_memory_in_the_held_back_evaluation_halves_its_passes(monkeypatch, room, said):
+    settings = {"steps": 4, "holdout": 0.4, "evaluate_every": 1}
+    with monkeypatch.context() as patched:
+        short = Trained(patched, out_of_memory_above(room, in_training=False), **settings)
+    whole = Trained(monkeypatch, unspoiled, **settings)
+    notes = [note for note in short.notes.said if "out of memory" in note]
+    assert notes == [f"s: out of memory in the held-back evaluation; going on with {n} rows a pass" for n in said]
+    for one, other in zip(short.notes.values, whole.notes.values, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("room", [2, 1])
+def test_states_to_keep_are_computed_in_halves_where_memory_does_not_suffice(room, monkeypatch):
+    for losses in (prefixes, lower_layers):
+        model, loss = losses(MemoryStore())
+        passes = []
+
+        def watched(module, args, options, passes=passes):
+            rows = len(options["input_ids"])
+            if not torch.is_grad_enabled():
+                passes.append(rows)
+                if rows > room:
+                    raise torch.OutOfMemoryError
+
+        monkeypatch.setattr("heft.training.kept.pass_tokens", lambda device, trains: None)  # all rows in one company
+        model.get_decoder().register_forward_pre_hook(watched, with_kwargs=True)
+        whole = loss_and_gradients(model, mean(plain_loss(model), model, batch_of(SHORT_FIRST)))
+        value, _ = loss_and_gradients(model, mean(loss, model, batch_of(SHORT_FIRST)))
+        assert_same(model, value, *whole)
+        assert passes[0] > room
+        assert sum(rows for rows in passes if rows <= room) == passes[0]
