@@ -46,6 +46,7 @@ def spoil(monkeypatch, is_bad):
     return ids
 
 
+@pytest.mark.filterwarnings("error:Adapter .* was active")
 @pytest.mark.parametrize(("steps", "rate"), [(1, "1e38"), (3, "1e38"), (1, "1e39")])
 def test_weights_that_run_away_end_their_configuration_even_in_the_last_step(run, steps, rate):
     _, found, learners = swept(run, steps, f"1e-2, {rate}")
