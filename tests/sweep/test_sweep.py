@@ -9,28 +9,16 @@ from safetensors.torch import load_file
 import heft
 from heft.errors import HeftError
 from heft.recipe_io import load_recipe
-from heft.sweep import run as sweep_run
+from heft.reporter import Reporter
 from heft.sweep.grid import configurations, recipe_of
-from heft.sweep.results import rank
-
-COARSE = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4, learning_rate: 1e-2}"
-TASK = "{name: whereabouts, train_size: 24, eval_size: 4}"
 
 
-@pytest.fixture
-def run(recipe_file, tmp_path, monkeypatch):
-    """Runs a sweep; returns its recipe, what it found, and its learners."""
-    seen = []
-    monkeypatch.setattr(
-        sweep_run, "rank", lambda training, normalize: seen.append(training) or rank(training, normalize)
-    )
+class Notes(Reporter):
+    def __init__(self):
+        self.said = []
 
-    def run_sweep(fine: str, sweep: str, name="sweep"):
-        path = recipe_file(f"{{{COARSE}, fine: {fine}}}", f"sweep: {sweep}", TASK)
-        recipe = load_recipe(path, output=str(tmp_path / name))
-        return recipe, sweep_run.sweep(recipe), seen[-1].learners
-
-    return run_sweep
+    def note(self, text):
+        self.said.append(text)
 
 
 def values(path, key, **where):
@@ -114,6 +102,13 @@ def test_where_all_diverge_the_message_says_so(run):
     with pytest.raises(HeftError, match="every configuration diverged"):
         run("{method: reft, intervention: noreft, positions: l2, steps: 5, batch_size: 4, warmup: 0}",
             "{grid: {learning_rate: [1e38]}}")  # fmt: skip
+
+
+def test_a_loss_that_does_not_move_is_said_of_its_configuration(run):
+    notes = Notes()
+    run("{method: reft, positions: l2, steps: 12, batch_size: 4}", "{grid: {learning_rate: [1e-9, 3e-2]}}", to=notes)
+    (note,) = [note for note in notes.said if "has not moved" in note]
+    assert note.startswith("the loss of c00 (learning_rate 1e-09) has not moved: ")
 
 
 def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run, tmp_path):

@@ -7,6 +7,8 @@
 | copies.py | who trains on which row: laid side by side, or in rows of their own |
 | passes.py | the forward passes over these layouts, and the loss of every copy |
 | learner.py | one configuration: its rows, optimiser, schedule and random numbers, those that it has alone |
+| memory.py | how many tokens a pass may hold, and fewer once memory ran out |
+| trials.py | passes that may fail, and what is done where one does |
 | training.py | all learners in lock-step |
 | results.py | held-back figures, ranked |
 | report.py | table, JSON, CSV and plot |

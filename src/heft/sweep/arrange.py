@@ -11,10 +11,13 @@ from heft.models import Base
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import parse_positions
 from heft.reporter import Reporter
+from heft.stages import activate
 from heft.sweep.grid import Configuration
 from heft.sweep.learner import Learner
+from heft.sweep.memory import Room
 from heft.sweep.passes import Passes, StepStore, can_stand_side_by_side
 from heft.sweep.training import SideBySide
+from heft.sweep.trials import Trials
 from heft.training.prefix import has_dropout
 from heft.training.reuse import open_prefixes
 
@@ -47,17 +50,19 @@ def side_by_side(
         _name_owners(base, tried)
         passes = _passes(base, learners, [*rows, *held_back], Path(scratch), reporter)
         held_back_rows = range(len(rows), len(rows) + len(held_back))
-        yield SideBySide(learners, passes, held_back_rows, tokens_per_pass)
+        trials = Trials(learners, passes, Room(tokens_per_pass, reporter.note))
+        yield SideBySide(learners, passes, held_back_rows, trials)
 
 
 @contextmanager
 def _gone_afterwards(base: Base) -> Iterator[None]:
     """Whatever adapters are attached while this is open are gone when it closes."""
-    before = set(base.model.peft_config) if hasattr(base.model, "peft_config") else set()
+    before = list(getattr(base.model, "peft_config", ()))
     try:
         yield
     finally:
         added = [name for name in base.model.peft_config if name not in before]
+        activate(base.model, before)
         for module in list(base.model.modules()):
             layer = getattr(module, "reft", None)
             if isinstance(layer, ReftLayer):

@@ -19,6 +19,8 @@ SIDE_BY_SIDE = 256
 """Tokens of a sequence of copies at most: attention between copies is computed and masked, so more is no gain."""
 
 PREFIX, PADDING = -1, -2
+NOBODY = -1
+"""Owner of a copy that no adapter edits."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Copy:
     """One adapter's work on one row.
 
     Attributes:
-        owner: number of the adapter.
+        owner: number of the adapter, or NOBODY.
         row: index of the example.
         start: first token of the row that this copy runs; those before it are the row's prefix.
         continuation: ids that are predicted after the prompt.

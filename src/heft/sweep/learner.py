@@ -6,7 +6,7 @@ learner draws from it what a step needs, in the order in which a run would.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from transformers import TrainerControl, set_seed
 
 from heft.data import EncodedExample
 from heft.reft.layer import ReftLayer
+from heft.reft.orthonormal import orthonormal_rows
 from heft.stages import adapter_parameters, attach, train_only
 from heft.sweep.grid import Configuration
 from heft.training.held_back import HeldBack
@@ -142,22 +143,39 @@ class Learner:
                 gradient = torch.empty_like(parameter).copy_(gradient)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    def update(self) -> dict[str, float]:
-        """Take the step; its figures."""
+    def update(self) -> dict[str, float] | None:
+        """Take the step; its figures, or None where its gradient is not finite or it leaves weights that are not."""
         parameters = [p for p in self.parameters.values() if p.grad is not None]
         limit = self._arguments.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf) if parameters else 0.0
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)) if parameters else 0.0
+        if not math.isfinite(norm):
+            return None
         figures = {"loss": self.losses[-1], "learning_rate": self._trainer.lr_scheduler.get_last_lr()[0]}
         self._trainer.optimizer.step()
+        if not are_finite(self.parameters.values()):
+            return None
         self._trainer.lr_scheduler.step()
         self._trainer.optimizer.zero_grad(set_to_none=True)
         self.taken += 1
-        return {"step": self.taken, **figures, "grad_norm": float(norm)}
+        return {"step": self.taken, **figures, "grad_norm": norm}
+
+    @torch.no_grad()
+    def has_rotations(self) -> bool:
+        """Whether its rotations can be computed; where one cannot, neither can a pass, whoever takes part in it."""
+        try:
+            for key, parameter in self.parameters.items():
+                if key.endswith(".rotation"):
+                    orthonormal_rows(parameter)
+        except torch.linalg.LinAlgError:
+            return False
+        return True
 
     def diverge(self) -> None:
-        """End here: the loss or a gradient is not a number any more."""
+        """End here, without a step that was begun: a loss, a gradient or a weight is not a number any more."""
         self.diverged = True
-        self._trainer.optimizer.zero_grad(set_to_none=True)
+        del self.losses[self.taken :]
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def is_due(self) -> bool:
         """Whether its held-back rows are evaluated after the step just taken."""
@@ -216,8 +234,14 @@ class Learner:
                 if self.configuration.adapter in unit:
                     dropout = unit[self.configuration.adapter].dropout
                     dropout.register_forward_pre_hook(before)
-                    dropout.register_forward_hook(after)
+                    dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
 
 def _numbers(rows: list[dict]) -> dict[str, torch.Tensor]:
     return {"row_ids": torch.tensor([row["id"] for row in rows])}
+
+
+def are_finite(tensors: Iterable[torch.Tensor | None]) -> bool:
+    """Whether all numbers are finite; a tensor may be absent."""
+    given = [tensor.detach() for tensor in tensors if tensor is not None]
+    return not given or bool(torch.isfinite(torch.stack(torch._foreach_norm(given, math.inf))).all())

@@ -14,7 +14,7 @@ from heft.data import IGNORED, EncodedExample
 from heft.evaluation.shared_pass import keeps_plain_keys
 from heft.reft.positions import TokenLayout
 from heft.reft.settings import Positions
-from heft.sweep.copies import Copy, Grid, mask_of, one_by_one, side_by_side
+from heft.sweep.copies import NOBODY, Copy, Grid, mask_of, one_by_one, side_by_side
 from heft.training.prefix import PrefixReuse, has_dropout
 from heft.training.stores import MemoryStore
 
@@ -126,7 +126,7 @@ class Passes:
     def _run(self, copies: Sequence[Copy], grid: Grid, inputs: dict) -> torch.Tensor:
         device = self.model.device
         owner_of = torch.tensor([copy.owner for copy in copies])
-        owner_UT = torch.where(grid.copies >= 0, owner_of[grid.copies.clamp(min=0)], -1)
+        owner_UT = torch.where(grid.copies >= 0, owner_of[grid.copies.clamp(min=0)], NOBODY)
         prompt_U = torch.tensor([len(self.examples[row].prompt) for row in grid.rows])
         layout = TokenLayout(
             grid.numbers.to(device), prompt_U.to(device), owner_UT.to(device), order_BT=grid.copies.to(device)

@@ -25,7 +25,7 @@ class Result:
         steps: optimiser steps taken.
         trainable_parameters: numbers that were trained.
         at_plateau: whether its held-back loss ended it before its steps did.
-        diverged: whether its loss or a gradient was no number.
+        diverged: whether a loss, a gradient or a weight was no number.
         losses: training loss of each step.
         held_back_losses: (step, loss) of each evaluation on the way.
     """
@@ -45,7 +45,11 @@ class Result:
 
 
 def rank(training: SideBySide, normalize: str) -> list[Result]:
-    """Measure all configurations on the held-back rows; lowest loss first, then highest accuracy, then grid order."""
+    """Measure all configurations on the held-back rows; lowest loss first, then highest accuracy, then grid order.
+
+    Raises:
+        HeftError: held-back rows have no finite loss, whatever the configuration.
+    """
     sound = [learner for learner in training.learners if not learner.diverged]
     passes = training.passes
     wanted = [
@@ -54,7 +58,7 @@ def rank(training: SideBySide, normalize: str) -> list[Result]:
         for continuation in dict.fromkeys((passes.examples[row].answer, *passes.examples[row].choices))
         for learner in sound
     ]
-    values = training.losses([passes.copy(*key) for key in wanted])
+    values = training.trials.measure([passes.copy(*key) for key in wanted])
     costs = dict(zip(wanted, values, strict=True))
     results = [_measure(learner, training, costs, normalize) for learner in training.learners]
     return sorted(results, key=lambda r: (math.inf if r.loss is None else r.loss, -(r.accuracy or 0.0)))
@@ -66,7 +70,6 @@ def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str
     if not learner.diverged:
         total = sum(costs[learner.number, row, example.answer] for row, example in examples)
         loss = total / sum(len(example.answer) for _, example in examples)
-        loss = loss if math.isfinite(loss) else None
     if loss is not None and all(example.choices for _, example in examples):
         scores = [[-costs[learner.number, row, choice] for choice in example.choices] for row, example in examples]
         records = [choice_record(e, s, normalize) for (_, e), s in zip(examples, scores, strict=True)]
@@ -82,7 +85,7 @@ def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str
         steps=learner.taken,
         trainable_parameters=sum(p.numel() for p in learner.parameters.values()),
         at_plateau=learner.at_plateau,
-        diverged=learner.diverged or loss is None,
+        diverged=learner.diverged,
         losses=learner.losses,
         held_back_losses=learner.held_back_losses,
     )

@@ -29,6 +29,7 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
+from heft.training.guards import has_not_moved
 from heft.training.settings import held_back_rows
 from heft.training.stage import hold_back
 from heft.work import Work
@@ -61,8 +62,8 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
         reporter: is told what happens; None for nobody.
 
     Raises:
-        HeftError: something in the recipe, its data or its model is wrong (nothing has been written), or every
-            configuration diverged.
+        HeftError: something in the recipe, its data or its model is wrong (nothing has been written), rows have no
+            finite loss, memory does not suffice for one row, or every configuration diverged.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter or Reporter()
@@ -115,6 +116,7 @@ def _sweep_last_stage(work: Work, tried: Sequence[Configuration], index: int) ->
         )
         seconds = training.train(name, reporter, directory.add_metrics)
         results = rank(training, recipe.evaluation.normalize)
+        _tell_what_has_not_moved(results, reporter)
         winner = best(results)
         about = {"stage": name, "held_back_rows": len(held_back), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})
@@ -126,6 +128,16 @@ def _sweep_last_stage(work: Work, tried: Sequence[Configuration], index: int) ->
         chosen = next(c for c in tried if c.name == winner.name)
         tensors = {k: p.detach().clone() for k, p in adapter_parameters(base.model, [chosen.adapter]).items()}
     return _keep_winner(work, results, chosen, tensors, seconds)
+
+
+def _tell_what_has_not_moved(results: Sequence[Result], reporter: Reporter) -> None:
+    for result in results:
+        stays = None if result.diverged else has_not_moved(result.losses)
+        if stays is not None:
+            reporter.note(
+                f"the loss of {result.name} ({label(result)}) has not moved: {stays}; a higher learning_rate, a larger"
+                " rank or other positions may move it"
+            )
 
 
 def _keep_winner(work: Work, results: list[Result], chosen: Configuration, tensors: dict, seconds: float) -> Sweep:
