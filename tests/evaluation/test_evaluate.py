@@ -3,12 +3,13 @@
 import json
 
 import pytest
+import torch
 
 import heft
 from heft.builtin import TINY
 from heft.data import Encoder
 from heft.errors import HeftError
-from heft.evaluation import evaluate_examples
+from heft.evaluation import evaluate_examples, evaluator
 from heft.models import load_base
 from heft.recipe import EvaluationSettings, ModelSettings
 from heft.reporter import Reporter
@@ -68,3 +69,39 @@ def test_an_adapter_that_edits_more_tokens_than_a_prompt_has_is_refused():
     attach(base.model, "fine", ReftStage(method="reft", positions="f900+l900", steps=1))
     with pytest.raises(HeftError, match="shorter than the 1800 positions"):
         heft.evaluate(base.model, base.tokenizer, WhereaboutsSettings(train_size=1, eval_size=2, max_length=4000))
+
+
+class Notes(Reporter):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def runs_out_above(monkeypatch, most):
+    """Memory for batches of at most so many rows."""
+    real = evaluator.choice_log_likelihoods
+
+    def short(model, examples, batch_size, **rest):
+        if batch_size > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, examples, batch_size=batch_size, **rest)
+
+    monkeypatch.setattr(evaluator, "choice_log_likelihoods", short)
+
+
+def test_where_memory_runs_out_it_begins_again_with_batches_of_half_the_size(monkeypatch):
+    task, settings, reporter = WhereaboutsSettings(train_size=1, eval_size=6), EvaluationSettings(batch_size=8), Notes()
+    expected = heft.evaluate(BASE.model, BASE.tokenizer, task, settings)
+    runs_out_above(monkeypatch, most=3)
+    found = heft.evaluate(BASE.model, BASE.tokenizer, task, settings, reporter)
+    assert [note.split("; ")[1] for note in reporter.notes] == [f"it begins again with batches of {n}" for n in (4, 2)]
+    for one, other in zip(expected.records, found.records, strict=True):
+        assert other.log_likelihoods == pytest.approx(one.log_likelihoods, abs=1e-5)
+
+
+def test_memory_that_does_not_suffice_for_a_batch_of_one_is_one_message(monkeypatch):
+    runs_out_above(monkeypatch, most=0)
+    with pytest.raises(HeftError, match="does not suffice for a batch of one; lower task.max_length"):
+        heft.evaluate(BASE.model, BASE.tokenizer, WhereaboutsSettings(train_size=1, eval_size=2))

@@ -7,7 +7,7 @@ from torch import nn
 from heft.errors import HeftError
 from heft.reporter import Reporter
 from heft.sweep.learner import Learner
-from heft.sweep.memory import Room, is_out_of_memory
+from heft.sweep.memory import Room
 from heft.sweep.passes import Passes
 
 FINE = "{method: reft, positions: l2, rank: 2, steps: 3, batch_size: 4, optimizer: sgd, learning_rate: 1e-2}"
@@ -111,22 +111,6 @@ def test_other_errors_are_not_taken_for_it(run, monkeypatch):
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         found(run, monkeypatch, "{grid: {rank: [1, 2]}}", "short", losses)
-
-
-@pytest.mark.parametrize(
-    ("error", "is_it"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
-        (torch.OutOfMemoryError("of a kind of its own"), True),
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-    ],
-)
-def test_out_of_memory_has_many_names(error, is_it):
-    assert is_out_of_memory(error) == is_it
 
 
 def test_room_never_grows_and_is_not_short_before_memory_runs_out():

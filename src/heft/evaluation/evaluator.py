@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from accelerate.utils.memory import clear_device_cache
+
 from heft.data import EncodedExample, Encoder
+from heft.errors import HeftError
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
 from heft.evaluation.numbers import require_numbers, rotations_in_words
 from heft.evaluation.records import Record
+from heft.memory_errors import is_out_of_memory
 from heft.recipe import EvaluationSettings
 from heft.reft.layer import ReftLayer
 from heft.reporter import Reporter
@@ -73,14 +77,36 @@ def evaluate_examples(
 ) -> Evaluation:
     """As `evaluate`, on examples that are encoded already. `what` names the work to the reporter.
 
+    Where memory runs out, all of it begins again with batches of half the size.
+
     Raises:
-        HeftError: what the model computes is no numbers.
+        HeftError: what the model computes is no numbers, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
     work = _generate if not examples[0].choices else _score
-    records = work(model, tokenizer, task, examples, settings, reporter, what)
+    records = None
+    while records is None:
+        try:
+            records = work(model, tokenizer, task, examples, settings, reporter, what)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if records is None:  # outside, where nothing holds on to the failed pass
+            settings = _halved(settings, what, reporter)
     cut = sum(example.cut > 0 for example in examples)
     return Evaluation(records, measure(records), time.perf_counter() - start, cut)
+
+
+def _halved(settings: EvaluationSettings, what: str, reporter: Reporter) -> EvaluationSettings:
+    if settings.batch_size == 1:
+        raise HeftError(
+            f"{what}: the device's memory does not suffice for a batch of one; lower task.max_length, set"
+            " evaluation.share_prefix: false, or quantise the base model (model.quantization: 4bit)"
+        )
+    clear_device_cache()
+    halved = settings.model_copy(update={"batch_size": settings.batch_size // 2})
+    reporter.note(f"{what}: out of memory; it begins again with batches of {halved.batch_size}")
+    return halved
 
 
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:

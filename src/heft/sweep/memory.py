@@ -2,19 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 from heft.errors import HeftError
-
-_FURTHER = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Said outside PyTorch's allocator, and not known to accelerate."""
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory did not suffice, so that a smaller pass may run."""
-    known = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-    return known or any(words in str(error) for words in _FURTHER)
 
 
 class Room:

@@ -19,6 +19,6 @@ class SweepSettings(Settings):
     holdout, or 0.1 where that is 0."""
     tokens_per_pass: int = Field(default=4096, ge=1)
     """Most tokens of all configurations together in one forward pass; fewer need less memory. One configuration's
-    (micro-)batch is never split."""
+    (micro-)batch is split only where memory runs out."""
     evaluate_winner: bool = False
     """Evaluate the winner, and it alone, on the task's evaluation split at the end."""

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from heft.errors import HeftError
+from heft.memory_errors import is_out_of_memory
 from heft.stages import activate, train_only
 from heft.sweep.copies import NOBODY, Copy
 from heft.sweep.learner import Learner
-from heft.sweep.memory import Room, is_out_of_memory
+from heft.sweep.memory import Room
 from heft.sweep.passes import Passes
 from heft.training.guards import ROWS_SHOWN
 from heft.training.trainer import frozen_adapter_modules

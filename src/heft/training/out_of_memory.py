@@ -3,21 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 from heft.errors import HeftError
+from heft.memory_errors import is_out_of_memory
 from heft.training.parts import rows_of
 from heft.training.snapshot import put_back_random_state, random_state
-
-_FURTHER_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""Of messages that accelerate does not know: those of the driver and of cuBLAS, cuDNN and their like."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory did not suffice, which fewer rows may mend."""
-    if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _FURTHER_WORDS)
 
 
 def in_parts(
