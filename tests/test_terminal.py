@@ -97,7 +97,7 @@ def test_what_a_model_says_is_shown_as_text(capsys, monkeypatch):
     monkeypatch.setattr("heft.adapter_dir.open_adapters", lambda *a, **k: loaded)
     monkeypatch.setattr("heft.data.Encoder.prompt", lambda self, text: [1])
     monkeypatch.setattr("heft.evaluation.generation.generate_texts", lambda *a, **k: [f"one\n\ttwo{HOSTILE}"])
-    monkeypatch.setattr(sys, "argv", ["heft", "generate", "x", "a prompt"])
+    monkeypatch.setattr(sys, "argv", ["heft", "generate", "x", "a prompt", "--no-chat-template"])
     with pytest.raises(SystemExit):
         main()
     told = capsys.readouterr().out

@@ -99,7 +99,7 @@ def open_adapters(
             " same with other settings in its config.json"
         )
     expected = manifest.tokenizer_fingerprint
-    if expected not in (None, tokenizer_fingerprint(base.tokenizer, bool(manifest.task.get("chat_template")))):
+    if expected not in (None, tokenizer_fingerprint(base.tokenizer, manifest.task.get("chat_template") is True)):
         raise HeftError(
             f"the adapters in {directory} were trained with another tokenizer than the one of {base.settings.name}: its"
             " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"

@@ -36,7 +36,7 @@ def asked(trained, tmp_path, monkeypatch):
     def run(task: dict, chat_template: bool | None = None) -> str:
         directory = shutil.copytree(trained, tmp_path / "adapter", dirs_exist_ok=True)
         manifest = json.loads((trained / "heft.json").read_text())
-        (directory / "heft.json").write_text(json.dumps(manifest | {"task": task}))
+        (directory / "heft.json").write_text(json.dumps(manifest | {"task": task, "tokenizer_fingerprint": None}))
         prompts = []
 
         def generate(model, tokenizer, given, **options):

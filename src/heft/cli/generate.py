@@ -15,7 +15,8 @@ def run_generation(
     """Print the answer; `chat_template` None takes what the adapter was trained with."""
     if not prompt.strip():
         raise HeftError("the prompt is empty; give the text to go on from")
-    from heft.adapter_dir import open_adapters, read_manifest
+    from heft.adapter_dir import open_adapters
+    from heft.adapter_manifest import read_manifest
 
     wrapped = _as_trained(adapter, read_manifest(adapter).task) if chat_template is None else chat_template
 

@@ -14,8 +14,8 @@ from heft.reporter import Reporter
 from heft.stages import activate
 from heft.sweep.grid import Configuration
 from heft.sweep.learner import Learner
-from heft.sweep.memory import Room
 from heft.sweep.passes import Passes, StepStore, can_stand_side_by_side
+from heft.sweep.room import Room
 from heft.sweep.training import SideBySide
 from heft.sweep.trials import Trials
 from heft.training.prefix import has_dropout

@@ -14,8 +14,8 @@ from heft.memory_errors import is_out_of_memory
 from heft.stages import activate, train_only
 from heft.sweep.copies import NOBODY, Copy
 from heft.sweep.learner import Learner
-from heft.sweep.memory import Room
 from heft.sweep.passes import Passes
+from heft.sweep.room import Room
 from heft.training.guards import ROWS_SHOWN
 from heft.training.trainer import frozen_adapter_modules
 

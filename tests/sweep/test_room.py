@@ -7,8 +7,8 @@ from torch import nn
 from heft.errors import HeftError
 from heft.reporter import Reporter
 from heft.sweep.learner import Learner
-from heft.sweep.memory import Room
 from heft.sweep.passes import Passes
+from heft.sweep.room import Room
 
 FINE = "{method: reft, positions: l2, rank: 2, steps: 3, batch_size: 4, optimizer: sgd, learning_rate: 1e-2}"
 
