@@ -75,6 +75,15 @@ def test_from_every_step_it_goes_on_with_the_same_losses_to_the_same_adapter(sta
         assert all(torch.equal(tensor, again[name]) for name, tensor in adapter.items())
 
 
+def test_from_its_last_step_a_stage_ends_as_it_was_kept():
+    kept, _, _ = trained(CheckpointSettings(every_steps=1))
+    _, losses, again = trained(CheckpointSettings(every_minutes=None), kept[6], steps=6)
+    assert not [values for values in losses if "loss" in values]
+    weights = apart(apart(kept[6])["trainer"])["weights"].tensors
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    assert weights.keys() == again.keys()
+
+
 def test_snapshots_put_together_come_apart_as_they_were():
     one, other = Snapshot({"a": 1}, {"x": torch.zeros(2)}), Snapshot({}, {"y/z": torch.ones(1)})
     nested = apart(together(both=together(one=one, other=other), third=one))

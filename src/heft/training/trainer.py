@@ -171,6 +171,8 @@ class StageTrainer(ResumableTrainer):
     def _require_sound_weights(self) -> None:
         """What the next step would find out of the last one: its weights are tried on a row that it was taken on."""
         step, (_, batches) = self.state.global_step, self._step
+        if not batches:
+            return  # no step was taken since the checkpoint, before which they were tried
         norm = float(get_total_norm(self._trained()))
         if not math.isfinite(norm):
             raise ran_away(self._stage, step, f"the norm of the trained weights is {norm}")
