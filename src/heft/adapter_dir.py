@@ -24,7 +24,7 @@ from heft.errors import HeftError
 from heft.files import new_folder, save_tensors, sha256_of
 from heft.fingerprints import fingerprint, tokenizer_fingerprint
 from heft.models import Base, load_base
-from heft.stages import activate, inject
+from heft.stages import DOES_NOT_FIT, activate, inject
 from heft.weights_files import read_header, require_fit
 
 if TYPE_CHECKING:
@@ -57,7 +57,20 @@ def save_adapter(folder: Path, model: "PreTrainedModel", name: str) -> None:
     for key, value in vars(config).items():
         if isinstance(value, set):  # of names, whose order is another in every process
             setattr(config, key, sorted(value))
+    if not getattr(config, "target_parameters", True):
+        config.target_parameters = None  # PEFT makes an empty set of it in mixture-of-experts models
     config.save_pretrained(str(folder))
+
+
+def require_readable(directory: Path, model: "PreTrainedModel") -> None:
+    """See that what `save` wrote is read back: each adapter is known, finds its place, and has its tensors there.
+
+    Raises:
+        HeftError: it is not, which is heft's own fault.
+    """
+    skeleton = skeleton_of(model)
+    for entry in read_manifest(directory).adapters:
+        _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
 
 
 def stored_parameters(model: "PreTrainedModel") -> int:
@@ -168,7 +181,7 @@ def expected_tensors(
     try:
         with torch.device("meta"):
             inject(skeleton, name, config)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # what PEFT and torch raise for what does not fit
+    except DOES_NOT_FIT as error:
         raise HeftError(f"adapter {name!r} in {path.parent} does not fit its base model: {error}") from None
     return {_PEFT_PREFIX + key: tuple(value.shape) for key, value in _tensors(skeleton, name).items()}
 

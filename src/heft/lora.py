@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import delete_adapter
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from heft.lora_targets import endings_of, expert_names, linear_names, matches, shared_weights, unadaptable
 from heft.recipe import LoraSettings
 
 if TYPE_CHECKING:
@@ -25,9 +25,17 @@ if TYPE_CHECKING:
 
 def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
     """PEFT's configuration for the recipe's settings on that model."""
-    targets = settings.targets
-    if targets == "all-linear" and settings.layers != "all":  # PEFT takes layers with a list of names only
-        targets = sorted({name.rpartition(".")[2] for name in _linear_names(model) if re.search(r"\.\d+\.", name)})
+    targets, exclude = settings.targets, list(settings.exclude)
+    parameters = None
+    if targets == "all-linear":
+        cannot = unadaptable(model)
+        exclude += endings_of(cannot, linear_names(model))
+        if settings.layers != "all":  # PEFT takes layers with a list of names only
+            within = (name for name in linear_names(model) - cannot if re.search(r"\.\d+\.", name))
+            targets = sorted({name.rpartition(".")[2] for name in within})
+    else:
+        parameters = [target for target in targets if matches(target, expert_names(model))] or None
+        targets = [target for target in targets if matches(target, linear_names(model))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
         return LoraConfig(
@@ -36,7 +44,8 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=targets,
-            exclude_modules=settings.exclude or None,
+            target_parameters=parameters,
+            exclude_modules=exclude or None,
             layers_to_transform=None if settings.layers == "all" else settings.layers,
             use_rslora=settings.rslora,
             use_dora=settings.dora,
@@ -48,7 +57,7 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
 
 def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
     """What the settings name that the model does not have, each with the nearest names there are."""
-    names = _linear_names(model)
+    names = linear_names(model) | expert_names(model)
     endings = sorted({name.rpartition(".")[2] for name in names})
     named = {
         "targets": [] if settings.targets == "all-linear" else settings.targets,
@@ -59,14 +68,22 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
     faults = []
     for field, entries in named.items():
         for entry in entries:
-            if not any(name == entry or name.endswith(f".{entry}") for name in names):
+            if not matches(entry, names):
                 close = difflib.get_close_matches(entry, endings, n=3) or endings
                 faults.append(
                     f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
                 )
+            elif field == "targets" and not matches(entry, names - unadaptable(model)):
+                faults.append(f"{field}: LoRA cannot adapt {entry!r} of this model; leave it out")
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
+    shared = shared_weights(model) if MutatedStart.needed(settings) else set()
+    if shared:
+        faults.append(
+            f"init: {settings.init} changes base weights, and in this model several modules share some"
+            f" ({', '.join(sorted(shared)[:3])}); use init: default"
+        )
     return faults
 
 
@@ -75,14 +92,6 @@ def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> N
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         inject_adapter_in_model(config, model, adapter_name=name)
-
-
-def _linear_names(model: nn.Module) -> set[str]:
-    return {
-        name.removesuffix(".base_layer")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
-    }
 
 
 class MutatedStart:
@@ -96,7 +105,7 @@ class MutatedStart:
 
     def __init__(self, model: "PreTrainedModel"):
         self._weights = {}
-        for name in _linear_names(model):
+        for name in linear_names(model):
             module = model.get_submodule(name)
             module = module.get_base_layer() if isinstance(module, LoraLayer) else module
             self._weights[name] = module.weight.detach().cpu().clone()

@@ -73,7 +73,10 @@ def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
             with _readable_errors(settings.name, "config"):
                 config = AutoConfig.from_pretrained(_source(settings), revision=settings.revision, **trust)
                 model = AutoModelForCausalLM.from_config(config, dtype=_dtype(settings), **trust)
-    model.set_attn_implementation("sdpa")
+    if (
+        model._can_set_experts_implementation()
+    ):  # experts one by one, or in groups, need numbers to know whose turn it is
+        model.set_experts_implementation("batched_mm")
     return model.eval().requires_grad_(False)
 
 
@@ -123,7 +126,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
-    options = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
+    options = {
+        "dtype": _dtype(settings),
+        "attn_implementation": None if settings.attention == "auto" else settings.attention,
+    }
     if settings.quantization:
         options["quantization_config"] = _quantization(settings)
         options["device_map"] = {"": device}

@@ -48,7 +48,7 @@ class ModelSettings(Settings):
     """Run model code that comes with the model; only for sources you trust."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes the first of cuda, mps and cpu that is there."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention; flash_attention_2 needs CUDA, dtype bfloat16 and the flash-attn package."""
 
     @field_validator("name")

@@ -13,6 +13,7 @@ from heft.adapter_files import adapter_folder, adapter_paths
 from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
 from heft.base_evaluation import find_base_evaluation
 from heft.checkpoints import Checkpoints
+from heft.costs.skeleton import skeleton_of as attached_skeleton
 from heft.data import EncodedExample
 from heft.errors import HeftError
 from heft.evaluation.records import Record
@@ -97,6 +98,7 @@ def train(
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(recipe.model)
         check_targets(base.model, recipe)
+        attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         processes.wait_for_all()  # each has seen that the directory is free
         directory = RunDirectory(path) if processes.is_main() else _Unwritten(path)
         manifest = run_manifest(recipe, base, data)
@@ -112,6 +114,7 @@ def train(
         work.run()
         if processes.is_main():
             adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
+            adapter_dir.require_readable(directory.adapter, base.model)
             work.checkpoints.remove()
         processes.wait_for_all()  # each may now load what was saved
         return Run(directory.path, directory.summaries)

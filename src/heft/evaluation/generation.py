@@ -24,16 +24,19 @@ def generate_texts(
     batch_size: int,
     max_new_tokens: int,
     stop: Sequence[str] = (),
+    equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Greedy continuations of prompts in token ids, without the end token and anything from a stop string on.
+
+    With `equal_lengths` only prompts of one length run together (see heft.padding).
 
     Raises:
         HeftError: what the model computes is no numbers.
     """
     texts = [""] * len(prompts)
     done = 0
-    for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
+    for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size, equal=equal_lengths):
         inputs = {
             k: v.to(model.device) for k, v in left_pad([prompts[i] for i in indices], tokenizer.pad_token_id).items()
         }

@@ -4,7 +4,7 @@ It serves stages that train edits at higher layers only, whatever their position
 first edited layer are computed once a row, without gradients; afterwards a step runs that layer and those above it.
 The backward pass needs no help: nothing below requires a gradient.
 
-Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (1, 1, S, d).
+Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (S, d).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from heft.data import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
-from heft.reft.sites import block_names
+from heft.reft.sites import block_names, decoder_of
 from heft.training.kept import ROWS_A_PASS, KeptStates
 from heft.training.prefix import has_dropout, trains_reft_alone
 from heft.training.stores import Store
@@ -71,7 +71,7 @@ class LowerLayerReuse(KeptStates):
         width = max(map(self.kept_length, rows))
         device = self.model.device
         hidden_BTD = torch.stack(
-            [F.pad(kept[row][0, 0].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
+            [F.pad(kept[row].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
         )
         blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
         enter = blocks[self.layer].register_forward_pre_hook(lambda module, args: (hidden_BTD, *args[1:]), prepend=True)
@@ -93,15 +93,13 @@ class LowerLayerReuse(KeptStates):
         block = self.model.get_submodule(block_names(self.model)[self.layer])
         handle = block.register_forward_pre_hook(_stop_with_input)
         try:
-            self.model.get_decoder()(**inputs, prompt_lengths=lengths, use_cache=False)
+            decoder_of(self.model)(**inputs, prompt_lengths=lengths, use_cache=False)
         except _Reached as reached:
             hidden_BTD = reached.hidden_BTD
         finally:
             handle.remove()
-        computed = {}
-        for i, row in enumerate(rows):
-            computed[row] = hidden_BTD[None, i : i + 1, hidden_BTD.shape[1] - self.kept_length(row) :]
-        return computed
+        columns = hidden_BTD.shape[1]
+        return {row: hidden_BTD[i, columns - self.kept_length(row) :] for i, row in enumerate(rows)}
 
 
 class _Reached(Exception):

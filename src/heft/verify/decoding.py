@@ -9,6 +9,7 @@ import torch
 
 from heft.data import left_pad
 from heft.evaluation.greedy import greedy
+from heft.forward import logits_of
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import edits_prompt, largest
 
@@ -69,4 +70,4 @@ def _in_one_pass(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> 
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(texts, subject.pad_id).items()}
     if edits_prompt(subject.model):
         inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
-    return subject.model(**inputs, use_cache=False, logits_to_keep=tokens_BN.shape[1]).logits.float().cpu()
+    return logits_of(subject.model, tokens_BN.shape[1], **inputs, use_cache=False).float().cpu()

@@ -7,8 +7,8 @@ import torch
 
 from heft.data import EncodedExample, training_batch
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.evaluation.shared_pass import keeps_plain_keys
 from heft.evaluation.shared_prefix import shared_batches
+from heft.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 from heft.stages import activate, train_only
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
