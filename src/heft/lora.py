@@ -88,9 +88,10 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
-    """PEFT's injection without its warning of a second adapter, which is the point here."""
+    """PEFT's injection without its warnings of a second adapter, which is the point here, and of its own patterns."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match .*_proj")  # PEFT's own
         inject_adapter_in_model(config, model, adapter_name=name)
 
 
