@@ -9,6 +9,7 @@ from torch import nn
 from heft.reft.config import ReftConfig
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import site_names
+from heft.reft.streams import Streams
 from heft.reft.tracker import ForwardTracker
 
 
@@ -33,6 +34,7 @@ class ReftModel(BaseTuner):
         if config.rank > hidden_size:
             raise ValueError(f"rank {config.rank} is above the model's hidden size, {hidden_size}")
         self._hidden_size = hidden_size
+        self._streams = Streams.of(model.config)
         self._sites = set(site_names(model, config.layers, config.site))
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
@@ -79,7 +81,7 @@ class ReftModel(BaseTuner):
     ) -> None:
         layer = getattr(target, "reft", None)
         if layer is None:
-            layer = ReftLayer(self._tracker())
+            layer = ReftLayer(self._tracker(), self._streams)
             layer.attach(target)
         device = next((p.device for p in target.parameters() if not p.is_meta), torch.device("cpu"))
         layer.add(adapter_name, peft_config, self._hidden_size, device)
