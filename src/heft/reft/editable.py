@@ -1,0 +1,61 @@
+"""Whether a model's hidden states can be edited at a site, found out before anything is trained."""
+
+import torch
+from torch import nn
+
+from heft.reft.layer import ReftLayer
+from heft.reft.sites import site_names
+from heft.reft.streams import Streams
+
+ROWS, TOKENS = 2, 7
+
+
+def require_editable(model: nn.Module, layers: str | list[int] = "all", site: str = "block") -> bool:
+    """See in one small forward pass that what a site puts out has a row for each token.
+
+    Args:
+        model: a causal language model, with or without adapters, on any device; on the meta device it costs nothing.
+        layers: "all" or layer numbers.
+        site: "block", "attention" or "mlp".
+
+    Returns:
+        Whether the pass ran; False where the model itself could not be run so (some cannot on the meta device), and
+        nothing is known.
+
+    Raises:
+        ValueError: the site's hidden states cannot be edited, with their shape and what works instead; or the model
+            has no such layers or site.
+    """
+    streams, faults = Streams.of(model.config), []
+
+    def look(name: str, output) -> None:
+        hidden = output[0] if isinstance(output, tuple | list) else output
+        try:
+            streams.places(hidden.shape, ROWS, TOKENS)
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda _, args, output, name=name: look(name, output))
+        for name in site_names(model, layers, site)
+    ]
+    try:
+        _run(model)
+    except Exception:  # whatever a model raises that cannot run on this device or with these few tokens
+        if not faults:
+            return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    if faults:
+        raise ValueError(faults[0])
+    return True
+
+
+@torch.no_grad()
+def _run(model: nn.Module) -> None:
+    device = next(model.parameters()).device
+    ids = torch.ones(ROWS, TOKENS, dtype=torch.long, device=device)
+    carries_reft = any(isinstance(module, ReftLayer) for module in model.modules())
+    lengths = {"prompt_lengths": torch.full((ROWS,), TOKENS - 2, device=device)} if carries_reft else {}
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **lengths)
