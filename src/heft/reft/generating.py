@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from heft.reft.caches import seen_by
+
 
 @dataclass
 class GenerateCall:
@@ -33,10 +35,14 @@ class GenerateCall:
         """Read the arguments of `generate`."""
         tokens = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids", kwargs.get("inputs_embeds")))
         mask = kwargs.get("attention_mask")
-        return cls(
+        call = cls(
             columns=tokens.shape[1] if torch.is_tensor(tokens) and tokens.dim() > 1 else 0,
             mask_BS=mask if torch.is_tensor(mask) and mask.dim() == 2 else None,
         )
+        seen = seen_by(kwargs.get("past_key_values"))
+        if seen is not None and getattr(kwargs.get("generation_config"), "is_assistant", False):
+            call.columns, call.prompt_B = 0, seen.prompt_B  # an assistant is called anew for each proposal
+        return call
 
     def mask_of(self, batch: int, total: int) -> torch.Tensor | None:
         """(B, S): the mask that `generate` was given, for each of its beams; generated tokens are real."""
@@ -48,7 +54,7 @@ class GenerateCall:
     def prompt_of(self, attended_BS: torch.Tensor) -> torch.Tensor:
         """(B,): the prompts' lengths; the first passes may hold a chunk of them, or tokens beyond them."""
         still_to_come = self.columns - attended_BS.shape[1]  # left padding has been seen
-        if self.prompt_B is None or still_to_come >= 0:
+        if self.prompt_B is None or (self.columns and still_to_come >= 0):
             within = attended_BS[:, : self.columns] if self.columns else attended_BS
             self.prompt_B = within.sum(1) + max(0, still_to_come)
         return self.prompt_B
