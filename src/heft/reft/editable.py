@@ -1,5 +1,7 @@
 """Whether a model's hidden states can be edited at a site, found out before anything is trained."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -40,22 +42,29 @@ def require_editable(model: nn.Module, layers: str | list[int] = "all", site: st
         for name in site_names(model, layers, site)
     ]
     try:
-        _run(model)
-    except Exception:  # whatever a model raises that cannot run on this device or with these few tokens
-        if not faults:
-            return False
+        ran = any(_runs(model, tokens) for tokens in _small_batches(model) if not faults)
     finally:
         for handle in handles:
             handle.remove()
     if faults:
         raise ValueError(faults[0])
-    return True
+    return ran
+
+
+def _small_batches(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """The same batch as ids and as embeddings: on the meta device some models run with only one of them."""
+    like = next(model.parameters())
+    yield {"input_ids": torch.ones(ROWS, TOKENS, dtype=torch.long, device=like.device)}
+    width = model.config.get_text_config().hidden_size
+    yield {"inputs_embeds": torch.zeros(ROWS, TOKENS, width, dtype=like.dtype, device=like.device)}
 
 
 @torch.no_grad()
-def _run(model: nn.Module) -> None:
-    device = next(model.parameters()).device
-    ids = torch.ones(ROWS, TOKENS, dtype=torch.long, device=device)
-    carries_reft = any(isinstance(module, ReftLayer) for module in model.modules())
-    lengths = {"prompt_lengths": torch.full((ROWS,), TOKENS - 2, device=device)} if carries_reft else {}
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **lengths)
+def _runs(model: nn.Module, tokens: dict[str, torch.Tensor]) -> bool:
+    if any(isinstance(module, ReftLayer) for module in model.modules()):
+        tokens = {**tokens, "prompt_lengths": torch.full((ROWS,), TOKENS - 2)}
+    try:
+        model(**tokens, use_cache=True)  # with a cache transformers does not look whether rows are packed
+    except Exception:  # whatever a model raises that cannot run on this device or with these few tokens
+        return False
+    return True
