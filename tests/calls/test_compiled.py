@@ -3,6 +3,8 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from torch._dynamo.utils import counters
+from transformers.generation.configuration_utils import CompileConfig
 
 from heft.reft import ReftConfig
 from reft.support import logits, perturb, reft_parameters, token_ids, with_reft
@@ -99,3 +101,18 @@ def test_blocks_compiled_one_by_one_give_the_plain_logits():
     for block in model.get_base_model().model.layers:
         block.compile(backend="aot_eager")
     assert torch.allclose(logits(model, ids), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_generation_compiled_on_a_static_cache_breaks_no_graph_and_gives_the_plain_tokens(positions):
+    model, inputs = with_reft(positions=positions), padded()
+    del inputs["position_ids"]
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(**inputs, **options)
+    compiling = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+    compiling._compile_all_devices = True
+    counters.clear()
+    found = model.generate(**inputs, **options, cache_implementation="static", compile_config=compiling)
+    assert torch.equal(found, expected)
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] <= 2  # the model's, and that of where its prompts are

@@ -1,5 +1,7 @@
 """Every way of decoding gives the tokens of greedy decoding, or is refused; and a pass that cannot be placed is."""
 
+import threading
+
 import pytest
 import torch
 from transformers import pipeline
@@ -130,3 +132,32 @@ def test_generation_in_training_mode_keeps_its_prompts():
     model, inputs = with_reft(positions="l2"), repetitive(2)
     expected = greedy(model, inputs)
     assert torch.equal(greedy(model.train(), inputs), expected)
+
+
+def test_a_call_from_a_second_thread_is_refused_and_the_first_is_not_disturbed():
+    model, ids = with_reft(positions="l2"), token_ids(2, 8)
+    expected, errors = logits(model, ids), []
+
+    def call():
+        try:
+            logits(model, ids)
+        except ValueError as error:
+            errors.append(str(error))
+
+    def meanwhile(*_):
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    handle = model.get_base_model().model.layers[1].register_forward_pre_hook(meanwhile)
+    assert torch.equal(logits(model, ids), expected)
+    handle.remove()
+    assert len(errors) == 1
+    assert "put a lock around the calls" in errors[0]
+    assert torch.equal(logits(model, ids), expected)
+
+
+def test_a_replica_of_data_parallel_is_refused_and_says_what_to_use():
+    replica = with_reft().get_base_model()._replicate_for_data_parallel()
+    with pytest.raises(ValueError, match="a process for each with torchrun"):
+        replica(input_ids=token_ids(1, 4))

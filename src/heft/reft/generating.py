@@ -7,6 +7,7 @@ Shapes: B rows, S columns up to and with those of a pass.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -50,6 +51,10 @@ class GenerateCall:
             return None
         mask = self.mask_BS.bool().repeat_interleave(batch // len(self.mask_BS), dim=0)
         return functional.pad(mask, (0, total - mask.shape[1]), value=True)  # a negative pad cuts (chunked prefill)
+
+    def is_past_prompt(self, cache: Any) -> bool:
+        """Whether a pass on this cache holds generated tokens only."""
+        return self.prompt_B is not None and cache is not None and self.fed >= self.columns
 
     def prompt_of(self, attended_BS: torch.Tensor) -> torch.Tensor:
         """(B,): the prompts' lengths; the first passes may hold a chunk of them, or tokens beyond them."""

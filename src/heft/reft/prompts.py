@@ -42,6 +42,12 @@ def read_all_tokens(tokens: torch.Tensor, call: dict[str, Any]) -> PassReading:
     return PassReading(TokenLayout(numbers_BT, numbers_BT[:, 0]))
 
 
+def read_generated_tokens(tokens: torch.Tensor, generating: GenerateCall) -> PassReading:
+    """A pass of `generate` behind the prompt: all its tokens are real, and none is one of a prompt."""
+    numbers_BT = generating.prompt_B[:, None].expand(*tokens.shape[:2])
+    return PassReading(TokenLayout(numbers_BT, generating.prompt_B))
+
+
 class PassReader:
     """Reads one pass.
 

@@ -1,4 +1,4 @@
-"""Why edits of prompt positions (`fN`, `lN`) are refused: each reason says what to pass instead of a guess."""
+"""Why a call is refused, most often for prompt positions (`fN`, `lN`): each reason says what to pass or do instead."""
 
 import torch
 
@@ -23,6 +23,15 @@ CACHE_UNKNOWN = (
 PAGED = (
     "continuous batching (generate_batch) does not tell the model where each request's prompt ends, so a ReFT adapter"
     " of prompt positions cannot be placed: call model.generate, or use positions='all'"
+)
+
+REPLICA = (
+    "nn.DataParallel runs copies of the model in threads, and a ReFT adapter follows one pass at a time: use one device"
+    " (CUDA_VISIBLE_DEVICES=0), or a process for each with torchrun or accelerate launch"
+)
+ANOTHER_THREAD = (
+    "this model is being called in another thread, and a ReFT adapter follows one pass at a time: put a lock around the"
+    " calls, or copy the model for each thread"
 )
 
 

@@ -13,18 +13,19 @@ Shapes: B rows, T tokens of this pass, S columns with those in the cache.
 """
 
 import inspect
+import threading
 from functools import partial
 
 import torch
 from torch import nn
 
-from heft.reft.caches import Seen, is_cache, note_on
+from heft.reft.caches import Seen, cache_of, is_cache, note_on
 from heft.reft.generating import GenerateCall
 from heft.reft.interventions import Intervention
 from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.positions import TokenLayout, edited_rows, edited_tokens
-from heft.reft.prompts import PassReader, PassReading, read_all_tokens
-from heft.reft.refusals import PAGED, refuse_if
+from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
+from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
 from heft.reft.settings import Positions
 
 
@@ -43,6 +44,7 @@ class ForwardTracker:
         self._seen: Seen | None = None
         self._padding_ids: set[int] = {0}
         self._running: nn.Module | None = None
+        self._thread = 0
         self._checkpointing = False
         self._rows: dict = {}
         self._rotations: dict = {}
@@ -139,7 +141,9 @@ class ForwardTracker:
 
     def _before_forward(self, names: tuple[str, ...], module: nn.Module, args: tuple, kwargs: dict):
         given, layout = kwargs.pop("prompt_lengths", None), kwargs.pop("token_layout", None)
+        refuse_if(getattr(module, "_is_replica", False), REPLICA)
         if self._running is not None:  # the body within the model: blocks must see every token (Gemma 4)
+            refuse_if(not torch.compiler.is_compiling() and self._thread != threading.get_ident(), ANOTHER_THREAD)
             if module is not self._running and isinstance(kwargs.get("logits_to_keep"), int):
                 kwargs["logits_to_keep"] = 0
             return args, kwargs
@@ -150,13 +154,17 @@ class ForwardTracker:
             self._layout, self._seen = reading.layout, reading.seen
             self._rows, self._rotations, self._running = {}, {}, module
             compiling = torch.compiler.is_compiling()
+            self._thread = 0 if compiling else threading.get_ident()
             self._checkpointing = module.training and not compiling and _is_checkpointed(module)
         return args, kwargs
 
     def _read(self, module: nn.Module, tokens: torch.Tensor, call: dict, given) -> PassReading:
         edits_prompts = self._edits_prompts()
-        if torch.compiler.is_compiling() and not edits_prompts:
-            return read_all_tokens(tokens, call)
+        if torch.compiler.is_compiling():  # without a look at the length of a cache, which may be a tensor
+            if not edits_prompts:
+                return read_all_tokens(tokens, call)
+            if self._generating is not None and self._generating.is_past_prompt(cache_of(call)):
+                return read_generated_tokens(tokens, self._generating)
         reader = PassReader(tokens, call, self._generating, module.training, self._padding_ids)
         return reader.read(given, edits_prompts)
 
