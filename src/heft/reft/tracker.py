@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
 from heft.reft.caches import Seen, cache_of, is_cache, note_on
 from heft.reft.generating import GenerateCall
@@ -82,7 +83,8 @@ class ForwardTracker:
         Raises:
             RuntimeError: there is none.
         """
-        if self._layout is None:
+        recomputes = self._checkpointing  # in the backward pass
+        if self._layout is None or (self._running is None and not recomputes):
             raise RuntimeError("a block with a ReFT edit was called outside the model's own forward: call the model")
         return self._layout
 
@@ -142,11 +144,12 @@ class ForwardTracker:
     def _before_forward(self, names: tuple[str, ...], module: nn.Module, args: tuple, kwargs: dict):
         given, layout = kwargs.pop("prompt_lengths", None), kwargs.pop("token_layout", None)
         refuse_if(getattr(module, "_is_replica", False), REPLICA)
-        if self._running is not None:  # the body within the model: blocks must see every token (Gemma 4)
+        if self._running is not None:
             refuse_if(not torch.compiler.is_compiling() and self._thread != threading.get_ident(), ANOTHER_THREAD)
-            if module is not self._running and isinstance(kwargs.get("logits_to_keep"), int):
-                kwargs["logits_to_keep"] = 0
-            return args, kwargs
+        if self._running not in (None, module):  # the body within the model
+            if isinstance(kwargs.get("logits_to_keep"), int):
+                kwargs["logits_to_keep"] = 0  # Gemma 4 would give its upper blocks those columns only
+            return args, kwargs  # (the same module again: what it ran was interrupted)
         call = dict(zip(names, args, strict=False)) | kwargs
         tokens = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
         if tokens is not None:
@@ -212,8 +215,11 @@ class ForwardTracker:
 
 
 def _is_checkpointed(module: nn.Module) -> bool:
-    """Whether transformers recomputes some of the module in the backward pass (its own property was renamed)."""
-    return any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+    """Whether some of the module is recomputed in the backward pass, by transformers or by torch's wrapper (FSDP)."""
+    return any(
+        getattr(part, "gradient_checkpointing", False) or isinstance(part, CheckpointWrapper)
+        for part in module.modules()
+    )
 
 
 def _is_whole(parameter: torch.Tensor) -> bool:
