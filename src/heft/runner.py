@@ -81,7 +81,10 @@ def train(
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter if reporter is not None and processes.is_main() else Reporter()
     refuse_sweep(recipe)
-    processes.join(choose_device(recipe.model.device))
+    device = choose_device(recipe.model.device)
+    processes.join(device)
+    if processes.runs_as(device):
+        reporter.note(processes.runs_as(device))
     path = recipe.output_dir
     begun = resume and is_begun(path)
     with ExitStack() as until_the_end:
