@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from heft.reft.sites import block_names
+from heft.reft.sites import decoder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +112,7 @@ def _ending(name: str) -> str:
 
 
 def left_out(model: "PreTrainedModel", adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
-    """Linear modules and experts' weights in the model's blocks that an adapter has no part of.
+    """Linear modules and experts' weights in the decoder's blocks that an adapter has no part of.
 
     Args:
         model: with the adapter attached.
@@ -128,9 +128,14 @@ def left_out(model: "PreTrainedModel", adapter: str, excluded: Iterable[str] = (
             parameter = getattr(layer, "parameter_name", None)
             bare = name.replace(".base_layer", "")
             adapted.add(bare if parameter is None else f"{bare}.{parameter}")
-    blocks = tuple(f"{name}." for name in block_names(model))
+    body = decoder_of(model)
+    start = next(name for name, module in model.named_modules() if module is body)
     counts: dict[str, int] = defaultdict(int)
     for name in (linear_names(model) | expert_names(model)) - adapted:
-        if name.startswith(blocks) and not any(matches(entry, [name]) for entry in excluded):
+        if (
+            name.startswith(start)
+            and _IN_A_BLOCK.search(name)
+            and not any(matches(entry, [name]) for entry in excluded)
+        ):
             counts[_ending(name)] += 1
     return dict(sorted(counts.items()))

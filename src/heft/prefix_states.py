@@ -25,9 +25,12 @@ def keeps_plain_keys(model: "PreTrainedModel") -> bool:
     """Whether keys and values of a row's first tokens can stand for these tokens, whatever comes after them.
 
     Not so where a layer keeps something else (recurrent states, convolutions, an index), where the model takes no
-    `past_key_values`, or where rotary positions are scaled by the length of the input.
+    `past_key_values` or puts tokens of its own before a row, or where rotary positions are scaled by the length of the
+    input.
     """
     config = model.config.get_text_config()
+    if getattr(config, "prompt_length", 0):
+        return False  # CPM-Ant: tokens of its own stand before each row
     if getattr(model, "_is_stateful", False) or not set(getattr(config, "layer_types", None) or ()) <= _PLAIN_KINDS:
         return False
     if "past_key_values" not in inspect.signature(decoder_of(model).forward).parameters:

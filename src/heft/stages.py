@@ -19,6 +19,7 @@ from heft.lora_targets import left_out
 from heft.memory_errors import is_out_of_memory
 from heft.recipe import JointStage, LoraSettings, Recipe, Stage
 from heft.reft.config import ReftConfig
+from heft.reft.editable import require_editable
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import Positions, ReftSettings, parse_positions
 from heft.reft.sites import blocks_without, site_names
@@ -248,7 +249,7 @@ def _reft_faults(model: "PreTrainedModel", settings: ReftSettings) -> list[str]:
     if settings.rank > hidden_size:
         faults.append(f"rank: {settings.rank} is above the model's hidden size, {hidden_size}")
     try:
-        site_names(model, settings.layers, settings.site)
+        require_editable(model, settings.layers, settings.site)
     except ValueError as error:
         faults.append(str(error))
     return faults

@@ -37,7 +37,10 @@ def _tried(name: str, work: Path) -> dict:
             model(input_ids=ids)
     except Exception as error:  # of a class that cannot be made tiny, or that transformers itself cannot load
         return {"not_built": in_words(error)}
-    return {"attached": attached.check(folder), "runs": runs.check(folder, work / "runs" / name)}
+    found = attached.check(folder)
+    if "not_run" in found:
+        return {"not_built": f"transformers itself cannot run it: {found['not_run']}"}
+    return {"attached": found, "runs": runs.check(folder, work / "runs" / name)}
 
 
 def main() -> None:

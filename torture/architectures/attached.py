@@ -46,7 +46,9 @@ def check(folder: Path) -> dict:
     base = _load(folder)
     found: dict = {"class": type(base).__name__, "faults": {}, "refused": {}}
     with torch.no_grad():
-        base_logits = _logits(base, texts)
+        base_logits = _tried(lambda: _logits(base, texts))
+        if isinstance(base_logits, str):
+            return found | {"not_run": base_logits}
         found["base"] = {
             "padding": _tried(lambda: _apart(base_logits, _logits(base, texts, "right"))),
             "cache": _tried(lambda: _compare(_generated(base, texts, True), _generated(base, texts, False))),
@@ -160,9 +162,12 @@ def _own(base: nn.Module, edited: Edited, texts: list) -> torch.Tensor:
 
 
 def _by_token(hidden: torch.Tensor, batch: int, width: int, base: nn.Module) -> torch.Tensor:
-    """(B, T, d) or (B, T, s, d) of what a block gives; of (s, B, T, d) the stream that the model calls active."""
+    """What a block gives as (B, T, d) or (B, T, s, d); of (s, B, T, d) the stream that the model calls active."""
     if hidden.dim() == 4 and hidden.shape[:2] != (batch, width):
         return hidden[base.config.get_text_config().altup_active_idx]
+    size = base.config.get_text_config().hidden_size
+    if hidden.shape[-1] != size:
+        return hidden.view(batch, width, -1, size)
     return hidden if hidden.dim() > 2 else hidden.view(batch, width, -1)
 
 

@@ -183,7 +183,7 @@ class _Recorder(TorchFunctionMode):
             head.register_forward_pre_hook(lambda module, args: self._enter("column")),
             head.register_forward_hook(lambda module, args, output: self._enter(None)),
         ]
-        for name in block_names(model)[:lower_layers]:
+        for name in block_names(model)[:lower_layers] if lower_layers else ():
             block = model.get_submodule(name)
             self._handles += [
                 block.register_forward_pre_hook(lambda module, args: self._descend(True)),

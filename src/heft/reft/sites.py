@@ -118,7 +118,7 @@ def _site_of_block(model: nn.Module, block_name: str, site: str) -> str | None:
     if site == "block":
         return block_name
     block = model.get_submodule(block_name)
-    modules = {name for name, _ in block.named_modules()}
+    modules = {name for name, module in block.named_modules() if not isinstance(module, nn.ModuleList | nn.ModuleDict)}
     is_mlp = getattr(block, "block_type", None) in _MLP_MIXERS
     if site == "mlp" and modules.issuperset(_SUMMED):
         return None

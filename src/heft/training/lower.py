@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from heft.data import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import block_names, decoder_of
+from heft.reft.streams import Streams
 from heft.training.kept import ROWS_A_PASS, KeptStates
 from heft.training.prefix import has_dropout, trains_reft_alone
 from heft.training.stores import Store
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 
 
 def first_edited_layer(model: "PreTrainedModel") -> int | None:
-    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise."""
-    if not trains_reft_alone(model) or has_dropout(model):
+    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
+
+    It does not apply where a layer hands on more than one hidden state a token: several streams, or keys and values
+    that higher layers share.
+    """
+    if not trains_reft_alone(model) or has_dropout(model) or _hands_on_more(model):
         return None
     blocks = block_names(model)
     edited = [
@@ -39,6 +44,12 @@ def first_edited_layer(model: "PreTrainedModel") -> int | None:
         if isinstance(module, ReftLayer) and any(p.requires_grad for p in module.parameters())
     ]
     return min(edited) or None
+
+
+def _hands_on_more(model: "PreTrainedModel") -> bool:
+    config = model.config.get_text_config()
+    streams = Streams.of(config)
+    return streams.active is not None or streams.inner > 1 or bool(getattr(config, "num_kv_shared_layers", 0))
 
 
 @dataclass(frozen=True)
