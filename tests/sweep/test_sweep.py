@@ -11,6 +11,7 @@ from heft.errors import HeftError
 from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
 from heft.sweep.grid import configurations, recipe_of
+from heft.sweep.passes import Passes
 
 
 class Notes(Reporter):
@@ -55,6 +56,19 @@ def test_ten_steps_of_every_configuration_are_those_of_heft_train(run, tmp_path)
         "{grid: {positions: [l2, l4, f1+l1], rank: [2, 3], seed: [1, 5]}, holdout: 0.2}",
     )
     assert_as_alone(recipe, learners, tmp_path, [0, 3, 5, 6, 9])
+
+
+def test_prefixes_that_give_other_losses_are_not_shared_and_this_is_said(run, tmp_path, monkeypatch):
+    right = Passes._side_by_side
+    monkeypatch.setattr(Passes, "_side_by_side", lambda self, copies: right(self, copies) + 0.01)
+    notes = Notes()
+    recipe, _, learners = run(
+        "{method: reft, rank: 2, positions: l2, steps: 3, batch_size: 8, learning_rate: 1e-2}",
+        "{grid: {seed: [1, 5]}, holdout: 0.2}",
+        to=notes,
+    )
+    assert any(note.startswith("reuse is off, all configurations run whole rows: it differs") for note in notes.said)
+    assert_as_alone(recipe, learners, tmp_path)
 
 
 def test_settings_of_every_kind_may_differ(run, tmp_path):

@@ -18,6 +18,7 @@ from heft import adapter_dir
 from heft.errors import HeftError
 from heft.files import write_text
 from heft.models import load_base
+from heft.padding import padding_matters
 from heft.recipe import CheckpointSettings, Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
@@ -75,6 +76,11 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
+    if padding_matters(base.model, base.tokenizer.pad_token_id):
+        raise HeftError(
+            "a sweep runs rows of several lengths together, and padding changes what this model makes of a row; train"
+            " the configurations one by one with heft train"
+        )
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration))
     if recipe.checkpoint != CheckpointSettings():

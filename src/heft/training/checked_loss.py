@@ -41,8 +41,8 @@ def why_not_fast(
         rows: training rows; a batch's `row_ids` are indices into them.
         pad_id: id of the padding token.
     """
-    chosen = _of_unlike_length(rows)
-    with _shaken(model), torch.no_grad():
+    chosen = of_unlike_length(rows)
+    with shaken(model, [p for p in model.parameters() if p.requires_grad]), torch.no_grad():
         try:
             alone = sum(_value(model, plain, [rows[i]], [i], pad_id) for i in chosen)
             together = _value(model, plain, [rows[i] for i in chosen], chosen, pad_id)
@@ -62,7 +62,7 @@ def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[Encode
         HeftError: no weight that trains would get a gradient.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    row = rows[_of_unlike_length(rows)[0]]
+    row = rows[of_unlike_length(rows)[0]]
     with _evaluating(model), torch.enable_grad():
         value = answer_loss(model, _batch(model, [row], [0], pad_id), edits_hidden_states(model))
         found = value.requires_grad and any(
@@ -75,7 +75,8 @@ def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[Encode
         )
 
 
-def _of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
+def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
+    """Indices of the shortest and of the longest row."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
     return [order[0], order[-1]] if len(order) > 1 else order
 
@@ -100,9 +101,8 @@ def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
 
 
 @contextmanager
-def _shaken(model: "PreTrainedModel") -> Iterator[None]:
+def shaken(model: "PreTrainedModel", trained: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """Inside, trained weights are others, the same at every call; afterwards they are what they were, to the bit."""
-    trained = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     numbers = torch.Generator().manual_seed(0)
     with _evaluating(model):
