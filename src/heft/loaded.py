@@ -190,6 +190,9 @@ def _wrapped_around(model: "PreTrainedModel", name: str) -> PeftModel:
     tensors = {PEFT_PREFIX + key: value.clone() for key, value in tensors.items()}
     config = model.peft_config[name]
     config.inference_mode = False
+    for layer in model.modules():  # experts' parameters take no second adapter of a name
+        if isinstance(layer, BaseTunerLayer):
+            layer.delete_adapter(name)
     wrapped = _peft_model(model, config, name)
     set_peft_model_state_dict(model, tensors, adapter_name=name)
     return wrapped.train(model.training)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import ContinuousBatchingConfig, GenerationConfig, pipeline
 
 from reft.support import edited_tokens, logits, token_ids, with_reft
 from tiny import byte_tokenizer, tiny_model
@@ -68,6 +68,18 @@ def test_continuous_batching_is_refused_in_words_for_prompt_positions(positions)
     model = with_reft(positions=positions)
     with pytest.raises(ValueError, match=r"continuous batching \(generate_batch\) does not tell"):
         model.generate_batch(inputs=[[5, 6, 7], [8, 9]], max_new_tokens=3)
+
+
+def test_continuous_batching_of_edits_of_all_tokens_gives_the_tokens_of_greedy_decoding():
+    model, prompts = with_reft(positions="all"), [[5, 6, 7, 8, 9], [10, 11, 12]]
+    config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0)
+    small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)
+    together = model.get_base_model().generate_batch(
+        prompts, generation_config=config, continuous_batching_config=small, progress_bar=False
+    )
+    for prompt, found in zip(prompts, together.values(), strict=True):
+        alone = model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :]
+        assert found.generated_tokens == alone.tolist()
 
 
 def test_taking_reft_off_gives_continuous_batching_back():

@@ -1,5 +1,6 @@
 """What `heft.load` gives, as people use it: saved, trained on in other trainers, stacked upon, found by PEFT."""
 
+import copy
 import json
 
 import peft
@@ -7,18 +8,20 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import heft
 from calls.examples import text_rows
 from calls.trainers import arguments, trainer_of
 from heft.adapter_dir import save
-from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest
+from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
+from heft.loaded import prepare
 from heft.models import load_base
 from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
 from heft.reft import ReftConfig
-from heft.stages import adapter_parameters, attach, finish, parts
+from heft.stages import adapter_parameters, attach, finish, inject, parts
 
 IDS = torch.arange(3, 40)[None]
 STAGES = {
@@ -273,3 +276,32 @@ def test_the_hashes_of_a_saved_directory_are_those_of_its_files(directory, tmp_p
     saved = json.loads((tmp_path / "copy" / "heft.json").read_text())
     assert [entry["name"] for entry in saved["adapters"]] == NAMES
     assert all(entry["sha256"] for entry in saved["adapters"])
+
+
+def test_lora_on_experts_can_be_trained_on_too(directory):
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    fields |= {"vocab_size": 259, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields, head_dim=8, pad_token_id=0)).eval()
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False, target_modules="all-linear")
+    inject(model, "coarse", config)
+    with torch.no_grad():
+        before = model(IDS).logits
+    entries = [AdapterEntry(name="coarse", method="lora", stage="coarse")]
+    wrapped = prepare(model, read_manifest(directory).model_copy(update={"adapters": entries}), "coarse")
+    with torch.no_grad():
+        assert torch.equal(wrapped(IDS).logits, before)
+    training = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert training == set(adapter_parameters(model, ["coarse"]))
+    assert any("experts" in name for name in training)
+
+
+def test_a_copy_of_a_loaded_model_saves_itself_and_not_the_original(directory, tmp_path):
+    model, _ = heft.load(directory)
+    twin = copy.deepcopy(model)
+    move(twin, NAMES)
+    twin.save_pretrained(tmp_path / "twin")
+    assert torch.equal(logits(heft.load(tmp_path / "twin")[0]), logits(twin))
+    assert not torch.allclose(logits(twin), logits(model), atol=1e-4)
+    with pytest.raises(HeftError, match=r"call heft\.stack"):
+        get_peft_model(twin, LoraConfig(r=2, target_modules=["q_proj"]))

@@ -73,8 +73,7 @@ class PassReader:
         self._doubts: list[tuple[torch.Tensor | bool, str]] = []
         self._cache = cache_of(call)
         self._cached = self._columns_in_cache()
-        mask = generating.mask_of(self._batch, self._cached + length) if generating else None
-        self._mask = call.get("attention_mask") if mask is None else mask
+        self._mask = self._given_mask(length)
         self._attended_BS = attended_tokens(self._whole_mask(length), self._batch, self._cached + length, tokens.device)
         self._sequences = self._packed_sequences()
 
@@ -112,9 +111,14 @@ class PassReader:
             columns = self._generating.fed
         if columns is None:
             self._doubts.append((True, refusals.CACHE_UNKNOWN))
-        if "Paged" in type(self._call.get("cache")).__name__:
-            self._doubts.append((True, refusals.PAGED))
         return columns or 0
+
+    def _given_mask(self, length: int) -> torch.Tensor | dict | None:
+        if "Paged" in type(self._call.get("cache")).__name__:  # a mask over pages, of requests that are all real
+            self._doubts.append((True, refusals.PAGED))
+            return None
+        mask = self._generating.mask_of(self._batch, self._cached + length) if self._generating else None
+        return self._call.get("attention_mask") if mask is None else mask
 
     def _whole_mask(self, length: int) -> torch.Tensor | dict | None:
         """The mask, with the cache's columns where it covers those of this pass only (recurrent models)."""

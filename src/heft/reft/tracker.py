@@ -45,7 +45,7 @@ class ForwardTracker:
         self._seen: Seen | None = None
         self._padding_ids: set[int] = {0}
         self._running: nn.Module | None = None
-        self._thread = 0
+        self._thread: int | None = None
         self._checkpointing = False
         self._rows: dict = {}
         self._rotations: dict = {}
@@ -144,8 +144,7 @@ class ForwardTracker:
     def _before_forward(self, names: tuple[str, ...], module: nn.Module, args: tuple, kwargs: dict):
         given, layout = kwargs.pop("prompt_lengths", None), kwargs.pop("token_layout", None)
         refuse_if(getattr(module, "_is_replica", False), REPLICA)
-        if self._running is not None:
-            refuse_if(not torch.compiler.is_compiling() and self._thread != threading.get_ident(), ANOTHER_THREAD)
+        refuse_if(self._running is not None and not self._is_same_thread(), ANOTHER_THREAD)
         if self._running not in (None, module):  # the body within the model
             if isinstance(kwargs.get("logits_to_keep"), int):
                 kwargs["logits_to_keep"] = 0  # Gemma 4 would give its upper blocks those columns only
@@ -157,7 +156,7 @@ class ForwardTracker:
             self._layout, self._seen = reading.layout, reading.seen
             self._rows, self._rotations, self._running = {}, {}, module
             compiling = torch.compiler.is_compiling()
-            self._thread = 0 if compiling else threading.get_ident()
+            self._thread = None if compiling else threading.get_ident()
             self._checkpointing = module.training and not compiling and _is_checkpointed(module)
         return args, kwargs
 
@@ -176,7 +175,7 @@ class ForwardTracker:
         return any(not positions.every for layer in self.layers for positions in layer.active_positions())
 
     def _after_forward(self, module: nn.Module, args: tuple, output) -> None:
-        if self._running is not module:
+        if self._running is not module or not self._is_same_thread():
             return
         self._running = None
         self._rotations = {}  # they hold this pass's graph
@@ -189,6 +188,10 @@ class ForwardTracker:
                 note_on(value, self._seen)
         if self._checkpointing and torch.is_grad_enabled():
             self._resume_in_backward([value for value in outputs if torch.is_tensor(value)])
+
+    def _is_same_thread(self) -> bool:
+        """Whether the pass now running is this thread's; that of compiled code is taken for it."""
+        return torch.compiler.is_compiling() or self._thread in (None, threading.get_ident())
 
     def _resume_in_backward(self, outputs: list[torch.Tensor]) -> None:
         """See that a recomputed attention or MLP edits its own pass's tokens, whatever has run in between."""
