@@ -23,7 +23,9 @@ from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
 from heft.errors import HeftError
 from heft.files import new_folder, save_tensors, sha256_of
 from heft.fingerprints import fingerprint, tokenizer_fingerprint
-from heft.models import Base, load_base
+from heft.model_source import local_folder
+from heft.models import Base, load_base, load_tokenizer
+from heft.recipe import ModelSettings
 from heft.stages import activate, inject
 from heft.weights_files import read_header, require_fit
 
@@ -79,9 +81,15 @@ class Loaded:
 
 
 def open_adapters(
-    directory: str | Path, base: Base | None = None, device: str | None = None, trust_remote_code: bool = False
+    directory: str | Path,
+    base: Base | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    base_name: str | None = None,
 ) -> Loaded:
     """Load the base that an adapter directory names, or take the one given, and attach its adapters.
+
+    `base_name` is a folder or Hub id to load the base from, where it is at another place than the directory says.
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
@@ -90,7 +98,7 @@ def open_adapters(
     directory = Path(directory)
     manifest = read_manifest(directory)
     if base is None:
-        settings = base_settings(directory, manifest, trust_remote_code)
+        settings = base_settings(directory, manifest, trust_remote_code, base_name)
         base = load_base(settings if device is None else settings.model_copy(update={"device": device}))
     if base.fingerprint != manifest.base_fingerprint:
         raise HeftError(
@@ -103,7 +111,7 @@ def open_adapters(
         raise HeftError(
             f"the adapters in {directory} were trained with another tokenizer than the one of {base.settings.name}: its"
             " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"
-            " in heft.json to the revision that was trained on, or give the folder that was"
+            " in heft.json to the revision that was trained on, or give the folder that was (--base PATH)"
         )
     skeleton = skeleton_of(base.model)
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
@@ -178,6 +186,8 @@ def load(
     model: "PreTrainedModel | None" = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    base: str | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The adapted model and its tokenizer, equal to the bit to what was trained.
 
@@ -186,6 +196,8 @@ def load(
         model: the base model, if it is loaded already; None loads the one that the directory names.
         device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
         trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
+        base: folder or Hub id of the base model, where it is at another place than the directory says.
+        tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
 
     Returns:
         A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left.
@@ -195,10 +207,37 @@ def load(
             that the adapters were trained on.
     """
     if model is None:
-        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code)
+        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
     else:
-        from heft.models import load_tokenizer
-
-        settings = base_settings(Path(directory), read_manifest(Path(directory)), trust_remote_code)
-        loaded = open_adapters(directory, Base(model, load_tokenizer(settings), settings, fingerprint(model)))
+        settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
+        loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
     return loaded.model, loaded.tokenizer
+
+
+def _with_tokenizer(
+    directory: Path,
+    model: "PreTrainedModel",
+    trust_remote_code: bool,
+    base: str | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> tuple[ModelSettings, "PreTrainedTokenizerBase"]:
+    """Settings and tokenizer that go with a model that is loaded already.
+
+    The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that
+    cannot be had, that of the folder that the model itself was loaded from.
+    """
+    manifest = read_manifest(directory)
+    if tokenizer is not None:
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        return manifest.model, tokenizer
+    own = local_folder(model.name_or_path)
+    try:
+        settings = base_settings(directory, manifest, trust_remote_code, base)
+        return settings, load_tokenizer(settings)
+    except HeftError:
+        if base is not None or own is None:
+            raise
+    settings = base_settings(directory, manifest, trust_remote_code, str(own))
+    return settings, load_tokenizer(settings)

@@ -29,6 +29,9 @@ CheckName = Literal[
     "answers_cut",
     "train_in_eval",
     "labels_alike",
+    "never_chosen",
+    "beyond_positions",
+    "open_thinking",
 ]
 
 

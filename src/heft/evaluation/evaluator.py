@@ -9,6 +9,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
+from heft.evaluation.answers import is_right
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
@@ -61,7 +62,7 @@ def evaluate(
     Raises:
         HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
     """
-    examples = Encoder(tokenizer, task.max_length, task.chat_template, _positions(model))(load_examples(task, "eval"))
+    examples = Encoder.of(tokenizer, task, _positions(model))(load_examples(task, "eval"))
     settings = settings or EvaluationSettings()
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings, reporter or Reporter())
 
@@ -154,6 +155,7 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
             batch_size=settings.batch_size,
             max_new_tokens=task.max_new_tokens,
             stop=task.stop,
+            answer_end=Encoder.of(tokenizer, task.settings).answer_end,
             on_batch=lambda done: reporter.step(what, done, len(examples)),
         )
     return [
@@ -161,7 +163,7 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
             id=encoded.example.id,
             gold=encoded.example.target,
             prediction=task.prediction(text),
-            correct=task.is_correct(encoded.example, text),
+            correct=is_right(task, encoded, text, tokenizer),
             group=encoded.example.group,
             text=text,
             prompt=encoded.fingerprint,

@@ -21,7 +21,7 @@ from heft.models import load_base
 from heft.recipe import CheckpointSettings, Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
-from heft.run_data import Data, read_data
+from heft.run_data import Data, dated, read_data
 from heft.run_dir import RunDirectory, StageSummary, require_free
 from heft.runner import adapter_manifest, run_manifest
 from heft.stages import adapter_parameters, attach, check_targets, edited_positions, finish
@@ -71,6 +71,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     require_free(recipe.output_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
+    recipe = dated(recipe, reporter)
     tried = configurations(recipe)
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")

@@ -39,7 +39,7 @@ def options_example(
     if choice_format == "cloze":
         return choice_example(task_name, cloze_prompt, options, gold, group)
     if len(options) > len(ascii_uppercase):
-        raise HeftError(f"{len(options)} options; letters reach to {len(ascii_uppercase)}")
+        raise HeftError(f"{len(options)} options; letters reach to {len(ascii_uppercase)}, so set task.format: cloze")
     letters = ascii_uppercase[: len(options)]
     listed = "\n".join(f"{letter}. {option.strip()}" for letter, option in zip(letters, options, strict=True))
     prompt = f"{head}\n{listed}\nAnswer:"

@@ -81,7 +81,8 @@ class Jsonl(Task):
         """Whitespace between the two is kept, on the completion's side; a space where there is none."""
         stem = prompt.rstrip()
         between = prompt[len(stem) :] + completion[: len(completion) - len(completion.lstrip())]
-        return generation_example(self.name, stem, (between or " ") + completion.strip(), completion.strip())
+        answer = (between or " ") + completion.strip()
+        return generation_example(self.name, stem, answer, completion.strip(), turn=_as_turn(completion))
 
     def prediction(self, text: str) -> str:
         return text.strip()
@@ -99,6 +100,14 @@ def _kind(row: dict) -> dict | None:
     return _CHOICE_FIELDS if "question" in row or "choices" in row else None
 
 
+def _as_turn(completion: str) -> str:
+    """A completion that nothing stands before: its indentation is kept, blank lines and one single space are not."""
+    text = completion.rstrip()
+    indent, text = text[: len(text) - len(text.lstrip())], text.lstrip()
+    indent = indent.rpartition("\n")[2]
+    return text if indent == " " else indent + text
+
+
 def _gold(row: dict) -> int:
     """The index of the answer, which is given as an index or as the text of one choice."""
     answer, choices = row["answer"], row["choices"]
@@ -109,4 +118,10 @@ def _gold(row: dict) -> int:
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         last = len(choices) - 1
         raise HeftError(f"answer must be an index from 0 to {last} or the text of a choice; got {shortened(answer)}")
+    texts = [choice.strip() for choice in choices]
+    if str(answer) in texts and texts[answer] != str(answer):
+        raise HeftError(
+            f"answer {answer} is the index of {shortened(choices[answer])}, counted from 0, and the text of another"
+            " choice; write the right choice's text, in quotes"
+        )
     return answer

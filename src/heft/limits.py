@@ -1,0 +1,80 @@
+"""What a base model can take, from its files, before weights are loaded: token ids, positions, and its EOS tokens."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import GenerationConfig
+
+from heft.builtin import TINY
+from heft.model_source import source_of
+from heft.models import load_skeleton
+from heft.recipe import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb", "positions_embed")
+_EXTENDABLE = ("dynamic",)
+"""Kinds of rotary scaling that go on past `max_position_embeddings`, by design."""
+
+
+@dataclass(frozen=True)
+class BaseLimits:
+    """What a base model can take.
+
+    Attributes:
+        embeddings: rows of the input embedding; ids from there on have none. None: unknown.
+        positions: tokens of a row that the model was made for; None: unknown, or any number.
+        learned: whether positions beyond have no embedding either, so that they cannot be computed.
+        generation_config: the model's own generation settings; None: unknown.
+    """
+
+    embeddings: int | None = None
+    positions: int | None = None
+    learned: bool = False
+    generation_config: GenerationConfig | None = None
+
+
+def base_limits(settings: ModelSettings) -> BaseLimits:
+    """The limits of the model that a recipe names; unknown ones where it cannot be built without weights."""
+    try:
+        model = load_skeleton(settings)
+    except Exception:  # a model of its own code may raise anything; loading it in earnest says what is wrong
+        return BaseLimits()
+    table = _position_table(model)
+    return BaseLimits(
+        embeddings=model.get_input_embeddings().weight.shape[0],
+        positions=_declared(model) if table is None else table,
+        learned=table is not None,
+        generation_config=_generation_config(settings, model),
+    )
+
+
+def _generation_config(settings: ModelSettings, model: "PreTrainedModel") -> GenerationConfig:
+    if settings.name == TINY:
+        return model.generation_config
+    try:
+        return GenerationConfig.from_pretrained(source_of(settings.name), revision=settings.revision)
+    except Exception:  # mostly there is no such file, and the configuration has what there is
+        return model.generation_config
+
+
+def _position_table(model: "PreTrainedModel") -> int | None:
+    """Rows of the table that positions are looked up in, less those that it begins with for other uses."""
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if last in _POSITION_TABLES and isinstance(module, nn.Embedding):
+            skipped = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - skipped
+    tables = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "embed_positions"]
+    return tables[0].shape[0] if tables else None
+
+
+def _declared(model: "PreTrainedModel") -> int | None:
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _EXTENDABLE:
+        return None
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
