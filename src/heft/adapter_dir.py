@@ -27,6 +27,7 @@ from heft.model_source import local_folder
 from heft.models import Base, load_base, load_tokenizer
 from heft.recipe import ModelSettings
 from heft.stages import activate, inject
+from heft.trainable_tokens import tokens_of
 from heft.weights_files import read_header, require_fit
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def stored_parameters(model: "PreTrainedModel") -> int:
 
 
 def _tensors(model: "PreTrainedModel", name: str) -> "dict[str, torch.Tensor]":
-    return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with tokens_of(model, name):
+        return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    set_peft_model_state_dict(model, saved, adapter_name=name)
+    saved = {key.removeprefix(_PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
+    with tokens_of(model, name):
+        set_peft_model_state_dict(model, saved, adapter_name=name)
     activate(model, list(model.peft_config))
 
 
@@ -173,6 +177,12 @@ def expected_tensors(
     """
     import torch
 
+    tokens, rows = getattr(config, "trainable_token_indices", None), skeleton.get_input_embeddings().weight.shape[0]
+    if tokens and max(tokens) >= rows:
+        raise HeftError(
+            f"adapter {name!r} in {path.parent} does not fit its base model: it has an embedding for token"
+            f" {max(tokens):,}, and the model has {rows:,}"
+        )
     try:
         with torch.device("meta"):
             inject(skeleton, name, config)

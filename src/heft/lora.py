@@ -7,6 +7,7 @@ untouched base. `MutatedStart` keeps what is needed to undo that after training.
 import difflib
 import re
 import warnings
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
-    """PEFT's configuration for the recipe's settings on that model."""
+def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
+    """PEFT's configuration for the recipe's settings on that model; `tokens` are ids of the trainable ones."""
     targets = settings.targets
     if targets == "all-linear" and settings.layers != "all":  # PEFT takes layers with a list of names only
         targets = sorted({name.rpartition(".")[2] for name in _linear_names(model) if re.search(r"\.\d+\.", name)})
@@ -43,6 +44,7 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
             init_lora_weights=True if settings.init == "default" else settings.init,
             rank_pattern=dict(settings.rank_pattern),
             alpha_pattern=dict(settings.alpha_pattern),
+            trainable_token_indices=list(tokens) or None,
         )
 
 
@@ -64,10 +66,48 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
                 faults.append(
                     f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
                 )
+    faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
     return faults
+
+
+def _ends_so(name: str, endings: Iterable[str]) -> bool:
+    return any(name == ending or name.endswith(f".{ending}") for ending in endings)
+
+
+def _targeted(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> set[str]:
+    """Which of the linear modules the settings adapt, layers aside."""
+    if settings.targets == "all-linear":
+        head = model.get_output_embeddings()
+        found = {name for name in names if model.get_submodule(name) is not head}
+    else:
+        found = {name for name in names if _ends_so(name, settings.targets)}
+    return {name for name in found if not _ends_so(name, settings.exclude)}
+
+
+def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+    targeted = _targeted(model, settings, names)
+    return [
+        f"{field}: {entry!r} matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
+        for field in ("rank_pattern", "alpha_pattern")
+        for entry in getattr(settings, field)
+        if any(_ends_so(name, [entry]) for name in names) and not any(_ends_so(name, [entry]) for name in targeted)
+    ]
+
+
+def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    is_tied = model.config.get_text_config().tie_word_embeddings or getattr(head, "weight", 0) is embedding.weight
+    if head is None or not is_tied:
+        return []
+    adapted = [name for name in _targeted(model, settings, names) if model.get_submodule(name) is head]
+    return [
+        f"targets: {name!r} is the output head, which shares its weights with the input embedding: its update could not"
+        " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
+        for name in adapted
+    ]
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:

@@ -98,7 +98,7 @@ def train(
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(recipe.model)
-        check_targets(base.model, recipe)
+        check_targets(base.model, recipe, base.tokenizer)
         processes.wait_for_all()  # each has seen that the directory is free
         directory = RunDirectory(path) if processes.is_main() else _Unwritten(path)
         manifest = run_manifest(recipe, base, data)

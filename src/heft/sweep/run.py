@@ -77,7 +77,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
     for configuration in tried:
-        check_targets(base.model, recipe_of(recipe, configuration))
+        check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
     if recipe.checkpoint != CheckpointSettings():
         reporter.note("checkpoint is for the runs of the winner; a sweep keeps nothing on its way")
     directory = RunDirectory(recipe.output_dir)
