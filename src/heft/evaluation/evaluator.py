@@ -62,9 +62,11 @@ def evaluate(
     Raises:
         HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
     """
-    examples = Encoder.of(tokenizer, task, _positions(model))(load_examples(task, "eval"))
-    settings = settings or EvaluationSettings()
-    return evaluate_examples(model, tokenizer, task_for(task), examples, settings, reporter or Reporter())
+    encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
+    if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
+        reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
+    examples = encode(load_examples(task, "eval"))
+    return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 
 def evaluate_examples(

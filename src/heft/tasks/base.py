@@ -245,12 +245,18 @@ def field_faults(row: dict, fields: Mapping[str, type]) -> list[str]:
         if name not in row:
             faults.append(f"{name} is missing (the row has {', '.join(map(str, row)) or 'no fields'})")
         elif not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
-            quoted = kind is str and isinstance(row[name], bool | int | float)
-            hint = f"; if this is its text, put it in quotes: {json.dumps(json.dumps(row[name]))}" if quoted else ""
+            hint = quotes_hint(row[name]) if kind is str else ""
             faults.append(f"{name} must be {_KIND_WORDS[kind]}; got {shortened(row[name])}{hint}")
         elif kind is str and not row[name].strip():
             faults.append(f"{name} is empty")
     return faults
+
+
+def quotes_hint(value: object) -> str:
+    """What to do about a number or truth value where text is expected; empty for other values."""
+    if not isinstance(value, bool | int | float):
+        return ""
+    return f"; if this is its text, put it in quotes: {json.dumps(json.dumps(value))}"
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:

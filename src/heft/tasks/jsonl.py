@@ -7,7 +7,7 @@ from pydantic import Field
 
 from heft.errors import HeftError
 from heft.sources import Row, read_json_lines, user_path
-from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, shortened
+from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, quotes_hint, shortened
 from heft.tasks.choices import ChoiceFormat, check_options, options_example, question_cloze
 
 _COMPLETION_FIELDS = {"prompt": str, "completion": str}
@@ -116,8 +116,8 @@ def _gold(row: dict) -> int:
             return choices.index(answer)
         raise HeftError(f"answer {shortened(answer)} must be the text of exactly one choice, or an index from 0")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        last = len(choices) - 1
-        raise HeftError(f"answer must be an index from 0 to {last} or the text of a choice; got {shortened(answer)}")
+        expected = f"answer must be an index from 0 to {len(choices) - 1} or the text of a choice"
+        raise HeftError(f"{expected}; got {shortened(answer)}{quotes_hint(answer)}")
     texts = [choice.strip() for choice in choices]
     if str(answer) in texts and texts[answer] != str(answer):
         raise HeftError(
