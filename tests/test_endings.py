@@ -44,7 +44,7 @@ def likeliest(model, prompt, count):
 
 
 @pytest.mark.parametrize("named", ["one", "several", "with the tokenizer's"])
-def test_each_eos_token_of_the_generation_settings_ends_an_answer_and_is_no_part_of_it(named):
+def test_each_eos_token_of_the_generation_settings_ends_an_answer(named):
     base = load_base(ModelSettings(name=TINY, device="cpu"))
     whole = likeliest(base.model, PROMPT, 8)
     first = next(i for i in range(2, 8) if whole[i] not in whole[:i])
@@ -64,7 +64,7 @@ def test_end_tokens_are_those_of_tokenizer_model_and_template_once_each():
     assert end_tokens(tokenizer, GenerationConfig(eos_token_id=[9, 2, -1]), 5) == [2, 5, 9]
 
 
-def test_text_ends_before_the_first_end_token_and_keeps_special_tokens_that_are_answers():
+def test_text_ends_before_an_end_token_and_keeps_special_tokens_that_are_answers():
     tokenizer = tiny.byte_tokenizer()
     tokenizer.add_tokens(["<a>"], special_tokens=True)
     ids = [*tokenizer("yes <a>")["input_ids"], 2, 0, *tokenizer("no")["input_ids"]]
@@ -72,7 +72,7 @@ def test_text_ends_before_the_first_end_token_and_keeps_special_tokens_that_are_
     assert text_of(tokenizer, ids, [ids[2]]) == "ye"
 
 
-def test_what_is_trained_ends_with_the_token_that_the_chat_template_writes_after_a_turn():
+def test_what_is_trained_ends_with_the_token_that_the_template_writes_after_a_turn():
     tokenizer = chatty()
     example = generation_example("t", "Q:", " yes", "yes")
     (turn,) = Encoder(tokenizer, 99, chat_template=True)([example])
@@ -134,6 +134,7 @@ def test_a_trained_turn_ends_in_evaluation_and_in_generation(turn_model, capsys)
         train_file="t", eval_file=str(turn_model / "eval.jsonl"), chat_template=True, max_new_tokens=12
     )
     texts = [record.text for record in heft.evaluate(model, tokenizer, task).records]
+    assert model.generation_config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert all(1 <= len(text) <= 3 for text in texts), texts  # what was learned is two letters, then the end
     run_generation(turn_model / "run" / "adapter", "Say ab.", 12, None, False)
     assert capsys.readouterr().out.strip() == texts[0]

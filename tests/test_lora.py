@@ -61,9 +61,8 @@ def test_names_that_match_nothing_are_reported_together_with_the_nearest_ones():
 def test_a_pattern_for_a_module_that_is_not_adapted_is_an_error(field):
     model = tiny.tiny_model()
     outside = LoraSettings(targets=["q_proj"], **{field: {"down_proj": 4}})
-    assert lora_faults(model, outside) == [
-        f"{field}: 'down_proj' matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
-    ]
+    (fault,) = lora_faults(model, outside)
+    assert fault.startswith(f"{field}: 'down_proj' matches no module that is adapted, so it changes nothing")
     excluded = LoraSettings(exclude=["down_proj"], **{field: {"down_proj": 4}})
     assert len(lora_faults(model, excluded)) == 1
     assert lora_faults(model, LoraSettings(**{field: {"down_proj": 4}})) == []

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 from heft.adapter_files import adapter_folder, adapter_paths, read_config
 from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
+from heft.chat import ChatTemplate
+from heft.endings import end_tokens
 from heft.errors import HeftError
 from heft.files import new_folder, save_tensors, sha256_of
 from heft.fingerprints import fingerprint, tokenizer_fingerprint
@@ -221,7 +223,18 @@ def load(
     else:
         settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
         loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
+    _end_as_trained(loaded)
     return loaded.model, loaded.tokenizer
+
+
+def _end_as_trained(loaded: Loaded) -> None:
+    """Let the model's own generation end at the token that answers were trained to end with, where it would not."""
+    tokenizer, config = loaded.tokenizer, loaded.model.generation_config
+    if loaded.manifest.task.get("chat_template") is not True or not getattr(tokenizer, "chat_template", None):
+        return
+    end, known = ChatTemplate(tokenizer).end, end_tokens(tokenizer, config)
+    if end is not None and end not in known:
+        config.eos_token_id = [*known, end]
 
 
 def _with_tokenizer(

@@ -15,7 +15,7 @@ from heft.tasks.base import choice_example
 NONE, TOKENS, BYTES = (EvaluationSettings(normalize=normalize) for normalize in ("none", "tokens", "bytes"))
 
 
-def test_a_right_choice_that_begins_with_another_can_never_be_chosen_without_normalizing():
+def test_a_right_choice_that_begins_with_another_can_never_win_without_normalizing():
     rows = [chosen("Are you sure?", ("not", "not sure"), 1), chosen("Where?", ("New York", "Boston"), 0)]
     (fault,) = never_chosen(rows, NONE)
     assert fault.found.startswith("1 of 2 eval rows can never be answered rightly")

@@ -1,7 +1,6 @@
 """A person's own files."""
 
 import json
-
 import re
 
 import pytest
