@@ -25,6 +25,7 @@ from heft.endings import end_tokens
 from heft.errors import HeftError
 from heft.files import new_folder, save_tensors, sha256_of
 from heft.fingerprints import fingerprint, tokenizer_fingerprint
+from heft.limits import limits_of
 from heft.model_source import local_folder
 from heft.models import Base, load_base, load_tokenizer
 from heft.recipe import ModelSettings
@@ -179,8 +180,8 @@ def expected_tensors(
     """
     import torch
 
-    tokens, rows = getattr(config, "trainable_token_indices", None), skeleton.get_input_embeddings().weight.shape[0]
-    if tokens and max(tokens) >= rows:
+    tokens, rows = getattr(config, "trainable_token_indices", None), limits_of(skeleton).embeddings
+    if tokens and rows is not None and max(tokens) >= rows:
         raise HeftError(
             f"adapter {name!r} in {path.parent} does not fit its base model: it has an embedding for token"
             f" {max(tokens):,}, and the model has {rows:,}"

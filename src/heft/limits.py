@@ -1,12 +1,14 @@
 """What a base model can take, from its files, before weights are loaded: token ids, positions, and its EOS tokens."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import GenerationConfig
 
 from heft.builtin import TINY
+from heft.errors import HeftError
 from heft.model_source import source_of
 from heft.models import load_skeleton
 from heft.recipe import ModelSettings
@@ -42,13 +44,37 @@ def base_limits(settings: ModelSettings) -> BaseLimits:
         model = load_skeleton(settings)
     except Exception:  # a model of its own code may raise anything; loading it in earnest says what is wrong
         return BaseLimits()
+    return replace(limits_of(model), generation_config=_generation_config(settings, model))
+
+
+def limits_of(model: "PreTrainedModel") -> BaseLimits:
+    """The limits of a model that is loaded, or built without weights."""
     table = _position_table(model)
     return BaseLimits(
-        embeddings=model.get_input_embeddings().weight.shape[0],
+        embeddings=_embeddings(model),
         positions=_declared(model) if table is None else table,
         learned=table is not None,
-        generation_config=_generation_config(settings, model),
+        generation_config=model.generation_config,
     )
+
+
+def require_room(limits: BaseLimits, prompt: Sequence[int], new_tokens: int) -> None:
+    """See that a model can compute a prompt and generate so many tokens after it.
+
+    Raises:
+        HeftError: it has no embedding for a token, or too few positions.
+    """
+    if limits.embeddings is not None and max(prompt) >= limits.embeddings:
+        raise HeftError(
+            f"the prompt has the token id {max(prompt):,}, and the model has embeddings for 0 to"
+            f" {limits.embeddings - 1:,}; take the tokenizer that came with the model"
+        )
+    needed = len(prompt) + new_tokens - 1  # the last token is never read
+    if limits.learned and needed > limits.positions:
+        raise HeftError(
+            f"the prompt has {len(prompt):,} tokens and up to {new_tokens:,} may be generated, and the model has"
+            f" {limits.positions:,} positions; shorten the prompt, or generate fewer (--max-new-tokens)"
+        )
 
 
 def _generation_config(settings: ModelSettings, model: "PreTrainedModel") -> GenerationConfig:
@@ -58,6 +84,13 @@ def _generation_config(settings: ModelSettings, model: "PreTrainedModel") -> Gen
         return GenerationConfig.from_pretrained(source_of(settings.name), revision=settings.revision)
     except Exception:  # mostly there is no such file, and the configuration has what there is
         return model.generation_config
+
+
+def _embeddings(model: "PreTrainedModel") -> int | None:
+    try:
+        return model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):  # a model that embeds in a way of its own
+        return None
 
 
 def _position_table(model: "PreTrainedModel") -> int | None:

@@ -98,9 +98,8 @@ def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: se
 
 
 def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    is_tied = model.config.get_text_config().tie_word_embeddings or getattr(head, "weight", 0) is embedding.weight
-    if head is None or not is_tied:
+    head = model.get_output_embeddings()
+    if head is None or not _is_tied(model, head):
         return []
     adapted = [name for name in _targeted(model, settings, names) if model.get_submodule(name) is head]
     return [
@@ -108,6 +107,15 @@ def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]
         " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
         for name in adapted
     ]
+
+
+def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:  # a model that embeds in a way of its own
+        return False
+    declared = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    return declared or getattr(head, "weight", None) is getattr(embedding, "weight", 0)
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:

@@ -7,8 +7,9 @@ import torch
 
 import heft
 import tiny
+from heft.cli.generate import run_generation
 from heft.errors import HeftError
-from heft.limits import base_limits
+from heft.limits import base_limits, limits_of, require_room
 from heft.plan.planner import make_plan
 from heft.recipe import ModelSettings
 from heft.recipe_io import load_recipe
@@ -68,8 +69,23 @@ def test_rows_beyond_learned_positions_are_refused_and_never_allowed(tmp_path):
 
 def test_what_may_be_generated_counts_among_an_evaluation_rows_tokens(tmp_path):
     base = folder_of(tmp_path, "gpt2", n_positions=64, max_position_embeddings=64)
-    with pytest.raises(HeftError, match="1 of 1 eval rows have up to 68 tokens with what may be generated"):
+    with pytest.raises(HeftError, match="1 of 1 eval rows have up to 67 tokens with what may be generated"):
         heft.train(recipe(base, tmp_path, SHORT, [("q" * 60, "a")]))
+
+
+def test_eval_and_generate_refuse_in_words_what_learned_positions_cannot_compute(tmp_path):
+    base = folder_of(tmp_path, "gpt2", n_positions=64, max_position_embeddings=64)
+    heft.train(recipe(base, tmp_path, SHORT, HELD_OUT))
+    model, tokenizer = heft.load(tmp_path / "run" / "adapter")
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": "q" * 70, "completion": "a"}))
+    task = load_recipe(tmp_path / "recipe.yaml").task
+    with pytest.raises(HeftError, match="up to 77 tokens with what may be generated, and the model has 64 positions"):
+        heft.evaluate(model, tokenizer, task)
+    require_room(limits_of(model), [5] * 57, 8)
+    with pytest.raises(HeftError, match="has 58 tokens and up to 8 may be generated, and the model has 64 positions"):
+        run_generation(tmp_path / "run" / "adapter", "q" * 58, 8, None, False)
+    with pytest.raises(HeftError, match="the token id 259, and the model has embeddings for 0 to 258"):
+        require_room(limits_of(model), [5, 259], 1)
 
 
 def test_rows_beyond_rotary_positions_are_an_error_that_can_be_allowed(tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from heft.chat import ChatTemplate
 from heft.checks.fault import Fault, count, such_as
 from heft.data import EncodedExample
+from heft.errors import HeftError
 from heft.limits import BaseLimits
 from heft.tasks.base import Task
 
@@ -33,7 +34,7 @@ def too_long_rows(splits: dict[str, Sequence[EncodedExample]], limits: BaseLimit
         return []
     found = []
     for split, rows in splits.items():
-        sizes = [_tokens(row, task.max_new_tokens if split == "eval" else 0) for row in rows]
+        sizes = [_evaluated(row, task.max_new_tokens) if split == "eval" else _trained(row) for row in rows]
         there = [row for row, size in zip(rows, sizes, strict=True) if size > limits.positions]
         if there:
             what = " with what may be generated" if split == "eval" and not rows[0].choices else ""
@@ -43,6 +44,19 @@ def too_long_rows(splits: dict[str, Sequence[EncodedExample]], limits: BaseLimit
             )
     advice = f"lower task.max_length to {limits.positions:,} or less, with room for task.max_new_tokens"
     return [Fault("beyond_positions", "; ".join(found), advice)] if found else []
+
+
+def require_computable(rows: Sequence[EncodedExample], limits: BaseLimits, task: Task) -> None:
+    """See that a model can compute evaluation rows.
+
+    Raises:
+        HeftError: it has no embedding for tokens of them, or no positions.
+    """
+    splits = {"eval": rows}
+    messages = unknown_ids(splits, limits)
+    messages += [f"{fault.found}; {fault.advice}" for fault in too_long_rows(splits, limits, task) if limits.learned]
+    if messages:
+        raise HeftError("\n".join(messages))
 
 
 def open_thinking(chat: ChatTemplate | None) -> list[Fault]:
@@ -61,6 +75,11 @@ def _largest_id(row: EncodedExample) -> int:
     return max(max(ids, default=0) for ids in (row.prompt, row.answer, *row.choices))
 
 
-def _tokens(row: EncodedExample, new_tokens: int) -> int:
-    """The most tokens that a row is computed with: the last token of a generated text is never read."""
-    return len(row.prompt) + max(len(row.answer), max(map(len, row.choices), default=0), new_tokens)
+def _trained(row: EncodedExample) -> int:
+    """Tokens that a row is trained with."""
+    return len(row.prompt) + len(row.answer)
+
+
+def _evaluated(row: EncodedExample, new_tokens: int) -> int:
+    """The most tokens that a row is evaluated with: the last one of a choice or of a generated text is never read."""
+    return len(row.prompt) + max(map(len, row.choices), default=new_tokens) - 1

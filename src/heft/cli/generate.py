@@ -27,15 +27,18 @@ def run_generation(
 
     from heft.data import Encoder
     from heft.evaluation.generation import generate_texts
+    from heft.limits import limits_of, require_room
     from heft.models import quiet
 
     quiet()
     loaded = open_adapters(adapter, trust_remote_code=trust_remote_code, base_name=base)
     encode = Encoder(loaded.tokenizer, 2**30, **asked)
+    ids = encode.prompt(prompt.rstrip())
+    require_room(limits_of(loaded.model), ids, max_new_tokens)
     texts = generate_texts(
         loaded.model,
         loaded.tokenizer,
-        [encode.prompt(prompt.rstrip())],
+        [ids],
         batch_size=1,
         max_new_tokens=max_new_tokens,
         answer_end=encode.answer_end,

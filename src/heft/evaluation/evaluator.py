@@ -15,6 +15,7 @@ from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
 from heft.evaluation.numbers import require_numbers, rotations_in_words
 from heft.evaluation.records import Record
+from heft.limits import limits_of
 from heft.memory_errors import is_out_of_memory
 from heft.recipe import EvaluationSettings
 from heft.reft.layer import ReftLayer
@@ -62,10 +63,13 @@ def evaluate(
     Raises:
         HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
     """
+    from heft.checks.base import require_computable  # here, since the checks ask what a right answer is
+
     encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
+    require_computable(examples, limits_of(model), task_for(task))
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 
