@@ -124,7 +124,10 @@ def test_another_model_at_that_place_is_refused(moved, tmp_path):
         heft.load(adapter, base=str(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("name", ["./models/x", "../x", "/no/where", "models/a/b", "möd el/tiny", "~/no-such-model"])
+@pytest.mark.parametrize(
+    "name",
+    ["./models/x", "../x", "/no/where", "models/a/b", "möd el/tiny", "~/no-such-model", "~no-such-user/x", "a\0b"],
+)
 def test_a_path_to_no_folder_is_told_so_without_a_word_of_hub_ids(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for load in (load_base, load_tokenizer):

@@ -1,5 +1,6 @@
 """What a base model can take, from its files, before weights are loaded: token ids, positions, and its EOS tokens."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb", "positions_embed")
+_OTHER_INPUTS = re.compile("vision|visual|image|audio|speech|video", re.IGNORECASE)
+_SPARE_ROWS = 16
+"""Rows that a table may have beyond the positions that the configuration declares."""
 _EXTENDABLE = ("dynamic",)
 """Kinds of rotary scaling that go on past `max_position_embeddings`, by design."""
 
@@ -94,14 +98,22 @@ def _embeddings(model: "PreTrainedModel") -> int | None:
 
 
 def _position_table(model: "PreTrainedModel") -> int | None:
-    """Rows of the table that positions are looked up in, less those that it begins with for other uses."""
+    """Rows of the table that positions of text are looked up in, less those that it begins with for other uses."""
     for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        if last in _POSITION_TABLES and isinstance(module, nn.Embedding):
+        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, nn.Embedding):
             skipped = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - skipped
-    tables = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "embed_positions"]
-    return tables[0].shape[0] if tables else None
+            if _is_of_text(model, name, module.num_embeddings):
+                return module.num_embeddings - skipped
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] == "embed_positions" and _is_of_text(model, name, buffer.shape[0]):
+            return buffer.shape[0]
+    return None
+
+
+def _is_of_text(model: "PreTrainedModel", name: str, rows: int) -> bool:
+    """Whether a table of positions is the language model's own, and not that of an image or sound encoder beside it."""
+    declared = _declared(model)
+    return not _OTHER_INPUTS.search(name) and (declared is None or 0 <= rows - declared <= _SPARE_ROWS)
 
 
 def _declared(model: "PreTrainedModel") -> int | None:

@@ -19,7 +19,7 @@ def source_of(name: str) -> str:
     """
     if name.startswith("embedded:"):
         return str(embedded_path(name))
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    return os.path.expanduser(name)  # unlike Path.expanduser, of any text
 
 
 def local_folder(name: str) -> Path | None:

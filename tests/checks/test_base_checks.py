@@ -137,6 +137,15 @@ def test_tables_of_positions_are_found_under_their_other_names(tmp_path, name, c
         model(torch.full((1, limits.positions + 1), 5), position_ids=beyond)
 
 
+def test_a_table_of_an_image_encoder_is_no_limit_of_the_text():
+    model = tiny.tiny_model()
+    model.vision_tower = torch.nn.Module()
+    model.vision_tower.position_embedding = torch.nn.Embedding(16, 32)
+    model.position_embedding = torch.nn.Embedding(16, 32)  # of something else: the configuration declares 256
+    limits = limits_of(model)
+    assert (limits.positions, limits.learned) == (256, False)
+
+
 def test_a_model_that_cannot_be_built_without_weights_has_no_known_limits(tmp_path):
     limits = base_limits(ModelSettings(name=str(tmp_path / "none")))
     assert (limits.embeddings, limits.positions, limits.learned) == (None, None, False)

@@ -68,7 +68,8 @@ def answers_cut(
     too_long = [row for row in generated if _text_tokens(row, ends) > task.max_new_tokens]
     stopped = [row for row in generated if any(stop in written(row, tokenizer) for stop in stops)]
     ended = [row for row in generated if ends & set(row.answer[:-1])]
-    lost = [row for row in generated if row not in stopped and not can_be_right(task, row, tokenizer)]
+    known = set(map(id, stopped))
+    lost = [row for row in generated if id(row) not in known and not can_be_right(task, row, tokenizer)]
     if ended:
         found.append(
             f"{count(ended, len(evaluation), 'eval')} have an answer with the end token inside, where generating stops,"

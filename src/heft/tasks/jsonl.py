@@ -35,8 +35,9 @@ class JsonlSettings(TaskSettings):
 class Jsonl(Task):
     """The row's keys choose its kind; other keys are ignored.
 
-    Completions are generated and correct when equal to the row's, but for whitespace at the ends. Choices are scored
-    by likelihood; `answer` is the gold choice's text, or its index counted from 0.
+    Completions are generated and correct when equal to the row's, or to what the tokenizer makes of it, but for
+    whitespace at the ends. Choices are scored by likelihood; `answer` is the gold choice's text, or its index counted
+    from 0.
     """
 
     name = "jsonl"
