@@ -163,7 +163,7 @@ CONFIGS = [
     ({"megatron_core": "os", "megatron_config": {"a": 1}}, "megatron_config must be null"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save must be null"),
     ({"auto_mapping": {"base_model_class": "x", "parent_library": "os"}}, "auto_mapping must be null"),
-    ({"trainable_token_indices": [1]}, "trainable_token_indices must be null"),
+    ({"trainable_token_indices": {"embed_tokens": [1]}}, "trainable_token_indices must be null"),
     ({"layer_replication": [[0, 10**9]]}, "layer_replication must be null"),
     ({"runtime_config": {"ephemeral_gpu_offload": True}}, "runtime_config must be"),
     ({"to_dict": 1, "wholly_new": 2}, 'unknown key "to_dict"\n  unknown key "wholly_new"'),

@@ -57,6 +57,29 @@ def test_names_that_match_nothing_are_reported_together_with_the_nearest_ones():
     assert "layers 0 to 2" in faults[3]
 
 
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_for_a_module_that_is_not_adapted_is_an_error(field):
+    model = tiny.tiny_model()
+    outside = LoraSettings(targets=["q_proj"], **{field: {"down_proj": 4}})
+    (fault,) = lora_faults(model, outside)
+    assert fault.startswith(f"{field}: 'down_proj' matches no module that is adapted, so it changes nothing")
+    excluded = LoraSettings(exclude=["down_proj"], **{field: {"down_proj": 4}})
+    assert len(lora_faults(model, excluded)) == 1
+    assert lora_faults(model, LoraSettings(**{field: {"down_proj": 4}})) == []
+    assert lora_faults(model, LoraSettings(targets=["mlp.down_proj"], **{field: {"down_proj": 4}})) == []
+    assert len(lora_faults(model, LoraSettings(**{field: {"lm_head": 4}}))) == 1
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "llama"])
+def test_an_output_head_that_is_tied_is_no_target(architecture):
+    tied = tiny.tiny_model(architecture, tie_word_embeddings=True)
+    (fault,) = lora_faults(tied, LoraSettings(targets=["lm_head"]))
+    assert "'lm_head' is the output head, which shares its weights with the input embedding" in fault
+    assert lora_faults(tied, LoraSettings()) == []
+    apart = tiny.tiny_model("llama", tie_word_embeddings=False)
+    assert lora_faults(apart, LoraSettings(targets=["lm_head"])) == []
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
 def test_a_start_that_changed_the_base_is_settled_into_a_plain_adapter_of_equal_effect(init, rslora):

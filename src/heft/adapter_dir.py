@@ -20,11 +20,17 @@ from safetensors.torch import load_file
 
 from heft.adapter_files import adapter_folder, adapter_paths, read_config
 from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
+from heft.chat import ChatTemplate
+from heft.endings import end_tokens
 from heft.errors import HeftError
 from heft.files import new_folder, save_tensors, sha256_of
 from heft.fingerprints import fingerprint, tokenizer_fingerprint
-from heft.models import Base, load_base
+from heft.limits import limits_of
+from heft.model_source import local_folder
+from heft.models import Base, load_base, load_tokenizer
+from heft.recipe import ModelSettings
 from heft.stages import DOES_NOT_FIT, activate, inject
+from heft.trainable_tokens import tokens_of
 from heft.weights_files import read_header, require_fit
 
 if TYPE_CHECKING:
@@ -96,7 +102,8 @@ def stored_parameters(model: "PreTrainedModel") -> int:
 def _tensors(
     model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
 ) -> "dict[str, torch.Tensor]":
-    return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
+    with tokens_of(model, name):
+        return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
 
 
 @dataclass(frozen=True)
@@ -109,9 +116,15 @@ class Loaded:
 
 
 def open_adapters(
-    directory: str | Path, base: Base | None = None, device: str | None = None, trust_remote_code: bool = False
+    directory: str | Path,
+    base: Base | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    base_name: str | None = None,
 ) -> Loaded:
     """Load the base that an adapter directory names, or take the one given, and attach its adapters.
+
+    `base_name` is a folder or Hub id to load the base from, where it is at another place than the directory says.
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
@@ -120,7 +133,7 @@ def open_adapters(
     directory = Path(directory)
     manifest = read_manifest(directory)
     if base is None:
-        settings = base_settings(directory, manifest, trust_remote_code)
+        settings = base_settings(directory, manifest, trust_remote_code, base_name)
         base = load_base(settings if device is None else settings.model_copy(update={"device": device}))
     if base.fingerprint != manifest.base_fingerprint:
         raise HeftError(
@@ -133,7 +146,7 @@ def open_adapters(
         raise HeftError(
             f"the adapters in {directory} were trained with another tokenizer than the one of {base.settings.name}: its"
             " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"
-            " in heft.json to the revision that was trained on, or give the folder that was"
+            " in heft.json to the revision that was trained on, or give the folder that was (--base PATH)"
         )
     skeleton = skeleton_of(base.model)
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
@@ -173,7 +186,9 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    set_peft_model_state_dict(model, saved, adapter_name=name)
+    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
+    with tokens_of(model, name):
+        set_peft_model_state_dict(model, saved, adapter_name=name)
     activate(model, list(model.peft_config))
 
 
@@ -195,6 +210,12 @@ def expected_tensors(
     """
     import torch
 
+    tokens, rows = getattr(config, "trainable_token_indices", None), limits_of(skeleton).embeddings
+    if tokens and rows is not None and max(tokens) >= rows:
+        raise HeftError(
+            f"adapter {name!r} in {path.parent} does not fit its base model: it has an embedding for token"
+            f" {max(tokens):,}, and the model has {rows:,}"
+        )
     try:
         with torch.device("meta"):
             inject(skeleton, name, config)
@@ -209,6 +230,8 @@ def load(
     device: str | None = None,
     trust_remote_code: bool = False,
     trainable: str | Sequence[str] = (),
+    base: str | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple["PreTrainedModel | PeftModel", "PreTrainedTokenizerBase"]:
     """The adapted model and its tokenizer, equal to the bit to what was trained.
 
@@ -218,6 +241,8 @@ def load(
         device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
         trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
         trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
+        base: folder or Hub id of the base model, where it is at another place than the directory says.
+        tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
 
     Returns:
         A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left. With
@@ -231,10 +256,48 @@ def load(
     from heft.loaded import prepare
 
     if model is None:
-        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code)
+        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
     else:
-        from heft.models import load_tokenizer
-
-        settings = base_settings(Path(directory), read_manifest(Path(directory)), trust_remote_code)
-        loaded = open_adapters(directory, Base(model, load_tokenizer(settings), settings, fingerprint(model)))
+        settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
+        loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
+    _end_as_trained(loaded)
     return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer
+
+
+def _end_as_trained(loaded: Loaded) -> None:
+    """Let the model's own generation end at the token that answers were trained to end with, where it would not."""
+    tokenizer, config = loaded.tokenizer, loaded.model.generation_config
+    if loaded.manifest.task.get("chat_template") is not True or not getattr(tokenizer, "chat_template", None):
+        return
+    end, known = ChatTemplate(tokenizer).end, end_tokens(tokenizer, config)
+    if end is not None and end not in known:
+        config.eos_token_id = [*known, end]
+
+
+def _with_tokenizer(
+    directory: Path,
+    model: "PreTrainedModel",
+    trust_remote_code: bool,
+    base: str | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> tuple[ModelSettings, "PreTrainedTokenizerBase"]:
+    """Settings and tokenizer that go with a model that is loaded already.
+
+    The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that
+    cannot be had, that of the folder that the model itself was loaded from.
+    """
+    manifest = read_manifest(directory)
+    if tokenizer is not None:
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        return manifest.model, tokenizer
+    own = local_folder(model.name_or_path)
+    try:
+        settings = base_settings(directory, manifest, trust_remote_code, base)
+        return settings, load_tokenizer(settings)
+    except HeftError:
+        if base is not None or own is None:
+            raise
+    settings = base_settings(directory, manifest, trust_remote_code, str(own))
+    return settings, load_tokenizer(settings)

@@ -205,6 +205,10 @@ _LORA = {
         lambda value: isinstance(value, bool) or value in ("gaussian", "orthogonal"),
         "true, false, gaussian or orthogonal",
     ),
+    "trainable_token_indices": (
+        lambda value: value is None or (_are_layers(value) and value and len(set(value)) == len(value)),
+        "null or a list of distinct token ids",
+    ),
     "use_rslora": _FLAG,
     "use_dora": _FLAG,
     "fan_in_fan_out": _FLAG,

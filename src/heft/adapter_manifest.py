@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError
 from heft.adapter_files import adapter_folder, adapter_paths, require_inside
 from heft.errors import HeftError
 from heft.files import sha256_of
-from heft.reading import is_file, read_json
+from heft.model_source import local_folder
+from heft.reading import is_dir, is_file, read_json
 from heft.recipe import ModelSettings
 from heft.settings import Settings
 
@@ -39,6 +40,8 @@ class AdapterManifest(Settings):
     """Version of heft that wrote it."""
     model: ModelSettings
     """The base model and how it was loaded."""
+    base_folder: str | None = None
+    """Where the base model was, as an absolute path, where it was a local folder; None: not one, or not written."""
     base_fingerprint: str
     """Of the base model (heft.fingerprints)."""
     tokenizer_fingerprint: str | None = None
@@ -88,11 +91,17 @@ def _require_as_written(folder: Path, entry: AdapterEntry) -> None:
             )
 
 
-def base_settings(directory: Path, manifest: AdapterManifest, trust_remote_code: bool) -> ModelSettings:
+def base_settings(
+    directory: Path, manifest: AdapterManifest, trust_remote_code: bool, base: str | None = None
+) -> ModelSettings:
     """How to load the base that an adapter directory names; whose code it may run is for the person to say.
 
+    A base in a local folder is looked for where it was, then at the path that the recipe had, from here. `base` is
+    another place or Hub id to take it from.
+
     Raises:
-        HeftError: the directory asks to run code that comes with the model, and the person has not allowed it.
+        HeftError: the directory asks to run code that comes with the model, and the person has not allowed it; or the
+            base was in a folder that is not there.
     """
     if manifest.model.trust_remote_code and not trust_remote_code:
         raise HeftError(
@@ -100,4 +109,18 @@ def base_settings(directory: Path, manifest: AdapterManifest, trust_remote_code:
             " anything on this machine. Read that code; if you trust it, say so with --trust-remote-code, or from"
             f" Python heft.load({str(directory)!r}, trust_remote_code=True)"
         )
-    return manifest.model
+    if base is not None:
+        revision = manifest.model.revision if base == manifest.model.name else None
+        return manifest.model.model_copy(update={"name": base, "revision": revision})
+    name, folder = manifest.model.name, manifest.base_folder
+    if folder is None:
+        return manifest.model
+    if not is_dir(Path(folder)):
+        if local_folder(name) is None:
+            raise HeftError(
+                f"the base model of {directory} was in the folder {folder}, which does not exist, and neither does"
+                f" {name} seen from {Path.cwd()}: give the folder where it is now with --base PATH, or from Python"
+                f" heft.load({str(directory)!r}, base=PATH)"
+            )
+        return manifest.model
+    return manifest.model.model_copy(update={"name": folder})

@@ -1,7 +1,8 @@
 """Models that need no Hub: the embedded default, read from an installed PyPI wheel, and a tiny random one.
 
-The wheel's GGUF file is turned once into safetensors in the user's cache, in a folder named by the file's content, so
-another file never meets an old conversion and a broken conversion is never seen (it is renamed into place whole).
+The wheel's GGUF file is turned once into safetensors in the user's cache, in a folder named by the file's content and
+by `CONVERSION`, so another file, or another heft, never meets an old conversion, and a broken conversion is never seen
+(it is renamed into place whole).
 """
 
 import hashlib
@@ -15,6 +16,8 @@ from pathlib import Path
 from heft.errors import HeftError
 
 TINY = "random:tiny-llama"
+CONVERSION = 2
+"""Number of the way embedded models are converted, a part of their folders' names; it rises when that changes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def embedded_path(name: str) -> Path:
     """Folder with the embedded model in transformers' format, converted now if it has not been yet.
 
     Raises:
-        HeftError: no such model, or its wheel is not installed.
+        HeftError: no such model, its wheel is not installed, or the cache cannot be written.
     """
     if name not in EMBEDDED:
         raise HeftError(f"model {name!r} is not embedded; there are: {', '.join(EMBEDDED)}")
@@ -57,9 +60,15 @@ def embedded_path(name: str) -> Path:
     source = Path(spec.submodule_search_locations[0]) / model.file
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{digest[:16]}"
-    if not target.is_dir():
-        _convert(source, target)
+    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{digest[:16]}-v{CONVERSION}"
+    if not os.path.isdir(target):
+        try:
+            _convert(source, target)
+        except OSError as error:
+            raise HeftError(
+                f"model {name!r} has to be converted once, and its place {target} cannot be written:"
+                f" {error.strerror or error}. Set the environment variable HEFT_CACHE to a folder with 600 MB of room"
+            ) from error
     return target
 
 
@@ -76,7 +85,9 @@ def _convert(source: Path, target: Path) -> None:
         model.hf_quantizer = None  # the weights are plain now, and a model that says otherwise cannot be saved
         del model.config.quantization_config
         model.save_pretrained(work)
-        AutoTokenizer.from_pretrained(**where).save_pretrained(work)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer.backend_tokenizer.pre_tokenizer = _pre_tokenizer()
+        tokenizer.save_pretrained(work)
         try:
             work.rename(target)
         except OSError:
@@ -84,6 +95,13 @@ def _convert(source: Path, target: Path) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _pre_tokenizer():
+    """What the embedded file calls `smollm`: digits one by one, then GPT-2's words, which is all transformers makes."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)])
 
 
 def byte_tokenizer():

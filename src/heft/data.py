@@ -4,15 +4,17 @@ Shapes: B rows, T tokens.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
+from heft.chat import REFERENCE_DATE, ChatTemplate
 from heft.errors import HeftError
 from heft.reft.settings import Positions
-from heft.tasks.base import Example
+from heft.tasks.base import Example, TaskSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 KEPT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
 IGNORED = -100
+_ANCHORS = ("a", "\n", ":")
+"""Texts that an answer is tokenised behind where its own prompt would not keep its tokens."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,9 @@ class EncodedExample:
         example: where it comes from.
         prompt: ids of the prompt, within the limit.
         choices: ids of each choice.
-        answer: ids that are trained on after the prompt; ends with the end token if the answer is to be generated.
+        answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated.
         cut: tokens that were taken out of the prompt to keep to the limit.
+        undated: the prompt with a fixed date, where a chat template writes today's into it; None elsewhere.
     """
 
     example: Example
@@ -39,28 +44,49 @@ class EncodedExample:
     choices: tuple[tuple[int, ...], ...]
     answer: tuple[int, ...]
     cut: int
+    undated: tuple[int, ...] | None = None
 
     @property
     def fingerprint(self) -> str:
-        """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where a model was asked the same."""
-        return hashlib.sha256(repr((self.prompt, self.choices)).encode()).hexdigest()[:8]
+        """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where a model was asked the same.
+
+        Prompts that differ by the day's date only count as the same.
+        """
+        prompt = self.prompt if self.undated is None else self.undated
+        return hashlib.sha256(repr((prompt, self.choices)).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
 class Encoder:
     """Turns examples into token ids.
 
+    Prompt and answer are tokenised as they stand together, and the answer's ids are those behind the prompt's own.
+    Where the two together do not begin with the prompt's ids (a token spans the boundary), the answer's ids are those
+    that it has behind the first text of `_ANCHORS` where that does not happen, else those that it has alone.
+
     Attributes:
         tokenizer: of the base model.
         max_length: most tokens of a prompt with its longest answer.
         chat_template: whether the prompt is wrapped as a user's turn by the tokenizer's chat template.
         positions: what each ReFT adapter edits; these tokens are never cut.
+        template_args: what the chat template is handed beside the messages.
+        template_date: YYYY-MM-DD that the chat template is given as today's; None for today.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     max_length: int
     chat_template: bool = False
     positions: Sequence[Positions] = ()
+    template_args: Mapping[str, object] = field(default_factory=dict)
+    template_date: str | None = None
+
+    @classmethod
+    def of(
+        cls, tokenizer: "PreTrainedTokenizerBase", task: TaskSettings, positions: Sequence[Positions] = ()
+    ) -> "Encoder":
+        """The encoder of a task's rows."""
+        args = (task.max_length, task.chat_template, positions, task.chat_template_args, task.template_date)
+        return cls(tokenizer, *args)
 
     def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
         """Encode all.
@@ -69,7 +95,7 @@ class Encoder:
             HeftError: an answer leaves no room for its prompt, a prompt is shorter than the edited positions, or the
                 chat template is missing or at fault.
         """
-        encoded = [self._encode(example) for example in examples]
+        encoded = self._encode(examples)
         needed = max((p.needed for p in self.positions), default=0)
         short = [e for e in encoded if len(e.prompt) < max(1, needed)]
         if short:
@@ -90,37 +116,80 @@ class Encoder:
         Raises:
             HeftError: the chat template is missing or at fault.
         """
-        text = self._as_turn(text) if self.chat_template else text
-        return self.tokenizer(text, add_special_tokens=not self.chat_template)["input_ids"]
+        return [*self._bos, *self._ids([self._as_asked(text)])[0]]
 
-    def _encode(self, example: Example) -> EncodedExample:
-        follow = str.lstrip if self.chat_template else str
-        prompt = self.prompt(example.prompt)
-        choices = tuple(self._continuation(follow(choice)) for choice in example.choices)
-        answer = self._continuation(follow(example.answer))
-        if not choices:
-            answer += (self.tokenizer.eos_token_id,)
-        kept = self._shorten(prompt, max(map(len, (answer, *choices))), example)
-        return EncodedExample(example, tuple(kept), choices, answer, len(prompt) - len(kept))
+    @cached_property
+    def chat(self) -> ChatTemplate | None:
+        """The chat template as it is used here; None where prompts are not wrapped."""
+        return ChatTemplate(self.tokenizer, self.template_args, self.template_date) if self.chat_template else None
 
-    def _continuation(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    @cached_property
+    def answer_end(self) -> int:
+        """The EOS token that generated answers are trained to end with: the one that the chat template writes behind
+        an answer, where prompts go through it and it writes one, else the tokenizer's."""
+        end = None if self.chat is None else self.chat.end
+        return self.tokenizer.eos_token_id if end is None else end
 
-    def _as_turn(self, prompt: str) -> str:
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise HeftError(
-                "task.chat_template is true, but this model's tokenizer has no chat template; set it to false"
-            )
-        turn = [{"role": "user", "content": prompt}]
-        try:
-            return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program that came with the model, and may raise anything
-            reason = str(error).strip().splitlines()[:1] or ["no message"]
-            raise HeftError(
-                f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
-                f" {reason[0]}. Mend chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
-                f" task.chat_template to false; the prompt was {prompt[:80]!r}"
-            ) from error
+    def answer_text(self, example: Example) -> str:
+        """The text that is trained on behind the prompt, without an EOS token."""
+        if self.chat is None:
+            return example.answer
+        return self.chat.lead + (example.answer.lstrip() if example.turn is None else example.turn)
+
+    def _choice_texts(self, example: Example) -> list[str]:
+        if self.chat is None:
+            return list(example.choices)
+        return [self.chat.lead + choice.lstrip() for choice in example.choices]
+
+    def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        asked = [self._as_asked(example.prompt) for example in examples]
+        prompts = self._ids(asked)
+        texts = [self._choice_texts(example) or [self.answer_text(example)] for example in examples]
+        whole = iter(self._ids([prompt + text for prompt, some in zip(asked, texts, strict=True) for text in some]))
+        undated = self._undated(examples)
+        encoded = []
+        for i, example in enumerate(examples):
+            after = tuple(self._behind(prompts[i], next(whole), text) for text in texts[i])
+            choices = after if example.choices else ()
+            answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
+            longest = max(map(len, (answer, *choices)))
+            prompt = [*self._bos, *prompts[i]]
+            kept = self._shorten(prompt, longest, example)
+            fixed = undated and tuple(self._shorten(undated[i], longest, example))
+            encoded.append(EncodedExample(example, tuple(kept), choices, answer, len(prompt) - len(kept), fixed))
+        return encoded
+
+    def _undated(self, examples: Sequence[Example]) -> list[list[int]] | None:
+        """Prompts with a fixed date, where the chat template writes one."""
+        if self.chat is None or not self.chat.uses_date:
+            return None
+        return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(example.prompt) for example in examples])
+
+    def _as_asked(self, prompt: str) -> str:
+        return prompt if self.chat is None else self.chat.prompt(prompt)
+
+    def _behind(self, prompt: Sequence[int], whole: Sequence[int], text: str) -> tuple[int, ...]:
+        """Ids of a text behind a prompt, from the ids of the prompt and of both together."""
+        if whole[: len(prompt)] == prompt:
+            return tuple(whole[len(prompt) :])
+        for anchor in _ANCHORS:
+            before, both = self._ids([anchor, anchor + text])
+            if both[: len(before)] == before:
+                return tuple(both[len(before) :])
+        return tuple(self._ids([text])[0])
+
+    @cached_property
+    def _bos(self) -> list[int]:
+        """What the tokenizer puts before a text of its own accord; what it puts behind one has no place in a prompt."""
+        if self.chat_template:
+            return []
+        bare = self._ids(["a"])[0]
+        dressed = self.tokenizer("a")["input_ids"]
+        starts = (i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
+        return dressed[: next(starts, 0)]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def _shorten(self, prompt: list[int], longest_answer: int, example: Example) -> list[int]:
         """Cut behind the head, where a passage is long; the question at the end stays whole."""

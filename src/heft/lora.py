@@ -7,6 +7,7 @@ untouched base. `MutatedStart` keeps what is needed to undo that after training.
 import difflib
 import re
 import warnings
+from collections.abc import Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
-    """PEFT's configuration for the recipe's settings on that model."""
+def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
+    """PEFT's configuration for the recipe's settings on that model; `tokens` are ids of the trainable ones."""
     targets, exclude = settings.targets, list(settings.exclude)
     parameters = None
     if targets == "all-linear":
@@ -52,6 +53,7 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings) -> LoraConfig:
             init_lora_weights=True if settings.init == "default" else settings.init,
             rank_pattern=dict(settings.rank_pattern),
             alpha_pattern=dict(settings.alpha_pattern),
+            trainable_token_indices=list(tokens) or None,
         )
 
 
@@ -75,6 +77,7 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
                 )
             elif field == "targets" and not matches(entry, names - unadaptable(model)):
                 faults.append(f"{field}: LoRA cannot adapt {entry!r} of this model; leave it out")
+    faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
@@ -85,6 +88,50 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
             f" ({', '.join(sorted(shared)[:3])}); use init: default"
         )
     return faults
+
+
+def _targeted(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> set[str]:
+    """Which of the linear modules and experts the settings adapt, layers aside."""
+    if settings.targets == "all-linear":
+        found = names - _names_of_head(model)
+    else:
+        found = {name for name in names if any(matches(target, [name]) for target in settings.targets)}
+    return {name for name in found if not any(matches(entry, [name]) for entry in settings.exclude)}
+
+
+def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+    targeted = _targeted(model, settings, names)
+    return [
+        f"{field}: {entry!r} matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
+        for field in ("rank_pattern", "alpha_pattern")
+        for entry in getattr(settings, field)
+        if matches(entry, names) and not matches(entry, targeted)
+    ]
+
+
+def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+    head = model.get_output_embeddings()
+    if head is None or not _is_tied(model, head):
+        return []
+    return [
+        f"targets: {name!r} is the output head, which shares its weights with the input embedding: its update could not"
+        " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
+        for name in _targeted(model, settings, names) & _names_of_head(model)
+    ]
+
+
+def _names_of_head(model: "PreTrainedModel") -> set[str]:
+    head = model.get_output_embeddings()
+    return {name for name, module in model.named_modules() if module is head}
+
+
+def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:  # a model that embeds in a way of its own
+        return False
+    declared = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    return declared or getattr(head, "weight", None) is getattr(embedding, "weight", 0)
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:

@@ -12,9 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from heft.builtin import TINY, byte_tokenizer, embedded_path, tiny_llama
+from heft.builtin import TINY, byte_tokenizer, tiny_llama
 from heft.errors import HeftError
 from heft.fingerprints import fingerprint
+from heft.model_source import local_folder, missing_folder, source_of
 from heft.reading import is_dir
 from heft.recipe import ModelSettings
 
@@ -55,7 +56,7 @@ def load_base(settings: ModelSettings) -> Base:
     if not settings.quantization:
         model.to(device)
     model.eval().requires_grad_(False)
-    model.name_or_path = settings.name
+    model.name_or_path = str(local_folder(settings.name) or settings.name)
     return Base(model, tokenizer, settings, fingerprint(model))
 
 
@@ -66,12 +67,13 @@ def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
         HeftError: the config is missing, gated or unreadable.
     """
     trust = {"trust_remote_code": settings.trust_remote_code}
+    source = source_of(settings.name)  # outside: an embedded model may have to be converted first
     with torch.device("meta"):
         if settings.name == TINY:
             model = tiny_llama().to(_dtype(settings))
         else:
             with _readable_errors(settings.name, "config"):
-                config = AutoConfig.from_pretrained(_source(settings), revision=settings.revision, **trust)
+                config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
                 model = AutoModelForCausalLM.from_config(config, dtype=_dtype(settings), **trust)
     if (
         model._can_set_experts_implementation()
@@ -81,23 +83,23 @@ def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
 
 
 def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer, padding on the left, with a padding token (the end token where it has none of its own).
+    """The model's tokenizer, padding on the left, with a padding token (EOS where it has none of its own).
 
     Raises:
-        HeftError: it cannot be loaded, or has no end token.
+        HeftError: it cannot be loaded, or has no EOS token.
     """
     if settings.name == TINY:
         return byte_tokenizer()
     with _readable_errors(settings.name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            _source(settings),
+            source_of(settings.name),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
             padding_side="left",
         )
     if tokenizer.eos_token_id is None:
         raise HeftError(
-            f"the tokenizer of {settings.name!r} has no end token; heft needs one to pad and to end answers"
+            f"the tokenizer of {settings.name!r} has no EOS token; heft needs one to pad and to end answers"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -136,7 +138,7 @@ def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedMod
     _refuse_adapter(settings)
     with _readable_errors(settings.name, "model"), _safetensors_only():
         model, loading = AutoModelForCausalLM.from_pretrained(
-            _source(settings),
+            source_of(settings.name),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
@@ -151,7 +153,7 @@ def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedMod
 def _refuse_adapter(settings: ModelSettings) -> None:
     """transformers would follow an adapter's config to another model, and attach the adapter to it."""
     with _readable_errors(settings.name, "model"):
-        config = find_adapter_config_file(_source(settings), revision=settings.revision)
+        config = find_adapter_config_file(source_of(settings.name), revision=settings.revision)
     if config is not None:
         raise HeftError(
             f"model {settings.name!r} has an adapter in it; a base model has config.json and safetensors, without"
@@ -216,10 +218,6 @@ def _dtype(settings: ModelSettings) -> torch.dtype:
     return getattr(torch, settings.dtype)
 
 
-def _source(settings: ModelSettings) -> str:
-    return str(embedded_path(settings.name)) if settings.name.startswith("embedded:") else settings.name
-
-
 class _readable_errors:
     """Turns what transformers raises for a model that cannot be had into one message."""
 
@@ -232,6 +230,8 @@ class _readable_errors:
     def __exit__(self, kind, error, trace):
         if not isinstance(error, Exception) or isinstance(error, HeftError):
             return  # of a damaged file a loader raises anything
+        if (missing := missing_folder(self.name)) is not None:
+            raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {missing}") from error
         text = str(error).strip() or kind.__name__
         if isinstance(error, _PickledWeights) or _only_pickles(self.name):
             advice = (
@@ -245,6 +245,8 @@ class _readable_errors:
             advice = "it needs code of its own: read that code, then set model.trust_remote_code: true"
         else:
             advice = "give a Hub id, a local folder with config.json and safetensors, or embedded:smollm2-135m-instruct"
+            if local_folder(self.name) is None:
+                advice += f" (there is no folder {self.name} in {Path.cwd()})"
         raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {advice}\n  {text.splitlines()[0]}") from error
 
 

@@ -29,6 +29,9 @@ CheckName = Literal[
     "answers_cut",
     "train_in_eval",
     "labels_alike",
+    "never_chosen",
+    "beyond_positions",
+    "open_thinking",
 ]
 
 
@@ -102,13 +105,23 @@ class LoraSettings(Settings):
     init: str = "default"
     """Start of the update: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
     iterations) or olora."""
+    trainable_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    """Tokens whose embeddings are trained too, in the output head as well where it is tied to them, such as
+    ["<yes>", "<no>"] added to the tokenizer (PEFT: `trainable_token_indices`)."""
 
-    @field_validator("targets", "exclude", "layers")
+    @field_validator("trainable_tokens")
+    @classmethod
+    def _tokens_fit_the_init(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if value and info.data.get("init", "default").startswith(("pissa", "olora")):
+            raise ValueError(f"trainable_tokens cannot be trained with init: {info.data['init']}; use init: default")
+        return value
+
+    @field_validator("targets", "exclude", "layers", "trainable_tokens")
     @classmethod
     def _entries_are_distinct(cls, value: str | list, info: ValidationInfo) -> str | list:
         if isinstance(value, list) and len(set(value)) != len(value):
             raise ValueError(f"{info.field_name} must not repeat an entry; got {value}")
-        if value == [] and info.field_name != "exclude":
+        if value == [] and info.field_name not in ("exclude", "trainable_tokens"):
             raise ValueError(f"{info.field_name} must name at least one; got an empty list")
         return value
 

@@ -55,11 +55,24 @@ ONLY_WRITING = {"output", "checkpoint"}
 def difference(there: Recipe, wanted: Recipe) -> str | None:
     """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
 
-    `ONLY_WRITING` is left out.
+    `ONLY_WRITING` is left out, and so is a date that the recipe wanted leaves open.
     """
+    wanted = with_date_of(there, wanted)
     one, other = (_flat(recipe.model_dump(mode="json", exclude=ONLY_WRITING)) for recipe in (there, wanted))
     key = next((key for key in [*one, *other] if one.get(key) != other.get(key)), None)
     return None if key is None else f"{key}: {one.get(key)}, not {other.get(key)}"
+
+
+def with_date_of(there: Recipe, wanted: Recipe) -> Recipe:
+    """The recipe wanted, with the date of its chat template from the run that is there, where it leaves that open."""
+    if there.task.template_date is None or wanted.task.template_date is not None:
+        return wanted
+    return with_date(wanted, there.task.template_date)
+
+
+def with_date(recipe: Recipe, date: str) -> Recipe:
+    """The recipe with a date for its chat template."""
+    return recipe.model_copy(update={"task": recipe.task.model_copy(update={"template_date": date})})
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

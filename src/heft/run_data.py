@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heft.chat import today
 from heft.checks import checked_rows
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.models import load_tokenizer
 from heft.recipe import Recipe
+from heft.recipe_io import with_date
 from heft.reft.settings import Positions
 from heft.reporter import Reporter
 from heft.stages import edited_positions
@@ -23,6 +25,23 @@ class Data:
     eval: list[EncodedExample]
 
 
+def dated(recipe: Recipe, reporter: Reporter) -> Recipe:
+    """The recipe with today's date, where its chat template writes it and the recipe leaves it open; said to a person.
+
+    Raises:
+        HeftError: the tokenizer cannot be loaded, or its chat template is missing or at fault.
+    """
+    task = recipe.task
+    if not task.chat_template or not Encoder.of(load_tokenizer(recipe.model), task).chat.uses_date:
+        return recipe
+    day = task.template_date or today()
+    reporter.note(
+        f"the chat template writes the day's date into prompts: they have {day} now, when the run is resumed and when"
+        " its adapter is used (task.template_date)"
+    )
+    return with_date(recipe, day)
+
+
 def read_data(recipe: Recipe, reporter: Reporter, positions: Sequence[Positions] | None = None) -> Data:
     """Read and encode a recipe's rows; `positions` are what adapters edit, None for those of the recipe's stages.
 
@@ -33,7 +52,7 @@ def read_data(recipe: Recipe, reporter: Reporter, positions: Sequence[Positions]
     examples = {split: load_examples(task, split) for split in ("train", "eval")}
     positions = edited_positions(recipe) if positions is None else positions
     tokenizer = load_tokenizer(recipe.model)
-    encode = Encoder(tokenizer, task.max_length, task.chat_template, positions)
+    encode = Encoder.of(tokenizer, task, positions)
     data = Data(encode(examples["train"]), encode(examples["eval"]))
     for what, rows in (("train", data.train), ("evaluation", data.eval)):
         cut = sum(row.cut > 0 for row in rows)

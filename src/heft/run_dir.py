@@ -29,7 +29,7 @@ from heft.files import append_line, said_plainly, to_json, write_text
 from heft.locks import LOCK_FILE, held
 from heft.reading import is_dir, is_file, nearest, read_json
 from heft.recipe import Recipe
-from heft.recipe_io import difference, load_recipe
+from heft.recipe_io import difference, load_recipe, with_date_of
 
 RUN_FORMAT = 1
 """Number of the format of a run's files, in manifest.json; it rises when a reader of the old ones would misread."""
@@ -225,8 +225,11 @@ def require_free(path: Path) -> None:
         raise HeftError(f"output {path} {holds}; give another with --output DIR, or remove it")
 
 
-def require_same(recipe: Recipe) -> None:
+def require_same(recipe: Recipe) -> Recipe:
     """See that the run in a recipe's directory was begun with that recipe.
+
+    Returns:
+        The recipe, with the run's date for its chat template where it leaves that open.
 
     Raises:
         HeftError: it was another one.
@@ -234,13 +237,15 @@ def require_same(recipe: Recipe) -> None:
     path = recipe.output_dir / "recipe.yaml"
     if _is_sweep(recipe.output_dir):
         raise HeftError(f"{recipe.output_dir} holds a sweep, which is not gone on with; give another with --output DIR")
-    unlike = difference(load_recipe(path), recipe)
+    there = load_recipe(path)
+    unlike = difference(there, recipe)
     if unlike is not None:
         command = shlex.join(["heft", "train", str(path), "--resume", "--output", str(recipe.output_dir)])
         raise HeftError(
             f"{recipe.output_dir} holds a run of another recipe ({unlike}); go on with `{command}`, or"
             " give another directory with --output DIR"
         )
+    return with_date_of(there, recipe)
 
 
 def _is_sweep(path: Path) -> bool:

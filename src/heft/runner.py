@@ -19,11 +19,12 @@ from heft.errors import HeftError
 from heft.evaluation.records import Record
 from heft.fingerprints import tokenizer_fingerprint
 from heft.locks import held
+from heft.model_source import local_folder
 from heft.models import Base, choose_device, load_base
 from heft.recipe import Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
-from heft.run_data import Data, read_data
+from heft.run_data import Data, dated, read_data
 from heft.run_dir import (
     RUN_FORMAT,
     RunDirectory,
@@ -90,17 +91,18 @@ def train(
     with ExitStack() as until_the_end:
         if begun:
             until_the_end.enter_context(_held(path))
-            require_same(recipe)
+            recipe = require_same(recipe)
             if is_finished(path):
                 summaries = _finished(recipe)
                 Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
                 return Run(path, summaries)
         else:
             _require_room(path, resume)
+        recipe = dated(recipe, reporter)
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(recipe.model)
-        check_targets(base.model, recipe)
+        check_targets(base.model, recipe, base.tokenizer)
         attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         processes.wait_for_all()  # each has seen that the directory is free
         directory = RunDirectory(path) if processes.is_main() else _Unwritten(path)
@@ -178,7 +180,7 @@ class _Unwritten(RunDirectory):
 
 
 def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
-    """What manifest.json holds: format, versions, seed, fingerprints."""
+    """What manifest.json holds: format, versions, seed, the date in prompts (None: none), fingerprints."""
     return {
         "format": RUN_FORMAT,
         "heft_version": __version__,
@@ -187,6 +189,7 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
         "libraries": {name: version(name) for name in _LIBRARIES},
         "device": str(base.model.device),
         "seed": recipe.seed,
+        "template_date": recipe.task.template_date,
         "base": {"name": recipe.model.name, "fingerprint": base.fingerprint},
         "data": {
             "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
@@ -210,10 +213,12 @@ def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
         for name, stage in recipe.stages.items()
         for part in parts(name, stage)
     ]
+    folder = local_folder(recipe.model.name)
     return AdapterManifest(
         format=FORMAT,
         heft_version=__version__,
         model=recipe.model,
+        base_folder=None if folder is None else str(folder),
         base_fingerprint=base.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),
         adapters=entries,

@@ -122,7 +122,8 @@ def _split_file(folder: Path, split: str) -> Path:
 def _files_beside(path: Path) -> str:
     """Which data files the person could have meant."""
     if not is_dir(path.parent):
-        return f"There is no folder {path.parent} either."
+        seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
+        return f"There is no folder {path.parent} either{seen_from}."
     names = sorted(file.name for file in path.parent.glob("*.jsonl"))
     return f"{path.parent} has {', '.join(names)}." if names else f"{path.parent} has no .jsonl files."
 

@@ -23,9 +23,10 @@ from heft.reft.editable import require_editable
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import Positions, ReftSettings, parse_positions
 from heft.reft.sites import blocks_without, site_names
+from heft.trainable_tokens import show_tokens_of, token_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ def edited_positions(recipe: Recipe) -> list[Positions]:
     return [parse_positions(part.settings.positions) for part in every_part if part.is_reft]
 
 
-def check_targets(model: "PreTrainedModel", recipe: Recipe) -> None:
+def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None" = None) -> None:
     """See that every adapter of the recipe finds its place in the model, before anything is trained.
+
+    `tokenizer` is the model's; None where no stage has trainable tokens.
 
     Raises:
         HeftError: all that do not, with the nearest names there are.
@@ -72,12 +75,40 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe) -> None:
                 faults.append(f"stages.{stage_name}: a part of the model is named {part.name!r}; rename the stage")
             found = _reft_faults(model, part.settings) if part.is_reft else lora_faults(model, part.settings)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
+    faults += _token_faults(model, recipe, tokenizer)
     if faults:
         raise HeftError("\n".join(faults))
 
 
 DOES_NOT_FIT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 """What PEFT and torch raise for an adapter that has no place in a model."""
+
+
+def _token_faults(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None") -> list[str]:
+    """Trainable tokens that the model does not have, or that two stages train."""
+    faults, trained_by = [], {}
+    for stage_name, stage in recipe.stages.items():
+        for part in parts(stage_name, stage):
+            try:
+                tokens = _tokens(model, part, tokenizer)
+            except HeftError as error:
+                faults.append(f"stages.{stage_name}: {error}")
+                continue
+            for token in tokens:
+                if trained_by.setdefault(token, stage_name) != stage_name:
+                    faults.append(
+                        f"stages.{stage_name}: trainable_tokens: stage {trained_by[token]} trains"
+                        f" {tokenizer.convert_ids_to_tokens(token)!r} already; let one of the two train it"
+                    )
+    return faults
+
+
+def _tokens(model: "PreTrainedModel", part: Part, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
+    """Ids of the tokens that a part trains."""
+    if part.is_reft or not part.settings.trainable_tokens:
+        return []
+    assert tokenizer is not None, "trainable tokens need the model's tokenizer"
+    return token_ids(tokenizer, part.settings.trainable_tokens, model.get_input_embeddings().weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -88,10 +119,12 @@ class Attached:
     starts: dict[str, MutatedStart]
 
 
-def attach(model: "PreTrainedModel", stage_name: str, stage: Stage) -> Attached:
+def attach(
+    model: "PreTrainedModel", stage_name: str, stage: Stage, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> Attached:
     """Attach a stage's adapters on top of what is there, and make them the only ones that train.
 
-    Earlier adapters are frozen and stay active.
+    Earlier adapters are frozen and stay active. `tokenizer` is needed for trainable tokens only.
 
     Raises:
         HeftError: an adapter has no place in the model.
@@ -100,7 +133,10 @@ def attach(model: "PreTrainedModel", stage_name: str, stage: Stage) -> Attached:
     for part in parts(stage_name, stage):
         if not part.is_reft and MutatedStart.needed(part.settings):
             attached.starts[part.name] = MutatedStart(model)
-        config = _reft_config(part.settings) if part.is_reft else lora_config(model, part.settings)
+        if part.is_reft:
+            config = _reft_config(part.settings)
+        else:
+            config = lora_config(model, part.settings, _tokens(model, part, tokenizer))
         config.base_model_name_or_path = model.name_or_path
         try:
             inject(model, part.name, config)
@@ -154,6 +190,7 @@ def inject(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
 
 def activate(model: nn.Module, names: Sequence[str]) -> None:
     """Make just these adapters take part in the forward pass; nothing trains."""
+    show_tokens_of(model, names)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.set_adapter([name for name in names if name in _adapters_of(module)])
@@ -225,7 +262,8 @@ def trainable_parameters(model: nn.Module) -> int:
 def _names_within(model: nn.Module) -> set[str]:
     """Names of parts of a model, and of PEFT's layers on it: an adapter of that name could be taken for them."""
     within = {part for key, _ in [*model.named_modules(), *model.named_parameters()] for part in key.split(".")}
-    return within | {"base_layer", "reft", *LoraLayer.adapter_layer_names, *ReftLayer.adapter_layer_names}
+    layers = {"base_layer", "reft", "token_adapter"}
+    return within | layers | {*LoraLayer.adapter_layer_names, *ReftLayer.adapter_layer_names}
 
 
 def _adapters_of(module: BaseTunerLayer) -> set[str]:

@@ -162,7 +162,7 @@ class Work:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
         seed = self.seed_of(index, stage)
         set_seed(seed)
-        attached = attach(self.base.model, name, stage)
+        attached = attach(self.base.model, name, stage, self.base.tokenizer)
         trained = trainable_parameters(self.base.model)
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)

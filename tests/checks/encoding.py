@@ -30,13 +30,14 @@ class CuttingTokenizer:
     def __getattr__(self, name: str):
         return getattr(self._inner, name)
 
-    def __call__(self, text: str, **options) -> dict:
-        return {"input_ids": self._inner(text, **options)["input_ids"][: self._most]}
+    def __call__(self, text, **options) -> dict:
+        ids = self._inner(text, **options)["input_ids"]
+        return {"input_ids": [each[: self._most] for each in ids] if isinstance(text, list) else ids[: self._most]}
 
 
 def generated(prompt: str = "Q:", answer: str = " yes", tokenizer=None) -> EncodedExample:
     """A row whose answer is generated."""
-    return encoded(generation_example("t", prompt, answer, answer), tokenizer)
+    return encoded(generation_example("t", prompt, answer, answer.strip()), tokenizer)
 
 
 def chosen(prompt: str = "Q:", options: tuple[str, ...] = ("yes", "no"), gold: int = 0, tokenizer=None):

@@ -1,6 +1,7 @@
 """All checks on a recipe's rows: reported at once, each allowed by its own entry."""
 
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -8,7 +9,9 @@ from encoding import chosen, generated, tokenizer_that_drops
 from pydantic import ValidationError
 
 import heft
+import tiny
 from heft import run_data, runner
+from heft.builtin import TINY
 from heft.checks import checked_rows
 from heft.data import Encoder
 from heft.errors import HeftError
@@ -31,9 +34,8 @@ class Notes(Reporter):
 class EndlessEncoder(Encoder):
     """Leaves the end token out."""
 
-    def _encode(self, example):
-        row = super()._encode(example)
-        return type(row)(row.example, row.prompt, row.choices, row.answer[:-1], row.cut)
+    def _encode(self, examples):
+        return [replace(row, answer=row.answer[:-1]) for row in super()._encode(examples)]
 
 
 def completions(rows):
@@ -55,7 +57,17 @@ CASES = {
     "answers_cut": (TRAIN, completions([("When", "not in the next days")])),
     "train_in_eval": (TRAIN, TRAIN[:1]),
     "labels_alike": (completions([(f"Is it {n}", "yes") for n in range(10)]), EVAL),
+    "never_chosen": (SILENT, [{"question": "S?", "choices": ["not", "not sure"], "answer": 1}]),
+    "beyond_positions": (TRAIN + completions([("Where is it" + "?" * 1100, "far away")]), EVAL),
+    "open_thinking": (TRAIN, EVAL),
 }
+SETTINGS = {"beyond_positions": ["task.max_length=1200"], "open_thinking": ["task.chat_template=true"]}
+
+
+def thinking_tokenizer():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}<think>\n"
+    return tokenizer
 
 
 @pytest.fixture
@@ -69,9 +81,13 @@ def recipe_of(recipe_file, tmp_path, monkeypatch):
             monkeypatch.setattr(run_data, "Encoder", EndlessEncoder)
         if check == "no_labels":
             monkeypatch.setattr("heft.models.byte_tokenizer", lambda: tokenizer_that_drops(" ~"))
+        if check == "open_thinking":
+            monkeypatch.setattr("heft.models.byte_tokenizer", thinking_tokenizer)
         files = f"train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'}"
         task = f"{{name: jsonl, format: cloze, max_new_tokens: 10, {files}}}"
-        return load_recipe(recipe_file(STAGES, task=task), settings, output=str(tmp_path / "run"))
+        return load_recipe(
+            recipe_file(STAGES, task=task), [*SETTINGS.get(check, ()), *settings], output=str(tmp_path / "run")
+        )
 
     return make
 
@@ -103,7 +119,8 @@ def test_rows_without_a_label_are_left_out_where_they_are_allowed(recipe_of):
 
 def recipe(*allow: str) -> Recipe:
     task = {"name": "jsonl", "train_file": "t", "eval_file": "e"}
-    return Recipe(name="r", task=task, stages={"a": {"method": "lora"}}, allow=list(allow))
+    stages = {"a": {"method": "lora"}}
+    return Recipe(name="r", model={"name": TINY}, task=task, stages=stages, allow=list(allow))
 
 
 def check(train, evaluation, *allow: str, tokenizer=None) -> list:
@@ -115,15 +132,15 @@ def test_all_that_is_found_is_reported_at_once_and_an_entry_takes_just_its_own_a
     with pytest.raises(HeftError) as caught:
         check(rows, rows)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "3 checks before training failed:"
+    assert lines[0] == "4 checks before training failed:"
     assert [line.rpartition("allow: ")[2] for line in lines[1:]] == [
-        f"[{name}] if this is meant" for name in ("pad_trained", "double_bos", "train_in_eval")
+        f"[{name}] if this is meant" for name in ("pad_trained", "double_bos", "answers_cut", "train_in_eval")
     ]
     with pytest.raises(HeftError) as caught:
         check(rows, rows, "double_bos")
     assert "double_bos] if" not in str(caught.value)
     assert "set allow: [double_bos, pad_trained] if this is meant" in str(caught.value)
-    assert check(rows, rows, "double_bos", "pad_trained", "train_in_eval") == rows
+    assert check(rows, rows, "double_bos", "pad_trained", "answers_cut", "train_in_eval") == rows
 
 
 def test_no_label_at_all_and_a_choice_that_cannot_be_scored_are_never_allowed():

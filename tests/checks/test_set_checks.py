@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import tiny
 from heft.checks.sets import FEW_ROWS, answers_cut, labels_alike, repeats, train_in_eval
-from heft.data import EncodedExample
+from heft.data import EncodedExample, Encoder
 from heft.tasks import TASKS, load_examples, task_for
-from heft.tasks.base import choice_example
+from heft.tasks.base import choice_example, generation_example
 from heft.tasks.choices import options_example
 from heft.tasks.jsonl import JsonlSettings
 
@@ -146,10 +146,13 @@ def test_an_end_token_inside_an_answer_that_is_generated_is_found():
 
 
 def test_an_answer_with_a_text_that_ends_it_is_cut_but_for_whitespace_that_the_chat_template_takes_off():
-    rows = [generated("Q:", "\none"), generated("Q:", " one")]
-    (fault,) = answers_cut([], rows, task(stop=["\n", "two"]), TOKENIZER)
+    examples = [generation_example("t", "Q:", answer, answer.strip()) for answer in ("\none", " one")]
+    chatty = tiny.byte_tokenizer()
+    chatty.chat_template = "{% for m in messages %}{{ m.content }}>{% endfor %}"
+    (fault,) = answers_cut([], Encoder(TOKENIZER, 99)(examples), task(stop=["\n", "two"]), TOKENIZER)
     assert fault.found.startswith("1 of 2 eval rows have an answer with one of the texts that end it, '\\n', 'two'")
-    assert answers_cut([], rows, task(stop=["\n"], chat_template=True), TOKENIZER) == []
+    rows = Encoder(chatty, 99, chat_template=True)(examples)
+    assert answers_cut([], rows, task(stop=["\n"], chat_template=True), chatty) == []
 
 
 def test_rows_that_the_tokenizer_cuts_are_found_and_long_ones_that_it_does_not_are_none():
@@ -157,7 +160,8 @@ def test_rows_that_the_tokenizer_cuts_are_found_and_long_ones_that_it_does_not_a
     rows = [generated(prompt, " a", cutting) for prompt in ("short", "rather longer than that", "again longer than")]
     faults = answers_cut(rows, rows[:1], task(), cutting)
     assert [fault.found.partition(",")[0] for fault in faults] == ["2 of 3 train rows are cut by the tokenizer itself"]
-    assert answers_cut(rows, rows, task(), TOKENIZER) == []
+    whole = [encoded(row.example) for row in rows]
+    assert answers_cut(whole, whole, task(), TOKENIZER) == []
     answers = [generated("Q", " a very long answer", cutting)]
     assert len(answers_cut(answers, rows[:1], task(), cutting)) == 1
 

@@ -1,6 +1,7 @@
 """A person's own files."""
 
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -91,7 +92,11 @@ def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(set
         ({"text": "x"}, "expected the keys prompt and completion, or question, choices and answer; got text"),
         ({**QUESTION, **COMPLETION}, "expected the keys prompt and completion, or question"),
         ({"prompt": "x"}, "completion is missing"),
-        ({"prompt": "x", "completion": 4}, "completion must be text; got 4"),
+        (
+            {"prompt": "x", "completion": 4},
+            'completion must be text; got 4; if this is its text, put it in quotes: "4"',
+        ),
+        ({"prompt": "x", "completion": True}, 'put it in quotes: "true"'),
         ({"prompt": " ", "completion": "x"}, "prompt is empty"),
         ({"question": "x", "answer": 0}, "choices is missing"),
         ({**QUESTION, "choices": "ab"}, "choices must be a list; got 'ab'"),
@@ -101,12 +106,28 @@ def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(set
         ({**QUESTION, "choices": ["iron", "iron"]}, "text of exactly one choice"),
         ({**QUESTION, "answer": 2}, "answer must be an index from 0 to 1"),
         ({**QUESTION, "answer": True}, "answer must be an index from 0 to 1"),
-        ({**QUESTION, "choices": ["iron", *map(str, range(26))]}, "27 options; letters reach to 26"),
+        ({**QUESTION, "choices": ["3", "4"], "answer": 4}, 'got 4; if this is its text, put it in quotes: "4"'),
+        ({**QUESTION, "choices": [3, 4]}, 'got 3; if this is its text, put it in quotes: "3"'),
+        (
+            {**QUESTION, "choices": ["1", "0"], "answer": 1},
+            "answer 1 is the index of '0', counted from 0, and the text",
+        ),
+        ({**QUESTION, "choices": [" 2", "0", "1"], "answer": 2}, "answer 2 is the index of '1', counted from 0, and"),
+        (
+            {**QUESTION, "choices": ["iron", *map(str, range(26))]},
+            "27 options; letters reach to 26, so set task.format: cloze",
+        ),
     ],
 )
 def test_malformed_rows_are_refused(settings_for, row, fault):
-    with pytest.raises(HeftError, match=f"mine.jsonl:1: .*{fault}"):
+    with pytest.raises(HeftError, match=f"mine.jsonl:1: .*{re.escape(fault)}"):
         load_examples(settings_for(row), "eval")
+
+
+def test_a_number_that_is_index_and_text_of_one_choice_is_that_choice(settings_for):
+    for row in ({**QUESTION, "choices": ["0", "1"], "answer": 1}, {**QUESTION, "choices": ["1", "0"], "answer": "0"}):
+        (example,) = load_examples(settings_for(row), "eval")
+        assert example.gold == 1
 
 
 def test_a_missing_file_is_answered_with_the_files_there_are(settings_for):

@@ -40,7 +40,7 @@ def test_every_malformed_row_is_reported_with_its_place(rows_folder):
         "boolq: 2 of 4 eval rows cannot be used:",
         f"  {folder}/validation.jsonl:3: passage is missing (the row has question); "
         "answer is missing (the row has question)",
-        f"  {folder}/validation.jsonl:4: question must be text; got 3",
+        f'  {folder}/validation.jsonl:4: question must be text; got 3; if this is its text, put it in quotes: "3"',
     ]
 
 

@@ -195,6 +195,26 @@ def test_rows_are_held_back_once_and_never_trained_on():
     assert hold_back(list(range(3)), 0.0, seed=0) == ([0, 1, 2], [])
 
 
+def test_checkpointing_in_one_stage_does_not_meet_the_next():
+    results = []
+    for checkpointing in (False, True):
+        base = load_base(ModelSettings(name=TINY, device="cpu"))
+        rows = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=8, eval_size=1), "train"))
+        stages = {
+            "coarse": LoraStage(**LORA, steps=2, batch_size=8, gradient_checkpointing=checkpointing),
+            "fine": ReftStage(**REFT, steps=2, batch_size=8),
+        }
+        for name, stage in stages.items():
+            torch.manual_seed(0)
+            attached = attach(base.model, name, stage)
+            train_stage(base.model, name, stage, rows, pad_id=0, seed=0, reporter=Reporter())
+            finish(base.model, attached)
+            assert not base.model.is_activation_checkpointing
+            assert base.model.config.use_cache
+        results.append({n: p.clone() for n, p in adapter_parameters(base.model, list(stages)).items()})
+    assert same(*results, 1e-5)
+
+
 def test_a_stage_in_bf16_leaves_a_model_that_computes_as_it_did_before():
     base = load_base(ModelSettings(name=TINY, device="cpu"))
     examples = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=8, eval_size=1), "train"))

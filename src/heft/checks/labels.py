@@ -41,19 +41,23 @@ def has_label(row: EncodedExample) -> bool:
     return bool(row.answer)
 
 
-def label_faults(rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase") -> list[Fault]:
+def label_faults(
+    rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase", answer_end: int | None = None
+) -> list[Fault]:
     """Faults of single training rows: no label, only labels, padding trained on, the end token.
 
     Args:
         rows: all training rows.
-        tokenizer: that encoded them; its padding and end tokens are those of training.
+        tokenizer: that encoded them; its padding token is that of training.
+        answer_end: the EOS token that answers end with (heft.data.Encoder.answer_end); None for the tokenizer's.
     """
+    answer_end = tokenizer.eos_token_id if answer_end is None else answer_end
     found: dict[str, list[EncodedExample]] = {check: [] for check in _WORDS}
     by_length = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
     for start in range(0, len(by_length), _ROWS):
         part = by_length[start : start + _ROWS]
         batch = training_batch(part, tokenizer.pad_token_id)
-        for check, faulty_B in _faulty(part, batch, tokenizer):
+        for check, faulty_B in _faulty(part, batch, tokenizer, answer_end):
             found[check] += [part[i] for i in faulty_B.nonzero().squeeze(1).tolist()]
     return [
         Fault(check, f"{count(faulty, len(rows), 'train')} {_WORDS[check][0]}, {such_as(faulty[0])}", _WORDS[check][1])
@@ -63,7 +67,10 @@ def label_faults(rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizer
 
 
 def _faulty(
-    rows: Sequence[EncodedExample], batch: dict[str, torch.Tensor], tokenizer: "PreTrainedTokenizerBase"
+    rows: Sequence[EncodedExample],
+    batch: dict[str, torch.Tensor],
+    tokenizer: "PreTrainedTokenizerBase",
+    answer_end: int,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Each check with the rows of a batch, bool (B,), that fail it."""
     ids_BT, labels_BT, attended_BT = batch["input_ids"], batch["labels"], batch["attention_mask"].bool()
@@ -74,8 +81,8 @@ def _faulty(
     yield "no_labels", ~is_trained_B
     special_BT = torch.isin(ids_BT, torch.tensor(tokenizer.all_special_ids))
     yield "all_labels", ~(attended_BT & ~trained_BT & ~special_BT).any(1)
-    yield "pad_trained", _trains_padding(rows, batch, is_generated_B, tokenizer)
-    ends_B = (_last_BT(trained_BT) & (labels_BT == tokenizer.eos_token_id)).any(1)
+    yield "pad_trained", _trains_padding(rows, batch, is_generated_B, tokenizer, answer_end)
+    ends_B = (_last_BT(trained_BT) & (labels_BT == answer_end)).any(1)
     yield "end_missing", is_trained_B & is_generated_B & ~ends_B
 
 
@@ -84,6 +91,7 @@ def _trains_padding(
     batch: dict[str, torch.Tensor],
     is_generated_B: torch.Tensor,
     tokenizer: "PreTrainedTokenizerBase",
+    answer_end: int,
 ) -> torch.Tensor:
     """Bool (B,): whether labels stand on anything but a row's answer, up to its first end token.
 
@@ -96,10 +104,11 @@ def _trains_padding(
     answers_B = torch.tensor([len(row.answer) for row in rows])
     misplaced_BT = trained_BT & (~attended_BT | (labels_BT != ids_BT))
     miscounted_B = (attended_BT.sum(1) != sizes_B) | (trained_BT.sum(1) != answers_B)
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     last_BT = _last_BT(trained_BT)
-    padding_BT = trained_BT & (labels_BT == pad) & ~(last_BT & is_generated_B[:, None] & (labels_BT == eos))
-    early_end_BT = trained_BT & (labels_BT == eos) & ~last_BT
+    ending_BT = last_BT & is_generated_B[:, None] & (labels_BT == answer_end)
+    padding_BT = trained_BT & (labels_BT == tokenizer.pad_token_id) & ~ending_BT
+    ends = torch.tensor([tokenizer.eos_token_id, answer_end])
+    early_end_BT = trained_BT & torch.isin(labels_BT, ends) & ~last_BT
     return miscounted_B | (misplaced_BT | padding_BT | early_end_BT).any(1)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from heft.checks.fault import Fault, count, such_as
 from heft.data import EncodedExample
+from heft.evaluation.answers import can_be_right, comes_back, written
 from heft.tasks.base import Task, shortened
 
 if TYPE_CHECKING:
@@ -54,14 +55,21 @@ def answers_cut(
     evaluation: Sequence[EncodedExample],
     task: Task,
     tokenizer: "PreTrainedTokenizerBase",
+    ends: Sequence[int] | None = None,
 ) -> list[Fault]:
-    """Answers that generation cannot give whole, and rows that the tokenizer itself cuts."""
+    """Answers that generation cannot give whole, and rows that the tokenizer itself cuts.
+
+    `ends` are the EOS tokens, at each of which generating stops (heft.endings); None for the tokenizer's alone.
+    """
     found, advice = [], []
+    ends = {tokenizer.eos_token_id} if ends is None else set(ends)
     stops = tuple(task.stop)
     generated = [row for row in evaluation if not row.choices]
-    too_long = [row for row in generated if _text_tokens(row, tokenizer) > task.max_new_tokens]
-    stopped = [row for row in generated if any(stop in _generated_text(row, task) for stop in stops)]
-    ended = [row for row in generated if tokenizer.eos_token_id in row.answer[:-1]]
+    too_long = [row for row in generated if _text_tokens(row, ends) > task.max_new_tokens]
+    stopped = [row for row in generated if any(stop in written(row, tokenizer) for stop in stops)]
+    ended = [row for row in generated if ends & set(row.answer[:-1])]
+    known = set(map(id, stopped))
+    lost = [row for row in generated if id(row) not in known and not can_be_right(task, row, tokenizer)]
     if ended:
         found.append(
             f"{count(ended, len(evaluation), 'eval')} have an answer with the end token inside, where generating stops,"
@@ -69,7 +77,7 @@ def answers_cut(
         )
         advice.append("take the end token out of answers")
     if too_long:
-        longest = max(_text_tokens(row, tokenizer) for row in too_long)
+        longest = max(_text_tokens(row, ends) for row in too_long)
         found.append(
             f"{count(too_long, len(evaluation), 'eval')} have an answer of more than task.max_new_tokens"
             f" {task.max_new_tokens}, up to {longest:,} tokens, {such_as(too_long[0])}"
@@ -81,11 +89,34 @@ def answers_cut(
             f" {', '.join(map(repr, stops))}, {such_as(stopped[0])}"
         )
         advice.append("stop at texts that no answer has")
+    if lost:
+        found.append(
+            f"{count(lost, len(evaluation), 'eval')} have an answer that the tokenizer lacks tokens for: it can never"
+            f" be given, {such_as(lost[0])}"
+        )
+        advice.append("write answers in characters that the model has")
     for split, rows in (("train", train), ("eval", evaluation)):
         if rows and (cut := _cut_by_tokenizer(rows, tokenizer)):
             found.append(f"{count(cut, len(rows), split)} are cut by the tokenizer itself, {such_as(cut[0])}")
             advice.append("turn the tokenizer's truncation off")
     return [Fault("answers_cut", "; ".join(found), " and ".join(dict.fromkeys(advice)))] if found else []
+
+
+def rewritten(evaluation: Sequence[EncodedExample], task: Task, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """How many answers the tokenizer gives back as another text that counts, in words; empty where there is none."""
+    there = [
+        row
+        for row in evaluation
+        if not row.choices and can_be_right(task, row, tokenizer) and not comes_back(task, row, tokenizer)
+    ]
+    if not there:
+        return ""
+    first = there[0]
+    return (
+        f"answers that the tokenizer gives back as another text, and which are compared as it gives them back:"
+        f" {len(there):,} of {len(evaluation):,} eval rows, such as {first.example.answer.strip()!a} as"
+        f" {written(first, tokenizer).strip()!a}"
+    )
 
 
 def repeats(split: str, rows: Sequence[EncodedExample]) -> str:
@@ -132,13 +163,9 @@ def _answered(row: EncodedExample) -> tuple[str, str]:
     return _folded(question), _folded(answer)
 
 
-def _text_tokens(row: EncodedExample, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Tokens of an answer without its end token, which need not be generated."""
-    return len(row.answer) - (row.answer[-1:] == (tokenizer.eos_token_id,))
-
-
-def _generated_text(row: EncodedExample, task: Task) -> str:
-    return row.example.answer.lstrip() if task.settings.chat_template else row.example.answer
+def _text_tokens(row: EncodedExample, ends: set[int]) -> int:
+    """Tokens of an answer without its EOS token, which need not be generated."""
+    return len(row.answer) - (row.answer[-1:] != () and row.answer[-1] in ends)
 
 
 def _cut_by_tokenizer(rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase") -> list[EncodedExample]:

@@ -30,6 +30,12 @@ TrustRemoteCode = Annotated[
 ]
 
 
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from heft import __version__
@@ -174,11 +180,12 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
     from heft.cli.evaluate import run_evaluation
 
-    run_evaluation(model, task, split, limit, output, batch_size, override, trust_remote_code)
+    run_evaluation(model, task, split, limit, output, batch_size, override, trust_remote_code, base)
 
 
 @app.command()
@@ -190,11 +197,12 @@ def generate(
         bool | None, typer.Option(help="Wrap the prompt as a user's turn; as trained if not given.")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
     """Answer a prompt with an adapted model."""
     from heft.cli.generate import run_generation
 
-    run_generation(adapter, prompt, max_new_tokens, chat_template, trust_remote_code)
+    run_generation(adapter, prompt, max_new_tokens, chat_template, trust_remote_code, base)
 
 
 @app.command()
@@ -204,11 +212,12 @@ def verify(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; as the recipe asked for if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
     """Check on this machine that an adapter equals itself in every way it is used. Exit status 1: a check failed."""
     from heft.cli.verify import run_verification
 
-    run_verification(adapter, rows, device, as_json, trust_remote_code)
+    run_verification(adapter, rows, device, as_json, trust_remote_code, base)
 
 
 @app.command()

@@ -24,6 +24,7 @@ def run_evaluation(
     batch_size: int | None,
     overrides: Sequence[str],
     trust_remote_code: bool = False,
+    base: str | None = None,
 ) -> None:
     """Evaluate and print; settings come from the adapter where it was trained on that task, else from the defaults."""
     if task is not None and task not in TASKS:
@@ -35,9 +36,13 @@ def run_evaluation(
     is_adapter = os.path.isfile(path / "heft.json")
     if is_adapter:
         manifest = read_manifest(path)
-        base_settings(path, manifest, trust_remote_code)  # refuses where that was not allowed
-        known = manifest.model_dump()
+        # refuses where that was not allowed; a name that a person overrides below need not be there
+        renamed = any(text.partition("=")[0].strip() == "model.name" for text in overrides)
+        found = base_settings(path, manifest, trust_remote_code, manifest.model.name if renamed and not base else base)
+        known = manifest.model_dump() | {"model": found.model_dump()}
     else:
+        if base is not None:
+            raise HeftError(f"--base {base} goes with an adapter directory, and {model} is none: give the base itself")
         own = {"name": model, **({"trust_remote_code": True} if trust_remote_code else {})}
         known = {"model": own, "task": {}, "evaluation": {}}
     if task is None and not is_adapter:
@@ -61,9 +66,9 @@ def run_evaluation(
     from heft.evaluation import evaluate
     from heft.models import load_base
 
-    base = load_base(settings.model)
-    adapted = open_adapters(path, base).model if is_adapter else base.model
-    result = evaluate(adapted, base.tokenizer, settings.task, settings.evaluation, reporter)
+    loaded = load_base(settings.model)
+    adapted = open_adapters(path, loaded).model if is_adapter else loaded.model
+    result = evaluate(adapted, loaded.tokenizer, settings.task, settings.evaluation, reporter)
     for line in _lines(result.metrics, settings.task):
         reporter.note(line)
     if result.prompts_cut:

@@ -12,7 +12,9 @@ from heft.terminal import plain
 DEVICES = ("cpu", "cuda", "mps")
 
 
-def run_verification(adapter: Path, rows: int, device: str | None, as_json: bool, trust_remote_code: bool) -> None:
+def run_verification(
+    adapter: Path, rows: int, device: str | None, as_json: bool, trust_remote_code: bool, base: str | None = None
+) -> None:
     """Print every finding; exit status 1 where one failed."""
     if device is not None and device not in DEVICES:
         raise HeftError(f"--device is {device!r}; expected one of {', '.join(DEVICES)}")
@@ -27,10 +29,10 @@ def run_verification(adapter: Path, rows: int, device: str | None, as_json: bool
 
     quiet()
     if as_json:
-        report = verify(adapter, rows, device, trust_remote_code)
+        report = verify(adapter, rows, device, trust_remote_code, base)
         typer.echo(plain(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
         raise typer.Exit(0 if report.ok else 1)
-    subject = open_subject(adapter, rows, device, trust_remote_code)
+    subject = open_subject(adapter, rows, device, trust_remote_code, base)
     for line in heading(subject):
         typer.echo(plain(line))
     findings = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from heft.compare.arms import Arm, arms_of, read_study, stage_arms
 from heft.compare.comparison import stage_pairs
-from heft.compare.runs import read_run
+from heft.compare.runs import RunFiles, read_run
 from heft.errors import HeftError
 
 
@@ -55,6 +55,7 @@ def read_given(given: Sequence[str | Path]) -> Given:
     notes = [note for found, study in studies for note in (*failures(study), *_unfinished(found, study))]
     if alone and runs[0].missing:
         notes.append(f"{runs[0].path} is unfinished: {', '.join(runs[0].missing)} is missing.")
+    notes += _dates([run for arm in (*arms, *own) for run in arm.runs])
     wanted = studies[0][1].get("reference") if len(studies) == 1 else None
     reference = names.get((0, wanted))
     if wanted is not None and reference is None:
@@ -86,6 +87,18 @@ def failures(study: dict) -> list[str]:
             who = f"seed {seeds[0]}, failed and is" if len(seeds) == 1 else f"seeds {', '.join(seeds)}, failed and are"
             sentences.append(f"{arm['name']}, {who} not counted: {error}")
     return sentences
+
+
+def _dates(runs: Sequence[RunFiles]) -> list[str]:
+    """That runs of several days were shown several dates; nothing where they were not."""
+    dates = {run.manifest.get("template_date") for run in runs}
+    days = sorted(day for day in dates if isinstance(day, str))
+    if len(dates) < 2 or not days:
+        return []
+    return [
+        f"The chat template wrote the day’s date into prompts, and runs are of several days: {', '.join(days)}. Their"
+        " questions count as the same; task.template_date gives all runs one date."
+    ]
 
 
 def _unfinished(arms: Sequence[Arm], study: dict) -> list[str]:

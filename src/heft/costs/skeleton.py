@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.models import load_skeleton
+from heft.models import load_skeleton, load_tokenizer
 from heft.recipe import JointStage, LoraSettings, LoraStage, Recipe, Stage
-from heft.stages import activate, attach
+from heft.stages import activate, attach, parts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
@@ -21,14 +21,23 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
     model = load_skeleton(recipe.model)
     if trained is None:
         return model
+    tokenizer = tokenizer_for(recipe)
     with torch.device("meta"):
         for name, stage in recipe.stages.items():
             if name == trained:
-                attach(model, name, _without_special_start(stage, settled=False))
+                attach(model, name, _without_special_start(stage, settled=False), tokenizer)
                 return model
-            attach(model, name, _without_special_start(stage, settled=True))
+            attach(model, name, _without_special_start(stage, settled=True), tokenizer)
             activate(model, list(model.peft_config))
     raise AssertionError(f"no stage {trained}")
+
+
+def tokenizer_for(recipe: Recipe) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer that says which ids a recipe's trainable tokens have; None where it has no such tokens."""
+    for stage_name, stage in recipe.stages.items():
+        if any(not part.is_reft and part.settings.trainable_tokens for part in parts(stage_name, stage)):
+            return load_tokenizer(recipe.model)
+    return None
 
 
 def _without_special_start(stage: Stage, settled: bool) -> Stage:

@@ -9,12 +9,14 @@ from accelerate.utils.memory import clear_device_cache
 
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
+from heft.evaluation.answers import is_right
 from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
 from heft.evaluation.numbers import require_numbers, rotations_in_words
 from heft.evaluation.records import Record
+from heft.limits import limits_of
 from heft.memory_errors import is_out_of_memory
 from heft.padding import padding_matters
 from heft.recipe import EvaluationSettings
@@ -63,9 +65,14 @@ def evaluate(
     Raises:
         HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
     """
-    examples = Encoder(tokenizer, task.max_length, task.chat_template, _positions(model))(load_examples(task, "eval"))
-    settings = settings or EvaluationSettings()
-    return evaluate_examples(model, tokenizer, task_for(task), examples, settings, reporter or Reporter())
+    from heft.checks.base import require_computable  # here, since the checks ask what a right answer is
+
+    encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
+    if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
+        reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
+    examples = encode(load_examples(task, "eval"))
+    require_computable(examples, limits_of(model), task_for(task))
+    return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 
 def evaluate_examples(
@@ -163,6 +170,7 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
             max_new_tokens=task.max_new_tokens,
             stop=task.stop,
             equal_lengths=padding_matters(model, tokenizer.pad_token_id),
+            answer_end=Encoder.of(tokenizer, task.settings).answer_end,
             on_batch=lambda done: reporter.step(what, done, len(examples)),
         )
     return [
@@ -170,7 +178,7 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
             id=encoded.example.id,
             gold=encoded.example.target,
             prediction=task.prediction(text),
-            correct=task.is_correct(encoded.example, text),
+            correct=is_right(task, encoded, text, tokenizer),
             group=encoded.example.group,
             text=text,
             prompt=encoded.fingerprint,

@@ -8,6 +8,7 @@ from transformers import LogitsProcessorList
 
 from heft.batching import batches_of_like_length
 from heft.data import left_pad
+from heft.endings import text_of
 from heft.evaluation.greedy import greedy
 from heft.evaluation.numbers import NumbersWatch, rotations_in_words
 
@@ -25,9 +26,13 @@ def generate_texts(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     equal_lengths: bool = False,
+    answer_end: int | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Greedy continuations of prompts in token ids, without the end token and anything from a stop string on.
+    """Greedy continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
+
+    `answer_end` is the token that answers were trained to end with (heft.data.Encoder.answer_end); the tokenizer's EOS
+    token and those of the model's generation settings end an answer in any case.
 
     With `equal_lengths` only prompts of one length run together (see heft.padding).
 
@@ -42,7 +47,7 @@ def generate_texts(
         }
         inputs.pop("position_ids")  # generate counts them from the mask itself
         watch = NumbersWatch()
-        with greedy(model, tokenizer, max_new_tokens, stop) as config, rotations_in_words(model):
+        with greedy(model, tokenizer, max_new_tokens, stop, answer_end) as config, rotations_in_words(model):
             output = model.generate(
                 **inputs,
                 generation_config=config,
@@ -52,12 +57,13 @@ def generate_texts(
         watch.require_numbers()
         new_tokens = output[:, inputs["input_ids"].shape[1] :]
         for i, ids in zip(indices, new_tokens, strict=True):
-            texts[i] = _until(tokenizer.decode(ids, skip_special_tokens=True), stop)
+            texts[i] = until(text_of(tokenizer, ids, config.eos_token_id), stop)
         done += len(indices)
         on_batch(done)
     return texts
 
 
-def _until(text: str, stop: Sequence[str]) -> str:
+def until(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of the stop strings in it."""
     ends = [text.find(s) for s in stop if s in text]
     return text[: min(ends)] if ends else text

@@ -8,7 +8,7 @@ import torch
 
 from heft.batching import pass_tokens
 from heft.costs.operations import Costs, Uncountable, costs_of
-from heft.costs.skeleton import skeleton_of
+from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Reuse, stage_costs
 from heft.data import EncodedExample
 from heft.models import choose_device
@@ -47,7 +47,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
     base = skeleton_of(recipe, None)
     alone = [recipe] if recipe.sweep is None else [recipe_of(recipe, tried) for tried in configurations(recipe)]
     for each in alone:
-        check_targets(base, each)
+        check_targets(base, each, tokenizer_for(each))
     edited = [positions for each in alone for positions in edited_positions(each)]
     data = read_data(alone[0], Reporter(), edited)  # rows are the same for all configurations of a sweep
     work = _Planner(recipe, base, data, choose_device(recipe.model.device))

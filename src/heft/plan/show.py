@@ -79,7 +79,7 @@ def show_examples(recipe: Recipe, number: int) -> Shown:
     tried = [recipe] if recipe.sweep is None else [recipe_of(recipe, each) for each in configurations(recipe)]
     tokenizer, task = load_tokenizer(recipe.model), recipe.task
     positions = [each for one in tried for each in edited_positions(one)]
-    encode = Encoder(tokenizer, task.max_length, task.chat_template, positions)
+    encode = Encoder.of(tokenizer, task, positions)
     editors = tuple(dict.fromkeys(editor for one in tried for editor in _editors(one)))
     rows = encode(load_examples(task, "train")[:number])
     return Shown(editors, tuple(_shown(row, editors, tokenizer) for row in rows))

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from heft.costs.skeleton import skeleton_of
+from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.errors import HeftError
 from heft.recipe import Recipe
@@ -70,7 +70,7 @@ class Costing:
         so_far = [(each, recipe.stages[each].model_dump(exclude=_LENGTH)) for each in names[: names.index(name) + 1]]
         key = json.dumps([recipe.model.model_dump(), so_far])
         if key not in self._shapes:
-            check_targets(self._base(recipe), recipe)
+            check_targets(self._base(recipe), recipe, tokenizer_for(recipe))
             self._shapes[key] = shape_of(skeleton_of(recipe, name))
         if self._shapes[key].costs is None:
             raise HeftError(f"FLOPs of stage {name} cannot be counted: {self._shapes[key].uncounted}")

@@ -30,12 +30,12 @@ def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
         counted: each stage's rows, and what is kept of them when they come more than once.
     """
     base = load_base(recipe.model)
-    check_targets(base.model, recipe)
+    check_targets(base.model, recipe, base.tokenizer)
     rates = []
     for (name, stage), costs in zip(recipe.stages.items(), counted, strict=True):
         few = random.Random(recipe.seed).sample(costs.rows, min(len(costs.rows), STEPS * stage.batch_size))
         set_seed(recipe.seed)
-        attached = attach(base.model, name, stage)
+        attached = attach(base.model, name, stage, base.tokenizer)
         clock = _Clock()
         pad_id = base.tokenizer.pad_token_id
         train_stage(base.model, name, _short(stage), few, pad_id=pad_id, seed=recipe.seed, reporter=clock)

@@ -22,7 +22,7 @@ from heft.padding import padding_matters
 from heft.recipe import CheckpointSettings, Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
-from heft.run_data import Data, read_data
+from heft.run_data import Data, dated, read_data
 from heft.run_dir import RunDirectory, StageSummary, require_free
 from heft.runner import adapter_manifest, run_manifest
 from heft.stages import adapter_parameters, attach, check_targets, edited_positions, finish
@@ -72,6 +72,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     require_free(recipe.output_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
+    recipe = dated(recipe, reporter)
     tried = configurations(recipe)
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
@@ -82,7 +83,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
             " the configurations one by one with heft train"
         )
     for configuration in tried:
-        check_targets(base.model, recipe_of(recipe, configuration))
+        check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
     if recipe.checkpoint != CheckpointSettings():
         reporter.note("checkpoint is for the runs of the winner; a sweep keeps nothing on its way")
     directory = RunDirectory(recipe.output_dir)

@@ -5,9 +5,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from heft.errors import HeftError
 from heft.settings import Settings
@@ -15,6 +16,11 @@ from heft.sources import HubSource, Row, read_rows
 
 Split = Literal["train", "eval"]
 
+_TEMPLATE_PARAMETERS = {
+    *("messages", "conversation", "chat_template", "tools", "documents", "add_generation_prompt", "tokenize"),
+    *("continue_final_message", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors"),
+    *("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
 _KIND_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
 
 
@@ -44,6 +50,8 @@ class Example:
     """What is asked, where the prompt has more, such as the options; none where the prompt is the question."""
     options: tuple[str, ...] | None = None
     """What the choices stand for, where they are names such as letters; none where they are the options themselves."""
+    turn: str | None = None
+    """The answer as a chat's turn, where whitespace at its beginning is part of it; none: the answer without any."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -103,8 +111,8 @@ def choice_example(
     )
 
 
-def generation_example(task_name: str, prompt: str, answer: str, target: str) -> Example:
-    """An example whose answer is generated: `answer` is trained on, `target` is what an answer is checked against."""
+def generation_example(task_name: str, prompt: str, answer: str, target: str, turn: str | None = None) -> Example:
+    """An example whose answer is generated: `answer` is trained on (in a chat, `turn`), `target` is checked against."""
     return Example(
         id=content_hash(task_name, prompt, (), answer),
         prompt=prompt,
@@ -112,6 +120,7 @@ def generation_example(task_name: str, prompt: str, answer: str, target: str) ->
         gold=None,
         answer=answer,
         target=target,
+        turn=turn,
     )
 
 
@@ -128,8 +137,39 @@ class TaskSettings(Settings):
     """Which rows a limit keeps: the first of a seeded shuffle, so a smaller limit keeps a subset of a larger one's."""
     chat_template: bool = False
     """Whether the prompt is wrapped as a user's turn in the tokenizer's chat template."""
+    chat_template_args: dict[str, bool | int | float | str] = Field(default={})
+    """Variables that the chat template is handed, such as {enable_thinking: false}; needs `chat_template: true`."""
+    template_date: str | None = None
+    """Date (YYYY-MM-DD) that a chat template is given as today's; null: the day on which the run begins, which is
+    written into the run's recipe, so that a resumed run and `heft eval` use it too."""
     max_length: int = Field(default=512, ge=8)
     """Tokens of prompt and answer together."""
+
+    @field_validator("chat_template_args", "template_date")
+    @classmethod
+    def _there_is_a_template(cls, value: dict | str | None, info: ValidationInfo) -> dict | str | None:
+        if value and info.data.get("chat_template") is False:
+            raise ValueError(f"{info.field_name} has an effect with chat_template: true only; set that, or remove it")
+        return value
+
+    @field_validator("chat_template_args")
+    @classmethod
+    def _args_are_the_templates(cls, value: dict) -> dict:
+        taken = sorted(_TEMPLATE_PARAMETERS & value.keys())
+        if taken:
+            raise ValueError(f"{', '.join(taken)} cannot be set: heft hands that to the chat template itself")
+        return value
+
+    @field_validator("template_date")
+    @classmethod
+    def _date_is_a_date(cls, value: str | None) -> str | None:
+        try:
+            is_date = value is None or date.fromisoformat(value).isoformat() == value
+        except ValueError:
+            is_date = False
+        if not is_date:
+            raise ValueError(f"expected a date as YYYY-MM-DD, such as 2026-01-31; got {value!r}")
+        return value
 
 
 class SplitSettings(TaskSettings):
@@ -205,10 +245,18 @@ def field_faults(row: dict, fields: Mapping[str, type]) -> list[str]:
         if name not in row:
             faults.append(f"{name} is missing (the row has {', '.join(map(str, row)) or 'no fields'})")
         elif not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
-            faults.append(f"{name} must be {_KIND_WORDS[kind]}; got {shortened(row[name])}")
+            hint = quotes_hint(row[name]) if kind is str else ""
+            faults.append(f"{name} must be {_KIND_WORDS[kind]}; got {shortened(row[name])}{hint}")
         elif kind is str and not row[name].strip():
             faults.append(f"{name} is empty")
     return faults
+
+
+def quotes_hint(value: object) -> str:
+    """What to do about a number or truth value where text is expected; empty for other values."""
+    if not isinstance(value, bool | int | float):
+        return ""
+    return f"; if this is its text, put it in quotes: {json.dumps(json.dumps(value))}"
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:

@@ -5,7 +5,7 @@ from string import ascii_uppercase
 from typing import Literal
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, SplitSettings, choice_example, shortened
+from heft.tasks.base import Example, SplitSettings, choice_example, quotes_hint, shortened
 
 ChoiceFormat = Literal["letters", "cloze"]
 
@@ -39,7 +39,7 @@ def options_example(
     if choice_format == "cloze":
         return choice_example(task_name, cloze_prompt, options, gold, group)
     if len(options) > len(ascii_uppercase):
-        raise HeftError(f"{len(options)} options; letters reach to {len(ascii_uppercase)}")
+        raise HeftError(f"{len(options)} options; letters reach to {len(ascii_uppercase)}, so set task.format: cloze")
     letters = ascii_uppercase[: len(options)]
     listed = "\n".join(f"{letter}. {option.strip()}" for letter, option in zip(letters, options, strict=True))
     prompt = f"{head}\n{listed}\nAnswer:"
@@ -57,7 +57,7 @@ def check_options(options: Sequence[object], name: str, least: int, most: int | 
         raise HeftError(f"{name} must have {count} options; got {len(options)}")
     for option in options:
         if not isinstance(option, str) or not option.strip():
-            raise HeftError(f"{name} must be texts that are not empty; got {shortened(option)}")
+            raise HeftError(f"{name} must be texts that are not empty; got {shortened(option)}{quotes_hint(option)}")
 
 
 def labelled_options(row: dict) -> tuple[list[str], int]:

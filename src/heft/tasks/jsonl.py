@@ -7,7 +7,7 @@ from pydantic import Field
 
 from heft.errors import HeftError
 from heft.sources import Row, read_json_lines, user_path
-from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, shortened
+from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, quotes_hint, shortened
 from heft.tasks.choices import ChoiceFormat, check_options, options_example, question_cloze
 
 _COMPLETION_FIELDS = {"prompt": str, "completion": str}
@@ -35,8 +35,9 @@ class JsonlSettings(TaskSettings):
 class Jsonl(Task):
     """The row's keys choose its kind; other keys are ignored.
 
-    Completions are generated and correct when equal to the row's, but for whitespace at the ends. Choices are scored
-    by likelihood; `answer` is the gold choice's text, or its index counted from 0.
+    Completions are generated and correct when equal to the row's, or to what the tokenizer makes of it, but for
+    whitespace at the ends. Choices are scored by likelihood; `answer` is the gold choice's text, or its index counted
+    from 0.
     """
 
     name = "jsonl"
@@ -81,7 +82,8 @@ class Jsonl(Task):
         """Whitespace between the two is kept, on the completion's side; a space where there is none."""
         stem = prompt.rstrip()
         between = prompt[len(stem) :] + completion[: len(completion) - len(completion.lstrip())]
-        return generation_example(self.name, stem, (between or " ") + completion.strip(), completion.strip())
+        answer = (between or " ") + completion.strip()
+        return generation_example(self.name, stem, answer, completion.strip(), turn=_as_turn(completion))
 
     def prediction(self, text: str) -> str:
         return text.strip()
@@ -99,6 +101,14 @@ def _kind(row: dict) -> dict | None:
     return _CHOICE_FIELDS if "question" in row or "choices" in row else None
 
 
+def _as_turn(completion: str) -> str:
+    """A completion that nothing stands before: its indentation is kept, blank lines and one single space are not."""
+    text = completion.rstrip()
+    indent, text = text[: len(text) - len(text.lstrip())], text.lstrip()
+    indent = indent.rpartition("\n")[2]
+    return text if indent == " " else indent + text
+
+
 def _gold(row: dict) -> int:
     """The index of the answer, which is given as an index or as the text of one choice."""
     answer, choices = row["answer"], row["choices"]
@@ -107,6 +117,12 @@ def _gold(row: dict) -> int:
             return choices.index(answer)
         raise HeftError(f"answer {shortened(answer)} must be the text of exactly one choice, or an index from 0")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        last = len(choices) - 1
-        raise HeftError(f"answer must be an index from 0 to {last} or the text of a choice; got {shortened(answer)}")
+        expected = f"answer must be an index from 0 to {len(choices) - 1} or the text of a choice"
+        raise HeftError(f"{expected}; got {shortened(answer)}{quotes_hint(answer)}")
+    texts = [choice.strip() for choice in choices]
+    if str(answer) in texts and texts[answer] != str(answer):
+        raise HeftError(
+            f"answer {answer} is the index of {shortened(choices[answer])}, counted from 0, and the text of another"
+            " choice; write the right choice's text, in quotes"
+        )
     return answer

@@ -151,14 +151,20 @@ def _outcome(trainer: StageTrainer, steps: int, watch: HeldBack, course: Course,
 
 @contextmanager
 def _forward_left_as_it_is(model: "PreTrainedModel") -> Iterator[None]:
-    """For bf16 accelerate puts a forward of its own on the model, which would outlive the stage; it goes at the end."""
+    """Take off at the end what would outlive the stage and meet the next one: accelerate's own forward, for bf16, and
+    checkpointing of activations, for which transformers keeps no keys and values either.
+    """
     before = {name: model.__dict__[name] for name in _FORWARDS if name in model.__dict__}
+    use_cache = getattr(model.config, "use_cache", None)
     try:
         yield
     finally:
         for name in _FORWARDS:
             model.__dict__.pop(name, None)
         model.__dict__.update(before)
+        if use_cache is not None:
+            model.config.use_cache = use_cache
+        model.activation_checkpointing_disable()
 
 
 def training_arguments(

@@ -12,6 +12,7 @@ from heft.adapter_dir import save_adapter
 from heft.adapter_files import adapter_paths
 from heft.reading import read_json
 from heft.stages import adapter_parameters
+from heft.trainable_tokens import tokens_of
 from heft.verify.finding import FAILED, Finding, judged
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def check_loaded(subject: "Subject") -> list[Finding]:
     pairs, faults = [], []
     for name in subject.model.peft_config:
         saved = load_file(adapter_paths(subject.directory / name)[1])
-        held = get_peft_model_state_dict(subject.model, adapter_name=name, save_embedding_layers=False)
+        with tokens_of(subject.model, name):
+            held = get_peft_model_state_dict(subject.model, adapter_name=name, save_embedding_layers=False)
         held = {_PREFIX + key: value.detach().cpu() for key, value in held.items()}
         faults += [f"{name}/{key} is on one side only" for key in saved.keys() ^ held.keys()]
         pairs += [(f"{name}/{key}", saved[key], held[key]) for key in saved.keys() & held.keys()]

@@ -100,7 +100,13 @@ class Subject:
         return row_logits(self.model, self.probe.rows, self.pad_id)
 
 
-def open_subject(directory: Path, rows: int = 4, device: str | None = None, trust_remote_code: bool = False) -> Subject:
+def open_subject(
+    directory: Path,
+    rows: int = 4,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    base_name: str | None = None,
+) -> Subject:
     """Load what is to be verified.
 
     Args:
@@ -108,6 +114,7 @@ def open_subject(directory: Path, rows: int = 4, device: str | None = None, trus
         rows: of the probe, at least 2, so that there is something to pad.
         device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
         trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
+        base_name: folder or Hub id of the base, where it is at another place than the directory says.
 
     Raises:
         HeftError: the directory, the base or the device is not as it should be, or an edit cannot be computed.
@@ -115,7 +122,7 @@ def open_subject(directory: Path, rows: int = 4, device: str | None = None, trus
     if rows < 2:
         raise HeftError(f"rows is {rows}; a batch to be compared with single rows needs at least 2")
     manifest = read_manifest(directory)
-    settings = base_settings(directory, manifest, trust_remote_code)
+    settings = base_settings(directory, manifest, trust_remote_code, base_name)
     base = load_base(settings if device is None else settings.model_copy(update={"device": device}))
     positions = _read_on_a_skeleton(directory, base)
     probe = make_probe(base.tokenizer, manifest, positions, rows)
@@ -179,7 +186,7 @@ def make_probe(
 
 def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows: int) -> list[EncodedExample]:
     """Short rows, evenly spread from the shortest to `STRETCH` times its length, so that a batch has padding."""
-    encoded = Encoder(tokenizer, task.max_length, task.chat_template, positions)(load_examples(task, "eval"))
+    encoded = Encoder.of(tokenizer, task, positions)(load_examples(task, "eval"))
     if len(encoded) < 2:
         raise HeftError(f"{task.name} has {len(encoded)} row to compare on, and at least 2 are needed")
     encoded.sort(key=_length)

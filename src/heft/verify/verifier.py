@@ -70,7 +70,13 @@ class Report:
         }
 
 
-def verify(directory: str | Path, rows: int = 4, device: str | None = None, trust_remote_code: bool = False) -> Report:
+def verify(
+    directory: str | Path,
+    rows: int = 4,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    base: str | None = None,
+) -> Report:
     """Compare an adapter directory with itself in every way that it is used.
 
     Args:
@@ -78,12 +84,13 @@ def verify(directory: str | Path, rows: int = 4, device: str | None = None, trus
         rows: how many rows of the adapter's task it is probed with, at least 2.
         device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
         trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
+        base: folder or Hub id of the base, where it is at another place than the directory says.
 
     Raises:
         HeftError: the directory cannot be read or asks to run code without leave, or its base is missing or another.
     """
     start = time.perf_counter()
-    subject = open_subject(Path(directory), rows, device, trust_remote_code)
+    subject = open_subject(Path(directory), rows, device, trust_remote_code, base)
     return Report(subject, list(findings_of(subject)), time.perf_counter() - start)
 
 

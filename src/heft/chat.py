@@ -1,0 +1,151 @@
+"""A tokenizer's chat template: a prompt as a user's turn, what stands around the answer to it, and today's date.
+
+Templates may ask for the date (`strftime_now`). They get one that is fixed, so that a run of two days, or two runs on
+two days, see the same prompts.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from transformers.utils import chat_template_utils
+
+from heft.errors import HeftError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REFERENCE_DATE = "2000-01-01"
+"""What prompts are fingerprinted with where they hold a date, so that runs of two days still pair."""
+_QUESTION, _ANSWER = "heftquestion", "heftanswer"
+_THINKING_TAG = re.compile(r"<(/?)\|?(?:think|thinking|thought|reason|reasoning|reflection)\|?>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How the chat template of a tokenizer is used.
+
+    Attributes:
+        tokenizer: whose template it is.
+        args: what the template is handed beside the messages, such as `{"enable_thinking": False}`.
+        date: YYYY-MM-DD that it is given as today's; None for today.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    args: Mapping[str, object] = field(default_factory=dict)
+    date: str | None = None
+
+    def prompt(self, text: str) -> str:
+        """A prompt as a user's turn, up to where the answer begins.
+
+        Raises:
+            HeftError: there is no template, it does not take an argument, or it fails.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise HeftError(
+                "task.chat_template is true, but this model's tokenizer has no chat template; set it to false"
+            )
+        if self._unknown_args:
+            raise HeftError(
+                f"task.chat_template_args: the chat template of this model's tokenizer has no variable"
+                f" {', '.join(map(repr, self._unknown_args))}; remove it, or use a name that stands in the template"
+            )
+        try:
+            return self._render([{"role": "user", "content": text}], add_generation_prompt=True)
+        except Exception as error:  # a template is a program that came with the model, and may raise anything
+            reason = str(error).strip().splitlines()[:1] or ["no message"]
+            raise HeftError(
+                f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
+                f" {reason[0]}. Mend chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
+                f" task.chat_template to false; the prompt was {text[:80]!r}"
+            ) from error
+
+    @property
+    def lead(self) -> str:
+        """Whitespace that the template writes between a prompt and its answer (Llama 2: a space); mostly none."""
+        return self._around_answer[0]
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token that the template writes behind an answer; None where it writes no such token there."""
+        ids = self.tokenizer(self._around_answer[1].lstrip(), add_special_tokens=False)["input_ids"]
+        known = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        first = next((i for i, token in enumerate(ids) if token in known), None)
+        return None if first is None or self.tokenizer.decode(ids[:first]).strip() else ids[first]
+
+    @cached_property
+    def uses_date(self) -> bool:
+        """Whether prompts differ from day to day."""
+        one, other = (replace(self, date=day).prompt(_QUESTION) for day in (REFERENCE_DATE, "1999-12-25"))
+        return one != other
+
+    @cached_property
+    def opens_thinking(self) -> str | None:
+        """The tag of a thinking block that a prompt ends within, such as `<think>`; None where it ends in none."""
+        tags = list(_THINKING_TAG.finditer(self.prompt(_QUESTION).rpartition(_QUESTION)[2]))
+        return tags[-1][0] if tags and not tags[-1][1] else None
+
+    def takes(self, name: str) -> bool:
+        """Whether the template names a variable."""
+        return re.search(rf"\b{re.escape(name)}\b", self._source) is not None
+
+    @property
+    def _source(self) -> str:
+        return self.tokenizer.get_chat_template()
+
+    @cached_property
+    def _unknown_args(self) -> list[str]:
+        return [name for name in self.args if not self.takes(name)]
+
+    @cached_property
+    def _around_answer(self) -> tuple[str, str]:
+        """What stands before an answer, behind the prompt, if it is whitespace; and what stands behind the answer."""
+        turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            before = self._render(turns[:1], add_generation_prompt=True)
+            whole = self._render(turns, add_generation_prompt=False)
+        except Exception:  # a template for one question only; `prompt` says what is wrong with others
+            return "", ""
+        start, found, behind = whole.rpartition(_ANSWER)
+        lead = start.removeprefix(before) if found and start.startswith(before) else ""
+        return (lead if lead.isspace() else ""), (behind if found else "")
+
+    def _render(self, turns: list[dict], add_generation_prompt: bool) -> str:
+        with _today_is(self.date):
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.args
+            )
+
+
+def today() -> str:
+    """Today as YYYY-MM-DD."""
+    return datetime.now().date().isoformat()
+
+
+class _Calendar:
+    """Stands in for `datetime`, of which templates' `strftime_now` asks `now` only: midnight of one day."""
+
+    def __init__(self, day: str):
+        self._day = datetime.fromisoformat(day)
+
+    def now(self) -> datetime:
+        """The day."""
+        return self._day
+
+
+@contextmanager
+def _today_is(day: str | None) -> Iterator[None]:
+    """transformers lets nothing but plain values into a template, so its clock is set and not its function replaced."""
+    if day is None:
+        yield
+        return
+    clock = chat_template_utils.datetime
+    chat_template_utils.datetime = _Calendar(day)
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = clock

@@ -1,0 +1,86 @@
+"""New tokens: embeddings of a few tokens that a LoRA adapter trains beside its updates (PEFT: trainable_token_indices).
+
+Their rows are replaced in the input embedding, and in the output head where that is tied to it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from peft.utils.other import TrainableTokensWrapper
+from torch import nn
+
+from heft.errors import HeftError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], embeddings: int) -> list[int]:
+    """The id of each text, which is one token, or one in the vocabulary's own spelling.
+
+    Args:
+        tokenizer: of the base model.
+        texts: the tokens.
+        embeddings: rows of the model's input embedding.
+
+    Raises:
+        HeftError: a text is no single token, two are the same token, or the model has no embedding for it; all are
+            named.
+    """
+    ids, faults = [], []
+    for text in texts:
+        split = tokenizer(text, add_special_tokens=False)["input_ids"]
+        token = split[0] if len(split) == 1 else tokenizer.get_vocab().get(text)
+        if token is None or token == tokenizer.unk_token_id != tokenizer.get_vocab().get(text):
+            parts = ", ".join(repr(part) for part in tokenizer.convert_ids_to_tokens(split))
+            faults.append(
+                f"{text!r} is no single token of this model (it is {parts or 'nothing'}); add it to a copy of the"
+                " model: tokenizer.add_tokens, model.resize_token_embeddings, save both"
+            )
+        elif token >= embeddings:
+            faults.append(
+                f"{text!r} has id {token:,} and the model has embeddings for 0 to {embeddings - 1:,}: resize it"
+                " (model.resize_token_embeddings) and save it with its tokenizer"
+            )
+        else:
+            ids.append(token)
+    twice = [token for token, count in Counter(ids).items() if count > 1]
+    if twice:
+        faults.append(f"entries are the same token: {', '.join(map(repr, tokenizer.convert_ids_to_tokens(twice)))}")
+    if faults:
+        raise HeftError("; ".join(f"trainable_tokens: {fault}" for fault in faults))
+    return ids
+
+
+def show_tokens_of(model: nn.Module, names: Sequence[str]) -> None:
+    """Let an embedding's `weight` be the one with the tokens of active adapters, of which `names` are all.
+
+    Which of them count is said by the layer within the wrapper; the wrapper has to have one of them, whichever.
+    """
+    for module in model.modules():
+        if isinstance(module, TrainableTokensWrapper):
+            own = [name for name in names if name in module.token_adapter.trainable_tokens_delta]
+            if own:
+                module.set_adapter(own[0])
+
+
+@contextmanager
+def tokens_of(model: nn.Module, name: str) -> Iterator[None]:
+    """Only an adapter's own tokens are read or written meanwhile: PEFT takes every wrapper to have those of each."""
+    others = [
+        module
+        for module in model.modules()
+        if isinstance(module, TrainableTokensWrapper) and name not in module.token_adapter.trainable_tokens_delta
+    ]
+    hidden = ("adapter_state_dict", "adapter_state_dict_load_map")
+    for module in others:
+        for method in hidden:
+            module.__dict__[method] = lambda *args: {}
+    try:
+        yield
+    finally:
+        for module in others:
+            for method in hidden:
+                del module.__dict__[method]
