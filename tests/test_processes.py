@@ -56,7 +56,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     path = folder / "recipe.yaml"
     path.write_text(
-        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu}\n"
+        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu, dtype: float32}\n"
         f"task: {{name: whereabouts, train_size: 19, eval_size: 6}}\nstages: {STAGES}\n"
     )
     one = heft.train(load_recipe(path, output=str(folder / "one")))

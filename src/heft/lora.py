@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import delete_adapter
+from peft.tuners.tuners_utils import cast_adapter_dtype, delete_adapter
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -71,10 +71,14 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
-    """PEFT's injection without its warning of a second adapter, which is the point here."""
+    """PEFT's injection without its warning of a second adapter, which is the point here; in float32 over any base.
+
+    (`get_peft_model` casts as much; injection alone gives LoRA the base's dtype, in which small steps would be lost.)
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         inject_adapter_in_model(config, model, adapter_name=name)
+    cast_adapter_dtype(model, name)
 
 
 def _linear_names(model: nn.Module) -> set[str]:

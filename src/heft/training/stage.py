@@ -16,6 +16,8 @@ from heft import processes, stopping
 from heft.data import EncodedExample
 from heft.recipe import JointStage, Stage
 from heft.reporter import Reporter
+from heft.training.attention import attention_for_training
+from heft.training.fused_lora import fused_lora
 from heft.training.guards import has_not_moved
 from heft.training.held_back import HeldBack
 from heft.training.keeping import Course, Keeping
@@ -79,6 +81,7 @@ def train_stage(
     reporter: Reporter,
     holdout_seed: int | None = None,
     keeping: Keeping | None = None,
+    attention: str = "auto",
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 
@@ -92,6 +95,7 @@ def train_stage(
         reporter: is told of every logged step and held-back evaluation.
         holdout_seed: of what is held back; None for `seed`.
         keeping: how it is kept on the way; None for not at all.
+        attention: model.attention of the recipe.
 
     Raises:
         Diverged: a loss or a gradient is not finite, and the weights are those before that step; or the last step has
@@ -106,7 +110,12 @@ def train_stage(
     course = Course(watch, peak, steps, keeping)
     follower = _Follower(name, steps, reporter)
     callbacks = [follower, *([watch] if held_back else []), *course.callbacks]
-    with _forward_left_as_it_is(model), tempfile.TemporaryDirectory(prefix="heft-") as scratch:
+    with (
+        fused_lora(model, stage.fused),
+        attention_for_training(model, attention, examples),
+        _forward_left_as_it_is(model),
+        tempfile.TemporaryDirectory(prefix="heft-") as scratch,
+    ):
         trainer = StageTrainer(
             model,
             training_arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
