@@ -112,6 +112,11 @@ def costs_of(model: nn.Module, lower_layers: int = 0) -> Costs:
     return recorder.costs
 
 
+def _is_of_pairs(tensor: torch.Tensor) -> bool:
+    """Whether it has a number for each pair of tokens."""
+    return tensor.shape.count(TOKENS) > 1
+
+
 def _never_unpacked(kept: None) -> torch.Tensor:
     """No backward pass follows, so autograd gets nothing to keep: an operation with its own output is never freed."""
     raise AssertionError("a skeleton has no backward pass")
@@ -157,7 +162,9 @@ class _Recorder(TorchFunctionMode):
             return
         self._known.append(storage)
         self._addresses.add(storage._cdata)
-        if TOKENS in tensor.shape:
+        if _is_of_pairs(tensor):
+            kept.pair += storage.nbytes() / TOKENS**2
+        elif TOKENS in tensor.shape:
             kept.token += storage.nbytes() / TOKENS
         elif self._edited is not None and tensor.dim() == 2 and len(tensor) == 1:
             kept.edits[self._edited] = kept.edits.get(self._edited, 0.0) + storage.nbytes()
@@ -196,8 +203,22 @@ class _Recorder(TorchFunctionMode):
         if name in _PRODUCTS:
             factors = [*args, *(kwargs or {}).values()][_PRODUCTS[name] : _PRODUCTS[name] + 2]
             flops = 2.0 * output.numel() * factors[0].shape[-1]
-            self._add(Work(flops, flops * sum(factor.requires_grad for factor in factors)), output)
+            work = Work(flops, flops * sum(factor.requires_grad for factor in factors))
+            if _is_of_pairs(output) or _is_of_pairs(factors[0]):  # attention in plain products
+                self._add_pairs(work * (1 / TOKENS**2))
+                self._keep_repeated(*factors)
+            else:
+                self._add(work, output)
         return output
+
+    def _add_pairs(self, work: Work) -> None:
+        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+            costs.pair += work
+
+    def _keep_repeated(self, mine: torch.Tensor, others: torch.Tensor) -> None:
+        """Count the keys or values of cached tokens too, where they are repeated for the heads that share them."""
+        if mine.requires_grad and others.dim() == 4 and others.shape[1] > self._key_heads:
+            self.costs.kept.seen += others.numel() * others.element_size() / TOKENS
 
     def _add(self, work: Work, output: torch.Tensor) -> None:
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
@@ -219,8 +240,7 @@ class _Recorder(TorchFunctionMode):
         scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
         on_scores = query.requires_grad or key.requires_grad
         backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
-        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
-            costs.pair += Work(scores + mixed, backward)
+        self._add_pairs(Work(scores + mixed, backward))
         return output
 
     def _keep_attention(self, query, key, value, output) -> None:
