@@ -15,11 +15,14 @@ import tiny
 from heft import precision
 from heft.builtin import TINY
 from heft.costs.operations import costs_of
+from heft.costs.stage import stage_costs
 from heft.errors import HeftError
 from heft.evaluation.records import read_records
 from heft.models import load_base, load_skeleton
 from heft.recipe import ModelSettings
 from heft.recipe_io import load_recipe
+from heft.reporter import Reporter
+from heft.run_data import read_data
 
 AUTO = ["model.dtype=auto", "model.device=cpu"]
 STAGES = (
@@ -184,3 +187,15 @@ def test_a_run_whose_manifest_does_not_say_its_dtype_cannot_be_resumed(recipe_fi
     (run / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(HeftError, match="gives the base the dtype None"):
         trained(recipe_file, run, resume=True)
+
+
+def test_a_plan_counts_the_memory_of_the_attention_that_trains_and_the_same_flops(recipe_file, hardware):
+    hardware(True)
+    works = []
+    for attention in ("auto", "eager", "sdpa"):
+        recipe = load_recipe(recipe_file(STAGES), [*AUTO, f"model.attention={attention}"])
+        works.append(stage_costs(recipe, "coarse", read_data(recipe, Reporter()).train))
+    auto, eager, sdpa = works
+    assert auto.shape.costs.kept == eager.shape.costs.kept
+    assert auto.shape.costs.kept.pair > sdpa.shape.costs.kept.pair
+    assert auto.flops(1) == pytest.approx(sdpa.flops(1))

@@ -30,14 +30,19 @@ def attention_for_training(model: "PreTrainedModel", asked: str, rows: "Sequence
         asked: model.attention of the recipe; what a person has chosen stays.
         rows: all that are trained on or held back.
     """
-    longest = max(len(row.prompt) + len(row.answer) for row in rows)
-    before = model.config._attn_implementation
-    is_slow = model.device.type == "cpu" and model.dtype == torch.bfloat16 and before == "sdpa"
-    if asked != "auto" or not is_slow or longest > LONGEST_EAGER:
+    if not trains_eager(model, model.device, asked, rows):
         yield
         return
+    before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def trains_eager(model: "PreTrainedModel", device: torch.device, asked: str, rows: "Sequence[EncodedExample]") -> bool:
+    """Whether eager attention takes the place of sdpa while a model, or one like this skeleton, trains on a device."""
+    is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
+    longest = max(len(row.prompt) + len(row.answer) for row in rows)
+    return asked == "auto" and is_slow and longest <= LONGEST_EAGER
