@@ -142,6 +142,11 @@ def with_hook(model):
     model.linear.base_layer.register_forward_hook(lambda module, args, output: output * 2)
 
 
+def with_a_forward_of_its_own(model):
+    base = model.linear.base_layer
+    base.forward = lambda x: 2 * nn.Linear.forward(base, x)
+
+
 def merged(model):
     model.linear.merge()
 
@@ -161,6 +166,8 @@ def unfrozen(model):
         ({"lora_dropout": 0.5}, None),
         ({"lora_bias": True}, None),
         ({}, with_hook),
+        ({}, with_a_forward_of_its_own),
+        ({}, nn.Module.half),
         ({}, merged),
         ({}, off),
         ({}, unfrozen),
@@ -174,7 +181,7 @@ def test_what_it_is_not_made_for_goes_pefts_way_to_the_bit(config, change, calls
     for enabled in (False, True):
         torch.manual_seed(5)
         with fused_lora(model, enabled):
-            results.append(model(x_of()))
+            results.append(model(x_of(model.linear.base_layer.weight.dtype)))
     assert torch.equal(*results)
     assert not calls
 

@@ -59,11 +59,11 @@ class FusedLinear(lora.Linear):
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """As PEFT's: disabled, merged or no adapters, one for each row, variants such as DoRA, dropout, biases of
         LoRA's own, weights of the base that train and hooks within the layer are all PEFT's to compute."""
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        dtype = _dtype_of_products(x, self.base_layer.weight)
-        if args or kwargs or not names or not self._is_frozen_and_whole() or not self._are_undropped(names, dtype):
+        base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
+        dtype = _dtype_of_products(x, base.weight)
+        plain_call = names and dtype is not None and not (args or kwargs)
+        if not plain_call or not self._is_frozen_and_whole() or not self._are_undropped(names, dtype):
             return super().forward(x, *args, **kwargs)
-        base = self.base_layer
         bias = None if base.bias is None else base.bias.to(dtype)
         scales = tuple(float(self.scaling[name]) for name in names)
         factors = [held[name].weight for name in names for held in (self.lora_A, self.lora_B)]
@@ -89,15 +89,23 @@ class FusedLinear(lora.Linear):
         return self.cast_input_dtype_enabled
 
 
-def _dtype_of_products(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
-    """What the base layer multiplies in: its weights' dtype, or that of autocast where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+def _dtype_of_products(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype | None:
+    """What the base layer multiplies in: its weights' dtype, or that of autocast where it is on.
+
+    None where it could not, or in float16, whose range is too small for what PEFT computes in float32.
+    """
+    kind, dtype = x.device.type, weight.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    elif x.dtype != dtype:
+        return None
+    return dtype if dtype in (torch.bfloat16, torch.float32, torch.float64) else None
 
 
 def _has_hooks(module: nn.Module) -> bool:
+    """Whether a call of this module does more than its class does."""
     held = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(held)
+    return any(held) or "forward" in module.__dict__
 
 
 class _FusedLora(torch.autograd.Function):
