@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import delete_adapter
+from peft.tuners.tuners_utils import cast_adapter_dtype, delete_adapter
 from torch import nn
 
 from heft.lora_targets import endings_of, expert_names, linear_names, matches, shared_weights, unadaptable
@@ -135,11 +135,15 @@ def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
-    """PEFT's injection without its warnings of a second adapter, which is the point here, and of its own patterns."""
+    """PEFT's injection, in float32 over any base, without PEFT's warnings of a second adapter and of its own patterns.
+
+    (`get_peft_model` casts as much; injection alone gives LoRA the base's dtype, in which small steps would be lost.)
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match .*_proj")  # PEFT's own
         inject_adapter_in_model(config, model, adapter_name=name)
+    cast_adapter_dtype(model, name)
 
 
 class MutatedStart:

@@ -32,6 +32,7 @@ from heft.run_dir import (
     clear_first_files,
     is_begun,
     is_finished,
+    model_begun_with,
     read_summaries,
     require_free,
     require_same,
@@ -101,7 +102,7 @@ def train(
         recipe = dated(recipe, reporter)
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
-        base = load_base(recipe.model)
+        base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
         check_targets(base.model, recipe, base.tokenizer)
         attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         processes.wait_for_all()  # each has seen that the directory is free
@@ -190,7 +191,12 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
         "device": str(base.model.device),
         "seed": recipe.seed,
         "template_date": recipe.task.template_date,
-        "base": {"name": recipe.model.name, "fingerprint": base.fingerprint},
+        "base": {
+            "name": recipe.model.name,
+            "fingerprint": base.fingerprint,
+            "dtype": base.settings.dtype,
+            "attention": base.model.config._attn_implementation,
+        },
         "data": {
             "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
             "eval": {"rows": len(data.eval), "fingerprint": _data_fingerprint(data.eval)},
@@ -217,7 +223,7 @@ def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     return AdapterManifest(
         format=FORMAT,
         heft_version=__version__,
-        model=recipe.model,
+        model=recipe.model.model_copy(update={"dtype": base.settings.dtype}),
         base_folder=None if folder is None else str(folder),
         base_fingerprint=base.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),

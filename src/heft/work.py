@@ -143,7 +143,7 @@ class Work:
             name: of the stage.
             cache: what it meant when the stage was begun; None where it is begun now.
         """
-        recipe = self.recipe
+        recipe = self.recipe.model_copy(update={"model": self.base.settings})
         if cache is not None:
             begun = recipe.stages[name].model_copy(update={"cache": cache})
             recipe = recipe.model_copy(update={"stages": {**recipe.stages, name: begun}})
@@ -177,6 +177,7 @@ class Work:
             reporter=_Recording(self.reporter, self.directory),
             holdout_seed=self.recipe.seed + index,
             keeping=keeping,
+            attention=self.base.settings.attention,
         )
         finish(self.base.model, attached)
         return trained, outcome

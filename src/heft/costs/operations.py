@@ -205,12 +205,18 @@ class _Recorder(TorchFunctionMode):
             return
         self._known.append(storage)
         self._addresses.add(storage._cdata)
-        if self._is_by_token(tensor):
+        if self._is_of_pairs(tensor):
+            kept.pair += storage.nbytes() / self._tokens**2
+        elif self._is_by_token(tensor):
             kept.token += storage.nbytes() / self._tokens
         elif self._edited is not None and tensor.dim() == 2 and len(tensor) == 1:
             kept.edits[self._edited] = kept.edits.get(self._edited, 0.0) + storage.nbytes()
         else:
             kept.step += storage.nbytes()
+
+    def _is_of_pairs(self, tensor: torch.Tensor) -> bool:
+        """Whether it has a number for each pair of tokens."""
+        return tensor.shape.count(self._tokens) > 1
 
     def _is_by_token(self, tensor: torch.Tensor) -> bool:
         return any(size and size % self._tokens == 0 for size in tensor.shape)
@@ -249,8 +255,22 @@ class _Recorder(TorchFunctionMode):
         if name in _PRODUCTS:
             factors = [*args, *(kwargs or {}).values()][_PRODUCTS[name] : _PRODUCTS[name] + 2]
             flops = 2.0 * output.numel() * factors[0].shape[-1]
-            self._add(Work(flops, flops * sum(factor.requires_grad for factor in factors)), output)
+            work = Work(flops, flops * sum(factor.requires_grad for factor in factors))
+            if self._is_of_pairs(output) or self._is_of_pairs(factors[0]):  # attention in plain products
+                self._add_pairs(work * (1 / self._tokens**2))
+                self._keep_repeated(*factors)
+            else:
+                self._add(work, output)
         return output
+
+    def _add_pairs(self, work: Work) -> None:
+        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+            costs.pair += work
+
+    def _keep_repeated(self, mine: torch.Tensor, others: torch.Tensor) -> None:
+        """Count the keys or values of cached tokens too, where they are repeated for the heads that share them."""
+        if mine.requires_grad and others.dim() == 4 and others.shape[1] > self._key_heads:
+            self.costs.kept.seen += others.numel() * others.element_size() / self._tokens
 
     def _add(self, work: Work, output: torch.Tensor) -> None:
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
@@ -272,8 +292,7 @@ class _Recorder(TorchFunctionMode):
         scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
         on_scores = query.requires_grad or key.requires_grad
         backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
-        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
-            costs.pair += Work(scores + mixed, backward)
+        self._add_pairs(Work(scores + mixed, backward))
         return output
 
     def _keep_attention(self, query, key, value, output) -> None:

@@ -11,8 +11,10 @@ from heft.costs.operations import Costs, Uncountable, costs_of
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.skeleton import skeleton_of
 from heft.data import EncodedExample
+from heft.models import choose_device
 from heft.recipe import Recipe, ReftStage, Stage
 from heft.stages import trainable_parameters
+from heft.training.attention import trains_eager
 from heft.training.lower import first_edited_layer
 from heft.training.prefix import has_dropout, reach
 from heft.training.stage import hold_back, planned_steps
@@ -143,7 +145,7 @@ def stage_costs(
         shape: of the model while the stage trains, where it is known already.
     """
     stage = recipe.stages[name]
-    shape = shape or shape_of(skeleton_of(recipe, name))
+    shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
     rows, held_back = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
     return StageCosts(stage, shape, rows, held_back, _reuse(stage, shape, [*rows, *held_back], uses))
@@ -151,6 +153,14 @@ def stage_costs(
 
 _MOST_KV = 128
 """Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
+
+
+def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> "PreTrainedModel":
+    """With the attention that it trains with, whose products are the same and whose memory is another."""
+    model, settings = skeleton_of(recipe, name), recipe.model
+    if trains_eager(model, choose_device(settings.device), settings.attention, examples):
+        model.set_attn_implementation("eager")
+    return model
 
 
 def _reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> Reuse:

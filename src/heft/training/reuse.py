@@ -14,6 +14,7 @@ from heft.padding import padding_matters
 from heft.recipe import ReftStage, Stage
 from heft.reporter import Reporter
 from heft.training.checked_loss import why_not_fast
+from heft.training.fused_lora import fused_lora
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
 from heft.training.lower import LowerLayerReuse, first_edited_layer
 from heft.training.parts import loss_by_parts
@@ -32,6 +33,23 @@ def plain_loss(model: "PreTrainedModel", equal_lengths: bool = False) -> Loss:
     """The loss that computes every token in every layer; with `equal_lengths` no row stands beside padding."""
     loss = partial(answer_loss, edits_prompt=edits_hidden_states(model))
     return partial(loss_by_parts, loss, equal_lengths=equal_lengths)
+
+
+def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
+    """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, the reporter is told."""
+    plain = plain_loss(model, padding_matters(model, pad_id))
+
+    def fused(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with fused_lora(model):
+            return plain(model, batch)
+
+    with fused_lora(model) as layers:
+        if not layers:
+            return False
+    why_not = why_not_fast(model, fused, plain, rows, pad_id)
+    if why_not is not None:
+        reporter.note(f"fused is off, PEFT's own layers compute: {why_not}")
+    return why_not is None
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from heft import processes, stopping
 from heft.data import EncodedExample
 from heft.recipe import JointStage, Stage
 from heft.reporter import Reporter
+from heft.training.attention import attention_for_training
 from heft.training.checked_loss import require_an_effect
+from heft.training.fused_lora import fused_lora
 from heft.training.guards import has_not_moved
 from heft.training.held_back import HeldBack
 from heft.training.keeping import Course, Keeping
 from heft.training.peak import PeakMemory
-from heft.training.reuse import loss_for
+from heft.training.reuse import loss_for, may_be_fused
 from heft.training.settings import TrainingSettings, held_back_rows
 from heft.training.trainer import Rows, StageTrainer
 
@@ -82,6 +84,7 @@ def train_stage(
     reporter: Reporter,
     holdout_seed: int | None = None,
     keeping: Keeping | None = None,
+    attention: str = "auto",
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 
@@ -95,6 +98,7 @@ def train_stage(
         reporter: is told of every logged step and held-back evaluation.
         holdout_seed: of what is held back; None for `seed`.
         keeping: how it is kept on the way; None for not at all.
+        attention: model.attention of the recipe.
 
     Raises:
         HeftError: no weight that trains has a part in the answers.
@@ -111,7 +115,12 @@ def train_stage(
     follower = _Follower(name, steps, reporter)
     callbacks = [follower, *([watch] if held_back else []), *course.callbacks]
     require_an_effect(model, name, [*rows, *held_back], pad_id)
-    with _forward_left_as_it_is(model), tempfile.TemporaryDirectory(prefix="heft-") as scratch:
+    with (
+        attention_for_training(model, attention, examples),
+        fused_lora(model, stage.fused and may_be_fused(model, [*rows, *held_back], pad_id, reporter)),
+        _forward_left_as_it_is(model),
+        tempfile.TemporaryDirectory(prefix="heft-") as scratch,
+    ):
         loss = loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter)
         trainer = StageTrainer(
             model,
