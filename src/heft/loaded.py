@@ -78,8 +78,8 @@ class DirectoryWriter:
             options: none; those of transformers and PEFT have no meaning here.
 
         Raises:
-            HeftError: an option is set, an adapter is switched off or would not be read back, or nothing can be
-                written there.
+            HeftError: an option is set, an adapter is switched off, sharded or would not be read back, or nothing can
+                be written there.
         """
         asked = sorted(name for name, value in options.items() if value)
         if asked:
@@ -88,6 +88,11 @@ class DirectoryWriter:
                 " that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
             )
         self._require_active()
+        if state_dict is None and any(hasattr(p, "full_tensor") for p in self._model.parameters()):
+            raise HeftError(
+                "the model's parameters are shards (FSDP2), and no process has the whole: pass state_dict=..., from"
+                " torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+            )
         if is_main_process:
             self._write(Path(save_directory), state_dict)
 

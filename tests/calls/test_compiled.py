@@ -108,7 +108,7 @@ def test_blocks_compiled_one_by_one_give_the_plain_logits():
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_generation_compiled_on_a_static_cache_breaks_no_graph_and_gives_the_plain_tokens(positions):
+def test_compiled_generation_on_a_static_cache_breaks_no_graph_and_has_the_tokens(positions):
     model, inputs = with_reft(two_layers(), positions=positions), padded()
     del inputs["position_ids"]
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}

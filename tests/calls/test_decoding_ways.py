@@ -70,7 +70,7 @@ def test_continuous_batching_is_refused_in_words_for_prompt_positions(positions)
         model.generate_batch(inputs=[[5, 6, 7], [8, 9]], max_new_tokens=3)
 
 
-def test_continuous_batching_of_edits_of_all_tokens_gives_the_tokens_of_greedy_decoding():
+def test_continuous_batching_of_edits_of_all_tokens_gives_the_greedy_tokens():
     model, prompts = with_reft(positions="all"), [[5, 6, 7, 8, 9], [10, 11, 12]]
     config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0)
     small = ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)
@@ -127,7 +127,7 @@ def test_rows_that_all_begin_with_the_same_token_are_not_taken_for_padded():
     assert edited_tokens(with_reft(layers=[0], positions="l2"), ids) == [{6, 7}, {6, 7}]
 
 
-def test_a_training_pass_that_does_not_know_its_prompts_is_refused_before_anything_is_computed():
+def test_a_training_pass_without_known_prompts_is_refused_before_anything_runs():
     model, ids = with_reft(positions="l2").train(), token_ids(2, 8)
     ran = []
     model.get_base_model().model.layers[0].register_forward_pre_hook(lambda *_: ran.append(1))

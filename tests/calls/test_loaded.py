@@ -107,7 +107,7 @@ def test_saving_refuses_options_that_would_change_nothing(directory, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_saving_takes_the_tensors_of_a_state_dict_where_one_is_given(directory, tmp_path):
+def test_saving_shards_takes_the_tensors_of_a_state_dict_or_asks_for_it(directory, tmp_path, monkeypatch):
     """As a Trainer gives it where the model's own tensors are shards."""
     model, _ = heft.load(directory, trainable="fine")
     whole = {key: value.clone() for key, value in model.state_dict().items()}
@@ -115,6 +115,9 @@ def test_saving_takes_the_tensors_of_a_state_dict_where_one_is_given(directory, 
     move(model, NAMES)
     model.save_pretrained(tmp_path / "copy", state_dict=whole)
     assert torch.equal(logits(heft.load(tmp_path / "copy")[0]), expected)
+    monkeypatch.setattr(torch.nn.Parameter, "full_tensor", None, raising=False)
+    with pytest.raises(HeftError, match=r"are shards \(FSDP2\).*pass state_dict"):
+        model.save_pretrained(tmp_path / "other")
 
 
 @pytest.mark.parametrize("trainable", ["coarse", "fine", "both", ["coarse", "fine"], "both_reft"])

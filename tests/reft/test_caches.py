@@ -65,7 +65,7 @@ def test_a_mask_of_the_new_tokens_alone_goes_on_behind_the_padding_of_the_first_
     assert counts == [2], "token 5 of the first row and token 8 of the second are the last of their prompts"
 
 
-def test_a_state_that_does_not_say_what_it_holds_is_refused_for_prompt_positions_only():
+def test_a_state_that_does_not_say_what_it_holds_is_refused_for_prompt_positions():
     for positions in ("l1", "all"):
         model, ids = with_reft(odd_model("rwkv"), positions=positions), token_ids(1, 6)
         with torch.no_grad():
@@ -85,7 +85,7 @@ def test_a_recurrent_cache_that_the_bare_base_filled_is_refused_for_prompt_posit
         with_reft(base, positions="l1")(input_ids=token_ids(1, 1), cache_params=cache)
 
 
-def test_a_mask_that_leaves_out_the_cache_is_refused_with_the_shape_that_it_must_have():
+def test_a_mask_that_leaves_out_the_cache_is_refused_with_the_shape_it_must_have():
     model, ids = with_reft(positions="l1"), token_ids(2, 6)
     cache = model(input_ids=ids[:, :4], use_cache=True).past_key_values
     del cache._heft_seen

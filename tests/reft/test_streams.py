@@ -98,7 +98,7 @@ def test_gemma_4_with_shared_keys_edits_whole_rows_where_few_logits_are_kept(kee
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_adds_tokens_of_its_own_is_refused_with_the_shape_and_what_works(name):
+def test_a_model_that_adds_tokens_is_refused_with_the_shape_and_what_works(name):
     model = with_reft(odd_model(name), trained=False, positions="l1")
     with pytest.raises(ValueError, match=r"hidden states of shape .* cannot be edited.*LoRA on this model"):
         logits(model, token_ids(2, 7))
