@@ -38,8 +38,8 @@ def dated(recipe: Recipe, reporter: Reporter) -> Recipe:
     if not Encoder.of(load_tokenizer(recipe.model), task).chat.uses_date:
         if task.template_date is not None:
             raise HeftError(
-                f"task.template_date {task.template_date} has no effect: the chat template of {recipe.model.name} writes"
-                " no date; remove it"
+                f"task.template_date {task.template_date} has no effect: the chat template of {recipe.model.name}"
+                " writes no date; remove it"
             )
         return recipe
     day = task.template_date or today()
