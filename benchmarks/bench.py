@@ -116,7 +116,8 @@ class Bench:
             peer_job |= WHOLE | {"peer_epochs": 20}
         try:
             with self.peer("heft", own_job) as own, self.peer(comparison.peer, peer_job) as peer:
-                return self._measure(own, peer, blocks) | self._operations(comparison, own_job, blocks)
+                measured = self._measure(own, peer, blocks, own_job.get("dtype", "float32"))
+                return measured | self._operations(comparison, own_job, blocks)
         except (CannotBuild, PeerFailed) as error:
             print(error, file=sys.stderr, flush=True)
             return {"error": str(error).splitlines()[-1]}
@@ -136,14 +137,14 @@ class Bench:
             job["block_rows"] = QUICK.block_rows
         return Peer(name, self.environments.python(name), job, log)
 
-    def _measure(self, own: Peer, peer: Peer, blocks: int) -> dict:
+    def _measure(self, own: Peer, peer: Peer, blocks: int, dtype: str) -> dict:
         checks = own.ask("check"), peer.ask("check")
         pairs = []
         for block in range(blocks):
             pairs.append((own.ask("run", block=block), peer.ask("run", block=block)))
             print(f"  {pairs[-1][0]['seconds']:.2f} s, {pairs[-1][1]['seconds']:.2f} s", file=sys.stderr, flush=True)
         difference = _difference(checks[0]["losses"], checks[1]["losses"])
-        tolerance = TOLERANCE if self.options.device == "cpu" else BF16_TOLERANCE
+        tolerance = TOLERANCE if self.options.device == "cpu" and dtype == "float32" else BF16_TOLERANCE
         return {
             "size": self.size.name,
             "pairs": pairs,

@@ -49,6 +49,10 @@ PLAIN = {"settings": {"reuse": False}}
 SWEEP_EPOCHS = 3
 GRID = {"rank": [8, 4], "learning_rate": [1e-3, 5e-4, 2e-3, 4e-3], "seed": [0, 1]}
 
+FUSED = {"settings": {"fused": True}}
+PEFTS_LAYER = {"settings": {"fused": False}}
+SAME_LOOP = "Both sides are heft, with batches of like length and logits of answers only"
+
 COMPARISONS = (
     Comparison(
         "coarse_peft",
@@ -70,6 +74,42 @@ COMPARISONS = (
         COARSE,
         "TRL's default gradient checkpointing, which costs it time and saves memory, is off; its packing, which changes"
         f" what a batch is, is not used. {SHORTER_BATCHES}.",
+        flops="coarse",
+    ),
+    Comparison(
+        "lora_float32",
+        "coarse in float32, LoRA fused",
+        "heft",
+        "the same with PEFT's own layer (fused: false)",
+        None,
+        COARSE,
+        f"{SAME_LOOP}.",
+        own=FUSED,
+        peer_job=PEFTS_LAYER,
+        flops="coarse",
+    ),
+    Comparison(
+        "lora_bfloat16",
+        "coarse in bfloat16, LoRA fused",
+        "heft",
+        "the same with PEFT's own layer (fused: false)",
+        None,
+        COARSE | {"dtype": "bfloat16"},
+        f"{SAME_LOOP}, and the same attention.",
+        own=FUSED,
+        peer_job=PEFTS_LAYER,
+        flops="coarse",
+    ),
+    Comparison(
+        "lora_auto",
+        "coarse in bfloat16, LoRA fused",
+        "heft",
+        "float32 with PEFT's own layer",
+        2.0,
+        COARSE,
+        f"{SAME_LOOP}. What dtype auto brings where the processor multiplies in bfloat16; elsewhere bfloat16 is slow.",
+        own=FUSED | {"dtype": "bfloat16"},
+        peer_job=PEFTS_LAYER | {"dtype": "float32"},
         flops="coarse",
     ),
     Comparison(

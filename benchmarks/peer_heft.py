@@ -14,7 +14,7 @@ def load(job: dict) -> dict[str, Handler]:
     from heft.recipe import ModelSettings
 
     quiet()
-    dtype = "bfloat16" if job["device"] == "cuda" else "float32"
+    dtype = job.get("dtype") or ("bfloat16" if job["device"] == "cuda" else "float32")
     base = load_base(ModelSettings(name=job["model"], dtype=dtype, device=job["device"]))
     rows = [_encoded(number, row) for number, row in enumerate(read_rows(job))]
     if job["stage"] == "evaluation":
@@ -58,7 +58,7 @@ def _stage(job: dict, epochs: int, **own):
     common = {"rank": job["rank"], "epochs": epochs, "batch_size": job["batch_size"], "bf16": job["device"] == "cuda"}
     common["learning_rate"] = LEARNING_RATES[job["stage"]]
     if job["stage"] == "coarse":
-        return LoraStage(method="lora", alpha=16, **common)
+        return LoraStage(method="lora", alpha=16, **job.get("settings", {}), **common)
     positions = "+".join(f"{side[0]}{job[side]}" for side in ("first", "last") if job[side])
     return ReftStage(method="reft", positions=positions, **job.get("settings", {}), **(common | own))
 

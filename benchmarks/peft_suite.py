@@ -47,6 +47,10 @@ DOES_NOT_APPLY = {
     "_test_merge_layers_fp16": (MERGING, REFUSAL),
     "_test_merge_layers_is_idempotent": (MERGING, REFUSAL),
     "_test_safe_merge": (MERGING, REFUSAL),
+    "_test_training_gradient_checkpointing": (
+        "it trains without labels, and in training mode an adapter of prompt positions asks for them or prompt_lengths",
+        "neither labels nor prompt_lengths reach the model",
+    ),
     "_test_add_adapter_no_autocast_adapter_dtype": (
         "an adapter is float32 whatever the base is: a half-precision R would not be orthonormal, nor the start the"
         " identity",

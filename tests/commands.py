@@ -18,7 +18,8 @@ def write_recipe(folder, stages, sweep="null"):
     """Write a recipe for the tiny random model; `stages` and `sweep` are YAML."""
     path = folder / "recipe.yaml"
     path.write_text(
-        "name: t\nmodel: {name: 'random:tiny-llama'}\ntask: {name: whereabouts, train_size: 24, eval_size: 10}\n"
+        "name: t\nmodel: {name: 'random:tiny-llama', dtype: float32}\n"
+        "task: {name: whereabouts, train_size: 24, eval_size: 10}\n"
         f"stages: {stages}\nsweep: {sweep}\n"
     )
     return path

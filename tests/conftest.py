@@ -12,15 +12,31 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+REAL = pytest.StashKey()
+
+
+def pytest_configure(config):
+    """On every processor alike: `dtype: auto` is float32, unless a test says what the hardware has."""
+    from heft import precision
+
+    config.stash[REAL] = precision.multiplies_bfloat16
+    precision.multiplies_bfloat16 = lambda device: False
+
+
+@pytest.fixture
+def real_multiplies_bfloat16(request):
+    """`heft.precision.multiplies_bfloat16`, which asks this machine."""
+    return request.config.stash[REAL]
 
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    """Writes a recipe for the tiny random model and returns its path; `stages` and `rest` are YAML."""
+    """Writes a recipe for the tiny random model, in float32, and returns its path; `stages` and `rest` are YAML."""
 
     def write(stages: str, rest: str = "", task: str = "{name: whereabouts, train_size: 24, eval_size: 10}"):
         path = tmp_path / "recipe.yaml"
-        path.write_text(f"name: t\nmodel: {{name: 'random:tiny-llama'}}\ntask: {task}\n{rest}\nstages: {stages}\n")
+        model = "{name: 'random:tiny-llama', dtype: float32}"
+        path.write_text(f"name: t\nmodel: {model}\ntask: {task}\n{rest}\nstages: {stages}\n")
         return path
 
     return write

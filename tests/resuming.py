@@ -12,7 +12,7 @@ from heft.recipe_io import load_recipe
 
 START = """
 name: t
-model: {name: 'random:tiny-llama', device: cpu}
+model: {name: 'random:tiny-llama', device: cpu, dtype: float32}
 task: {name: whereabouts, train_size: 24, eval_size: 10}
 checkpoint: {every_steps: 1}
 stages:

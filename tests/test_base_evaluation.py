@@ -49,6 +49,13 @@ def test_it_is_not_taken_from_another_version_machine_model_or_rows(run, key):
     assert found(run, **{key: other}) is None
 
 
+@pytest.mark.parametrize("unlike", [{"dtype": "bfloat16"}, {"attention": "eager"}])
+def test_it_is_not_taken_where_auto_came_to_something_else(run, unlike):
+    base = json.loads((run / "manifest.json").read_text())["base"]
+    assert found(run, base=base) is not None
+    assert found(run, base=base | unlike) is None
+
+
 @pytest.mark.parametrize("file", ["records/base.jsonl", "summary.json", "recipe.yaml", "manifest.json"])
 @pytest.mark.parametrize("content", [None, "", "{}", "[1]"])
 def test_a_run_without_it_is_passed_over(run, tmp_path, file, content):

@@ -18,8 +18,10 @@ import heft
 import resuming
 from heft.evaluation.records import read_records
 from heft.recipe_io import load_recipe
+from tolerance import assert_tensors, of_weights, trained_losses
 
 COMPARED = ("coarse", "kept", "computed", "upper")
+RATES = {"coarse": 2e-4, "kept": 1e-3, "computed": 1e-3, "upper": 1e-3}
 REFT = "method: reft, rank: 2, steps: 4, batch_size: 6"
 STAGES = (
     "{coarse: {method: lora, rank: 2, steps: 4, batch_size: 6, micro_batch_size: 2, holdout: 0.1, evaluate_every: 2},"
@@ -56,7 +58,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     path = folder / "recipe.yaml"
     path.write_text(
-        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu}\n"
+        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu, dtype: float32}\n"
         f"task: {{name: whereabouts, train_size: 19, eval_size: 6}}\nstages: {STAGES}\n"
     )
     one = heft.train(load_recipe(path, output=str(folder / "one")))
@@ -81,15 +83,13 @@ def test_every_step_has_the_loss_that_it_has_with_one_process(runs, stage):
     for mine, theirs in zip(two, one, strict=True):
         assert mine.keys() == theirs.keys()
         for key in theirs.keys() - {"stage"}:
-            assert mine[key] == pytest.approx(theirs[key], rel=1e-4 if key == "grad_norm" else 1e-6), key
+            assert mine[key] == trained_losses(theirs[key], RATES[stage], 4), key
 
 
 @pytest.mark.parametrize("stage", COMPARED)
 def test_the_adapters_are_those_of_one_process(runs, stage):
     one, two = (load_file(d / "adapter" / stage / "adapter_model.safetensors") for d in runs[:2])
-    assert one.keys() == two.keys()
-    for name in one:
-        assert (one[name] - two[name]).abs().max() < 1e-6, name
+    assert_tensors(two, one, of_weights(RATES[stage], 4))
 
 
 @pytest.mark.parametrize("stage", ["base", *COMPARED])
@@ -97,7 +97,7 @@ def test_the_evaluation_records_are_those_of_one_process(runs, stage):
     one, two = (read_records(d / "records" / f"{stage}.jsonl") for d in runs[:2])
     for mine, theirs in zip(two, one, strict=True):
         assert (mine.id, mine.prediction, mine.correct) == (theirs.id, theirs.prediction, theirs.correct)
-        assert mine.log_likelihoods == pytest.approx(theirs.log_likelihoods, abs=2e-5)
+        assert mine.log_likelihoods == trained_losses(theirs.log_likelihoods, 4 * max(RATES.values()), 4)
 
 
 def test_each_row_goes_to_one_process_although_they_draw_different_numbers_for_dropout(runs):

@@ -114,7 +114,8 @@ def test_settings_of_a_stage_that_fit_are_kept_as_given(given_settings):
         ({"name": "embedded:smollm3"}, "no built-in model"),
         ({"revision": "main"}, "no meaning for the built-in model"),
         ({"name": "random:tiny-llama", "trust_remote_code": True}, "no meaning for the built-in model"),
-        ({"attention": "flash_attention_2"}, "bfloat16 on cuda"),
+        ({"attention": "flash_attention_2", "dtype": "float32"}, "bfloat16 on cuda"),
+        ({"attention": "flash_attention_2", "device": "cpu"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "dtype": "bfloat16", "device": "cpu"}, "bfloat16 on cuda"),
     ],
 )

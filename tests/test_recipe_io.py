@@ -73,7 +73,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines(faults):
         "r.yaml:9: stages.fine.method: unknown method 'lroa'; did you mean 'lora'?",
         "r.yaml:10: stages.third.method: missing; expected one of joint, lora, reft",
         "r.yaml:12: sede: unknown key; did you mean 'seed' or 'sweep'?",
-        "r.yaml:13: model.dtype: expected one of float32, bfloat16; got 'float23'; did you mean 'float32'?",
+        "r.yaml:13: model.dtype: expected one of auto, float32, bfloat16; got 'float23'; did you mean 'float32'?",
         "r.yaml:13: model.trust_remote_code: expected true or false; got 'no'",
     ]
 

@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_counted_is_trained_all_the_same(recipe_file, tmp
     def fail(*args):
         raise NotImplementedError("no such kernel on meta")
 
-    monkeypatch.setattr("heft.costs.stage.costs_of", fail)
+    monkeypatch.setattr("heft.costs.operations._run", fail)
     heard = []
     reporter = Reporter()
     reporter.note = heard.append

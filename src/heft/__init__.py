@@ -10,7 +10,7 @@ from heft.errors import HeftError
 from heft.reft.registration import register_when_peft_is_imported
 
 __version__ = "0.1.0"
-__all__ = ["HeftError", "evaluate", "load", "load_recipe", "reft", "train"]
+__all__ = ["HeftError", "evaluate", "load", "load_recipe", "reft", "stack", "train"]
 
 register_when_peft_is_imported()
 
@@ -23,6 +23,7 @@ __getattr__, __dir__ = lazy_attributes(
         "evaluate": "heft.evaluation",
         "load": "heft.adapter_dir",
         "load_recipe": "heft.recipe_io",
+        "stack": "heft.loaded",
         "train": "heft.runner",
     },
 )

@@ -9,7 +9,7 @@ Each folder loads alone with `PeftModel.from_pretrained(base, folder)`, a LoRA o
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,41 +29,69 @@ from heft.limits import limits_of
 from heft.model_source import local_folder
 from heft.models import Base, load_base, load_tokenizer
 from heft.recipe import ModelSettings
-from heft.stages import activate, inject
+from heft.stages import DOES_NOT_FIT, activate, inject
 from heft.trainable_tokens import tokens_of
 from heft.weights_files import read_header, require_fit
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 
 
-def save(directory: Path, model: "PreTrainedModel", manifest: AdapterManifest) -> None:
-    """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all."""
+def save(
+    directory: Path,
+    model: "PreTrainedModel",
+    manifest: AdapterManifest,
+    state_dict: "dict[str, torch.Tensor] | None" = None,
+) -> None:
+    """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all.
+
+    Args:
+        directory: not there yet.
+        model: with the manifest's adapters attached.
+        manifest: hashes are filled in.
+        state_dict: the model's tensors, where its own are shards.
+    """
     with new_folder(directory) as partial:
         entries = []
         for entry in manifest.adapters:
             folder = partial / entry.name
-            save_adapter(folder, model, entry.name)
+            save_adapter(folder, model, entry.name, state_dict)
             hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
             entries.append(entry.model_copy(update={"sha256": hashes}))
         manifest = manifest.model_copy(update={"adapters": entries})
         (partial / "heft.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def save_adapter(folder: Path, model: "PreTrainedModel", name: str) -> None:
-    """Write one adapter in PEFT's format."""
+def save_adapter(
+    folder: Path, model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
+) -> None:
+    """Write one adapter in PEFT's format; `state_dict` as for `save`."""
     folder.mkdir()
-    tensors = {_PEFT_PREFIX + key: value.contiguous() for key, value in _tensors(model, name).items()}
+    tensors = {PEFT_PREFIX + key: value.contiguous() for key, value in _tensors(model, name, state_dict).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
     config = PeftConfig.from_peft_type(**model.peft_config[name].to_dict())
     config.inference_mode = True
     for key, value in vars(config).items():
         if isinstance(value, set):  # of names, whose order is another in every process
             setattr(config, key, sorted(value))
+    if not getattr(config, "target_parameters", True):
+        config.target_parameters = None  # PEFT makes an empty set of it in mixture-of-experts models
     config.save_pretrained(str(folder))
+
+
+def require_readable(directory: Path, model: "PreTrainedModel") -> None:
+    """See that what `save` wrote is read back: each adapter is known, finds its place, and has its tensors there.
+
+    Raises:
+        HeftError: it is not, which is heft's own fault.
+    """
+    skeleton = skeleton_of(model)
+    for entry in read_manifest(directory).adapters:
+        _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
 
 
 def stored_parameters(model: "PreTrainedModel") -> int:
@@ -71,9 +99,11 @@ def stored_parameters(model: "PreTrainedModel") -> int:
     return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
 
 
-def _tensors(model: "PreTrainedModel", name: str) -> "dict[str, torch.Tensor]":
+def _tensors(
+    model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
+) -> "dict[str, torch.Tensor]":
     with tokens_of(model, name):
-        return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
 
 
 @dataclass(frozen=True)
@@ -156,7 +186,7 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    saved = {key.removeprefix(_PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
+    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
     with tokens_of(model, name):
         set_peft_model_state_dict(model, saved, adapter_name=name)
     activate(model, list(model.peft_config))
@@ -189,9 +219,9 @@ def expected_tensors(
     try:
         with torch.device("meta"):
             inject(skeleton, name, config)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # what PEFT and torch raise for what does not fit
+    except DOES_NOT_FIT as error:
         raise HeftError(f"adapter {name!r} in {path.parent} does not fit its base model: {error}") from None
-    return {_PEFT_PREFIX + key: tuple(value.shape) for key, value in _tensors(skeleton, name).items()}
+    return {PEFT_PREFIX + key: tuple(value.shape) for key, value in _tensors(skeleton, name).items()}
 
 
 def load(
@@ -199,9 +229,10 @@ def load(
     model: "PreTrainedModel | None" = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    trainable: str | Sequence[str] = (),
     base: str | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+) -> tuple["PreTrainedModel | PeftModel", "PreTrainedTokenizerBase"]:
     """The adapted model and its tokenizer, equal to the bit to what was trained.
 
     Args:
@@ -209,23 +240,28 @@ def load(
         model: the base model, if it is loaded already; None loads the one that the directory names.
         device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
         trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
+        trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
         base: folder or Hub id of the base model, where it is at another place than the directory says.
         tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
 
     Returns:
-        A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left.
+        A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left. With
+        `trainable` the model is a `PeftModel`, which TRL's trainers ask for. `save_pretrained` of either, which
+        `Trainer.save_model` calls, writes an adapter directory.
 
     Raises:
-        HeftError: the directory cannot be read, asks to run a model's code without leave, or the base is not the one
-            that the adapters were trained on.
+        HeftError: the directory cannot be read, asks to run a model's code without leave, the base is not the one
+            that the adapters were trained on, or `trainable` names what is not there.
     """
+    from heft.loaded import prepare
+
     if model is None:
         loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
     else:
         settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
         loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
     _end_as_trained(loaded)
-    return loaded.model, loaded.tokenizer
+    return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer
 
 
 def _end_as_trained(loaded: Loaded) -> None:

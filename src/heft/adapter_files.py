@@ -25,6 +25,8 @@ _MOST_SHOWN = 10
 _MOST_RANK = 2**20
 _MOST_NAMES = 10_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_ON_PARAMETERS = r".*\."
+"""How PEFT begins the pattern of a rank or alpha that it gives to experts' weights, which are parameters."""
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
@@ -152,6 +154,11 @@ def _are_names(value: Any) -> bool:
     return all(isinstance(name, str) and len(name) < 200 and _NAME.fullmatch(name) for name in value)
 
 
+def _are_places(value: Any) -> bool:
+    """Whether the keys are names of modules, or of parameters as PEFT writes them."""
+    return isinstance(value, dict) and _are_names([str(key).removeprefix(_ON_PARAMETERS) for key in value])
+
+
 def _are_layers(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= _MOST_NAMES and all(_is_int(i) and 0 <= i < 2**31 for i in value)
 
@@ -177,17 +184,21 @@ _LORA = {
         lambda value: isinstance(value, list) and value and _are_names(value),
         "a list of names of modules, no pattern",
     ),
+    "target_parameters": (
+        lambda value: value is None or (isinstance(value, list) and _are_names(value)),
+        "null or a list of names of parameters, no pattern",
+    ),
     "exclude_modules": (
         lambda value: value is None or (isinstance(value, list) and _are_names(value)),
         "null or a list of names of modules, no pattern",
     ),
     "layers_to_transform": (lambda value: value is None or _are_layers(value), "null or a list of layer numbers"),
     "rank_pattern": (
-        lambda value: isinstance(value, dict) and _are_names(value) and all(map(_is_rank, value.values())),
+        lambda value: _are_places(value) and all(map(_is_rank, value.values())),
         "a mapping from names of modules, no patterns, to ranks",
     ),
     "alpha_pattern": (
-        lambda value: isinstance(value, dict) and _are_names(value) and all(map(_is_alpha, value.values())),
+        lambda value: _are_places(value) and all(map(_is_alpha, value.values())),
         "a mapping from names of modules, no patterns, to numbers above 0",
     ),
     "init_lora_weights": (

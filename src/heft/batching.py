@@ -5,6 +5,7 @@ run in several passes, each padded to its own longest row. An accelerator wants 
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def pass_tokens(device: "torch.device", trains: bool) -> int | None:
 
 
 def batches_of_like_length(
-    lengths: Sequence[int], batch_size: int, tokens_of_a_pass: int | None = None
+    lengths: Sequence[int], batch_size: int, tokens_of_a_pass: int | None = None, equal: bool = False
 ) -> list[list[int]]:
     """Indices in batches, longest first, so that little is padded and running out of memory shows at once.
 
@@ -36,9 +37,13 @@ def batches_of_like_length(
         batch_size: most rows of a batch.
         tokens_of_a_pass: with it, batches are those for which padded tokens and passes together cost the least; without
             it, all but the last are full.
+        equal: whether all rows of a batch have one length, for models to which padding matters.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     count = len(order)
+    if equal:
+        groups = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
+        return [group[at : at + batch_size] for group in groups for at in range(0, len(group), batch_size)]
     if tokens_of_a_pass is None:
         return [order[start : start + batch_size] for start in range(0, count, batch_size)]
     cheapest = [(0, count)] * (count + 1)  # from each row on: the cost, and where the first batch ends

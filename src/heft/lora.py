@@ -7,17 +7,17 @@ untouched base. `MutatedStart` keeps what is needed to undo that after training.
 import difflib
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import delete_adapter
+from peft.tuners.tuners_utils import cast_adapter_dtype, delete_adapter
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from heft.lora_targets import endings_of, expert_names, linear_names, matches, shared_weights, unadaptable
 from heft.recipe import LoraSettings
 
 if TYPE_CHECKING:
@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 
 def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
     """PEFT's configuration for the recipe's settings on that model; `tokens` are ids of the trainable ones."""
-    targets = settings.targets
-    if targets == "all-linear" and settings.layers != "all":  # PEFT takes layers with a list of names only
-        targets = sorted({name.rpartition(".")[2] for name in _linear_names(model) if re.search(r"\.\d+\.", name)})
+    targets, exclude = settings.targets, list(settings.exclude)
+    parameters = None
+    if targets == "all-linear":
+        cannot = unadaptable(model)
+        exclude += endings_of(cannot, linear_names(model))
+        if settings.layers != "all":  # PEFT takes layers with a list of names only
+            within = (name for name in linear_names(model) - cannot if re.search(r"\.\d+\.", name))
+            targets = sorted({name.rpartition(".")[2] for name in within})
+    else:
+        parameters = [target for target in targets if matches(target, expert_names(model))] or None
+        targets = [target for target in targets if matches(target, linear_names(model))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
         return LoraConfig(
@@ -37,7 +45,8 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequen
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=targets,
-            exclude_modules=settings.exclude or None,
+            target_parameters=parameters,
+            exclude_modules=exclude or None,
             layers_to_transform=None if settings.layers == "all" else settings.layers,
             use_rslora=settings.rslora,
             use_dora=settings.dora,
@@ -50,7 +59,7 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequen
 
 def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
     """What the settings name that the model does not have, each with the nearest names there are."""
-    names = _linear_names(model)
+    names = linear_names(model) | expert_names(model)
     endings = sorted({name.rpartition(".")[2] for name in names})
     named = {
         "targets": [] if settings.targets == "all-linear" else settings.targets,
@@ -61,30 +70,33 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
     faults = []
     for field, entries in named.items():
         for entry in entries:
-            if not any(name == entry or name.endswith(f".{entry}") for name in names):
+            if not matches(entry, names):
                 close = difflib.get_close_matches(entry, endings, n=3) or endings
                 faults.append(
                     f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
                 )
+            elif field == "targets" and not matches(entry, names - unadaptable(model)):
+                faults.append(f"{field}: LoRA cannot adapt {entry!r} of this model; leave it out")
     faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
+    shared = shared_weights(model) if MutatedStart.needed(settings) else set()
+    if shared:
+        faults.append(
+            f"init: {settings.init} changes base weights, and in this model several modules share some"
+            f" ({', '.join(sorted(shared)[:3])}); use init: default"
+        )
     return faults
 
 
-def _ends_so(name: str, endings: Iterable[str]) -> bool:
-    return any(name == ending or name.endswith(f".{ending}") for ending in endings)
-
-
 def _targeted(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> set[str]:
-    """Which of the linear modules the settings adapt, layers aside."""
+    """Which of the linear modules and experts the settings adapt, layers aside."""
     if settings.targets == "all-linear":
-        head = model.get_output_embeddings()
-        found = {name for name in names if model.get_submodule(name) is not head}
+        found = names - _names_of_head(model)
     else:
-        found = {name for name in names if _ends_so(name, settings.targets)}
-    return {name for name in found if not _ends_so(name, settings.exclude)}
+        found = {name for name in names if any(matches(target, [name]) for target in settings.targets)}
+    return {name for name in found if not any(matches(entry, [name]) for entry in settings.exclude)}
 
 
 def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
@@ -93,7 +105,7 @@ def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: se
         f"{field}: {entry!r} matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
         for field in ("rank_pattern", "alpha_pattern")
         for entry in getattr(settings, field)
-        if any(_ends_so(name, [entry]) for name in names) and not any(_ends_so(name, [entry]) for name in targeted)
+        if matches(entry, names) and not matches(entry, targeted)
     ]
 
 
@@ -101,12 +113,16 @@ def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]
     head = model.get_output_embeddings()
     if head is None or not _is_tied(model, head):
         return []
-    adapted = [name for name in _targeted(model, settings, names) if model.get_submodule(name) is head]
     return [
         f"targets: {name!r} is the output head, which shares its weights with the input embedding: its update could not"
         " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
-        for name in adapted
+        for name in _targeted(model, settings, names) & _names_of_head(model)
     ]
+
+
+def _names_of_head(model: "PreTrainedModel") -> set[str]:
+    head = model.get_output_embeddings()
+    return {name for name, module in model.named_modules() if module is head}
 
 
 def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
@@ -119,18 +135,15 @@ def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
 
 
 def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
-    """PEFT's injection without its warning of a second adapter, which is the point here."""
+    """PEFT's injection, in float32 over any base, without PEFT's warnings of a second adapter and of its own patterns.
+
+    (`get_peft_model` casts as much; injection alone gives LoRA the base's dtype, in which small steps would be lost.)
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match .*_proj")  # PEFT's own
         inject_adapter_in_model(config, model, adapter_name=name)
-
-
-def _linear_names(model: nn.Module) -> set[str]:
-    return {
-        name.removesuffix(".base_layer")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
-    }
+    cast_adapter_dtype(model, name)
 
 
 class MutatedStart:
@@ -144,7 +157,7 @@ class MutatedStart:
 
     def __init__(self, model: "PreTrainedModel"):
         self._weights = {}
-        for name in _linear_names(model):
+        for name in linear_names(model):
             module = model.get_submodule(name)
             module = module.get_base_layer() if isinstance(module, LoraLayer) else module
             self._weights[name] = module.weight.detach().cpu().clone()

@@ -1,6 +1,7 @@
 """Load a base model and its tokenizer, and tell one base model from another."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from heft.builtin import TINY, byte_tokenizer, tiny_llama
 from heft.errors import HeftError
 from heft.fingerprints import fingerprint
 from heft.model_source import local_folder, missing_folder, source_of
+from heft.precision import resolved_dtype
 from heft.reading import is_dir
 from heft.recipe import ModelSettings
 
@@ -32,7 +34,7 @@ class Base:
     Attributes:
         model: in evaluation mode, all parameters frozen, on its device.
         tokenizer: pads on the left.
-        settings: what was asked for.
+        settings: what was asked for, with the dtype that was taken in place of `auto`.
         fingerprint: see heft.fingerprints.
     """
 
@@ -52,7 +54,8 @@ def load_base(settings: ModelSettings) -> Base:
     if settings.quantization and device.type != "cuda":
         raise HeftError(f"quantization {settings.quantization} needs a CUDA device; this run is on {device.type}")
     tokenizer = load_tokenizer(settings)
-    model = tiny_llama().to(_dtype(settings)) if settings.name == TINY else _load_model(settings, device)
+    settings = settings.model_copy(update={"dtype": resolved_dtype(settings, device)})
+    model = _tiny(settings) if settings.name == TINY else _load_model(settings, device)
     if not settings.quantization:
         model.to(device)
     model.eval().requires_grad_(False)
@@ -64,19 +67,35 @@ def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
     """The model that a recipe names on the meta device: all shapes, no weights; only its config is read.
 
     Raises:
-        HeftError: the config is missing, gated or unreadable.
+        HeftError: the config is missing, gated or unreadable, or the device or attention asked for is not there.
     """
     trust = {"trust_remote_code": settings.trust_remote_code}
     source = source_of(settings.name)  # outside: an embedded model may have to be converted first
+    settings = settings.model_copy(update={"dtype": resolved_dtype(settings, choose_device(settings.device))})
     with torch.device("meta"):
         if settings.name == TINY:
-            model = tiny_llama().to(_dtype(settings))
+            model = _tiny(settings)
         else:
             with _readable_errors(settings.name, "config"):
                 config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
-                model = AutoModelForCausalLM.from_config(config, dtype=_dtype(settings), **trust)
-    model.set_attn_implementation("sdpa")
+                model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("batched_mm")  # the others need numbers, to know which expert is whose
     return model.eval().requires_grad_(False)
+
+
+def _form(settings: ModelSettings) -> dict:
+    """The dtype, and the attention where one is asked for, as transformers' arguments."""
+    form = {"dtype": getattr(torch, settings.dtype)}
+    return form if settings.attention == "auto" else form | {"attn_implementation": settings.attention}
+
+
+def _tiny(settings: ModelSettings) -> "PreTrainedModel":
+    model = tiny_llama().to(_form(settings)["dtype"])
+    if settings.attention != "auto":
+        with _readable_errors(settings.name, "model"):
+            model.set_attn_implementation(settings.attention)
+    return model
 
 
 def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
@@ -125,9 +144,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
-    options = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
+    options = _form(settings)
     if settings.quantization:
-        options["quantization_config"] = _quantization(settings)
+        options["quantization_config"] = _quantization(settings, options["dtype"])
         options["device_map"] = {"": device}
     _refuse_adapter(settings)
     with _readable_errors(settings.name, "model"), _safetensors_only():
@@ -197,19 +216,15 @@ def _safetensors_only() -> Iterator[None]:
             os.environ["DISABLE_SAFETENSORS_CONVERSION"] = had
 
 
-def _quantization(settings: ModelSettings) -> BitsAndBytesConfig:
+def _quantization(settings: ModelSettings, dtype: torch.dtype) -> BitsAndBytesConfig:
     if settings.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=_dtype(settings),
+        bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
     )
-
-
-def _dtype(settings: ModelSettings) -> torch.dtype:
-    return getattr(torch, settings.dtype)
 
 
 class _readable_errors:
@@ -235,6 +250,8 @@ class _readable_errors:
             )
         elif "gated" in text.lower():
             advice = "it is gated: accept its terms on its Hub page, then run `hf auth login`"
+        elif re.search(r"attn_implementation|attention implementation|FlashAttention", text):
+            advice = "it cannot compute with the attention asked for; set model.attention: auto, or eager"
         elif "trust_remote_code" in text:
             advice = "it needs code of its own: read that code, then set model.trust_remote_code: true"
         else:

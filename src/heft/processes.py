@@ -27,6 +27,19 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def runs_as(device: "torch.device") -> str | None:
+    """How several processes share the model, in words; None where there is one."""
+    if count() == 1:
+        return None
+    asks_for_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asks_for_fsdp and device.type != "cpu":
+        return f"{count()} processes, each with a shard of the model (FSDP, as accelerate is configured)"
+    text = f"{count()} processes, each with the whole model (DistributedDataParallel)"
+    if asks_for_fsdp:
+        text += "; accelerate is configured for FSDP, which it does not do on a CPU"
+    return text
+
+
 def join(device: "torch.device") -> None:
     """Meet the other processes; each has a graphics card of its own where `device` is of that kind."""
     if count() > 1:

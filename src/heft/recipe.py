@@ -43,16 +43,20 @@ class ModelSettings(Settings):
     `random:tiny-llama` (random weights, for trying things out)."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a Hub model; null takes the Hub's default branch."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the base model's weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the base model's weights and products, whatever its file has (transformers: `dtype`). auto is
+    bfloat16 where the hardware multiplies in it (CUDA, CPUs with AMX or AVX512-BF16; `heft doctor` says so), else
+    float32. Adapters are float32 always. A run keeps what it was begun with, an adapter what it was trained in."""
     quantization: Literal["8bit", "4bit"] | None = None
     """Keep the base model's linear weights in 8 or 4 bits (needs the `quantization` extra)."""
     trust_remote_code: bool = False
     """Run model code that comes with the model; only for sources you trust."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes the first of cuda, mps and cpu that is there."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Implementation of attention; flash_attention_2 needs CUDA, dtype bfloat16 and the flash-attn package."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Implementation of attention (transformers: `attn_implementation`). auto is what transformers picks for the
+    model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster; flash_attention_2 needs
+    CUDA, dtype bfloat16 and the flash-attn package."""
 
     @field_validator("name")
     @classmethod
@@ -73,7 +77,7 @@ class ModelSettings(Settings):
     def _flash_attention_can_run(cls, value: str, info: ValidationInfo) -> str:
         if value == "flash_attention_2":
             dtype, device = info.data.get("dtype", "bfloat16"), info.data.get("device", "auto")
-            if dtype != "bfloat16" or device in ("cpu", "mps"):
+            if dtype == "float32" or device in ("cpu", "mps"):
                 raise ValueError(f"flash_attention_2 needs dtype bfloat16 on cuda; got dtype {dtype}, device {device}")
         return value
 

@@ -28,7 +28,7 @@ from heft.evaluation.records import Record, read_records, write_records
 from heft.files import append_line, said_plainly, to_json, write_text
 from heft.locks import LOCK_FILE, held
 from heft.reading import is_dir, is_file, nearest, read_json
-from heft.recipe import Recipe
+from heft.recipe import ModelSettings, Recipe
 from heft.recipe_io import difference, load_recipe, with_date_of
 
 RUN_FORMAT = 1
@@ -191,6 +191,23 @@ _FIRST_FILES = {LOCK_FILE, "records", "recipe.yaml", "recipe.yaml.partial", "man
 def is_begun(path: Path) -> bool:
     """Whether there is a run that can be gone on with, or that is finished."""
     return is_file(path / "manifest.json") and is_file(path / "recipe.yaml")
+
+
+def model_begun_with(path: Path, model: ModelSettings) -> ModelSettings:
+    """A recipe's model with the dtype that `auto` was when the run in a directory was begun, perhaps elsewhere.
+
+    Raises:
+        HeftError: its manifest cannot be read, or does not say.
+    """
+    base = read_json(path / "manifest.json").get("base")
+    begun = {"dtype": base.get("dtype") if isinstance(base, dict) else None} if model.dtype == "auto" else {}
+    try:
+        return ModelSettings.model_validate(model.model_dump() | begun)
+    except ValidationError:
+        raise HeftError(
+            f"{path / 'manifest.json'} gives the base the dtype {begun['dtype']!r}, which this version of heft does"
+            " not know, so it cannot be gone on with: give another directory with --output DIR"
+        ) from None
 
 
 def is_finished(path: Path) -> bool:

@@ -13,6 +13,7 @@ from heft.adapter_files import adapter_folder, adapter_paths
 from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
 from heft.base_evaluation import find_base_evaluation
 from heft.checkpoints import Checkpoints
+from heft.costs.skeleton import skeleton_of as attached_skeleton
 from heft.data import EncodedExample
 from heft.errors import HeftError
 from heft.evaluation.records import Record
@@ -31,6 +32,7 @@ from heft.run_dir import (
     clear_first_files,
     is_begun,
     is_finished,
+    model_begun_with,
     read_summaries,
     require_free,
     require_same,
@@ -81,7 +83,10 @@ def train(
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter if reporter is not None and processes.is_main() else Reporter()
     refuse_sweep(recipe)
-    processes.join(choose_device(recipe.model.device))
+    device = choose_device(recipe.model.device)
+    processes.join(device)
+    if processes.runs_as(device):
+        reporter.note(processes.runs_as(device))
     path = recipe.output_dir
     begun = resume and is_begun(path)
     with ExitStack() as until_the_end:
@@ -97,8 +102,9 @@ def train(
         recipe = dated(recipe, reporter)
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
-        base = load_base(recipe.model)
+        base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
         check_targets(base.model, recipe, base.tokenizer)
+        attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         processes.wait_for_all()  # each has seen that the directory is free
         directory = RunDirectory(path) if processes.is_main() else _Unwritten(path)
         manifest = run_manifest(recipe, base, data)
@@ -114,6 +120,7 @@ def train(
         work.run()
         if processes.is_main():
             adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
+            adapter_dir.require_readable(directory.adapter, base.model)
             work.checkpoints.remove()
         processes.wait_for_all()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
@@ -184,7 +191,12 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
         "device": str(base.model.device),
         "seed": recipe.seed,
         "template_date": recipe.task.template_date,
-        "base": {"name": recipe.model.name, "fingerprint": base.fingerprint},
+        "base": {
+            "name": recipe.model.name,
+            "fingerprint": base.fingerprint,
+            "dtype": base.settings.dtype,
+            "attention": base.model.config._attn_implementation,
+        },
         "data": {
             "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
             "eval": {"rows": len(data.eval), "fingerprint": _data_fingerprint(data.eval)},
@@ -211,7 +223,7 @@ def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     return AdapterManifest(
         format=FORMAT,
         heft_version=__version__,
-        model=recipe.model,
+        model=recipe.model.model_copy(update={"dtype": base.settings.dtype}),
         base_folder=None if folder is None else str(folder),
         base_fingerprint=base.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),

@@ -15,11 +15,14 @@ from torch import nn
 
 from heft.errors import HeftError
 from heft.lora import MutatedStart, inject_quietly, lora_config, lora_faults
+from heft.lora_targets import left_out
+from heft.memory_errors import is_out_of_memory
 from heft.recipe import JointStage, LoraSettings, Recipe, Stage
 from heft.reft.config import ReftConfig
+from heft.reft.editable import require_editable
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import Positions, ReftSettings, parse_positions
-from heft.reft.sites import site_names
+from heft.reft.sites import blocks_without, site_names
 from heft.trainable_tokens import show_tokens_of, token_ids
 
 if TYPE_CHECKING:
@@ -77,6 +80,10 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrain
         raise HeftError("\n".join(faults))
 
 
+DOES_NOT_FIT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+"""What PEFT and torch raise for an adapter that has no place in a model."""
+
+
 def _token_faults(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None") -> list[str]:
     """Trainable tokens that the model does not have, or that two stages train."""
     faults, trained_by = [], {}
@@ -118,6 +125,9 @@ def attach(
     """Attach a stage's adapters on top of what is there, and make them the only ones that train.
 
     Earlier adapters are frozen and stay active. `tokenizer` is needed for trainable tokens only.
+
+    Raises:
+        HeftError: an adapter has no place in the model.
     """
     attached = Attached([], {})
     for part in parts(stage_name, stage):
@@ -128,12 +138,40 @@ def attach(
         else:
             config = lora_config(model, part.settings, _tokens(model, part, tokenizer))
         config.base_model_name_or_path = model.name_or_path
-        inject(model, part.name, config)
+        try:
+            inject(model, part.name, config)
+        except DOES_NOT_FIT as error:
+            if is_out_of_memory(error):
+                raise
+            raise HeftError(f"stages.{stage_name}: {error}") from error
         if part.name in attached.starts:
             attached.starts[part.name].injected(model, part.name)
         attached.names.append(part.name)
     train_only(model, attached.names)
     return attached
+
+
+def left_out_in_words(model: "PreTrainedModel", stage_name: str, stage: Stage) -> list[str]:
+    """What a stage's adapters have no part of although their settings say `all-linear` or all layers."""
+    found = []
+    for part in parts(stage_name, stage):
+        settings = part.settings
+        if settings.layers != "all":
+            continue
+        if part.is_reft:
+            sites = site_names(model, "all", settings.site)
+            without = blocks_without(model, sites)
+            if without:
+                found.append(
+                    f"{part.name}: {len(sites)} of {len(sites) + len(without)} blocks have a {settings.site} that is"
+                    f" edited; {', '.join(map(str, without))} have none"
+                )
+        elif settings.targets == "all-linear":
+            without = left_out(model, part.name, settings.exclude)
+            if without:
+                shown = ", ".join(f"{key} ({count} blocks)" for key, count in without.items())
+                found.append(f"{part.name}: LoRA leaves out {shown}; experts can be named in `targets`")
+    return found
 
 
 def finish(model: "PreTrainedModel", attached: Attached) -> None:
@@ -249,7 +287,7 @@ def _reft_faults(model: "PreTrainedModel", settings: ReftSettings) -> list[str]:
     if settings.rank > hidden_size:
         faults.append(f"rank: {settings.rank} is above the model's hidden size, {hidden_size}")
     try:
-        site_names(model, settings.layers, settings.site)
+        require_editable(model, settings.layers, settings.site)
     except ValueError as error:
         faults.append(str(error))
     return faults

@@ -8,13 +8,13 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
-def in_bytes(count: float) -> str:
-    """`1.2 GB`."""
+def in_bytes(count: float | None) -> str:
+    """`1.2 GB`, or a dash where the figure does not exist."""
     return _scaled(count, "B")
 
 
-def in_flops(count: float) -> str:
-    """`3.4 TFLOP`."""
+def in_flops(count: float | None) -> str:
+    """`3.4 TFLOP`, or a dash where the figure does not exist."""
     return _scaled(count, "FLOP")
 
 
@@ -27,6 +27,8 @@ def in_time(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _scaled(count: float, unit: str) -> str:
+def _scaled(count: float | None, unit: str) -> str:
+    if count is None:
+        return "–"
     step = 0 if count < 1 else min(6, int(math.log10(count) // 3))
     return f"{count / 1000**step:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[step]}{unit}"

@@ -18,7 +18,7 @@ from heft.recipe import Recipe, ReftStage, Stage
 from heft.reporter import Reporter
 from heft.run_data import Data
 from heft.run_dir import RunDirectory, StageSummary
-from heft.stages import attach, finish, overview, parts, trainable_parameters
+from heft.stages import attach, finish, left_out_in_words, overview, parts, trainable_parameters
 from heft.tasks import task_for
 from heft.training.keeping import Keeping
 from heft.training.snapshot import Snapshot, apart, together
@@ -94,7 +94,7 @@ class Work:
             _require_as_many_processes(earlier["run"].values["processes"])
             self.reporter.note(f"stage {name} goes on after step {last.step:,}")
         costs = self.count(name, earlier["run"].values["cache"] if last else None)
-        cache = costs.reuse.store if costs is not None and isinstance(stage, ReftStage) else None
+        cache = costs.reuse.store if isinstance(stage, ReftStage) else None
         if cache is not None:  # what is counted is what runs, and what goes on is what was begun
             stage = stage.model_copy(update={"cache": cache})
         about = Snapshot({"cache": cache, "processes": processes.count()}, {})
@@ -106,9 +106,10 @@ class Work:
 
         keeping = Keeping(self.recipe.checkpoint, write, earlier.get("training"))
         parameters, outcome = self.train_stage(index, name, stage, keeping)
-        passes = costs and costs.passes_of(outcome.tokens)
-        flops = (costs.flops(passes), costs.plain_flops(passes)) if costs else (None, None)
-        trained = Trained(parameters, *flops, outcome)
+        passes = costs.passes_of(outcome.tokens)
+        plain = costs.plain_flops(passes)
+        flops = costs.flops(passes) if outcome.reuses else plain
+        trained = Trained(parameters, flops, plain, outcome)
         if processes.is_main():
             save = partial(_save_adapters, self.base.model, [part.name for part in parts(name, stage)])
             self.checkpoints.write_trained(name, asdict(trained), save, self.directory.metrics_bytes)
@@ -135,22 +136,21 @@ class Work:
         )
         self.directory.add_evaluation(summary, evaluation.records)
 
-    def count(self, name: str, cache: str | None) -> StageCosts | None:
-        """What training a stage costs, with the store that `cache: auto` means now; None where that cannot be told.
+    def count(self, name: str, cache: str | None) -> StageCosts:
+        """What training a stage costs, with the store that `cache: auto` means now.
 
         Args:
             name: of the stage.
             cache: what it meant when the stage was begun; None where it is begun now.
         """
-        recipe = self.recipe
+        recipe = self.recipe.model_copy(update={"model": self.base.settings})
         if cache is not None:
             begun = recipe.stages[name].model_copy(update={"cache": cache})
             recipe = recipe.model_copy(update={"stages": {**recipe.stages, name: begun}})
-        try:
-            return stage_costs(recipe, name, self.data.train)
-        except Exception as error:  # a model that trains need not run on the meta device, and this is but a figure
-            self.reporter.note(f"FLOPs of stage {name} are not counted: {type(error).__name__}: {error}")
-            return None
+        costs = stage_costs(recipe, name, self.data.train)
+        if costs.uncounted is not None:
+            self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.uncounted}")
+        return costs
 
     def seed_of(self, index: int, stage: Stage) -> int:
         """The seed of a stage: its own, or one that follows from the recipe's and the stage's place."""
@@ -164,6 +164,8 @@ class Work:
         set_seed(seed)
         attached = attach(self.base.model, name, stage, self.base.tokenizer)
         trained = trainable_parameters(self.base.model)
+        for words in left_out_in_words(self.base.model, name, stage):
+            self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
         outcome = train_stage(
             self.base.model,
@@ -175,6 +177,7 @@ class Work:
             reporter=_Recording(self.reporter, self.directory),
             holdout_seed=self.recipe.seed + index,
             keeping=keeping,
+            attention=self.base.settings.attention,
         )
         finish(self.base.model, attached)
         return trained, outcome

@@ -98,6 +98,15 @@ def test_runs_of_an_earlier_version_and_of_other_checkpoints_are_one_arm(tmp_pat
     assert len(arms_of([*runs, allowed])) == 2
 
 
+def test_runs_that_computed_in_unlike_dtypes_are_arms_of_their_own(tmp_path):
+    bases = [{"name": "m", "fingerprint": "f", "dtype": dtype} for dtype in ("float32", "bfloat16", "float32")]
+    runs = [
+        make_run(tmp_path / str(seed), {"base": RIGHT, "fine": RIGHT}, seed, manifest={"base": base})
+        for seed, base in enumerate(bases)
+    ]
+    assert [[run.seed for run in arm.runs] for arm in arms_of([read_run(path) for path in runs])] == [[0, 2], [1]]
+
+
 def test_a_run_given_twice_an_unfinished_one_and_an_unknown_stage_are_refused(tmp_path):
     run = read_run(make_run(tmp_path / "r", {"base": RIGHT, "fine": RIGHT}))
     with pytest.raises(HeftError, match="one recipe with one seed, 0"):

@@ -14,6 +14,8 @@ from heft.recipe_io import load_recipe
 from heft.reporter import Reporter
 from heft.run_data import read_data
 from heft.stages import attach
+from heft.training import reuse as reuse_module
+from heft.training import stage as stage_module
 from heft.training.prefix import PrefixReuse
 from heft.training.reuse import loss_for
 from heft.training.stage import hold_back, train_stage
@@ -54,7 +56,9 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
     heard = []
     reporter = Reporter()
     reporter.note = heard.append
-    loss = loss_for(model, stage, examples, 0, uses, tmp_path, reporter)
+    chosen = loss_for(model, stage, examples, 0, uses, tmp_path, reporter)
+    assert chosen.reuses == (kind != "nothing")
+    loss = chosen.compute
     inner = loss.args[0] if loss.args else loss  # a loss that takes a batch in parts calls another
     if kind == "nothing":
         assert "reuse" not in inner.keywords
@@ -72,8 +76,12 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
 def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
     """Rows of one length, so that nothing is padded; attention as plain products, which torch counts.
 
-    The pass over one row with which the weights are tried before they are kept is no part of the training.
+    The pass over one row with which the weights are tried before they are kept is no part of the training, nor are
+    the checks before it.
     """
+    monkeypatch.setattr(stage_module, "require_an_effect", lambda *a: None)
+    monkeypatch.setattr(reuse_module, "why_not_fast", lambda *a: None)
+    monkeypatch.setattr(reuse_module, "padding_matters", lambda *a: False)
     monkeypatch.setattr(StageTrainer, "_require_sound_weights", lambda self: None)
     task = "{name: whereabouts, train_size: 8, eval_size: 2}"
     path = recipe_file(f"{{fine: {{{FINE}, epochs: 3, {fine}}}}}", task=task)

@@ -12,7 +12,7 @@ from heft.doctor.probing import Facts
 CPU = {
     "threads": 4,
     "vector": "AVX2",
-    "bfloat16": False,
+    "bfloat16": [],
     "cuda_build": None,
     "cuda": False,
     "mps": False,
@@ -47,17 +47,28 @@ def driver(monkeypatch):
     return have
 
 
-def test_a_cpu_says_what_it_can(driver):
+@pytest.mark.parametrize(
+    ("units", "text"),
+    [
+        ([], "cpu: AVX2, bfloat16 emulated, slower than float32; model.dtype auto is float32"),
+        (["AVX512-BF16"], "cpu: AVX2, bfloat16 in hardware (AVX512-BF16); model.dtype auto is bfloat16"),
+        (["AMX", "AVX512-BF16"], "cpu: AVX2, bfloat16 in hardware (AMX, AVX512-BF16); model.dtype auto is bfloat16"),
+    ],
+)
+def test_a_cpu_says_what_it_can_and_which_dtype_follows(driver, units, text):
     driver(False)
-    (line,) = check_device(facts())
-    assert (line.state, line.text) == (OK, "cpu: AVX2, bfloat16 emulated, slower than float32")
+    (line,) = check_device(facts(bfloat16=units))
+    assert (line.state, line.text) == (OK, text)
 
 
 def test_a_card_says_its_name_its_memory_and_its_formats(driver):
     driver(True)
     first, second, _ = check_device(facts(cuda=True, devices=[CARD, {**CARD, "bfloat16": False}]))
-    assert (first.state, first.text) == (OK, "cuda:0 Card, 10.0 GB of 16.0 GB free, bfloat16 in hardware")
-    assert "no bfloat16: keep dtype float32" in second.text
+    assert (first.state, first.text) == (
+        OK,
+        "cuda:0 Card, 10.0 GB of 16.0 GB free, bfloat16 in hardware; model.dtype auto is bfloat16",
+    )
+    assert "no bfloat16; model.dtype auto is float32" in second.text
 
 
 def test_a_card_on_which_nothing_computes_is_a_fault(driver):

@@ -47,7 +47,7 @@ def test_an_evaluation_counts_answers_as_the_model_can_write_them(monkeypatch):
     tokenizer = nfc_tokenizer()
     rows = [row(tokenizer, "Cafe\u0301"), row(tokenizer, "tea")]
     monkeypatch.setattr(evaluator, "generate_texts", lambda *args, **options: [" Café", " Tea"])
-    evaluation = evaluate_examples(None, tokenizer, TASK, rows, EvaluationSettings(), Reporter())
+    evaluation = evaluate_examples(tiny.tiny_model(), tokenizer, TASK, rows, EvaluationSettings(), Reporter())
     assert [record.correct for record in evaluation.records] == [True, False]
 
 

@@ -90,7 +90,7 @@ def test_mistake_9_every_option_changes_the_output_or_the_gradient(option):
     for settings in PAIRS[option]:
         model = with_reft(**(BASE | settings)).train()
         torch.manual_seed(3)
-        loss = model(input_ids=ids).logits.square().mean()
+        loss = model(input_ids=ids, prompt_lengths=[9, 9]).logits.square().mean()
         loss.backward()
         gradients = [p.grad for p in reft_parameters(model).values()]
         assert all(g is not None and g.abs().sum() > 0 for g in gradients)

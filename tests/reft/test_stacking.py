@@ -160,3 +160,65 @@ def test_a_saved_pair_loads_through_peftmodel_when_the_lora_is_injected_first(tm
     base = loaded_onto(tiny_model(), tmp_path / "coarse", "coarse")
     loaded = PeftModel.from_pretrained(base, tmp_path / "fine", adapter_name="fine").eval()
     assert torch.allclose(logits(loaded, IDS), logits(model, IDS), atol=1e-6)
+
+
+def requiring_gradients(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("trained", ["fine", "coarse", "neither", "both"])
+def test_what_is_frozen_stays_frozen_after_adapters_were_disabled_for_a_while(trained):
+    """PEFT itself lets everything that is active train when it is switched on again."""
+    model = stacked()
+    for name, parameter in model.named_parameters():
+        kind = "fine" if ".reft_" in name else "coarse" if ".lora_" in name else "base"
+        parameter.requires_grad_(trained == kind or (trained == "both" and kind != "base"))
+    before, expected = logits(model, IDS), requiring_gradients(model)
+    for _ in range(2):
+        with model.disable_adapter():
+            assert not requiring_gradients(model)
+            logits(model, IDS)
+        assert requiring_gradients(model) == expected
+    assert torch.equal(logits(model, IDS), before)
+
+
+def test_a_frozen_reft_beneath_another_tuner_stays_frozen_after_a_disable_block():
+    reft = perturb(inject_adapter_in_model(ReftConfig(positions="f2+l2"), tiny_model(), adapter_name="fine")).eval()
+    reft.requires_grad_(False)
+    model = get_peft_model(reft, lora_config(), adapter_name="more").eval()
+    expected = requiring_gradients(model)
+    assert expected
+    assert not any(".reft_" in name for name in expected)
+    with model.disable_adapter():
+        pass
+    assert requiring_gradients(model) == expected
+
+
+def test_a_reft_around_a_model_with_reft_keeps_the_earlier_one_active_and_frozen():
+    config = ReftConfig(task_type="CAUSAL_LM", positions="f2+l2")
+    base = perturb(inject_adapter_in_model(config, tiny_model(), adapter_name="one")).eval().requires_grad_(False)
+    before = logits(base, IDS)
+    model = get_peft_model(base, ReftConfig(task_type="CAUSAL_LM", positions="l1"), adapter_name="two").eval()
+    assert torch.equal(logits(model, IDS), before)
+    assert model.active_adapters == ["one", "two"]
+    assert all(".two." in name for name in requiring_gradients(model))
+    model.set_adapter("two")
+    assert not torch.allclose(logits(model, IDS), before, atol=1e-3)
+
+
+def test_a_peft_model_is_not_wrapped_again_and_is_left_as_it_was(tmp_path):
+    stacked().save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(tiny_model(), tmp_path / "coarse", adapter_name="coarse").eval()
+    before = logits(model, IDS)
+    with pytest.raises(ValueError, match=r"model\.get_base_model\(\)"):
+        get_peft_model(model, ReftConfig(task_type="CAUSAL_LM"), adapter_name="fine")
+    with pytest.raises(ValueError, match=r"model\.get_base_model\(\)"):
+        PeftModel.from_pretrained(model, tmp_path / "fine", adapter_name="fine")
+    assert torch.equal(logits(model, IDS), before)
+    assert not reft_layers(model)
+
+
+def test_adapters_are_not_mixed_by_weighting_their_tensors():
+    model = stacked()
+    with pytest.raises(ValueError, match="an edit is not linear in them"):
+        model.add_weighted_adapter(["fine"], [0.5], "half")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from transformers import DynamicCache
 
 from heft.reft.orthonormal import orthonormal_rows
@@ -204,3 +205,42 @@ def test_two_passes_before_one_backward_each_recompute_their_own_tokens(site, us
     model.get_base_model().gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     for before, after in zip(plain, gradients(), strict=True):
         assert torch.allclose(before, after, rtol=1e-4, atol=1e-4 * before.abs().max())
+
+
+def test_blocks_in_torchs_checkpoint_wrapper_have_the_plain_gradients():
+    """As accelerate's FSDP plugin wraps them for activation checkpointing."""
+    ids, gradients = token_ids(2, 9), []
+    for wraps in (False, True):
+        model = with_reft(positions="f2+l3").train()
+        model.enable_input_require_grads()
+        if wraps:
+            kind = type(model.get_base_model().model.layers[0])
+            apply_activation_checkpointing(model.get_base_model(), check_fn=lambda m, kind=kind: isinstance(m, kind))
+        one = model(input_ids=ids, prompt_lengths=[5, 7]).logits.square().sum()
+        two = model(input_ids=ids, prompt_lengths=[9, 8]).logits.square().sum()
+        (one + two).backward()
+        gradients.append([p.grad.clone() for p in reft_parameters(model).values()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.allclose(plain, recomputed, rtol=1e-4, atol=1e-4 * plain.abs().max())
+
+
+def test_a_block_called_on_its_own_after_a_pass_does_not_edit_that_passes_tokens():
+    model, ids = with_reft(positions="l1"), token_ids(1, 6)
+    logits(model, ids)
+    with pytest.raises(RuntimeError, match="call the model"):
+        model.get_base_model().model.layers[0](torch.zeros(1, 6, 32), position_embeddings=(torch.ones(1, 6, 8),) * 2)
+
+
+def test_a_call_after_one_that_was_interrupted_edits_its_own_tokens():
+    """KeyboardInterrupt passes torch's hooks by."""
+    model, ids = with_reft(layers=[0], positions="l1"), token_ids(2, 8)
+    expected = logits(model, ids)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = model.get_base_model().model.layers[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        logits(model, ids[:, :5])
+    handle.remove()
+    assert torch.equal(logits(model, ids), expected)

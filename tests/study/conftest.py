@@ -11,7 +11,7 @@ HEFT = (
 )
 RECIPE = """\
 name: any
-model: {{name: 'random:tiny-llama'}}
+model: {{name: 'random:tiny-llama', dtype: float32}}
 task: {{name: whereabouts, train_size: 24, eval_size: 8}}
 stages: {stages}
 """

@@ -9,6 +9,7 @@ from heft.reporter import Reporter
 from heft.sweep.learner import Learner
 from heft.sweep.passes import Passes
 from heft.sweep.room import Room
+from tolerance import ROUNDING, rounded
 
 FINE = "{method: reft, positions: l2, rank: 2, steps: 3, batch_size: 4, optimizer: sgd, learning_rate: 1e-2}"
 
@@ -56,9 +57,9 @@ def with_room_for(most, error=torch.OutOfMemoryError, trains=True):
 def assert_equal(one, other):
     for mine, theirs in zip(one[0] + one[1], other[0] + other[1], strict=True):
         for a, b in zip(mine, theirs, strict=True):
-            assert (a - b).abs().max() < 1e-6
+            assert (a - b).abs().max() <= ROUNDING * max(1.0, b.abs().max().item())
     assert [r.name for r in one[2]] == [r.name for r in other[2]]
-    assert [r.loss for r in one[2]] == pytest.approx([r.loss for r in other[2]], abs=1e-6)
+    assert [r.loss for r in one[2]] == rounded([r.loss for r in other[2]])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What goes wrong without a noise is said, and stops where it must."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,10 +47,13 @@ class Trained:
         stage = {"lora": LoraStage, "reft": ReftStage}[stage["method"]](**{**stage, **settings})
         torch.manual_seed(0)
         attach(base.model, "s", stage)
-        plain = stage_module.loss_for
-        monkeypatch.setattr(
-            stage_module, "loss_for", lambda *a: lambda model, batch: spoil(plain(*a)(model, batch), batch)
-        )
+        chosen = stage_module.loss_for
+
+        def spoilt(*arguments):
+            loss = chosen(*arguments)
+            return replace(loss, compute=lambda model, batch: spoil(loss.compute(model, batch), batch))
+
+        monkeypatch.setattr(stage_module, "loss_for", spoilt)
         self.notes, self.error, self.kept = Notes(), None, {}
         self.parameters = adapter_parameters(base.model, ["s"])
         keeping = Keeping(CheckpointSettings(every_steps=every_steps), self.kept.__setitem__, start)

@@ -10,6 +10,7 @@ from heft.recipe import ReftStage
 from heft.stages import attach
 from heft.tasks.base import generation_example
 from heft.training.loss import answer_loss
+from tolerance import assert_gradients, rounded
 
 TEXTS = [("A short one:", " yes"), ("Something quite a bit longer than that:", " no it is not"), ("Q", " 1")]
 
@@ -34,7 +35,7 @@ def test_it_is_the_sum_over_answer_tokens_of_rows_taken_alone_with_all_logits(ar
         start = len(row.prompt)
         expected = expected + F.cross_entropy(logits[start - 1 : -1], ids[0, start:], reduction="sum")
     total = answer_loss(model, training_batch(rows(), 0), edits_prompt=True)
-    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert total.item() == rounded(expected.item())
 
 
 def test_gradients_equal_those_of_rows_taken_alone():
@@ -44,9 +45,7 @@ def test_gradients_equal_those_of_rows_taken_alone():
     model.zero_grad()
     for row in rows():
         answer_loss(model, training_batch([row], 0), edits_prompt=True).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert torch.allclose(batched[name], parameter.grad, atol=2e-5), name
+    assert_gradients(batched, {n: p.grad for n, p in model.named_parameters() if p.requires_grad})
 
 
 def test_the_head_works_on_answer_columns_only():

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_guards import Trained
+from test_guards import LORA, Trained
 from test_guards import plain as unspoiled
 from test_prefix import ROWS, batch_of, loss_and_gradients, staged
 from torch import nn
@@ -19,6 +19,7 @@ from heft.training.prefix import PrefixReuse
 from heft.training.reuse import plain_loss
 from heft.training.snapshot import apart, together
 from heft.training.stores import MemoryStore, NoStore
+from tolerance import assert_gradients, assert_tensors, of_weights, rounded, trained_losses
 
 SHORT_FIRST = [2, 0, 3, 1]
 """So that most pieces lack the longest row."""
@@ -44,10 +45,8 @@ def mean(loss, model, batch):
 
 
 def assert_same(model, found, value, gradients):
-    """Within 1e-6, which is more than rounding of the mean loss leaves."""
-    assert found == pytest.approx(value, abs=1e-6)
-    for name, gradient in gradients.items():
-        assert torch.allclose(model.get_parameter(name).grad, gradient, rtol=0, atol=1e-6), name
+    assert found == rounded(value)
+    assert_gradients({name: model.get_parameter(name).grad for name in gradients}, gradients)
 
 
 @pytest.mark.parametrize("store", [NoStore, MemoryStore])
@@ -110,8 +109,8 @@ def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatc
     notes = [note for note in short.notes.said if "out of memory" in note]
     assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
     for one, other in zip(short.notes.values, whole.notes.values, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
-    assert all(torch.allclose(tensor, whole.tensors[name], atol=1e-5) for name, tensor in short.tensors.items())
+        assert one["loss"] == trained_losses(other["loss"], LORA["learning_rate"], 4)
+    assert_tensors(short.tensors, whole.tensors, of_weights(LORA["learning_rate"], 4))
 
 
 def test_gradients_that_a_failed_pass_left_are_taken_back():
@@ -142,7 +141,7 @@ def test_with_dropout_a_halved_step_is_the_step_of_as_many_micro_batches(monkeyp
     with monkeypatch.context() as patched:
         short = Trained(patched, out_of_memory_above(1), steps=3, dropout=0.3)
     small = Trained(monkeypatch, unspoiled, steps=3, dropout=0.3, micro_batch_size=1)
-    assert all(torch.allclose(tensor, small.tensors[name], atol=1e-6) for name, tensor in short.tensors.items())
+    assert_tensors(short.tensors, small.tensors, of_weights(LORA["learning_rate"], 3))
 
 
 def test_another_error_of_a_pass_is_not_taken_for_it():
@@ -184,7 +183,8 @@ def test_out_of_memory_in_the_held_back_evaluation_halves_its_passes(monkeypatch
     notes = [note for note in short.notes.said if "out of memory" in note]
     assert notes == [f"s: out of memory in the held-back evaluation; going on with {n} rows a pass" for n in said]
     for one, other in zip(short.notes.values, whole.notes.values, strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
+        assert one.pop("stage") == other.pop("stage")
+        assert one == trained_losses(other, LORA["learning_rate"], 4)
 
 
 @pytest.mark.parametrize("room", [2, 1])

@@ -11,6 +11,7 @@ from heft.tasks.base import generation_example
 from heft.training.loss import answer_loss, answer_loss_on_prefixes
 from heft.training.prefix import PrefixReuse, measure_bytes_per_token, reach
 from heft.training.stores import DiskStore, MemoryStore, NoStore, choose_store
+from tolerance import assert_gradients, rounded
 
 TEXTS = [("A short one:", " yes"), ("Something quite a bit longer than that:", " no it is not"), ("Q?", " 1"),
          ("One that is about as long as that:", " x")]  # fmt: skip
@@ -56,10 +57,8 @@ def assert_same_as_plain(model, rows, loss):
     """The loss and its gradients are those of the plain path on the same rows."""
     fast, gradients = loss_and_gradients(model, loss)
     plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows), edits_prompt=True))
-    assert fast == pytest.approx(plain, rel=1e-5)
-    for name, gradient in expected.items():
-        scale = gradient.abs().max().item()
-        assert torch.allclose(gradients[name], gradient, atol=1e-5 + 1e-4 * scale), name
+    assert fast == rounded(plain)
+    assert_gradients(gradients, expected)
 
 
 def stores(tmp_path):

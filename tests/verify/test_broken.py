@@ -8,9 +8,9 @@ import torch
 from peft.tuners.lora import Linear, LoraLayer
 from transformers import GenerationConfig
 
-from heft.reft import tracker
+from heft.reft import prompts, tracker
+from heft.reft.generating import GenerateCall
 from heft.reft.layer import ReftLayer
-from heft.reft.tracker import ForwardTracker
 from heft.stages import adapter_parameters
 from heft.verify import fast_paths, merging
 from heft.verify.batching import check_batching
@@ -102,7 +102,7 @@ def test_a_base_that_the_adapters_left_changed_is_seen(subject):
 
 def test_generation_that_edits_every_token_fails(subject, monkeypatch):
     assert set(states(check_decoding(subject)).values()) == {OK}
-    monkeypatch.setattr(ForwardTracker, "_kept_by_generate", lambda self, attended_BS: attended_BS.sum(1))
+    monkeypatch.setattr(GenerateCall, "prompt_of", lambda self, attended_BS: attended_BS.sum(1))
     assert states(check_decoding(subject)) == {
         "cached against uncached decoding": FAILED,
         "decoding against one pass": FAILED,
@@ -134,7 +134,7 @@ def test_positions_counted_from_the_padding_fail(adapters, name, monkeypatch):
     subject = open_subject(adapters(name), rows=3)
     assert len(set(subject.probe.lengths)) > 1
     assert set(states(check_batching(subject)).values()) == {OK}
-    monkeypatch.setattr(tracker, "number_tokens", from_the_first_column)
+    monkeypatch.setattr(prompts, "number_tokens", from_the_first_column)
     found = states(check_batching(replace(subject, logits=subject.logits_now())))
     assert found == {"batch against single": FAILED, "left against right padding": FAILED}
 
@@ -144,7 +144,7 @@ def test_positions_that_are_right_for_left_padding_only_fail_on_the_right_alone(
         width = attended_BS.shape[1]
         return torch.arange(width)[None] - (width - attended_BS.sum(1))[:, None]
 
-    monkeypatch.setattr(tracker, "number_tokens", from_the_last_column)
+    monkeypatch.setattr(prompts, "number_tokens", from_the_last_column)
     found = states(check_batching(subject))
     assert found == {"batch against single": OK, "left against right padding": FAILED}
 

@@ -86,6 +86,7 @@ def _add_row(table: Table, name: str, stage: "StagePlan | SweepPlan", plain: str
 def notes(plan: "Plan") -> list[str]:
     """What does not fit into the table."""
     lines = [f"{stage.name}: {reused(stage.reuse)}" for stage in plan.stages if stage.method == "reft"]
+    lines += [f"{stage.name}: FLOPs are not counted, {stage.uncounted}" for stage in plan.stages if stage.uncounted]
     if plan.sweep is not None:
         lines += sweep_notes(plan.sweep)
     if plan.base_evaluation_flops:

@@ -99,10 +99,11 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
 def _recipe_key(run: RunFiles, stage: str) -> str:
     """What must be equal in an arm: all of a recipe that can bear on the model after a stage, but for the seed."""
     recipe = _as_now(run.recipe)
+    dtype = (run.manifest.get("base") or {}).get("dtype")  # what model.dtype auto came to on the run's machine
     kept = {key: value for key, value in recipe.items() if key not in {"seed", "name", "stages"} | ONLY_WRITING}
     names = list(recipe["stages"])
     done = names[: names.index(stage) + 1] if stage in names else []
-    return json.dumps([kept, [[name, recipe["stages"][name]] for name in done]], sort_keys=True)
+    return json.dumps([kept, dtype, [[name, recipe["stages"][name]] for name in done]], sort_keys=True)
 
 
 def _as_now(recipe: dict) -> dict:

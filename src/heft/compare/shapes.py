@@ -69,11 +69,15 @@ class _Named(_Shape):
     name: str
 
 
+class _BaseEntry(_Named):
+    dtype: str | None = None
+
+
 class ManifestFile(_Shape):
     """manifest.json."""
 
     format: Any = None
-    base: _Named | None = None
+    base: _BaseEntry | None = None
 
 
 class RecipeFile(_Shape):

@@ -6,22 +6,29 @@ below it trains), 2N where the weight itself trains. One forward pass on the met
 numbers, shows which do, and what autograd would keep for the backward pass. Elementwise work is not counted.
 """
 
+import inspect
 from collections.abc import Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
+from heft.errors import HeftError
+from heft.forward import edits_hidden_states, logits_of
+from heft.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.settings import Positions
-from heft.reft.sites import block_names
+from heft.reft.sites import block_names, decoder_of
 
-TOKENS = 61
-"""Tokens of the pass that is looked at; a prime, so that no dimension of a model is mistaken for it."""
+_PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
+"""Tokens of the pass that is looked at: the first that divides no dimension of the model, so that none is mistaken for
+tokens, nor for the pairs of a token and an expert."""
 _PRODUCTS = {"linear": 0, "addmm": 1, "matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0}
 """Functions that multiply matrices, and which argument's last dimension is summed over."""
 
@@ -89,27 +96,64 @@ class Costs:
     lower: "Costs | None" = None
 
 
+class Uncountable(HeftError):
+    """A model that does not run on the meta device."""
+
+
 def costs_of(model: nn.Module, lower_layers: int = 0) -> Costs:
     """Count a model on the meta device, with adapters attached and what trains marked (see heft.costs.skeleton).
 
     Args:
         model: the skeleton; it cannot run afterwards.
         lower_layers: this many of the lowest layers are also counted apart.
+
+    Raises:
+        Uncountable: the model does not run without weights.
     """
-    recorder = _Recorder(model, lower_layers)
-    hidden = model.config.get_text_config().hidden_size
-    inputs = torch.zeros(1, TOKENS, hidden, device="meta", dtype=model.dtype)
-    call = {"inputs_embeds": inputs, "logits_to_keep": 1}
-    if any(isinstance(module, ReftLayer) for module in model.modules()):
-        call["prompt_lengths"] = torch.full((1,), TOKENS, device="meta")
-    cache = DynamicCache()
-    with torch.enable_grad(), recorder, torch.autograd.graph.saved_tensors_hooks(recorder.keep, _never_unpacked):
-        model(**call, past_key_values=cache, use_cache=True)
-    recorder.remove()
+    tokens, faults = _tokens_unlike(model), []
+    for by_embeddings in (True, False):
+        recorder = _Recorder(model, lower_layers, tokens)
+        try:
+            cache = _run(model, recorder, tokens, by_embeddings)
+        except Exception as error:  # a model that runs with weights need not run without: it may raise anything
+            faults.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
+        finally:
+            recorder.remove()
+        recorder.costs.kv_bytes = _bytes_per_token(cache)
+        return recorder.costs
+    raise Uncountable(faults[-1])
+
+
+def _run(model: nn.Module, recorder: "_Recorder", tokens: int, by_embeddings: bool) -> DynamicCache:
+    """One forward pass under the recorder; the cache that it filled."""
+    config = model.config.get_text_config()
+    cache = DynamicCache() if keeps_plain_keys(model) else DynamicCache(config=config)
+    takes_cache = "past_key_values" in inspect.signature(decoder_of(model).forward).parameters
+    call: dict = {"past_key_values": cache, "use_cache": True} if takes_cache else {"use_cache": False}
+    if by_embeddings:
+        size = model.get_input_embeddings().weight.shape[1]
+        call["inputs_embeds"] = torch.zeros(1, tokens, size, device="meta", dtype=model.dtype)
+    else:
+        call["input_ids"] = torch.zeros(1, tokens, device="meta", dtype=torch.long)
+    if edits_hidden_states(model):
+        call["prompt_lengths"] = torch.full((1,), tokens, device="meta")
+    counted = torch.autograd.graph.saved_tensors_hooks(recorder.keep, _never_unpacked)
+    without_autocast = patch.object(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta tensors have none
+    with without_autocast, torch.enable_grad(), recorder, counted:
+        logits_of(model, 1, **call)
+    return cache
+
+
+def _bytes_per_token(cache: DynamicCache) -> int:
     layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
     tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
-    recorder.costs.kv_bytes = sum(t.numel() // t.shape[2] * t.element_size() for t in tensors)
-    return recorder.costs
+    return sum(t.numel() // t.shape[2] * t.element_size() for t in tensors)
+
+
+def _tokens_unlike(model: nn.Module) -> int:
+    sizes = {size for p in model.parameters() for size in p.shape}
+    return next((prime for prime in _PRIMES if not any(size % prime == 0 for size in sizes)), _PRIMES[0])
 
 
 def _never_unpacked(kept: None) -> torch.Tensor:
@@ -120,8 +164,11 @@ def _never_unpacked(kept: None) -> torch.Tensor:
 class _Recorder(TorchFunctionMode):
     """Adds up the products of one forward pass, by what their number depends on."""
 
-    def __init__(self, model: nn.Module, lower_layers: int):
+    def __init__(self, model: nn.Module, lower_layers: int, tokens: int):
         super().__init__()
+        self._tokens = tokens
+        experts = {tuple(p.shape[1:]) for p in model.parameters() if p.dim() == 3}
+        self._expert_shapes = experts | {shape[::-1] for shape in experts}
         self.costs = Costs(lower=Costs() if lower_layers else None)
         self._scope: Hashable = None
         self._edited: Hashable = None
@@ -129,13 +176,14 @@ class _Recorder(TorchFunctionMode):
         self._known = [p.untyped_storage() for p in (*model.parameters(), *model.buffers())]  # alive: addresses differ
         self._addresses = {storage._cdata for storage in self._known}
         config = model.config.get_text_config()
-        self._key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        self._key_heads = getattr(config, "num_key_value_heads", None) or heads
         head = model.get_output_embeddings()
         self._handles = [
             head.register_forward_pre_hook(lambda module, args: self._enter("column")),
             head.register_forward_hook(lambda module, args, output: self._enter(None)),
         ]
-        for name in block_names(model)[:lower_layers]:
+        for name in block_names(model)[:lower_layers] if lower_layers else ():
             block = model.get_submodule(name)
             self._handles += [
                 block.register_forward_pre_hook(lambda module, args: self._descend(True)),
@@ -151,18 +199,27 @@ class _Recorder(TorchFunctionMode):
             handle.remove()
 
     def keep(self, tensor: torch.Tensor) -> None:
-        """Count a tensor that autograd saves, once, unless it is a weight."""
+        """Count a tensor that autograd saves, once, unless it is a weight or the weights of tokens' experts."""
         storage, kept = tensor.untyped_storage(), self.costs.kept
-        if storage._cdata in self._addresses:
+        if storage._cdata in self._addresses or tuple(tensor.shape[1:]) in self._expert_shapes:
             return
         self._known.append(storage)
         self._addresses.add(storage._cdata)
-        if TOKENS in tensor.shape:
-            kept.token += storage.nbytes() / TOKENS
+        if self._is_of_pairs(tensor):
+            kept.pair += storage.nbytes() / self._tokens**2
+        elif self._is_by_token(tensor):
+            kept.token += storage.nbytes() / self._tokens
         elif self._edited is not None and tensor.dim() == 2 and len(tensor) == 1:
             kept.edits[self._edited] = kept.edits.get(self._edited, 0.0) + storage.nbytes()
         else:
             kept.step += storage.nbytes()
+
+    def _is_of_pairs(self, tensor: torch.Tensor) -> bool:
+        """Whether it has a number for each pair of tokens."""
+        return tensor.shape.count(self._tokens) > 1
+
+    def _is_by_token(self, tensor: torch.Tensor) -> bool:
+        return any(size and size % self._tokens == 0 for size in tensor.shape)
 
     def _descend(self, into: bool) -> None:
         self._in_lower = into
@@ -178,7 +235,7 @@ class _Recorder(TorchFunctionMode):
                 unit.forward = partial(self._edit, unit, (layer.positions[name], part))
 
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
-        """As `Intervention.forward`, without its autocast, which the meta device does not have."""
+        """As `Intervention.forward`, its products counted as the edit's."""
         if rows_RD is None and unit.rotation is not None:
             rows_RD = orthonormal_rows(unit.rotation)
         self._enter(key)
@@ -192,12 +249,28 @@ class _Recorder(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name == "scaled_dot_product_attention":
             return self._attention(function, args, kwargs or {})
+        if name == "__bool__" and args[0].is_meta:
+            return False  # what a model asks of its numbers: whether it has padding, whether a row is very long
         output = function(*args, **(kwargs or {}))
         if name in _PRODUCTS:
             factors = [*args, *(kwargs or {}).values()][_PRODUCTS[name] : _PRODUCTS[name] + 2]
             flops = 2.0 * output.numel() * factors[0].shape[-1]
-            self._add(Work(flops, flops * sum(factor.requires_grad for factor in factors)), output)
+            work = Work(flops, flops * sum(factor.requires_grad for factor in factors))
+            if self._is_of_pairs(output) or self._is_of_pairs(factors[0]):  # attention in plain products
+                self._add_pairs(work * (1 / self._tokens**2))
+                self._keep_repeated(*factors)
+            else:
+                self._add(work, output)
         return output
+
+    def _add_pairs(self, work: Work) -> None:
+        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+            costs.pair += work
+
+    def _keep_repeated(self, mine: torch.Tensor, others: torch.Tensor) -> None:
+        """Count the keys or values of cached tokens too, where they are repeated for the heads that share them."""
+        if mine.requires_grad and others.dim() == 4 and others.shape[1] > self._key_heads:
+            self.costs.kept.seen += others.numel() * others.element_size() / self._tokens
 
     def _add(self, work: Work, output: torch.Tensor) -> None:
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
@@ -205,8 +278,8 @@ class _Recorder(TorchFunctionMode):
                 costs.column += work
             elif self._scope is not None:
                 costs.edits[self._scope] = costs.edits.get(self._scope, Work()) + work
-            elif TOKENS in output.shape:
-                costs.token += work * (1 / TOKENS)
+            elif self._is_by_token(output):
+                costs.token += work * (1 / self._tokens)
             else:
                 costs.step += work
 
@@ -219,8 +292,7 @@ class _Recorder(TorchFunctionMode):
         scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
         on_scores = query.requires_grad or key.requires_grad
         backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
-        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
-            costs.pair += Work(scores + mixed, backward)
+        self._add_pairs(Work(scores + mixed, backward))
         return output
 
     def _keep_attention(self, query, key, value, output) -> None:
@@ -232,7 +304,7 @@ class _Recorder(TorchFunctionMode):
         self.keep(query)
         self.keep(output)
         kept.pair += size
-        if heads > self._key_heads:
+        if heads > (self._key_heads or heads):
             repeated = heads * (key.shape[3] + value.shape[3]) * size
             kept.token += repeated
             kept.seen += repeated

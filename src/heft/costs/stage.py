@@ -7,12 +7,14 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heft.costs.operations import Costs, costs_of
+from heft.costs.operations import Costs, Uncountable, costs_of
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.skeleton import skeleton_of
 from heft.data import EncodedExample
+from heft.models import choose_device
 from heft.recipe import Recipe, ReftStage, Stage
 from heft.stages import trainable_parameters
+from heft.training.attention import trains_eager
 from heft.training.lower import first_edited_layer
 from heft.training.prefix import has_dropout, reach
 from heft.training.stage import hold_back, planned_steps
@@ -27,7 +29,8 @@ class Shape:
     """What a stage's model is like while it trains.
 
     Attributes:
-        costs: of one pass, the layers below the first edited one counted apart.
+        costs: of one pass, the layers below the first edited one counted apart; None where it cannot be counted.
+        uncounted: why not, in words; None where it is counted.
         trainable_parameters: how many numbers train.
         reach: edited tokens from a prompt's end, where prefixes can stand for their tokens; else None.
         layer: the first edited layer, where the layers below can be skipped; else None.
@@ -35,7 +38,8 @@ class Shape:
         has_dropout: whether the base drops anything out.
     """
 
-    costs: Costs
+    costs: Costs | None
+    uncounted: str | None
     trainable_parameters: int
     reach: int | None
     layer: int | None
@@ -47,8 +51,11 @@ def shape_of(model: "PreTrainedModel") -> Shape:
     """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards."""
     layer = first_edited_layer(model)
     state_bytes = model.config.get_text_config().hidden_size * model.dtype.itemsize
-    costs = costs_of(model, layer or 0)
-    return Shape(costs, trainable_parameters(model), reach(model), layer, state_bytes, has_dropout(model))
+    about = (trainable_parameters(model), reach(model), layer, state_bytes, has_dropout(model))
+    try:
+        return Shape(costs_of(model, layer or 0), None, *about)
+    except Uncountable as error:
+        return Shape(None, str(error), *about)
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,21 @@ class StageCosts:
         """What a run's tokens come to, those of prompts and answers trained on."""
         return tokens / sum(len(row.prompt) + len(row.answer) for row in self.rows)
 
-    def plain_flops(self, passes: float) -> float:
-        """FLOPs with every token computed in every layer at every step."""
+    @property
+    def uncounted(self) -> str | None:
+        """Why FLOPs are not counted; None where they are."""
+        return self.shape.uncounted
+
+    def plain_flops(self, passes: float) -> float | None:
+        """FLOPs with every token computed in every layer at every step; None where they are not counted."""
+        if self.shape.costs is None:
+            return None
         return passes * sum(plain_row(self.shape.costs, row, self.stage.gradient_checkpointing) for row in self.rows)
 
-    def flops(self, passes: float) -> float:
-        """FLOPs with what is reused."""
+    def flops(self, passes: float) -> float | None:
+        """FLOPs with what is reused; None where they are not counted."""
+        if self.shape.costs is None:
+            return None
         costs, start = self.shape.costs, self.reuse.start
         once = passes if self.reuse.store == "off" else min(passes, 1.0)
         if self.reuse.kind == "prefixes":
@@ -129,10 +145,22 @@ def stage_costs(
         shape: of the model while the stage trains, where it is known already.
     """
     stage = recipe.stages[name]
-    shape = shape or shape_of(skeleton_of(recipe, name))
+    shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
     rows, held_back = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
     return StageCosts(stage, shape, rows, held_back, _reuse(stage, shape, [*rows, *held_back], uses))
+
+
+_MOST_KV = 128
+"""Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
+
+
+def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> "PreTrainedModel":
+    """With the attention that it trains with, whose products are the same and whose memory is another."""
+    model, settings = skeleton_of(recipe, name), recipe.model
+    if trains_eager(model, choose_device(settings.device), settings.attention, examples):
+        model.set_attn_implementation("eager")
+    return model
 
 
 def _reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> Reuse:
@@ -146,7 +174,8 @@ def _reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: flo
     if shape.has_dropout:
         return _nothing("the base model has dropout of its own")
     if shape.reach is not None:
-        return kept_prefixes(rows, shape.reach, shape.costs.kv_bytes, stage.cache, uses)
+        kv_bytes = shape.costs.kv_bytes if shape.costs is not None else _MOST_KV * shape.state_bytes
+        return kept_prefixes(rows, shape.reach, kv_bytes, stage.cache, uses)
     if shape.layer is None:
         return _nothing(f"positions {stage.positions} edit from the first token and the first layer on")
     lengths = [len(row.prompt) + len(row.answer) for row in rows]

@@ -36,12 +36,21 @@ def of_torch(torch) -> dict:
     return {
         "threads": asked(lambda: torch.get_num_threads()),
         "vector": asked(lambda: torch.backends.cpu.get_cpu_capability()),
-        "bfloat16": asked(lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()),
+        "bfloat16": bfloat16_units(torch),
         "cuda_build": asked(lambda: torch.version.cuda or torch.version.hip),
         "cuda": asked(lambda: torch.cuda.is_available()),
         "mps": asked(lambda: torch.backends.mps.is_available()),
         "devices": asked(lambda: [of_card(torch, i) for i in range(torch.cuda.device_count())]) or [],
     }
+
+
+def bfloat16_units(torch) -> list[str]:
+    """The CPU's units for products of bfloat16; none where they would be emulated."""
+    units = {
+        "AMX": lambda: torch.cpu._is_amx_tile_supported(),
+        "AVX512-BF16": lambda: torch.cpu._is_avx512_bf16_supported(),
+    }
+    return [name for name, question in units.items() if asked(question)]
 
 
 def of_card(torch, index: int) -> dict:
@@ -57,7 +66,7 @@ def of_card(torch, index: int) -> dict:
         "name": asked(lambda: torch.cuda.get_device_name(index)),
         "free": free,
         "total": total,
-        "bfloat16": asked(lambda: torch.cuda.is_bf16_supported()),
+        "bfloat16": asked(lambda: torch.cuda.is_bf16_supported(including_emulation=False)),
         "error": error,
     }
 

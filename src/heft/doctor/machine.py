@@ -7,6 +7,7 @@ import shutil
 from heft.doctor.limits import available_memory, usable_cores
 from heft.doctor.line import Line, fault, in_gigabytes, note, ok
 from heft.doctor.probing import Facts
+from heft.precision import auto_dtype
 
 TOO_LITTLE_MEMORY = 1.5e9
 LITTLE_MEMORY = 5e9
@@ -23,8 +24,10 @@ def check_device(facts: Facts) -> list[Line]:
         lines.append(ok("device", "mps: Apple's graphics processor"))
     if not torch["cuda"]:
         lines += _no_cuda(torch["cuda_build"])
-    bfloat16 = "in hardware" if torch["bfloat16"] else "emulated, slower than float32"
-    return [*lines, ok("device", f"cpu: {torch['vector'] or 'unknown vector unit'}, bfloat16 {bfloat16}")]
+    units = torch["bfloat16"]
+    bfloat16 = f"bfloat16 in hardware ({', '.join(units)})" if units else "bfloat16 emulated, slower than float32"
+    text = f"cpu: {torch['vector'] or 'unknown vector unit'}, {bfloat16}"
+    return [*lines, ok("device", f"{text}; model.dtype auto is {auto_dtype('cpu', bool(units))}")]
 
 
 def _card(number: int, card: dict) -> Line:
@@ -32,8 +35,9 @@ def _card(number: int, card: dict) -> Line:
         advice = "install the torch build that fits this card and its driver, or set model.device: cpu"
         return fault("device", f"cuda:{number} {card['name']} cannot compute: {card['error']}", advice)
     memory = "" if card["total"] is None else f", {in_gigabytes(card['free'])} of {in_gigabytes(card['total'])} free"
-    bfloat16 = "bfloat16 in hardware" if card["bfloat16"] else "no bfloat16: keep dtype float32"
-    return ok("device", f"cuda:{number} {card['name']}{memory}, {bfloat16}")
+    bfloat16 = "bfloat16 in hardware" if card["bfloat16"] else "no bfloat16"
+    auto = auto_dtype("cuda", bool(card["bfloat16"]))
+    return ok("device", f"cuda:{number} {card['name']}{memory}, {bfloat16}; model.dtype auto is {auto}")
 
 
 def _no_cuda(build: str | None) -> list[Line]:

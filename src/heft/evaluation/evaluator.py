@@ -10,6 +10,7 @@ from accelerate.utils.memory import clear_device_cache
 from heft.data import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.evaluation.answers import is_right
+from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
@@ -17,6 +18,7 @@ from heft.evaluation.numbers import require_numbers, rotations_in_words
 from heft.evaluation.records import Record
 from heft.limits import limits_of
 from heft.memory_errors import is_out_of_memory
+from heft.padding import padding_matters
 from heft.recipe import EvaluationSettings
 from heft.reft.layer import ReftLayer
 from heft.reporter import Reporter
@@ -119,12 +121,18 @@ def _halved(settings: EvaluationSettings, what: str, reporter: Reporter) -> Eval
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
     total = len(examples)
     with reporter.progress(what, total), rotations_in_words(model):
+        equal_lengths = padding_matters(model, tokenizer.pad_token_id)
+        shares = settings.share_prefix and not equal_lengths
+        why_not = why_not_shared(model, examples, tokenizer.pad_token_id) if shares else None
+        if why_not is not None:
+            reporter.note(f"{what}: nothing is shared, the plain path is taken: {why_not}")
         scores = choice_log_likelihoods(
             model,
             examples,
             batch_size=settings.batch_size,
             pad_id=tokenizer.pad_token_id,
-            share_prefix=settings.share_prefix,
+            share_prefix=shares and why_not is None,
+            equal_lengths=equal_lengths,
             on_batch=lambda done: reporter.step(what, done, total),
         )
     require_numbers(examples, scores)
@@ -153,7 +161,7 @@ def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) 
 
 
 def _generate(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
-    with reporter.progress(what, len(examples)):
+    with reporter.progress(what, len(examples)), rotations_in_words(model):
         texts = generate_texts(
             model,
             tokenizer,
@@ -161,6 +169,7 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
             batch_size=settings.batch_size,
             max_new_tokens=task.max_new_tokens,
             stop=task.stop,
+            equal_lengths=padding_matters(model, tokenizer.pad_token_id),
             answer_end=Encoder.of(tokenizer, task.settings).answer_end,
             on_batch=lambda done: reporter.step(what, done, len(examples)),
         )

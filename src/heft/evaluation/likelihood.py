@@ -10,8 +10,10 @@ import torch
 
 from heft.batching import batches_of_like_length, pass_tokens
 from heft.data import EncodedExample, left_pad
-from heft.evaluation.shared_pass import keeps_plain_keys, score_batch
+from heft.evaluation.shared_pass import score_batch
 from heft.evaluation.shared_prefix import shared_batches
+from heft.forward import logits_of
+from heft.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def choice_log_likelihoods(
     batch_size: int,
     pad_id: int,
     share_prefix: bool = True,
+    equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[list[float]]:
     """ln p(choice | prompt), summed over the choice's tokens, for every choice of every example, in float32.
@@ -39,11 +42,12 @@ def choice_log_likelihoods(
         pad_id: id of the padding token.
         share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
             model that does not keep plain keys and values takes the plain path either way.
+        equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.padding).
         on_batch: is told how many examples are done.
     """
     layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
-    if not share_prefix or not keeps_plain_keys(model):
-        return plain_log_likelihoods(model, examples, batch_size, pad_id, bool(layers), on_batch)
+    if not share_prefix or equal_lengths or not keeps_plain_keys(model):
+        return plain_log_likelihoods(model, examples, batch_size, pad_id, bool(layers), equal_lengths, on_batch)
     last_edited = max((p.last for layer in layers for p in layer.positions.values()), default=0)
     scores = [[0.0] * len(example.choices) for example in examples]
     done = 0
@@ -62,24 +66,25 @@ def plain_log_likelihoods(
     batch_size: int,
     pad_id: int,
     edits_prompt: bool,
+    equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[list[float]]:
     """As `choice_log_likelihoods`, each row from its first token on.
 
     A row of the batch is a prompt with all but the last token of a choice; examples whose choices are all single
-    tokens need one row, the prompt.
+    tokens need one row, the prompt. With `equal_lengths` no row stands beside padding.
     """
     rows = [row for index, example in enumerate(examples) for row in plain_rows(index, example)]
     scores = [[0.0] * len(example.choices) for example in examples]
     left = [len(plain_rows(0, example)) for example in examples]
     cost = pass_tokens(model.device, trains=False)
-    for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size, cost):
+    for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size, cost, equal_lengths):
         batch = [rows[i] for i in indices]
         inputs = {key: value.to(model.device) for key, value in left_pad([ids for _, _, ids in batch], pad_id).items()}
         if edits_prompt:
             inputs["prompt_lengths"] = torch.tensor([len(examples[i].prompt) for i, _, _ in batch], device=model.device)
         keep = max(len(examples[i].choices[c]) if c is not None else 1 for i, c, _ in batch)
-        logits_BKV = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+        logits_BKV = logits_of(model, keep, **inputs, use_cache=False)
         log_probs_BKV = logits_BKV.float().log_softmax(-1)
         for row, (index, choice, _) in enumerate(batch):
             for c in range(len(scores[index])) if choice is None else (choice,):

@@ -15,23 +15,11 @@ from transformers import DynamicCache
 
 from heft.data import EncodedExample, left_pad
 from heft.evaluation.shared_prefix import SharedBatch
+from heft.forward import logits_of
+from heft.reft.sites import decoder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_PLAIN_LAYERS = {"full_attention", "sliding_attention"}
-
-
-def keeps_plain_keys(model: "PreTrainedModel") -> bool:
-    """Whether keys and values of a row's first tokens can stand for these tokens, whatever comes after them.
-
-    Not so for recurrent states, nor for rotary positions that are scaled by the length of the input.
-    """
-    config = model.config.get_text_config()
-    layers = getattr(config, "layer_types", None) or []
-    rope = str(getattr(config, "rope_parameters", None))
-    scaled_by_length = "dynamic" in rope or "longrope" in rope
-    return set(layers) <= _PLAIN_LAYERS and not getattr(model, "_is_stateful", False) and not scaled_by_length
 
 
 def score_batch(
@@ -79,7 +67,7 @@ def _prefix_cache(model: "PreTrainedModel", batch: SharedBatch, pad_id: int, edi
         lengths = [min(stem.prompt for stem in stems) for stems, _ in batch.families]
         inputs["prompt_lengths"] = torch.tensor(lengths, device=model.device)
     computed = DynamicCache()
-    model.get_decoder()(**inputs, past_key_values=computed, use_cache=True)
+    decoder_of(model)(**inputs, past_key_values=computed, use_cache=True)
     width = inputs["input_ids"].shape[1]
     places, split, start = [], batch.split, batch.split - batch.width
     for family, (stems, shared) in enumerate(batch.families):
@@ -129,7 +117,7 @@ def _score_rests(model, batch, rows, examples, scores, stems_state, edits_prompt
 def _log_probs(model, call, prompt_B, edits_prompt, cache, keep, use_cache) -> torch.Tensor:
     if edits_prompt:
         call = {**call, "prompt_lengths": prompt_B}
-    logits_BKV = model(**call, past_key_values=cache, use_cache=use_cache, logits_to_keep=keep).logits
+    logits_BKV = logits_of(model, keep, **call, past_key_values=cache, use_cache=use_cache)
     return logits_BKV.float().log_softmax(-1)
 
 

@@ -25,10 +25,11 @@ class StagePlan:
         rows: that are trained on.
         steps: optimiser steps.
         trainable_parameters: numbers that train.
-        flops: of training, as it will run.
+        flops: of training, as it will run; like all other figures from FLOPs None where the model cannot be counted.
         plain_flops: of training with nothing reused.
         reuse: what is computed once, or why nothing is.
         peak_bytes: of memory in training.
+        uncounted: why FLOPs are not counted; None where they are.
         evaluation_flops: of the evaluation after the stage; 0 in a sweep, which has none.
         seconds, evaluation_seconds: at this machine's matrix rate; None without a probe.
     """
@@ -38,11 +39,12 @@ class StagePlan:
     rows: int
     steps: int
     trainable_parameters: int
-    flops: float
-    plain_flops: float
+    flops: float | None
+    plain_flops: float | None
     reuse: Reuse
-    peak_bytes: int
-    evaluation_flops: float
+    peak_bytes: int | None
+    evaluation_flops: float | None
+    uncounted: str | None = None
     seconds: float | None = None
     evaluation_seconds: float | None = None
 
@@ -96,8 +98,8 @@ class Plan:
     weight_bytes: int
     train: DataPlan
     eval: DataPlan
-    base_evaluation_flops: float
-    plain_evaluation_flops: float
+    base_evaluation_flops: float | None
+    plain_evaluation_flops: float | None
     stages: list[StagePlan]
     sweep: SweepPlan | None = None
     flops_per_second: float | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.batching import pass_tokens
-from heft.costs.operations import Costs, costs_of
+from heft.costs.operations import Costs, Uncountable, costs_of
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Reuse, stage_costs
 from heft.data import EncodedExample
@@ -17,6 +17,7 @@ from heft.plan.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.plan.memory import stage_bytes, weight_bytes
 from heft.plan.probe import matrix_rates
 from heft.plan.sweep import sweep_costs
+from heft.prefix_states import keeps_plain_keys
 from heft.recipe import Recipe
 from heft.reporter import Reporter
 from heft.run_data import Data, read_data
@@ -76,7 +77,7 @@ class _Planner:
         """Every stage in order; a sweep in place of the last one."""
         recipe, shares = self._recipe, self._recipe.evaluation.share_prefix
         names = list(recipe.stages) if recipe.sweep is None else list(recipe.stages)[:-1]
-        base = costs_of(skeleton_of(recipe, None))
+        base = self._base_costs()
         return Plan(
             model=recipe.model.name,
             device=str(self._device),
@@ -91,20 +92,31 @@ class _Planner:
             flops_per_second=self._rate,
         )
 
-    def _evaluation(self, costs: Costs, share: bool) -> float:
+    def _base_costs(self) -> Costs | None:
+        try:
+            return costs_of(skeleton_of(self._recipe, None))
+        except Uncountable:
+            return None
+
+    def _evaluation(self, costs: Costs | None, share: bool) -> float | None:
+        if costs is None:
+            return None
         if not self._eval[0].choices:
             return generation_flops(costs, self._eval, task_for(self._recipe.task).max_new_tokens)
         last_edited = max((positions.last for positions, _ in costs.edits), default=0)
         batch_size, cost = self._recipe.evaluation.batch_size, pass_tokens(self._device, trains=False)
-        passes = evaluation_passes(self._eval, batch_size, last_edited, share, cost)
+        shares = share and keeps_plain_keys(self._base)
+        passes = evaluation_passes(self._eval, batch_size, last_edited, shares, cost)
         return evaluation_flops(costs, self._eval, passes)
 
     def _stage(self, name: str) -> StagePlan:
         work = stage_costs(self._recipe, name, self._train)
         flops = work.flops(work.planned_passes)
-        evaluation = 0.0
+        evaluation, peak = 0.0, None
         if self._recipe.sweep is None:
             evaluation = self._evaluation(work.shape.costs, self._recipe.evaluation.share_prefix)
+        if work.uncounted is None:
+            peak = self._weights + stage_bytes(work, self._base.config.get_text_config(), self._device)
         return StagePlan(
             name=name,
             method=work.stage.method,
@@ -114,7 +126,8 @@ class _Planner:
             flops=flops,
             plain_flops=work.plain_flops(work.planned_passes),
             reuse=work.reuse,
-            peak_bytes=self._weights + stage_bytes(work, self._base.config.get_text_config(), self._device),
+            peak_bytes=peak,
+            uncounted=work.uncounted,
             evaluation_flops=evaluation,
             seconds=self._seconds(flops, work.reuse),
             evaluation_seconds=self._seconds(evaluation),
@@ -135,9 +148,9 @@ class _Planner:
             evaluation_seconds=self._seconds(evaluation),
         )
 
-    def _seconds(self, flops: float, reuse: Reuse | None = None) -> float | None:
+    def _seconds(self, flops: float | None, reuse: Reuse | None = None) -> float | None:
         """At the rate of whole rows, or of few tokens where prefixes are reused and so few tokens are left."""
-        if self._rate is None:
+        if self._rate is None or flops is None:
             return None
         return flops / (self._small_rate if reuse is not None and reuse.kind == "prefixes" else self._rate)
 

@@ -19,6 +19,7 @@ from heft.costs.rows import edited_tokens, prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Reuse, Shape, StageCosts, kept_prefixes, shape_of, stage_costs
 from heft.data import EncodedExample
+from heft.errors import HeftError
 from heft.plan.figures import SweepPlan
 from heft.plan.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
 from heft.recipe import Recipe
@@ -155,6 +156,9 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
         recipe: with a `sweep`.
         examples: the training rows, with those that are held back.
         model: the base's skeleton.
+
+    Raises:
+        HeftError: the model does not run without weights.
     """
     name, stage = last_stage(recipe)
     shares = stage.reuse and recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
@@ -166,6 +170,8 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
         looks = own.model_dump_json(include=set(ReftSettings.model_fields))
         if looks not in shapes:
             shapes[looks] = shape_of(skeleton_of(alone, name))
+            if shapes[looks].costs is None:
+                raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
         positions = parse_positions(own.positions)
         reach = positions.last if shares and not positions.first and not positions.every else None
         seed = own.seed if own.seed is not None else recipe.seed + index

@@ -8,15 +8,30 @@
 | interventions.py | the five equations |
 | orthonormal.py | matrices with orthonormal rows, many at once |
 | positions.py | which tokens of a batch are edited |
+| packing.py | rows that hold several sequences |
 | tracker.py | what one forward pass is about: its prompts, its rotations |
+| prompts.py, generating.py, caches.py | where prompts end: in a pass, in `generate`, behind a cache |
+| refusals.py | why prompt positions are refused where that would be a guess |
+| collating.py | prompt lengths for Trainers that keep the labels from the model |
 | layer.py | the edit, hung on a module of the model |
+| streams.py, editable.py | models that keep several hidden states a token; which can be edited |
 | sites.py | where blocks, attentions and MLPs are in a model |
 | config.py, model.py, registration.py | the PEFT method |
 """
 
 from heft._lazy import lazy_attributes
 
-__all__ = ["INTERVENTIONS", "Positions", "ReftConfig", "ReftLayer", "ReftModel", "orthonormal_rows", "parse_positions"]
+__all__ = [
+    "INTERVENTIONS",
+    "Positions",
+    "ReftConfig",
+    "ReftLayer",
+    "ReftModel",
+    "orthonormal_rows",
+    "parse_positions",
+    "require_editable",
+    "with_prompt_lengths",
+]
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
@@ -28,5 +43,7 @@ __getattr__, __dir__ = lazy_attributes(
         "ReftModel": "heft.reft.model",
         "orthonormal_rows": "heft.reft.orthonormal",
         "parse_positions": "heft.reft.settings",
+        "require_editable": "heft.reft.editable",
+        "with_prompt_lengths": "heft.reft.collating",
     },
 )

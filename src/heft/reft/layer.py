@@ -14,21 +14,28 @@ from torch import nn
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS, Intervention
 from heft.reft.settings import Positions
+from heft.reft.streams import Places, Streams
 from heft.reft.tracker import ForwardTracker
 
 
 class ReftLayer(nn.Module, BaseTunerLayer):
-    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ."""
+    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ.
+
+    Args:
+        tracker: of the model that it becomes part of.
+        streams: how that model keeps its hidden states.
+    """
 
     adapter_layer_names = ("reft_shared", "reft_first", "reft_last")
 
-    def __init__(self, tracker: ForwardTracker):
+    def __init__(self, tracker: ForwardTracker, streams: Streams):
         super().__init__()
         self.reft_shared = nn.ModuleDict()
         self.reft_first = nn.ModuleDict()
         self.reft_last = nn.ModuleDict()
         self.positions: dict[str, Positions] = {}
-        self._tracker = tracker
+        self._tracker, self._streams = tracker, streams
+        self._trained: list[str] = []
         self._handle = None
         self._active_adapter = []
 
@@ -46,6 +53,10 @@ class ReftLayer(nn.Module, BaseTunerLayer):
     def tracker(self) -> ForwardTracker:
         """The tracker of the model that this layer is part of."""
         return self._tracker
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The input: where the site is an `nn.Sequential`, this child of it is one of its steps."""
+        return hidden
 
     def attach(self, module: nn.Module) -> None:
         """Become the child `reft` of `module` and edit its output."""
@@ -80,6 +91,21 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         for _, _, unit in self._active():
             yield unit
 
+    def active_positions(self) -> Iterator[Positions]:
+        """What the adapters edit that take part in a forward pass now."""
+        for adapter_name, _, _ in self._active():
+            yield self.positions[adapter_name]
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch all adapters on or off (see PEFT); what trains afterwards is what trained before."""
+        training = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        if not enabled:
+            self._trained = training if not self.disable_adapters else self._trained
+        super().enable_adapters(enabled)
+        if enabled:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name in self._trained or name in training)
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: an edit depends on the hidden state and cannot become part of a weight.
 
@@ -110,28 +136,57 @@ class ReftLayer(nn.Module, BaseTunerLayer):
                     yield adapter_name, part, units[adapter_name]
 
     def _edit_output(self, module: nn.Module, args: tuple, output):
-        hidden_BTD = output[0] if isinstance(output, tuple) else output
-        edited_BTD = hidden_BTD
-        side_by_side = []
-        for adapter_name, part, unit in self._active():
-            rows_N = self._tracker.rows(self.positions[adapter_name], part, hidden_BTD.device, adapter_name)
-            if rows_N.numel() and adapter_name in self._tracker.owners:
-                side_by_side.append((rows_N, unit))
-            elif rows_N.numel():
-                edited_BTD = self._edited(edited_BTD, [(rows_N, unit)])
-        if side_by_side:  # each has tokens of its own, so all can read the same state and be added at once
-            edited_BTD = self._edited(edited_BTD, side_by_side)
-        if edited_BTD is hidden_BTD:
+        active = list(self._active())
+        if not active:
             return None
-        return (edited_BTD, *output[1:]) if isinstance(output, tuple) else edited_BTD
+        hidden = output[0] if isinstance(output, tuple | list) else output
+        if not torch.is_tensor(hidden):
+            raise ValueError(
+                f"{type(module).__name__} puts out a {type(hidden).__name__}, and ReFT edits a tensor of hidden"
+                " states: use another site (block, attention, mlp), or LoRA on this model"
+            )
+        places = self._streams.places(hidden.shape, *self._tracker.layout.index_BT.shape)
+        edit = self._edited_everywhere if torch.compiler.is_compiling() else self._edited_in_places
+        edited = edit(hidden, places, active)
+        if edited is hidden:
+            return None
+        return type(output)([edited, *output[1:]]) if isinstance(output, tuple | list) else edited
 
-    def _edited(self, hidden_BTD: torch.Tensor, edits: list[tuple[torch.Tensor, Intervention]]) -> torch.Tensor:
-        """The hidden states with every edit added to its rows, which no other edit has."""
-        flat_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    def _edited_in_places(
+        self, hidden: torch.Tensor, places: Places, active: list[tuple[str, str, Intervention]]
+    ) -> torch.Tensor:
+        """The hidden states after each adapter's edit of its tokens."""
+        edited, side_by_side = hidden, []
+        for adapter_name, part, unit in active:
+            rows_N = self._tracker.rows(self.positions[adapter_name], part, hidden.device, adapter_name)
+            if rows_N.numel() and adapter_name in self._tracker.owners:
+                side_by_side.append((places.of(rows_N), unit))
+            elif rows_N.numel():
+                edited = self._edited(edited, [(places.of(rows_N), unit)])
+        if side_by_side:  # each has tokens of its own, so all can read the same state and be added at once
+            edited = self._edited(edited, side_by_side)
+        return edited
+
+    def _edited(self, hidden: torch.Tensor, edits: list[tuple[torch.Tensor, Intervention]]) -> torch.Tensor:
+        """The hidden states with every edit added in its places, which no other edit has."""
+        flat_MD = hidden.reshape(-1, self._streams.width)
         rows_N = torch.cat([rows for rows, _ in edits])
-        parts = flat_ND[rows_N].split([len(rows) for rows, _ in edits])
+        parts = flat_MD[rows_N].split([len(rows) for rows, _ in edits])
         deltas = [unit(part, self._tracker.rotation(unit)) for part, (_, unit) in zip(parts, edits, strict=True)]
-        return flat_ND.index_add(0, rows_N, torch.cat(deltas)).view_as(hidden_BTD)
+        return flat_MD.index_add(0, rows_N, torch.cat(deltas)).view_as(hidden)
+
+    def _edited_everywhere(
+        self, hidden: torch.Tensor, places: Places, active: list[tuple[str, str, Intervention]]
+    ) -> torch.Tensor:
+        """As `_edited_in_places`, for a compiler: every token's edit is computed and those that are not wanted dropped.
+
+        How many tokens are edited depends on values, which would end the compiled graph at every layer.
+        """
+        flat_MD = hidden.reshape(-1, self._streams.width)
+        for adapter_name, part, unit in active:
+            edited_N = self._tracker.tokens(self.positions[adapter_name], part, adapter_name).to(hidden.device)
+            flat_MD = flat_MD + torch.where(places.spread(edited_N)[:, None], unit(flat_MD), 0)
+        return flat_MD.view_as(hidden)
 
 
 def _parts(config: ReftConfig) -> list[str]:

@@ -3,12 +3,14 @@
 from contextlib import contextmanager
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from heft.reft.config import ReftConfig
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import site_names
+from heft.reft.streams import Streams
 from heft.reft.tracker import ForwardTracker
 
 
@@ -22,6 +24,31 @@ class ReftModel(BaseTuner):
     tuner_layer_cls = ReftLayer
     target_module_mapping: dict[str, list[str]] = {}
 
+    def __init__(self, model: nn.Module, peft_config, adapter_name: str, *args, **kwargs):
+        """As PEFT's, for a model that may carry adapters already; those of ReFT that are active stay so.
+
+        Raises:
+            ValueError: the model is a PeftModel.
+        """
+        if isinstance(model, PeftModel):
+            raise ValueError(
+                "ReFT cannot be put around a PeftModel: names of saved tensors would change. Give the model within,"
+                " which keeps its adapters: PeftModel.from_pretrained(model.get_base_model(), folder,"
+                " adapter_name=...) or get_peft_model(model.get_base_model(), config, adapter_name=...). For a"
+                " directory that heft wrote, call heft.load(directory)"
+            )
+        before = list(dict.fromkeys(name for layer in _layers(model).values() for name in layer.active_adapters))
+        super().__init__(model, peft_config, adapter_name, *args, **kwargs)
+        if before:
+            self._activate([name for name in before if name != adapter_name] + [adapter_name])
+        self._trained: set[str] = set()
+
+    def _activate(self, names: list[str]) -> None:
+        """Let these adapters edit, in this order; what trains stays as it is."""
+        for layer in _layers(self.model).values():
+            layer._active_adapter = [name for name in names if name in layer.positions]
+        self.active_adapter = names
+
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, state_dict=None, **kwargs) -> None:
         """Attach one adapter where its config says; a checkpoint's keys are not needed to find the places.
 
@@ -33,6 +60,7 @@ class ReftModel(BaseTuner):
         if config.rank > hidden_size:
             raise ValueError(f"rank {config.rank} is above the model's hidden size, {hidden_size}")
         self._hidden_size = hidden_size
+        self._streams = Streams.of(model.config)
         self._sites = set(site_names(model, config.layers, config.site))
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
@@ -45,6 +73,30 @@ class ReftModel(BaseTuner):
         for layer in _layers(self.model).values():
             layer.merge(adapter_names=adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def add_weighted_adapter(self, *args, **kwargs) -> None:
+        """Refuse: edits are not linear in their weights, so no mixture of those is a mixture of edits.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "ReFT adapters cannot be combined by weighting their tensors, since an edit is not linear in them: activate"
+            " several at once with base_model.set_adapter([...]), which edits one after the other"
+        )
+
+    def disable_adapter_layers(self) -> None:
+        """Switch off all adapters of the model, LoRA ones too (see PEFT)."""
+        self._trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        super().disable_adapter_layers()
+
+    def enable_adapter_layers(self) -> None:
+        """Switch all adapters on; what trains afterwards is what trained before (PEFT trains all that is active)."""
+        trained = self._trained | {name for name, p in self.model.named_parameters() if p.requires_grad}
+        super().enable_adapter_layers()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        self._trained = set()
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args, **kwargs):
@@ -79,7 +131,7 @@ class ReftModel(BaseTuner):
     ) -> None:
         layer = getattr(target, "reft", None)
         if layer is None:
-            layer = ReftLayer(self._tracker())
+            layer = ReftLayer(self._tracker(), self._streams)
             layer.attach(target)
         device = next((p.device for p in target.parameters() if not p.is_meta), torch.device("cpu"))
         layer.add(adapter_name, peft_config, self._hidden_size, device)

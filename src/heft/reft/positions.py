@@ -2,6 +2,7 @@
 
 Every rule here counts attended tokens, so it does not matter on which side a row is padded, whether rows are alone
 or in a batch, or how much of a row is already in the cache. Shapes: B rows, T tokens of this call, S = cached + T.
+Sequences that are packed into one row are in heft.reft.packing.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ class TokenLayout:
     """What one forward pass holds.
 
     Attributes:
-        index_BT: number of each token among its row's attended tokens, from 0; −1 for padding.
-        prompt_B: length of each row's prompt in attended tokens.
+        index_BT: number of each token among its sequence's attended tokens, from 0; −1 for padding.
+        prompt_B: length of each row's prompt in attended tokens; (B, T) where rows are packed: of the prompt of the
+            sequence that each token is part of.
         owner_BT: which adapter a token belongs to, where several run side by side (see `ForwardTracker.owners`); −1
             for none.
         order_BT: where given, an adapter takes its own tokens in this order (dropout is drawn in the order of rows).
@@ -27,6 +29,11 @@ class TokenLayout:
     prompt_B: torch.Tensor
     owner_BT: torch.Tensor | None = None
     order_BT: torch.Tensor | None = None
+
+    @property
+    def prompt_BT(self) -> torch.Tensor:
+        """Length of the prompt that each token's sequence has: (B, T), or (B, 1) where it is the row's."""
+        return self.prompt_B if self.prompt_B.dim() == 2 else self.prompt_B[:, None]
 
 
 def attended_tokens(mask: torch.Tensor | dict | None, batch: int, total: int, device: torch.device) -> torch.Tensor:
@@ -39,7 +46,7 @@ def attended_tokens(mask: torch.Tensor | dict | None, batch: int, total: int, de
         device: where the result lives when there is no mask.
 
     Raises:
-        ValueError: a mask by queries that has dropped tokens of the cache.
+        ValueError: a mask by queries that has dropped tokens of the cache, or one that is too short.
     """
     if isinstance(mask, dict):
         mask = mask.get("full_attention", next(iter(mask.values())))
@@ -52,6 +59,11 @@ def attended_tokens(mask: torch.Tensor | dict | None, batch: int, total: int, de
                 f"the attention mask covers {mask.shape[1]} of {total} tokens (a sliding window), so where the prompt"
                 " is cannot be told: pass a 2-D attention_mask, to generate too"
             )
+    if mask.shape[1] < total:
+        raise ValueError(
+            f"the attention mask covers {mask.shape[1]} of {total} tokens, those in the cache included: pass one of"
+            f" shape ({batch}, {total})"
+        )
     return mask[:, :total].bool().expand(batch, total)
 
 
@@ -66,8 +78,8 @@ def prompt_lengths_from_labels(labels_BT: torch.Tensor, attended_BT: torch.Tenso
     return (attended_BT & before_answer).sum(1)
 
 
-def edited_rows(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
-    """Flat indices into (B·T,) of the tokens that one set of weights edits, each at most once.
+def edited_tokens(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
+    """Bool (B, T): the tokens that one set of weights edits.
 
     In a prompt shorter than both counts together the first positions are taken first, so no token is edited twice.
 
@@ -76,13 +88,16 @@ def edited_rows(layout: TokenLayout, positions: Positions, part: str) -> torch.T
         positions: what the adapter asks for.
         part: "shared" for all of them, "first" or "last" for one kind.
     """
-    index_BT, prompt_B1 = layout.index_BT, layout.prompt_B[:, None]
+    index_BT, prompt_BT = layout.index_BT, layout.prompt_BT
     if positions.every:
-        mask_BT = index_BT >= 0
-    else:
-        first_B1 = prompt_B1.clamp(max=positions.first)
-        last_B1 = torch.maximum(prompt_B1 - positions.last, first_B1)
-        is_first = (index_BT >= 0) & (index_BT < first_B1)
-        is_last = (index_BT >= last_B1) & (index_BT < prompt_B1)
-        mask_BT = {"first": is_first, "last": is_last, "shared": is_first | is_last}[part]
-    return mask_BT.flatten().nonzero().squeeze(1)
+        return index_BT >= 0
+    first_BT = prompt_BT.clamp(max=positions.first)
+    last_BT = torch.maximum(prompt_BT - positions.last, first_BT)
+    is_first = (index_BT >= 0) & (index_BT < first_BT)
+    is_last = (index_BT >= last_BT) & (index_BT < prompt_BT)
+    return {"first": is_first, "last": is_last, "shared": is_first | is_last}[part]
+
+
+def edited_rows(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
+    """Flat indices into (B·T,) of the tokens that `edited_tokens` names, each once."""
+    return edited_tokens(layout, positions, part).flatten().nonzero().squeeze(1)

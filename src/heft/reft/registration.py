@@ -21,6 +21,10 @@ def register() -> None:
 
     register_peft_method(name="reft", config_cls=ReftConfig, model_cls=ReftModel, prefix="reft_")
 
+    from heft.reft.builtin_bases import let_peft_find_built_in_bases
+
+    let_peft_find_built_in_bases()
+
 
 class _AfterPeft(importlib.abc.MetaPathFinder):
     """Registers ReFT as soon as somebody imports PEFT, so that `import heft` need not import it (and torch) itself.

@@ -5,21 +5,29 @@ body, for callers that go past the head), never replaces a module, and takes off
 
 A prompt's length is, in this order: the `prompt_lengths` keyword of `forward`; the tokens before the first label that
 is not −100; inside `generate`, the attended input it was given, kept for every later step, cached or not; with a
-cache filled by an earlier call, that call's prompt; else the attended input.
+cache filled by an earlier call, that call's prompt; else the attended input. Where that would be a guess (a training
+pass, rows that look padded without a mask, a cache that does not say what it holds) edits of prompt positions are
+refused, and those of all tokens are not.
+
+Shapes: B rows, T tokens of this pass, S columns with those in the cache.
 """
 
 import inspect
+import threading
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
+from heft.reft.caches import Seen, cache_of, is_cache, note_on
+from heft.reft.generating import GenerateCall
 from heft.reft.interventions import Intervention
 from heft.reft.orthonormal import orthonormal_rows
-from heft.reft.positions import TokenLayout, attended_tokens, edited_rows, number_tokens, prompt_lengths_from_labels
+from heft.reft.positions import TokenLayout, edited_rows, edited_tokens
+from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
+from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
 from heft.reft.settings import Positions
-
-_ON_CACHE = "_heft_prompt_lengths"
 
 
 class ForwardTracker:
@@ -34,52 +42,71 @@ class ForwardTracker:
         self.owners: dict[str, int] = {}
         self._handles: list = []
         self._layout: TokenLayout | None = None
-        self._labelled = False
+        self._seen: Seen | None = None
+        self._padding_ids: set[int] = {0}
         self._running: nn.Module | None = None
+        self._thread: int | None = None
         self._checkpointing = False
         self._rows: dict = {}
         self._rotations: dict = {}
-        self._generating = False
-        self._generate_length = 0
-        self._generate_mask: torch.Tensor | None = None
-        self._generate_prompt_B: torch.Tensor | None = None
-        self._plain_generate = None
+        self._generating: GenerateCall | None = None
+        self._replaced: dict = {}
 
     def attach(self, model: nn.Module) -> None:
         """Listen to `model`; its `generate`, if it has one, is followed so that a prompt's length is kept."""
         body = model.get_decoder() if hasattr(model, "get_decoder") else None
+        padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
+        self._padding_ids = {0} if padding_id is None else {0, padding_id}
         for module in [model] if body is None or body is model else [model, body]:
-            self._handles.append(module.register_forward_pre_hook(self._before_forward, with_kwargs=True))
+            names = tuple(inspect.signature(type(module).forward).parameters)[1:]
+            before = partial(self._before_forward, names)
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._after_forward, always_call=True))
-        if hasattr(model, "generate"):
-            self._plain_generate = model.generate
-            model.generate = self._generate
+        for name, own in (("generate", self._generate), ("init_continuous_batching", self._batch_continuously)):
+            if hasattr(model, name):
+                self._replaced[name] = getattr(model, name)
+                setattr(model, name, own)
 
     def detach(self, model: nn.Module) -> None:
         """Leave `model` as `attach` found it."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._plain_generate is not None:
-            del model.generate
-            self._plain_generate = None
+        for name in self._replaced:
+            delattr(model, name)
+        self._replaced.clear()
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The tokens of the pass now running.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        recomputes = self._checkpointing  # in the backward pass
+        if self._layout is None or (self._running is None and not recomputes):
+            raise RuntimeError("a block with a ReFT edit was called outside the model's own forward: call the model")
+        return self._layout
 
     def rows(
         self, positions: Positions, part: str, device: torch.device, adapter_name: str | None = None
     ) -> torch.Tensor:
         """Flat indices into (B·T,) of the tokens that an adapter's `part` edits in this pass."""
-        if self._layout is None:
-            raise RuntimeError("a block with a ReFT edit was called outside the model's own forward: call the model")
-        key = (positions, part, self.owners.get(adapter_name))
+        layout, owner = self.layout, self.owners.get(adapter_name)
+        key = (positions, part, owner)
         if key not in self._rows:
-            if self._labelled and not positions.every and bool((self._layout.prompt_B == 0).any()):
-                raise ValueError(
-                    "a row is labelled from its first token on, so it has no prompt for a ReFT edit to stand in: set"
-                    " the labels of the prompt to -100, pass prompt_lengths=[...], or use positions='all'"
-                )
-            rows_N = edited_rows(self._layout, positions, part)
-            self._rows[key] = rows_N if key[2] is None else self._owned(rows_N, key[2])
+            rows_N = edited_rows(layout, positions, part)
+            self._rows[key] = rows_N if owner is None else self._owned(rows_N, owner)
         return self._rows[key].to(device)
+
+    def tokens(self, positions: Positions, part: str, adapter_name: str | None = None) -> torch.Tensor:
+        """Bool (B·T,): as `rows`, without a look at values, for `torch.compile`."""
+        edited_N = edited_tokens(self.layout, positions, part).flatten()
+        owner = self.owners.get(adapter_name)
+        if owner is None:
+            return edited_N
+        owner_BT = self.layout.owner_BT
+        return torch.zeros_like(edited_N) if owner_BT is None else edited_N & (owner_BT.flatten() == owner)
 
     def _owned(self, rows_N: torch.Tensor, owner: int) -> torch.Tensor:
         """Those of the rows that belong to an owner."""
@@ -93,50 +120,78 @@ class ForwardTracker:
     def rotation(self, unit: Intervention) -> torch.Tensor | None:
         """R (r, d) of one unit; the first call of a pass computes those of all active units, stacked by shape.
 
-        Under gradient checkpointing each unit computes its own when asked, since a recomputed block must not reach
-        into the graph of the others.
+        None where each unit computes its own when asked: under gradient checkpointing a recomputed block must not
+        reach into the graph of the others, sharded parameters (FSDP2, ZeRO-3) are whole in their own block only, and
+        a compiler had better see each by itself.
         """
-        if unit.rotation is None or self._checkpointing:
+        if unit.rotation is None or self._checkpointing or torch.compiler.is_compiling():
             return None
         if id(unit) not in self._rotations:
             self._compute_rotations()
         return self._rotations.get(id(unit))
 
     def _compute_rotations(self) -> None:
+        units = [unit for layer in self.layers for unit in layer.active_units() if unit.rotation is not None]
+        if not all(_is_whole(unit.rotation) for unit in units):
+            return
         groups: dict[tuple, list[Intervention]] = {}
-        for layer in self.layers:
-            for unit in layer.active_units():
-                raw = unit.rotation
-                if raw is not None:
-                    groups.setdefault((raw.shape, raw.dtype, raw.device), []).append(unit)
-        for units in groups.values():
-            stacked = orthonormal_rows(torch.stack([unit.rotation for unit in units]))
-            self._rotations.update({id(unit): rows for unit, rows in zip(units, stacked.unbind(), strict=True)})
+        for unit in units:
+            groups.setdefault((unit.rotation.shape, unit.rotation.dtype, unit.rotation.device), []).append(unit)
+        for alike in groups.values():
+            stacked = orthonormal_rows(torch.stack([unit.rotation for unit in alike]))
+            self._rotations.update({id(unit): rows for unit, rows in zip(alike, stacked.unbind(), strict=True)})
 
-    def _before_forward(self, module: nn.Module, args: tuple, kwargs: dict):
+    def _before_forward(self, names: tuple[str, ...], module: nn.Module, args: tuple, kwargs: dict):
         given, layout = kwargs.pop("prompt_lengths", None), kwargs.pop("token_layout", None)
-        if self._running is None:
-            names = list(inspect.signature(module.forward).parameters)
-            call = dict(zip(names, args, strict=False)) | kwargs
-            tokens = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
-            if tokens is not None:
-                self._running = module
-                self._rows, self._rotations = {}, {}
-                self._labelled = False
-                self._layout = layout if layout is not None else self._layout_of(tokens, call, given)
-                self._checkpointing = module.training and _is_checkpointed(module)
+        refuse_if(getattr(module, "_is_replica", False), REPLICA)
+        refuse_if(self._running is not None and not self._is_same_thread(), ANOTHER_THREAD)
+        if self._running not in (None, module):  # the body within the model
+            if isinstance(kwargs.get("logits_to_keep"), int):
+                kwargs["logits_to_keep"] = 0  # Gemma 4 would give its upper blocks those columns only
+            return args, kwargs  # (the same module again: what it ran was interrupted)
+        call = dict(zip(names, args, strict=False)) | kwargs
+        tokens = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
+        if tokens is not None:
+            reading = PassReading(layout) if layout is not None else self._read(module, tokens, call, given)
+            self._layout, self._seen = reading.layout, reading.seen
+            self._rows, self._rotations, self._running = {}, {}, module
+            compiling = torch.compiler.is_compiling()
+            self._thread = None if compiling else threading.get_ident()
+            self._checkpointing = module.training and not compiling and _is_checkpointed(module)
         return args, kwargs
 
+    def _read(self, module: nn.Module, tokens: torch.Tensor, call: dict, given) -> PassReading:
+        edits_prompts = self._edits_prompts()
+        if torch.compiler.is_compiling():  # without a look at the length of a cache, which may be a tensor
+            if not edits_prompts:
+                return read_all_tokens(tokens, call)
+            if self._generating is not None and self._generating.is_past_prompt(cache_of(call)):
+                return read_generated_tokens(tokens, self._generating)
+        reader = PassReader(tokens, call, self._generating, module.training, self._padding_ids)
+        return reader.read(given, edits_prompts)
+
+    def _edits_prompts(self) -> bool:
+        """Whether an active adapter edits positions of the prompt."""
+        return any(not positions.every for layer in self.layers for positions in layer.active_positions())
+
     def _after_forward(self, module: nn.Module, args: tuple, output) -> None:
-        if self._running is module:
-            self._running = None
-            self._rotations = {}  # they hold this pass's graph
-            outputs = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else [output]
-            for value in outputs:
-                if hasattr(value, "get_seq_length"):  # a cache that the model made itself
-                    setattr(value, _ON_CACHE, self._layout.prompt_B)
-            if self._checkpointing and torch.is_grad_enabled():
-                self._resume_in_backward([value for value in outputs if torch.is_tensor(value)])
+        if self._running is not module or not self._is_same_thread():
+            return
+        self._running = None
+        self._rotations = {}  # they hold this pass's graph
+        if torch.compiler.is_compiling():
+            self._layout, self._seen = None, None  # so that no tensor of the graph has to leave it
+            return
+        outputs = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else [output]
+        for value in outputs:
+            if is_cache(value) and self._seen is not None:  # a cache that the model made itself
+                note_on(value, self._seen)
+        if self._checkpointing and torch.is_grad_enabled():
+            self._resume_in_backward([value for value in outputs if torch.is_tensor(value)])
+
+    def _is_same_thread(self) -> bool:
+        """Whether the pass now running is this thread's; that of compiled code is taken for it."""
+        return torch.compiler.is_compiling() or self._thread in (None, threading.get_ident())
 
     def _resume_in_backward(self, outputs: list[torch.Tensor]) -> None:
         """See that a recomputed attention or MLP edits its own pass's tokens, whatever has run in between."""
@@ -149,65 +204,27 @@ class ForwardTracker:
             if tensor.requires_grad:
                 tensor.register_hook(resume)
 
-    def _layout_of(self, tokens: torch.Tensor, call: dict, given) -> TokenLayout:
-        batch, length = tokens.shape[:2]
-        cache = call.get("past_key_values")
-        cached = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-        mask = self._mask_in_generate(batch, cached + length)
-        mask = call.get("attention_mask") if mask is None else mask
-        attended_BS = attended_tokens(mask, batch, cached + length, tokens.device)
-        labels = call.get("labels")
-        self._labelled = given is None and labels is not None
-        if given is not None:
-            prompt_B = torch.as_tensor(given, device=tokens.device).long()
-            if prompt_B.shape != (batch,):
-                shape = list(prompt_B.shape)
-                raise ValueError(f"prompt_lengths must hold one length for each of {batch} rows; got shape {shape}")
-        elif labels is not None:
-            answered_B = prompt_lengths_from_labels(labels.to(tokens.device), attended_BS[:, cached:])
-            prompt_B = attended_BS[:, :cached].sum(1) + answered_B
-        elif self._generating:
-            prompt_B = self._kept_by_generate(attended_BS)
-        else:
-            unknown_cache_B = attended_BS[:, :cached].sum(1)
-            prompt_B = getattr(cache, _ON_CACHE, unknown_cache_B) if cached else attended_BS.sum(1)
-            if len(prompt_B) != batch:
-                raise ValueError(
-                    f"the cache was filled by a call of {len(prompt_B)} rows, and this one has {batch}: pass"
-                    " prompt_lengths=[...], one for each row"
-                )
-        if cache is not None:  # some models give back no cache that they were handed with use_cache=False
-            setattr(cache, _ON_CACHE, prompt_B)
-        return TokenLayout(number_tokens(attended_BS)[:, cached:], prompt_B)
-
-    def _mask_in_generate(self, batch: int, total: int) -> torch.Tensor | None:
-        """(B, S): the mask that `generate` was given, for each of its beams; generated tokens are real."""
-        given = self._generate_mask
-        if given is None or batch % len(given):
-            return None
-        mask = given.bool().repeat_interleave(batch // len(given), dim=0)
-        return functional.pad(mask, (0, total - mask.shape[1]), value=True)  # a negative pad cuts (chunked prefill)
-
-    def _kept_by_generate(self, attended_BS: torch.Tensor) -> torch.Tensor:
-        still_to_come = self._generate_length - attended_BS.shape[1]  # chunked prefill; left padding has been seen
-        if self._generate_prompt_B is None or still_to_come >= 0:
-            self._generate_prompt_B = attended_BS.sum(1) + max(0, still_to_come)
-        return self._generate_prompt_B
-
     def _generate(self, *args, **kwargs):
-        tokens = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids", kwargs.get("inputs_embeds")))
-        mask = kwargs.get("attention_mask")
-        before = self._generating, self._generate_length, self._generate_mask, self._generate_prompt_B
-        self._generating = True
-        self._generate_length = tokens.shape[1] if torch.is_tensor(tokens) else 0
-        self._generate_mask = mask if torch.is_tensor(mask) and mask.dim() == 2 else None
-        self._generate_prompt_B = None
+        before, self._generating = self._generating, GenerateCall.of(args, kwargs)
         try:
-            return self._plain_generate(*args, **kwargs)
+            return self._replaced["generate"](*args, **kwargs)
         finally:
-            self._generating, self._generate_length, self._generate_mask, self._generate_prompt_B = before
+            self._generating = before
+
+    def _batch_continuously(self, *args, **kwargs):
+        """Refuse before a thread starts, which would keep the reason to itself."""
+        refuse_if(self._edits_prompts(), PAGED)
+        return self._replaced["init_continuous_batching"](*args, **kwargs)
 
 
 def _is_checkpointed(module: nn.Module) -> bool:
-    """Whether transformers recomputes some of the module in the backward pass (its own property was renamed)."""
-    return any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+    """Whether some of the module is recomputed in the backward pass, by transformers or by torch's wrapper (FSDP)."""
+    return any(
+        getattr(part, "gradient_checkpointing", False) or isinstance(part, CheckpointWrapper)
+        for part in module.modules()
+    )
+
+
+def _is_whole(parameter: torch.Tensor) -> bool:
+    """Whether a parameter is all there: not a shard (FSDP2's DTensor), nor one flattened or emptied (FSDP1, ZeRO-3)."""
+    return type(parameter) in (nn.Parameter, torch.Tensor) and parameter.dim() == 2

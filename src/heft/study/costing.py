@@ -71,12 +71,9 @@ class Costing:
         key = json.dumps([recipe.model.model_dump(), so_far])
         if key not in self._shapes:
             check_targets(self._base(recipe), recipe, tokenizer_for(recipe))
-            try:
-                self._shapes[key] = shape_of(skeleton_of(recipe, name))
-            except HeftError:
-                raise
-            except Exception as error:  # a model that trains need not run on the meta device
-                raise HeftError(f"FLOPs of stage {name} cannot be counted: {type(error).__name__}: {error}") from error
+            self._shapes[key] = shape_of(skeleton_of(recipe, name))
+        if self._shapes[key].costs is None:
+            raise HeftError(f"FLOPs of stage {name} cannot be counted: {self._shapes[key].uncounted}")
         return self._shapes[key]
 
     def _base(self, recipe: Recipe) -> "PreTrainedModel":

@@ -38,7 +38,16 @@ def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
         attached = attach(base.model, name, stage, base.tokenizer)
         clock = _Clock()
         pad_id = base.tokenizer.pad_token_id
-        train_stage(base.model, name, _short(stage), few, pad_id=pad_id, seed=recipe.seed, reporter=clock)
+        train_stage(
+            base.model,
+            name,
+            _short(stage),
+            few,
+            pad_id=pad_id,
+            seed=recipe.seed,
+            reporter=clock,
+            attention=base.settings.attention,
+        )
         finish(base.model, attached)
         keeps = costs.reuse.store != "off"
         epoch = math.ceil(len(costs.rows) / stage.batch_size)

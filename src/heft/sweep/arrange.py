@@ -6,7 +6,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from heft.data import EncodedExample
+from heft.equality import why_unequal
+from heft.memory_errors import is_out_of_memory
 from heft.models import Base
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import parse_positions
@@ -18,6 +22,7 @@ from heft.sweep.passes import Passes, StepStore, can_stand_side_by_side
 from heft.sweep.room import Room
 from heft.sweep.training import SideBySide
 from heft.sweep.trials import Trials
+from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.prefix import has_dropout
 from heft.training.reuse import open_prefixes
 
@@ -104,4 +109,30 @@ def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Pat
     reuse = open_prefixes(base.model, examples, reach, pad_id, stages[0].cache, uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
-    return replace(passes, reuse=reuse, apart=apart)
+    shared = replace(passes, reuse=reuse, apart=apart)
+    why_not = _why_not_shared(shared, passes, [p for learner in learners for p in learner.parameters.values()])
+    if why_not is not None:
+        reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
+        return passes
+    return shared
+
+
+def _why_not_shared(shared: Passes, plain: Passes, trained: Sequence[torch.nn.Parameter]) -> str | None:
+    """As `heft.training.checked_loss.why_not_fast`: why configurations are not to run behind prefixes."""
+    rows, owners = of_unlike_length(plain.examples), sorted({min(shared.apart), max(shared.apart)})
+    work = [(owner, row, plain.examples[row].answer) for owner in owners for row in rows]
+
+    def losses(passes: Passes, parts: Sequence[tuple]) -> list[float]:
+        return passes.losses([passes.copy(*part) for part in parts]).tolist()
+
+    with shaken(plain.model, trained), torch.no_grad():
+        try:
+            alone = [loss for part in work for loss in losses(plain, [part])]
+            together = losses(plain, work)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return None
+            raise
+        why_not = why_unequal(lambda: losses(shared, work), alone, together)
+        shared.end_step()
+    return why_not

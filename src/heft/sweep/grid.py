@@ -23,6 +23,7 @@ FIXED = {
     "method": "a sweep trains `reft` adapters only",
     "holdout": "all configurations are ranked on the same rows; set sweep.holdout",
     "bf16": "configurations share a forward pass, so they compute in one number format; set it in the stage",
+    "fused": "configurations share a forward pass, so it is the same for all; set it in the stage",
     "gradient_checkpointing": "a sweep keeps its activations; lower sweep.tokens_per_pass for less memory",
     "micro_batch_size": "it changes no result; set it in the stage",
     "reuse": "it changes no result; set it in the stage",

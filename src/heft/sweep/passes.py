@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from heft.data import IGNORED, EncodedExample
-from heft.evaluation.shared_pass import keeps_plain_keys
+from heft.forward import logits_of
+from heft.prefix_states import keeps_plain_keys
 from heft.reft.positions import TokenLayout
 from heft.reft.settings import Positions
 from heft.sweep.copies import NOBODY, Copy, Grid, mask_of, one_by_one, side_by_side
@@ -133,14 +134,15 @@ class Passes:
         )
         columns_K = (grid.targets != IGNORED).any(0).nonzero().squeeze(1)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logits_UKV = self.model(
+            logits_UKV = logits_of(
+                self.model,
+                columns_K.to(device),
                 input_ids=grid.ids.to(device),
                 position_ids=grid.numbers.clamp(min=0).to(device),
                 token_layout=layout,
                 use_cache=False,
-                logits_to_keep=columns_K.to(device),
                 **inputs,
-            ).logits
+            )
         targets = grid.targets[:, columns_K].flatten()
         labelled = (targets != IGNORED).nonzero().squeeze(1)
         copy_of = grid.copies[:, columns_K].flatten()[labelled].to(device)

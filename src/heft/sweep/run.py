@@ -18,6 +18,7 @@ from heft import adapter_dir
 from heft.errors import HeftError
 from heft.files import write_text
 from heft.models import load_base
+from heft.padding import padding_matters
 from heft.recipe import CheckpointSettings, Recipe
 from heft.recipe_io import dump_recipe, load_recipe
 from heft.reporter import Reporter
@@ -29,6 +30,8 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
+from heft.training.attention import attention_for_training
+from heft.training.fused_lora import fused_lora
 from heft.training.guards import has_not_moved
 from heft.training.settings import held_back_rows
 from heft.training.stage import hold_back
@@ -76,6 +79,11 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
+    if padding_matters(base.model, base.tokenizer.pad_token_id):
+        raise HeftError(
+            "a sweep runs rows of several lengths together, and padding changes what this model makes of a row; train"
+            " the configurations one by one with heft train"
+        )
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
     if recipe.checkpoint != CheckpointSettings():
@@ -111,7 +119,11 @@ def _sweep_last_stage(work: Work, tried: Sequence[Configuration], index: int) ->
     rows, held_back = hold_back(work.data.train, tried[0].stage.holdout, recipe.seed + index)
     name, _ = last_stage(recipe)
     seeds = [work.seed_of(index, configuration.stage) for configuration in tried]
-    with side_by_side(base, tried, (rows, held_back), seeds, recipe.sweep.tokens_per_pass, reporter) as training:
+    with (
+        fused_lora(base.model, tried[0].stage.fused),
+        attention_for_training(base.model, base.settings.attention, [*rows, *held_back]),
+        side_by_side(base, tried, (rows, held_back), seeds, recipe.sweep.tokens_per_pass, reporter) as training,
+    ):
         reporter.note(
             f"{len(tried)} configurations of stage {name} side by side, ranked on {len(held_back):,} rows held back"
         )

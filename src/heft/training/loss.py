@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from heft.data import IGNORED
+from heft.forward import logits_of
 from heft.training.parts import rows_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,6 @@ def answer_loss_on_lower_layers(
 def _loss_of_labelled_columns(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
     targets_BT = labels_BT[:, 1:]
     columns_K = (targets_BT != IGNORED).any(0).nonzero().squeeze(1)
-    logits_BKV = model(**inputs, use_cache=False, logits_to_keep=columns_K).logits
+    logits_BKV = logits_of(model, columns_K, **inputs, use_cache=False)
     targets = targets_BT[:, columns_K].flatten()
     return F.cross_entropy(logits_BKV.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum")

@@ -4,12 +4,13 @@ It serves stages that train edits at higher layers only, whatever their position
 first edited layer are computed once a row, without gradients; afterwards a step runs that layer and those above it.
 The backward pass needs no help: nothing below requires a gradient.
 
-Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (1, 1, S, d).
+Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (S, d).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,8 @@ from torch.nn import functional as F
 
 from heft.data import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
-from heft.reft.sites import block_names
+from heft.reft.sites import block_names, decoder_of
+from heft.reft.streams import Streams
 from heft.training.kept import ROWS_A_PASS, KeptStates
 from heft.training.prefix import has_dropout, trains_reft_alone
 from heft.training.stores import Store
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
 
 
 def first_edited_layer(model: "PreTrainedModel") -> int | None:
-    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise."""
-    if not trains_reft_alone(model) or has_dropout(model):
+    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
+
+    It does not apply where a layer hands on more than one hidden state a token: several streams, or keys and values
+    that higher layers share.
+    """
+    if not trains_reft_alone(model) or has_dropout(model) or _hands_on_more(model):
         return None
     blocks = block_names(model)
     edited = [
@@ -38,6 +44,12 @@ def first_edited_layer(model: "PreTrainedModel") -> int | None:
         if isinstance(module, ReftLayer) and any(p.requires_grad for p in module.parameters())
     ]
     return min(edited) or None
+
+
+def _hands_on_more(model: "PreTrainedModel") -> bool:
+    config = model.config.get_text_config()
+    streams = Streams.of(config)
+    return streams.active is not None or streams.inner > 1 or bool(getattr(config, "num_kv_shared_layers", 0))
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class LowerLayerReuse(KeptStates):
         pad_id: id of the padding token.
         store: keeps hidden states for later epochs.
         rows_a_pass: most rows that are computed together to be kept.
+        extras: how many things a block gives beside its hidden states, or None where it gives these alone; known once
+            rows were computed.
     """
 
     model: "PreTrainedModel"
@@ -59,6 +73,7 @@ class LowerLayerReuse(KeptStates):
     pad_id: int
     store: Store
     rows_a_pass: int = ROWS_A_PASS
+    extras: list[int | None] = field(default_factory=list)
 
     def kept_length(self, row: int) -> int:
         """Tokens of a row, prompt and answer."""
@@ -71,12 +86,14 @@ class LowerLayerReuse(KeptStates):
         width = max(map(self.kept_length, rows))
         device = self.model.device
         hidden_BTD = torch.stack(
-            [F.pad(kept[row][0, 0].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
+            [F.pad(kept[row].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
         )
         blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
-        enter = blocks[self.layer].register_forward_pre_hook(lambda module, args: (hidden_BTD, *args[1:]), prepend=True)
+        enter = blocks[self.layer].register_forward_pre_hook(
+            lambda module, args, kwargs: _with_states(args, kwargs, hidden_BTD), prepend=True, with_kwargs=True
+        )
         for block in blocks[: self.layer]:
-            block.forward = _pass_through
+            block.forward = partial(_pass_through, self.extras[0])
         try:
             yield
         finally:
@@ -90,18 +107,23 @@ class LowerLayerReuse(KeptStates):
         inputs = left_pad([example.prompt + example.answer for example in examples], self.pad_id)
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
         lengths = torch.tensor([len(example.prompt) for example in examples], device=self.model.device)
-        block = self.model.get_submodule(block_names(self.model)[self.layer])
-        handle = block.register_forward_pre_hook(_stop_with_input)
+        blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
+        handles = [
+            blocks[0].register_forward_hook(self._note_extras),
+            blocks[self.layer].register_forward_pre_hook(_stop_with_input, with_kwargs=True),
+        ]
         try:
-            self.model.get_decoder()(**inputs, prompt_lengths=lengths, use_cache=False)
+            decoder_of(self.model)(**inputs, prompt_lengths=lengths, use_cache=False)
         except _Reached as reached:
             hidden_BTD = reached.hidden_BTD
         finally:
-            handle.remove()
-        computed = {}
-        for i, row in enumerate(rows):
-            computed[row] = hidden_BTD[None, i : i + 1, hidden_BTD.shape[1] - self.kept_length(row) :]
-        return computed
+            for handle in handles:
+                handle.remove()
+        columns = hidden_BTD.shape[1]
+        return {row: hidden_BTD[i, columns - self.kept_length(row) :] for i, row in enumerate(rows)}
+
+    def _note_extras(self, module, args, output) -> None:
+        self.extras[:] = [len(output) - 1 if isinstance(output, tuple | list) else None]
 
 
 class _Reached(Exception):
@@ -112,9 +134,13 @@ class _Reached(Exception):
         self.hidden_BTD = hidden_BTD
 
 
-def _stop_with_input(module, args):
-    raise _Reached(args[0])
+def _with_states(args: tuple, kwargs: dict, hidden_BTD: torch.Tensor) -> tuple[tuple, dict]:
+    return ((hidden_BTD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden_BTD})
 
 
-def _pass_through(hidden_BTD: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-    return hidden_BTD
+def _stop_with_input(module, args, kwargs):
+    raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+
+def _pass_through(extras: int | None, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor | tuple:
+    return hidden_states if extras is None else (hidden_states, *[None] * extras)

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from heft.training.reuse import Loss
 
 
-def loss_by_parts(loss: "Loss", model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss of a batch from `heft.data.training_batch`: the same value and gradients, with less padding."""
+def loss_by_parts(
+    loss: "Loss", model: "nn.Module", batch: dict[str, torch.Tensor], equal_lengths: bool = False
+) -> torch.Tensor:
+    """The loss of a batch from `heft.data.training_batch`: the same value and gradients, with less padding, or none."""
     lengths = batch["attention_mask"].sum(1).tolist()
     cost = pass_tokens(batch["input_ids"].device, trains=True)
-    parts = batches_of_like_length(lengths, len(lengths), cost)
+    parts = batches_of_like_length(lengths, len(lengths), cost, equal_lengths)
     if len(parts) == 1:
         return loss(model, batch)
     return sum(loss(model, rows_of(batch, part)) for part in parts)

@@ -5,12 +5,11 @@ frozen model's activations in every layer, whatever the edits are. So those toke
 their keys and values stand for them afterwards; only the last N tokens and the answer run with gradients. Logits and
 gradients are those of the plain path.
 
-Shapes: B rows, L layers, H key-value heads, S prefix tokens, E head size. A row's keys and values are one tensor
-(2L, H, S, E): keys of layer 0, values of layer 0, keys of layer 1, …
+Shapes: B rows, S prefix tokens, W numbers a token keeps (see heft.prefix_states). A row's states are one (S, W) matrix.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from heft.data import EncodedExample, left_pad
+from heft.prefix_states import LayerStates, keeps_plain_keys, packed, unpacked
 from heft.reft.settings import parse_positions
+from heft.reft.sites import decoder_of
 from heft.stages import adapter_parameters
 from heft.training.kept import ROWS_A_PASS, KeptStates
 from heft.training.stores import Store
@@ -36,7 +37,7 @@ def reach(model: "PreTrainedModel") -> int | None:
     It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
     the model keeps plain keys and values, has no dropout of its own, and is not recomputed in the backward pass.
     """
-    if not trains_reft_alone(model) or has_dropout(model):
+    if not trains_reft_alone(model) or has_dropout(model) or not keeps_plain_keys(model):
         return None
     positions = [parse_positions(config.positions) for config in _trained_configs(model)]
     if any(p.every or p.first for p in positions):
@@ -78,6 +79,7 @@ class PrefixReuse(KeptStates):
         pad_id: id of the padding token.
         store: keeps keys and values for later epochs, or nothing.
         rows_a_pass: most rows that are computed together to be kept.
+        parts: what the columns of a row's states are, known once a prefix was computed.
     """
 
     model: "PreTrainedModel"
@@ -86,6 +88,7 @@ class PrefixReuse(KeptStates):
     pad_id: int
     store: Store
     rows_a_pass: int = ROWS_A_PASS
+    parts: list[LayerStates] = field(default_factory=list)
 
     def kept_length(self, row: int) -> int:
         """Tokens of a row before the first edited one."""
@@ -102,15 +105,11 @@ class PrefixReuse(KeptStates):
         columns = max(lengths)
         device = self.model.device
         padded = [
-            F.pad(kept[row][:, :, :n].to(device, non_blocking=True), (0, 0, columns - n, 0)) if n else None
+            F.pad(kept[row][:n].to(device, non_blocking=True), (0, 0, columns - n, 0)) if n else None
             for row, n in zip(rows, lengths, strict=True)
         ]
         blank = torch.zeros_like(next(tensor for tensor in padded if tensor is not None))
-        states = torch.stack([blank if tensor is None else tensor for tensor in padded], dim=1)
-        cache = DynamicCache()
-        for layer in range(len(states) // 2):
-            cache.update(states[2 * layer], states[2 * layer + 1], layer)
-        return cache
+        return unpacked(torch.stack([blank if tensor is None else tensor for tensor in padded]), self.parts)
 
     @torch.no_grad()
     def compute_together(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -119,12 +118,10 @@ class PrefixReuse(KeptStates):
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
         lengths = torch.tensor([len(example.prompt) for example in examples], device=self.model.device)
         cache = DynamicCache()
-        self.model.get_decoder()(**inputs, prompt_lengths=lengths, past_key_values=cache, use_cache=True)
-        states = torch.stack([tensor for layer in cache.layers for tensor in (layer.keys, layer.values)])
-        computed = {}
-        for i, row in enumerate(rows):
-            computed[row] = states[:, i, :, states.shape[3] - self.kept_length(row) :]
-        return computed
+        decoder_of(self.model)(**inputs, prompt_lengths=lengths, past_key_values=cache, use_cache=True)
+        states_BSW, self.parts[:] = packed(cache)
+        columns = states_BSW.shape[1]
+        return {row: states_BSW[i, columns - self.kept_length(row) :] for i, row in enumerate(rows)}
 
 
 def measure_bytes_per_token(reuse: PrefixReuse) -> int:
@@ -135,4 +132,4 @@ def measure_bytes_per_token(reuse: PrefixReuse) -> int:
     if row is None:
         return 0
     tensor = reuse.compute_together([row])[row]
-    return tensor.numel() // tensor.shape[2] * tensor.element_size()
+    return tensor.shape[1] * tensor.element_size()

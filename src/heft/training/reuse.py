@@ -1,7 +1,7 @@
 """Which loss a stage is trained with: the plain one, or an equal one that computes less."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.data import EncodedExample
+from heft.forward import edits_hidden_states
+from heft.padding import padding_matters
 from heft.recipe import ReftStage, Stage
-from heft.reft.layer import ReftLayer
 from heft.reporter import Reporter
+from heft.training.checked_loss import why_not_fast
+from heft.training.fused_lora import fused_lora
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
 from heft.training.lower import LowerLayerReuse, first_edited_layer
 from heft.training.parts import loss_by_parts
@@ -26,10 +29,40 @@ Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
 """Sum over a batch's answer tokens of −ln p; see heft.training.loss."""
 
 
-def plain_loss(model: "PreTrainedModel") -> Loss:
-    """The loss that computes every token in every layer."""
-    edits_prompt = any(isinstance(module, ReftLayer) for module in model.modules())
-    return partial(loss_by_parts, partial(answer_loss, edits_prompt=edits_prompt))
+def plain_loss(model: "PreTrainedModel", equal_lengths: bool = False) -> Loss:
+    """The loss that computes every token in every layer; with `equal_lengths` no row stands beside padding."""
+    loss = partial(answer_loss, edits_prompt=edits_hidden_states(model))
+    return partial(loss_by_parts, loss, equal_lengths=equal_lengths)
+
+
+def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
+    """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, the reporter is told."""
+    plain = plain_loss(model, padding_matters(model, pad_id))
+
+    def fused(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with fused_lora(model):
+            return plain(model, batch)
+
+    with fused_lora(model) as layers:
+        if not layers:
+            return False
+    why_not = why_not_fast(model, fused, plain, rows, pad_id)
+    if why_not is not None:
+        reporter.note(f"fused is off, PEFT's own layers compute: {why_not}")
+    return why_not is None
+
+
+@dataclass(frozen=True)
+class StageLoss:
+    """What a stage is trained on.
+
+    Attributes:
+        compute: the loss.
+        reuses: whether it computes less than every token in every layer.
+    """
+
+    compute: Loss
+    reuses: bool
 
 
 def loss_for(
@@ -40,8 +73,8 @@ def loss_for(
     uses: float,
     folder: Path,
     reporter: Reporter,
-) -> Loss:
-    """The cheapest loss that the stage allows; what it keeps, and where, is told to the reporter.
+) -> StageLoss:
+    """The cheapest loss that the stage allows and that is the plain one on this model; the reporter is told of it.
 
     Args:
         model: with the stage's adapters attached.
@@ -52,27 +85,50 @@ def loss_for(
         folder: for a file of what is kept.
         reporter: is told.
     """
+    plain = plain_loss(model, padding_matters(model, pad_id))
     if not isinstance(stage, ReftStage) or not stage.reuse or stage.gradient_checkpointing:
-        return plain_loss(model)
+        return StageLoss(plain, False)
+    reuse = _reuse(model, stage, rows, pad_id)
+    if reuse is None:
+        return StageLoss(plain, False)
+    why_not = why_not_fast(model, _loss_with(reuse), plain, rows, pad_id)
+    if why_not is not None:
+        reporter.note(f"reuse is off, the plain path is taken: {why_not}")
+        return StageLoss(plain, False)
+    what, lengths, bytes_per_token = _kept_of(reuse)
+    store = choose_store(stage.cache, lengths, bytes_per_token, uses, folder)
+    if isinstance(reuse, LowerLayerReuse) and store.kind == "off":
+        return StageLoss(plain, False)  # every step would run the lower layers, as the plain loss does
+    _tell(reporter, what, lengths, bytes_per_token, store)
+    return StageLoss(_loss_with(replace(reuse, store=store)), True)
+
+
+def _reuse(
+    model: "PreTrainedModel", stage: ReftStage, rows: Sequence[EncodedExample], pad_id: int
+) -> PrefixReuse | LowerLayerReuse | None:
+    """What the stage's edits leave as it is, kept nowhere yet."""
     rows_a_pass = stage.micro_batch_size or stage.batch_size
     edited = reach(model)
     if edited is not None:
-        return partial(
-            answer_loss_on_prefixes,
-            reuse=replace(
-                open_prefixes(model, rows, edited, pad_id, stage.cache, uses, folder, reporter), rows_a_pass=rows_a_pass
-            ),
-        )
+        return PrefixReuse(model, rows, edited, pad_id, NoStore(), rows_a_pass)
     layer = first_edited_layer(model)
-    if layer is not None:
-        lengths = [len(row.prompt) + len(row.answer) for row in rows]
-        bytes_per_token = model.config.get_text_config().hidden_size * model.dtype.itemsize
-        store = choose_store(stage.cache, lengths, bytes_per_token, uses, folder)
-        if store.kind != "off":  # without a store every step would run the lower layers, as the plain loss does
-            _tell(reporter, f"layers 0 to {layer - 1} skipped", lengths, bytes_per_token, store)
-            reuse = LowerLayerReuse(model, rows, layer, pad_id, store, rows_a_pass)
-            return partial(loss_by_parts, partial(answer_loss_on_lower_layers, reuse=reuse))
-    return plain_loss(model)
+    return None if layer is None else LowerLayerReuse(model, rows, layer, pad_id, NoStore(), rows_a_pass)
+
+
+def _loss_with(reuse: PrefixReuse | LowerLayerReuse) -> Loss:
+    if isinstance(reuse, PrefixReuse):
+        return partial(answer_loss_on_prefixes, reuse=reuse)
+    return partial(loss_by_parts, partial(answer_loss_on_lower_layers, reuse=reuse))
+
+
+def _kept_of(reuse: PrefixReuse | LowerLayerReuse) -> tuple[str, list[int], int]:
+    """What is kept, in words, of how many tokens of each row, and how many bytes a token."""
+    lengths = [reuse.kept_length(row) for row in range(len(reuse.examples))]
+    if isinstance(reuse, PrefixReuse):
+        return "prefixes reused", lengths, measure_bytes_per_token(reuse)
+    model = reuse.model
+    width = model.config.get_text_config().hidden_size * model.dtype.itemsize
+    return f"layers 0 to {reuse.layer - 1} skipped", lengths, width
 
 
 def open_prefixes(
@@ -86,11 +142,11 @@ def open_prefixes(
     reporter: Reporter,
 ) -> PrefixReuse:
     """Prefixes of `rows` up to `edited` tokens before a prompt's end; other arguments as for `loss_for`."""
-    lengths = [len(row.prompt) - edited for row in rows]
-    bytes_per_token = measure_bytes_per_token(PrefixReuse(model, rows, edited, pad_id, NoStore()))
+    reuse = PrefixReuse(model, rows, edited, pad_id, NoStore())
+    what, lengths, bytes_per_token = _kept_of(reuse)
     store = choose_store(cache, lengths, bytes_per_token, uses, folder)
-    _tell(reporter, "prefixes reused", lengths, bytes_per_token, store)
-    return PrefixReuse(model, rows, edited, pad_id, store)
+    _tell(reporter, what, lengths, bytes_per_token, store)
+    return replace(reuse, store=store)
 
 
 def _tell(reporter: Reporter, what: str, lengths: Sequence[int], bytes_per_token: int, store: Store) -> None:

@@ -68,7 +68,12 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(default=1.0, ge=0.0)
     """Gradients with a larger norm are scaled down to it; 0 leaves them alone."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe (mixed precision); trained weights stay float32."""
+    """Mixed precision (TRL: `bf16`): a base in float32, whose products autocast rounds to bfloat16. Over a base that is
+    in bfloat16 already (model.dtype) only LoRA layers that `fused` does not take compute otherwise than without it."""
+    fused: bool = True
+    """Compute plain LoRA layers (a frozen linear module, no dropout, no dora) forward and backward in one function
+    each, in the base's dtype, instead of PEFT's operation by operation: the same to rounding, faster. Trained weights
+    and saved files are PEFT's either way."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time, same gradients."""
     best_checkpoint: bool = False

@@ -16,11 +16,14 @@ from heft import processes, stopping
 from heft.data import EncodedExample
 from heft.recipe import JointStage, Stage
 from heft.reporter import Reporter
+from heft.training.attention import attention_for_training
+from heft.training.checked_loss import require_an_effect
+from heft.training.fused_lora import fused_lora
 from heft.training.guards import has_not_moved
 from heft.training.held_back import HeldBack
 from heft.training.keeping import Course, Keeping
 from heft.training.peak import PeakMemory
-from heft.training.reuse import loss_for
+from heft.training.reuse import loss_for, may_be_fused
 from heft.training.settings import TrainingSettings, held_back_rows
 from heft.training.trainer import Rows, StageTrainer
 
@@ -42,6 +45,7 @@ class StageOutcome:
         ended: "planned", with all its steps, or "plateau", before them.
         ended_because: the same in a sentence, with the figures.
         peak_bytes: see heft.training.peak; None where it is unknown.
+        reuses: whether steps computed less than every token in every layer (see heft.training.reuse).
     """
 
     steps: int
@@ -50,6 +54,7 @@ class StageOutcome:
     ended: str
     ended_because: str
     peak_bytes: int | None
+    reuses: bool
 
 
 def planned_steps(settings: TrainingSettings, rows: int) -> int:
@@ -79,6 +84,7 @@ def train_stage(
     reporter: Reporter,
     holdout_seed: int | None = None,
     keeping: Keeping | None = None,
+    attention: str = "auto",
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 
@@ -92,8 +98,10 @@ def train_stage(
         reporter: is told of every logged step and held-back evaluation.
         holdout_seed: of what is held back; None for `seed`.
         keeping: how it is kept on the way; None for not at all.
+        attention: model.attention of the recipe.
 
     Raises:
+        HeftError: no weight that trains has a part in the answers.
         Diverged: a loss or a gradient is not finite, and the weights are those before that step; or the last step has
             left weights that cannot be used.
         Stopped: a signal has asked for an end; the stage was kept after its last step.
@@ -106,7 +114,14 @@ def train_stage(
     course = Course(watch, peak, steps, keeping)
     follower = _Follower(name, steps, reporter)
     callbacks = [follower, *([watch] if held_back else []), *course.callbacks]
-    with _forward_left_as_it_is(model), tempfile.TemporaryDirectory(prefix="heft-") as scratch:
+    require_an_effect(model, name, [*rows, *held_back], pad_id)
+    with (
+        attention_for_training(model, attention, examples),
+        fused_lora(model, stage.fused and may_be_fused(model, [*rows, *held_back], pad_id, reporter)),
+        _forward_left_as_it_is(model),
+        tempfile.TemporaryDirectory(prefix="heft-") as scratch,
+    ):
+        loss = loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter)
         trainer = StageTrainer(
             model,
             training_arguments(stage, steps, len(rows), seed, scratch, on_cpu=model.device.type == "cpu"),
@@ -114,7 +129,7 @@ def train_stage(
             eval_dataset=Rows(held_back, first_id=len(rows)) if held_back else None,
             callbacks=callbacks,
             pad_id=pad_id,
-            loss=loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter),
+            loss=loss.compute,
             reft_learning_rate=stage.reft_learning_rate if isinstance(stage, JointStage) else None,
             stage=name,
             on_halved=partial(follower.on_halved, stage.batch_size),
@@ -127,10 +142,10 @@ def train_stage(
             course.train(trainer)
     if trainer.state.global_step < steps and watch.plateau is None:
         raise stopping.Stopped
-    return _outcome(trainer, steps, watch, course)
+    return _outcome(trainer, steps, watch, course, loss.reuses)
 
 
-def _outcome(trainer: StageTrainer, steps: int, watch: HeldBack, course: Course) -> StageOutcome:
+def _outcome(trainer: StageTrainer, steps: int, watch: HeldBack, course: Course, reuses: bool) -> StageOutcome:
     taken = trainer.state.global_step
     return StageOutcome(
         steps=taken,
@@ -139,6 +154,7 @@ def _outcome(trainer: StageTrainer, steps: int, watch: HeldBack, course: Course)
         ended="plateau" if taken < steps else "planned",
         ended_because=watch.plateau if taken < steps else f"all {steps:,} steps were taken",
         peak_bytes=course.peak_bytes(),
+        reuses=reuses,
     )
 
 

@@ -22,7 +22,7 @@ SHARE_OF_DISK = 0.5
 
 
 class Store(ABC):
-    """Keeps one tensor (2L, H, S, E) a row.
+    """Keeps one matrix a row, (S, W): S tokens, W numbers of each.
 
     Attributes:
         kind: its name in the settings.
@@ -90,7 +90,7 @@ class DiskStore(Store):
         for length in lengths:
             self._starts.append(self._starts[-1] + length)
         self._flat: torch.Tensor | None = None
-        self._shape: tuple[int, int, int] = (0, 0, 0)
+        self._width = 0
         self._present: set[int] = set()
 
     def get(self, row: int) -> torch.Tensor | None:
@@ -98,9 +98,8 @@ class DiskStore(Store):
 
     def put(self, row: int, states: torch.Tensor) -> None:
         if self._flat is None:
-            layers, heads, _, size = states.shape
-            self._shape = (layers, heads, size)
-            count = self._starts[-1] * layers * heads * size
+            self._width = states.shape[1]
+            count = self._starts[-1] * self._width
             _reserve(self._path, count * states.element_size())
             self._flat = torch.from_file(str(self._path), shared=True, size=count, dtype=states.dtype)
             with suppress(OSError):  # Windows keeps the name of a file that is open
@@ -109,10 +108,8 @@ class DiskStore(Store):
         self._present.add(row)
 
     def _place(self, row: int) -> torch.Tensor:
-        layers, heads, size = self._shape
-        a_token = layers * heads * size
-        part = self._flat[self._starts[row] * a_token : self._starts[row + 1] * a_token]
-        return part.view(layers, heads, self._lengths[row], size)
+        part = self._flat[self._starts[row] * self._width : self._starts[row + 1] * self._width]
+        return part.view(self._lengths[row], self._width)
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from heft.data import EncodedExample, training_batch
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.evaluation.shared_pass import keeps_plain_keys
 from heft.evaluation.shared_prefix import shared_batches
+from heft.padding import padding_matters
+from heft.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 from heft.stages import activate, train_only
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SHARING = "shared prefixes in evaluation"
 TRAINING = "reuse in training"
+_PADDED = "padding changes what the base makes of a row, so heft computes rows of one length from their start on"
 _LONGEST_CHOICE = 4
 _LEAST_LOSS, _LEAST_GRADIENT = 1.0, 0.01
 """Answers that are all but certain have losses and gradients near 0, and the rounding of logits does not shrink so."""
@@ -34,6 +36,8 @@ _TEXTS = 2
 def check_sharing(subject: "Subject") -> list[Finding]:
     """Log-likelihoods of choices with what rows have in common computed once, against every row from its start on."""
     model = subject.model
+    if padding_matters(model, subject.pad_id):
+        return [does_not_apply(SHARING, _PADDED)]
     if not keeps_plain_keys(model):
         return [does_not_apply(SHARING, "this model keeps no plain keys and values; heft takes the plain path there")]
     examples = [e for i, row in enumerate(subject.probe.rows[:_TEXTS]) for e in two_questions(row, f"text {i}")]
@@ -82,6 +86,8 @@ def check_training(subject: "Subject") -> list[Finding]:
     stages = {entry.name: entry.stage for entry in subject.manifest.adapters}
     if sum(stage == stages[reft[-1]] for stage in stages.values()) > 1:
         return [does_not_apply(TRAINING, f"{reft[-1]} trained together with LoRA, where nothing is reused")]
+    if padding_matters(subject.model, subject.pad_id):
+        return [does_not_apply(TRAINING, _PADDED)]
     train_only(subject.model, [reft[-1]])
     try:
         reuse, what = _reuse(subject)

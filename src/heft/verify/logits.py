@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.data import EncodedExample, left_pad
+from heft.forward import logits_of
 from heft.reft.layer import ReftLayer
 from heft.verify.finding import Finding, judged
 
@@ -47,7 +48,7 @@ def row_logits(
     ends = [width if side == "left" else len(row) for row in ids]
     columns = sorted({column for end in ends for column in range(end - kept, end)})
     keep = torch.tensor(columns, device=model.device)
-    logits_BCV = model(**inputs, use_cache=False, logits_to_keep=keep).logits.float().cpu()
+    logits_BCV = logits_of(model, keep, **inputs, use_cache=False).float().cpu()
     place = {column: i for i, column in enumerate(columns)}
     picked = [logits_BCV[i, [place[c] for c in range(end - kept, end)]] for i, end in enumerate(ends)]
     return torch.stack(picked)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 
 from heft.verify.finding import Finding, does_not_apply, judged
 from heft.verify.logits import judged_logits, largest
@@ -25,18 +26,18 @@ def check_merging(subject: "Subject") -> list[Finding]:
     obstacle = _obstacle(subject, layers, names)
     if obstacle:
         return [does_not_apply(CHECK, obstacle)]
-    copies = {path: layer.get_base_layer().weight.detach().to("cpu", copy=True) for path, layer in layers.items()}
+    copies = {path: _weight(layer).detach().to("cpu", copy=True) for path, layer in layers.items()}
     try:
         for layer in layers.values():
             layer.merge(adapter_names=_own(layer, names))
         merged = subject.logits_now()
-        scale = max(layer.get_base_layer().weight.abs().max().item() for layer in layers.values())
+        scale = max(_weight(layer).abs().max().item() for layer in layers.values())
         for layer in layers.values():
             layer.unmerge()
-        apart = max(largest(layer.get_base_layer().weight.cpu(), copies[path]) for path, layer in layers.items())
+        apart = max(largest(_weight(layer).cpu(), copies[path]) for path, layer in layers.items())
     finally:
         for path, layer in layers.items():
-            layer.get_base_layer().weight.copy_(copies[path])
+            _weight(layer).copy_(copies[path])
             layer.merged_adapters.clear()
     return [_merged(subject, names, merged), _unmerged(subject, len(layers), apart, scale)]
 
@@ -65,11 +66,18 @@ def _obstacle(subject: "Subject", layers: dict[str, LoraLayer], names: list[str]
         return "there is no LoRA adapter"
     if subject.manifest.model.quantization:
         return f"weights are kept in {subject.manifest.model.quantization}: merging would round them anew"
-    needed = sum(layer.get_base_layer().weight.nbytes for layer in layers.values())
+    if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):
+        return "modules share weights: beside them each has an update of its own, in them all would have the sum"
+    needed = sum(_weight(layer).nbytes for layer in layers.values())
     free = psutil.virtual_memory().available
     if needed > SHARE_OF_MEMORY * free:
         return f"a copy of the weights needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
     return None
+
+
+def _weight(layer: LoraLayer) -> torch.Tensor:
+    """What an adapter's update is added to: a module's weight, or the parameter that holds those of several experts."""
+    return layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
 
 
 def _own(layer: LoraLayer, names: list[str]) -> list[str]:

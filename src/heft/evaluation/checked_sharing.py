@@ -1,0 +1,54 @@
+"""Before an evaluation that shares prefixes: does it give what every row from its start on gives, in this model?"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from heft.data import EncodedExample
+from heft.equality import why_unequal
+from heft.evaluation.likelihood import choice_log_likelihoods
+from heft.memory_errors import is_out_of_memory
+from heft.prefix_states import keeps_plain_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def why_not_shared(model: "PreTrainedModel", examples: Sequence[EncodedExample], pad_id: int) -> str | None:
+    """Why prefixes are not to be shared, in words; None where they may be, or where the model shares none anyway.
+
+    Tried on the shortest and the longest example, and on two of one text where there are such.
+
+    Args:
+        model: in evaluation mode.
+        examples: all with choices.
+        pad_id: id of the padding token.
+    """
+    if not keeps_plain_keys(model):
+        return None
+    chosen = _chosen(examples)
+
+    def scores(batch_size: int, share_prefix: bool) -> list[float]:
+        found = choice_log_likelihoods(model, chosen, batch_size=batch_size, pad_id=pad_id, share_prefix=share_prefix)
+        return [score for row in found for score in row]
+
+    try:
+        plain, again = scores(1, False), scores(len(chosen), False)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return None  # the evaluation itself halves its batches
+        raise
+    return why_unequal(lambda: scores(len(chosen), True), plain, again)
+
+
+def _chosen(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    seen: dict[str, int] = {}
+    pair: tuple[int, ...] = ()
+    for i, example in enumerate(examples):
+        group = example.example.group
+        if group is not None and group in seen:
+            pair = (seen[group], i)
+            break
+        if group is not None:
+            seen[group] = i
+    return [examples[i] for i in sorted({order[0], order[-1], *pair})]

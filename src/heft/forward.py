@@ -1,0 +1,42 @@
+"""A forward pass for the logits of some columns, in any class of model, whatever its `forward` takes."""
+
+import inspect
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def edits_hidden_states(model: "nn.Module") -> bool:
+    """Whether the model carries a ReFT adapter, which is told where prompts end (`prompt_lengths`)."""
+    from heft.reft.layer import ReftLayer
+
+    return any(isinstance(module, ReftLayer) for module in model.modules())
+
+
+def logits_of(model: "nn.Module", keep: "int | torch.Tensor", **inputs) -> torch.Tensor:
+    """Logits (B, K, V) of a causal language model.
+
+    Inputs that the class has no use for, such as `position_ids` where a model counts its own, are left out; a class
+    that gives logits of all columns has them cut.
+
+    Args:
+        model: perhaps wrapped for distribution, or by PEFT.
+        keep: how many of the last columns, or (K,) indices of columns of `input_ids`.
+        inputs: of `forward`.
+    """
+    call = {**inputs, "logits_to_keep": keep}
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", model)
+    parameters = inspect.signature(inner.forward).parameters
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        call = {key: value for key, value in call.items() if key in parameters or key in _OF_HEFT}
+    logits_BTV = model(**call).logits
+    if logits_BTV.shape[1] == (keep if isinstance(keep, int) else len(keep)):
+        return logits_BTV
+    return logits_BTV[:, -keep:] if isinstance(keep, int) else logits_BTV[:, keep]
+
+
+_OF_HEFT = ("prompt_lengths", "token_layout")
+"""Taken out of the call by the hook of heft.reft.tracker before `forward` sees it."""

@@ -1,0 +1,141 @@
+"""Which weights of a model LoRA can adapt, and which of them an adapter leaves out.
+
+Beside linear modules these are the experts' weights of mixture-of-experts models, which transformers keep as parameters
+of three dimensions (experts, rows, columns) and PEFT adapts by the parameter's name.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from heft.reft.sites import decoder_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_IN_A_BLOCK = re.compile(r"\.\d+\.")
+
+
+def linear_names(model: nn.Module) -> set[str]:
+    """Full names of a model's linear modules, as they are without adapters."""
+    return {
+        name.removesuffix(".base_layer")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
+    }
+
+
+def expert_names(model: nn.Module) -> set[str]:
+    """Full names of parameters that hold the weights of several experts, as they are without adapters."""
+    return {
+        name.replace(".base_layer", "")
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 3 and parameter.is_floating_point() and _IN_A_BLOCK.search(name) and _of_experts(name)
+    }
+
+
+def _of_experts(name: str) -> bool:
+    return not any(part in name for part in (".lora_", ".reft", "conv", "norm"))
+
+
+def unadaptable(model: "PreTrainedModel") -> set[str]:
+    """Full names of linear modules that LoRA cannot adapt.
+
+    Those that PEFT refuses for the model's type, and those that are linear by their class only and give something else
+    than rows times a weight: routers, which give a tuple, and products in groups.
+    """
+    tuner, config = LoraModel.__new__(LoraModel), LoraConfig()
+    found = set()
+    for name in linear_names(model):
+        module = model.get_submodule(name)
+        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if _refused(tuner, config, model, name) or not _is_linear(module):
+            found.add(name)
+    return found
+
+
+def _refused(tuner: LoraModel, config: LoraConfig, model: nn.Module, name: str) -> bool:
+    try:
+        tuner._check_target_module_compatiblity(config, model, name.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
+
+
+@torch.no_grad()
+def _is_linear(module: nn.Module) -> bool:
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward) or "bitsandbytes" in type(module).__module__:
+        return True
+    weight = module.weight
+    try:
+        output = module(torch.zeros(1, module.in_features, dtype=weight.dtype, device=weight.device))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return torch.is_tensor(output) and output.shape == (1, module.out_features)
+
+
+def endings_of(names: set[str], among: set[str]) -> list[str]:
+    """The fewest endings that match these names and no others among all."""
+    found = set()
+    for name in names:
+        ending = _ending(name)
+        found.add(ending if all(other in names for other in among if matches(ending, [other])) else name)
+    return sorted(found)
+
+
+def matches(entry: str, names: Iterable[str]) -> bool:
+    """Whether one of the names is the entry, or ends in it after a dot."""
+    return any(name == entry or name.endswith(f".{entry}") for name in names)
+
+
+def shared_weights(model: nn.Module) -> set[str]:
+    """Full names of linear modules whose weight is another linear module's too."""
+    users = defaultdict(list)
+    for name in linear_names(model):
+        module = model.get_submodule(name)
+        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        users[id(module.weight)].append(name)
+    return {name for names in users.values() if len(names) > 1 for name in names}
+
+
+def _ending(name: str) -> str:
+    """A name within its block, without the block's number: `self_attn.q_proj`."""
+    return _IN_A_BLOCK.split(name, maxsplit=1)[-1]
+
+
+def left_out(model: "PreTrainedModel", adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
+    """Linear modules and experts' weights in the decoder's blocks that an adapter has no part of.
+
+    Args:
+        model: with the adapter attached.
+        adapter: its name.
+        excluded: endings of names that were left out on purpose.
+
+    Returns:
+        Names within a block, and in how many blocks each is left out.
+    """
+    adapted = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
+            parameter = getattr(layer, "parameter_name", None)
+            bare = name.replace(".base_layer", "")
+            adapted.add(bare if parameter is None else f"{bare}.{parameter}")
+    body = decoder_of(model)
+    start = next(name for name, module in model.named_modules() if module is body)
+    counts: dict[str, int] = defaultdict(int)
+    for name in (linear_names(model) | expert_names(model)) - adapted:
+        if (
+            name.startswith(start)
+            and _IN_A_BLOCK.search(name)
+            and not any(matches(entry, [name]) for entry in excluded)
+        ):
+            counts[_ending(name)] += 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,66 @@
+"""Whether a prefix can stand for its tokens in a model, and what of a prefix is kept: each layer's keys and values.
+
+Shapes: B rows, S prefix tokens, W numbers a token keeps in all layers together. Heads and their sizes may differ from
+layer to layer, and between keys and values, so a row's states are one (S, W) matrix.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from heft.reft.sites import decoder_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PLAIN_KINDS = {"full_attention", "sliding_attention"}
+_PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
+def keeps_plain_keys(model: "PreTrainedModel") -> bool:
+    """Whether keys and values of a row's first tokens can stand for these tokens, whatever comes after them.
+
+    Not so where a layer keeps something else (recurrent states, convolutions, an index), where the model takes no
+    `past_key_values` or puts tokens of its own before a row, or where rotary positions are scaled by the length of the
+    input.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "prompt_length", 0):
+        return False  # CPM-Ant: tokens of its own stand before each row
+    if getattr(model, "_is_stateful", False) or not set(getattr(config, "layer_types", None) or ()) <= _PLAIN_KINDS:
+        return False
+    if "past_key_values" not in inspect.signature(decoder_of(model).forward).parameters:
+        return False
+    rope = str(getattr(config, "rope_parameters", None))
+    if "dynamic" in rope or "longrope" in rope:
+        return False
+    return all(type(layer) in _PLAIN_LAYERS for layer in DynamicCache(config=config).layers)
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """Heads and their size of one layer's keys or values."""
+
+    heads: int
+    size: int
+
+
+def packed(cache: DynamicCache) -> tuple[torch.Tensor, list[LayerStates]]:
+    """All keys and values of a cache as (B, S, W), and what its columns are: keys of layer 0, its values, and so on."""
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    parts = [LayerStates(tensor.shape[1], tensor.shape[3]) for tensor in tensors]
+    return torch.cat([tensor.transpose(1, 2).flatten(2) for tensor in tensors], dim=2), parts
+
+
+def unpacked(states_BSW: torch.Tensor, parts: list[LayerStates]) -> DynamicCache:
+    """A cache that holds what `packed` gave."""
+    cut = states_BSW.split([part.heads * part.size for part in parts], dim=2)
+    tensors = [t.unflatten(2, (part.heads, part.size)).transpose(1, 2) for t, part in zip(cut, parts, strict=True)]
+    cache = DynamicCache()
+    for layer in range(len(tensors) // 2):
+        cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
+    return cache

@@ -1,0 +1,64 @@
+"""Why a call is refused, most often for prompt positions (`fN`, `lN`): each reason says what to pass or do instead."""
+
+import torch
+
+NO_PROMPT = (
+    "a row is labelled from its first token on, so it has no prompt for a ReFT edit to stand in: set the labels of the"
+    " prompt to -100, pass prompt_lengths=[...], or use positions='all'"
+)
+NO_PROMPT_LENGTHS = (
+    "this pass trains a ReFT adapter of prompt positions, and neither labels nor prompt_lengths reach the model, so the"
+    " answer would count as prompt. Pass prompt_lengths=[...], one for each sequence. A Trainer takes the labels out of"
+    " the batch for label_smoothing_factor and compute_loss_func: give it"
+    " data_collator=heft.reft.with_prompt_lengths(data_collator). Or use positions='all'"
+)
+PADDED_WITHOUT_MASK = (
+    "some rows of this batch begin or end with a padding token (or id 0) and there is no attention_mask, so where the"
+    " prompts are cannot be told: pass attention_mask, and prompt_lengths=[...] too where a row holds an answer as well"
+)
+CACHE_UNKNOWN = (
+    "the cache does not say how many tokens it holds, so where the prompt is cannot be told: call model.generate, or"
+    " run prompt and answer in one pass without a cache, with prompt_lengths=[...]"
+)
+PAGED = (
+    "continuous batching (generate_batch) does not tell the model where each request's prompt ends, so a ReFT adapter"
+    " of prompt positions cannot be placed: call model.generate, or use positions='all'"
+)
+
+REPLICA = (
+    "nn.DataParallel runs copies of the model in threads, and a ReFT adapter follows one pass at a time: use one device"
+    " (CUDA_VISIBLE_DEVICES=0), or a process for each with torchrun or accelerate launch"
+)
+ANOTHER_THREAD = (
+    "this model is being called in another thread, and a ReFT adapter follows one pass at a time: put a lock around the"
+    " calls, or copy the model for each thread"
+)
+
+
+def cache_of_other_rows(filled: int, batch: int) -> str:
+    """The reason where a cache was filled by another number of rows."""
+    return (
+        f"the cache was filled by a call of {filled} rows, and this one has {batch}: pass prompt_lengths=[...], one for"
+        " each row"
+    )
+
+
+def refuse_if(doubt: torch.Tensor | bool, reason: str) -> None:
+    """Raise where a doubt holds anywhere; compiled code looks when it runs, and the meta device has nothing to look at.
+
+    Raises:
+        ValueError: the doubt holds (RuntimeError from compiled code).
+    """
+    if torch.is_tensor(doubt):
+        if torch.compiler.is_compiling():
+            torch._assert_async(~doubt.any(), reason)
+            return
+        doubt = not doubt.is_meta and bool(doubt.any())
+    if doubt:
+        raise ValueError(reason)
+
+
+def looks_padded(ids_BT: torch.Tensor, padding_ids: set[int]) -> torch.Tensor:
+    """Bool (2,): whether some rows, and not all, end or begin with a padding id."""
+    edges_B2 = torch.isin(ids_BT[:, [0, -1]], torch.tensor(sorted(padding_ids), device=ids_BT.device))
+    return edges_B2.any(0) & ~edges_B2.all(0)

@@ -1,0 +1,48 @@
+"""Attention in the training of a bfloat16 base on a CPU.
+
+There torch's scaled_dot_product_attention is slow, above all backward, while plain products run in the processor's
+bfloat16 units: for 24 rows of 41 tokens a layer of SmolLM2 took 27.6 ms forward and backward, eager 3.9 ms; for 8 of
+160, 35 and 13 ms; for 2 of 512, 48 and 29 ms; for 1 of 1,536, 161 and 281 ms (one core of an EPYC with AVX512-BF16). In
+float32 the two are alike. eager keeps the scores of every pair of tokens, so it is taken for short rows only.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from heft.data import EncodedExample
+
+LONGEST_EAGER = 512
+"""Tokens of the longest row up to which eager attention is taken."""
+
+
+@contextmanager
+def attention_for_training(model: "PreTrainedModel", asked: str, rows: "Sequence[EncodedExample]") -> Iterator[None]:
+    """Meanwhile the model attends in the faster of two ways that compute the same; afterwards as before.
+
+    Args:
+        model: any causal language model.
+        asked: model.attention of the recipe; what a person has chosen stays.
+        rows: all that are trained on or held back.
+    """
+    if not trains_eager(model, model.device, asked, rows):
+        yield
+        return
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def trains_eager(model: "PreTrainedModel", device: torch.device, asked: str, rows: "Sequence[EncodedExample]") -> bool:
+    """Whether eager attention takes the place of sdpa while a model, or one like this skeleton, trains on a device."""
+    is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
+    longest = max(len(row.prompt) + len(row.answer) for row in rows)
+    return asked == "auto" and is_slow and longest <= LONGEST_EAGER

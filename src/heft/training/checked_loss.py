@@ -1,0 +1,118 @@
+"""Before a stage: is the loss that computes less the loss that computes all, in this model, on these rows?
+
+Fast paths rest on what most models do: plain keys and values, blocks that hand on (B, T, d), and so on. A model may do
+otherwise in ways that nobody has thought of, so it is tried.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.data import EncodedExample, training_batch
+from heft.equality import why_unequal
+from heft.errors import HeftError
+from heft.forward import edits_hidden_states
+from heft.memory_errors import is_out_of_memory
+from heft.training.loss import answer_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from heft.training.reuse import Loss
+
+_SHAKE = 0.1
+"""Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
+
+
+def why_not_fast(
+    model: "PreTrainedModel", fast: "Loss", plain: "Loss", rows: Sequence[EncodedExample], pad_id: int
+) -> str | None:
+    """Why the fast loss is not to be used, in words; None where it equals the plain one.
+
+    Tried on the shortest and the longest row, with trained weights that are shaken meanwhile, so that edits change
+    something.
+
+    Args:
+        model: with the stage's adapters attached.
+        fast: the loss that the stage would be trained with.
+        plain: the one that computes every token in every layer.
+        rows: training rows; a batch's `row_ids` are indices into them.
+        pad_id: id of the padding token.
+    """
+    chosen = of_unlike_length(rows)
+    with shaken(model, [p for p in model.parameters() if p.requires_grad]), torch.no_grad():
+        try:
+            alone = sum(_value(model, plain, [rows[i]], [i], pad_id) for i in chosen)
+            together = _value(model, plain, [rows[i] for i in chosen], chosen, pad_id)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return None  # what halves batches in training has not begun yet
+            raise
+        return why_unequal(
+            lambda: [_value(model, fast, [rows[i] for i in chosen], chosen, pad_id)], [alone], [together]
+        )
+
+
+def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
+    """See that what a stage trains has a part in the answers of its rows, tried on the shortest.
+
+    Raises:
+        HeftError: no weight that trains would get a gradient.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    row = rows[of_unlike_length(rows)[0]]
+    with _evaluating(model), torch.enable_grad():
+        value = answer_loss(model, _batch(model, [row], [0], pad_id), edits_hidden_states(model))
+        found = value.requires_grad and any(
+            g is not None for g in torch.autograd.grad(value, trained, allow_unused=True)
+        )
+    if not found:
+        raise HeftError(
+            f"stage {name} trains nothing that the answers depend on: no weight of it gets a gradient. Choose other"
+            " layers, positions or targets"
+        )
+
+
+def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
+    """Indices of the shortest and of the longest row."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
+    return [order[0], order[-1]] if len(order) > 1 else order
+
+
+def _value(model, loss: "Loss", rows: list[EncodedExample], numbers: list[int], pad_id: int) -> float:
+    return loss(model, _batch(model, rows, numbers, pad_id)).item()
+
+
+def _batch(model: "PreTrainedModel", rows: list[EncodedExample], numbers: list[int], pad_id: int) -> dict:
+    batch = training_batch(rows, pad_id) | {"row_ids": torch.tensor(numbers)}
+    return {key: value.to(model.device) for key, value in batch.items()}
+
+
+@contextmanager
+def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def shaken(model: "PreTrainedModel", trained: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Inside, trained weights are others, the same at every call; afterwards they are what they were, to the bit."""
+    before = [p.detach().clone() for p in trained]
+    numbers = torch.Generator().manual_seed(0)
+    with _evaluating(model):
+        try:
+            with torch.no_grad():
+                for parameter in trained:
+                    noise = torch.randn(parameter.shape, generator=numbers) * _SHAKE * parameter.shape[-1] ** -0.5
+                    parameter.add_(noise.to(parameter))
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, values in zip(trained, before, strict=True):
+                    parameter.copy_(values)

@@ -1,0 +1,307 @@
+"""What `heft.load` gives, as people use it: saved, trained on in other trainers, stacked upon, found by PEFT."""
+
+import copy
+import json
+
+import peft
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+import heft
+from calls.examples import text_rows
+from calls.trainers import arguments, trainer_of
+from heft.adapter_dir import save
+from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.builtin import TINY, tiny_llama
+from heft.errors import HeftError
+from heft.loaded import prepare
+from heft.models import load_base
+from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.reft import ReftConfig
+from heft.stages import adapter_parameters, attach, finish, inject, parts
+
+IDS = torch.arange(3, 40)[None]
+STAGES = {
+    "coarse": LoraStage(method="lora", rank=2, steps=1),
+    "fine": ReftStage(method="reft", rank=2, positions="f2+l3", tied=False, steps=1),
+    "both": JointStage(method="joint", reft={"positions": "l2", "intervention": "direft"}, steps=1),
+}
+NAMES = ["coarse", "fine", "both_lora", "both_reft"]
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS, prompt_lengths=[30]).logits
+
+
+def move(model, names: list[str], scale: float = 0.05) -> None:
+    """Change adapters' weights, as training would."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with torch.no_grad():
+        for parameter in adapter_parameters(base, names).values():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """An adapter directory of three stages, the last a joint one."""
+    base, entries = load_base(ModelSettings(name=TINY, device="cpu")), []
+    for name, stage in STAGES.items():
+        attached = attach(base.model, name, stage)
+        move(base.model, attached.names)
+        finish(base.model, attached)
+        entries += [
+            AdapterEntry(name=p.name, method="reft" if p.is_reft else "lora", stage=name) for p in parts(name, stage)
+        ]
+    manifest = AdapterManifest(
+        format=FORMAT,
+        heft_version="0",
+        model=base.settings,
+        base_fingerprint=base.fingerprint,
+        adapters=entries,
+        task={"name": "whereabouts"},
+        evaluation={},
+    )
+    path = tmp_path_factory.mktemp("run") / "adapter"
+    save(path, base.model, manifest)
+    return path
+
+
+def test_save_pretrained_writes_a_directory_that_loads_to_the_same_logits(directory, tmp_path):
+    model, _ = heft.load(directory)
+    model.save_pretrained(tmp_path / "copy")
+    again, _ = heft.load(tmp_path / "copy")
+    assert torch.equal(logits(again), logits(model))
+    move(model, ["fine"])
+    model.save_pretrained(tmp_path / "copy")  # over the first
+    assert torch.equal(logits(heft.load(tmp_path / "copy")[0]), logits(model))
+    assert not torch.allclose(logits(model), logits(again), atol=1e-4)
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == sorted([*NAMES, "heft.json"])
+
+
+@pytest.mark.parametrize("trainable", [(), "fine"])
+def test_a_trainers_save_model_writes_a_directory_that_loads_to_the_same_logits(directory, tmp_path, trainable):
+    model, tokenizer = heft.load(directory, trainable=trainable)
+    trainer = trainer_of(model, tmp_path / "out")
+    trainer.processing_class = tokenizer
+    trainer.save_model(tmp_path / "saved")
+    assert torch.equal(logits(heft.load(tmp_path / "saved")[0]), logits(model))
+
+
+def test_saving_says_which_adapter_is_switched_off_and_writes_nothing(directory, tmp_path):
+    model, _ = heft.load(directory, trainable="both_reft")
+    model.base_model.set_adapter(["fine"])
+    with pytest.raises(HeftError, match="adapters both_reft are switched off"):
+        model.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_saving_refuses_options_that_would_change_nothing(directory, tmp_path):
+    model, _ = heft.load(directory)
+    with pytest.raises(HeftError, match="takes no push_to_hub, variant: leave that out"):
+        model.save_pretrained(tmp_path / "copy", push_to_hub=True, variant="fp16")
+    model.save_pretrained(tmp_path / "copy", is_main_process=False)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_saving_takes_the_tensors_of_a_state_dict_where_one_is_given(directory, tmp_path):
+    """As a Trainer gives it where the model's own tensors are shards."""
+    model, _ = heft.load(directory, trainable="fine")
+    whole = {key: value.clone() for key, value in model.state_dict().items()}
+    expected = logits(model)
+    move(model, NAMES)
+    model.save_pretrained(tmp_path / "copy", state_dict=whole)
+    assert torch.equal(logits(heft.load(tmp_path / "copy")[0]), expected)
+
+
+@pytest.mark.parametrize("trainable", ["coarse", "fine", "both", ["coarse", "fine"], "both_reft"])
+def test_loading_to_train_gives_the_same_logits_and_trains_just_what_is_named(directory, trainable):
+    model, _ = heft.load(directory, trainable=trainable)
+    assert isinstance(model, PeftModel)
+    assert torch.equal(logits(model), logits(heft.load(directory)[0]))
+    wanted = {trainable} if isinstance(trainable, str) else set(trainable)
+    wanted = {"both_lora", "both_reft"} if wanted == {"both"} else wanted
+    expected = set(adapter_parameters(model.get_base_model(), sorted(wanted)))
+    assert {name for name, p in model.get_base_model().named_parameters() if p.requires_grad} == expected
+    model.train()(input_ids=IDS, prompt_lengths=[30]).logits.square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_an_unknown_name_to_train_is_refused_with_the_names_there_are(directory):
+    with pytest.raises(
+        HeftError, match=r"trainable names 'last'; the directory has both, both_lora, both_reft, coarse"
+    ):
+        heft.load(directory, trainable="last")
+
+
+@pytest.mark.parametrize("trainable", ["coarse", "fine"])
+def test_disabling_adapters_for_a_while_leaves_the_logits_and_what_trains(directory, trainable):
+    model, _ = heft.load(directory, trainable=trainable)
+    before, training = logits(model), {name for name, p in model.named_parameters() if p.requires_grad}
+    with model.disable_adapter():
+        assert torch.equal(logits(model), tiny_llama().eval()(IDS).logits)
+    assert torch.equal(logits(model), before)
+    now = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name for name in now if ".reft." in name} == {name for name in training if ".reft." in name}
+    if trainable == "fine":
+        assert now == training
+
+
+@pytest.mark.parametrize(
+    "config", [ReftConfig(task_type="CAUSAL_LM", positions="l1"), LoraConfig(r=2, target_modules=["q_proj"])]
+)
+def test_stacking_a_further_adapter_keeps_the_earlier_ones_active_and_frozen(directory, tmp_path, config):
+    model, _ = heft.load(directory)
+    before = logits(model)
+    stacked = heft.stack(model, config, "more")
+    assert torch.equal(logits(stacked), before), "a fresh adapter is the identity"
+    training = {name for name, p in stacked.named_parameters() if p.requires_grad}
+    assert training
+    assert all(".more." in name for name in training)
+    move(stacked, ["more"], 0.5)
+    assert not torch.allclose(logits(stacked), before, atol=1e-3)
+    with stacked.disable_adapter():
+        pass
+    after = logits(stacked)
+    stacked.save_pretrained(tmp_path / "stacked")
+    assert torch.equal(logits(heft.load(tmp_path / "stacked")[0]), after)
+    with pytest.raises(HeftError, match="carries an adapter named 'more'"):
+        heft.stack(stacked, config, "more")
+
+
+def test_pefts_own_call_keeps_earlier_reft_active_and_sends_lora_to_the_right_call(directory):
+    model, _ = heft.load(directory)
+    before = logits(model)
+    with pytest.raises(HeftError, match=r"would switch off .*: call heft\.stack\(model, config, 'default'\)"):
+        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    assert torch.equal(logits(model), before)
+    stacked = get_peft_model(model, ReftConfig(task_type="CAUSAL_LM", positions="l1"))
+    assert torch.equal(logits(stacked), before)
+    training = {name for name, p in stacked.named_parameters() if p.requires_grad}
+    assert training
+    assert all(".default." in name for name in training)
+
+
+def test_an_adapter_that_would_not_be_read_back_is_not_saved_as_a_directory(directory, tmp_path):
+    model, _ = heft.load(directory)
+    stacked = heft.stack(model, LoraConfig(r=2, target_modules=r".*\.q_proj"), "pattern")
+    with pytest.raises(HeftError, match="target_modules must be a list of names"):
+        stacked.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy" / "heft.json").exists()
+
+
+def test_a_peft_model_around_a_peft_model_is_refused_and_the_named_call_works(directory):
+    coarse = PeftModel.from_pretrained(tiny_llama().eval(), directory / "coarse", adapter_name="coarse")
+    with pytest.raises(ValueError, match=r"PeftModel\.from_pretrained\(model\.get_base_model\(\), folder"):
+        PeftModel.from_pretrained(coarse, directory / "fine", adapter_name="fine")
+    both = PeftModel.from_pretrained(coarse.get_base_model(), directory / "fine", adapter_name="fine")
+    expected, _ = heft.load(directory)
+    for layer in (m for m in expected.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)):
+        layer.set_adapter([name for name in ("coarse", "fine") if name in layer._all_available_adapter_names()])
+    assert torch.allclose(logits(both), logits(expected), atol=1e-6)
+
+
+def test_weighting_reft_adapters_is_refused_in_words(directory):
+    model, _ = heft.load(directory, trainable="fine")
+    with pytest.raises(ValueError, match="cannot be combined by weighting their tensors"):
+        model.add_weighted_adapter(["fine", "both_reft"], [0.5, 0.5], "mean")
+
+
+@pytest.mark.parametrize("name", ["coarse", "fine"])
+def test_an_auto_class_finds_a_base_that_is_built_in(directory, name):
+    config = json.loads((directory / name / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == TINY
+    found = AutoPeftModelForCausalLM.from_pretrained(directory / name)
+    expected = PeftModel.from_pretrained(tiny_llama().eval(), directory / name)
+    lengths = {"prompt_lengths": [30]} if name == "fine" else {}
+    with torch.no_grad():
+        assert torch.equal(found.eval()(IDS, **lengths).logits, expected(IDS, **lengths).logits)
+        assert not torch.equal(found(IDS, **lengths).logits, tiny_llama().eval()(IDS).logits)
+
+
+def test_sft_trains_what_is_named_and_saves_a_directory_that_loads(directory, tmp_path):
+    trl = pytest.importorskip("trl")
+    model, tokenizer = heft.load(directory, trainable="fine")
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    before = logits(model)
+    trainer = trl.SFTTrainer(
+        model,
+        arguments(tmp_path / "out", trl.SFTConfig, max_length=None, max_steps=3),
+        train_dataset=text_rows(),
+        processing_class=tokenizer,
+    )
+    trainer.args.learning_rate = 1e-2
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    assert not torch.allclose(logits(model), before, atol=1e-4)
+    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
+    assert torch.equal(logits(heft.load(tmp_path / "saved")[0]), logits(model))
+
+
+def test_dpo_trains_what_is_named_against_the_loaded_model_as_reference(directory, tmp_path):
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    rows = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": "no"} for r in text_rows()]
+    model, tokenizer = heft.load(directory, trainable="fine")
+    trainer = trl.DPOTrainer(
+        model,
+        ref_model=heft.load(directory)[0],
+        args=arguments(tmp_path / "out", trl.DPOConfig, max_steps=2, beta=0.5),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.args.learning_rate = 1e-2
+    before = logits(model)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-4), "before the first step the model is the reference: ln 2"
+    assert losses[1] < losses[0]
+    trainer.save_model(tmp_path / "saved")
+    assert not torch.allclose(logits(model), before, atol=1e-4)
+    assert torch.equal(logits(heft.load(tmp_path / "saved")[0]), logits(model))
+
+
+def test_the_hashes_of_a_saved_directory_are_those_of_its_files(directory, tmp_path):
+    model, _ = heft.load(directory)
+    model.save_pretrained(tmp_path / "copy")
+    for name in NAMES:
+        one = load_file(directory / name / "adapter_model.safetensors")
+        two = load_file(tmp_path / "copy" / name / "adapter_model.safetensors")
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    saved = json.loads((tmp_path / "copy" / "heft.json").read_text())
+    assert [entry["name"] for entry in saved["adapters"]] == NAMES
+    assert all(entry["sha256"] for entry in saved["adapters"])
+
+
+def test_lora_on_experts_can_be_trained_on_too(directory):
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    fields |= {"vocab_size": 259, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields, head_dim=8, pad_token_id=0)).eval()
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False, target_modules="all-linear")
+    inject(model, "coarse", config)
+    with torch.no_grad():
+        before = model(IDS).logits
+    entries = [AdapterEntry(name="coarse", method="lora", stage="coarse")]
+    wrapped = prepare(model, read_manifest(directory).model_copy(update={"adapters": entries}), "coarse")
+    with torch.no_grad():
+        assert torch.equal(wrapped(IDS).logits, before)
+    training = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert training == set(adapter_parameters(model, ["coarse"]))
+    assert any("experts" in name for name in training)
+
+
+def test_a_copy_of_a_loaded_model_saves_itself_and_not_the_original(directory, tmp_path):
+    model, _ = heft.load(directory)
+    twin = copy.deepcopy(model)
+    move(twin, NAMES)
+    twin.save_pretrained(tmp_path / "twin")
+    assert torch.equal(logits(heft.load(tmp_path / "twin")[0]), logits(twin))
+    assert not torch.allclose(logits(twin), logits(model), atol=1e-4)
+    with pytest.raises(HeftError, match=r"call heft\.stack"):
+        get_peft_model(twin, LoraConfig(r=2, target_modules=["q_proj"]))

@@ -1,0 +1,72 @@
+"""Sharing prefixes is tried before an evaluation shares them."""
+
+import pytest
+
+import tiny
+from heft.data import Encoder
+from heft.evaluation import likelihood
+from heft.evaluation.checked_sharing import why_not_shared
+from heft.evaluation.evaluator import evaluate_examples
+from heft.recipe import EvaluationSettings
+from heft.reporter import Reporter
+from heft.tasks import load_examples, task_for
+from heft.tasks.whereabouts import WhereaboutsSettings
+
+TASK = WhereaboutsSettings(train_size=4, eval_size=8)
+
+
+@pytest.fixture
+def examples():
+    return Encoder(tiny.byte_tokenizer(), 512)(load_examples(TASK, "eval"))
+
+
+def evaluated(model, examples, share=True):
+    heard = []
+    reporter = Reporter()
+    reporter.note = heard.append
+    settings = EvaluationSettings(share_prefix=share)
+    return evaluate_examples(model, tiny.byte_tokenizer(), task_for(TASK), examples, settings, reporter), heard
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_sharing_that_equals_the_plain_path_is_done_without_a_word(architecture, examples):
+    _, heard = evaluated(tiny.tiny_model(architecture), examples)
+    assert heard == []
+
+
+@pytest.mark.parametrize("fault", ["differs", "raises"])
+def test_sharing_that_differs_or_raises_gives_way_to_the_plain_path(fault, examples, monkeypatch):
+    right = likelihood.score_batch
+
+    def spoilt(model, batch, rows, scores, **rest):
+        if fault == "raises":
+            raise RuntimeError("stack expects each tensor to be equal size")
+        right(model, batch, rows, scores, **rest)
+        for stem in batch.stems:
+            scores[stem.index] = [score + 0.1 for score in scores[stem.index]]
+
+    model = tiny.tiny_model()
+    expected, _ = evaluated(model, examples, share=False)
+    monkeypatch.setattr(likelihood, "score_batch", spoilt)
+    found, heard = evaluated(model, examples)
+    (note,) = heard
+    assert note.startswith("evaluation: nothing is shared, the plain path is taken: ")
+    assert ("differs from the plain path by 0.1" if fault == "differs" else "RuntimeError: stack expects") in note
+    assert found.records == expected.records
+
+
+def test_two_questions_on_one_text_are_among_what_is_tried(monkeypatch):
+    from dataclasses import replace
+
+    rows = Encoder(tiny.byte_tokenizer(), 512)(load_examples(TASK, "eval"))
+    grouped = [
+        replace(row, example=replace(row.example, group="a" if i in (2, 5) else f"g{i}")) for i, row in enumerate(rows)
+    ]
+    seen = []
+    monkeypatch.setattr(
+        "heft.evaluation.checked_sharing.choice_log_likelihoods",
+        lambda model, chosen, **rest: seen.append(chosen) or [[0.0] * len(e.choices) for e in chosen],
+    )
+    assert why_not_shared(tiny.tiny_model(), grouped, 0) is None
+    groups = [example.example.group for example in seen[0]]
+    assert groups.count("a") == 2

@@ -1,0 +1,55 @@
+"""Attention while a stage trains: another implementation of the same, where that is faster, and only meanwhile."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tiny
+from heft.training.attention import LONGEST_EAGER, attention_for_training
+
+ROW = SimpleNamespace(prompt=(5,) * 20, answer=(7,) * 4)
+LONG = SimpleNamespace(prompt=(5,) * LONGEST_EAGER, answer=(7,))
+
+
+def meanwhile(model, asked="auto", rows=(ROW,)):
+    with attention_for_training(model, asked, rows):
+        return model.config._attn_implementation
+
+
+def test_short_rows_in_bfloat16_on_a_cpu_train_with_eager_attention():
+    model = tiny.tiny_model().to(torch.bfloat16)
+    assert meanwhile(model) == "eager"
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_an_error_leaves_the_attention_as_it_was():
+    model = tiny.tiny_model().to(torch.bfloat16)
+
+    def fail():
+        with attention_for_training(model, "auto", [ROW]):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "rows"),
+    [(torch.float32, "auto", (ROW,)), (torch.bfloat16, "sdpa", (ROW,)), (torch.bfloat16, "auto", (ROW, LONG))],
+)
+def test_float32_a_chosen_attention_and_long_rows_stay_as_they_are(dtype, asked, rows):
+    assert meanwhile(tiny.tiny_model().to(dtype), asked, rows) == "sdpa"
+
+
+def test_both_implementations_give_logits_within_bfloat16s_rounding():
+    model = tiny.tiny_model().to(torch.bfloat16)
+    ids = torch.randint(3, 250, (2, 24), generator=torch.Generator().manual_seed(0))
+    exact = tiny.tiny_model()(ids).logits
+    plain = model(ids).logits
+    with attention_for_training(model, "auto", [ROW]):
+        other = model(ids).logits
+    errors = [(logits - exact).pow(2).mean().sqrt() for logits in (plain, other)]
+    assert errors[1] < 1.5 * errors[0]
+    assert not torch.equal(plain, other)

@@ -1,0 +1,116 @@
+"""A fast path is tried before it is taken: where it raises or differs, the plain path is, and that is said."""
+
+import pytest
+import torch
+from test_prefix import REFT, ROWS, staged
+
+import heft
+import tiny
+from heft.errors import HeftError
+from heft.recipe import LoraStage, ReftStage
+from heft.recipe_io import load_recipe
+from heft.reporter import Reporter
+from heft.stages import attach
+from heft.training import reuse as reuse_module
+from heft.training.checked_loss import require_an_effect, why_not_fast
+from heft.training.reuse import loss_for, plain_loss
+
+
+def fast_and_plain(model, tmp_path, **settings):
+    stage = ReftStage(**{**REFT, "positions": "l2", **settings})
+    heard = []
+    reporter = Reporter()
+    reporter.note = heard.append
+    return loss_for(model, stage, ROWS, 0, 3, tmp_path, reporter), heard
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_fast_path_that_equals_the_plain_one_is_taken(architecture, tmp_path):
+    chosen, heard = fast_and_plain(staged(architecture), tmp_path)
+    assert chosen.reuses
+    assert heard[0].startswith("prefixes reused")
+
+
+@pytest.mark.parametrize("where", ["prefixes", "layers"])
+def test_a_fast_path_that_differs_is_not_taken_and_this_is_said(where, tmp_path, monkeypatch):
+    settings = {} if where == "prefixes" else {"positions": "f1+l1", "layers": [1, 2]}
+    name = "answer_loss_on_prefixes" if where == "prefixes" else "answer_loss_on_lower_layers"
+    right = getattr(reuse_module, name)
+    monkeypatch.setattr(reuse_module, name, lambda *a, **k: right(*a, **k) * 1.001)
+    chosen, heard = fast_and_plain(staged(**({"positions": "l2"} | settings)), tmp_path, **settings)
+    assert not chosen.reuses
+    (note,) = heard
+    assert note.startswith("reuse is off, the plain path is taken: it differs from the plain path by ")
+
+
+def test_a_fast_path_that_raises_is_not_taken_and_its_error_is_said(tmp_path, monkeypatch):
+    def broken(*arguments, **keywords):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(reuse_module, "answer_loss_on_prefixes", broken)
+    chosen, heard = fast_and_plain(staged(), tmp_path)
+    assert not chosen.reuses
+    assert heard == ["reuse is off, the plain path is taken: IndexError: list index out of range"]
+
+
+def test_edits_in_the_wrong_place_show_although_a_new_edit_is_the_identity(tmp_path, monkeypatch):
+    model = tiny.tiny_model()
+    attach(model, "fine", ReftStage(**REFT, positions="l2"))
+    right = reuse_module.answer_loss_on_prefixes
+
+    def shifted(model, batch, reuse):
+        return right(model, batch | {"prompt_lengths": batch["prompt_lengths"] - 1}, reuse)
+
+    monkeypatch.setattr(reuse_module, "answer_loss_on_prefixes", shifted)
+    chosen, heard = fast_and_plain(model, tmp_path)
+    assert not chosen.reuses
+    assert "differs" in heard[0]
+
+
+def test_trying_leaves_weights_and_random_numbers_as_they_were(tmp_path):
+    model = staged()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    torch.manual_seed(5)
+    fast_and_plain(model, tmp_path)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_lack_of_memory_says_nothing_about_a_fast_path():
+    def out_of_memory(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = staged()
+    assert why_not_fast(model, out_of_memory, plain_loss(model), ROWS, 0) is None
+
+
+def test_a_stage_whose_weights_reach_no_answer_is_refused():
+    model = tiny.tiny_model()
+    attach(model, "fine", ReftStage(**REFT, positions="l2"))
+    require_an_effect(model, "fine", ROWS, 0)
+    for layer in model.model.layers:  # a model that goes on without what was edited
+        layer.register_forward_hook(lambda module, args, output: args[0].detach())
+    with pytest.raises(HeftError, match="stage fine trains nothing that the answers depend on"):
+        require_an_effect(model, "fine", ROWS, 0)
+
+
+def test_a_weight_update_is_tried_too():
+    model = tiny.tiny_model()
+    attach(model, "coarse", LoraStage(method="lora", rank=2, steps=1))
+    require_an_effect(model, "coarse", ROWS, 0)
+
+
+def test_a_run_whose_adapter_cannot_be_read_back_does_not_end_well(recipe_file, tmp_path, monkeypatch):
+    save = heft.adapter_dir.save
+
+    def spoil(directory, model, manifest):
+        save(directory, model, manifest)
+        path = directory / "heft.json"
+        path.write_text(path.read_text().replace('"name": "coarse"', '"name": "other"'))
+
+    monkeypatch.setattr("heft.adapter_dir.save", spoil)
+    recipe = load_recipe(recipe_file("{coarse: {method: lora, rank: 2, steps: 1}}"), output=str(tmp_path / "run"))
+    with pytest.raises(HeftError):
+        heft.train(recipe)
