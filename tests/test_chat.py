@@ -177,6 +177,13 @@ def test_a_date_that_the_recipe_gives_is_the_one_that_is_used(dated_recipe, day,
         heft.train(dated_recipe("run", "task.template_date=2021-01-01"), resume=True)
 
 
+def test_a_date_that_the_template_does_not_write_is_refused(tmp_path, monkeypatch, recipe_file):
+    monkeypatch.setattr("heft.models.byte_tokenizer", lambda: templated("{{ messages[0].content }}"))
+    task = "{name: whereabouts, train_size: 24, eval_size: 10, chat_template: true, template_date: '2020-03-05'}"
+    with pytest.raises(HeftError, match=r"template_date 2020-03-05 has no effect: the chat template .* writes no date"):
+        heft.train(load_recipe(recipe_file(STAGES, task=task), output=str(tmp_path / "run")))
+
+
 def test_arguments_reach_the_template_and_close_its_thinking_block():
     tokenizer = templated(THINKING)
     example = generation_example("t", "Q:", " yes", "yes")

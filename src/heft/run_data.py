@@ -29,10 +29,18 @@ def dated(recipe: Recipe, reporter: Reporter) -> Recipe:
     """The recipe with today's date, where its chat template writes it and the recipe leaves it open; said to a person.
 
     Raises:
-        HeftError: the tokenizer cannot be loaded, or its chat template is missing or at fault.
+        HeftError: the tokenizer cannot be loaded, its chat template is missing or at fault, or the recipe has a date
+            that the template does not ask for.
     """
     task = recipe.task
-    if not task.chat_template or not Encoder.of(load_tokenizer(recipe.model), task).chat.uses_date:
+    if not task.chat_template:
+        return recipe
+    if not Encoder.of(load_tokenizer(recipe.model), task).chat.uses_date:
+        if task.template_date is not None:
+            raise HeftError(
+                f"task.template_date {task.template_date} has no effect: the chat template of {recipe.model.name}"
+                " writes no date; remove it"
+            )
         return recipe
     day = task.template_date or today()
     reporter.note(
