@@ -2,6 +2,7 @@
 # make test         everything that is tested, under fifteen minutes on two cores
 # make test-page    the report's page in a browser; needs a Chromium
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
+# make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model
 # make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
 PYTHON ?= python3
 ROWS ?= 512
@@ -11,7 +12,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-page boolq fuzz torture bench clean
+.PHONY: setup quickstart test test-page boolq fuzz torture architectures bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -47,6 +48,10 @@ torture: fuzz
 	cd torture && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python kill.py
 	cd torture && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python full_disk.py
 	cd torture && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../$(BIN)/python soak.py
+
+# ARGS="gemma2 mixtral" for a few of them; all of them write docs/architectures.md
+architectures: $(READY)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python torture/architectures $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(ARGS)

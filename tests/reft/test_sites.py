@@ -1,7 +1,9 @@
 import pytest
+import torch
+import transformers
 from torch import nn
 
-from heft.reft.sites import block_names, site_names
+from heft.reft.sites import block_names, blocks_without, decoder_of, site_names
 from tiny import ARCHITECTURES, tiny_model
 
 BLOCKS = {"gpt2": "transformer.h"}
@@ -49,3 +51,71 @@ def test_a_model_without_a_list_of_blocks_is_refused():
     model.model.layers = nn.Sequential(*model.model.layers)
     with pytest.raises(ValueError, match="found no list of 3 blocks"):
         block_names(model)
+
+
+def on_meta(kind, name="ForCausalLM", **config):
+    sizes = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **config}
+    with torch.device("meta"):
+        return getattr(transformers, f"{kind}{name}")(getattr(transformers, f"{kind}Config")(**sizes))
+
+
+def test_a_vision_tower_as_deep_as_the_decoder_is_left_alone():
+    text = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 259}
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision)
+    with torch.device("meta"):
+        model = transformers.Gemma3ForConditionalGeneration(config)
+    assert block_names(model) == ["model.language_model.layers.0", "model.language_model.layers.1"]
+
+
+def test_blocks_are_found_where_get_decoder_is_not_the_decoder():
+    model = on_meta("ModernBertDecoder", intermediate_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    assert isinstance(model.get_decoder(), nn.Linear)
+    assert type(decoder_of(model)).__name__ == "ModernBertDecoderModel"
+    assert block_names(model) == ["model.layers.0", "model.layers.1"]
+
+
+def test_one_list_of_blocks_is_taken_though_the_model_counts_its_layers_otherwise():
+    model = tiny_model()
+    model.config.num_hidden_layers = 6
+    assert block_names(model) == [f"model.layers.{i}" for i in range(3)]
+
+
+def test_two_lists_of_as_many_parts_are_refused_since_neither_is_the_blocks():
+    model = tiny_model()
+    model.model.others = nn.ModuleList(nn.Identity() for _ in range(3))
+    with pytest.raises(ValueError, match=r"lists of modules: layers \(3\), others \(3\)"):
+        block_names(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "attention", "mlp"),
+    [
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, ["conv", "self_attn"], ["feed_forward"] * 2),
+        ("Mamba", {}, ["mixer", "mixer"], None),
+        ("Dbrx", {"attn_config": {"rope_theta": 1e4}}, ["norm_attn_norm.attn"] * 2, ["ffn"] * 2),
+        ("GraniteMoe", {}, ["self_attn"] * 2, ["block_sparse_moe"] * 2),
+        ("GraniteMoeShared", {"shared_intermediate_size": 64}, ["self_attn"] * 2, None),
+    ],
+)
+def test_sites_of_hybrid_and_older_families_are_found_or_refused(kind, config, attention, mlp):
+    model = on_meta(kind, **config)
+    blocks = block_names(model)
+    assert site_names(model, "all", "attention") == [f"{b}.{a}" for b, a in zip(blocks, attention, strict=True)]
+    if mlp is None:
+        with pytest.raises(ValueError, match="has no mlp among its modules .*; use site: block"):
+            site_names(model, "all", "mlp")
+    else:
+        assert site_names(model, "all", "mlp") == [f"{b}.{m}" for b, m in zip(blocks, mlp, strict=True)]
+
+
+def test_all_layers_are_those_that_have_the_site_and_the_others_are_named():
+    model = on_meta("NemotronH", num_hidden_layers=3, layers_block_type=["linear_attention", "mlp", "full_attention"],
+                    mamba_num_heads=8, mamba_head_dim=8, n_groups=1)  # fmt: skip
+    mixers = [f"{name}.mixer" for name in block_names(model)]
+    assert site_names(model, "all", "attention") == [mixers[0], mixers[2]]
+    assert site_names(model, "all", "mlp") == [mixers[1]]
+    assert blocks_without(model, site_names(model, "all", "attention")) == [1]
+    with pytest.raises(ValueError, match="has no mlp"):
+        site_names(model, [0], "mlp")

@@ -1,0 +1,69 @@
+"""A dozen families that people use, in every way that heft uses a model; `make architectures` tries all of them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+RIG = Path(__file__).parents[1] / "torture" / "architectures"
+FAMILIES = (
+    *("gemma2", "gemma4_text", "gpt_oss", "mixtral", "qwen3_moe", "qwen3_next", "deepseek_v3"),
+    *("phi3+longrope", "lfm2", "jamba", "mamba", "llama4_text", "bart"),
+)
+REFUSED = {"xlnet": "use LoRA on this model", "xlm": "found no list of 4 blocks"}
+
+
+@pytest.fixture(scope="module")
+def rig():
+    """The rig's own modules, whose names are no package's."""
+    sys.path.insert(0, str(RIG))
+    try:
+        import attached
+        import page
+        import runs
+        import shrink
+
+        yield {"attached": attached, "page": page, "runs": runs, "shrink": shrink}
+    finally:
+        sys.path.remove(str(RIG))
+
+
+def outcome(rig, name, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    rig["shrink"].save(name, folder / "model")
+    found = {
+        "attached": rig["attached"].check(folder / "model"),
+        "runs": rig["runs"].check(folder / "model", folder / "runs"),
+    }
+    return rig["page"].outcome_of(name, found)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_trains_decodes_reloads_and_verifies_exactly(rig, name, tmp_path, monkeypatch):
+    found = outcome(rig, name, tmp_path, monkeypatch)
+    assert (found.state, found.reasons) == ("works", [])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_reft_cannot_edit_is_refused_before_training(rig, name, tmp_path, monkeypatch):
+    found = outcome(rig, name, tmp_path, monkeypatch)
+    assert found.state == "refused"
+    assert REFUSED[name] in found.reasons[0]
+
+
+def test_a_fault_is_seen(rig, tmp_path, monkeypatch):
+    """The rig itself: a model whose edits land one token early does not pass."""
+    from heft.reft import tracker
+
+    right = tracker.edited_rows
+    monkeypatch.setattr(tracker, "edited_rows", lambda *a: (right(*a) - 1).clamp(min=0))
+    rig["shrink"].save("llama", tmp_path / "model")
+    faults = rig["attached"].check(tmp_path / "model")["faults"]
+    assert "block: own" in faults
+
+
+def test_totals_count_what_became_of_each_class(rig):
+    outcomes = [rig["page"].Outcome(n, s) for n, s in (("a", "works"), ("b", "fails"), ("c", "not built"))]
+    assert rig["page"].totals(outcomes) == (
+        "3 names, 2 built, 2 of these text models: 1 work (50.0 %), 0 are refused before training, 1 fail"
+    )
