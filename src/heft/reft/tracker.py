@@ -28,6 +28,7 @@ from heft.reft.positions import TokenLayout, edited_rows, edited_tokens
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
 from heft.reft.settings import Positions
+from heft.reft.sites import decoder_of
 
 
 class ForwardTracker:
@@ -54,10 +55,10 @@ class ForwardTracker:
 
     def attach(self, model: nn.Module) -> None:
         """Listen to `model`; its `generate`, if it has one, is followed so that a prompt's length is kept."""
-        body = model.get_decoder() if hasattr(model, "get_decoder") else None
+        body = decoder_of(model)
         padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._padding_ids = {0} if padding_id is None else {0, padding_id}
-        for module in [model] if body is None or body is model else [model, body]:
+        for module in [model] if body is model else [model, body]:
             names = tuple(inspect.signature(type(module).forward).parameters)[1:]
             before = partial(self._before_forward, names)
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
