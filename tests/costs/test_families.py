@@ -1,0 +1,78 @@
+"""FLOPs of experts and hybrids as counted from shapes, against torch's own counter of what ran."""
+
+import pytest
+import torch
+import transformers
+from test_rows import ROWS, counted, plain_step, reft
+from torch.utils.flop_counter import FlopCounterMode
+
+from heft.costs.operations import costs_of
+from heft.costs.rows import plain_row, span
+from heft.stages import attach
+
+SIZES = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
+EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+def built(kind, **more):
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **more})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForCausalLM")(config).eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("batched_mm")  # what ran is then a product a token and expert, as counted
+    return model
+
+
+def skeleton(kind, **more):
+    with torch.device("meta"):
+        return built(kind, **more)
+
+
+@pytest.mark.parametrize("kind", ["Qwen3Moe", "Mixtral", "Olmoe"])
+def test_a_forward_pass_of_experts_is_counted(kind):
+    more = EXPERTS | ({"num_local_experts": 4} if kind == "Mixtral" else {})
+    ids = torch.arange(3, 3 + 37)[None]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        built(kind, **more)(input_ids=ids, use_cache=False)
+    costs = costs_of(skeleton(kind, **more))
+    assert span(costs, 37, 0, 37, 37).forward == pytest.approx(counter.get_total_flops(), rel=1e-2)
+
+
+def test_a_reft_step_on_experts_is_counted():
+    stage = reft(positions="f1+l2")
+    model, other = built("Qwen3Moe", **EXPERTS), skeleton("Qwen3Moe", **EXPERTS)
+    attach(model, "fine", stage)
+    with torch.device("meta"):
+        attach(other, "fine", stage)
+    costs = costs_of(other)
+    expected = counted(lambda: plain_step(model, True))
+    assert sum(plain_row(costs, row) for row in ROWS) == pytest.approx(expected, rel=1e-2)
+
+
+def test_weights_of_a_tokens_experts_are_not_taken_for_activations():
+    dense = costs_of(skeleton("Qwen3", intermediate_size=32)).kept.token
+    stage = reft(positions="all")
+    other = skeleton("Qwen3Moe", **EXPERTS)
+    with torch.device("meta"):
+        attach(other, "fine", stage)
+    kept = costs_of(other).kept.token
+    assert dense == 0.0  # nothing trains, so nothing is kept
+    assert kept < 4 * 3 * 16 * 32  # bytes of one expert's weights, of which each token takes two a layer
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    ],
+)
+def test_a_hybrid_and_scaling_by_length_are_counted(kind, more):
+    ids = torch.arange(3, 3 + 37)[None]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        built(kind, **more)(input_ids=ids, use_cache=False)
+    costs = costs_of(skeleton(kind, **more))
+    assert span(costs, 37, 0, 37, 37).forward == pytest.approx(counter.get_total_flops(), rel=2e-2)
