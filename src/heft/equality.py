@@ -2,19 +2,29 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from heft.memory_errors import is_out_of_memory
 
-RELATIVE = 1e-4
-"""What may differ, as a share of the largest value; sums in another order were seen to change 1e-6 in float32."""
-MOST = 5e-2
-"""The same for number formats of 8 bits, at most."""
+if TYPE_CHECKING:
+    import torch
+
 TIMES = 5
 """A plain path in other batches differs by rounding alone; a fast one may by so many times that."""
+MOST = 5e-2
+"""As a share of the largest value, what is taken for rounding at most; beyond it a mistake could hide."""
+
+
+def rounding(dtype: "torch.dtype") -> float:
+    """What may differ in any case, as a share of the largest value.
+
+    Sums in another order were seen to change 1e-6 in float32. bfloat16 has 8 bits, and a value is off by 4e-3 as it is.
+    """
+    return 1e-4 if dtype.itemsize >= 4 else 1e-2
 
 
 def why_unequal(
-    fast: Callable[[], Sequence[float]], plain: Sequence[float], plain_again: Sequence[float]
+    fast: Callable[[], Sequence[float]], plain: Sequence[float], plain_again: Sequence[float], dtype: "torch.dtype"
 ) -> str | None:
     """Why a fast path is not to be taken, in words; None where it gives what the plain path gives.
 
@@ -22,6 +32,7 @@ def why_unequal(
         fast: computes its values; whatever it raises counts against it, but for lack of memory, which says nothing.
         plain: values of the plain path.
         plain_again: the same, computed in other batches.
+        dtype: that the model computes in.
     """
     if not all(map(math.isfinite, (*plain, *plain_again))):
         return None  # nothing can be told, and what uses the plain path says what is wrong with it
@@ -30,9 +41,9 @@ def why_unequal(
     except Exception as error:  # of a path that a model does not bear anything may be raised
         return None if is_out_of_memory(error) else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     scale = max(1.0, *map(abs, plain))
-    rounding = min(TIMES * _furthest(plain, plain_again), MOST * scale)
+    in_other_batches = min(TIMES * _furthest(plain, plain_again), MOST * scale)
     difference = _furthest(plain, values)
-    if difference <= max(RELATIVE * scale, rounding):
+    if difference <= max(rounding(dtype) * scale, in_other_batches):
         return None
     return f"it differs from the plain path by {difference:.2g} of {scale:.3g}"
 

@@ -13,7 +13,8 @@ from heft.reporter import Reporter
 from heft.stages import attach
 from heft.training import reuse as reuse_module
 from heft.training.checked_loss import require_an_effect, why_not_fast
-from heft.training.reuse import loss_for, plain_loss
+from heft.training.fused_lora import FusedLinear
+from heft.training.reuse import loss_for, may_be_fused, plain_loss
 
 
 def fast_and_plain(model, tmp_path, **settings):
@@ -114,3 +115,32 @@ def test_a_run_whose_adapter_cannot_be_read_back_does_not_end_well(recipe_file, 
     recipe = load_recipe(recipe_file("{coarse: {method: lora, rank: 2, steps: 1}}"), output=str(tmp_path / "run"))
     with pytest.raises(HeftError):
         heft.train(recipe)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_what_rounding_does_in_bfloat16_turns_no_fast_path_off(architecture, dtype, tmp_path):
+    model = tiny.tiny_model(architecture).to(dtype)
+    attach(model, "coarse", LoraStage(method="lora", rank=4, steps=1))
+    heard = []
+    reporter = Reporter()
+    reporter.note = heard.append
+    linear = architecture != "gpt2"  # whose layers are Conv1D, which PEFT computes
+    assert may_be_fused(model, ROWS, 0, reporter) == linear
+    assert heard == []
+    model = tiny.tiny_model(architecture).to(dtype)
+    attach(model, "fine", ReftStage(**REFT, positions="l2"))
+    chosen, _ = fast_and_plain(model, tmp_path)
+    assert chosen.reuses
+
+
+def test_a_fused_layer_that_computes_something_else_is_not_taken_and_this_is_said(monkeypatch):
+    model = tiny.tiny_model()
+    attach(model, "coarse", LoraStage(method="lora", rank=2, steps=1))
+    right = FusedLinear.forward
+    monkeypatch.setattr(FusedLinear, "forward", lambda self, x: right(self, x) * 1.01)
+    heard = []
+    reporter = Reporter()
+    reporter.note = heard.append
+    assert not may_be_fused(model, ROWS, 0, reporter)
+    assert heard[0].startswith("fused is off, PEFT's own layers compute: it differs")

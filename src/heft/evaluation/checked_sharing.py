@@ -37,7 +37,7 @@ def why_not_shared(model: "PreTrainedModel", examples: Sequence[EncodedExample],
         if is_out_of_memory(error):
             return None  # the evaluation itself halves its batches
         raise
-    return why_unequal(lambda: scores(len(chosen), True), plain, again)
+    return why_unequal(lambda: scores(len(chosen), True), plain, again, model.dtype)
 
 
 def _chosen(examples: Sequence[EncodedExample]) -> list[EncodedExample]:

@@ -133,6 +133,6 @@ def _why_not_shared(shared: Passes, plain: Passes, trained: Sequence[torch.nn.Pa
             if is_out_of_memory(error):
                 return None
             raise
-        why_not = why_unequal(lambda: losses(shared, work), alone, together)
+        why_not = why_unequal(lambda: losses(shared, work), alone, together, plain.model.dtype)
         shared.end_step()
     return why_not

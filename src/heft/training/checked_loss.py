@@ -51,7 +51,10 @@ def why_not_fast(
                 return None  # what halves batches in training has not begun yet
             raise
         return why_unequal(
-            lambda: [_value(model, fast, [rows[i] for i in chosen], chosen, pad_id)], [alone], [together]
+            lambda: [_value(model, fast, [rows[i] for i in chosen], chosen, pad_id)],
+            [alone],
+            [together],
+            model.dtype,
         )
 
 
