@@ -6,6 +6,7 @@ from test_prefix import REFT, ROWS, staged
 
 import heft
 import tiny
+from heft import adapter_dir
 from heft.errors import HeftError
 from heft.recipe import LoraStage, ReftStage
 from heft.recipe_io import load_recipe
@@ -104,10 +105,10 @@ def test_a_weight_update_is_tried_too():
 
 
 def test_a_run_whose_adapter_cannot_be_read_back_does_not_end_well(recipe_file, tmp_path, monkeypatch):
-    save = heft.adapter_dir.save
+    save = adapter_dir.save
 
-    def spoil(directory, model, manifest):
-        save(directory, model, manifest)
+    def spoil(directory, *rest):
+        save(directory, *rest)
         path = directory / "heft.json"
         path.write_text(path.read_text().replace('"name": "coarse"', '"name": "other"'))
 
