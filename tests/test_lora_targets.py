@@ -120,6 +120,14 @@ def test_a_start_that_changes_weights_is_refused_where_modules_share_them():
     assert lora_faults(model, LoraSettings()) == []
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_that_changes_weights_is_refused_where_these_would_be_rounded(init):
+    model = tiny.tiny_model().to(torch.bfloat16)
+    (fault,) = lora_faults(model, LoraSettings(init=init))
+    assert "would be rounded to bfloat16; set model.dtype: float32" in fault
+    assert lora_faults(model, LoraSettings()) == []
+
+
 def test_convolutions_and_norms_are_no_experts():
     assert expert_names(mamba()) == set()
     assert {name.rpartition(".")[2] for name in expert_names(qwen3_moe())} == {"gate_up_proj", "down_proj"}

@@ -87,6 +87,11 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
             f"init: {settings.init} changes base weights, and in this model several modules share some"
             f" ({', '.join(sorted(shared)[:3])}); use init: default"
         )
+    if MutatedStart.needed(settings) and model.dtype not in (torch.float32, torch.float64):
+        faults.append(
+            f"init: {settings.init} takes its start out of the base's weights, and what is left would be rounded to"
+            f" {str(model.dtype).removeprefix('torch.')}; set model.dtype: float32, or use init: default"
+        )
     return faults
 
 

@@ -108,7 +108,7 @@ class LoraSettings(Settings):
     """Another alpha for the modules whose names end so."""
     init: str = "default"
     """Start of the update: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
-    iterations) or olora."""
+    iterations) or olora; the last three need a base in float32."""
     trainable_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
     """Tokens whose embeddings are trained too, in the output head as well where it is tied to them, such as
     ["<yes>", "<no>"] added to the tokenizer (PEFT: `trainable_token_indices`)."""
