@@ -27,17 +27,17 @@ def why_not_shared(model: "PreTrainedModel", examples: Sequence[EncodedExample],
         return None
     chosen = _chosen(examples)
 
-    def scores(batch_size: int, share_prefix: bool) -> list[float]:
-        found = choice_log_likelihoods(model, chosen, batch_size=batch_size, pad_id=pad_id, share_prefix=share_prefix)
+    def scores(share_prefix: bool) -> list[float]:
+        found = choice_log_likelihoods(model, chosen, batch_size=len(chosen), pad_id=pad_id, share_prefix=share_prefix)
         return [score for row in found for score in row]
 
     try:
-        plain, again = scores(1, False), scores(len(chosen), False)
+        plain = scores(share_prefix=False)
     except RuntimeError as error:
         if is_out_of_memory(error):
             return None  # the evaluation itself halves its batches
         raise
-    return why_unequal(lambda: scores(len(chosen), True), plain, again, model.dtype)
+    return why_unequal(lambda: scores(share_prefix=True), plain, plain, model.dtype)
 
 
 def _chosen(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
