@@ -93,8 +93,12 @@ def test_what_a_model_says_is_shown_as_text(capsys, monkeypatch):
 
     from heft.cli import main
 
-    loaded = SimpleNamespace(manifest=SimpleNamespace(task={}), tokenizer=None, model=None)
+    tokenizer = SimpleNamespace(eos_token_id=2)
+    loaded = SimpleNamespace(manifest=SimpleNamespace(task={}), tokenizer=tokenizer, model=None)
+    monkeypatch.setattr("heft.adapter_manifest.read_manifest", lambda directory: loaded.manifest)
     monkeypatch.setattr("heft.adapter_dir.open_adapters", lambda *a, **k: loaded)
+    monkeypatch.setattr("heft.limits.limits_of", lambda model: None)
+    monkeypatch.setattr("heft.limits.require_room", lambda *a: None)
     monkeypatch.setattr("heft.data.Encoder.prompt", lambda self, text: [1])
     monkeypatch.setattr("heft.evaluation.generation.generate_texts", lambda *a, **k: [f"one\n\ttwo{HOSTILE}"])
     monkeypatch.setattr(sys, "argv", ["heft", "generate", "x", "a prompt", "--no-chat-template"])

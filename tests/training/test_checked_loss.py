@@ -145,3 +145,16 @@ def test_a_fused_layer_that_computes_something_else_is_not_taken_and_this_is_sai
     reporter.note = heard.append
     assert not may_be_fused(model, ROWS, 0, reporter)
     assert heard[0].startswith("fused is off, PEFT's own layers compute: it differs")
+
+
+def test_a_fast_path_with_the_right_loss_and_a_wrong_gradient_is_not_taken(tmp_path, monkeypatch):
+    right = reuse_module.answer_loss_on_prefixes
+
+    def detached_in_part(*arguments, **keywords):
+        loss = right(*arguments, **keywords)
+        return 0.9 * loss + 0.1 * loss.detach()
+
+    monkeypatch.setattr(reuse_module, "answer_loss_on_prefixes", detached_in_part)
+    chosen, heard = fast_and_plain(staged(), tmp_path)
+    assert not chosen.reuses
+    assert "differs" in heard[0]

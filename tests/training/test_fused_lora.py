@@ -321,3 +321,22 @@ def test_it_compiles_into_one_graph_and_computes_the_same():
     with fused_lora(model):
         explained = torch._dynamo.explain(model)(x_of())
     assert explained.graph_break_count == 0
+
+
+def test_what_it_gives_may_be_altered_in_place_as_what_a_layer_gives():
+    """Llama 4 adds its experts to the output of a linear layer in place."""
+    model = holder({"r": 4, "lora_alpha": 12})
+
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return self.inner(x).mul_(2.0)
+
+    expected = {key: (2 * value) for key, value in outcome(model, x_of()).items()}
+    with fused_lora(model):
+        found = outcome(InPlace(), x_of())
+    for name, value in expected.items():
+        assert torch.allclose(found[name if name in found else f"inner.{name}"], value, atol=1e-4), name

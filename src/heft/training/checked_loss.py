@@ -29,7 +29,7 @@ _SHAKE = 0.1
 def why_not_fast(
     model: "PreTrainedModel", fast: "Loss", plain: "Loss", rows: Sequence[EncodedExample], pad_id: int
 ) -> str | None:
-    """Why the fast loss is not to be used, in words; None where it equals the plain one.
+    """Why the fast loss is not to be used, in words; None where it and its gradient equal the plain one's.
 
     Tried on the shortest and the longest row, with trained weights that are shaken meanwhile, so that edits change
     something.
@@ -42,20 +42,17 @@ def why_not_fast(
         pad_id: id of the padding token.
     """
     chosen = of_unlike_length(rows)
-    with shaken(model, [p for p in model.parameters() if p.requires_grad]), torch.no_grad():
+    trained = [p for p in model.parameters() if p.requires_grad]
+    together = [_batch(model, [rows[i] for i in chosen], chosen, pad_id)]
+    alone = [_batch(model, [rows[i]], [i], pad_id) for i in chosen]
+    with shaken(model, trained), torch.enable_grad():
         try:
-            alone = sum(_value(model, plain, [rows[i]], [i], pad_id) for i in chosen)
-            together = _value(model, plain, [rows[i] for i in chosen], chosen, pad_id)
+            values = [_loss_and_gradient(model, plain, trained, batches) for batches in (alone, together)]
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return None  # what halves batches in training has not begun yet
             raise
-        return why_unequal(
-            lambda: [_value(model, fast, [rows[i] for i in chosen], chosen, pad_id)],
-            [alone],
-            [together],
-            model.dtype,
-        )
+        return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *values, model.dtype)
 
 
 def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
@@ -84,8 +81,12 @@ def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
     return [order[0], order[-1]] if len(order) > 1 else order
 
 
-def _value(model, loss: "Loss", rows: list[EncodedExample], numbers: list[int], pad_id: int) -> float:
-    return loss(model, _batch(model, rows, numbers, pad_id)).item()
+def _loss_and_gradient(model, loss: "Loss", trained: Sequence[torch.Tensor], batches: Sequence[dict]) -> list[float]:
+    """The loss of all batches, and the norm of its gradient."""
+    total = sum(loss(model, batch) for batch in batches)
+    gradients = torch.autograd.grad(total, trained, allow_unused=True)
+    norm = torch.stack([g.double().norm() for g in gradients if g is not None]).norm()
+    return [total.item(), norm.item()]
 
 
 def _batch(model: "PreTrainedModel", rows: list[EncodedExample], numbers: list[int], pad_id: int) -> dict:

@@ -118,12 +118,15 @@ class _FusedLora(torch.autograd.Function):
         up_OR = _joined([up * scale for up, scale in zip(ups, scales, strict=True)], 1).to(x.dtype)
         x_NI = x.reshape(-1, x.shape[-1])
         hidden_RN = down_RI @ x_NI.t()
-        y = F.linear(x_NI, weight, bias).addmm_(hidden_RN.t(), up_OR.t())
+        y = F.linear(
+            x, weight, bias
+        )  # in its own shape: what autograd is given must be no view, which others may alter
+        y.view(-1, y.shape[-1]).addmm_(hidden_RN.t(), up_OR.t())
         trains_down, trains_up = any(ctx.needs_input_grad[4::2]), any(ctx.needs_input_grad[5::2])
         ctx.save_for_backward(weight, down_RI, up_OR, x_NI if trains_down else None, hidden_RN if trains_up else None)
         ctx.scales, ctx.ranks, ctx.shape = scales, [down.shape[0] for down in downs], x.shape
         ctx.dtypes = [factor.dtype for factor in factors]
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return y
 
     @staticmethod
     def backward(ctx, grad):
