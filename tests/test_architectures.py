@@ -3,7 +3,15 @@
 import sys
 from pathlib import Path
 
+import peft
 import pytest
+import torch
+
+from heft.adapter_dir import save_adapter
+from heft.lora import lora_faults
+from heft.lora_targets import endings_of, linear_names, unadaptable
+from heft.recipe import LoraSettings, LoraStage
+from heft.stages import adapter_parameters, attach
 
 RIG = Path(__file__).parents[1] / "torture" / "architectures"
 FAMILIES = (
@@ -60,6 +68,23 @@ def test_a_fault_is_seen(rig, tmp_path, monkeypatch):
     rig["shrink"].save("llama", tmp_path / "model")
     faults = rig["attached"].check(tmp_path / "model")["faults"]
     assert "block: own" in faults
+
+
+@pytest.mark.parametrize("name", ["laguna", "inkling2_text"])
+def test_weights_that_peft_would_not_read_back_are_left_out_or_refused(rig, name, tmp_path):
+    model, again = rig["shrink"].build(name), rig["shrink"].build(name)
+    lost = endings_of(unadaptable(model), linear_names(model))
+    assert any("shared_experts" in ending or "sconv" in ending for ending in lost)
+    assert "name it in exclude" in lora_faults(model, LoraSettings(targets=[lost[0].rpartition(".")[2]]))[0]
+    attach(model, "coarse", LoraStage(method="lora", rank=2, steps=1))
+    with torch.no_grad():
+        for parameter in adapter_parameters(model, ["coarse"]).values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_adapter(tmp_path / "coarse", model, "coarse")
+    again = peft.PeftModel.from_pretrained(again, tmp_path / "coarse").eval()
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, again(ids).logits)
 
 
 def test_totals_count_what_became_of_each_class(rig):

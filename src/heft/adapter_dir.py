@@ -189,7 +189,19 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
     with tokens_of(model, name):
         set_peft_model_state_dict(model, saved, adapter_name=name)
+    loaded = _tensors(model, name)
+    lost = [key for key, value in saved.items() if not loaded[key].is_meta and not _same(loaded[key].cpu(), value)]
+    if lost:
+        raise HeftError(
+            f"PEFT did not read back {len(lost)} of {len(saved)} tensors of {path}, since it takes their names for"
+            f" others of this model: {', '.join(sorted(lost)[:3])}"
+        )
     activate(model, list(model.peft_config))
+
+
+def _same(first: "torch.Tensor", second: "torch.Tensor") -> bool:
+    """Whether tensors are equal to the bit, NaN where NaN is."""
+    return first.dtype == second.dtype and first.allclose(second, rtol=0, atol=0, equal_nan=True)
 
 
 def skeleton_of(model: "PreTrainedModel") -> "PreTrainedModel":

@@ -75,8 +75,12 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
                 faults.append(
                     f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
                 )
-            elif field == "targets" and not matches(entry, names - unadaptable(model)):
-                faults.append(f"{field}: LoRA cannot adapt {entry!r} of this model; leave it out")
+            elif field == "targets":
+                cannot = {name for name in unadaptable(model) if matches(entry, [name])}
+                cannot -= {name for name in cannot if any(matches(each, [name]) for each in settings.exclude)}
+                if cannot:
+                    shown = ", ".join(endings_of(cannot, linear_names(model)))
+                    faults.append(f"{field}: LoRA cannot adapt {shown} of this model ({entry!r}); name it in exclude")
     faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:

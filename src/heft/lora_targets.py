@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -49,17 +50,27 @@ def _of_experts(name: str) -> bool:
 def unadaptable(model: "PreTrainedModel") -> set[str]:
     """Full names of linear modules that LoRA cannot adapt.
 
-    Those that PEFT refuses for the model's type, and those that are linear by their class only and give something else
-    than rows times a weight: routers, which give a tuple, and products in groups.
+    Those that PEFT refuses for the model's type; those that are linear by their class only and give something else than
+    rows times a weight (routers, which give a tuple, and products in groups); and those whose weights PEFT would not
+    read back, since their names are others in checkpoints of the model's type.
     """
     tuner, config = LoraModel.__new__(LoraModel), LoraConfig()
-    found = set()
-    for name in linear_names(model):
+    names = linear_names(model)
+    found = _lost_on_reading(model, config, names)
+    for name in names - found:
         module = model.get_submodule(name)
         module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         if _refused(tuner, config, model, name) or not _is_linear(module):
             found.add(name)
     return found
+
+
+def _lost_on_reading(model: "PreTrainedModel", config: LoraConfig, names: set[str]) -> set[str]:
+    """Which modules' LoRA weights PEFT renames when it reads them (see `set_peft_model_state_dict`)."""
+    keys = {f"base_model.model.{name}.lora_A.weight": name for name in names}
+    weights = {key: torch.empty(1, 1, device="meta") for key in keys}
+    read = convert_peft_adapter_state_dict_for_transformers(model, config, weights, "default")
+    return {name for key, name in keys.items() if key not in read}
 
 
 def _refused(tuner: LoraModel, config: LoraConfig, model: nn.Module, name: str) -> bool:

@@ -1,8 +1,8 @@
 """Whether what a model makes of a row depends on the padding beside it.
 
 Most do not: positions are counted over real tokens and padding is masked. Models that count positions in columns (BART
-and its kin) or keep a recurrent state without a mask (RWKV, xLSTM) do. Rows of one length are then put together, which
-need no padding.
+and its kin) or keep a recurrent state without a mask (RWKV, xLSTM) do, and so do those that scale rotary positions by
+the longest row of a batch (dynamic NTK, LongRoPE). Rows of one length are then put together, which need no padding.
 """
 
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import torch
 from heft.data import left_pad
 from heft.equality import MOST, rounding
 from heft.forward import edits_hidden_states, logits_of
+from heft.prefix_states import scaled_beyond
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,13 +23,17 @@ _KNOWN: "WeakKeyDictionary[PreTrainedModel, bool]" = WeakKeyDictionary()
 
 
 @torch.no_grad()
-def padding_matters(model: "PreTrainedModel", pad_id: int) -> bool:
+def padding_matters(model: "PreTrainedModel", pad_id: int, longest: int) -> bool:
     """Whether a short row beside a long one, padded on the left, gives other logits than alone; tried once a model.
 
     Args:
         model: with or without adapters.
         pad_id: id of the padding token.
+        longest: tokens of the longest row that is to come.
     """
+    scaled = scaled_beyond(model)
+    if scaled is not None and longest > scaled:
+        return True
     if model not in _KNOWN:
         most = model.get_input_embeddings().weight.shape[0]
         ids = [(pad_id + 1 + 7 * i) % most for i in range(_LONG)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PLAIN_KINDS = {"full_attention", "sliding_attention"}
+_TURNED_BY_COLUMN = ("roformer",)
+"""Rotary models that turn keys by their column, in which they then have to stay."""
 _PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
@@ -29,16 +31,27 @@ def keeps_plain_keys(model: "PreTrainedModel") -> bool:
     input.
     """
     config = model.config.get_text_config()
-    if getattr(config, "prompt_length", 0):
+    if getattr(config, "prompt_length", 0) or config.model_type in _TURNED_BY_COLUMN:
         return False  # CPM-Ant: tokens of its own stand before each row
     if getattr(model, "_is_stateful", False) or not set(getattr(config, "layer_types", None) or ()) <= _PLAIN_KINDS:
         return False
     if "past_key_values" not in inspect.signature(decoder_of(model).forward).parameters:
         return False
-    rope = str(getattr(config, "rope_parameters", None))
-    if "dynamic" in rope or "longrope" in rope:
+    if scaled_beyond(model) is not None:
         return False
     return all(type(layer) in _PLAIN_LAYERS for layer in DynamicCache(config=config).layers)
+
+
+def scaled_beyond(model: "PreTrainedModel") -> int | None:
+    """Tokens beyond which rotary positions of a batch are scaled by the length of its longest row; None for never."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = rope.values() if all(isinstance(each, dict) for each in rope.values()) else [rope]
+    scaled = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
+    if not scaled:
+        return None
+    whole = getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
+    return min(kind.get("original_max_position_embeddings") or whole for kind in scaled)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _judged(numbers: dict, base: dict) -> dict[str, str]:
         value = numbers.get(key, 0.0)
         of_base = base[{"padding": "padding", "alone": "padding"}.get(key, "cache")]
         if isinstance(value, str):
-            if key in ("own", "reload") or not isinstance(of_base, str):
+            if key in ("own", "reload") or not (isinstance(of_base, str) or of_base > exact):
                 faults[key] = value
         elif not value <= max(exact, TIMES * of_base if key != "own" and not isinstance(of_base, str) else 0):
             faults[key] = f"differs by {value:.1e} of {numbers['scale']:.1f}"

@@ -121,7 +121,8 @@ def _halved(settings: EvaluationSettings, what: str, reporter: Reporter) -> Eval
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
     total = len(examples)
     with reporter.progress(what, total), rotations_in_words(model):
-        equal_lengths = padding_matters(model, tokenizer.pad_token_id)
+        longest = max(len(e.prompt) + max(map(len, e.choices)) for e in examples)
+        equal_lengths = padding_matters(model, tokenizer.pad_token_id, longest)
         shares = settings.share_prefix and not equal_lengths
         why_not = why_not_shared(model, examples, tokenizer.pad_token_id) if shares else None
         if why_not is not None:
@@ -161,15 +162,15 @@ def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) 
 
 
 def _generate(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
+    longest = max(len(example.prompt) for example in examples) + task.max_new_tokens
     with reporter.progress(what, len(examples)), rotations_in_words(model):
         texts = generate_texts(
             model,
             tokenizer,
             [example.prompt for example in examples],
-            batch_size=settings.batch_size,
+            batch_size=1 if padding_matters(model, tokenizer.pad_token_id, longest) else settings.batch_size,
             max_new_tokens=task.max_new_tokens,
             stop=task.stop,
-            equal_lengths=padding_matters(model, tokenizer.pad_token_id),
             answer_end=Encoder.of(tokenizer, task.settings).answer_end,
             on_batch=lambda done: reporter.step(what, done, len(examples)),
         )

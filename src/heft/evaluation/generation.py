@@ -25,7 +25,6 @@ def generate_texts(
     batch_size: int,
     max_new_tokens: int,
     stop: Sequence[str] = (),
-    equal_lengths: bool = False,
     answer_end: int | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
@@ -34,14 +33,12 @@ def generate_texts(
     `answer_end` is the token that answers were trained to end with (heft.data.Encoder.answer_end); the tokenizer's EOS
     token and those of the model's generation settings end an answer in any case.
 
-    With `equal_lengths` only prompts of one length run together (see heft.padding).
-
     Raises:
         HeftError: what the model computes is no numbers.
     """
     texts = [""] * len(prompts)
     done = 0
-    for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size, equal=equal_lengths):
+    for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
         inputs = {
             k: v.to(model.device) for k, v in left_pad([prompts[i] for i in indices], tokenizer.pad_token_id).items()
         }

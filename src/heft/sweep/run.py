@@ -31,6 +31,7 @@ from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
 from heft.training.attention import attention_for_training
+from heft.training.checked_loss import longest_of
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import has_not_moved
 from heft.training.settings import held_back_rows
@@ -79,7 +80,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
-    if padding_matters(base.model, base.tokenizer.pad_token_id):
+    if padding_matters(base.model, base.tokenizer.pad_token_id, longest_of(data.train)):
         raise HeftError(
             "a sweep runs rows of several lengths together, and padding changes what this model makes of a row; train"
             " the configurations one by one with heft train"

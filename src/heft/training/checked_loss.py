@@ -15,7 +15,9 @@ from heft.equality import why_unequal
 from heft.errors import HeftError
 from heft.forward import edits_hidden_states
 from heft.memory_errors import is_out_of_memory
+from heft.stages import adapter_modules
 from heft.training.loss import answer_loss
+from heft.training.snapshot import put_back_random_state, random_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,6 +75,29 @@ def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[Encode
             f"stage {name} trains nothing that the answers depend on: no weight of it gets a gradient. Choose other"
             " layers, positions or targets"
         )
+
+
+@torch.no_grad()
+def draws_random_numbers(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int) -> bool:
+    """Whether the base model itself draws random numbers in training, as seen on the shortest row; adapters aside."""
+    batch = _batch(model, [rows[of_unlike_length(rows)[0]]], [0], pad_id)
+    was_training, before = model.training, random_state()
+    model.train()
+    for name in model.peft_config:
+        for module in adapter_modules(model, name):
+            module.eval()
+    try:
+        answer_loss(model, batch, edits_hidden_states(model))
+        after = random_state()
+    finally:
+        put_back_random_state(before)
+        model.train(was_training)
+    return any(not torch.equal(value, after.tensors[key]) for key, value in before.tensors.items())
+
+
+def longest_of(rows: Sequence[EncodedExample]) -> int:
+    """Tokens of the longest row, prompt and answer."""
+    return max(len(row.prompt) + len(row.answer) for row in rows)
 
 
 def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 import torch
 from peft.tuners import lora
 from torch import nn
-from torch.nn import functional as F
 
 
 @contextmanager
@@ -118,10 +117,13 @@ class _FusedLora(torch.autograd.Function):
         up_OR = _joined([up * scale for up, scale in zip(ups, scales, strict=True)], 1).to(x.dtype)
         x_NI = x.reshape(-1, x.shape[-1])
         hidden_RN = down_RI @ x_NI.t()
-        y = F.linear(
-            x, weight, bias
-        )  # in its own shape: what autograd is given must be no view, which others may alter
-        y.view(-1, y.shape[-1]).addmm_(hidden_RN.t(), up_OR.t())
+        y = x.new_empty(*x.shape[:-1], len(weight))  # whole: what autograd is given, and others may alter, is no view
+        y_NO = y.view(-1, len(weight))
+        if bias is None:
+            torch.mm(x_NI, weight.t(), out=y_NO)
+        else:
+            torch.addmm(bias, x_NI, weight.t(), out=y_NO)
+        y_NO.addmm_(hidden_RN.t(), up_OR.t())
         trains_down, trains_up = any(ctx.needs_input_grad[4::2]), any(ctx.needs_input_grad[5::2])
         ctx.save_for_backward(weight, down_RI, up_OR, x_NI if trains_down else None, hidden_RN if trains_up else None)
         ctx.scales, ctx.ranks, ctx.shape = scales, [down.shape[0] for down in downs], x.shape

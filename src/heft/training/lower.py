@@ -7,6 +7,7 @@ The backward pass needs no help: nothing below requires a gradient.
 Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (S, d).
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 def first_edited_layer(model: "PreTrainedModel") -> int | None:
     """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
 
-    It does not apply where a layer hands on more than one hidden state a token: several streams, or keys and values
-    that higher layers share.
+    It does not apply where a layer hands on more than one hidden state a token: several streams, a router's state, or
+    keys and values that higher layers share.
     """
     if not trains_reft_alone(model) or has_dropout(model) or _hands_on_more(model):
         return None
@@ -49,7 +50,10 @@ def first_edited_layer(model: "PreTrainedModel") -> int | None:
 def _hands_on_more(model: "PreTrainedModel") -> bool:
     config = model.config.get_text_config()
     streams = Streams.of(config)
-    return streams.active is not None or streams.inner > 1 or bool(getattr(config, "num_kv_shared_layers", 0))
+    block = model.get_submodule(block_names(model)[0])
+    carries = any(name.startswith("prev_") for name in inspect.signature(type(block).forward).parameters)  # Zaya
+    shares = bool(getattr(config, "num_kv_shared_layers", 0))
+    return streams.active is not None or streams.inner > 1 or shares or carries
 
 
 @dataclass(frozen=True)

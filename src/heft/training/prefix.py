@@ -8,6 +8,7 @@ gradients are those of the plain path.
 Shapes: B rows, S prefix tokens, W numbers a token keeps (see heft.prefix_states). A row's states are one (S, W) matrix.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from heft.training.stores import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_RATES = re.compile("dropout|pdrop$|jitter")
 _HEADS = ("classifier_dropout", "summary_first_dropout")
 """Dropout of heads that a causal language model does not have."""
 
@@ -60,12 +62,9 @@ def _trained_configs(model: "PreTrainedModel") -> list:
 
 
 def has_dropout(model: "PreTrainedModel") -> bool:
-    """Whether the base model itself drops anything out in training."""
+    """Whether the base model itself draws random numbers in training: drops anything out, or jitters its routers."""
     config = model.config.get_text_config().to_dict()
-    rates = [
-        value for key, value in config.items() if ("dropout" in key or key.endswith("pdrop")) and key not in _HEADS
-    ]
-    return any(rates)
+    return any(value for key, value in config.items() if key not in _HEADS and _RATES.search(key))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from heft.forward import edits_hidden_states
 from heft.padding import padding_matters
 from heft.recipe import ReftStage, Stage
 from heft.reporter import Reporter
-from heft.training.checked_loss import why_not_fast
+from heft.training.checked_loss import draws_random_numbers, longest_of, why_not_fast
 from heft.training.fused_lora import fused_lora
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
 from heft.training.lower import LowerLayerReuse, first_edited_layer
@@ -37,7 +37,7 @@ def plain_loss(model: "PreTrainedModel", equal_lengths: bool = False) -> Loss:
 
 def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
     """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, the reporter is told."""
-    plain = plain_loss(model, padding_matters(model, pad_id))
+    plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
 
     def fused(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with fused_lora(model):
@@ -85,13 +85,16 @@ def loss_for(
         folder: for a file of what is kept.
         reporter: is told.
     """
-    plain = plain_loss(model, padding_matters(model, pad_id))
+    plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
     if not isinstance(stage, ReftStage) or not stage.reuse or stage.gradient_checkpointing:
         return StageLoss(plain, False)
     reuse = _reuse(model, stage, rows, pad_id)
     if reuse is None:
         return StageLoss(plain, False)
-    why_not = why_not_fast(model, _loss_with(reuse), plain, rows, pad_id)
+    if draws_random_numbers(model, rows, pad_id):
+        why_not = "the base model draws random numbers in training, and what is computed once would be one draw for all"
+    else:
+        why_not = why_not_fast(model, _loss_with(reuse), plain, rows, pad_id)
     if why_not is not None:
         reporter.note(f"reuse is off, the plain path is taken: {why_not}")
         return StageLoss(plain, False)

@@ -18,7 +18,7 @@ CHECK = "batch against single"
 
 def check_batching(subject: "Subject") -> list[Finding]:
     """The padded batch against each row alone, then against the batch padded on the other side."""
-    if padding_matters(subject.model, subject.pad_id):
+    if padding_matters(subject.model, subject.pad_id, max(subject.probe.lengths)):
         return [
             does_not_apply(CHECK, "padding changes what the base makes of a row; heft runs rows of one length together")
         ]

@@ -10,6 +10,7 @@ import torch
 from heft.data import left_pad
 from heft.evaluation.greedy import greedy
 from heft.forward import logits_of
+from heft.padding import padding_matters
 from heft.stages import activate
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import edits_prompt, largest
@@ -80,6 +81,18 @@ def _up_to_the_first_other(first_BN: torch.Tensor, second_BN: torch.Tensor) -> t
 
 def _decoded(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens (B, N) and the logits (B, N, V) that they were taken from, on the CPU."""
+    found = [_decoded_together(subject, some, use_cache) for some in _batches(subject, prompts)]
+    tokens, logits = zip(*found, strict=True)
+    return torch.cat(tokens), torch.cat(logits)
+
+
+def _batches(subject: "Subject", prompts: list) -> list[list]:
+    """As heft decodes them: together, or one by one where padding matters."""
+    alone = padding_matters(subject.model, subject.pad_id, max(map(len, prompts)) + NEW_TOKENS)
+    return [[prompt] for prompt in prompts] if alone else [prompts]
+
+
+def _decoded_together(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(prompts, subject.pad_id).items()}
     inputs.pop("position_ids")  # generate counts them from the mask itself
     options = {"use_cache": use_cache, "output_logits": True, "return_dict_in_generate": True}
@@ -92,6 +105,12 @@ def _decoded(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.
 
 def _in_one_pass(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
     """Logits (B, N, V) that predict the tokens, from one pass over all of the text."""
+    batches = _batches(subject, prompts)
+    parts = zip(batches, tokens_BN.split([len(batch) for batch in batches]), strict=True)
+    return torch.cat([_pass_over(subject, batch, tokens) for batch, tokens in parts])
+
+
+def _pass_over(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
     texts = [(*prompt, *tokens[:-1]) for prompt, tokens in zip(prompts, tokens_BN.tolist(), strict=True)]
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(texts, subject.pad_id).items()}
     if edits_prompt(subject.model):

@@ -36,7 +36,7 @@ _TEXTS = 2
 def check_sharing(subject: "Subject") -> list[Finding]:
     """Log-likelihoods of choices with what rows have in common computed once, against every row from its start on."""
     model = subject.model
-    if padding_matters(model, subject.pad_id):
+    if padding_matters(model, subject.pad_id, max(subject.probe.lengths)):
         return [does_not_apply(SHARING, _PADDED)]
     if not keeps_plain_keys(model):
         return [does_not_apply(SHARING, "this model keeps no plain keys and values; heft takes the plain path there")]
@@ -86,7 +86,7 @@ def check_training(subject: "Subject") -> list[Finding]:
     stages = {entry.name: entry.stage for entry in subject.manifest.adapters}
     if sum(stage == stages[reft[-1]] for stage in stages.values()) > 1:
         return [does_not_apply(TRAINING, f"{reft[-1]} trained together with LoRA, where nothing is reused")]
-    if padding_matters(subject.model, subject.pad_id):
+    if padding_matters(subject.model, subject.pad_id, max(subject.probe.lengths)):
         return [does_not_apply(TRAINING, _PADDED)]
     train_only(subject.model, [reft[-1]])
     try:
