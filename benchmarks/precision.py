@@ -1,6 +1,6 @@
-"""Measure what `dtype: auto` and `fused` rest on, on this machine: products and LoRA steps. Prints Markdown.
+"""Measure what `dtype: auto` and `fused` rest on, on this machine: products and LoRA steps; PRECISION.md has figures.
 
-    python benchmarks/precision.py [--threads 2] [--rows 24x41] [--rounds 6]
+    python benchmarks/precision.py [--threads 2] [--rows 24x41] [--rounds 6]   prints Markdown
 
 Each round runs every kind once, so that what else the machine does meets all of them; figures are medians.
 """

@@ -3,7 +3,7 @@
 bfloat16 where the hardware multiplies in it, that is on CUDA cards from Ampere on and on CPUs with AMX or AVX512-BF16;
 float32 elsewhere. It says how the base computes, whatever format its file has: a checkpoint saved in bfloat16 is
 computed in float32 where that is faster, and one saved in float32 is rounded to bfloat16 where the hardware has it.
-Adapters are float32 always. benchmarks/RESULTS.md has the measurements behind the rule for CPUs.
+Adapters are float32 always. benchmarks/PRECISION.md has the measurements behind the rule for CPUs.
 """
 
 from typing import TYPE_CHECKING, Literal

@@ -1,7 +1,7 @@
 """What the general rules of shrink.py do not get right, by family, and further settings that people's models have.
 
-A name with a `+` is a variant: the class before it with the settings behind it. A callable-free table: every entry is
-the keywords of the config class; a key that begins with `=` is set although the default config lacks it.
+A name with a `+` is a variant: the class before it with the settings behind it. An entry holds keywords of the config
+class; a key that begins with `=` is set although the default config lacks it.
 """
 
 REMOVED = "remove this key"
