@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 import heft
 import tiny
 from commands import heft as run_heft
+from heft.adapter_manifest import read_manifest
 from heft.errors import HeftError
 from heft.model_source import missing_folder
 from heft.models import load_base, load_tokenizer
@@ -78,7 +79,8 @@ def test_the_same_path_seen_from_here_is_tried_too(moved, monkeypatch, tmp_path)
     (tmp_path / "here" / "möd el").mkdir(parents=True)
     shutil.copytree(elsewhere, tmp_path / "here" / "möd el" / "tiny")
     monkeypatch.chdir(tmp_path / "here")
-    heft.load(adapter)
+    model, _ = heft.load(adapter)
+    assert list(model.peft_config) == [entry.name for entry in read_manifest(adapter).adapters]
 
 
 def test_a_base_elsewhere_is_given_to_load_and_verify(moved, made):

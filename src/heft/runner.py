@@ -109,9 +109,7 @@ def train(
         directory = RunDirectory(path) if processes.is_main() else _Unwritten(path)
         manifest = run_manifest(recipe, base, data)
         if begun:
-            others = directory.go_on(manifest)
-            if others:
-                reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
+            _resume(directory, manifest, reporter)
         else:
             until_the_end.enter_context(_held(path))
             directory.create(dump_recipe(recipe), manifest)
@@ -119,11 +117,22 @@ def train(
         work = Work(recipe, base, data, directory, reporter)
         work.run()
         if processes.is_main():
-            adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
-            adapter_dir.require_readable(directory.adapter, base.model)
+            _save_adapters(directory.adapter, recipe, base)
             work.checkpoints.remove()
         processes.wait_for_all()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
+
+
+def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
+    others = directory.go_on(manifest)
+    if others:
+        reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
+
+
+def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
+    """Write the adapter directory, and read it back before the run counts as finished."""
+    adapter_dir.save(path, base.model, adapter_manifest(recipe, base))
+    adapter_dir.require_readable(path, base.model)
 
 
 def _require_room(path: Path, resume: bool) -> None:

@@ -30,21 +30,12 @@ def run_evaluation(
     if task is not None and task not in TASKS:
         raise unknown_task(task)
     from heft.adapter_dir import open_adapters
-    from heft.adapter_manifest import base_settings, read_manifest
 
     path = Path(model)
     is_adapter = os.path.isfile(path / "heft.json")
-    if is_adapter:
-        manifest = read_manifest(path)
-        # refuses where that was not allowed; a name that a person overrides below need not be there
-        renamed = any(text.partition("=")[0].strip() == "model.name" for text in overrides)
-        found = base_settings(path, manifest, trust_remote_code, manifest.model.name if renamed and not base else base)
-        known = manifest.model_dump() | {"model": found.model_dump()}
-    else:
-        if base is not None:
-            raise HeftError(f"--base {base} goes with an adapter directory, and {model} is none: give the base itself")
-        own = {"name": model, **({"trust_remote_code": True} if trust_remote_code else {})}
-        known = {"model": own, "task": {}, "evaluation": {}}
+    known = _known_of_adapter(path, overrides, trust_remote_code, base) if is_adapter else _known_of_base(model, base)
+    if not is_adapter and trust_remote_code:
+        known["model"]["trust_remote_code"] = True
     if task is None and not is_adapter:
         raise HeftError(
             f"{model} is no adapter directory, so it has no task of its own; give one with --task: {', '.join(TASKS)}"
@@ -79,6 +70,23 @@ def run_evaluation(
             output.parent.mkdir(parents=True, exist_ok=True)
         write_records(output, result.records)
         reporter.note(f"records: {output}")
+
+
+def _known_of_adapter(path: Path, overrides: Sequence[str], trust_remote_code: bool, base: str | None) -> dict:
+    """What an adapter directory says of its model, task and evaluation."""
+    from heft.adapter_manifest import base_settings, read_manifest
+
+    manifest = read_manifest(path)
+    # refuses where that was not allowed; a name that a person overrides need not be there
+    renamed = any(text.partition("=")[0].strip() == "model.name" for text in overrides)
+    found = base_settings(path, manifest, trust_remote_code, manifest.model.name if renamed and not base else base)
+    return manifest.model_dump() | {"model": found.model_dump()}
+
+
+def _known_of_base(model: str, base: str | None) -> dict:
+    if base is not None:
+        raise HeftError(f"--base {base} goes with an adapter directory, and {model} is none: give the base itself")
+    return {"model": {"name": model}, "task": {}, "evaluation": {}}
 
 
 def _require_a_place(output: Path) -> None:

@@ -115,12 +115,7 @@ def train_stage(
     follower = _Follower(name, steps, reporter)
     callbacks = [follower, *([watch] if held_back else []), *course.callbacks]
     require_an_effect(model, name, [*rows, *held_back], pad_id)
-    with (
-        attention_for_training(model, attention, examples),
-        fused_lora(model, stage.fused and may_be_fused(model, [*rows, *held_back], pad_id, reporter)),
-        _forward_left_as_it_is(model),
-        tempfile.TemporaryDirectory(prefix="heft-") as scratch,
-    ):
+    with _as_it_trains(model, stage, attention, [*rows, *held_back], pad_id, reporter) as scratch:
         loss = loss_for(model, stage, rows + held_back, pad_id, uses, Path(scratch), reporter)
         trainer = StageTrainer(
             model,
@@ -156,6 +151,25 @@ def _outcome(trainer: StageTrainer, steps: int, watch: HeldBack, course: Course,
         peak_bytes=course.peak_bytes(),
         reuses=reuses,
     )
+
+
+@contextmanager
+def _as_it_trains(
+    model: "PreTrainedModel",
+    stage: Stage,
+    attention: str,
+    rows: Sequence[EncodedExample],
+    pad_id: int,
+    reporter: Reporter,
+) -> Iterator[str]:
+    """The model in the faster of equal ways to compute, which end with the stage; a folder for the Trainer."""
+    with (
+        attention_for_training(model, attention, rows),
+        fused_lora(model, stage.fused and may_be_fused(model, rows, pad_id, reporter)),
+        _forward_left_as_it_is(model),
+        tempfile.TemporaryDirectory(prefix="heft-") as scratch,
+    ):
+        yield scratch
 
 
 @contextmanager
