@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 TIMES = 5
 """A plain path in other batches differs by rounding alone; a fast one may by so many times that."""
-MOST = 5e-2
+MOST = 1e-1
 """As a share of a value, what is taken for rounding at most; beyond it a mistake could hide."""
 
 
 def rounding(dtype: "torch.dtype") -> float:
     """What may differ in any case, as a share of a value, or of 1 if that is more.
 
-    Sums in another order were seen to change 1e-6 in float32. bfloat16 has 8 bits, and a value is off by 4e-3 as it is.
+    Sums in another order were seen to change 1e-6 in float32. bfloat16 has 8 bits: of SmolLM2's loss on two rows, LoRA
+    in bfloat16 instead of float32 was seen to change 2 and 3 percent.
     """
-    return 1e-4 if dtype.itemsize >= 4 else 1e-2
+    return 1e-4 if dtype.itemsize >= 4 else 5e-2
 
 
 def why_unequal(

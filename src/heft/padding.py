@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from heft.data import left_pad
-from heft.equality import MOST, rounding
+from heft.equality import rounding
 from heft.forward import edits_hidden_states, logits_of
 from heft.prefix_states import scaled_beyond
 
@@ -41,8 +41,7 @@ def padding_matters(model: "PreTrainedModel", pad_id: int, longest: int) -> bool
         was_training, _ = model.training, model.eval()
         alone, beside = (_last_logits(model, rows, pad_id) for rows in ([short], [short, long]))
         model.train(was_training)
-        relative = rounding(model.dtype) if model.dtype == torch.float32 else MOST
-        _KNOWN[model] = bool((alone - beside).abs().max() > relative * alone.abs().max())
+        _KNOWN[model] = bool((alone - beside).abs().max() > rounding(model.dtype) * alone.abs().max())
     return _KNOWN[model]
 
 
