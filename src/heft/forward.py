@@ -27,15 +27,17 @@ def logits_of(model: "nn.Module", keep: "int | torch.Tensor", **inputs) -> torch
         keep: how many of the last columns, or (K,) indices of columns of `input_ids`.
         inputs: of `forward`.
     """
+    tokens = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
+    width = tokens.shape[1]
+    if isinstance(keep, int):  # as indices, whose result is contiguous: of a slice torch multiplies row by row
+        keep = torch.arange(width - keep, width, device=tokens.device)
     call = {**inputs, "logits_to_keep": keep}
     inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", model)
     parameters = inspect.signature(inner.forward).parameters
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         call = {key: value for key, value in call.items() if key in parameters or key in _OF_HEFT}
     logits_BTV = model(**call).logits
-    if logits_BTV.shape[1] == (keep if isinstance(keep, int) else len(keep)):
-        return logits_BTV
-    return logits_BTV[:, -keep:] if isinstance(keep, int) else logits_BTV[:, keep]
+    return logits_BTV if logits_BTV.shape[1] == len(keep) else logits_BTV[:, keep]
 
 
 _OF_HEFT = ("prompt_lengths", "token_layout")

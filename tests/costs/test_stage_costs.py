@@ -82,6 +82,7 @@ def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
     monkeypatch.setattr(stage_module, "require_an_effect", lambda *a: None)
     monkeypatch.setattr(reuse_module, "why_not_fast", lambda *a: None)
     monkeypatch.setattr(reuse_module, "padding_matters", lambda *a: False)
+    monkeypatch.setattr(reuse_module, "draws_random_numbers", lambda *a: False)
     monkeypatch.setattr(StageTrainer, "_require_sound_weights", lambda self: None)
     task = "{name: whereabouts, train_size: 8, eval_size: 2}"
     path = recipe_file(f"{{fine: {{{FINE}, epochs: 3, {fine}}}}}", task=task)
