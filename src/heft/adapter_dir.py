@@ -199,9 +199,9 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     activate(model, list(model.peft_config))
 
 
-def _same(first: "torch.Tensor", second: "torch.Tensor") -> bool:
-    """Whether tensors are equal to the bit, NaN where NaN is."""
-    return first.dtype == second.dtype and first.allclose(second, rtol=0, atol=0, equal_nan=True)
+def _same(loaded: "torch.Tensor", saved: "torch.Tensor") -> bool:
+    """Whether a tensor has the saved values, which may be of lower precision; NaN where NaN is."""
+    return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
 
 
 def skeleton_of(model: "PreTrainedModel") -> "PreTrainedModel":
