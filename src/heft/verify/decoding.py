@@ -9,11 +9,11 @@ import torch
 
 from heft.data import left_pad
 from heft.evaluation.greedy import greedy
-from heft.forward import logits_of
+from heft.forward import edits_hidden_states, logits_of
 from heft.padding import padding_matters
 from heft.stages import activate
 from heft.verify.finding import Finding, judged
-from heft.verify.logits import edits_prompt, largest
+from heft.verify.logits import largest
 
 if TYPE_CHECKING:
     from heft.verify.subject import Subject
@@ -113,6 +113,6 @@ def _in_one_pass(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> 
 def _pass_over(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
     texts = [(*prompt, *tokens[:-1]) for prompt, tokens in zip(prompts, tokens_BN.tolist(), strict=True)]
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(texts, subject.pad_id).items()}
-    if edits_prompt(subject.model):
+    if edits_hidden_states(subject.model):
         inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
     return logits_of(subject.model, tokens_BN.shape[1], **inputs, use_cache=False).float().cpu()

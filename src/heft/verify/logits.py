@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.data import EncodedExample, left_pad
-from heft.forward import logits_of
-from heft.reft.layer import ReftLayer
+from heft.forward import edits_hidden_states, logits_of
 from heft.verify.finding import Finding, judged
 
 if TYPE_CHECKING:
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
 COLUMNS = 16
 """Logits are compared after this many last tokens of a row: whatever happens to an earlier token shows there."""
-
-
-def edits_prompt(model: "PreTrainedModel") -> bool:
-    """Whether the model carries a ReFT adapter, which is told where prompts end."""
-    return any(isinstance(module, ReftLayer) for module in model.modules())
 
 
 @torch.inference_mode()
@@ -41,7 +35,7 @@ def row_logits(
     ids = [row.prompt + row.answer for row in rows]
     inputs = left_pad(ids, pad_id) if side == "left" else right_pad(ids, pad_id)
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
-    if edits_prompt(model):
+    if edits_hidden_states(model):
         inputs["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows], device=model.device)
     width = inputs["input_ids"].shape[1]
     kept = min(COLUMNS, *map(len, ids)) if len(ids) > 1 else min(COLUMNS, len(ids[0]))
