@@ -10,8 +10,8 @@ from worker import Handler, block, read_rows, serve, timed
 
 
 def load(job: dict) -> dict[str, Handler]:
-    from heft.models import load_base, quiet
-    from heft.recipe import ModelSettings
+    from heft.models.load import load_base, quiet
+    from heft.recipe.recipe import ModelSettings
 
     quiet()
     dtype = job.get("dtype") or ("bfloat16" if job["device"] == "cuda" else "float32")
@@ -28,7 +28,7 @@ def load(job: dict) -> dict[str, Handler]:
 
 def _encoded(number: int, row: dict):
     """heft's row of given token ids; the text, which nothing here reads, is a stand-in."""
-    from heft.data import EncodedExample
+    from heft.data.encode import EncodedExample
     from heft.tasks.base import Example
 
     choices = tuple(f" {index}" for index in range(len(row["choices"])))
@@ -38,7 +38,7 @@ def _encoded(number: int, row: dict):
 
 
 def _training(job: dict, base, rows: list) -> dict[str, Handler]:
-    from heft.stages import attach
+    from heft.adapters.attach import attach
 
     attach(base.model, job["stage"], _stage(job, 1))
     if job["stage"] == "coarse":
@@ -53,7 +53,7 @@ def _training(job: dict, base, rows: list) -> dict[str, Handler]:
 
 
 def _stage(job: dict, epochs: int, **own):
-    from heft.recipe import LoraStage, ReftStage
+    from heft.recipe.recipe import LoraStage, ReftStage
 
     common = {"rank": job["rank"], "epochs": epochs, "batch_size": job["batch_size"], "bf16": job["device"] == "cuda"}
     common["learning_rate"] = LEARNING_RATES[job["stage"]]
@@ -82,7 +82,7 @@ def _fill_loreft(model, rank: int) -> None:
 
 def _train(job: dict, base, rows: list, epochs: int) -> dict:
     """Train a stage over the rows; seconds in all and of each epoch, first and last with what is around them."""
-    from heft.reporter import Reporter
+    from heft.runtime.reporter import Reporter
     from heft.training.stage import train_stage
 
     losses, ends = [], []
@@ -124,9 +124,9 @@ def _train(job: dict, base, rows: list, epochs: int) -> dict:
 
 def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
     """Every combination of the job's grid side by side; losses are those of the first, which has the job's rank."""
-    from heft.reporter import Reporter
+    from heft.recipe.grid import Configuration
+    from heft.runtime.reporter import Reporter
     from heft.sweep.arrange import side_by_side
-    from heft.sweep.grid import Configuration
 
     def train(chosen: list, epochs: int) -> dict:
         combinations = [

@@ -14,10 +14,10 @@ from itertools import product
 import torch
 from torch.nn import functional as F
 
-from heft.data import left_pad
-from heft.models import load_base, quiet
-from heft.recipe import LoraStage, ModelSettings
-from heft.stages import attach
+from heft.adapters.attach import attach
+from heft.data.encode import left_pad
+from heft.models.load import load_base, quiet
+from heft.recipe.recipe import LoraStage, ModelSettings
 from heft.training.fused_lora import fused_lora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -16,7 +16,7 @@ SMALL_MODEL = "random:tiny-llama"
 
 def main(model: str, source: str, folder: Path, count: int, seed: int) -> None:
     """Write `model/`, `train.jsonl` and `evaluation.jsonl` to the folder, and `about.json` that says what they are."""
-    from heft.data import Encoder
+    from heft.data.encode import Encoder
     from heft.reft.settings import Positions
     from heft.tasks import load_examples
 
@@ -78,8 +78,8 @@ def _whole_groups(examples: list, count: int, seed: int) -> list:
 def _write_model(name: str, target: Path):
     """Copy the model to `target` with a config that old versions understand too; returns heft's tokenizer for it."""
     from heft.builtin import embedded_path, tiny_llama
-    from heft.models import load_tokenizer
-    from heft.recipe import ModelSettings
+    from heft.models.load import load_tokenizer
+    from heft.recipe.recipe import ModelSettings
 
     tokenizer = load_tokenizer(ModelSettings(name=name))
     if not (target / "config.json").is_file():

@@ -17,7 +17,7 @@ REAL = pytest.StashKey()
 
 def pytest_configure(config):
     """On every processor alike: `dtype: auto` is float32, unless a test says what the hardware has."""
-    from heft import precision
+    from heft.models import precision
 
     config.stash[REAL] = precision.multiplies_bfloat16
     precision.multiplies_bfloat16 = lambda device: False
@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def real_multiplies_bfloat16(request):
-    """`heft.precision.multiplies_bfloat16`, which asks this machine."""
+    """`heft.models.precision.multiplies_bfloat16`, which asks this machine."""
     return request.config.stash[REAL]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import heft
-from heft.recipe_io import load_recipe
+from heft.recipe.files import load_recipe
 
 START = """
 name: t

@@ -7,11 +7,11 @@ import peft
 import pytest
 import torch
 
-from heft.adapter_dir import save_adapter
-from heft.lora import lora_faults
-from heft.lora_targets import endings_of, linear_names, unadaptable
-from heft.recipe import LoraSettings, LoraStage
-from heft.stages import adapter_parameters, attach
+from heft.adapters.attach import adapter_parameters, attach
+from heft.adapters.directory import save_adapter
+from heft.adapters.lora import lora_faults
+from heft.adapters.lora_targets import endings_of, linear_names, unadaptable
+from heft.recipe.recipe import LoraSettings, LoraStage
 
 RIG = Path(__file__).parents[1] / "torture" / "architectures"
 FAMILIES = (
@@ -63,8 +63,8 @@ def test_a_fault_is_seen(rig, tmp_path, monkeypatch):
     """The rig itself: a model whose edits land one token early does not pass."""
     from heft.reft import tracker
 
-    right = tracker.edited_rows
-    monkeypatch.setattr(tracker, "edited_rows", lambda *a: (right(*a) - 1).clamp(min=0))
+    right = tracker.edited_token_indices
+    monkeypatch.setattr(tracker, "edited_token_indices", lambda *a: (right(*a) - 1).clamp(min=0))
     rig["shrink"].save("llama", tmp_path / "model")
     faults = rig["attached"].check(tmp_path / "model")["faults"]
     assert "block: own" in faults

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import heft
 from heft.builtin import byte_tokenizer, tiny_llama
-from heft.recipe_io import load_recipe
+from heft.recipe.files import load_recipe
 from tolerance import trained_losses
 
 ROOT = Path(__file__).parents[1]

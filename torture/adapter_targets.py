@@ -16,7 +16,7 @@ class AdapterDirectory(Target):
         self.path = self.folder / "heft.json"
 
     def seeds(self) -> list[bytes]:
-        from heft.recipe import ModelSettings
+        from heft.recipe.recipe import ModelSettings
 
         entries = [
             {"name": "coarse", "method": "lora", "stage": "coarse"},
@@ -27,9 +27,9 @@ class AdapterDirectory(Target):
         return [json.dumps(values | {"evaluation": {"batch_size": 8}}).encode()]
 
     def run(self, data: bytes) -> None:
-        from heft.adapter_files import adapter_folder
-        from heft.adapter_manifest import base_settings, read_manifest
-        from heft.recipe_io import evaluation_request
+        from heft.adapters.manifest import base_settings, read_manifest
+        from heft.adapters.safety import adapter_folder
+        from heft.recipe.files import evaluation_request
 
         self.path.write_bytes(data)
         manifest = read_manifest(self.folder)
@@ -66,14 +66,14 @@ class AdapterConfig(Target):
         return [json.dumps(config.to_dict(), default=sorted).encode() for config in configs]
 
     def run(self, data: bytes) -> None:
-        from heft.adapter_files import read_config
+        from heft.adapters.safety import read_config
 
         path = self.folder / "adapter_config.json"
         path.write_bytes(data)
         config = read_config(path)
         self.count += 1
         if self.count % 50 == 1:
-            from heft.adapter_dir import expected_tensors, skeleton_of
+            from heft.adapters.directory import expected_tensors, skeleton_of
             from heft.builtin import tiny_llama
 
             expected_tensors(skeleton_of(tiny_llama()), "a", config, path)
@@ -99,7 +99,7 @@ class Weights(Target):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from heft.weights_files import read_header, require_fit
+        from heft.adapters.weights import read_header, require_fit
 
         path = self.folder / "adapter_model.safetensors"
         path.write_bytes(data)

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from ends import RECIPES, START, run, write
 
-from heft.recipe_io import load_recipe
-from heft.reporter import Reporter
-from heft.runner import train
+from heft.recipe.files import load_recipe
+from heft.run.train import train
+from heft.runtime.reporter import Reporter
 
 MOST_GROWTH = 0.02
 LONG = (

@@ -31,7 +31,7 @@ class RecipeFile(Target):
         return [RECIPE.encode(), *(path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml")))]
 
     def run(self, data: bytes) -> None:
-        from heft.recipe_io import dump_recipe, load_recipe
+        from heft.recipe.files import dump_recipe, load_recipe
 
         path = self.folder / "recipe.yaml"
         path.write_bytes(data)
@@ -64,8 +64,8 @@ class Overrides(Target):
     """What follows --set, one a line."""
 
     def setup(self) -> None:
-        from heft.recipe import Recipe
-        from heft.settings_io import read_document
+        from heft.recipe.recipe import Recipe
+        from heft.settings.files import read_document
 
         path = self.folder / "recipe.yaml"
         path.write_text(RECIPE)
@@ -80,8 +80,8 @@ class Overrides(Target):
         ]
 
     def run(self, data: bytes) -> None:
-        from heft.recipe import Recipe
-        from heft.settings_io import apply_overrides, validate
+        from heft.recipe.recipe import Recipe
+        from heft.settings.files import apply_overrides, validate
 
         document = self.read.part(())
         apply_overrides(document, data.decode("utf-8", "surrogateescape").split("\n"))
@@ -162,7 +162,7 @@ class Run(Target):
     files = ("summary.json", "manifest.json", "metrics.jsonl", "recipe.yaml", "records/fine.jsonl", "study.json")
 
     def setup(self) -> None:
-        from heft.run_dir import RUN_FORMAT
+        from heft.run.directory import RUN_FORMAT
 
         self.count = 0
         entry = {"n": 2, "accuracy": 0.0, "balanced_accuracy": 0.0, "majority": 1.0, "interval": [0.0, 0.66]}

@@ -21,9 +21,9 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "evaluate": "heft.evaluation",
-        "load": "heft.adapter_dir",
-        "load_recipe": "heft.recipe_io",
-        "stack": "heft.loaded",
-        "train": "heft.runner",
+        "load": "heft.adapters.directory",
+        "load_recipe": "heft.recipe.files",
+        "stack": "heft.adapters.loaded",
+        "train": "heft.run.train",
     },
 )

@@ -13,15 +13,15 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 import heft
 from calls.examples import text_rows
 from calls.trainers import arguments, trainer_of
-from heft.adapter_dir import save
-from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.attach import adapter_parameters, attach, finish, inject, parts
+from heft.adapters.directory import save
+from heft.adapters.loaded import prepare
+from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
-from heft.loaded import prepare
-from heft.models import load_base
-from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.models.load import load_base
+from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
 from heft.reft import ReftConfig
-from heft.stages import adapter_parameters, attach, finish, inject, parts
 
 IDS = torch.arange(3, 40)[None]
 STAGES = {

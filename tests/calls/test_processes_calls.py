@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from calls.two_processes import STEPS, run
-from heft import processes
+from heft.runtime import distributed
 
 HERE = Path(__file__).parent
 
@@ -75,8 +75,8 @@ def test_accelerate_launch_with_an_fsdp_config_on_a_cpu_says_what_it_runs_as(rec
 
 def test_one_process_has_nothing_to_say_of_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert processes.runs_as(torch.device("cpu")) is None
+    assert distributed.runs_as(torch.device("cpu")) is None
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "FSDP" not in processes.runs_as(torch.device("cpu"))
+    assert "FSDP" not in distributed.runs_as(torch.device("cpu"))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "a shard of the model" in processes.runs_as(torch.device("cuda"))
+    assert "a shard of the model" in distributed.runs_as(torch.device("cuda"))

@@ -43,7 +43,7 @@ def asked(trained, tmp_path, monkeypatch):
             prompts.extend(tokenizer.decode(ids) for ids in given)
             return ["there"]
 
-        monkeypatch.setattr("heft.models.byte_tokenizer", templated)
+        monkeypatch.setattr("heft.models.load.byte_tokenizer", templated)
         monkeypatch.setattr(generation, "generate_texts", generate)
         run_generation(directory, PLAIN, 4, chat_template, False)
         return prompts[0]

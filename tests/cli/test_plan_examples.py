@@ -10,9 +10,9 @@ from rich.console import Console
 from commands import heft, write_recipe
 from heft.cli.plan import run_plan
 from heft.cli.plan_examples import drawn, visible
+from heft.data.inspect import Editor, Shown, ShownExample, ShownToken, show_examples
 from heft.errors import HeftError
-from heft.plan.show import Editor, Shown, ShownExample, ShownToken, show_examples
-from heft.recipe_io import load_recipe
+from heft.recipe.files import load_recipe
 
 STAGES = (
     "{coarse: {method: lora, rank: 2, steps: 1}, fine: {method: reft, rank: 2, positions: f1+l3, steps: 1},"

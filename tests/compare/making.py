@@ -5,7 +5,7 @@ from pathlib import Path
 
 from heft.evaluation.metrics import measure
 from heft.evaluation.records import Record, write_records
-from heft.run_dir import RUN_FORMAT
+from heft.run.directory import RUN_FORMAT
 
 TRAINED = {"seconds": 10.0, "flops": 2e9, "plain_flops": 4e9, "tokens": 100, "trainable_parameters": 50}
 TRAINED |= {"stored_parameters": 60, "peak_bytes": 1000, "steps": 20}

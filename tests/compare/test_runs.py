@@ -24,7 +24,7 @@ def test_a_run_is_read_back(tmp_path):
 
 def test_what_heft_train_writes_is_read(recipe_file, tmp_path):
     import heft
-    from heft.recipe_io import load_recipe
+    from heft.recipe.files import load_recipe
 
     recipe = recipe_file("{fine: {method: reft, rank: 2, positions: l2, steps: 1, batch_size: 4}}")
     done = heft.train(load_recipe(recipe, output=str(tmp_path / "run")))

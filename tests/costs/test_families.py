@@ -6,9 +6,9 @@ import transformers
 from test_rows import ROWS, counted, plain_step, reft
 from torch.utils.flop_counter import FlopCounterMode
 
+from heft.adapters.attach import attach
 from heft.costs.operations import costs_of
 from heft.costs.rows import plain_row, span
-from heft.stages import attach
 
 SIZES = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
          "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip

@@ -5,16 +5,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
+from heft.adapters.attach import attach
 from heft.costs.operations import costs_of
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
-from heft.data import Encoder, training_batch
-from heft.recipe import JointStage, LoraStage, ReftStage
-from heft.stages import attach
+from heft.data.encode import Encoder, training_batch
+from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.base import generation_example
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.lower import LowerLayerReuse
-from heft.training.prefix import PrefixReuse
-from heft.training.stores import MemoryStore
+from heft.training.reuse.lower_layers import LowerLayerReuse
+from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.stores import MemoryStore
 
 ENCODE = Encoder(tiny.byte_tokenizer(), 256)
 ROWS = ENCODE([generation_example("t", f"row {i} is twenty long:", " yes", "yes") for i in range(4)])

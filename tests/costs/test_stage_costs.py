@@ -6,18 +6,18 @@ import weakref
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from heft.adapters.attach import attach
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import shape_of, stage_costs
-from heft.models import load_base
-from heft.recipe_io import load_recipe
-from heft.reporter import Reporter
-from heft.run_data import read_data
-from heft.stages import attach
-from heft.training import reuse as reuse_module
+from heft.data.rows import read_data
+from heft.models.load import load_base
+from heft.recipe.files import load_recipe
+from heft.runtime.reporter import Reporter
 from heft.training import stage as stage_module
-from heft.training.prefix import PrefixReuse
-from heft.training.reuse import loss_for
+from heft.training.reuse import decide as reuse_module
+from heft.training.reuse.decide import loss_for
+from heft.training.reuse.prefix import PrefixReuse
 from heft.training.stage import hold_back, train_stage
 from heft.training.trainer import StageTrainer
 

@@ -15,7 +15,7 @@ from heft.doctor.hub import OFFLINE, check_hub
 from heft.doctor.line import FAULT, NOTE, OK
 from heft.doctor.places import check_caches, check_places, hub_cache
 from heft.doctor.probing import Facts
-from heft.sources import WHEEL_INSTALL, WHEEL_VERSION
+from heft.tasks.sources import WHEEL_INSTALL, WHEEL_VERSION
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -3,12 +3,12 @@
 import pytest
 
 import tiny
-from heft.data import Encoder
+from heft.data.encode import Encoder
 from heft.evaluation import likelihood
 from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.evaluator import evaluate_examples
-from heft.recipe import EvaluationSettings
-from heft.reporter import Reporter
+from heft.recipe.recipe import EvaluationSettings
+from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.whereabouts import WhereaboutsSettings
 

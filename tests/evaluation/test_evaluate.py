@@ -7,12 +7,12 @@ import torch
 
 import heft
 from heft.builtin import TINY
-from heft.data import Encoder
+from heft.data.encode import Encoder
 from heft.errors import HeftError
 from heft.evaluation import evaluate_examples, evaluator
-from heft.models import load_base
-from heft.recipe import EvaluationSettings, ModelSettings
-from heft.reporter import Reporter
+from heft.models.load import load_base
+from heft.recipe.recipe import EvaluationSettings, ModelSettings
+from heft.runtime.reporter import Reporter
 from heft.tasks import examples_of, task_for
 from heft.tasks.jsonl import JsonlSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
@@ -63,8 +63,8 @@ def test_generated_answers_do_not_depend_on_the_batch_and_end_at_the_stop(tmp_pa
 
 
 def test_an_adapter_that_edits_more_tokens_than_a_prompt_has_is_refused():
-    from heft.recipe import ReftStage
-    from heft.stages import attach
+    from heft.adapters.attach import attach
+    from heft.recipe.recipe import ReftStage
 
     base = load_base(ModelSettings(name=TINY, device="cpu"))
     attach(base.model, "fine", ReftStage(method="reft", positions="f900+l900", steps=1))

@@ -6,8 +6,8 @@ from transformers import GenerationConfig
 
 from heft.builtin import TINY
 from heft.evaluation.generation import generate_texts
-from heft.models import load_base
-from heft.recipe import ModelSettings
+from heft.models.load import load_base
+from heft.recipe.recipe import ModelSettings
 
 OWN = {
     "penalty": {"repetition_penalty": 5.0},

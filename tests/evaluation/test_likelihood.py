@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import tiny
-from heft.data import Encoder, left_pad
+from heft.adapters.attach import attach, finish
+from heft.data.encode import Encoder, left_pad
 from heft.evaluation import likelihood
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods
-from heft.recipe import ReftStage
-from heft.stages import attach, finish
+from heft.recipe.recipe import ReftStage
 from heft.tasks.base import choice_example
 from tolerance import rounded
 

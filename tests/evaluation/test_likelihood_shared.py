@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import tiny
-from heft.data import Encoder
+from heft.adapters.attach import adapter_parameters, attach, finish
+from heft.data.encode import Encoder
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods, plain_rows
 from heft.evaluation.shared_pass import score_batch
 from heft.evaluation.shared_prefix import Pass, common_length, shared_batches, stem_of
-from heft.prefix_states import keeps_plain_keys
-from heft.recipe import LoraStage, ReftStage
-from heft.stages import adapter_parameters, attach, finish
+from heft.models.prefix_states import keeps_plain_keys
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.tasks.base import choice_example
 from tolerance import rounded
 

@@ -7,8 +7,8 @@ import pytest
 from heft.cli.plan import notes, run_plan
 from heft.errors import HeftError
 from heft.plan.planner import make_plan
-from heft.recipe_io import load_recipe
-from heft.units import in_bytes
+from heft.recipe.files import load_recipe
+from heft.text.units import in_bytes
 
 STAGES = (
     "{coarse: {method: lora, rank: 2, init: pissa, steps: 2, batch_size: 4}, "

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heft.reft.positions import TokenLayout, attended_tokens, edited_rows, number_tokens, prompt_lengths_from_labels
+from heft.reft.positions import (
+    TokenLayout,
+    attended_tokens,
+    edited_token_indices,
+    number_tokens,
+    prompt_lengths_from_labels,
+)
 from heft.reft.settings import Positions, parse_positions
 
 CPU = torch.device("cpu")
@@ -41,7 +47,7 @@ def test_edited_tokens_are_those_of_the_definition_for_any_padding_prompt_and_ca
     prompt_B = torch.tensor([row[1] for row in rows])
     cut = min(cut, width - 1)
     layout = TokenLayout(number_tokens(attended)[:, cut:], prompt_B)
-    found = edited_rows(layout, positions, part).tolist()
+    found = edited_token_indices(layout, positions, part).tolist()
     expected = []
     for i, (left, prompt, answer, _) in enumerate(rows):
         tokens = expected_tokens(prompt, prompt + answer, positions, part)
@@ -53,7 +59,10 @@ def test_edited_tokens_are_those_of_the_definition_for_any_padding_prompt_and_ca
 @settings(max_examples=60, deadline=None)
 def test_mistake_3_a_prompt_shorter_than_the_counts_never_gives_a_token_twice(prompt, first, last):
     layout = TokenLayout(torch.arange(prompt)[None], torch.tensor([prompt]))
-    parts = {p: edited_rows(layout, Positions(first=first, last=last), p).tolist() for p in ("first", "last", "shared")}
+    parts = {
+        p: edited_token_indices(layout, Positions(first=first, last=last), p).tolist()
+        for p in ("first", "last", "shared")
+    }
     both = parts["first"] + parts["last"]
     assert len(set(both)) == len(both) == min(prompt, first + last)
     assert sorted(both) == parts["shared"]
@@ -61,7 +70,7 @@ def test_mistake_3_a_prompt_shorter_than_the_counts_never_gives_a_token_twice(pr
 
 def test_mistake_6_l1_is_the_last_prompt_token_and_not_the_one_before():
     layout = TokenLayout(torch.arange(8)[None], torch.tensor([5]))
-    assert edited_rows(layout, Positions(last=1), "last").tolist() == [4]
+    assert edited_token_indices(layout, Positions(last=1), "last").tolist() == [4]
 
 
 def test_padding_is_numbered_minus_one_and_tokens_from_zero():

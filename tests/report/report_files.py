@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from heft.evaluation.metrics import measure
 from heft.evaluation.records import Record, write_records
-from heft.recipe import Recipe
+from heft.recipe.recipe import Recipe
 from heft.tasks import load_examples
 
 HOSTILE = "<script>document.title='run'</script>"

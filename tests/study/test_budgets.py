@@ -4,7 +4,7 @@ import pytest
 
 from heft.errors import HeftError
 from heft.plan.planner import make_plan
-from heft.reporter import Reporter
+from heft.runtime.reporter import Reporter
 from heft.study import budgets as study_budgets
 from heft.study import costing as study_costing
 from heft.study.budgets import Budgets

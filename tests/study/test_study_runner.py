@@ -7,9 +7,9 @@ import weakref
 import pytest
 
 from heft.errors import HeftError
-from heft.locks import held
-from heft.recipe_io import load_recipe
-from heft.reporter import Reporter
+from heft.recipe.files import load_recipe
+from heft.runtime.reporter import Reporter
+from heft.storage.locks import locked
 from heft.study import runner as study_runner
 from heft.study.files import load_study
 from heft.study.runner import run_study
@@ -187,7 +187,7 @@ def test_a_directory_that_is_no_study_is_left_alone(study_file, tmp_path, train)
 @pytest.mark.parametrize("begun", [False, True])
 def test_two_processes_never_work_on_one_study(study_file, tmp_path, train, begun):
     path = study_file(ARMS)
-    with held(tmp_path / "out", "study"):
+    with locked(tmp_path / "out", "study"):
         if begun:
             (tmp_path / "out" / "study.yaml").write_text("name: s\n")
         with pytest.raises(HeftError, match="another process is working on the study"):
@@ -196,9 +196,9 @@ def test_two_processes_never_work_on_one_study(study_file, tmp_path, train, begu
 
 
 def test_models_do_not_outlive_their_runs(study_file, monkeypatch):
-    import heft.runner
+    import heft.run.train
 
-    alive, load_base = [], heft.runner.load_base
+    alive, load_base = [], heft.run.train.load_base
 
     def remember(settings):
         assert not [model for model in alive if model() is not None]
@@ -206,7 +206,7 @@ def test_models_do_not_outlive_their_runs(study_file, monkeypatch):
         alive.append(weakref.ref(base.model))
         return base
 
-    monkeypatch.setattr(heft.runner, "load_base", remember)
+    monkeypatch.setattr(heft.run.train, "load_base", remember)
     run(study_file(f"seeds: [0, 1]\n{ARMS}"))
     gc.collect()
     assert [model() for model in alive] == [None] * 4

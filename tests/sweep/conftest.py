@@ -2,7 +2,7 @@
 
 import pytest
 
-from heft.recipe_io import load_recipe
+from heft.recipe.files import load_recipe
 from heft.sweep import run as sweep_run
 from heft.sweep.results import rank
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from heft.errors import HeftError
-from heft.reporter import Reporter
+from heft.runtime.reporter import Reporter
+from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Learner
-from heft.sweep.passes import Passes
-from heft.sweep.room import Room
+from heft.sweep.room import TokenBudget
 from tolerance import ROUNDING, rounded
 
 FINE = "{method: reft, positions: l2, rank: 2, steps: 3, batch_size: 4, optimizer: sgd, learning_rate: 1e-2}"
@@ -35,7 +35,7 @@ def found(run, monkeypatch, grid, name, losses=None):
     with monkeypatch.context() as patched:
         patched.setattr(Learner, "update", update)
         if losses is not None:
-            patched.setattr(Passes, "losses", losses)
+            patched.setattr(PackedForward, "losses", losses)
         _, sweep, learners = run(FINE, grid, name, to=notes)
     weights = [[p.detach() for p in learner.parameters.values()] for learner in learners]
     return gradients, weights, sweep.results, [note for note in notes.said if "out of memory" in note], states
@@ -43,7 +43,7 @@ def found(run, monkeypatch, grid, name, losses=None):
 
 def with_room_for(most, error=torch.OutOfMemoryError, trains=True):
     """Passes, in training or else in evaluation, that fail after all is computed if they hold more copies."""
-    plain = Passes.losses
+    plain = PackedForward.losses
 
     def losses(passes, copies):
         result = plain(passes, copies)
@@ -116,7 +116,7 @@ def test_other_errors_are_not_taken_for_it(run, monkeypatch):
 
 def test_room_never_grows_and_is_not_short_before_memory_runs_out():
     notes = []
-    room = Room(100, notes.append)
+    room = TokenBudget(100, notes.append)
     assert not room.is_short_for(1000)
     room.shrink([40, 45])
     room.shrink([400, 200])

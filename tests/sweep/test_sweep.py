@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 import heft
 from heft.errors import HeftError
-from heft.recipe_io import load_recipe
-from heft.reporter import Reporter
-from heft.sweep.grid import configurations, recipe_of
-from heft.sweep.passes import Passes
+from heft.recipe.files import load_recipe
+from heft.recipe.grid import configurations, recipe_of
+from heft.runtime.reporter import Reporter
+from heft.sweep.forward import PackedForward
 from tolerance import assert_tensors, of_weights, rounded, trained_losses
 
 
@@ -60,8 +60,8 @@ def test_ten_steps_of_every_configuration_are_those_of_heft_train(run, tmp_path)
 
 
 def test_prefixes_that_give_other_losses_are_not_shared_and_this_is_said(run, tmp_path, monkeypatch):
-    right = Passes._side_by_side
-    monkeypatch.setattr(Passes, "_side_by_side", lambda self, copies: right(self, copies) + 0.01)
+    right = PackedForward._side_by_side
+    monkeypatch.setattr(PackedForward, "_side_by_side", lambda self, copies: right(self, copies) + 0.01)
     notes = Notes()
     recipe, _, learners = run(
         "{method: reft, rank: 2, positions: l2, steps: 3, batch_size: 8, learning_rate: 1e-2}",
@@ -154,7 +154,7 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
 
 
 def test_the_ranking_is_what_an_evaluation_of_the_held_back_rows_says(run):
-    from heft.data import Encoder
+    from heft.data.encode import Encoder
     from heft.evaluation.likelihood import choice_log_likelihoods
     from heft.tasks import load_examples
     from heft.training.stage import hold_back

@@ -6,16 +6,16 @@ from test_prefix import REFT, ROWS, staged
 
 import heft
 import tiny
-from heft import adapter_dir
+from heft.adapters import directory as adapter_dir
+from heft.adapters.attach import attach
 from heft.errors import HeftError
-from heft.recipe import LoraStage, ReftStage
-from heft.recipe_io import load_recipe
-from heft.reporter import Reporter
-from heft.stages import attach
-from heft.training import reuse as reuse_module
+from heft.recipe.files import load_recipe
+from heft.recipe.recipe import LoraStage, ReftStage
+from heft.runtime.reporter import Reporter
 from heft.training.checked_loss import require_an_effect, why_not_fast
 from heft.training.fused_lora import FusedLinear
-from heft.training.reuse import loss_for, may_be_fused, plain_loss
+from heft.training.reuse import decide as reuse_module
+from heft.training.reuse.decide import loss_for, may_be_fused, plain_loss
 
 
 def fast_and_plain(model, tmp_path, **settings):
@@ -112,7 +112,7 @@ def test_a_run_whose_adapter_cannot_be_read_back_does_not_end_well(recipe_file, 
         path = directory / "heft.json"
         path.write_text(path.read_text().replace('"name": "coarse"', '"name": "other"'))
 
-    monkeypatch.setattr("heft.adapter_dir.save", spoil)
+    monkeypatch.setattr("heft.adapters.directory.save", spoil)
     recipe = load_recipe(recipe_file("{coarse: {method: lora, rank: 2, steps: 1}}"), output=str(tmp_path / "run"))
     with pytest.raises(HeftError):
         heft.train(recipe)

@@ -9,7 +9,7 @@ from peft.tuners import lora
 from torch import nn
 
 import tiny
-from heft.lora import inject_quietly
+from heft.adapters.lora import inject_quietly
 from heft.training import fused_lora as module
 from heft.training.fused_lora import FusedLinear, fused_lora
 

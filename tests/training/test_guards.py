@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from heft.adapters.attach import adapter_parameters, attach
 from heft.builtin import TINY
-from heft.data import Encoder
+from heft.data.encode import Encoder
 from heft.errors import HeftError
-from heft.models import load_base
-from heft.recipe import LoraStage, ModelSettings, ReftStage
-from heft.reporter import Reporter
-from heft.stages import adapter_parameters, attach
+from heft.models.load import load_base
+from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.training import CheckpointSettings
+from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
-from heft.training.guards import Diverged, diverged, has_not_moved
-from heft.training.keeping import Keeping
-from heft.training.settings import CheckpointSettings
+from heft.training.checkpointing import Keeping
+from heft.training.guards import Diverged, diverged, is_flat
 from heft.training.stage import hold_back, train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
@@ -197,7 +197,7 @@ def test_where_every_held_back_row_is_bad_the_learning_rate_is_blamed(monkeypatc
     ],
 )
 def test_a_loss_has_moved_when_it_fell_by_more_than_its_noise(losses, moved):
-    assert (has_not_moved(losses) is None) == moved
+    assert (is_flat(losses) is None) == moved
 
 
 def test_a_loss_that_does_not_move_is_said_once(monkeypatch):

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 import tiny
-from heft.data import Encoder, training_batch
-from heft.recipe import ReftStage
-from heft.stages import attach
+from heft.adapters.attach import attach
+from heft.data.encode import Encoder, training_batch
+from heft.recipe.recipe import ReftStage
 from heft.tasks.base import generation_example
 from heft.training.loss import answer_loss
 from tolerance import assert_gradients, rounded

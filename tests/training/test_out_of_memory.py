@@ -10,15 +10,15 @@ from test_prefix import ROWS, batch_of, loss_and_gradients, staged
 from torch import nn
 from torch.nn import functional as F
 
-from heft.data import IGNORED
+from heft.data.encode import IGNORED
 from heft.training.guards import rows_without_a_finite_loss
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.lower import LowerLayerReuse
-from heft.training.out_of_memory import backward_in_parts
-from heft.training.prefix import PrefixReuse
-from heft.training.reuse import plain_loss
+from heft.training.out_of_memory import backward_in_micro_batches
+from heft.training.reuse.decide import plain_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse
+from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.stores import MemoryStore, NoStore
 from heft.training.snapshot import apart, together
-from heft.training.stores import MemoryStore, NoStore
 from tolerance import assert_gradients, assert_tensors, of_weights, rounded, trained_losses
 
 SHORT_FIRST = [2, 0, 3, 1]
@@ -64,7 +64,7 @@ def test_in_pieces_a_batch_has_the_loss_and_the_gradients_of_the_whole(losses, s
     trained = [p for p in model.parameters() if p.requires_grad]
     for pieces in (1, 2, len(SHORT_FIRST)):
         model.zero_grad()
-        value, _ = backward_in_parts(step, batch_of(SHORT_FIRST), trained, pieces, print)
+        value, _ = backward_in_micro_batches(step, batch_of(SHORT_FIRST), trained, pieces, print)
         assert_same(model, value.item(), *whole)
 
 
@@ -127,7 +127,7 @@ def test_gradients_that_a_failed_pass_left_are_taken_back():
             raise torch.OutOfMemoryError
         return loss.detach()
 
-    loss, pieces = backward_in_parts(step, batch, [weight], 1, halved.append)
+    loss, pieces = backward_in_micro_batches(step, batch, [weight], 1, halved.append)
     assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
     assert torch.equal(weight.grad, 5.0 + values.sum(0))
 
@@ -149,7 +149,7 @@ def test_another_error_of_a_pass_is_not_taken_for_it():
         raise RuntimeError("the sizes differ")
 
     with pytest.raises(RuntimeError, match="the sizes differ"):
-        backward_in_parts(step, batch_of([0, 1]), [], 1, print)
+        backward_in_micro_batches(step, batch_of([0, 1]), [], 1, print)
 
 
 def test_a_stage_that_goes_on_does_not_run_out_of_memory_again(monkeypatch):
@@ -200,7 +200,9 @@ def test_states_to_keep_are_computed_in_halves_where_memory_does_not_suffice(roo
                 if rows > room:
                     raise torch.OutOfMemoryError
 
-        monkeypatch.setattr("heft.training.kept.pass_tokens", lambda device, trains: None)  # all rows in one company
+        monkeypatch.setattr(
+            "heft.training.reuse.activation_cache.pass_tokens", lambda device, trains: None
+        )  # all rows in one company
         model.get_decoder().register_forward_pre_hook(watched, with_kwargs=True)
         whole = loss_and_gradients(model, mean(plain_loss(model), model, batch_of(SHORT_FIRST)))
         value, _ = loss_and_gradients(model, mean(loss, model, batch_of(SHORT_FIRST)))

@@ -6,14 +6,15 @@ import pytest
 from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
 
 import tiny
-from heft.recipe import ReftStage
-from heft.stages import attach
-from heft.training import kept, parts
+from heft.adapters.attach import attach
+from heft.recipe.recipe import ReftStage
+from heft.training import parts
 from heft.training.loss import answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.lower import LowerLayerReuse
-from heft.training.prefix import PrefixReuse
-from heft.training.reuse import plain_loss
-from heft.training.stores import MemoryStore, NoStore
+from heft.training.reuse import activation_cache as kept
+from heft.training.reuse.decide import plain_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse
+from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.stores import MemoryStore, NoStore
 
 
 @pytest.fixture
@@ -44,4 +45,4 @@ def test_prefixes_and_lower_layers_are_computed_in_parts_too(free_passes):
     layers = LowerLayerReuse(model, ROWS, 1, 0, MemoryStore())
     on_lower = partial(answer_loss_on_lower_layers, reuse=layers)
     for _ in range(2):
-        assert_same_as_plain(model, [0, 1, 2, 3], parts.loss_by_parts(on_lower, model, batch_of([0, 1, 2, 3])))
+        assert_same_as_plain(model, [0, 1, 2, 3], parts.loss_in_length_buckets(on_lower, model, batch_of([0, 1, 2, 3])))

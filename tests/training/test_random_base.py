@@ -6,10 +6,10 @@ from test_checked_loss import fast_and_plain
 from test_prefix import REFT, ROWS
 
 import tiny
-from heft.recipe import LoraStage, ReftStage
-from heft.stages import attach
+from heft.adapters.attach import attach
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.training.checked_loss import draws_random_numbers
-from heft.training.prefix import has_dropout, reach
+from heft.training.reuse.prefix import has_dropout, reach
 
 
 def noisy(model):

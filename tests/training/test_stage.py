@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.builtin import TINY
-from heft.data import Encoder
-from heft.models import load_base
-from heft.recipe import JointStage, LoraStage, ModelSettings, ReftStage
-from heft.reporter import Reporter
-from heft.stages import adapter_parameters, attach, finish
+from heft.data.encode import Encoder
+from heft.models.load import load_base
+from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import fused_lora

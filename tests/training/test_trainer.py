@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from heft.data import IGNORED, EncodedExample
+from heft.data.encode import IGNORED, EncodedExample
 from heft.tasks.base import Example
 from heft.training.trainer import Rows, collate
 

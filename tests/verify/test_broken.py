@@ -8,10 +8,10 @@ import torch
 from peft.tuners.lora import Linear, LoraLayer
 from transformers import GenerationConfig
 
+from heft.adapters.attach import adapter_parameters
 from heft.reft import prompts, tracker
 from heft.reft.generating import GenerateCall
 from heft.reft.layer import ReftLayer
-from heft.stages import adapter_parameters
 from heft.verify import fast_paths, merging
 from heft.verify.batching import check_batching
 from heft.verify.decoding import check_decoding
@@ -116,13 +116,13 @@ def test_generation_settings_of_the_base_fail_nothing(subject):
 
 def test_steps_that_lose_their_edit_fail_where_all_tokens_are_edited(adapters, monkeypatch):
     subject = open_subject(adapters("all"), rows=2)
-    plain = tracker.edited_rows
+    plain = tracker.edited_token_indices
 
     def none_in_a_step(layout, positions, part):
         rows_N = plain(layout, positions, part)
         return rows_N[:0] if layout.index_BT.shape[1] == 1 else rows_N
 
-    monkeypatch.setattr(tracker, "edited_rows", none_in_a_step)
+    monkeypatch.setattr(tracker, "edited_token_indices", none_in_a_step)
     assert set(states(check_decoding(subject)).values()) == {FAILED}
 
 

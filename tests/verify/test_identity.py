@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from heft.adapter_dir import save
-from heft.adapter_manifest import FORMAT, AdapterEntry, AdapterManifest
+from heft.adapters.attach import adapter_parameters, attach, finish
+from heft.adapters.directory import save
+from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest
 from heft.builtin import TINY
-from heft.models import load_base
-from heft.recipe import LoraStage, ModelSettings, ReftStage
-from heft.stages import adapter_parameters, attach, finish
+from heft.models.load import load_base
+from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
 from heft.verify.effect import AT_IDENTITY, check_effect, largest_update
 from heft.verify.finding import DOES_NOT_APPLY, OK
 from heft.verify.subject import open_subject

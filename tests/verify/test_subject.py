@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from heft.data import EncodedExample
+from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.verify.logits import COLUMNS, right_pad, row_logits
 from heft.verify.subject import STRETCH, make_probe, open_subject

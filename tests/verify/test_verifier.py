@@ -6,8 +6,8 @@ import pytest
 import torch
 from verify_recipes import RECIPES
 
+from heft.adapters.attach import overview
 from heft.errors import HeftError
-from heft.stages import overview
 from heft.verify.finding import DOES_NOT_APPLY, FAILED, OK
 from heft.verify.subject import open_subject
 from heft.verify.verifier import CHECKS, findings_of, heading, verify

@@ -2,9 +2,9 @@
 
 import sys
 
-from heft import stopping
 from heft.errors import HeftError
-from heft.terminal import plain
+from heft.runtime import signals
+from heft.text.escape import escape_controls
 
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, also Typer's: 128 and the number of SIGINT."""
@@ -20,10 +20,10 @@ def main() -> None:
 
         app()
     except HeftError as error:
-        print(plain(f"heft: {error}"), file=sys.stderr)
+        print(escape_controls(f"heft: {error}"), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
             raise
         print("heft: interrupted", file=sys.stderr)
-        sys.exit(128 + stopping.last())
+        sys.exit(128 + signals.last())

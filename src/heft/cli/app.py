@@ -65,11 +65,11 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe's stages and show what each bought."""
-    from heft import processes
     from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
-    from heft.recipe_io import load_recipe
-    from heft.run_dir import is_begun, require_free, require_same
-    from heft.sweep.grid import refuse_sweep
+    from heft.recipe.files import load_recipe
+    from heft.recipe.grid import refuse_sweep
+    from heft.run.directory import is_begun, require_free, require_same
+    from heft.runtime import distributed
 
     loaded = load_recipe(recipe, override, output=str(output) if output else None)
     refuse_sweep(loaded)  # all again in the run; here they are said before torch takes its seconds
@@ -79,13 +79,13 @@ def train(
         require_same(loaded)
     reporter = ConsoleReporter()
     reporter.note("importing torch and transformers")
-    from heft.runner import train as run_recipe
+    from heft.run.train import train as run_recipe
 
     with saying_what_stays(loaded.output_dir, reporter, go_on=_this_command("--resume")):
         run = run_recipe(loaded, reporter, resume)
     reporter.console.print(results_table(run.stages))
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
-    processes.leave()
+    distributed.leave()
 
 
 def _this_command(option: str) -> str:

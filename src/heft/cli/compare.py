@@ -9,10 +9,10 @@ from rich.table import Table as RichTable
 
 from heft.cli.show import ConsoleReporter
 from heft.compare.comparison import Comparison, compare
-from heft.compare.given import read_given
+from heft.compare.inputs import read_inputs
 from heft.compare.table import Table, tables
 from heft.errors import HeftError
-from heft.terminal import plain
+from heft.text.escape import escape_controls
 
 
 def run_compare(
@@ -39,13 +39,13 @@ def run_compare(
         return
     if overrides or output is not None or dry_run:
         raise HeftError("--set, --output and --dry-run are for a study file; runs are compared as they are")
-    found = read_given(given)
+    found = read_inputs(given)
     if reference is None:
         comparison = compare(found.arms, found.reference, found.pairs)
     else:
         comparison = compare(found.arms, reference)
     if as_json:
-        print(plain(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
+        print(escape_controls(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
     else:
         show(comparison, ConsoleReporter(), found.notes)
 

@@ -8,11 +8,11 @@ from heft.cli.show import ConsoleReporter
 from heft.errors import HeftError
 from heft.evaluation.metrics import Metrics
 from heft.evaluation.records import write_records
-from heft.files import said_plainly
-from heft.reading import is_dir, nearest
-from heft.recipe_io import evaluation_request
+from heft.recipe.files import evaluation_request
+from heft.storage.atomic import readable_os_errors
+from heft.storage.reading import is_dir, nearest_existing
 from heft.tasks import TASKS, TaskSettings, unknown_task
-from heft.units import percent
+from heft.text.units import percent
 
 
 def run_evaluation(
@@ -29,7 +29,7 @@ def run_evaluation(
     """Evaluate and print; settings come from the adapter where it was trained on that task, else from the defaults."""
     if task is not None and task not in TASKS:
         raise unknown_task(task)
-    from heft.adapter_dir import open_adapters
+    from heft.adapters.directory import open_adapters
 
     path = Path(model)
     is_adapter = os.path.isfile(path / "heft.json")
@@ -55,7 +55,7 @@ def run_evaluation(
 
     reporter = ConsoleReporter()
     from heft.evaluation import evaluate
-    from heft.models import load_base
+    from heft.models.load import load_base
 
     loaded = load_base(settings.model)
     adapted = open_adapters(path, loaded).model if is_adapter else loaded.model
@@ -66,7 +66,7 @@ def run_evaluation(
         reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
     reporter.note(f"{result.seconds:.1f} seconds")
     if output is not None:
-        with said_plainly(output):
+        with readable_os_errors(output):
             output.parent.mkdir(parents=True, exist_ok=True)
         write_records(output, result.records)
         reporter.note(f"records: {output}")
@@ -74,7 +74,7 @@ def run_evaluation(
 
 def _known_of_adapter(path: Path, overrides: Sequence[str], trust_remote_code: bool, base: str | None) -> dict:
     """What an adapter directory says of its model, task and evaluation."""
-    from heft.adapter_manifest import base_settings, read_manifest
+    from heft.adapters.manifest import base_settings, read_manifest
 
     manifest = read_manifest(path)
     # refuses where that was not allowed; a name that a person overrides need not be there
@@ -92,7 +92,7 @@ def _known_of_base(model: str, base: str | None) -> dict:
 def _require_a_place(output: Path) -> None:
     if is_dir(output):
         raise HeftError(f"--output {output} is a folder; give the file that records are to be written to")
-    above = nearest(output.parent)
+    above = nearest_existing(output.parent)
     if not is_dir(above):
         raise HeftError(f"--output {output} cannot be made: {above} is a file")
 

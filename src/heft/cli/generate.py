@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 
 from heft.errors import HeftError
-from heft.recipe_io import evaluation_request
-from heft.terminal import plain
+from heft.recipe.files import evaluation_request
+from heft.text.escape import escape_controls
 
 
 def run_generation(
@@ -20,15 +20,15 @@ def run_generation(
     """Print the answer; `chat_template` None takes what the adapter was trained with."""
     if not prompt.strip():
         raise HeftError("the prompt is empty; give the text to go on from")
-    from heft.adapter_dir import open_adapters
-    from heft.adapter_manifest import read_manifest
+    from heft.adapters.directory import open_adapters
+    from heft.adapters.manifest import read_manifest
 
     asked = _as_trained(adapter, read_manifest(adapter).task, chat_template)
 
-    from heft.data import Encoder
+    from heft.data.encode import Encoder
     from heft.evaluation.generation import generate_texts
-    from heft.limits import limits_of, require_room
-    from heft.models import quiet
+    from heft.models.limits import limits_of, require_room
+    from heft.models.load import quiet
 
     quiet()
     loaded = open_adapters(adapter, trust_remote_code=trust_remote_code, base_name=base)
@@ -43,7 +43,7 @@ def run_generation(
         max_new_tokens=max_new_tokens,
         answer_end=encode.answer_end,
     )
-    typer.echo(plain(texts[0]))
+    typer.echo(escape_controls(texts[0]))
 
 
 def _as_trained(adapter: Path, task: dict, chat_template: bool | None) -> dict:

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from heft.cli.plan_examples import drawn
 from heft.cli.show import ConsoleReporter
-from heft.recipe_io import load_recipe
-from heft.reporter import Reporter
-from heft.units import in_bytes, in_flops, in_time
+from heft.recipe.files import load_recipe
+from heft.runtime.reporter import Reporter
+from heft.text.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
+    from heft.costs.figures import Plan, StagePlan, SweepPlan
     from heft.costs.stage import Reuse
-    from heft.plan.figures import Plan, StagePlan, SweepPlan
 
 
 def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool, show: int | None = None) -> None:
@@ -26,9 +26,9 @@ def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool, s
     """
     recipe = load_recipe(path, overrides)
     reporter = ConsoleReporter()
-    from heft.models import quiet
+    from heft.data.inspect import show_examples
+    from heft.models.load import quiet
     from heft.plan.planner import make_plan
-    from heft.plan.show import show_examples
 
     quiet()
     shown = None if show is None else show_examples(recipe, show)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from heft.plan.show import Editor, Shown, ShownExample, ShownToken
+    from heft.data.inspect import Editor, Shown, ShownExample, ShownToken
 
 PROMPT, EDITED, TRAINED, SPECIAL = "cyan", "bold yellow", "bold green", "magenta"
 _BESIDE = 40

@@ -20,34 +20,34 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from heft import processes, stopping
-from heft.reporter import Reporter
-from heft.terminal import plain
-from heft.units import percent
+from heft.runtime import distributed, signals
+from heft.runtime.reporter import Reporter
+from heft.text.escape import escape_controls
+from heft.text.units import percent
 
 if TYPE_CHECKING:
-    from heft.run_dir import StageSummary
-    from heft.stages import Row
+    from heft.adapters.attach import Row
+    from heft.run.directory import StageSummary
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class PlainConsole(Console):
-    """Prints text as it is: no markup, no emoji, and no character that a terminal obeys (heft.terminal)."""
+    """Prints text as it is: no markup, no emoji, and no character that a terminal obeys (heft.text.escape)."""
 
     def __init__(self, **options):
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
 
     def render_str(self, text: str, **options) -> Text:
         """Every text that is printed, and every cell and title of a table, comes through here."""
-        return super().render_str(plain(text), **options)
+        return super().render_str(escape_controls(text), **options)
 
 
 class ConsoleReporter(Reporter):
     """Shows a run on standard output; of several processes, the main one does."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or PlainConsole(soft_wrap=True, quiet=not processes.is_main())
+        self.console = console or PlainConsole(soft_wrap=True, quiet=not distributed.is_main())
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
@@ -55,7 +55,7 @@ class ConsoleReporter(Reporter):
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(plain(text), markup=False, emoji=False)
+        self.console.print(escape_controls(text), markup=False, emoji=False)
 
     def overview(self, stage: str, rows: "Sequence[Row]") -> None:
         """The table before a stage."""
@@ -82,7 +82,7 @@ class ConsoleReporter(Reporter):
             TimeRemainingColumn(),
         )
         with Progress(*columns, TextColumn("{task.fields[loss]}", markup=False), console=self.console) as self._bar:
-            self._task = self._bar.add_task(plain(what), total=total, loss="")
+            self._task = self._bar.add_task(escape_controls(what), total=total, loss="")
             try:
                 yield
             finally:
@@ -112,7 +112,7 @@ def saying_what_stays(directory: Path, reporter: Reporter, go_on: str | None = N
 
     `go_on` is the command that goes on with it; None where there is none.
     """
-    with stopping.listening():
+    with signals.listening():
         try:
             yield
         except KeyboardInterrupt:

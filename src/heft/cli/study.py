@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heft import stopping
 from heft.cli.show import ConsoleReporter
+from heft.runtime import signals
 from heft.study.files import Study, load_study
-from heft.units import in_flops, in_time
+from heft.text.units import in_flops, in_time
 
 if TYPE_CHECKING:
     from heft.costs.stage import StageCosts
-    from heft.study.budgets import Grant
+    from heft.study.budgets import ResolvedBudget
 
 
 def run_study(path: Path, overrides: Sequence[str] = (), output: Path | None = None, dry_run: bool = False) -> None:
@@ -22,7 +22,7 @@ def run_study(path: Path, overrides: Sequence[str] = (), output: Path | None = N
     study = load_study(path, overrides, output=str(output) if output else None)
     reporter = ConsoleReporter()
     reporter.note("importing torch and transformers")
-    from heft.models import quiet
+    from heft.models.load import quiet
 
     quiet()
     if dry_run:
@@ -31,7 +31,7 @@ def run_study(path: Path, overrides: Sequence[str] = (), output: Path | None = N
     from heft.cli.compare import show
     from heft.study.runner import run_study as run_all
 
-    with stopping.listening():
+    with signals.listening():
         try:
             result = run_all(study, reporter)
         except KeyboardInterrupt:
@@ -96,7 +96,7 @@ def _sum_words(study: Study, counted: "dict[str, list[StageCosts]]") -> str:
     )
 
 
-def _budget_words(arm: str, grant: "Grant") -> str:
+def _budget_words(arm: str, grant: "ResolvedBudget") -> str:
     shown = {"seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}.get(grant.kind, in_flops)
     off = grant.reached / grant.amount - 1
     spent = " to spend" if grant.kind == "spent_flops" else ""

@@ -8,10 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
-from heft.recipe_io import load_recipe
-from heft.run_dir import require_free
-from heft.sweep.grid import require_sweep
-from heft.units import percent
+from heft.recipe.files import load_recipe
+from heft.recipe.grid import require_sweep
+from heft.run.directory import require_free
+from heft.text.units import percent
 
 if TYPE_CHECKING:
     from heft.sweep.results import Result

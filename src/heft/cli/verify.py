@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from heft.errors import HeftError
-from heft.terminal import plain
+from heft.text.escape import escape_controls
 
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -22,7 +22,7 @@ def run_verification(
         raise HeftError(f"--rows is {rows}; a batch to be compared with single rows needs at least 2")
     if not as_json:
         typer.echo("importing torch and transformers")
-    from heft.models import quiet
+    from heft.models.load import quiet
     from heft.verify.finding import DOES_NOT_APPLY, FAILED, OK, all_right
     from heft.verify.subject import open_subject
     from heft.verify.verifier import findings_of, heading, verify
@@ -30,15 +30,15 @@ def run_verification(
     quiet()
     if as_json:
         report = verify(adapter, rows, device, trust_remote_code, base)
-        typer.echo(plain(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
+        typer.echo(escape_controls(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
         raise typer.Exit(0 if report.ok else 1)
     subject = open_subject(adapter, rows, device, trust_remote_code, base)
     for line in heading(subject):
-        typer.echo(plain(line))
+        typer.echo(escape_controls(line))
     findings = []
     for finding in findings_of(subject):
         findings.append(finding)
-        typer.echo(plain("\n".join(("", *finding.lines()))))
+        typer.echo(escape_controls("\n".join(("", *finding.lines()))))
     counts = Counter(finding.state for finding in findings)
     typer.echo("\n" + ", ".join(f"{counts[state]} {state}" for state in (OK, FAILED, DOES_NOT_APPLY) if counts[state]))
     raise typer.Exit(0 if all_right(findings) else 1)

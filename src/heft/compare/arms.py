@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from heft.compare.runs import RunFiles, read_run, require_format
-from heft.compare.shapes import StudyFile, require_shape
+from heft.compare.schemas import StudyFile, require_shape
 from heft.errors import HeftError
-from heft.reading import is_file, read_json
-from heft.recipe import Recipe
-from heft.recipe_io import ONLY_WRITING
+from heft.recipe.files import ONLY_WRITING
+from heft.recipe.recipe import Recipe
+from heft.storage.reading import is_file, read_json
 
 STUDY_FORMAT = 1
 """Number of the format of study.json."""

@@ -5,14 +5,14 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from heft.compare.shapes import ManifestFile, RecipeFile, Summary, require_shape
+from heft.compare.schemas import ManifestFile, RecipeFile, Summary, require_shape
 from heft.errors import HeftError
 from heft.evaluation.metrics import measure
 from heft.evaluation.records import Record, read_records
-from heft.reading import is_file, parse_json, read_json, read_lines
-from heft.run_dir import RUN_FORMAT
-from heft.settings_io import faults_error
-from heft.settings_yaml import read_yaml_file
+from heft.run.directory import RUN_FORMAT
+from heft.settings.files import faults_error
+from heft.settings.yaml import read_yaml_file
+from heft.storage.reading import is_file, parse_json, read_json, read_lines
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Evaluated:
 
     Attributes:
         stage: "base" or the stage's name.
-        summary: its entry of summary.json (heft.run_dir.StageSummary).
+        summary: its entry of summary.json (heft.run.directory.StageSummary).
         records: one for each example.
     """
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from heft.compare.comparison import ArmResult, Comparison, PairResult
 from heft.compare.verdicts import p_text, points
-from heft.terminal import plain
-from heft.units import in_bytes, in_flops, in_time, percent
+from heft.text.escape import escape_controls
+from heft.text.units import in_bytes, in_flops, in_time, percent
 
 NONE = "–"
 
@@ -129,7 +129,7 @@ def _lines(table: Table) -> list[str]:
 
 def _inline(text: str) -> str:
     """Text on one line of Markdown, in which no name becomes a tag or an entity."""
-    return plain(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("&", "&amp;").replace("\n", " ")))
+    return escape_controls(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("&", "&amp;").replace("\n", " ")))
 
 
 def _or_none(value, show) -> str:

@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
 from heft.errors import HeftError
-from heft.forward import edits_hidden_states, logits_of
-from heft.prefix_states import keeps_plain_keys
+from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.settings import Positions
@@ -34,17 +34,17 @@ _PRODUCTS = {"linear": 0, "addmm": 1, "matmul": 0, "__matmul__": 0, "bmm": 0, "m
 
 
 @dataclass(frozen=True)
-class Work:
+class Flops:
     """FLOPs of a forward and of a backward pass."""
 
     forward: float = 0.0
     backward: float = 0.0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.forward + other.forward, self.backward + other.backward)
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, times: float) -> "Work":
-        return Work(self.forward * times, self.backward * times)
+    def __mul__(self, times: float) -> "Flops":
+        return Flops(self.forward * times, self.backward * times)
 
     @property
     def total(self) -> float:
@@ -53,7 +53,7 @@ class Work:
 
 
 @dataclass
-class Kept:
+class SavedBytes:
     """Bytes that autograd keeps for the backward pass, in a batch with padding (which brings a mask to attention).
 
     Attributes:
@@ -86,12 +86,12 @@ class Costs:
         lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted apart.
     """
 
-    token: Work = Work()
-    pair: Work = Work()
-    column: Work = Work()
-    step: Work = Work()
-    edits: dict[tuple[Positions, str], Work] = field(default_factory=dict)
-    kept: Kept = field(default_factory=Kept)
+    token: Flops = Flops()
+    pair: Flops = Flops()
+    column: Flops = Flops()
+    step: Flops = Flops()
+    edits: dict[tuple[Positions, str], Flops] = field(default_factory=dict)
+    kept: SavedBytes = field(default_factory=SavedBytes)
     kv_bytes: int = 0
     lower: "Costs | None" = None
 
@@ -255,7 +255,7 @@ class _Recorder(TorchFunctionMode):
         if name in _PRODUCTS:
             factors = [*args, *(kwargs or {}).values()][_PRODUCTS[name] : _PRODUCTS[name] + 2]
             flops = 2.0 * output.numel() * factors[0].shape[-1]
-            work = Work(flops, flops * sum(factor.requires_grad for factor in factors))
+            work = Flops(flops, flops * sum(factor.requires_grad for factor in factors))
             if self._is_of_pairs(output) or self._is_of_pairs(factors[0]):  # attention in plain products
                 self._add_pairs(work * (1 / self._tokens**2))
                 self._keep_repeated(*factors)
@@ -263,7 +263,7 @@ class _Recorder(TorchFunctionMode):
                 self._add(work, output)
         return output
 
-    def _add_pairs(self, work: Work) -> None:
+    def _add_pairs(self, work: Flops) -> None:
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
             costs.pair += work
 
@@ -272,12 +272,12 @@ class _Recorder(TorchFunctionMode):
         if mine.requires_grad and others.dim() == 4 and others.shape[1] > self._key_heads:
             self.costs.kept.seen += others.numel() * others.element_size() / self._tokens
 
-    def _add(self, work: Work, output: torch.Tensor) -> None:
+    def _add(self, work: Flops, output: torch.Tensor) -> None:
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
             if self._scope == "column":
                 costs.column += work
             elif self._scope is not None:
-                costs.edits[self._scope] = costs.edits.get(self._scope, Work()) + work
+                costs.edits[self._scope] = costs.edits.get(self._scope, Flops()) + work
             elif self._is_by_token(output):
                 costs.token += work * (1 / self._tokens)
             else:
@@ -292,7 +292,7 @@ class _Recorder(TorchFunctionMode):
         scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
         on_scores = query.requires_grad or key.requires_grad
         backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
-        self._add_pairs(Work(scores + mixed, backward))
+        self._add_pairs(Flops(scores + mixed, backward))
         return output
 
     def _keep_attention(self, query, key, value, output) -> None:

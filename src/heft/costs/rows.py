@@ -1,7 +1,7 @@
 """FLOPs of a training row: plain, or without what is reused; without padding, which depends on the order of rows."""
 
-from heft.costs.operations import Costs, Work
-from heft.data import EncodedExample
+from heft.costs.operations import Costs, Flops
+from heft.data.encode import EncodedExample
 from heft.reft.settings import Positions
 
 
@@ -40,7 +40,7 @@ def lower_row(costs: Costs, row: EncodedExample) -> float:
     return span(costs.lower, len(row.prompt), 0, total, 0).forward
 
 
-def span(costs: Costs, prompt: int, start: int, end: int, columns: int) -> Work:
+def span(costs: Costs, prompt: int, start: int, end: int, columns: int) -> Flops:
     """FLOPs of a row's tokens `start` to `end`, those before them in the cache, with logits in `columns` places."""
     tokens = end - start
     work = costs.token * tokens + costs.pair * (tokens * end) + costs.column * columns

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.models import load_skeleton, load_tokenizer
-from heft.recipe import JointStage, LoraSettings, LoraStage, Recipe, Stage
-from heft.stages import activate, attach, parts
+from heft.adapters.attach import activate, attach, parts
+from heft.models.load import load_skeleton, load_tokenizer
+from heft.recipe.recipe import JointStage, LoraSettings, LoraStage, Recipe, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

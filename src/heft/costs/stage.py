@@ -7,18 +7,18 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heft.adapters.attach import trainable_parameters
 from heft.costs.operations import Costs, Uncountable, costs_of
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.skeleton import skeleton_of
-from heft.data import EncodedExample
-from heft.models import choose_device
-from heft.recipe import Recipe, ReftStage, Stage
-from heft.stages import trainable_parameters
+from heft.data.encode import EncodedExample
+from heft.models.load import choose_device
+from heft.recipe.recipe import Recipe, ReftStage, Stage
 from heft.training.attention import trains_eager
-from heft.training.lower import first_edited_layer
-from heft.training.prefix import has_dropout, reach
+from heft.training.reuse.lower_layers import first_edited_layer
+from heft.training.reuse.prefix import has_dropout, reach
+from heft.training.reuse.stores import choose_store
 from heft.training.stage import hold_back, planned_steps
-from heft.training.stores import choose_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ def shape_of(model: "PreTrainedModel") -> Shape:
 
 @dataclass(frozen=True)
 class Reuse:
-    """What a stage computes without gradients, and once where it is kept (see heft.training.reuse).
+    """What a stage computes without gradients, and once where it is kept (see heft.training.reuse.decide).
 
     Attributes:
         kind: "prefixes", "lower layers" or "nothing".
@@ -164,7 +164,7 @@ def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedE
 
 
 def _reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> Reuse:
-    """As `heft.training.reuse.loss_for` decides."""
+    """As `heft.training.reuse.decide.loss_for` decides."""
     if not isinstance(stage, ReftStage):
         return _nothing("weights train")
     if not stage.reuse:

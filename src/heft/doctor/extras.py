@@ -6,7 +6,7 @@ import os
 from heft.builtin import EMBEDDED
 from heft.doctor.line import Line, fault, note, ok
 from heft.doctor.probing import Facts
-from heft.sources import WHEEL, WHEEL_INSTALL, WHEEL_VERSION
+from heft.tasks.sources import WHEEL, WHEEL_INSTALL, WHEEL_VERSION
 
 TOPIC = "extras"
 

@@ -7,7 +7,7 @@ import shutil
 from heft.doctor.limits import available_memory, usable_cores
 from heft.doctor.line import Line, fault, in_gigabytes, note, ok
 from heft.doctor.probing import Facts
-from heft.precision import auto_dtype
+from heft.models.precision import auto_dtype
 
 TOO_LITTLE_MEMORY = 1.5e9
 LITTLE_MEMORY = 5e9

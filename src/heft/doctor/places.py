@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heft.builtin import EMBEDDED, cache_dir
 from heft.doctor.line import Line, fault, in_gigabytes, note, ok
-from heft.reading import nearest
+from heft.storage.reading import nearest_existing
 
 TOO_LITTLE_DISK = 1e9
 LITTLE_DISK = 5e9
@@ -39,7 +39,7 @@ def hub_cache() -> Path:
 
 def _place(what: str, path: Path, elsewhere: str) -> Line:
     """A folder that is there or would be made; `elsewhere` is how to name another one."""
-    there = nearest(path)
+    there = nearest_existing(path)
     try:
         path.exists()
     except OSError as error:

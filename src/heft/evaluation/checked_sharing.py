@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from heft.data import EncodedExample
-from heft.equality import why_unequal
+from heft.data.encode import EncodedExample
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.memory_errors import is_out_of_memory
-from heft.prefix_states import keeps_plain_keys
+from heft.models.equality import why_unequal
+from heft.models.prefix_states import keeps_plain_keys
+from heft.runtime.memory_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

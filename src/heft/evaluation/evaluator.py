@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils.memory import clear_device_cache
 
-from heft.data import EncodedExample, Encoder
+from heft.data.answers import is_right
+from heft.data.encode import EncodedExample, Encoder
+from heft.data.padding import padding_matters
 from heft.errors import HeftError
-from heft.evaluation.answers import is_right
 from heft.evaluation.checked_sharing import why_not_shared
+from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.metrics import Metrics, measure
-from heft.evaluation.numbers import require_numbers, rotations_in_words
 from heft.evaluation.records import Record
-from heft.limits import limits_of
-from heft.memory_errors import is_out_of_memory
-from heft.padding import padding_matters
-from heft.recipe import EvaluationSettings
+from heft.models.limits import limits_of
+from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import ReftLayer
-from heft.reporter import Reporter
+from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
 
@@ -65,7 +65,7 @@ def evaluate(
     Raises:
         HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
     """
-    from heft.checks.base import require_computable  # here, since the checks ask what a right answer is
+    from heft.data.checks.base import require_computable  # here, since the checks ask what a right answer is
 
     encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
@@ -120,7 +120,7 @@ def _halved(settings: EvaluationSettings, what: str, reporter: Reporter) -> Eval
 
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
     total = len(examples)
-    with reporter.progress(what, total), rotations_in_words(model):
+    with reporter.progress(what, total), explain_singular_rotation(model):
         longest = max(len(e.prompt) + max(map(len, e.choices)) for e in examples)
         equal_lengths = padding_matters(model, tokenizer.pad_token_id, longest)
         shares = settings.share_prefix and not equal_lengths
@@ -136,7 +136,7 @@ def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[R
             equal_lengths=equal_lengths,
             on_batch=lambda done: reporter.step(what, done, total),
         )
-    require_numbers(examples, scores)
+    require_finite(examples, scores)
     return [choice_record(e, s, settings.normalize) for e, s in zip(examples, scores, strict=True)]
 
 
@@ -163,7 +163,7 @@ def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) 
 
 def _generate(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
     longest = max(len(example.prompt) for example in examples) + task.max_new_tokens
-    with reporter.progress(what, len(examples)), rotations_in_words(model):
+    with reporter.progress(what, len(examples)), explain_singular_rotation(model):
         texts = generate_texts(
             model,
             tokenizer,

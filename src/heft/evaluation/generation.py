@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LogitsProcessorList
 
-from heft.batching import batches_of_like_length
-from heft.data import left_pad
-from heft.endings import text_of
+from heft.data.batching import batches_of_like_length
+from heft.data.encode import left_pad
+from heft.evaluation.finite import NumbersWatch, explain_singular_rotation
 from heft.evaluation.greedy import greedy
-from heft.evaluation.numbers import NumbersWatch, rotations_in_words
+from heft.models.endings import text_of, until
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ def generate_texts(
 ) -> list[str]:
     """Greedy continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
 
-    `answer_end` is the token that answers were trained to end with (heft.data.Encoder.answer_end); the tokenizer's EOS
+    `answer_end` is the token that answers were trained to end with (`Encoder.answer_end`); the tokenizer's EOS
     token and those of the model's generation settings end an answer in any case.
 
     Raises:
@@ -44,23 +44,17 @@ def generate_texts(
         }
         inputs.pop("position_ids")  # generate counts them from the mask itself
         watch = NumbersWatch()
-        with greedy(model, tokenizer, max_new_tokens, stop, answer_end) as config, rotations_in_words(model):
+        with greedy(model, tokenizer, max_new_tokens, stop, answer_end) as config, explain_singular_rotation(model):
             output = model.generate(
                 **inputs,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([watch]),
                 tokenizer=tokenizer if stop else None,
             )
-        watch.require_numbers()
+        watch.require_finite()
         new_tokens = output[:, inputs["input_ids"].shape[1] :]
         for i, ids in zip(indices, new_tokens, strict=True):
             texts[i] = until(text_of(tokenizer, ids, config.eos_token_id), stop)
         done += len(indices)
         on_batch(done)
     return texts
-
-
-def until(text: str, stop: Sequence[str]) -> str:
-    """A text up to the first of the stop strings in it."""
-    ends = [text.find(s) for s in stop if s in text]
-    return text[: min(ends)] if ends else text

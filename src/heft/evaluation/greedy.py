@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig
 
-from heft.endings import end_tokens
+from heft.models.endings import end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ def greedy(
 ) -> Iterator[GenerationConfig]:
     """The configuration to call `model.generate` with; `options` are more entries of it.
 
-    Every EOS token ends a text (heft.endings.end_tokens), and `answer_end`, with which answers may have been trained.
+    Every EOS token ends a text (`end_tokens`), and `answer_end`, with which answers may have been trained.
 
     transformers fills what the configuration that it is handed leaves open from the model's own: beams, penalties,
     tokens never to be given. So the model's own is put away meanwhile; of it only the EOS tokens count.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.batching import batches_of_like_length, pass_tokens
-from heft.data import EncodedExample, left_pad
+from heft.data.batching import batches_of_like_length, pass_tokens
+from heft.data.encode import EncodedExample, left_pad
 from heft.evaluation.shared_pass import score_batch
 from heft.evaluation.shared_prefix import shared_batches
-from heft.forward import logits_of
-from heft.prefix_states import keeps_plain_keys
+from heft.models.forward import logits_of
+from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def choice_log_likelihoods(
         pad_id: id of the padding token.
         share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
             model that does not keep plain keys and values takes the plain path either way.
-        equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.padding).
+        equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.data.padding).
         on_batch: is told how many examples are done.
     """
     layers = [module for module in model.modules() if isinstance(module, ReftLayer)]

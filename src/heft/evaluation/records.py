@@ -8,8 +8,8 @@ from types import NoneType
 from typing import Any
 
 from heft.errors import HeftError
-from heft.files import replacing
-from heft.reading import is_file, kind_of, parse_json, read_lines
+from heft.storage.atomic import atomic_write
+from heft.storage.reading import is_file, kind_of, parse_json, read_lines
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "id": (str,),
@@ -41,7 +41,7 @@ class Record:
         log_likelihoods: ln p of each choice as it was compared (normalised or not); empty for generated answers.
         group: equal for examples that share a text; None where nothing is shared.
         text: the generated text; None for choices.
-        prompt: 8 hex digits that stand for what the model was shown (heft.data.EncodedExample.fingerprint).
+        prompt: 8 hex digits that stand for what the model was shown (heft.data.encode.EncodedExample.fingerprint).
     """
 
     id: str
@@ -56,7 +56,7 @@ class Record:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write one JSON object a line, whole or not at all."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for record in records:
             file.write(json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n")
 

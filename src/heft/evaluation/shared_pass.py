@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import DynamicCache
 
-from heft.data import EncodedExample, left_pad
+from heft.data.encode import EncodedExample, left_pad
 from heft.evaluation.shared_prefix import SharedBatch
-from heft.forward import logits_of
+from heft.models.forward import logits_of
 from heft.reft.sites import decoder_of
 
 if TYPE_CHECKING:

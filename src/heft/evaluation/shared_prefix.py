@@ -12,8 +12,8 @@ This file only plans: no model, no tensors. Shapes: T tokens of a row, S of them
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from heft.batching import batches_of_like_length
-from heft.data import EncodedExample
+from heft.data.batching import batches_of_like_length
+from heft.data.encode import EncodedExample
 
 WORTH_IT = 0.9
 """A text is shared where the tokens computed, padding included, fall below this part of what they are without."""
@@ -117,7 +117,7 @@ def shared_batches(
         examples: all with choices.
         batch_size: most rows of a forward pass.
         last_edited: how many tokens from a prompt's end any adapter edits; they are not shared between examples.
-        tokens_of_a_pass: see `heft.batching.batches_of_like_length`; for stems that share nothing.
+        tokens_of_a_pass: see `heft.data.batching.batches_of_like_length`; for stems that share nothing.
     """
     stems = [stem_of(i, example) for i, example in enumerate(examples)]
     alone, together = [], []

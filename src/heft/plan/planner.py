@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.batching import pass_tokens
+from heft.adapters.attach import check_targets, edited_positions
+from heft.costs.evaluation import evaluation_flops, evaluation_passes, generation_flops
+from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
+from heft.costs.memory import stage_bytes, weight_bytes
 from heft.costs.operations import Costs, Uncountable, costs_of
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Reuse, stage_costs
-from heft.data import EncodedExample
-from heft.models import choose_device
-from heft.plan.evaluation import evaluation_flops, evaluation_passes, generation_flops
-from heft.plan.figures import DataPlan, Plan, StagePlan, SweepPlan
-from heft.plan.memory import stage_bytes, weight_bytes
+from heft.data.batching import pass_tokens
+from heft.data.encode import EncodedExample
+from heft.data.rows import Data, read_data
+from heft.models.load import choose_device
+from heft.models.prefix_states import keeps_plain_keys
 from heft.plan.probe import matrix_rates
-from heft.plan.sweep import sweep_costs
-from heft.prefix_states import keeps_plain_keys
-from heft.recipe import Recipe
-from heft.reporter import Reporter
-from heft.run_data import Data, read_data
-from heft.stages import check_targets, edited_positions
-from heft.sweep.grid import configurations, last_stage, recipe_of
+from heft.recipe.grid import configurations, last_stage, recipe_of
+from heft.recipe.recipe import Recipe
+from heft.runtime.reporter import Reporter
+from heft.sweep.costs import sweep_costs
 from heft.tasks import task_for
 
 if TYPE_CHECKING:

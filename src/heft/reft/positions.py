@@ -98,6 +98,6 @@ def edited_tokens(layout: TokenLayout, positions: Positions, part: str) -> torch
     return {"first": is_first, "last": is_last, "shared": is_first | is_last}[part]
 
 
-def edited_rows(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
+def edited_token_indices(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
     """Flat indices into (B·T,) of the tokens that `edited_tokens` names, each once."""
     return edited_tokens(layout, positions, part).flatten().nonzero().squeeze(1)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from heft.settings import Settings
+from heft.settings.base import Settings
 
 InterventionName = Literal["loreft", "noreft", "direft", "consreft", "lobireft"]
 Site = Literal["block", "attention", "mlp"]

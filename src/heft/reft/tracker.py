@@ -24,7 +24,7 @@ from heft.reft.caches import Seen, cache_of, is_cache, note_on
 from heft.reft.generating import GenerateCall
 from heft.reft.interventions import Intervention
 from heft.reft.orthonormal import orthonormal_rows
-from heft.reft.positions import TokenLayout, edited_rows, edited_tokens
+from heft.reft.positions import TokenLayout, edited_token_indices, edited_tokens
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
 from heft.reft.settings import Positions
@@ -96,7 +96,7 @@ class ForwardTracker:
         layout, owner = self.layout, self.owners.get(adapter_name)
         key = (positions, part, owner)
         if key not in self._rows:
-            rows_N = edited_rows(layout, positions, part)
+            rows_N = edited_token_indices(layout, positions, part)
             self._rows[key] = rows_N if owner is None else self._owned(rows_N, owner)
         return self._rows[key].to(device)
 

@@ -15,11 +15,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from heft.adapter_files import adapter_folder, adapter_paths
+from heft.adapters.safety import adapter_folder, adapter_paths
+from heft.adapters.weights import read_header
 from heft.compare.runs import RunFiles
 from heft.errors import HeftError
-from heft.reading import read_json
-from heft.weights_files import read_header
+from heft.storage.reading import read_json
 
 _MOST_NUMBERS = 2**30
 _KEY = re.compile(r"\.(\d+)\.(?:.*\.)?reft\.reft_(shared|first|last)\.(\w+)$")

@@ -11,12 +11,12 @@ from markupsafe import Markup
 from heft import __version__
 from heft.compare.table import markdown
 from heft.errors import HeftError
-from heft.files import write_text
 from heft.report import calibration, curves, examples, layers, pareto, provenance, results
 from heft.report.forest import differences
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
-from heft.terminal import plain
+from heft.storage.atomic import write_text
+from heft.text.escape import escape_controls
 
 
 def write_report(given: Sequence[str | Path], output: Path, markdown_file: Path | None = None) -> None:
@@ -88,7 +88,7 @@ def render(subject: Subject) -> str:
         style=style,
         version=__version__,
     )
-    return plain(page)  # escaping leaves control characters, and marks that let a name read as another
+    return escape_controls(page)  # escaping leaves control characters, and marks that let a name read as another
 
 
 def unbroken(text: str) -> str:

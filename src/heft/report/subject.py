@@ -6,7 +6,7 @@ from pathlib import Path
 
 from heft.compare.arms import Arm
 from heft.compare.comparison import Comparison, PairResult, compare
-from heft.compare.given import read_given
+from heft.compare.inputs import read_inputs
 from heft.compare.runs import Evaluated, RunFiles
 from heft.report.words import listed
 
@@ -90,6 +90,6 @@ def gather(given: Sequence[str | Path]) -> Subject:
     Raises:
         HeftError: one of them cannot be read, or they cannot be compared.
     """
-    found = read_given(given)
+    found = read_inputs(given)
     comparison = compare(found.arms, found.reference, found.pairs)
     return Subject(listed(found.names), found.arms, comparison, found.studies, found.labels, found.notes)

@@ -1,7 +1,7 @@
 """Figures as people read them. What is undefined is not a figure and has no words here (see parts.figure)."""
 
 from heft.compare.verdicts import p_text, points
-from heft.units import in_bytes, in_flops, in_time, percent
+from heft.text.units import in_bytes, in_flops, in_time, percent
 
 __all__ = [
     "count",

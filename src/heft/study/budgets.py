@@ -8,9 +8,9 @@ from math import ceil
 
 from heft.costs.stage import StageCosts
 from heft.errors import HeftError
-from heft.recipe import Recipe
-from heft.recipe_io import dump_recipe
-from heft.reporter import Reporter
+from heft.recipe.files import dump_recipe
+from heft.recipe.recipe import Recipe
+from heft.runtime.reporter import Reporter
 from heft.study.costing import Costing
 from heft.study.files import Study
 from heft.study.measure import seconds_a_step
@@ -18,7 +18,7 @@ from heft.study.scaling import Rate, scaled, total
 
 
 @dataclass(frozen=True)
-class Grant:
+class ResolvedBudget:
     """What an arm's budget came to.
 
     Attributes:
@@ -26,14 +26,14 @@ class Grant:
         amount: what the arm may cost.
         reached: what it costs in the whole steps that it takes.
         steps: of each stage.
-        made_of: 16 hex digits of what this follows from; a study that goes on takes what it had found for the same.
+        fingerprint: 16 hex digits of what this follows from; a study that goes on takes what it had found for the same.
     """
 
     kind: str
     amount: float
     reached: float
     steps: dict[str, int]
-    made_of: str
+    fingerprint: str
 
     def to_dict(self) -> dict:
         """For study.json."""
@@ -58,7 +58,7 @@ class Budgets:
         self._costing = Costing()
         self._rates: dict[tuple[str, str], list[Rate]] = {}
 
-    def grant(self, arm: str) -> Grant | None:
+    def grant(self, arm: str) -> ResolvedBudget | None:
         """What an arm's budget comes to; None where it has none.
 
         Raises:
@@ -67,16 +67,16 @@ class Budgets:
         budget = self._study.settings.budget_of(arm)
         if budget is None:
             return None
-        made_of = self._made_of(arm)
+        fingerprint = self._fingerprint(arm)
         known = self._known.get(arm)
-        if known is not None and known.get("made_of") == made_of:
-            return Grant(**known)
+        if known is not None and known.get("fingerprint") == fingerprint:
+            return ResolvedBudget(**known)
         target = budget.amount(budget.kind)
         target = self._cost_of_other(budget.other, budget.kind) if target is None else target
         recipe, rates = self._study.recipes[arm], self._rates_of(arm, budget.kind)
         steps = scaled(self._costing.steps(recipe), rates, target)
         named = dict(zip(recipe.stages, steps, strict=True))
-        return Grant(budget.kind, float(target), float(total(rates, steps)), named, made_of)
+        return ResolvedBudget(budget.kind, float(target), float(total(rates, steps)), named, fingerprint)
 
     def needs_measuring(self, arm: str) -> bool:
         """Whether an arm's grant, or the one that it follows from, asks for seconds."""
@@ -119,7 +119,7 @@ class Budgets:
             return seconds_a_step(recipe, stages)
         return [_flops_a_step(stage, spent=kind == "spent_flops") for stage in stages]
 
-    def _made_of(self, arm: str) -> str:
+    def _fingerprint(self, arm: str) -> str:
         budget, recipes = self._study.settings.budget_of(arm), self._study.recipes
         parts = [budget.model_dump(), dump_recipe(recipes[arm])]
         if budget.other is not None:

@@ -3,13 +3,13 @@
 import json
 from typing import TYPE_CHECKING
 
+from heft.adapters.attach import check_targets, edited_positions
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
+from heft.data.rows import Data, read_data
 from heft.errors import HeftError
-from heft.recipe import Recipe
-from heft.reporter import Reporter
-from heft.run_data import Data, read_data
-from heft.stages import check_targets, edited_positions
+from heft.recipe.recipe import Recipe
+from heft.runtime.reporter import Reporter
 from heft.training.stage import hold_back, planned_steps
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 study.yaml        the study, every default written out
 study.json        its arms, which runs are finished, which failed and why, what budgets came to
-<arm>/seed-<n>/   a run's directory (heft.run_dir)
+<arm>/seed-<n>/   a run's directory (heft.run.directory)
 comparison.json   the arms against each other (heft.compare)
 comparison.md
 """
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from heft.compare.arms import STUDY_FORMAT
 from heft.errors import HeftError
-from heft.files import to_json, write_text
-from heft.reading import read_json
-from heft.recipe import Recipe
-from heft.recipe_io import difference, load_recipe
-from heft.run_dir import is_begun, is_finished, read_summaries, require_free
+from heft.recipe.files import difference, load_recipe
+from heft.recipe.recipe import Recipe
+from heft.run.directory import is_begun, is_finished, read_summaries, require_free
+from heft.storage.atomic import to_json, write_text
+from heft.storage.reading import read_json
 from heft.study.files import Study, dump_study
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from heft.errors import HeftError
-from heft.recipe import Recipe
-from heft.settings_io import (
+from heft.recipe.recipe import Recipe
+from heft.settings.files import (
     Document,
     Fault,
     Place,

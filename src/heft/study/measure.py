@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from transformers import set_seed
 
+from heft.adapters.attach import attach, check_targets, finish
 from heft.costs.stage import StageCosts
-from heft.models import load_base
-from heft.recipe import Recipe, Stage
-from heft.reporter import Reporter
-from heft.stages import attach, check_targets, finish
+from heft.models.load import load_base
+from heft.recipe.recipe import Recipe, Stage
+from heft.runtime.reporter import Reporter
 from heft.study.scaling import Rate
 from heft.training.stage import train_stage
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from heft import processes
 from heft.compare.comparison import Comparison, compare
-from heft.compare.given import read_given
+from heft.compare.inputs import read_inputs
 from heft.compare.table import markdown
 from heft.errors import HeftError
-from heft.files import to_json, write_text
-from heft.locks import held
-from heft.recipe import Recipe
-from heft.reporter import Reporter
-from heft.runner import train
+from heft.recipe.recipe import Recipe
+from heft.run.train import train
+from heft.runtime import distributed
+from heft.runtime.reporter import Reporter
+from heft.storage.atomic import to_json, write_text
+from heft.storage.locks import locked
 from heft.study.budgets import Budgets, in_words, require_some
 from heft.study.directory import StudyDirectory
 from heft.study.files import Study, load_study
@@ -59,16 +59,16 @@ def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> St
     """
     study = load_study(study) if isinstance(study, str | Path) else study
     reporter = reporter or Reporter()
-    if processes.count() > 1:
+    if distributed.count() > 1:
         raise HeftError("a study runs in one process; start it without torchrun or accelerate launch")
     directory = StudyDirectory(study)
     begun = directory.is_begun
     with ExitStack() as until_the_end:
         if begun:
-            until_the_end.enter_context(held(directory.path, "study"))
+            until_the_end.enter_context(locked(directory.path, "study"))
         recipes = _apply_budgets(directory, reporter)
         if not begun:  # made only now, so that a study that cannot be run leaves nothing behind
-            until_the_end.enter_context(held(directory.path, "study"))
+            until_the_end.enter_context(locked(directory.path, "study"))
         _run_all(directory, recipes, reporter)
         return _compare(directory)
 
@@ -140,7 +140,7 @@ def _let_go() -> None:
 
 def _compare(directory: StudyDirectory) -> StudyResult:
     try:
-        found = read_given([directory.path])
+        found = read_inputs([directory.path])
     except HeftError as error:
         errors = "".join(f"\n{arm}, seed {seed}: {reason}" for (arm, seed), reason in directory.failed.items())
         raise HeftError(f"{error}{errors}") from None

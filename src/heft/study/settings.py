@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from heft.settings import FileName, Settings, nearest
+from heft.settings.base import FileName, Settings, suggest
 
 KINDS = ("steps", "flops", "spent_flops", "seconds")
 
@@ -127,7 +127,7 @@ class StudySettings(Settings):
         arms = info.data.get("arms")
         other = value.other if value is not None and arms else None
         if other is not None and other not in arms:
-            raise ValueError(f"no arm {other!r}{nearest(other, list(arms))}")
+            raise ValueError(f"no arm {other!r}{suggest(other, list(arms))}")
         if other is not None and arms[other].budget is not None and arms[other].budget.other is not None:
             raise ValueError(f"arm {other!r} has the budget of another arm itself; name that one")
         return value
@@ -137,7 +137,7 @@ class StudySettings(Settings):
     def _reference_is_an_arm(cls, value: str | None, info: ValidationInfo) -> str | None:
         arms = info.data.get("arms")
         if value is not None and arms and value not in arms:
-            raise ValueError(f"no arm {value!r}{nearest(value, list(arms))}")
+            raise ValueError(f"no arm {value!r}{suggest(value, list(arms))}")
         return value
 
     @property
@@ -156,7 +156,7 @@ def _problem_of(budget: Budget, name: str, arms: dict[str, ArmSettings]) -> str 
     if other is None:
         return None
     if other not in arms:
-        return f"no arm {other!r}{nearest(other, list(arms))}"
+        return f"no arm {other!r}{suggest(other, list(arms))}"
     if other == name:
         return "names its own arm; name another, or give a number"
     if arms[other].budget is not None and arms[other].budget.other is not None:

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import torch
 
-from heft.data import EncodedExample
-from heft.equality import why_unequal
-from heft.memory_errors import is_out_of_memory
-from heft.models import Base
+from heft.adapters.attach import activate
+from heft.data.encode import EncodedExample
+from heft.models.equality import why_unequal
+from heft.models.load import Base
+from heft.recipe.grid import Configuration
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import parse_positions
-from heft.reporter import Reporter
-from heft.stages import activate
-from heft.sweep.grid import Configuration
+from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.reporter import Reporter
+from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
-from heft.sweep.passes import Passes, StepStore, can_stand_side_by_side
-from heft.sweep.room import Room
+from heft.sweep.retry import RetryingForward
+from heft.sweep.room import TokenBudget
 from heft.sweep.training import SideBySide
-from heft.sweep.trials import Trials
 from heft.training.checked_loss import of_unlike_length, shaken
-from heft.training.prefix import has_dropout
-from heft.training.reuse import open_prefixes
+from heft.training.reuse.decide import open_prefixes
+from heft.training.reuse.prefix import has_dropout
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def side_by_side(
         _name_owners(base, tried)
         passes = _passes(base, learners, [*rows, *held_back], Path(scratch), reporter)
         held_back_rows = range(len(rows), len(rows) + len(held_back))
-        trials = Trials(learners, passes, Room(tokens_per_pass, reporter.note))
+        trials = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
         yield SideBySide(learners, passes, held_back_rows, trials)
 
 
@@ -88,11 +88,11 @@ def _name_owners(base: Base, tried: Sequence[Configuration]) -> None:
     layer.tracker.owners.update({configuration.adapter: number for number, configuration in enumerate(tried)})
 
 
-def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Path, reporter: Reporter) -> Passes:
+def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Path, reporter: Reporter) -> PackedForward:
     """How the configurations go through the model; told to the reporter."""
     stages = [learner.configuration.stage for learner in learners]
     positions = [parse_positions(stage.positions) for stage in stages]
-    passes = Passes(base.model, examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
+    passes = PackedForward(base.model, examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
     reusable = stages[0].reuse and can_stand_side_by_side(base.model)
     apart = frozenset(n for n, p in enumerate(positions) if reusable and not p.first and not p.every)
     if has_dropout(base.model):
@@ -117,12 +117,12 @@ def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Pat
     return shared
 
 
-def _why_not_shared(shared: Passes, plain: Passes, trained: Sequence[torch.nn.Parameter]) -> str | None:
+def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:
     """As `heft.training.checked_loss.why_not_fast`: why configurations are not to run behind prefixes."""
     rows, owners = of_unlike_length(plain.examples), sorted({min(shared.apart), max(shared.apart)})
     work = [(owner, row, plain.examples[row].answer) for owner in owners for row in rows]
 
-    def losses(passes: Passes, parts: Sequence[tuple]) -> list[float]:
+    def losses(passes: PackedForward, parts: Sequence[tuple]) -> list[float]:
         return passes.losses([passes.copy(*part) for part in parts]).tolist()
 
     with shaken(plain.model, trained), torch.no_grad():

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from transformers import TrainerControl, set_seed
 
-from heft.data import EncodedExample
+from heft.adapters.attach import adapter_parameters, attach, train_only
+from heft.data.encode import EncodedExample
+from heft.recipe.grid import Configuration
 from heft.reft.layer import ReftLayer
 from heft.reft.orthonormal import orthonormal_rows
-from heft.stages import adapter_parameters, attach, train_only
-from heft.sweep.grid import Configuration
-from heft.training.held_back import HeldBack
+from heft.training.early_stopping import HeldBack
 from heft.training.stage import planned_steps, training_arguments
 from heft.training.trainer import Rows, StageTrainer
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from heft.files import to_json, write_text
+from heft.storage.atomic import to_json, write_text
 from heft.sweep.results import Result
 
 

@@ -7,7 +7,7 @@ from accelerate.utils.memory import clear_device_cache
 from heft.errors import HeftError
 
 
-class Room:
+class TokenBudget:
     """The room for a pass.
 
     Args:

@@ -14,29 +14,29 @@ from pathlib import Path
 
 import torch
 
-from heft import adapter_dir
+from heft.adapters import directory as adapter_dir
+from heft.adapters.attach import adapter_parameters, attach, check_targets, edited_positions, finish
+from heft.data.padding import padding_matters
+from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
-from heft.files import write_text
-from heft.models import load_base
-from heft.padding import padding_matters
-from heft.recipe import CheckpointSettings, Recipe
-from heft.recipe_io import dump_recipe, load_recipe
-from heft.reporter import Reporter
-from heft.run_data import Data, dated, read_data
-from heft.run_dir import RunDirectory, StageSummary, require_free
-from heft.runner import adapter_manifest, run_manifest
-from heft.stages import adapter_parameters, attach, check_targets, edited_positions, finish
+from heft.models.load import load_base
+from heft.recipe.files import dump_recipe, load_recipe
+from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
+from heft.recipe.recipe import CheckpointSettings, Recipe
+from heft.recipe.training import held_back_rows
+from heft.run.directory import RunDirectory, StageSummary, require_free
+from heft.run.stage_loop import StageLoop
+from heft.run.train import adapter_manifest, run_manifest
+from heft.runtime.reporter import Reporter
+from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
-from heft.sweep.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
 from heft.training.attention import attention_for_training
 from heft.training.checked_loss import longest_of
 from heft.training.fused_lora import fused_lora
-from heft.training.guards import has_not_moved
-from heft.training.settings import held_back_rows
+from heft.training.guards import is_flat
 from heft.training.stage import hold_back
-from heft.work import Work
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
         reporter.note("checkpoint is for the runs of the winner; a sweep keeps nothing on its way")
     directory = RunDirectory(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
-    work = Work(recipe, base, data, directory, reporter)
+    work = StageLoop(recipe, base, data, directory, reporter)
     earlier = list(recipe.stages.items())[:-1]
     for index, (name, stage) in enumerate(earlier):
         work.train_stage(index, name, stage)
@@ -115,7 +115,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     return data
 
 
-def _sweep_last_stage(work: Work, tried: Sequence[Configuration], index: int) -> Sweep:
+def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration], index: int) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     rows, held_back = hold_back(work.data.train, tried[0].stage.holdout, recipe.seed + index)
     name, _ = last_stage(recipe)
@@ -146,7 +146,7 @@ def _sweep_last_stage(work: Work, tried: Sequence[Configuration], index: int) ->
 
 def _tell_what_has_not_moved(results: Sequence[Result], reporter: Reporter) -> None:
     for result in results:
-        stays = None if result.diverged else has_not_moved(result.losses)
+        stays = None if result.diverged else is_flat(result.losses)
         if stays is not None:
             reporter.note(
                 f"the loss of {result.name} ({label(result)}) has not moved: {stays}; a higher learning_rate, a larger"
@@ -154,7 +154,7 @@ def _tell_what_has_not_moved(results: Sequence[Result], reporter: Reporter) -> N
             )
 
 
-def _keep_winner(work: Work, results: list[Result], chosen: Configuration, tensors: dict, seconds: float) -> Sweep:
+def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, tensors: dict, seconds: float) -> Sweep:
     """Write the winner's recipe and adapter; evaluate it where the recipe asks for that."""
     recipe, base, directory = work.recipe, work.base, work.directory
     name, _ = last_stage(recipe)

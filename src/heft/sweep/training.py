@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from heft.reporter import Reporter
-from heft.stages import train_only
-from heft.sweep.copies import Copy
+from heft.adapters.attach import train_only
+from heft.runtime.reporter import Reporter
+from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Job, Learner, are_finite
-from heft.sweep.passes import Passes
-from heft.sweep.trials import Trials
+from heft.sweep.packing import WorkItem
+from heft.sweep.retry import RetryingForward
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class SideBySide:
     """
 
     learners: Sequence[Learner]
-    passes: Passes
+    passes: PackedForward
     held_back: Sequence[int]
-    trials: Trials
+    trials: RetryingForward
 
     def train(self, what: str, reporter: Reporter, on_metrics: Callable[[dict], None]) -> float:
         """Train all to their ends; returns the seconds it took."""
@@ -118,7 +118,7 @@ class SideBySide:
     def _tokens(self, pack: Sequence[Job]) -> int:
         return sum(self.trials.tokens(self._copies(job)) for job in pack)
 
-    def _copies(self, job: Job) -> list[Copy]:
+    def _copies(self, job: Job) -> list[WorkItem]:
         examples = self.passes.examples
         return [self.passes.copy(job.learner.number, row, examples[row].answer) for row in job.rows]
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from heft.errors import HeftError
-from heft.settings import Settings
-from heft.sources import HubSource, Row, read_rows
+from heft.settings.base import Settings
+from heft.tasks.sources import HubSource, Row, read_rows
 
 Split = Literal["train", "eval"]
 

@@ -2,8 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from heft.sources import BOOLQ_PATH, HubSource
 from heft.tasks.base import Example, SplitSettings, Task, choice_example
+from heft.tasks.sources import BOOLQ_PATH, HubSource
 
 
 class BoolqSettings(SplitSettings):

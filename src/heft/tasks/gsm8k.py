@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.sources import HubSource
 from heft.tasks.base import Example, SplitSettings, Task, generation_example, shortened
+from heft.tasks.sources import HubSource
 
 MARK = "####"
 _NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)

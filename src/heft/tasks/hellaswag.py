@@ -3,9 +3,9 @@
 import re
 from typing import Literal
 
-from heft.sources import HubSource
 from heft.tasks.base import Example, Task, index_among
 from heft.tasks.choices import ChoiceSettings, check_options, options_example
+from heft.tasks.sources import HubSource
 
 
 class HellaswagSettings(ChoiceSettings):

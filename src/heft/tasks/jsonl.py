@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.sources import Row, read_json_lines, user_path
 from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, quotes_hint, shortened
 from heft.tasks.choices import ChoiceFormat, check_options, options_example, question_cloze
+from heft.tasks.sources import Row, read_json_lines, user_path
 
 _COMPLETION_FIELDS = {"prompt": str, "completion": str}
 _CHOICE_FIELDS = {"question": str, "choices": list, "answer": object}

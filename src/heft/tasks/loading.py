@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from heft.errors import HeftError
-from heft.sources import fault_report
 from heft.tasks.base import Example, Split, Task, TaskSettings
+from heft.tasks.sources import fault_report
 
 
 def load_examples(settings: TaskSettings, split: Split) -> list[Example]:

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from heft.sources import HubSource
 from heft.tasks.base import Example, Task
 from heft.tasks.choices import ChoiceSettings, labelled_options, options_example
+from heft.tasks.sources import HubSource
 
 
 class OpenbookqaSettings(ChoiceSettings):

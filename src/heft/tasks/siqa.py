@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from heft.sources import HubSource
 from heft.tasks.base import Example, Task, index_among
 from heft.tasks.choices import ChoiceSettings, options_example, question_cloze
+from heft.tasks.sources import HubSource
 
 
 class SiqaSettings(ChoiceSettings):

@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.sources import Row
 from heft.tasks.base import Example, Split, Task, TaskSettings, choice_example, content_hash
+from heft.tasks.sources import Row
 
 # Names and places are one token each in the byte-pair vocabulary of SmolLM2, and likely in others, so rows stay short.
 PEOPLE = ("Anna", "Ben", "Carl", "Mary", "John", "Alice", "Paul", "Sarah")

@@ -3,9 +3,9 @@
 from typing import Literal
 
 from heft.errors import HeftError
-from heft.sources import HubSource
 from heft.tasks.base import Example, Task, index_among, shortened
 from heft.tasks.choices import ChoiceSettings, options_example
+from heft.tasks.sources import HubSource
 
 
 class WinograndeSettings(ChoiceSettings):

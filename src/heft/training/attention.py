@@ -15,7 +15,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from heft.data import EncodedExample
+    from heft.data.encode import EncodedExample
 
 LONGEST_EAGER = 512
 """Tokens of the longest row up to which eager attention is taken."""

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.data import EncodedExample, training_batch
-from heft.equality import why_unequal
+from heft.adapters.attach import adapter_modules
+from heft.data.encode import EncodedExample, training_batch
 from heft.errors import HeftError
-from heft.forward import edits_hidden_states
-from heft.memory_errors import is_out_of_memory
-from heft.stages import adapter_modules
+from heft.models.equality import why_unequal
+from heft.models.forward import edits_hidden_states
+from heft.runtime.memory_errors import is_out_of_memory
 from heft.training.loss import answer_loss
-from heft.training.snapshot import put_back_random_state, random_state
+from heft.training.snapshot import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from heft.training.reuse import Loss
+    from heft.training.reuse.decide import Loss
 
 _SHAKE = 0.1
 """Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
@@ -90,7 +90,7 @@ def draws_random_numbers(model: "PreTrainedModel", rows: Sequence[EncodedExample
         answer_loss(model, batch, edits_hidden_states(model))
         after = random_state()
     finally:
-        put_back_random_state(before)
+        restore_random_state(before)
         model.train(was_training)
     return any(not torch.equal(value, after.tensors[key]) for key, value in before.tensors.items())
 

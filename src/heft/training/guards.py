@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.errors import HeftError
-from heft.training.parts import rows_of
+from heft.training.parts import select_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from heft.training.reuse import Loss
+    from heft.training.reuse.decide import Loss
 
 ROWS_SHOWN = 10
 SHARE = 0.2
@@ -37,7 +37,7 @@ def rows_without_a_finite_loss(
     with torch.no_grad():
         for batch in batches:
             for i, row in enumerate(batch["row_ids"].tolist()):
-                if not torch.isfinite(loss(model, rows_of(batch, [i]))):
+                if not torch.isfinite(loss(model, select_rows(batch, [i]))):
                     found.append(row)
     return found
 
@@ -66,7 +66,7 @@ def diverged(
     return _advised(f"stage {stage}, step {step}: {what}; {whose}: {shown}", advice)
 
 
-def ran_away(stage: str, step: int, what: str) -> Diverged:
+def weights_diverged(stage: str, step: int, what: str) -> Diverged:
     """The error of steps that have left weights with which nothing can be computed.
 
     Args:
@@ -78,12 +78,12 @@ def ran_away(stage: str, step: int, what: str) -> Diverged:
 
 
 @contextmanager
-def rotations_watched(stage: str, step: int) -> Iterator[None]:
-    """Inside, a rotation that cannot be made orthonormal any more is a `Diverged`; arguments as for `ran_away`."""
+def singular_rotation_as_diverged(stage: str, step: int) -> Iterator[None]:
+    """Inside, a singular rotation is a `Diverged` error; arguments as for `weights_diverged`."""
     try:
         yield
     except torch.linalg.LinAlgError as error:
-        raise ran_away(stage, step, "rows of a rotation depend on each other or are not finite") from error
+        raise weights_diverged(stage, step, "rows of a rotation depend on each other or are not finite") from error
 
 
 def _lower_rate(stage: str) -> str:
@@ -96,7 +96,7 @@ def _advised(what: str, advice: str) -> Diverged:
     )
 
 
-def has_not_moved(losses: Sequence[float]) -> str | None:
+def is_flat(losses: Sequence[float]) -> str | None:
     """In words, that the last losses are about as high as the first; None where they are lower, or too few to tell."""
     count = max(FEWEST, round(SHARE * len(losses)))
     if len(losses) < 2 * count:

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from heft.data import IGNORED
-from heft.forward import logits_of
-from heft.training.parts import rows_of
+from heft.data.encode import IGNORED
+from heft.models.forward import logits_of
+from heft.training.parts import select_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from heft.training.lower import LowerLayerReuse
-    from heft.training.prefix import PrefixReuse
+    from heft.training.reuse.lower_layers import LowerLayerReuse
+    from heft.training.reuse.prefix import PrefixReuse
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -26,7 +26,7 @@ def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt
 
     Args:
         model: a causal language model, perhaps wrapped for distribution.
-        batch: from `heft.data.training_batch`, on the model's device.
+        batch: from `heft.data.encode.training_batch`, on the model's device.
         edits_prompt: whether the model carries a ReFT adapter, which is told where prompts end.
 
     Returns:
@@ -44,7 +44,7 @@ def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], 
     The batch is cut at one column, as far left as its longest suffix (edited tokens and answer) needs; what stands
     left of it in each row is frozen. Columns in which all rows are padded are left out, since `reuse` knows none.
     """
-    batch = rows_of(batch, slice(None))
+    batch = select_rows(batch, slice(None))
     mask_BT = batch["attention_mask"]
     width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.reach
     split = mask_BT.shape[1] - width
@@ -67,7 +67,7 @@ def answer_loss_on_lower_layers(
 
     Columns in which all rows are padded are left out, since `reuse` knows none.
     """
-    batch = rows_of(batch, slice(None))
+    batch = select_rows(batch, slice(None))
     with reuse.lower_layers_done(batch["row_ids"].tolist()):
         return answer_loss(model, batch, edits_prompt=True)
 

@@ -6,12 +6,12 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from heft.errors import HeftError
-from heft.memory_errors import is_out_of_memory
-from heft.training.parts import rows_of
-from heft.training.snapshot import put_back_random_state, random_state
+from heft.runtime.memory_errors import is_out_of_memory
+from heft.training.parts import select_rows
+from heft.training.snapshot import random_state, restore_random_state
 
 
-def in_parts(
+def in_micro_batches(
     run: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     batch: dict[str, torch.Tensor],
     pieces: int,
@@ -37,7 +37,7 @@ def in_parts(
     while True:
         size = -(-rows // pieces)
         try:
-            parts = [run(rows_of(batch, slice(at, at + size))) for at in range(0, rows, size)]
+            parts = [run(select_rows(batch, slice(at, at + size))) for at in range(0, rows, size)]
             return torch.stack(parts).sum(), pieces
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -53,21 +53,21 @@ def in_parts(
         halved(size // 2)
 
 
-def backward_in_parts(
+def backward_in_micro_batches(
     step: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     batch: dict[str, torch.Tensor],
     parameters: Sequence[torch.Tensor],
     pieces: int,
     halved: Callable[[int], None],
 ) -> tuple[torch.Tensor, int]:
-    """`in_parts` for a forward and backward pass, whose loss is a sum over rows: the pieces' gradients add up.
+    """`in_micro_batches` for a forward and backward pass, whose loss is a sum over rows: the pieces' gradients add up.
 
     An attempt that fails may have left a part of its gradients, and has drawn random numbers. Both are put back to what
     they were before it, so that the step is the one it would have been in so many pieces from the start.
 
     Args:
         step: forward and backward pass over rows; gives their part of the loss.
-        batch, pieces, halved: see `in_parts`.
+        batch, pieces, halved: see `in_micro_batches`.
         parameters: that train.
     """
     gradients = [None if p.grad is None else p.grad.clone() for p in parameters]
@@ -76,9 +76,9 @@ def backward_in_parts(
     def undo() -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
-        put_back_random_state(random)
+        restore_random_state(random)
 
-    return in_parts(step, batch, pieces, halved, undo)
+    return in_micro_batches(step, batch, pieces, halved, undo)
 
 
 def in_halves(run: Callable[[Sequence[int]], None], rows: Sequence[int]) -> None:

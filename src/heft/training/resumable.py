@@ -10,15 +10,15 @@ from accelerate.utils import gather_object
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from heft import processes
+from heft.runtime import distributed
 from heft.training.snapshot import (
     Snapshot,
     apart,
     optimizer_state,
-    put_back_optimizer,
-    put_back_random_state,
-    put_back_weights,
     random_state,
+    restore_optimizer,
+    restore_random_state,
+    restore_weights,
     together,
     trained_weights,
 )
@@ -56,7 +56,7 @@ class ResumableTrainer(Trainer):
         """Where this is; between two steps."""
         mine = together(now=random_state(), epoch=self._epoch_began)
         mine.values["loss"] = self._tr_loss.item()
-        everyone = gather_object([mine]) if processes.count() > 1 else [mine]
+        everyone = gather_object([mine]) if distributed.count() > 1 else [mine]
         about = {
             "state": asdict(self.state) | {"stateful_callbacks": {}},
             "last_logged": self._globalstep_last_logged,
@@ -74,21 +74,21 @@ class ResumableTrainer(Trainer):
         self._keep(self.state.global_step, self.snapshot())
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        put_back_weights(self.model, self._start["weights"].tensors)
+        restore_weights(self.model, self._start["weights"].tensors)
 
     def _load_optimizer_and_scheduler(self, checkpoint) -> None:
         if checkpoint is not None:
-            put_back_optimizer(self.optimizer, self._start["optimizer"])
+            restore_optimizer(self.optimizer, self._start["optimizer"])
             self.lr_scheduler.load_state_dict(self._start["trainer"].values["schedule"])
 
     def _load_rng_state(self, checkpoint) -> None:
         if checkpoint is not None:
-            put_back_random_state(self._my_random("now"))
+            restore_random_state(self._my_random("now"))
 
     def _run_epoch(self, *, steps_trained_in_current_epoch, **rest) -> None:
         if self._start is not None and rest["epoch"] == rest["epochs_trained"]:
             begun = steps_trained_in_current_epoch > 0
-            put_back_random_state(self._my_random("epoch" if begun else "now"))
+            restore_random_state(self._my_random("epoch" if begun else "now"))
             about = self._start["trainer"].values
             self._tr_loss += torch.tensor(about["losses"][self.args.process_index], device=self.args.device)
             self._globalstep_last_logged = about["last_logged"]

@@ -1,6 +1,6 @@
 """Where a Trainer is between two steps: everything that its next step depends on, as tensors and plain values.
 
-Both can be written without pickle (heft.checkpoints). Put back, they give the same steps to the bit on a CPU.
+Both can be written without pickle (heft.run.checkpoints). Put back, they give the same steps to the bit on a CPU.
 """
 
 import random
@@ -27,7 +27,7 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def put_back_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def restore_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Set the parameters of these names."""
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
@@ -45,7 +45,7 @@ def optimizer_state(optimizer: Optimizer) -> Snapshot:
     return Snapshot({"values": values, "groups": state["param_groups"]}, tensors)
 
 
-def put_back_optimizer(optimizer: Optimizer, snapshot: Snapshot) -> None:
+def restore_optimizer(optimizer: Optimizer, snapshot: Snapshot) -> None:
     """Set an optimiser of the same parameters to a state from `optimizer_state`."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in (snapshot.values["values"] | snapshot.tensors).items():
@@ -67,7 +67,7 @@ def random_state() -> Snapshot:
     )
 
 
-def put_back_random_state(snapshot: Snapshot) -> None:
+def restore_random_state(snapshot: Snapshot) -> None:
     """Set all generators to a state from `random_state`."""
     version, numbers, gauss = snapshot.values["python"]
     random.setstate((version, tuple(numbers), gauss))

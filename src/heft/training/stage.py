@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from heft import processes, stopping
-from heft.data import EncodedExample
-from heft.recipe import JointStage, Stage
-from heft.reporter import Reporter
+from heft.data.encode import EncodedExample
+from heft.recipe.recipe import JointStage, Stage
+from heft.recipe.training import TrainingSettings, held_back_rows
+from heft.runtime import distributed, signals
+from heft.runtime.reporter import Reporter
 from heft.training.attention import attention_for_training
 from heft.training.checked_loss import require_an_effect
+from heft.training.checkpointing import Course, Keeping
+from heft.training.early_stopping import HeldBack
 from heft.training.fused_lora import fused_lora
-from heft.training.guards import has_not_moved
-from heft.training.held_back import HeldBack
-from heft.training.keeping import Course, Keeping
+from heft.training.guards import is_flat
 from heft.training.peak import PeakMemory
-from heft.training.reuse import loss_for, may_be_fused
-from heft.training.settings import TrainingSettings, held_back_rows
+from heft.training.reuse.decide import loss_for, may_be_fused
 from heft.training.trainer import Rows, StageTrainer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class StageOutcome:
         ended: "planned", with all its steps, or "plateau", before them.
         ended_because: the same in a sentence, with the figures.
         peak_bytes: see heft.training.peak; None where it is unknown.
-        reuses: whether steps computed less than every token in every layer (see heft.training.reuse).
+        reuses: whether steps computed less than every token in every layer (see heft.training.reuse.decide).
     """
 
     steps: int
@@ -136,7 +136,7 @@ def train_stage(
         with reporter.progress(name, steps):
             course.train(trainer)
     if trainer.state.global_step < steps and watch.plateau is None:
-        raise stopping.Stopped
+        raise signals.Stopped
     return _outcome(trainer, steps, watch, course, loss.reuses)
 
 
@@ -198,7 +198,7 @@ def training_arguments(
     With several processes `per_device_train_batch_size` is what they take together (see StageTrainer).
     """
     micro = stage.micro_batch_size or stage.batch_size
-    passes = _passes(stage.batch_size, micro * processes.count())
+    passes = _passes(stage.batch_size, micro * distributed.count())
     steps_an_epoch = math.ceil(rows / stage.batch_size)
     arguments = TrainingArguments(
         output_dir=scratch,
@@ -264,7 +264,7 @@ class _Follower(TrainerCallback):
         self._reporter.note(f"{self._stage}: {text}")
 
     def on_train_end(self, args, state, control, **kwargs):
-        stays = has_not_moved([entry["loss"] for entry in state.log_history if "loss" in entry])
+        stays = is_flat([entry["loss"] for entry in state.log_history if "loss" in entry])
         if stays is not None:
             self._reporter.note(
                 f"the loss of stage {self._stage} has not moved: {stays}; a higher learning_rate, a larger rank or"

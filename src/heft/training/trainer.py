@@ -13,18 +13,18 @@ from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
-from heft import processes
-from heft.data import IGNORED, training_batch
-from heft.stages import adapter_modules, adapter_parameters
-from heft.training.guards import diverged, ran_away, rotations_watched, rows_without_a_finite_loss
-from heft.training.out_of_memory import backward_in_parts, in_parts
-from heft.training.parts import rows_of
+from heft.adapters.attach import adapter_modules, adapter_parameters
+from heft.data.encode import IGNORED, training_batch
+from heft.runtime import distributed
+from heft.training.guards import diverged, rows_without_a_finite_loss, singular_rotation_as_diverged, weights_diverged
+from heft.training.out_of_memory import backward_in_micro_batches, in_micro_batches
+from heft.training.parts import select_rows
 from heft.training.resumable import ResumableTrainer
-from heft.training.reuse import Loss, plain_loss
+from heft.training.reuse.decide import Loss, plain_loss
 from heft.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from heft.data import EncodedExample
+    from heft.data.encode import EncodedExample
 
 
 class Rows(Dataset):
@@ -73,7 +73,7 @@ class StageTrainer(ResumableTrainer):
 
     Args:
         pad_id: id of the padding token.
-        loss: see heft.training.reuse; None for the plain one.
+        loss: see heft.training.reuse.decide; None for the plain one.
         reft_learning_rate: of ReFT's weights; None for the same as the others'.
         stage: name of the stage, for messages.
         on_halved: is told how many rows a pass of the "training" or the "evaluation" of rows held back has from now
@@ -119,12 +119,12 @@ class StageTrainer(ResumableTrainer):
             self._step = (self.state.global_step, [])
         self._step[1].append(inputs)
         step = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)
-        with rotations_watched(self._stage, self.state.global_step):
-            if processes.count() > 1:  # the others would wait for gradients that a failed pass never sends
+        with singular_rotation_as_diverged(self._stage, self.state.global_step):
+            if distributed.count() > 1:  # the others would wait for gradients that a failed pass never sends
                 return step(inputs)
             halved = partial(self._on_halved, "training")
             pieces = self._pieces["training"]
-            loss, self._pieces["training"] = backward_in_parts(step, inputs, self._trained(), pieces, halved)
+            loss, self._pieces["training"] = backward_in_micro_batches(step, inputs, self._trained(), pieces, halved)
             return loss
 
     def _trained(self) -> list[nn.Parameter]:
@@ -147,7 +147,7 @@ class StageTrainer(ResumableTrainer):
 
     def _held_back_diverged(self, loss: float, batches: DataLoader) -> Exception:
         bad = rows_without_a_finite_loss(self.model, self._loss, batches)
-        if processes.count() > 1:
+        if distributed.count() > 1:
             bad = sorted(set(gather_object(bad)))
         rows, step = self.eval_dataset, self.state.global_step
         what = f"the held-back loss after it is {loss}"
@@ -175,12 +175,12 @@ class StageTrainer(ResumableTrainer):
             return  # no step was taken since the checkpoint, before which they were tried
         norm = float(get_total_norm(self._trained()))
         if not math.isfinite(norm):
-            raise ran_away(self._stage, step, f"the norm of the trained weights is {norm}")
+            raise weights_diverged(self._stage, step, f"the norm of the trained weights is {norm}")
         self.model.eval()
-        with rotations_watched(self._stage, step):
-            loss = float(self._loss(self.model, rows_of(batches[0], [0])))
+        with singular_rotation_as_diverged(self._stage, step):
+            loss = float(self._loss(self.model, select_rows(batches[0], [0])))
         if not math.isfinite(loss):
-            raise ran_away(self._stage, step, f"the loss of a row that it was taken on is {loss}")
+            raise weights_diverged(self._stage, step, f"the loss of a row that it was taken on is {loss}")
 
     def get_train_dataloader(self) -> DataLoader:
         """As the Trainer's, but rows and their order are those of a single process: `collate` takes a process's part.
@@ -209,9 +209,9 @@ class StageTrainer(ResumableTrainer):
         self.model.eval()
         run, halved = partial(self._loss, self.model), partial(self._on_halved, "evaluation")
         sums = []
-        with rotations_watched(self._stage, self.state.global_step):
+        with singular_rotation_as_diverged(self._stage, self.state.global_step):
             for batch in dataloader:
-                loss, self._pieces["evaluation"] = in_parts(run, batch, self._pieces["evaluation"], halved)
+                loss, self._pieces["evaluation"] = in_micro_batches(run, batch, self._pieces["evaluation"], halved)
                 labelled_BT = batch["labels"] != IGNORED
                 sums.append(torch.stack([loss, labelled_BT.sum(), labelled_BT.any(1).sum()]))
         losses, tokens, rows = self.accelerator.reduce(torch.stack(sums)).unbind(1)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.padding import padding_matters
-from heft.stages import activate
+from heft.adapters.attach import activate
+from heft.data.padding import padding_matters
 from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import judged_logits, largest, row_logits
 

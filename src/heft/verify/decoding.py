@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.data import left_pad
+from heft.adapters.attach import activate
+from heft.data.encode import left_pad
+from heft.data.padding import padding_matters
 from heft.evaluation.greedy import greedy
-from heft.forward import edits_hidden_states, logits_of
-from heft.padding import padding_matters
-from heft.stages import activate
+from heft.models.forward import edits_hidden_states, logits_of
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import largest
 

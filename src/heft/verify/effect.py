@@ -8,10 +8,10 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
 
-from heft.adapter_files import adapter_paths, read_config
+from heft.adapters.attach import activate
+from heft.adapters.safety import adapter_paths, read_config
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS
-from heft.stages import activate
 from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import judged_logits
 

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.data import EncodedExample, training_batch
+from heft.adapters.attach import activate, train_only
+from heft.data.encode import EncodedExample, training_batch
+from heft.data.padding import padding_matters
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.shared_prefix import shared_batches
-from heft.padding import padding_matters
-from heft.prefix_states import keeps_plain_keys
+from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
-from heft.stages import activate, train_only
 from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.lower import LowerLayerReuse, first_edited_layer
-from heft.training.prefix import PrefixReuse, reach
-from heft.training.stores import MemoryStore
+from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
+from heft.training.reuse.prefix import PrefixReuse, reach
+from heft.training.reuse.stores import MemoryStore
 from heft.verify.finding import Finding, does_not_apply, judged
 
 if TYPE_CHECKING:

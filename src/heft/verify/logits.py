@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.data import EncodedExample, left_pad
-from heft.forward import edits_hidden_states, logits_of
+from heft.data.encode import EncodedExample, left_pad
+from heft.models.forward import edits_hidden_states, logits_of
 from heft.verify.finding import Finding, judged
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def row_logits(
 
 
 def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    """As `heft.data.left_pad`, padded on the right."""
+    """As `heft.data.encode.left_pad`, padded on the right."""
     left = left_pad(rows, pad_id)
     width = left["input_ids"].shape[1]
     shifts = [width - len(row) for row in rows]

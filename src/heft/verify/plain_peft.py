@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from peft import PeftModel
 
-from heft.data import EncodedExample
-from heft.stages import activate
+from heft.adapters.attach import activate
+from heft.data.encode import EncodedExample
 from heft.verify.finding import Finding, broken_off, does_not_apply
 from heft.verify.logits import judged_logits, row_logits
 

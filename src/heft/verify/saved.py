@@ -8,11 +8,11 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from heft.adapter_dir import save_adapter
-from heft.adapter_files import adapter_paths
-from heft.reading import read_json
-from heft.stages import adapter_parameters
-from heft.trainable_tokens import tokens_of
+from heft.adapters.attach import adapter_parameters
+from heft.adapters.directory import save_adapter
+from heft.adapters.safety import adapter_paths
+from heft.adapters.trainable_tokens import tokens_of
+from heft.storage.reading import read_json
 from heft.verify.finding import FAILED, Finding, judged
 
 if TYPE_CHECKING:

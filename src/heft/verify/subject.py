@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.adapter_dir import open_adapters, skeleton_of
-from heft.adapter_manifest import AdapterManifest, base_settings, read_manifest
-from heft.data import EncodedExample, Encoder
+from heft.adapters.directory import open_adapters, skeleton_of
+from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
+from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
-from heft.evaluation.numbers import rotations_in_words
-from heft.models import Base, load_base
-from heft.recipe_io import evaluation_request
+from heft.evaluation.finite import explain_singular_rotation
+from heft.models.load import Base, load_base
+from heft.recipe.files import evaluation_request
 from heft.reft.layer import ReftLayer
 from heft.reft.settings import Positions
 from heft.tasks import load_examples
@@ -131,7 +131,7 @@ def open_subject(
     loras = [entry.name for entry in manifest.adapters if entry.method == "lora"]
     peft_logits = {name: logits_in_plain_peft(base.model, directory / name, name, probe.rows, pad_id) for name in loras}
     model = open_adapters(directory, base).model
-    with rotations_in_words(model):
+    with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
     return Subject(

@@ -1,0 +1,315 @@
+"""The adapter directory: `heft.json` and one folder in PEFT's format for each adapter.
+
+    adapter/
+      heft.json      which base, which adapters in which order, how prompts are made (heft.adapters.manifest)
+      coarse/        adapter_config.json, adapter_model.safetensors
+      fine/          likewise
+
+Each folder loads alone with `PeftModel.from_pretrained(base, folder)`, a LoRA one without heft.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from heft.adapters.attach import DOES_NOT_FIT, activate, inject
+from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
+from heft.adapters.safety import adapter_folder, adapter_paths, read_config
+from heft.adapters.trainable_tokens import tokens_of
+from heft.adapters.weights import read_header, require_fit
+from heft.errors import HeftError
+from heft.models.chat import ChatTemplate
+from heft.models.endings import end_tokens
+from heft.models.fingerprints import fingerprint, tokenizer_fingerprint
+from heft.models.limits import limits_of
+from heft.models.load import Base, load_base, load_tokenizer
+from heft.models.source import local_folder
+from heft.recipe.recipe import ModelSettings
+from heft.storage.atomic import atomic_folder, save_tensors, sha256_of
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PEFT_PREFIX = "base_model.model."
+
+
+def save(
+    directory: Path,
+    model: "PreTrainedModel",
+    manifest: AdapterManifest,
+    state_dict: "dict[str, torch.Tensor] | None" = None,
+) -> None:
+    """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all.
+
+    Args:
+        directory: not there yet.
+        model: with the manifest's adapters attached.
+        manifest: hashes are filled in.
+        state_dict: the model's tensors, where its own are shards.
+    """
+    with atomic_folder(directory) as partial:
+        entries = []
+        for entry in manifest.adapters:
+            folder = partial / entry.name
+            save_adapter(folder, model, entry.name, state_dict)
+            hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+            entries.append(entry.model_copy(update={"sha256": hashes}))
+        manifest = manifest.model_copy(update={"adapters": entries})
+        (partial / "heft.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def save_adapter(
+    folder: Path, model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
+) -> None:
+    """Write one adapter in PEFT's format; `state_dict` as for `save`."""
+    folder.mkdir()
+    tensors = {PEFT_PREFIX + key: value.contiguous() for key, value in _tensors(model, name, state_dict).items()}
+    save_tensors(tensors, folder / "adapter_model.safetensors")
+    config = PeftConfig.from_peft_type(**model.peft_config[name].to_dict())
+    config.inference_mode = True
+    for key, value in vars(config).items():
+        if isinstance(value, set):  # of names, whose order is another in every process
+            setattr(config, key, sorted(value))
+    if not getattr(config, "target_parameters", True):
+        config.target_parameters = None  # PEFT makes an empty set of it in mixture-of-experts models
+    config.save_pretrained(str(folder))
+
+
+def require_readable(directory: Path, model: "PreTrainedModel") -> None:
+    """See that what `save` wrote is read back: each adapter is known, finds its place, and has its tensors there.
+
+    Raises:
+        HeftError: it is not, which is heft's own fault.
+    """
+    skeleton = skeleton_of(model)
+    for entry in read_manifest(directory).adapters:
+        _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
+
+
+def stored_parameters(model: "PreTrainedModel") -> int:
+    """How many numbers `save` keeps of the adapters that a model carries."""
+    return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
+
+
+def _tensors(
+    model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
+) -> "dict[str, torch.Tensor]":
+    with tokens_of(model, name):
+        return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapted model: `model` carries the adapters, frozen and active, in evaluation mode."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    manifest: AdapterManifest
+
+
+def open_adapters(
+    directory: str | Path,
+    base: Base | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    base_name: str | None = None,
+) -> Loaded:
+    """Load the base that an adapter directory names, or take the one given, and attach its adapters.
+
+    `base_name` is a folder or Hub id to load the base from, where it is at another place than the directory says.
+
+    Raises:
+        HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
+            than the adapters were trained on, or its tokenizer.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    if base is None:
+        settings = base_settings(directory, manifest, trust_remote_code, base_name)
+        base = load_base(settings if device is None else settings.model_copy(update={"device": device}))
+    if base.fingerprint != manifest.base_fingerprint:
+        raise HeftError(
+            f"the adapters in {directory} were trained on {manifest.model.name} with fingerprint"
+            f" {manifest.base_fingerprint}; the base model given has {base.fingerprint}: it is another model, or the"
+            " same with other settings in its config.json"
+        )
+    expected = manifest.tokenizer_fingerprint
+    if expected not in (None, tokenizer_fingerprint(base.tokenizer, manifest.task.get("chat_template") is True)):
+        raise HeftError(
+            f"the adapters in {directory} were trained with another tokenizer than the one of {base.settings.name}: its"
+            " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"
+            " in heft.json to the revision that was trained on, or give the folder that was (--base PATH)"
+        )
+    skeleton = skeleton_of(base.model)
+    folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
+    fitting = {name: _fitting(folder, name, skeleton) for name, folder in folders.items()}
+    for entry in manifest.adapters:
+        found = fitting[entry.name][0].peft_type.value.lower()
+        if found != entry.method:
+            raise HeftError(f"heft.json calls {entry.name} a {entry.method} adapter, and its own folder {found}")
+    for name, (config, path) in fitting.items():
+        _attach(base.model, name, config, path)
+    base.model.eval()
+    return Loaded(base.model, base.tokenizer, manifest)
+
+
+def attach_saved(model: "PreTrainedModel", folder: Path, name: str) -> None:
+    """Attach one saved adapter, exactly as it was saved; the model is not touched before all of it is known to fit.
+
+    Raises:
+        HeftError: files are missing or not as heft writes them, or tensors are missing, left over or of another shape;
+            all are named.
+    """
+    _attach(model, name, *_fitting(folder, name, skeleton_of(model)))
+
+
+def _fitting(folder: Path, name: str, skeleton: "PreTrainedModel") -> tuple[PeftConfig, Path]:
+    """An adapter's configuration and weights file, tried on a model without weights."""
+    config_path, path = adapter_paths(folder)
+    config = read_config(config_path)
+    found = read_header(path)
+    require_fit(path, name, found, expected_tensors(skeleton, name, copy.deepcopy(config), path))
+    return config, path
+
+
+def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path) -> None:
+    try:
+        saved = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise HeftError(f"{path} cannot be read: {error}") from None
+    inject(model, name, config)
+    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
+    with tokens_of(model, name):
+        set_peft_model_state_dict(model, saved, adapter_name=name)
+    loaded = _tensors(model, name)
+    lost = [key for key, value in saved.items() if not loaded[key].is_meta and not _same(loaded[key].cpu(), value)]
+    if lost:
+        raise HeftError(
+            f"PEFT did not read back {len(lost)} of {len(saved)} tensors of {path}, since it takes their names for"
+            f" others of this model: {', '.join(sorted(lost)[:3])}"
+        )
+    activate(model, list(model.peft_config))
+
+
+def _same(loaded: "torch.Tensor", saved: "torch.Tensor") -> bool:
+    """Whether a tensor has the saved values, which may be of lower precision; NaN where NaN is."""
+    return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
+
+
+def skeleton_of(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model's modules without weights, so that what is attached to it takes no memory either."""
+    import torch
+
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
+
+
+def expected_tensors(
+    skeleton: "PreTrainedModel", name: str, config: PeftConfig, path: Path
+) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that an adapter has on its base; it is attached to the skeleton.
+
+    Raises:
+        HeftError: it finds no place there.
+    """
+    import torch
+
+    tokens, rows = getattr(config, "trainable_token_indices", None), limits_of(skeleton).embeddings
+    if tokens and rows is not None and max(tokens) >= rows:
+        raise HeftError(
+            f"adapter {name!r} in {path.parent} does not fit its base model: it has an embedding for token"
+            f" {max(tokens):,}, and the model has {rows:,}"
+        )
+    try:
+        with torch.device("meta"):
+            inject(skeleton, name, config)
+    except DOES_NOT_FIT as error:
+        raise HeftError(f"adapter {name!r} in {path.parent} does not fit its base model: {error}") from None
+    return {PEFT_PREFIX + key: tuple(value.shape) for key, value in _tensors(skeleton, name).items()}
+
+
+def load(
+    directory: str | Path,
+    model: "PreTrainedModel | None" = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    trainable: str | Sequence[str] = (),
+    base: str | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> tuple["PreTrainedModel | PeftModel", "PreTrainedTokenizerBase"]:
+    """The adapted model and its tokenizer, equal to the bit to what was trained.
+
+    Args:
+        directory: an adapter directory, such as `runs/quickstart/adapter`.
+        model: the base model, if it is loaded already; None loads the one that the directory names.
+        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
+        trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
+        trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
+        base: folder or Hub id of the base model, where it is at another place than the directory says.
+        tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
+
+    Returns:
+        A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left. With
+        `trainable` the model is a `PeftModel`, which TRL's trainers ask for. `save_pretrained` of either, which
+        `Trainer.save_model` calls, writes an adapter directory.
+
+    Raises:
+        HeftError: the directory cannot be read, asks to run a model's code without leave, the base is not the one
+            that the adapters were trained on, or `trainable` names what is not there.
+    """
+    from heft.adapters.loaded import prepare
+
+    if model is None:
+        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
+    else:
+        settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
+        loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
+    _end_as_trained(loaded)
+    return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer
+
+
+def _end_as_trained(loaded: Loaded) -> None:
+    """Let the model's own generation end at the token that answers were trained to end with, where it would not."""
+    tokenizer, config = loaded.tokenizer, loaded.model.generation_config
+    if loaded.manifest.task.get("chat_template") is not True or not getattr(tokenizer, "chat_template", None):
+        return
+    end, known = ChatTemplate(tokenizer).end, end_tokens(tokenizer, config)
+    if end is not None and end not in known:
+        config.eos_token_id = [*known, end]
+
+
+def _with_tokenizer(
+    directory: Path,
+    model: "PreTrainedModel",
+    trust_remote_code: bool,
+    base: str | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> tuple[ModelSettings, "PreTrainedTokenizerBase"]:
+    """Settings and tokenizer that go with a model that is loaded already.
+
+    The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that
+    cannot be had, that of the folder that the model itself was loaded from.
+    """
+    manifest = read_manifest(directory)
+    if tokenizer is not None:
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        return manifest.model, tokenizer
+    own = local_folder(model.name_or_path)
+    try:
+        settings = base_settings(directory, manifest, trust_remote_code, base)
+        return settings, load_tokenizer(settings)
+    except HeftError:
+        if base is not None or own is None:
+            raise
+    settings = base_settings(directory, manifest, trust_remote_code, str(own))
+    return settings, load_tokenizer(settings)

@@ -1,0 +1,215 @@
+"""What `heft.load` gives, used as people use models: saved again, trained on, a further adapter put on top.
+
+The model is a plain transformers model that carries PEFT's layers, of which transformers' own `save_pretrained` would
+write a checkpoint that nothing reads, and on which PEFT's injection of a further LoRA would switch earlier ones off.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from heft.adapters.attach import activate, train_only
+from heft.adapters.directory import PEFT_PREFIX, save
+from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.safety import adapter_paths, read_config
+from heft.errors import HeftError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STAGING = ".heft.partial"
+
+
+class AttachedAdapters(dict):
+    """The `peft_config` of a loaded model: PEFT adds to it when it attaches a further adapter.
+
+    ReFT keeps those that are active (heft.reft.model); PEFT's other methods do not, and are sent to `heft.stack`.
+    """
+
+    def update(self, others: dict[str, PeftConfig]) -> None:
+        """Add adapters.
+
+        Raises:
+            HeftError: they are none of ReFT.
+        """
+        for name, config in others.items():
+            self[name] = config
+
+    def __setitem__(self, name: str, config: PeftConfig) -> None:
+        method = config.peft_type.value
+        if method != "REFT":
+            raise HeftError(
+                f"attaching the {method} adapter {name!r} in this way would switch off those that heft.load attached:"
+                f" call heft.stack(model, config, {name!r}), which freezes them and keeps them active"
+            )
+        super().__setitem__(name, config)
+
+    def __reduce__(self):
+        return _attached_adapters, (dict(self),)
+
+
+def _attached_adapters(adapters: dict[str, PeftConfig]) -> AttachedAdapters:
+    made = AttachedAdapters()
+    dict.update(made, adapters)
+    return made
+
+
+class DirectoryWriter:
+    """Stands for `save_pretrained` of a loaded model: writes an adapter directory, which `heft.load` reads."""
+
+    def __init__(self, model: "PreTrainedModel", manifest: AdapterManifest):
+        self._model, self._manifest = model, manifest
+
+    def __call__(
+        self, save_directory: str | Path, is_main_process: bool = True, state_dict: dict | None = None, **options: Any
+    ) -> None:
+        """Write `heft.json` and a folder for each adapter; other files of the directory stay.
+
+        Args:
+            save_directory: made if it is not there.
+            is_main_process: other processes write nothing.
+            state_dict: the model's tensors, where its own are shards.
+            options: none; those of transformers and PEFT have no meaning here.
+
+        Raises:
+            HeftError: an option is set, an adapter is switched off, sharded or would not be read back, or nothing can
+                be written there.
+        """
+        asked = sorted(name for name, value in options.items() if value)
+        if asked:
+            raise HeftError(
+                f"a model from heft.load is saved as an adapter directory, which takes no {', '.join(asked)}: leave"
+                " that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
+            )
+        self._require_active()
+        if state_dict is None and any(hasattr(p, "full_tensor") for p in self._model.parameters()):
+            raise HeftError(
+                "the model's parameters are shards (FSDP2), and no process has the whole: pass state_dict=..., from"
+                " torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+            )
+        if is_main_process:
+            self._write(Path(save_directory), state_dict)
+
+    def _write(self, directory: Path, state_dict: dict | None) -> None:
+        if state_dict is not None:
+            state_dict = {key.removeprefix(PEFT_PREFIX): value for key, value in state_dict.items()}
+        directory.mkdir(parents=True, exist_ok=True)
+        staging = directory / _STAGING
+        save(staging, self._model, self._whole_manifest(), state_dict)
+        try:
+            for entry in read_manifest(staging).adapters:
+                read_config(adapter_paths(staging / entry.name)[0])
+            for written in sorted(staging.iterdir(), key=lambda path: path.name == "heft.json"):
+                place = directory / written.name
+                if place.is_dir():
+                    shutil.rmtree(place)
+                os.replace(written, place)
+        finally:
+            shutil.rmtree(staging)
+
+    def _whole_manifest(self) -> AdapterManifest:
+        """With adapters that were attached after loading, as stages of their own."""
+        known = {entry.name for entry in self._manifest.adapters}
+        added = [
+            AdapterEntry(name=name, method=config.peft_type.value.lower(), stage=name)
+            for name, config in self._model.peft_config.items()
+            if name not in known
+        ]
+        return self._manifest.model_copy(update={"adapters": [*self._manifest.adapters, *added]})
+
+    def _require_active(self) -> None:
+        off = set()
+        for layer in self._model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                active = [] if layer.disable_adapters else layer.active_adapters
+                off |= set(layer._all_available_adapter_names()) - set(active)
+        if off:
+            raise HeftError(
+                f"adapters {', '.join(sorted(off))} are switched off, and heft.load would switch them on: activate"
+                " them before saving, or take them off"
+            )
+
+
+def prepare(model: "PreTrainedModel", manifest: AdapterManifest, trainable: str | Sequence[str]):
+    """A loaded model for people: it saves itself, and is a `PeftModel` where some of it is to train.
+
+    Args:
+        model: with the adapters of the manifest attached.
+        manifest: of the directory that it was loaded from.
+        trainable: names of adapters or stages.
+
+    Raises:
+        HeftError: no adapter or stage has such a name.
+    """
+    wanted = [trainable] if isinstance(trainable, str) else list(trainable)
+    names = [entry.name for entry in manifest.adapters if entry.name in wanted or entry.stage in wanted]
+    there_are = {name for entry in manifest.adapters for name in (entry.name, entry.stage)}
+    unknown = [name for name in wanted if name not in there_are]
+    if unknown:
+        raise HeftError(f"trainable names {unknown[0]!r}; the directory has {', '.join(sorted(there_are))}")
+    model.save_pretrained = DirectoryWriter(model, manifest)
+    if not names:
+        model.peft_config = _attached_adapters(model.peft_config)
+        return model
+    order = list(model.peft_config)
+    wrapped = _wrapped_around(model, names[-1])
+    activate(model, order)
+    train_only(model, names)
+    return wrapped
+
+
+def stack(model: "PreTrainedModel | PeftModel", config: PeftConfig, adapter_name: str = "default") -> PeftModel:
+    """Put a further adapter on a model that carries some: those are frozen and stay active, and the new one trains.
+
+    Args:
+        model: such as `heft.load` gives; any transformers model, or the `PeftModel` around one.
+        config: of any PEFT method.
+        adapter_name: of the new adapter.
+
+    Returns:
+        A `PeftModel`, as trainers of other libraries take it. If the model is from `heft.load`, its `save_pretrained`
+        writes an adapter directory.
+
+    Raises:
+        HeftError: the model carries an adapter of that name.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = list(getattr(base, "peft_config", {}))
+    if adapter_name in before:
+        raise HeftError(f"the model carries an adapter named {adapter_name!r}; give the new one another adapter_name")
+    wrapped = _peft_model(base, config, adapter_name)
+    activate(base, [*before, adapter_name])
+    train_only(base, [adapter_name])
+    return wrapped.train(base.training)
+
+
+def _wrapped_around(model: "PreTrainedModel", name: str) -> PeftModel:
+    """A `PeftModel` of an adapter that is attached already: it is attached anew, and gets its tensors back."""
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    tensors = {PEFT_PREFIX + key: value.clone() for key, value in tensors.items()}
+    config = model.peft_config[name]
+    config.inference_mode = False
+    for layer in model.modules():  # experts' parameters take no second adapter of a name
+        if isinstance(layer, BaseTunerLayer):
+            layer.delete_adapter(name)
+    wrapped = _peft_model(model, config, name)
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
+    return wrapped.train(model.training)
+
+
+def _peft_model(model: "PreTrainedModel", config: PeftConfig, name: str) -> PeftModel:
+    if isinstance(getattr(model, "peft_config", None), AttachedAdapters):
+        model.peft_config = dict(model.peft_config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message="You are trying to modify a model with PEFT for a second time")
+        wrapped = get_peft_model(model, config, adapter_name=name)
+    if isinstance(vars(model).get("save_pretrained"), DirectoryWriter):
+        wrapped.save_pretrained = model.save_pretrained
+    return wrapped

@@ -1,0 +1,223 @@
+"""LoRA through PEFT: its configuration from a recipe, a check of its targets, and starts that change the base.
+
+PiSSA and OLoRA begin by taking s·B₀A₀ out of the base weights, so the trained A and B alone mean nothing on the
+untouched base. `ReversibleInit` keeps what is needed to undo that after training.
+"""
+
+import difflib
+import re
+import warnings
+from collections.abc import Sequence
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import cast_adapter_dtype, delete_adapter
+from torch import nn
+
+from heft.adapters.lora_targets import endings_of, expert_names, linear_names, matches, shared_weights, unadaptable
+from heft.recipe.recipe import LoraSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
+    """PEFT's configuration for the recipe's settings on that model; `tokens` are ids of the trainable ones."""
+    targets, exclude = settings.targets, list(settings.exclude)
+    parameters = None
+    if targets == "all-linear":
+        cannot = unadaptable(model)
+        exclude += endings_of(cannot, linear_names(model))
+        if settings.layers != "all":  # PEFT takes layers with a list of names only
+            within = (name for name in linear_names(model) - cannot if re.search(r"\.\d+\.", name))
+            targets = sorted({name.rpartition(".")[2] for name in within})
+    else:
+        parameters = [target for target in targets if matches(target, expert_names(model))] or None
+        targets = [target for target in targets if matches(target, linear_names(model))]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
+        return LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets,
+            target_parameters=parameters,
+            exclude_modules=exclude or None,
+            layers_to_transform=None if settings.layers == "all" else settings.layers,
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
+            init_lora_weights=True if settings.init == "default" else settings.init,
+            rank_pattern=dict(settings.rank_pattern),
+            alpha_pattern=dict(settings.alpha_pattern),
+            trainable_token_indices=list(tokens) or None,
+        )
+
+
+def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
+    """What the settings name that the model does not have, each with the nearest names there are."""
+    names = linear_names(model) | expert_names(model)
+    endings = sorted({name.rpartition(".")[2] for name in names})
+    named = {
+        "targets": [] if settings.targets == "all-linear" else settings.targets,
+        "exclude": settings.exclude,
+        "rank_pattern": list(settings.rank_pattern),
+        "alpha_pattern": list(settings.alpha_pattern),
+    }
+    faults = []
+    for field, entries in named.items():
+        for entry in entries:
+            if not matches(entry, names):
+                close = difflib.get_close_matches(entry, endings, n=3) or endings
+                faults.append(
+                    f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
+                )
+            elif field == "targets":
+                cannot = {name for name in unadaptable(model) if matches(entry, [name])}
+                cannot -= {name for name in cannot if any(matches(each, [name]) for each in settings.exclude)}
+                if cannot:
+                    shown = ", ".join(endings_of(cannot, linear_names(model)))
+                    faults.append(f"{field}: LoRA cannot adapt {shown} of this model ({entry!r}); name it in exclude")
+    faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
+    layers = model.config.get_text_config().num_hidden_layers
+    if settings.layers != "all" and max(settings.layers) >= layers:
+        faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
+    shared = shared_weights(model) if ReversibleInit.needed(settings) else set()
+    if shared:
+        faults.append(
+            f"init: {settings.init} changes base weights, and in this model several modules share some"
+            f" ({', '.join(sorted(shared)[:3])}); use init: default"
+        )
+    if ReversibleInit.needed(settings) and model.dtype not in (torch.float32, torch.float64):
+        faults.append(
+            f"init: {settings.init} takes its start out of the base's weights, and what is left would be rounded to"
+            f" {str(model.dtype).removeprefix('torch.')}; set model.dtype: float32, or use init: default"
+        )
+    return faults
+
+
+def _targeted(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> set[str]:
+    """Which of the linear modules and experts the settings adapt, layers aside."""
+    if settings.targets == "all-linear":
+        found = names - _names_of_head(model)
+    else:
+        found = {name for name in names if any(matches(target, [name]) for target in settings.targets)}
+    return {name for name in found if not any(matches(entry, [name]) for entry in settings.exclude)}
+
+
+def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+    targeted = _targeted(model, settings, names)
+    return [
+        f"{field}: {entry!r} matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
+        for field in ("rank_pattern", "alpha_pattern")
+        for entry in getattr(settings, field)
+        if matches(entry, names) and not matches(entry, targeted)
+    ]
+
+
+def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+    head = model.get_output_embeddings()
+    if head is None or not _is_tied(model, head):
+        return []
+    return [
+        f"targets: {name!r} is the output head, which shares its weights with the input embedding: its update could not"
+        " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
+        for name in _targeted(model, settings, names) & _names_of_head(model)
+    ]
+
+
+def _names_of_head(model: "PreTrainedModel") -> set[str]:
+    head = model.get_output_embeddings()
+    return {name for name, module in model.named_modules() if module is head}
+
+
+def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:  # a model that embeds in a way of its own
+        return False
+    declared = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    return declared or getattr(head, "weight", None) is getattr(embedding, "weight", 0)
+
+
+def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
+    """PEFT's injection, in float32 over any base, without PEFT's warnings of a second adapter and of its own patterns.
+
+    (`get_peft_model` casts as much; injection alone gives LoRA the base's dtype, in which small steps would be lost.)
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match .*_proj")  # PEFT's own
+        inject_adapter_in_model(config, model, adapter_name=name)
+    cast_adapter_dtype(model, name)
+
+
+class ReversibleInit:
+    """Undoes a start that changed the base weights.
+
+    Made before the adapter is injected, told when it is, and asked to `undo` after training: the base gets its own
+    weights back, to the bit, and W₀ − sB₀A₀ + sBA = W₀ + s[B, −B₀][A; A₀] becomes a plain LoRA of twice the rank.
+    """
+
+    INITS = ("pissa", "olora")
+
+    def __init__(self, model: "PreTrainedModel"):
+        self._weights = {}
+        for name in linear_names(model):
+            module = model.get_submodule(name)
+            module = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            self._weights[name] = module.weight.detach().cpu().clone()
+        self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @classmethod
+    def needed(cls, settings: LoraSettings) -> bool:
+        """Whether the settings' start changes the base weights."""
+        return settings.init.startswith(cls.INITS)
+
+    def injected(self, model: "PreTrainedModel", adapter: str) -> None:
+        """Keep the factors that the adapter starts from, and only the base weights that it changed."""
+        for name, layer in _layers_with(model, adapter).items():
+            self._factors[name] = _factors(layer, adapter)
+        self._weights = {name: self._weights[name] for name in self._factors}
+
+    @torch.no_grad()
+    def undo(self, model: "PreTrainedModel", adapter: str) -> None:
+        """Replace the trained adapter by the plain one that has the same effect on the untouched base."""
+        config: LoraConfig = model.peft_config.pop(adapter)
+        trained = {name: _factors(layer, adapter) for name, layer in _layers_with(model, adapter).items()}
+        for name, weight in self._weights.items():
+            model.get_submodule(name).get_base_layer().weight.copy_(weight)
+        delete_adapter(model, adapter, prefix="lora_", layer_cls=LoraLayer)
+        inject_quietly(model, adapter, _doubled(config))
+        for name, layer in _layers_with(model, adapter).items():
+            (down, up), (down_0, up_0) = trained[name], self._factors[name]
+            layer.lora_A[adapter].weight.copy_(torch.cat([down, down_0]))
+            layer.lora_B[adapter].weight.copy_(torch.cat([up, -up_0], dim=1))
+
+
+def _doubled(config: LoraConfig) -> LoraConfig:
+    grow = sqrt(2) if config.use_rslora else 2
+    return LoraConfig(
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        r=2 * config.r,
+        lora_alpha=grow * config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        exclude_modules=config.exclude_modules,
+        layers_to_transform=config.layers_to_transform,
+        use_rslora=config.use_rslora,
+        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+        alpha_pattern={key: grow * alpha for key, alpha in config.alpha_pattern.items()},
+    )
+
+
+def _layers_with(model: nn.Module, adapter: str) -> dict[str, LoraLayer]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
+
+
+def _factors(layer: LoraLayer, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.lora_A[adapter].weight.detach().clone(), layer.lora_B[adapter].weight.detach().clone()

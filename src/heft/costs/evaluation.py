@@ -1,0 +1,49 @@
+"""FLOPs of an evaluation. Its batches are known, so they are counted as they will run, padding included."""
+
+from collections.abc import Sequence
+
+from heft.costs.operations import Costs
+from heft.costs.rows import edited_tokens, span
+from heft.data.encode import EncodedExample
+from heft.evaluation.shared_prefix import Pass, shared_batches
+
+
+def evaluation_passes(
+    examples: Sequence[EncodedExample],
+    batch_size: int,
+    last_edited: int,
+    share_prefix: bool,
+    tokens_of_a_pass: int | None = None,
+) -> list[Pass]:
+    """The forward passes of an evaluation of choices; plain rows, one each, where nothing is shared.
+
+    Arguments as for `heft.evaluation.shared_prefix.shared_batches`.
+    """
+    if share_prefix:
+        batches = shared_batches(examples, batch_size, last_edited, tokens_of_a_pass)
+        return [done for batch in batches for done in batch.passes(batch_size)]
+    rows = []
+    for example in examples:
+        if all(len(choice) == 1 for choice in example.choices):
+            rows.append(Pass(1, len(example.prompt), 0, 1))
+        else:
+            rows += [Pass(1, len(example.prompt) + len(c) - 1, 0, len(c)) for c in example.choices]
+    return rows
+
+
+def evaluation_flops(costs: Costs, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
+    """FLOPs of these passes; each prompt's edits are counted once."""
+    total = 0.0
+    for p in passes:
+        token = costs.token.forward * p.columns + costs.pair.forward * p.columns * (p.cached + p.columns)
+        total += p.rows * (token + costs.column.forward * p.scored)
+    for (positions, part), edit in costs.edits.items():
+        total += edit.forward * sum(edited_tokens(positions, part, len(e.prompt), 0, len(e.prompt)) for e in examples)
+    return total
+
+
+def generation_flops(costs: Costs, examples: Sequence[EncodedExample], new_tokens: int) -> float:
+    """FLOPs of answers that are generated, at most: each as long as it may be."""
+    ends = [len(example.prompt) + new_tokens for example in examples]
+    prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)
+    return prompts + sum(span(costs, end - new_tokens, end - new_tokens, end, new_tokens).forward for end in ends)

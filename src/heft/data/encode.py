@@ -1,0 +1,235 @@
+"""Examples → token ids: prompts within the limit, answers, batches that are padded on the left.
+
+Shapes: B rows, T tokens.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from heft.errors import HeftError
+from heft.models.chat import REFERENCE_DATE, ChatTemplate
+from heft.reft.settings import Positions
+from heft.tasks.base import Example, TaskSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KEPT_HEAD = 16
+"""Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
+IGNORED = -100
+_ANCHORS = ("a", "\n", ":")
+"""Texts that an answer is tokenised behind where its own prompt would not keep its tokens."""
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """One example in token ids.
+
+    Attributes:
+        example: where it comes from.
+        prompt: ids of the prompt, within the limit.
+        choices: ids of each choice.
+        answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated.
+        cut: tokens that were taken out of the prompt to keep to the limit.
+        undated: the prompt with a fixed date, where a chat template writes today's into it; None elsewhere.
+    """
+
+    example: Example
+    prompt: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+    answer: tuple[int, ...]
+    cut: int
+    undated: tuple[int, ...] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where a model was asked the same.
+
+        Prompts that differ by the day's date only count as the same.
+        """
+        prompt = self.prompt if self.undated is None else self.undated
+        return hashlib.sha256(repr((prompt, self.choices)).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns examples into token ids.
+
+    Prompt and answer are tokenised as they stand together, and the answer's ids are those behind the prompt's own.
+    Where the two together do not begin with the prompt's ids (a token spans the boundary), the answer's ids are those
+    that it has behind the first text of `_ANCHORS` where that does not happen, else those that it has alone.
+
+    Attributes:
+        tokenizer: of the base model.
+        max_length: most tokens of a prompt with its longest answer.
+        chat_template: whether the prompt is wrapped as a user's turn by the tokenizer's chat template.
+        positions: what each ReFT adapter edits; these tokens are never cut.
+        template_args: what the chat template is handed beside the messages.
+        template_date: YYYY-MM-DD that the chat template is given as today's; None for today.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    max_length: int
+    chat_template: bool = False
+    positions: Sequence[Positions] = ()
+    template_args: Mapping[str, object] = field(default_factory=dict)
+    template_date: str | None = None
+
+    @classmethod
+    def of(
+        cls, tokenizer: "PreTrainedTokenizerBase", task: TaskSettings, positions: Sequence[Positions] = ()
+    ) -> "Encoder":
+        """The encoder of a task's rows."""
+        args = (task.max_length, task.chat_template, positions, task.chat_template_args, task.template_date)
+        return cls(tokenizer, *args)
+
+    def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Encode all.
+
+        Raises:
+            HeftError: an answer leaves no room for its prompt, a prompt is shorter than the edited positions, or the
+                chat template is missing or at fault.
+        """
+        encoded = self._encode(examples)
+        needed = max((p.needed for p in self.positions), default=0)
+        short = [e for e in encoded if len(e.prompt) < max(1, needed)]
+        if short:
+            worst = min(short, key=lambda e: len(e.prompt))
+            if not worst.prompt:
+                raise HeftError(
+                    f"the tokenizer has no tokens for a prompt: {worst.example.prompt[:80]!r}. Change or remove the row"
+                )
+            raise HeftError(
+                f"{len(short)} of {len(encoded)} prompts are shorter than the {needed} positions that ReFT edits; the"
+                f" shortest has {len(worst.prompt)} tokens: {worst.example.prompt[:80]!r}. Ask for fewer positions"
+            )
+        return encoded
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a prompt, uncut, with what the tokenizer or the chat template puts around it.
+
+        Raises:
+            HeftError: the chat template is missing or at fault.
+        """
+        return [*self._bos, *self._ids([self._as_asked(text)])[0]]
+
+    @cached_property
+    def chat(self) -> ChatTemplate | None:
+        """The chat template as it is used here; None where prompts are not wrapped."""
+        return ChatTemplate(self.tokenizer, self.template_args, self.template_date) if self.chat_template else None
+
+    @cached_property
+    def answer_end(self) -> int:
+        """The EOS token that generated answers are trained to end with: the one that the chat template writes behind
+        an answer, where prompts go through it and it writes one, else the tokenizer's."""
+        end = None if self.chat is None else self.chat.end
+        return self.tokenizer.eos_token_id if end is None else end
+
+    def answer_text(self, example: Example) -> str:
+        """The text that is trained on behind the prompt, without an EOS token."""
+        if self.chat is None:
+            return example.answer
+        return self.chat.lead + (example.answer.lstrip() if example.turn is None else example.turn)
+
+    def _choice_texts(self, example: Example) -> list[str]:
+        if self.chat is None:
+            return list(example.choices)
+        return [self.chat.lead + choice.lstrip() for choice in example.choices]
+
+    def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        asked = [self._as_asked(example.prompt) for example in examples]
+        prompts = self._ids(asked)
+        texts = [self._choice_texts(example) or [self.answer_text(example)] for example in examples]
+        whole = iter(self._ids([prompt + text for prompt, some in zip(asked, texts, strict=True) for text in some]))
+        undated = self._undated(examples)
+        encoded = []
+        for i, example in enumerate(examples):
+            after = tuple(self._behind(prompts[i], next(whole), text) for text in texts[i])
+            choices = after if example.choices else ()
+            answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
+            longest = max(map(len, (answer, *choices)))
+            prompt = [*self._bos, *prompts[i]]
+            kept = self._shorten(prompt, longest, example)
+            fixed = undated and tuple(self._shorten(undated[i], longest, example))
+            encoded.append(EncodedExample(example, tuple(kept), choices, answer, len(prompt) - len(kept), fixed))
+        return encoded
+
+    def _undated(self, examples: Sequence[Example]) -> list[list[int]] | None:
+        """Prompts with a fixed date, where the chat template writes one."""
+        if self.chat is None or not self.chat.uses_date:
+            return None
+        return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(example.prompt) for example in examples])
+
+    def _as_asked(self, prompt: str) -> str:
+        return prompt if self.chat is None else self.chat.prompt(prompt)
+
+    def _behind(self, prompt: Sequence[int], whole: Sequence[int], text: str) -> tuple[int, ...]:
+        """Ids of a text behind a prompt, from the ids of the prompt and of both together."""
+        if whole[: len(prompt)] == prompt:
+            return tuple(whole[len(prompt) :])
+        for anchor in _ANCHORS:
+            before, both = self._ids([anchor, anchor + text])
+            if both[: len(before)] == before:
+                return tuple(both[len(before) :])
+        return tuple(self._ids([text])[0])
+
+    @cached_property
+    def _bos(self) -> list[int]:
+        """What the tokenizer puts before a text of its own accord; what it puts behind one has no place in a prompt."""
+        if self.chat_template:
+            return []
+        bare = self._ids(["a"])[0]
+        dressed = self.tokenizer("a")["input_ids"]
+        starts = (i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
+        return dressed[: next(starts, 0)]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+    def _shorten(self, prompt: list[int], longest_answer: int, example: Example) -> list[int]:
+        """Cut behind the head, where a passage is long; the question at the end stays whole."""
+        limit = self.max_length - longest_answer
+        if len(prompt) <= limit:
+            return prompt
+        head = max([KEPT_HEAD, *(p.first for p in self.positions)])
+        tail = max([1, *(p.last for p in self.positions)])
+        if limit < head + tail:
+            raise HeftError(
+                f"task.max_length {self.max_length} is too small: an answer of {longest_answer} tokens leaves {limit}"
+                f" for the prompt, of which the first {head} and the last {tail} are never cut: {example.answer[:80]!r}"
+            )
+        return prompt[:head] + prompt[len(prompt) - (limit - head) :]
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `position_ids` (B, T) of rows padded on the left.
+
+    Positions are counted over real tokens, so a row's result does not depend on its padding in any architecture.
+    """
+    width = max(map(len, rows))
+    ids_BT = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids_BT[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask_BT[i, width - len(row) :] = 1
+    return {
+        "input_ids": ids_BT,
+        "attention_mask": mask_BT,
+        "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
+    }
+
+
+def training_batch(rows: Sequence[EncodedExample], pad_id: int) -> dict[str, torch.Tensor]:
+    """`left_pad` of prompts with answers, and `labels` (B, T; −100 but on the answer) and `prompt_lengths` (B,)."""
+    batch = left_pad([row.prompt + row.answer for row in rows], pad_id)
+    batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
+    width = batch["labels"].shape[1]
+    for i, row in enumerate(rows):
+        batch["labels"][i, width - len(row.answer) :] = torch.tensor(row.answer, dtype=torch.long)
+    batch["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows])
+    return batch

@@ -1,0 +1,112 @@
+"""Evaluation that meets what is no number: an error in words, never a figure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import LogitsProcessor
+
+from heft.data.encode import EncodedExample
+from heft.errors import HeftError
+from heft.reft.layer import ReftLayer
+from heft.reft.orthonormal import orthonormal_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NAMED = 3
+_ADVICE = (
+    "A damaged file does that, and so does training at too high a learning rate: take another copy, or train the stage"
+    " again with a lower learning_rate"
+)
+_LOOK = "`heft verify ADAPTER` names tensors of adapters that are not finite. " + _ADVICE
+
+
+def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence[float]]) -> None:
+    """See that every choice has a log-likelihood that is a number; not even −inf can be written to a record.
+
+    Raises:
+        HeftError: one has not; the rows are named.
+    """
+    bad = [(e, row) for e, row in zip(examples, scores, strict=True) if not all(map(math.isfinite, row))]
+    if not bad:
+        return
+    shown = f"{', '.join(e.example.id for e, _ in bad[:_NAMED])}{' …' if len(bad) > _NAMED else ''}"
+    found = ", ".join(sorted({str(score) for _, row in bad for score in row if not math.isfinite(score)}))
+    raise HeftError(
+        f"{len(bad):,} of {len(examples):,} rows have a choice whose log-likelihood is {found} and no finite number, so"
+        f" there is nothing to compare (ids {shown}): weights, or the hidden states that come of them, are no numbers"
+        f" or far too large. {_LOOK}"
+    )
+
+
+class NumbersWatch(LogitsProcessor):
+    """Sees, while texts are generated, whether the logits have a largest one; it changes nothing.
+
+    Shapes: B rows, V vocabulary.
+    """
+
+    def __init__(self):
+        self._bad_B: torch.Tensor | None = None
+
+    def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        bad_B = ~logits_BV.amax(-1).isfinite()
+        self._bad_B = bad_B if self._bad_B is None else self._bad_B | bad_B
+        return logits_BV
+
+    def require_finite(self) -> None:
+        """See that every token was one that the model chose.
+
+        Raises:
+            HeftError: the logits were no numbers somewhere.
+        """
+        bad = 0 if self._bad_B is None else int(self._bad_B.sum())
+        if bad:
+            raise HeftError(
+                f"logits are NaN or infinite in {bad:,} of the {len(self._bad_B):,} texts that were generated together,"
+                f" so there is no likeliest token: weights, or the hidden states that come of them, are no numbers or"
+                f" far too large. {_LOOK}"
+            )
+
+
+@contextmanager
+def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
+    """Where a ReFT adapter's rotation cannot be made orthonormal, the adapter and the place are named.
+
+    Raises:
+        HeftError: a rotation of the model is of less than full rank.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        places = _degenerate_rotations(model)
+        if not places:
+            raise
+        more = f" and {len(places) - _NAMED:,} more places" if len(places) > _NAMED else ""
+        raise HeftError(
+            f"a ReFT adapter's rotation has less than full rank, with rows that are zero, dependent or no numbers:"
+            f" {', '.join(places[:_NAMED])}{more}. There is no edit to compute. {_ADVICE}"
+        ) from error
+
+
+def _degenerate_rotations(model: "PreTrainedModel") -> list[str]:
+    """`fine at model.layers.3` for each unit whose rotation has no orthonormal rows."""
+    found = []
+    for path, layer in model.named_modules():
+        if not isinstance(layer, ReftLayer):
+            continue
+        for part in layer.adapter_layer_names:
+            for name, unit in getattr(layer, part).items():
+                if unit.rotation is not None and not _has_rows(unit.rotation.detach()):
+                    found.append(f"{name} at {path.removesuffix('.reft')}")
+    return found
+
+
+def _has_rows(rotation: torch.Tensor) -> bool:
+    try:
+        orthonormal_rows(rotation)
+    except torch.linalg.LinAlgError:
+        return False
+    return True

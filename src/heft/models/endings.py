@@ -1,0 +1,41 @@
+"""Where a generated answer ends, and what text its tokens are."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+def end_tokens(
+    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None", *more: int
+) -> list[int]:
+    """Every EOS token: the tokenizer's, all that a model's own generation settings name, and `more`; ascending.
+
+    A model may end its turns with another token than its tokenizer's EOS (Gemma, Llama 3, Qwen).
+    """
+    own = getattr(generation_config, "eos_token_id", None)
+    own = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return sorted({token for token in (tokenizer.eos_token_id, *own, *more) if token is not None and token >= 0})
+
+
+def text_of(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], ends: Iterable[int]) -> str:
+    """The text of generated tokens up to the first end token.
+
+    BOS, padding and unknown tokens are no text; other special tokens are, since they may be answers.
+    """
+    ends = set(ends)
+    none = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    kept = []
+    for token in map(int, ids):
+        if token in ends:
+            break
+        if token not in none:
+            kept.append(token)
+    return tokenizer.decode(kept, skip_special_tokens=False)
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of the stop strings in it."""
+    ends = [text.find(s) for s in stop if s in text]
+    return text[: min(ends)] if ends else text

@@ -1,0 +1,271 @@
+"""Load a base model and its tokenizer, and tell one base model from another."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from heft.builtin import TINY, byte_tokenizer, tiny_llama
+from heft.errors import HeftError
+from heft.models.fingerprints import fingerprint
+from heft.models.precision import resolved_dtype
+from heft.models.source import local_folder, missing_folder, source_of
+from heft.recipe.recipe import ModelSettings
+from heft.storage.reading import is_dir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as loaded.
+
+    Attributes:
+        model: in evaluation mode, all parameters frozen, on its device.
+        tokenizer: pads on the left.
+        settings: what was asked for, with the dtype that was taken in place of `auto`.
+        fingerprint: see heft.models.fingerprints.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    settings: ModelSettings
+    fingerprint: str
+
+
+def load_base(settings: ModelSettings) -> Base:
+    """Load the model that a recipe names, with nothing attached.
+
+    Raises:
+        HeftError: the model is missing, gated or unreadable, or the device that it needs is not there.
+    """
+    device = choose_device(settings.device)
+    if settings.quantization and device.type != "cuda":
+        raise HeftError(f"quantization {settings.quantization} needs a CUDA device; this run is on {device.type}")
+    tokenizer = load_tokenizer(settings)
+    settings = settings.model_copy(update={"dtype": resolved_dtype(settings, device)})
+    model = _tiny(settings) if settings.name == TINY else _load_model(settings, device)
+    if not settings.quantization:
+        model.to(device)
+    model.eval().requires_grad_(False)
+    model.name_or_path = str(local_folder(settings.name) or settings.name)
+    return Base(model, tokenizer, settings, fingerprint(model))
+
+
+def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
+    """The model that a recipe names on the meta device: all shapes, no weights; only its config is read.
+
+    Raises:
+        HeftError: the config is missing, gated or unreadable, or the device or attention asked for is not there.
+    """
+    trust = {"trust_remote_code": settings.trust_remote_code}
+    source = source_of(settings.name)  # outside: an embedded model may have to be converted first
+    settings = settings.model_copy(update={"dtype": resolved_dtype(settings, choose_device(settings.device))})
+    with torch.device("meta"):
+        if settings.name == TINY:
+            model = _tiny(settings)
+        else:
+            with _readable_errors(settings.name, "config"):
+                config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
+                model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("batched_mm")  # the others need numbers, to know which expert is whose
+    return model.eval().requires_grad_(False)
+
+
+def _form(settings: ModelSettings) -> dict:
+    """The dtype, and the attention where one is asked for, as transformers' arguments."""
+    form = {"dtype": getattr(torch, settings.dtype)}
+    return form if settings.attention == "auto" else form | {"attn_implementation": settings.attention}
+
+
+def _tiny(settings: ModelSettings) -> "PreTrainedModel":
+    model = tiny_llama().to(_form(settings)["dtype"])
+    if settings.attention != "auto":
+        with _readable_errors(settings.name, "model"):
+            model.set_attn_implementation(settings.attention)
+    return model
+
+
+def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, padding on the left, with a padding token (EOS where it has none of its own).
+
+    Raises:
+        HeftError: it cannot be loaded, or has no EOS token.
+    """
+    if settings.name == TINY:
+        return byte_tokenizer()
+    with _readable_errors(settings.name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source_of(settings.name),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            padding_side="left",
+        )
+    if tokenizer.eos_token_id is None:
+        raise HeftError(
+            f"the tokenizer of {settings.name!r} has no EOS token; heft needs one to pad and to end answers"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def quiet() -> None:
+    """Keep transformers' bars and advice off the screen; its errors stay."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the first of cuda, mps and cpu that is there.
+
+    Raises:
+        HeftError: the device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, is_there in available.items() if is_there)
+    if not available[name]:
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise HeftError(f"model.device is {name}, which this machine does not have; it has: {there}")
+    return torch.device(name)
+
+
+def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
+    options = _form(settings)
+    if settings.quantization:
+        options["quantization_config"] = _quantization(settings, options["dtype"])
+        options["device_map"] = {"": device}
+    _refuse_adapter(settings)
+    with _readable_errors(settings.name, "model"), _safetensors_only():
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            source_of(settings.name),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
+            **options,
+        )
+    _require_all_weights(settings.name, loading)
+    return model
+
+
+def _refuse_adapter(settings: ModelSettings) -> None:
+    """transformers would follow an adapter's config to another model, and attach the adapter to it."""
+    with _readable_errors(settings.name, "model"):
+        config = find_adapter_config_file(source_of(settings.name), revision=settings.revision)
+    if config is not None:
+        raise HeftError(
+            f"model {settings.name!r} has an adapter in it; a base model has config.json and safetensors, without"
+            " adapter_config.json: give the model that the adapter was made for"
+        )
+
+
+def _require_all_weights(name: str, loading: dict) -> None:
+    """transformers would draw at random, in every run anew, what a checkpoint lacks or has in another shape."""
+    for what, keys in (
+        ("lacks", sorted(loading["missing_keys"])),
+        ("has in other shapes than config.json says", sorted(key for key, *_ in loading["mismatched_keys"])),
+    ):
+        if keys:
+            shown = ", ".join(keys[:_MOST_SHOWN]) + (", …" if len(keys) > _MOST_SHOWN else "")
+            raise HeftError(
+                f"model {name!r} {what}: {shown} ({len(keys):,} tensors); take a whole copy of it, or a model that was"
+                " made to generate text"
+            )
+
+
+class _PickledWeights(OSError):
+    """A pickle was about to be opened."""
+
+
+@contextmanager
+def _safetensors_only() -> Iterator[None]:
+    """Nothing is unpickled meanwhile, and no copy in another format is asked for.
+
+    `use_safetensors` alone does not see to that: a config or an index of shards may name a pickle as the weights, and
+    for a Hub model without safetensors transformers asks a service of the Hub to convert it.
+    """
+
+    def refuse(*args, **kwargs):
+        raise _PickledWeights("its weights are pickled")
+
+    load, torch.load = torch.load, refuse
+    had = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    try:
+        yield
+    finally:
+        torch.load = load
+        if had is None:
+            del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
+        else:
+            os.environ["DISABLE_SAFETENSORS_CONVERSION"] = had
+
+
+def _quantization(settings: ModelSettings, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if settings.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+class _readable_errors:
+    """Turns what transformers raises for a model that cannot be had into one message."""
+
+    def __init__(self, name: str, what: str):
+        self.name, self.what = name, what
+
+    def __enter__(self):
+        quiet()
+
+    def __exit__(self, kind, error, trace):
+        if not isinstance(error, Exception) or isinstance(error, HeftError):
+            return  # of a damaged file a loader raises anything
+        if (missing := missing_folder(self.name)) is not None:
+            raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {missing}") from error
+        text = str(error).strip() or kind.__name__
+        if isinstance(error, _PickledWeights) or _only_pickles(self.name):
+            advice = (
+                "its weights are pickled, and a pickle can run any code when it is opened, so heft never opens one;"
+                " ask for a revision with safetensors, or convert a copy where that does no harm, with"
+                " transformers' from_pretrained and save_pretrained"
+            )
+        elif "gated" in text.lower():
+            advice = "it is gated: accept its terms on its Hub page, then run `hf auth login`"
+        elif re.search(r"attn_implementation|attention implementation|FlashAttention", text):
+            advice = "it cannot compute with the attention asked for; set model.attention: auto, or eager"
+        elif "trust_remote_code" in text:
+            advice = "it needs code of its own: read that code, then set model.trust_remote_code: true"
+        else:
+            advice = "give a Hub id, a local folder with config.json and safetensors, or embedded:smollm2-135m-instruct"
+            if local_folder(self.name) is None:
+                advice += f" (there is no folder {self.name} in {Path.cwd()})"
+        raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {advice}\n  {text.splitlines()[0]}") from error
+
+
+def _only_pickles(name: str) -> bool:
+    """Whether this is a local folder whose weights are pickled only."""
+    folder = Path(name)
+    return (
+        is_dir(folder)
+        and any(True for _ in folder.glob("pytorch_model*.bin"))
+        and not any(True for _ in folder.glob("*.safetensors"))
+    )

@@ -1,0 +1,274 @@
+"""The recipe: everything that a run is told, each setting declared, defaulted, documented and checked once.
+
+`heft.recipe.files` reads and writes it as YAML, `heft.recipe.docs` turns the declarations below into docs/recipes.md.
+Checks between two settings sit on the later of the two, so that an error points at a line a person wrote.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from heft.recipe.sweep import SweepSettings
+from heft.recipe.training import CheckpointSettings, TrainingSettings
+from heft.reft.settings import ReftSettings
+from heft.settings.base import FileName, Settings, suggest
+from heft.tasks import AnyTask
+
+BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
+GENERATED_TASKS = ("gsm8k",)
+LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
+CheckName = Literal[
+    "no_labels",
+    "all_labels",
+    "pad_trained",
+    "double_bos",
+    "end_missing",
+    "answers_cut",
+    "train_in_eval",
+    "labels_alike",
+    "never_chosen",
+    "beyond_positions",
+    "open_thinking",
+]
+
+
+class ModelSettings(Settings):
+    """The base model, which stays frozen."""
+
+    name: str = Field(default="embedded:smollm2-135m-instruct", min_length=1)
+    """A Hub id, a local directory, `embedded:smollm2-135m-instruct` (from an installed package, no network) or
+    `random:tiny-llama` (random weights, for trying things out)."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a Hub model; null takes the Hub's default branch."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the base model's weights and products, whatever its file has (transformers: `dtype`). auto is
+    bfloat16 where the hardware multiplies in it (CUDA, CPUs with AMX or AVX512-BF16; `heft doctor` says so), else
+    float32. Adapters are float32 always. A run keeps what it was begun with, an adapter what it was trained in."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Keep the base model's linear weights in 8 or 4 bits (needs the `quantization` extra)."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the model; only for sources you trust."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes the first of cuda, mps and cpu that is there."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Implementation of attention (transformers: `attn_implementation`). auto is what transformers picks for the
+    model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster; flash_attention_2 needs
+    CUDA, dtype bfloat16 and the flash-attn package."""
+
+    @field_validator("name")
+    @classmethod
+    def _built_in_name_exists(cls, value: str) -> str:
+        if ":" in value and not re.search(r"[/\\]", value) and value not in BUILT_IN_MODELS:
+            raise ValueError(f"no built-in model {value!r}{suggest(value, BUILT_IN_MODELS)}")
+        return value
+
+    @field_validator("revision", "trust_remote_code")
+    @classmethod
+    def _source_has_a_use_for_it(cls, value: str | bool | None, info: ValidationInfo) -> str | bool | None:
+        if value and info.data.get("name") in BUILT_IN_MODELS:
+            raise ValueError(f"has no meaning for the built-in model {info.data['name']!r}; remove {info.field_name}")
+        return value
+
+    @field_validator("attention")
+    @classmethod
+    def _flash_attention_can_run(cls, value: str, info: ValidationInfo) -> str:
+        if value == "flash_attention_2":
+            dtype, device = info.data.get("dtype", "bfloat16"), info.data.get("device", "auto")
+            if dtype == "float32" or device in ("cpu", "mps"):
+                raise ValueError(f"flash_attention_2 needs dtype bfloat16 on cuda; got dtype {dtype}, device {device}")
+        return value
+
+
+class LoraSettings(Settings):
+    """A weight-space adapter (LoRA)."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(default=16.0, gt=0)
+    """Scale of the update: it is multiplied by alpha/rank (alpha/sqrt(rank) with rslora)."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on the input of the update."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Linear modules that are adapted: all of them but the output head, or a list of module-name endings such as
+    [q_proj, v_proj]."""
+    exclude: list[str] = Field(default=[])
+    """Module-name endings that are left out of the targets."""
+    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    """Layers that are adapted, counted from 0."""
+    rslora: bool = False
+    """Scale by alpha/sqrt(rank), which keeps large ranks stable."""
+    dora: bool = False
+    """Learn the magnitude of each weight column apart from its direction (DoRA)."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
+    """Another rank for the modules whose names end so, such as {down_proj: 16}."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    """Another alpha for the modules whose names end so."""
+    init: str = "default"
+    """Start of the update: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
+    iterations) or olora; the last three need a base in float32."""
+    trainable_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    """Tokens whose embeddings are trained too, in the output head as well where it is tied to them, such as
+    ["<yes>", "<no>"] added to the tokenizer (PEFT: `trainable_token_indices`)."""
+
+    @field_validator("trainable_tokens")
+    @classmethod
+    def _tokens_fit_the_init(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if value and info.data.get("init", "default").startswith(("pissa", "olora")):
+            raise ValueError(f"trainable_tokens cannot be trained with init: {info.data['init']}; use init: default")
+        return value
+
+    @field_validator("targets", "exclude", "layers", "trainable_tokens")
+    @classmethod
+    def _entries_are_distinct(cls, value: str | list, info: ValidationInfo) -> str | list:
+        if isinstance(value, list) and len(set(value)) != len(value):
+            raise ValueError(f"{info.field_name} must not repeat an entry; got {value}")
+        if value == [] and info.field_name not in ("exclude", "trainable_tokens"):
+            raise ValueError(f"{info.field_name} must name at least one; got an empty list")
+        return value
+
+    @field_validator("init")
+    @classmethod
+    def _init_fits(cls, value: str, info: ValidationInfo) -> str:
+        if value not in LORA_INITS and not re.fullmatch(r"pissa_niter_[1-9][0-9]*", value):
+            raise ValueError(f"unknown init {value!r}{suggest(value, (*LORA_INITS, 'pissa_niter_N'))}")
+        if info.data.get("dora") and value.startswith(("pissa", "olora")):
+            raise ValueError(f"{value} with dora cannot become a plain adapter; use init: default or dora: false")
+        ranks = [info.data.get("rank", 2), *info.data.get("rank_pattern", {}).values()]
+        if value == "orthogonal" and any(rank % 2 for rank in ranks):
+            raise ValueError(f"orthogonal needs even ranks; got {', '.join(map(str, ranks))}")
+        return value
+
+
+class LoraStage(TrainingSettings, LoraSettings):
+    """Train a LoRA adapter."""
+
+    method: Literal["lora"]
+    """A weight-space adapter."""
+
+
+class ReftStage(TrainingSettings, ReftSettings):
+    """Train a ReFT adapter."""
+
+    method: Literal["reft"]
+    """A representation-space adapter."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate at the end of the warmup."""
+    reuse: bool = True
+    """Compute what no edit changes once, without gradients: tokens before the first edited one (positions lN), else
+    layers below the first edited one; the result is the same."""
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """Where that is kept between epochs; auto takes memory up to a quarter of what is free, then disk up to half of
+    what is free; off computes it at every step."""
+
+
+class JointStage(TrainingSettings):
+    """Train a LoRA and a ReFT adapter together, in one stage."""
+
+    method: Literal["joint"]
+    """Both adapters at once, a baseline for training them one after the other."""
+    lora: LoraSettings = LoraSettings()
+    """The weight-space adapter."""
+    reft: ReftSettings = ReftSettings()
+    """The representation-space adapter."""
+    reft_learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the ReFT weights; null means learning_rate."""
+
+
+Stage = Annotated[LoraStage | ReftStage | JointStage, Field(discriminator="method")]
+
+
+def _check_stage_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value) or value == "base":
+        raise ValueError(
+            "a stage's name is up to 64 lower-case letters, digits and _, starts with a letter and is not 'base'; got"
+            f" {value!r}"
+        )
+    return value
+
+
+class EvaluationSettings(Settings):
+    """How the model is evaluated, after each stage and on the task's evaluation split."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Examples per forward pass."""
+    normalize: Literal["none", "tokens", "bytes"] = "none"
+    """A choice's log-likelihood is taken whole or divided by the number of its tokens or of its UTF-8 bytes."""
+    share_prefix: bool = True
+    """Compute once what the choices of a question, and questions on one passage, begin with; the result is the same."""
+
+
+class EvaluationRequest(Settings):
+    """What `heft eval` is told: the part of a recipe that it needs."""
+
+    model: ModelSettings = ModelSettings()
+    """The base model."""
+    task: AnyTask
+    """What is asked."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How answers are taken."""
+
+
+class Recipe(Settings):
+    """Everything that a run is told."""
+
+    name: FileName
+    """Name of the run: letters, digits, `.`, `_` and `-`."""
+    model: ModelSettings = ModelSettings()
+    """The base model, which stays frozen."""
+    task: AnyTask
+    """What is learned: where rows come from and how they are asked."""
+    stages: dict[Annotated[str, AfterValidator(_check_stage_name)], Stage] = Field(min_length=1)
+    """The adapters, trained one after the other in this order, each on top of all before it."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How the model is evaluated."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Seed of the initial weights, of dropout and of the order of rows."""
+    output: str | None = Field(default=None, min_length=1)
+    """Directory that the run writes; null means runs/<name>."""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """When the run keeps where it is."""
+    allow: list[CheckName] = Field(default=[])
+    """Checks before training that may find something, on purpose; docs/checks.md says what each of them finds."""
+    sweep: SweepSettings | None = None
+    """What `heft sweep` tries in the last stage; `heft train` refuses a recipe that has it."""
+
+    @field_validator("evaluation")
+    @classmethod
+    def _there_are_choices_to_normalize(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
+        if value.normalize != "none" and "task" in info.data and info.data["task"].name in GENERATED_TASKS:
+            text = f"{info.data['task'].name} has no choices, its answers are generated; use normalize: none"
+            raise PydanticCustomError("value_error", "{text}", {"text": text, "below": ("normalize",)})
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _inits_fit_the_weights(cls, stages: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        quantization = info.data["model"].quantization if "model" in info.data else None
+        for name, stage in stages.items() if quantization else ():
+            lora, path = (stage.lora, (name, "lora", "init")) if stage.method == "joint" else (stage, (name, "init"))
+            if getattr(lora, "init", "").startswith("pissa"):
+                text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
+                raise PydanticCustomError("value_error", "{text}", {"text": text, "below": path})
+        return stages
+
+    @field_validator("allow")
+    @classmethod
+    def _entries_are_distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"allow must not repeat an entry; got {value}")
+        return value
+
+    @field_validator("sweep")
+    @classmethod
+    def _every_combination_is_a_stage(cls, value: SweepSettings | None, info: ValidationInfo) -> SweepSettings | None:
+        from heft.recipe.grid import check_sweep  # here, since it describes a recipe's settings in its messages
+
+        return check_sweep(value, info.data["stages"]) if value is not None and "stages" in info.data else value
+
+    @property
+    def output_dir(self) -> Path:
+        """The directory that the run writes."""
+        return Path(self.output) if self.output is not None else Path("runs") / self.name

@@ -1,0 +1,244 @@
+"""`heft train`: a recipe from its checks to its run directory."""
+
+import hashlib
+import platform
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from heft import __version__
+from heft.adapters import directory as adapter_dir
+from heft.adapters.attach import check_targets, parts
+from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.safety import adapter_folder, adapter_paths
+from heft.adapters.weights import read_header
+from heft.costs.skeleton import skeleton_of as attached_skeleton
+from heft.data.encode import EncodedExample
+from heft.data.rows import Data, dated, read_data
+from heft.errors import HeftError
+from heft.evaluation.records import Record
+from heft.models.fingerprints import tokenizer_fingerprint
+from heft.models.load import Base, choose_device, load_base
+from heft.models.source import local_folder
+from heft.recipe.files import dump_recipe, load_recipe
+from heft.recipe.grid import refuse_sweep
+from heft.recipe.recipe import Recipe
+from heft.run.base_evaluation import find_base_evaluation
+from heft.run.checkpoints import Checkpoints
+from heft.run.directory import (
+    RUN_FORMAT,
+    RunDirectory,
+    StageSummary,
+    clear_first_files,
+    is_begun,
+    is_finished,
+    model_begun_with,
+    read_summaries,
+    require_free,
+    require_same,
+)
+from heft.run.stage_loop import StageLoop
+from heft.runtime import distributed
+from heft.runtime.reporter import Reporter
+from heft.storage.locks import locked
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: where it is.
+        stages: figures of the base, then of the model after each stage.
+    """
+
+    directory: Path
+    stages: list[StageSummary]
+
+
+def train(
+    recipe: Recipe | str | Path,
+    reporter: Reporter | None = None,
+    resume: bool = False,
+    base_from: Iterable[Path] = (),
+) -> Run:
+    """Run a recipe: evaluate the base, train each stage and evaluate after it, write the run directory.
+
+    Under torchrun or accelerate launch the processes train together, with the result of one; the main one writes.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        reporter: is told what happens, by the main process; None for nobody.
+        resume: go on with what the run's directory holds, if it holds anything: with the same adapters, to the bit on
+            a CPU, and the same records as if the run had not been ended.
+        base_from: directories of runs; the evaluation of the base is taken from one of them if it is the same, with the
+            seconds that it took there.
+
+    Raises:
+        HeftError: something in the recipe, its data or its model is wrong, and nothing has been written; or the
+            directory is held by another process, or holds something that this recipe cannot go on with.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    reporter = reporter if reporter is not None and distributed.is_main() else Reporter()
+    refuse_sweep(recipe)
+    device = choose_device(recipe.model.device)
+    distributed.join(device)
+    if distributed.runs_as(device):
+        reporter.note(distributed.runs_as(device))
+    path = recipe.output_dir
+    begun = resume and is_begun(path)
+    with ExitStack() as until_the_end:
+        if begun:
+            until_the_end.enter_context(_held(path))
+            recipe = require_same(recipe)
+            if is_finished(path):
+                summaries = _finished(recipe)
+                Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
+                return Run(path, summaries)
+        else:
+            _require_room(path, resume)
+        recipe = dated(recipe, reporter)
+        data = read_data(recipe, reporter)
+        reporter.note(f"loading {recipe.model.name}")
+        base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
+        check_targets(base.model, recipe, base.tokenizer)
+        attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+        distributed.wait_for_all()  # each has seen that the directory is free
+        directory = RunDirectory(path) if distributed.is_main() else _Unwritten(path)
+        manifest = run_manifest(recipe, base, data)
+        if begun:
+            _resume(directory, manifest, reporter)
+        else:
+            until_the_end.enter_context(_held(path))
+            directory.create(dump_recipe(recipe), manifest)
+        _take_base(directory, base_from, recipe, manifest, reporter)
+        work = StageLoop(recipe, base, data, directory, reporter)
+        work.run()
+        if distributed.is_main():
+            _save_adapters(directory.adapter, recipe, base)
+            work.checkpoints.remove()
+        distributed.wait_for_all()  # each may now load what was saved
+        return Run(directory.path, directory.summaries)
+
+
+def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
+    others = directory.go_on(manifest)
+    if others:
+        reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
+
+
+def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
+    """Write the adapter directory, and read it back before the run counts as finished."""
+    adapter_dir.save(path, base.model, adapter_manifest(recipe, base))
+    adapter_dir.require_readable(path, base.model)
+
+
+def _require_room(path: Path, resume: bool) -> None:
+    """See that a run may begin there; where one may be gone on with, what ended before it did anything is removed."""
+    if resume and distributed.is_main():
+        clear_first_files(path)
+    distributed.wait_for_all()
+    require_free(path)
+
+
+def _finished(recipe: Recipe) -> list[StageSummary]:
+    """The figures of a finished run, all of whose files are there and readable.
+
+    Raises:
+        HeftError: one is not.
+    """
+    path = recipe.output_dir
+    for entry in read_manifest(path / "adapter").adapters:
+        read_header(adapter_paths(adapter_folder(path / "adapter", entry.name))[1])
+    summaries = read_summaries(path)
+    if [summary.name for summary in summaries] != ["base", *recipe.stages]:
+        raise HeftError(
+            f"{path} has its adapter, but summary.json has not the figures of all stages; `heft eval` repeats the last,"
+            " and another directory (--output DIR) the run"
+        )
+    return summaries
+
+
+def _take_base(
+    directory: RunDirectory, runs: Iterable[Path], recipe: Recipe, manifest: dict, reporter: Reporter
+) -> None:
+    found = None if directory.summaries else find_base_evaluation(runs, recipe, manifest)
+    if found is not None:
+        run, summary, records = found
+        reporter.note(f"the base is evaluated already, in {run}")
+        directory.add_evaluation(summary, records)
+
+
+def _held(path: Path) -> AbstractContextManager:
+    """The run's directory, held against other runs; of several processes of one run, the main one holds it."""
+    return locked(path, "run") if distributed.is_main() else nullcontext()
+
+
+class _Unwritten(RunDirectory):
+    """The run's directory to a process that does not write: only figures are kept."""
+
+    def create(self, recipe_yaml: str, manifest: dict) -> None:
+        pass
+
+    def add_metrics(self, values: dict) -> None:
+        pass
+
+    def add_evaluation(self, summary: StageSummary, records: list[Record]) -> None:
+        self.summaries.append(summary)
+
+
+def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
+    """What manifest.json holds: format, versions, seed, the date in prompts (None: none), fingerprints."""
+    return {
+        "format": RUN_FORMAT,
+        "heft_version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "device": str(base.model.device),
+        "seed": recipe.seed,
+        "template_date": recipe.task.template_date,
+        "base": {
+            "name": recipe.model.name,
+            "fingerprint": base.fingerprint,
+            "dtype": base.settings.dtype,
+            "attention": base.model.config._attn_implementation,
+        },
+        "data": {
+            "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
+            "eval": {"rows": len(data.eval), "fingerprint": _data_fingerprint(data.eval)},
+        },
+    }
+
+
+def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
+    """16 hex digits of the SHA-256 of the rows' ids and token ids, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.example.id, row.prompt, row.choices, row.answer)).encode())
+    return digest.hexdigest()[:16]
+
+
+def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
+    """What heft.json holds of a recipe's adapters."""
+    entries = [
+        AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
+        for name, stage in recipe.stages.items()
+        for part in parts(name, stage)
+    ]
+    folder = local_folder(recipe.model.name)
+    return AdapterManifest(
+        format=FORMAT,
+        heft_version=__version__,
+        model=recipe.model.model_copy(update={"dtype": base.settings.dtype}),
+        base_folder=None if folder is None else str(folder),
+        base_fingerprint=base.fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),
+        adapters=entries,
+        task=recipe.task.model_dump(),
+        evaluation=recipe.evaluation.model_dump(),
+    )

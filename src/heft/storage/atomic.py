@@ -1,0 +1,145 @@
+"""Writes that are whole or not there: what is read is what was written, whatever happened in between.
+
+A file or a folder is written beside its place under the name `….partial`, brought to the disk, and renamed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from heft.errors import HeftError
+
+if TYPE_CHECKING:
+    import torch
+
+_IN_THE_WAY = "something else is in the way there; move it, or write elsewhere with --output DIR"
+_ADVICE = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "your quota on that disk is used up; free some space",
+    errno.EROFS: "that disk is read-only; write elsewhere with --output DIR",
+    errno.EACCES: "you may not write there; change the folder's permissions, or write elsewhere with --output DIR",
+    errno.EPERM: "you may not write there; change the folder's permissions, or write elsewhere with --output DIR",
+    errno.ENAMETOOLONG: "its name is too long for that disk; give a shorter one",
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT), _IN_THE_WAY),
+}
+
+
+@contextmanager
+def readable_os_errors(path: Path) -> Iterator[None]:
+    """Around writes to `path`: what the system refuses becomes a `HeftError` with what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno)
+        if advice is None:
+            raise
+        raise HeftError(f"{path} cannot be written ({os.strerror(error.errno)}): {advice}") from error
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[TextIO]:
+    """A text file open for writing, which takes the place of `path` when the block ends without an error.
+
+    Raises:
+        HeftError: there is no room, or no right to write there; `path` is as it was.
+    """
+    partial = _beside(path)
+    with readable_os_errors(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raises as `atomic_write` does."""
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which appears at `path` when the block ends without an error.
+
+    What an earlier attempt left beside it is removed.
+
+    Raises:
+        HeftError: there is no room, or no right to write there; there is nothing at `path`.
+    """
+    partial = _beside(path)
+    with readable_os_errors(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for each in [*partial.rglob("*"), partial]:
+                _fsync(each)
+            os.rename(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _fsync(path.parent)
+
+
+def save_tensors(tensors: "dict[str, torch.Tensor]", path: Path) -> None:
+    """Write a safetensors file; what the system refuses is an OSError, as elsewhere."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line in one piece, so that a reader sees it whole or not at all; raises as `atomic_write` does."""
+    with readable_os_errors(path), path.open("ab", buffering=0) as file:
+        data = (line + "\n").encode("utf-8")
+        if file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def to_json(value: object) -> str:
+    """JSON for people: indented, without NaN."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _fsync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk; where the system cannot do that, go on."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks know no fsync of folders
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,41 @@
+"""One process at a time on a run's or a study's directory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from heft.errors import HeftError
+from heft.storage.atomic import readable_os_errors
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(directory: Path, what: str) -> Iterator[None]:
+    """Hold a directory, which is made if it is missing, until the block ends or the process does, however it does.
+
+    Args:
+        directory: to be held.
+        what: it is, such as "run", for the message.
+
+    Raises:
+        HeftError: another process holds it, or it cannot be written.
+    """
+    with readable_os_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / LOCK_FILE, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise HeftError(
+                f"another process is working on the {what} in {directory}; wait for it, end it, or give another"
+                " directory with --output DIR"
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            (directory / LOCK_FILE).unlink()  # while it is held: FileLock takes no lock on a file without a name
+        lock.release()

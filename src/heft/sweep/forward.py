@@ -1,0 +1,151 @@
+"""One forward pass for many adapters: the loss of every copy, each adapter editing its own tokens only.
+
+Shapes: N copies, U sequences, S prefix columns, T columns, K columns with logits, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from heft.data.encode import IGNORED, EncodedExample
+from heft.models.forward import logits_of
+from heft.models.prefix_states import keeps_plain_keys
+from heft.reft.positions import TokenLayout
+from heft.reft.settings import Positions
+from heft.sweep.packing import NO_ADAPTER, PackedBatch, WorkItem, mask_of, one_by_one, side_by_side
+from heft.training.reuse.prefix import PrefixReuse, has_dropout
+from heft.training.reuse.stores import MemoryStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def can_stand_side_by_side(model: "PreTrainedModel") -> bool:
+    """Whether a prefix can stand for its tokens in this model, and its attention takes a mask by queries."""
+    takes_masks = model.config._attn_implementation in ("sdpa", "eager")
+    return takes_masks and keeps_plain_keys(model) and not has_dropout(model)
+
+
+class StepStore(MemoryStore):
+    """Keeps prefixes for the passes of one step."""
+
+    kind = "off"
+    lasts = False
+
+    def clear(self) -> None:
+        """Forget all, at the end of the step."""
+        self._rows.clear()
+
+
+@dataclass(frozen=True)
+class PackedForward:
+    """Forward passes for adapters that are attached side by side.
+
+    Attributes:
+        model: with all adapters attached; its tracker knows them as owners.
+        examples: the rows that copies point to.
+        positions: what each adapter edits, by its number.
+        pad_id: id of the padding token.
+        bf16: whether to compute in bfloat16 where that is safe.
+        reuse: prefixes of the rows, up to the least reach of `apart`; None where nothing is reused.
+        apart: numbers of the adapters whose copies stand side by side behind a prefix.
+    """
+
+    model: "PreTrainedModel"
+    examples: Sequence[EncodedExample]
+    positions: Sequence[Positions]
+    pad_id: int
+    bf16: bool = False
+    reuse: PrefixReuse | None = None
+    apart: frozenset[int] = field(default=frozenset())
+
+    def copy(self, owner: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
+        """An adapter's work on a row."""
+        is_apart = owner in self.apart
+        start = max(0, len(self.examples[row].prompt) - self.positions[owner].last) if is_apart else 0
+        return WorkItem(owner, row, start, continuation)
+
+    def losses(self, copies: Sequence[WorkItem]) -> torch.Tensor:
+        """−ln p of each copy's continuation, summed over its tokens: (N,), float32.
+
+        Copies side by side are one pass, copies in rows of their own another.
+        """
+        result = torch.zeros(len(copies), device=self.model.device)
+        for is_apart in (True, False):
+            chosen = [n for n, copy in enumerate(copies) if (copy.owner in self.apart) == is_apart]
+            if chosen:
+                run = self._side_by_side if is_apart else self._one_by_one
+                values = run([copies[n] for n in chosen])
+                result = result.index_add(0, torch.tensor(chosen, device=values.device), values)
+        return result
+
+    def end_step(self) -> None:
+        """Let go of what was kept for one step only."""
+        if self.reuse is not None and isinstance(self.reuse.store, StepStore):
+            self.reuse.store.clear()
+
+    def _one_by_one(self, copies: Sequence[WorkItem]) -> torch.Tensor:
+        grid = one_by_one(copies, self.examples, self.pad_id)
+        mask = (grid.numbers >= 0).long().to(self.model.device)
+        return self._run(copies, grid, {"attention_mask": mask})
+
+    def _side_by_side(self, copies: Sequence[WorkItem]) -> torch.Tensor:
+        grid = side_by_side(copies, self.examples, self.pad_id)
+        first = torch.tensor([copy.start for copy in copies])
+        starts = torch.where(grid.copies >= 0, first[grid.copies.clamp(min=0)], 0)
+        lengths = starts.max(dim=1).values
+        columns = int(lengths.max())
+        numbers = torch.arange(columns) - (columns - lengths[:, None])
+        masks = self._masks(grid, starts, numbers.clamp(min=-1))
+        if not columns:
+            return self._run(copies, grid, {"attention_mask": masks})
+        cache = self.reuse.cache(grid.rows, lengths.tolist())
+        return self._run(copies, grid, {"attention_mask": masks, "past_key_values": cache})
+
+    def _masks(self, grid: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor) -> torch.Tensor | dict:
+        """The mask in the form that the model takes it: one, or one by kind of attention."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if "sliding_attention" in kinds:
+            return {
+                "full_attention": self._mask(mask_of(grid, starts, prefix_numbers)),
+                "sliding_attention": self._mask(mask_of(grid, starts, prefix_numbers, window)),
+            }
+        return self._mask(mask_of(grid, starts, prefix_numbers, None if kinds else window))
+
+    def _mask(self, seen: torch.Tensor) -> torch.Tensor:
+        seen = seen.to(self.model.device)
+        if self.model.config._attn_implementation == "sdpa":
+            return seen
+        dtype = self.model.dtype
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+    def _run(self, copies: Sequence[WorkItem], grid: PackedBatch, inputs: dict) -> torch.Tensor:
+        device = self.model.device
+        owner_of = torch.tensor([copy.owner for copy in copies])
+        owner_UT = torch.where(grid.copies >= 0, owner_of[grid.copies.clamp(min=0)], NO_ADAPTER)
+        prompt_U = torch.tensor([len(self.examples[row].prompt) for row in grid.rows])
+        layout = TokenLayout(
+            grid.numbers.to(device), prompt_U.to(device), owner_UT.to(device), order_BT=grid.copies.to(device)
+        )
+        columns_K = (grid.targets != IGNORED).any(0).nonzero().squeeze(1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            logits_UKV = logits_of(
+                self.model,
+                columns_K.to(device),
+                input_ids=grid.ids.to(device),
+                position_ids=grid.numbers.clamp(min=0).to(device),
+                token_layout=layout,
+                use_cache=False,
+                **inputs,
+            )
+        targets = grid.targets[:, columns_K].flatten()
+        labelled = (targets != IGNORED).nonzero().squeeze(1)
+        copy_of = grid.copies[:, columns_K].flatten()[labelled].to(device)
+        chosen = logits_UKV.flatten(0, 1)[labelled.to(device)].float()
+        values = F.cross_entropy(chosen, targets[labelled].to(device), reduction="none")
+        return torch.zeros(len(copies), device=device).index_add(0, copy_of, values)

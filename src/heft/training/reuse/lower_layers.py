@@ -1,0 +1,150 @@
+"""Lower-layer reuse: what enters the first edited layer is constant, so it is kept and the layers below are skipped.
+
+It serves stages that train edits at higher layers only, whatever their positions. The hidden states that enter the
+first edited layer are computed once a row, without gradients; afterwards a step runs that layer and those above it.
+The backward pass needs no help: nothing below requires a gradient.
+
+Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (S, d).
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from heft.data.encode import EncodedExample, left_pad
+from heft.reft.layer import ReftLayer
+from heft.reft.sites import block_names, decoder_of
+from heft.reft.streams import Streams
+from heft.training.reuse.activation_cache import ROWS_A_PASS, CachedActivations
+from heft.training.reuse.prefix import has_dropout, trains_reft_alone
+from heft.training.reuse.stores import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def first_edited_layer(model: "PreTrainedModel") -> int | None:
+    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
+
+    It does not apply where a layer hands on more than one hidden state a token: several streams, a router's state, or
+    keys and values that higher layers share.
+    """
+    if not trains_reft_alone(model) or has_dropout(model) or _hands_on_more(model):
+        return None
+    blocks = block_names(model)
+    edited = [
+        layer
+        for layer, name in enumerate(blocks)
+        for module in model.get_submodule(name).modules()
+        if isinstance(module, ReftLayer) and any(p.requires_grad for p in module.parameters())
+    ]
+    return min(edited) or None
+
+
+def _hands_on_more(model: "PreTrainedModel") -> bool:
+    config = model.config.get_text_config()
+    streams = Streams.of(config)
+    block = model.get_submodule(block_names(model)[0])
+    carries = any(name.startswith("prev_") for name in inspect.signature(type(block).forward).parameters)  # Zaya
+    shares = bool(getattr(config, "num_kv_shared_layers", 0))
+    return streams.active is not None or streams.inner > 1 or shares or carries
+
+
+@dataclass(frozen=True)
+class LowerLayerReuse(CachedActivations):
+    """The hidden states of a stage's training rows that enter its first edited layer.
+
+    Attributes:
+        model: with the stage's adapters attached.
+        examples: the training rows; a batch's `row_ids` are indices into them.
+        layer: the first edited layer.
+        pad_id: id of the padding token.
+        store: keeps hidden states for later epochs.
+        rows_a_pass: most rows that are computed together to be kept.
+        extras: how many things a block gives beside its hidden states, or None where it gives these alone; known once
+            rows were computed.
+    """
+
+    model: "PreTrainedModel"
+    examples: Sequence[EncodedExample]
+    layer: int
+    pad_id: int
+    store: Store
+    rows_a_pass: int = ROWS_A_PASS
+    extras: list[int | None] = field(default_factory=list)
+
+    def kept_length(self, row: int) -> int:
+        """Tokens of a row, prompt and answer."""
+        return len(self.examples[row].prompt) + len(self.examples[row].answer)
+
+    @contextmanager
+    def lower_layers_done(self, rows: Sequence[int]) -> Iterator[None]:
+        """Inside, a forward pass over these rows, padded on the left, starts at the first edited layer."""
+        kept = self.states_of(rows)
+        width = max(map(self.kept_length, rows))
+        device = self.model.device
+        hidden_BTD = torch.stack(
+            [F.pad(kept[row].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
+        )
+        blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
+        enter = blocks[self.layer].register_forward_pre_hook(
+            lambda module, args, kwargs: _with_states(args, kwargs, hidden_BTD), prepend=True, with_kwargs=True
+        )
+        for block in blocks[: self.layer]:
+            block.forward = partial(_pass_through, self.extras[0])
+        try:
+            yield
+        finally:
+            enter.remove()
+            for block in blocks[: self.layer]:
+                del block.forward
+
+    @torch.no_grad()
+    def compute_together(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        examples = [self.examples[row] for row in rows]
+        inputs = left_pad([example.prompt + example.answer for example in examples], self.pad_id)
+        inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
+        lengths = torch.tensor([len(example.prompt) for example in examples], device=self.model.device)
+        blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
+        handles = [
+            blocks[0].register_forward_hook(self._note_extras),
+            blocks[self.layer].register_forward_pre_hook(_stop_with_input, with_kwargs=True),
+        ]
+        try:
+            decoder_of(self.model)(**inputs, prompt_lengths=lengths, use_cache=False)
+        except _Reached as reached:
+            hidden_BTD = reached.hidden_BTD
+        finally:
+            for handle in handles:
+                handle.remove()
+        columns = hidden_BTD.shape[1]
+        return {row: hidden_BTD[i, columns - self.kept_length(row) :] for i, row in enumerate(rows)}
+
+    def _note_extras(self, module, args, output) -> None:
+        self.extras[:] = [len(output) - 1 if isinstance(output, tuple | list) else None]
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the first edited layer."""
+
+    def __init__(self, hidden_BTD: torch.Tensor):
+        super().__init__()
+        self.hidden_BTD = hidden_BTD
+
+
+def _with_states(args: tuple, kwargs: dict, hidden_BTD: torch.Tensor) -> tuple[tuple, dict]:
+    return ((hidden_BTD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden_BTD})
+
+
+def _stop_with_input(module, args, kwargs):
+    raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+
+def _pass_through(extras: int | None, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor | tuple:
+    return hidden_states if extras is None else (hidden_states, *[None] * extras)

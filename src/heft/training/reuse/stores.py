@@ -1,0 +1,147 @@
+"""Where prefixes are kept between epochs: in memory, in a memory-mapped file, or nowhere.
+
+A store lives as long as its stage. It is filled from the frozen model of that stage and from its rows, and is gone
+before either can change, so what it holds is never stale.
+"""
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import torch
+
+from heft.runtime import distributed
+from heft.storage.atomic import readable_os_errors
+
+SHARE_OF_MEMORY = 0.25
+SHARE_OF_DISK = 0.5
+
+
+class Store(ABC):
+    """Keeps one matrix a row, (S, W): S tokens, W numbers of each.
+
+    Attributes:
+        kind: its name in the settings.
+        lasts: whether what was put stays until the stage ends.
+    """
+
+    kind: str
+    lasts = True
+
+    @abstractmethod
+    def get(self, row: int) -> torch.Tensor | None:
+        """What was put for the row, or None."""
+
+    @abstractmethod
+    def put(self, row: int, states: torch.Tensor) -> None:
+        """Keep a copy of the row's tensor."""
+
+
+class NoStore(Store):
+    """Keeps nothing: every step computes its prefixes again, without gradients."""
+
+    kind = "off"
+    lasts = False
+
+    def get(self, row: int) -> None:
+        return None
+
+    def put(self, row: int, states: torch.Tensor) -> None:
+        pass
+
+
+class MemoryStore(Store):
+    """Keeps rows in main memory."""
+
+    kind = "memory"
+
+    def __init__(self):
+        self._rows: dict[int, torch.Tensor] = {}
+
+    def get(self, row: int) -> torch.Tensor | None:
+        return self._rows.get(row)
+
+    def put(self, row: int, states: torch.Tensor) -> None:
+        self._rows[row] = states.to("cpu", copy=True).contiguous()
+
+
+class DiskStore(Store):
+    """Keeps rows in one memory-mapped file, each at a place of its own.
+
+    The file has no name once it is open, so that its room is free again however the process ends.
+
+    Args:
+        path: the file, made anew.
+        lengths: prefix tokens of each row, which give every row its place.
+
+    Raises:
+        HeftError: at the first `put`, if the disk has no room for all rows.
+    """
+
+    kind = "disk"
+
+    def __init__(self, path: Path, lengths: Sequence[int]):
+        self._path, self._lengths = path, lengths
+        self._starts = [0]
+        for length in lengths:
+            self._starts.append(self._starts[-1] + length)
+        self._flat: torch.Tensor | None = None
+        self._width = 0
+        self._present: set[int] = set()
+
+    def get(self, row: int) -> torch.Tensor | None:
+        return self._place(row) if row in self._present else None
+
+    def put(self, row: int, states: torch.Tensor) -> None:
+        if self._flat is None:
+            self._width = states.shape[1]
+            count = self._starts[-1] * self._width
+            _reserve(self._path, count * states.element_size())
+            self._flat = torch.from_file(str(self._path), shared=True, size=count, dtype=states.dtype)
+            with suppress(OSError):  # Windows keeps the name of a file that is open
+                self._path.unlink()
+        self._place(row).copy_(states)
+        self._present.add(row)
+
+    def _place(self, row: int) -> torch.Tensor:
+        part = self._flat[self._starts[row] * self._width : self._starts[row + 1] * self._width]
+        return part.view(self._lengths[row], self._width)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of that size whose room is taken, where the system can: a full disk must not be found out later."""
+    with readable_os_errors(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+
+
+def choose_store(setting: str, lengths: Sequence[int], bytes_per_token: int, uses: float, folder: Path) -> Store:
+    """The store that a stage's `cache` setting means here.
+
+    Args:
+        setting: "memory", "disk" or "off"; "auto" takes memory for up to a quarter of what is free, then disk for up
+            to half of what is free, and nothing where a row is used once only.
+        lengths: prefix tokens of each row.
+        bytes_per_token: of keys and values.
+        uses: how often each row will be trained on.
+        folder: for the file.
+    """
+    if setting == "auto":
+        needed = sum(lengths) * bytes_per_token * distributed.count_on_this_machine()  # each keeps its own
+        if uses <= 1:
+            setting = "off"
+        elif needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
+            setting = "memory"
+        elif needed <= SHARE_OF_DISK * shutil.disk_usage(folder).free:
+            setting = "disk"
+        else:
+            setting = "off"
+    if setting == "memory":
+        return MemoryStore()
+    return DiskStore(folder / "prefixes.bin", lengths) if setting == "disk" else NoStore()

@@ -1,0 +1,158 @@
+"""New tokens: their embeddings are trained, saved and loaded with a LoRA adapter, in heft and in plain PEFT."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
+
+import heft
+import tiny
+from heft.adapters.trainable_tokens import token_ids
+from heft.errors import HeftError
+from heft.plan.planner import make_plan
+from heft.recipe.files import load_recipe
+from heft.recipe.recipe import LoraStage
+from heft.verify import verify
+from heft.verify.finding import FAILED
+
+NEW = ["<a>", "<b>"]
+
+
+@pytest.fixture
+def base(tmp_path):
+    """Writes a model whose tokenizer has two tokens more, tied or not, and returns its folder."""
+
+    def write(tied: bool = True, architecture: str = "llama"):
+        folder = tmp_path / f"{architecture}-{tied}"
+        tokenizer = tiny.byte_tokenizer()
+        tokenizer.add_tokens(NEW, special_tokens=True)
+        model = tiny.tiny_model(architecture, vocab_size=len(tokenizer), tie_word_embeddings=tied)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return write
+
+
+def recipe(folder, tmp_path, *settings, stages=None):
+    rows = [{"prompt": f"Is {n} even?", "completion": NEW[n % 2]} for n in range(24)]
+    for split, part in (("train", rows), ("eval", [{**row, "prompt": f"And {row['prompt']}"} for row in rows])):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    stages = stages or (
+        "{coarse: {method: lora, rank: 2, epochs: 3, batch_size: 8, learning_rate: 1e-2, trainable_tokens: [<a>, <b>]},"
+        " fine: {method: reft, rank: 2, positions: l2, epochs: 1, batch_size: 8}}"
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: t\nmodel: {{name: '{folder}', device: cpu}}\n"
+        f"task: {{name: jsonl, train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'}}}\n"
+        f"stages: {stages}\n"
+    )
+    return load_recipe(path, settings, output=str(tmp_path / "run"))
+
+
+def logits(model, ids=(70, 259, 80, 260, 90)):
+    with torch.no_grad():
+        return model(torch.tensor([list(ids)])).logits
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_tokens_train_save_and_load_and_nothing_else_of_the_embedding(base, tmp_path, tied, architecture):
+    folder = base(tied, architecture)
+    heft.train(recipe(folder, tmp_path))
+    model, _ = heft.load(tmp_path / "run" / "adapter")
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    rows = model.get_input_embeddings().weight
+    before = plain.get_input_embeddings().weight
+    assert torch.equal(rows[:259], before[:259])
+    assert not torch.isclose(rows[259:], before[259:]).all(1).any()
+    head = model.get_output_embeddings().weight
+    assert torch.equal(head, rows if tied else plain.get_output_embeddings().weight)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_lora_folder_with_new_tokens_gives_equal_logits_in_plain_peft(base, tmp_path, tied):
+    folder = base(tied)
+    stages = "{coarse: {method: lora, rank: 2, epochs: 1, batch_size: 8, trainable_tokens: [<a>, <b>]}}"
+    heft.train(recipe(folder, tmp_path, stages=stages))
+    ours, _ = heft.load(tmp_path / "run" / "adapter")
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    without = logits(plain)
+    theirs = PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter" / "coarse").eval()
+    assert torch.equal(logits(ours), logits(theirs))
+    assert not torch.allclose(logits(ours), without)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_check_of_verify_holds_with_new_tokens(base, tmp_path, tied):
+    heft.train(recipe(base(tied), tmp_path))
+    found = verify(tmp_path / "run" / "adapter", rows=3).findings
+    failed = [finding.lines() for finding in found if finding.state == FAILED]
+    assert failed == []
+
+
+def test_two_stages_train_tokens_of_their_own_and_never_the_same(base, tmp_path):
+    stage = "{{method: lora, rank: 2, epochs: 1, batch_size: 8, trainable_tokens: [{}]}}"
+    stages = f"{{one: {stage.format('<a>')}, two: {stage.format('<b>')}}}"
+    folder = base()
+    heft.train(recipe(folder, tmp_path, stages=stages))
+    model, _ = heft.load(tmp_path / "run" / "adapter")
+    changed = model.get_input_embeddings().weight - AutoModelForCausalLM.from_pretrained(folder).lm_head.weight
+    assert changed.abs().amax(1).nonzero().squeeze(1).tolist() == [259, 260]
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(HeftError, match="stages.two: trainable_tokens: stage one trains '<a>' already"):
+        heft.train(
+            recipe(
+                folder,
+                tmp_path,
+                "stages.two.trainable_tokens=[<a>]",
+                stages=stages,
+            )
+        )
+
+
+def test_a_plan_counts_new_tokens_among_what_trains(base, tmp_path):
+    folder = base()
+    with_tokens = make_plan(recipe(folder, tmp_path), probe_seconds=0).stages[0]
+    without = make_plan(recipe(folder, tmp_path, "stages.coarse.trainable_tokens=[]"), probe_seconds=0).stages[0]
+    assert with_tokens.trainable_parameters - without.trainable_parameters == 2 * 32
+
+
+def test_a_text_that_is_no_single_token_or_has_no_embedding_is_named():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_tokens(NEW)
+    assert token_ids(tokenizer, ["<a>", "x", "<b>"], 261) == [259, tokenizer("x")["input_ids"][0], 260]
+    with pytest.raises(HeftError, match="'xy' is no single token of this model .it is 'x', 'y'.") as caught:
+        token_ids(tokenizer, ["xy", "<b>"], 260)
+    assert "'<b>' has id 260 and the model has embeddings for 0 to 259" in str(caught.value)
+    with pytest.raises(HeftError, match="entries are the same token: 'Ġ'"):
+        token_ids(tokenizer, [" ", "Ġ"], 261)
+
+
+def test_new_tokens_are_refused_with_a_start_that_changes_the_base():
+    with pytest.raises(ValidationError, match="trainable_tokens cannot be trained with init: pissa"):
+        LoraStage(method="lora", init="pissa", trainable_tokens=["<a>"])
+
+
+@pytest.mark.parametrize("value", [[-1], [1, 1], ["a"], {"lm_head": [1]}, [], [2**40], True])
+def test_a_directory_that_asks_for_odd_tokens_is_refused(base, tmp_path, value):
+    heft.train(recipe(base(), tmp_path))
+    adapter = tiny.forget_hashes(tmp_path / "run" / "adapter")
+    path = adapter / "coarse" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trainable_token_indices": value}))
+    with pytest.raises(HeftError, match="trainable_token_indices must be null or a list of distinct token ids"):
+        heft.load(adapter)
+
+
+def test_a_directory_with_a_token_beyond_the_embedding_is_refused(base, tmp_path):
+    heft.train(recipe(base(), tmp_path))
+    adapter = tiny.forget_hashes(tmp_path / "run" / "adapter")
+    path = adapter / "coarse" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trainable_token_indices": [5, 999]}))
+    with pytest.raises(HeftError, match="an embedding for token 999, and the model has 261"):
+        heft.load(adapter)

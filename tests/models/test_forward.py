@@ -1,0 +1,54 @@
+"""Logits of some columns from classes whose `forward` takes other things than Llama's."""
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from heft.adapters.attach import attach
+from heft.models.forward import edits_hidden_states, logits_of
+from heft.recipe.recipe import ReftStage
+
+INPUTS = {"input_ids": torch.arange(3, 20)[None], "attention_mask": torch.ones(1, 17, dtype=torch.long),
+          "position_ids": torch.arange(17)[None]}  # fmt: skip
+
+
+class Swallowing(nn.Module):
+    """Takes anything and gives logits of all columns, as xLSTM does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, input_ids, **kwargs):
+        return self.inner(input_ids=input_ids)
+
+
+class Narrow(nn.Module):
+    """Takes ids only, as OpenAI's first GPT all but does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, input_ids):
+        return self.inner(input_ids=input_ids)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Swallowing, Narrow])
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([2, 5, 16]), torch.arange(17)])
+@torch.no_grad()
+def test_columns_asked_for_are_those_of_a_whole_pass(wrap, keep):
+    model = tiny.tiny_model()
+    whole = model(input_ids=INPUTS["input_ids"]).logits
+    expected = whole[:, -keep:] if isinstance(keep, int) else whole[:, keep]
+    found = logits_of(wrap(model), keep, **INPUTS, use_cache=False)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_model_edits_hidden_states_once_a_reft_adapter_is_on_it():
+    model = tiny.tiny_model()
+    assert not edits_hidden_states(model)
+    attach(model, "fine", ReftStage(method="reft", rank=2, steps=1))
+    assert edits_hidden_states(model)

@@ -1,0 +1,142 @@
+"""Two processes on one run, against one process: the same losses, adapters and records, written once.
+
+Row counts are odd on purpose: an epoch ends with a batch of one row, of which the second process gets none.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import heft
+import resuming
+from heft.evaluation.records import read_records
+from heft.recipe.files import load_recipe
+from tolerance import assert_tensors, of_weights, trained_losses
+
+COMPARED = ("coarse", "kept", "computed", "upper")
+RATES = {"coarse": 2e-4, "kept": 1e-3, "computed": 1e-3, "upper": 1e-3}
+REFT = "method: reft, rank: 2, steps: 4, batch_size: 6"
+STAGES = (
+    "{coarse: {method: lora, rank: 2, steps: 4, batch_size: 6, micro_batch_size: 2, holdout: 0.1, evaluate_every: 2},"
+    f" kept: {{{REFT}, positions: l4, cache: memory}}, computed: {{{REFT}, positions: l4, cache: 'off'}},"
+    f" upper: {{{REFT}, positions: all, layers: [2, 3], cache: disk}},"
+    " dropped: {method: lora, rank: 2, epochs: 2, batch_size: 6, dropout: 0.5, holdout: 0.1}}"
+)
+
+
+def by_two(*arguments):
+    """The command line, begun in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    code = "from heft.cli import main; main()"
+    return subprocess.Popen(
+        [*command, sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(process):
+    """A process that has come to its end, with what it printed."""
+    stdout, stderr = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A recipe's run in this process, the same by two, and what the two printed."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo, with which processes meet on a CPU")
+    folder = tmp_path_factory.mktemp("processes")
+    path = folder / "recipe.yaml"
+    path.write_text(
+        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu, dtype: float32}\n"
+        f"task: {{name: whereabouts, train_size: 19, eval_size: 6}}\nstages: {STAGES}\n"
+    )
+    one = heft.train(load_recipe(path, output=str(folder / "one")))
+    done = finished(by_two("train", path, "--output", folder / "two"))
+    assert done.returncode == 0, done.stderr
+    return one.directory, folder / "two", done
+
+
+def metrics(directory, stage):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] == stage]
+
+
+def figures(directory):
+    return {stage["name"]: stage for stage in json.loads((directory / "summary.json").read_text())["stages"]}
+
+
+@pytest.mark.parametrize("stage", COMPARED)
+def test_every_step_has_the_loss_that_it_has_with_one_process(runs, stage):
+    one, two = (metrics(directory, stage) for directory in runs[:2])
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in theirs.keys() - {"stage"}:
+            assert mine[key] == trained_losses(theirs[key], RATES[stage], 4), key
+
+
+@pytest.mark.parametrize("stage", COMPARED)
+def test_the_adapters_are_those_of_one_process(runs, stage):
+    one, two = (load_file(d / "adapter" / stage / "adapter_model.safetensors") for d in runs[:2])
+    assert_tensors(two, one, of_weights(RATES[stage], 4))
+
+
+@pytest.mark.parametrize("stage", ["base", *COMPARED])
+def test_the_evaluation_records_are_those_of_one_process(runs, stage):
+    one, two = (read_records(d / "records" / f"{stage}.jsonl") for d in runs[:2])
+    for mine, theirs in zip(two, one, strict=True):
+        assert (mine.id, mine.prediction, mine.correct) == (theirs.id, theirs.prediction, theirs.correct)
+        assert mine.log_likelihoods == trained_losses(theirs.log_likelihoods, 4 * max(RATES.values()), 4)
+
+
+def test_each_row_goes_to_one_process_although_they_draw_different_numbers_for_dropout(runs):
+    one, two = (figures(directory)["dropped"]["tokens"] for directory in runs[:2])
+    assert one == two
+
+
+def test_one_process_writes_and_speaks(runs):
+    one, two, done = runs
+    files = [{str(path.relative_to(d)) for path in d.rglob("*")} for d in (one, two)]
+    assert files[0] == files[1]
+    lines = done.stdout.splitlines()
+    assert lines.count("stage coarse") == lines.count("importing torch and transformers") == 1
+    assert sum(line.startswith("run: ") for line in lines) == 1
+
+
+def test_ended_by_a_signal_two_processes_keep_the_same_step_and_go_on_to_the_same_result(runs, tmp_path):
+    recipe = runs[0].parent / "recipe.yaml"
+    train = ("train", recipe, "--output", tmp_path / "run", "--set", "stages.dropped.epochs=20")
+    process = by_two(*train)
+    metrics_file = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics_file.exists() and '"dropped"' in metrics_file.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert finished(process).returncode != 0
+    kept = [each.name for each in (tmp_path / "run" / "checkpoints" / "4-dropped").glob("step-*")]
+    assert len(kept) == 1
+    alone = heft_by_one(*train, "--resume")
+    assert "begun with 2 processes and cannot go on with 1" in alone.stderr
+    done = finished(by_two(*train, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert f"stage dropped goes on after step {int(kept[0].partition('-')[2])}" in done.stdout
+    whole = finished(by_two(*train[:3], tmp_path / "whole", *train[4:]))
+    assert whole.returncode == 0, whole.stderr
+    assert resuming.results(tmp_path / "run") == resuming.results(tmp_path / "whole")
+
+
+def heft_by_one(*arguments):
+    code = "from heft.cli import main; main()"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)

@@ -1,0 +1,109 @@
+"""Files and folders are there whole or not at all."""
+
+import errno
+import hashlib
+import os
+
+import pytest
+
+from heft.errors import HeftError
+from heft.storage import atomic as files
+from heft.storage.atomic import (
+    append_line,
+    atomic_folder,
+    atomic_write,
+    readable_os_errors,
+    save_tensors,
+    sha256_of,
+    write_text,
+)
+
+
+def entries(folder):
+    return sorted(each.name for each in folder.iterdir())
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
+        file.write("new" * (1 // 0))
+    assert (path.read_text(), entries(tmp_path)) == ("old", ["a.txt"])
+
+
+def test_nobody_sees_a_file_before_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with atomic_write(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
+    with atomic_folder(tmp_path / "deep" / "a") as partial:
+        (partial / "b").mkdir()
+        (partial / "b" / "c.txt").write_text("1")
+        assert not (tmp_path / "deep" / "a").exists()
+    assert (tmp_path / "deep" / "a" / "b" / "c.txt").read_text() == "1"
+    assert entries(tmp_path / "deep") == ["a"]
+
+
+def test_what_an_earlier_attempt_left_is_not_in_the_new_folder(tmp_path):
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "old.txt").write_text("1")
+    with atomic_folder(tmp_path / "a") as partial:
+        (partial / "new.txt").write_text("2")
+    assert entries(tmp_path / "a") == ["new.txt"]
+
+
+def test_a_folder_whose_writer_fails_is_not_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "a") as partial:
+        (partial / "b.txt").write_text("1" * (1 // 0))
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "is read-only"), (errno.EACCES, "may not write there")],
+)
+def test_what_the_system_refuses_is_said_with_what_to_do(tmp_path, monkeypatch, number, advice):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(HeftError, match=rf"a\.txt cannot be written \({os.strerror(number)}\): .*{advice}"):
+        write_text(tmp_path / "a.txt", "new")
+    assert ((tmp_path / "a.txt").read_text(), entries(tmp_path)) == ("old", ["a.txt"])
+
+
+def test_what_is_in_the_way_is_said_and_other_errors_are_not_swallowed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "missing" / "a.txt", tmp_path / "folder", tmp_path / "file" / "a.txt"):
+        with pytest.raises(HeftError, match=r"cannot be written \(.*\): something else is in the way there; move it"):
+            write_text(path, "1")
+    with pytest.raises(HeftError, match="its name is too long for that disk"):
+        write_text(tmp_path / ("x" * 300), "1")
+    with pytest.raises(OSError, match="worn out"), readable_os_errors(tmp_path):
+        raise OSError(errno.EIO, "worn out")
+
+
+def test_lines_are_appended_whole(tmp_path):
+    for line in ("a", "ü"):
+        append_line(tmp_path / "a.jsonl", line)
+    assert (tmp_path / "a.jsonl").read_bytes() == "a\nü\n".encode()
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"heft" * 10_000)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"heft" * 10_000).hexdigest()
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path):
+    import torch
+
+    with pytest.raises(OSError, match=os.strerror(errno.ENOENT)):
+        save_tensors({"a": torch.zeros(2)}, tmp_path / "missing" / "a.safetensors")

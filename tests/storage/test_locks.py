@@ -1,0 +1,47 @@
+"""One process at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from heft.errors import HeftError
+from heft.storage.locks import locked
+
+HOLD = """
+import sys, pathlib, time
+from heft.storage.locks import held
+with held(pathlib.Path(sys.argv[1]), "run"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_directory_that_another_process_holds_is_refused_until_that_one_is_gone_even_by_sigkill(tmp_path):
+    directory = tmp_path / "run"
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with (
+        pytest.raises(HeftError, match=f"another process is working on the run in {directory}"),
+        locked(directory, "run"),
+    ):
+        pass
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    with locked(directory, "run"):
+        pass
+
+
+def test_it_is_free_again_after_the_block_however_that_ends(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path, "run"):
+        raise ZeroDivisionError
+    with locked(tmp_path, "run"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((HeftError, NotADirectoryError)), locked(tmp_path / "file" / "run", "run"):
+        pass

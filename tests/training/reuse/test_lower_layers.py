@@ -1,0 +1,50 @@
+"""Lower-layer reuse against the plain path."""
+
+import pytest
+from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
+
+import tiny
+from heft.adapters.attach import attach
+from heft.recipe.recipe import JointStage, LoraStage, ReftStage
+from heft.training.loss import answer_loss, answer_loss_on_lower_layers
+from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
+from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore
+
+
+@pytest.mark.parametrize(("site", "positions"), [("block", "all"), ("attention", "f1+l2"), ("mlp", "l2")])
+@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+def test_loss_and_gradients_are_those_of_the_plain_path(architecture, site, positions, tmp_path):
+    model = staged(architecture, positions, site=site, layers=[1, 2])
+    assert first_edited_layer(model) == 1
+    lengths = [len(row.prompt) + len(row.answer) for row in ROWS]
+    for store in (NoStore(), MemoryStore(), DiskStore(tmp_path / "hidden.bin", lengths)):
+        reuse = LowerLayerReuse(model, ROWS, 1, 0, store)
+        for rows in ([0, 1, 2, 3], [2], [2, 1], [0, 1, 2, 3]):
+            assert_same_as_plain(model, rows, answer_loss_on_lower_layers(model, batch_of(rows), reuse))
+
+
+def test_layers_below_run_once_a_row_and_the_model_is_left_as_it_was():
+    model = staged(layers=[1, 2])
+    ran = []
+    for number, block in enumerate(model.model.layers):
+        block.self_attn.register_forward_hook(lambda module, args, output, number=number: ran.append(number))
+    reuse = LowerLayerReuse(model, ROWS, 1, 0, MemoryStore())
+    answer_loss_on_lower_layers(model, batch_of([0, 1]), reuse)
+    fixed_batches = len({tuple(company) for company in map(reuse._companies.get, (0, 1))})
+    assert ran == [0] * fixed_batches + [1, 2]
+    answer_loss_on_lower_layers(model, batch_of([0, 1]), reuse)
+    assert ran == [0] * fixed_batches + [1, 2, 1, 2]
+    ran.clear()
+    answer_loss(model, batch_of([0, 1]), edits_prompt=True)
+    assert ran == [0, 1, 2]
+
+
+def test_it_does_not_apply_to_weights_or_where_the_first_layer_is_edited():
+    for stage in (
+        LoraStage(method="lora", steps=1),
+        JointStage(method="joint", reft={"layers": [2]}, steps=1),
+        ReftStage(**REFT, layers=[0, 2]),
+    ):
+        model = tiny.tiny_model()
+        attach(model, "a", stage)
+        assert first_edited_layer(model) is None

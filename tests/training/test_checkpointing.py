@@ -1,0 +1,128 @@
+"""When a stage is kept while it trains, and that it goes on from there with the same numbers."""
+
+import pytest
+import torch
+
+from heft.adapters.attach import adapter_parameters, attach
+from heft.builtin import TINY
+from heft.data.encode import Encoder
+from heft.models.load import load_base
+from heft.recipe.recipe import LoraStage, ModelSettings
+from heft.recipe.training import CheckpointSettings
+from heft.runtime.reporter import Reporter
+from heft.tasks import load_examples
+from heft.tasks.whereabouts import WhereaboutsSettings
+from heft.training.checkpointing import Keeping
+from heft.training.snapshot import (
+    Snapshot,
+    apart,
+    optimizer_state,
+    random_state,
+    restore_optimizer,
+    restore_random_state,
+    together,
+)
+from heft.training.stage import train_stage
+
+LORA = {"method": "lora", "rank": 2, "targets": ["q_proj"], "dropout": 0.2, "batch_size": 5, "learning_rate": 1e-2}
+
+
+class Losses(Reporter):
+    def __init__(self):
+        self.seen = []
+
+    def metrics(self, values):
+        self.seen.append(values)
+
+
+def trained(settings, start=None, **stage):
+    """A stage of 12 rows on the tiny model: what was kept at which step, its metrics and its adapter."""
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    examples = load_examples(WhereaboutsSettings(train_size=12, eval_size=1), "train")
+    rows = Encoder(base.tokenizer, 512)(examples)
+    stage = LoraStage(**{**LORA, "steps": 7, **stage})
+    torch.manual_seed(0)
+    attach(base.model, "s", stage)
+    kept, losses = {}, Losses()
+    keeping = Keeping(settings, kept.__setitem__, start)
+    train_stage(base.model, "s", stage, rows, pad_id=0, seed=0, reporter=losses, keeping=keeping)
+    return kept, losses.seen, {n: p.detach().clone() for n, p in adapter_parameters(base.model, ["s"]).items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"every_steps": 3, "every_minutes": None}, [3, 6]),
+        ({"every_steps": 1}, [1, 2, 3, 4, 5, 6]),  # not after the last step, when the stage is kept as trained
+        ({"every_minutes": None}, []),
+        ({"every_minutes": 1e-9}, [1, 2, 3, 4, 5, 6]),
+        ({}, []),  # five minutes have not gone by
+    ],
+)
+def test_a_stage_is_kept_by_steps_and_by_the_clock(settings, steps):
+    assert list(trained(CheckpointSettings(**settings))[0]) == steps
+
+
+@pytest.mark.parametrize(
+    "stage", [{}, {"optimizer": "adafactor"}, {"optimizer": "sgd"}, {"batch_size": 6, "micro_batch_size": 2}]
+)
+def test_from_every_step_it_goes_on_with_the_same_losses_to_the_same_adapter(stage):
+    stage |= {"holdout": 0.2, "evaluate_every": 2, "schedule": "cosine"}
+    kept, whole, adapter = trained(CheckpointSettings(every_steps=1), **stage)
+    for step, start in kept.items():
+        _, losses, again = trained(CheckpointSettings(every_minutes=None), start, **stage)
+        assert losses == [values for values in whole if values["step"] > step]
+        assert all(torch.equal(tensor, again[name]) for name, tensor in adapter.items())
+
+
+def test_from_its_last_step_a_stage_ends_as_it_was_kept():
+    kept, _, _ = trained(CheckpointSettings(every_steps=1))
+    _, losses, again = trained(CheckpointSettings(every_minutes=None), kept[6], steps=6)
+    assert not [values for values in losses if "loss" in values]
+    weights = apart(apart(kept[6])["trainer"])["weights"].tensors
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    assert weights.keys() == again.keys()
+
+
+def test_snapshots_put_together_come_apart_as_they_were():
+    one, other = Snapshot({"a": 1}, {"x": torch.zeros(2)}), Snapshot({}, {"y/z": torch.ones(1)})
+    nested = apart(together(both=together(one=one, other=other), third=one))
+    parts = apart(nested["both"])
+    assert (parts["one"].values, list(parts["one"].tensors), list(parts["other"].tensors)) == ({"a": 1}, ["x"], ["y/z"])
+    assert nested["third"].values == {"a": 1}
+
+
+def test_random_numbers_go_on_from_where_they_were():
+    import random
+
+    import numpy as np
+
+    def drawn():
+        return random.random(), np.random.standard_normal(), torch.randn(1).item(), random.gauss(0, 1)
+
+    np.random.standard_normal()  # leaves a second number waiting
+    here = random_state()
+    first = drawn()
+    restore_random_state(here)
+    assert drawn() == first
+
+
+def test_an_optimiser_goes_on_from_where_it_was():
+    def stepped(optimizer, weight, times):
+        for number in range(times):
+            weight.grad = torch.full_like(weight, number + 1.0)
+            optimizer.step()
+
+    def begun():
+        weight = torch.nn.Parameter(torch.ones(3))
+        return weight, torch.optim.AdamW([weight], lr=0.1)
+
+    weight, optimizer = begun()
+    stepped(optimizer, weight, 3)
+    state, there = optimizer_state(optimizer), weight.detach().clone()
+    stepped(optimizer, weight, 2)
+    other, fresh = begun()
+    other.data.copy_(there)
+    restore_optimizer(fresh, state)
+    stepped(fresh, other, 2)
+    assert torch.equal(weight, other)
