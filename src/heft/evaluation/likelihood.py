@@ -43,7 +43,7 @@ def choice_log_likelihoods(
         share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
             model that does not keep plain keys and values takes the plain path either way.
         equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.data.padding).
-        on_batch: is told how many examples are done.
+        on_batch: called with the number of examples done.
     """
     layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
     if not share_prefix or equal_lengths or not keeps_plain_keys(model):

@@ -33,7 +33,7 @@ class Notes(Reporter):
 
 
 class EndlessEncoder(Encoder):
-    """Leaves the end token out."""
+    """Leaves the EOS token out."""
 
     def _encode(self, examples):
         return [replace(row, answer=row.answer[:-1]) for row in super()._encode(examples)]

@@ -1,4 +1,4 @@
-"""What is found in single training rows: labels, padding, end tokens."""
+"""What is found in single training rows: labels, padding, EOS tokens."""
 
 from dataclasses import replace
 

@@ -142,7 +142,7 @@ def test_an_end_token_inside_an_answer_that_is_generated_is_found():
     row = generated("Q:", " yes")
     ended = replace(row, answer=(*row.answer[:1], TOKENIZER.eos_token_id, *row.answer[1:]))
     (fault,) = answers_cut([], [row, ended], task(max_new_tokens=9), TOKENIZER)
-    assert "have an answer with the end token inside" in fault.found
+    assert "have an answer with the EOS token inside" in fault.found
 
 
 def test_an_answer_with_a_stop_string_is_cut_except_whitespace_the_template_strips():
