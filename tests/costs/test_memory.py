@@ -10,8 +10,8 @@ from heft.costs.operations import costs_of
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.tasks.base import generation_example
-from heft.training.loss import answer_loss, answer_loss_on_prefixes
-from heft.training.reuse.prefix import PrefixReuse
+from heft.training.loss import answer_loss
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore
 
 TEXTS = [("One that is sixty long, more or less, and has an end:", " yes"), ("A shorter one:", " no")]

@@ -11,9 +11,9 @@ from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.base import generation_example
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.reuse.lower_layers import LowerLayerReuse
-from heft.training.reuse.prefix import PrefixReuse
+from heft.training.loss import answer_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore
 
 ENCODE = Encoder(tiny.byte_tokenizer(), 256)

@@ -14,8 +14,9 @@ from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.training.checked_loss import require_an_effect, why_not_fast
 from heft.training.fused_lora import FusedLinear
+from heft.training.loss import plain_loss
 from heft.training.reuse import decide as reuse_module
-from heft.training.reuse.decide import loss_for, may_be_fused, plain_loss
+from heft.training.reuse.decide import loss_for, may_be_fused
 
 
 def fast_and_plain(model, tmp_path, **settings):

@@ -252,7 +252,7 @@ def test_a_folder_that_does_something_else_in_peft_fails(adapters, monkeypatch):
                 value.data.zero_()
         return model
 
-    monkeypatch.setattr("heft.verify.plain_peft.PeftModel.from_pretrained", without_effect)
+    monkeypatch.setattr("heft.verify.logits.PeftModel.from_pretrained", without_effect)
     subject = open_subject(adapters("last"), rows=2)
     assert states(check_plain_peft(subject)) == {"coarse in plain PEFT": FAILED}
 
@@ -261,7 +261,7 @@ def test_a_folder_that_peft_cannot_load_fails_with_its_words(adapters, monkeypat
     def refuse(base, folder):
         raise ValueError("unknown key")
 
-    monkeypatch.setattr("heft.verify.plain_peft.PeftModel.from_pretrained", refuse)
+    monkeypatch.setattr("heft.verify.logits.PeftModel.from_pretrained", refuse)
     (finding,) = check_plain_peft(open_subject(adapters("last"), rows=2))
     assert finding.state == FAILED
     assert finding.compared == "it ended in ValueError: unknown key"

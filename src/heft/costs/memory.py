@@ -95,7 +95,7 @@ def stage_bytes(work: StageCosts, text: "PreTrainedConfig", device: torch.device
     Args:
         work: the stage.
         text: the model's config.
-        device: where it runs; a CPU takes a batch in parts (heft.training.parts), which all wait for the backward pass.
+        device: where it runs; a CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass.
     """
     stage, shape, reuse = work.stage, work.shape, work.reuse
     longest = sorted(work.rows, key=lambda row: -len(row.prompt) - len(row.answer))

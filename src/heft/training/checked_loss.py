@@ -16,20 +16,18 @@ from heft.errors import HeftError
 from heft.models.equality import why_unequal
 from heft.models.forward import edits_hidden_states
 from heft.runtime.memory_errors import is_out_of_memory
-from heft.training.loss import answer_loss
+from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from heft.training.reuse.decide import Loss
 
 _SHAKE = 0.1
 """Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
 
 
 def why_not_fast(
-    model: "PreTrainedModel", fast: "Loss", plain: "Loss", rows: Sequence[EncodedExample], pad_id: int
+    model: "PreTrainedModel", fast: Loss, plain: Loss, rows: Sequence[EncodedExample], pad_id: int
 ) -> str | None:
     """Why the fast loss is not to be used, in words; None where it and its gradient equal the plain one's.
 
@@ -106,7 +104,7 @@ def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
     return [order[0], order[-1]] if len(order) > 1 else order
 
 
-def _loss_and_gradient(model, loss: "Loss", trained: Sequence[torch.Tensor], batches: Sequence[dict]) -> list[float]:
+def _loss_and_gradient(model, loss: Loss, trained: Sequence[torch.Tensor], batches: Sequence[dict]) -> list[float]:
     """The loss of all batches, and the norm of its gradient."""
     total = sum(loss(model, batch) for batch in batches)
     gradients = torch.autograd.grad(total, trained, allow_unused=True)

@@ -1,22 +1,17 @@
 """A row's result does not depend on the rows beside it, nor on the side of its padding."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from heft.adapters.attach import activate
 from heft.data.padding import padding_matters
 from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import judged_logits, largest, row_logits
-
-if TYPE_CHECKING:
-    from heft.verify.subject import Subject
-
+from heft.verify.subject import Subject
 
 CHECK = "batch against single"
 
 
-def check_batching(subject: "Subject") -> list[Finding]:
+def check_batching(subject: Subject) -> list[Finding]:
     """The padded batch against each row alone, then against the batch padded on the other side."""
     if padding_matters(subject.model, subject.pad_id, max(subject.probe.lengths)):
         return [
@@ -40,7 +35,7 @@ def check_batching(subject: "Subject") -> list[Finding]:
     return findings
 
 
-def _base_depends_on_the_side(subject: "Subject") -> bool:
+def _base_depends_on_the_side(subject: Subject) -> bool:
     activate(subject.model, [])
     try:
         left, right = (

@@ -12,16 +12,15 @@ from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
-from heft.training.reuse.prefix import PrefixReuse, reach
+from heft.training.loss import answer_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers, first_edited_layer
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes, reach
 from heft.training.reuse.stores import MemoryStore
 from heft.verify.finding import Finding, does_not_apply, judged
+from heft.verify.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from heft.verify.subject import Subject
 
 SHARING = "shared prefixes in evaluation"
 TRAINING = "reuse in training"
@@ -33,7 +32,7 @@ _TEXTS = 2
 """The plain path runs four rows a text, so two of the probe's are enough."""
 
 
-def check_sharing(subject: "Subject") -> list[Finding]:
+def check_sharing(subject: Subject) -> list[Finding]:
     """Log-likelihoods of choices with what rows have in common computed once, against every row from its start on."""
     model = subject.model
     if padding_matters(model, subject.pad_id, max(subject.probe.lengths)):
@@ -78,7 +77,7 @@ def two_questions(row: EncodedExample, group: str) -> list[EncodedExample]:
     return [EncodedExample(example, prompt, choices, row.answer, 0) for prompt in prompts]
 
 
-def check_training(subject: "Subject") -> list[Finding]:
+def check_training(subject: Subject) -> list[Finding]:
     """Loss and gradients of the last ReFT adapter with what no edit changes kept, against computed anew."""
     reft = subject.names("reft")
     if not reft:
@@ -106,7 +105,7 @@ def check_training(subject: "Subject") -> list[Finding]:
     return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", kept, plain)
 
 
-def _training_findings(subject: "Subject", compared: str, kept: tuple, plain: tuple) -> list[Finding]:
+def _training_findings(subject: Subject, compared: str, kept: tuple, plain: tuple) -> list[Finding]:
     (loss, gradients), (plain_loss, expected) = kept, plain
     apart = [(gradients[name] - value).abs().max().item() for name, value in expected.items()]
     worst = max(apart) if all(value == value for value in apart) else float("nan")
@@ -125,7 +124,7 @@ def _training_findings(subject: "Subject", compared: str, kept: tuple, plain: tu
     ]  # fmt: skip
 
 
-def _reuse(subject: "Subject") -> "tuple[Callable | None, str]":
+def _reuse(subject: Subject) -> "tuple[Callable | None, str]":
     """The loss that heft would train with where rows come again, and what it keeps."""
     model, rows, pad_id = subject.model, subject.probe.rows, subject.pad_id
     edited = reach(model)
@@ -140,7 +139,7 @@ def _reuse(subject: "Subject") -> "tuple[Callable | None, str]":
     return lambda m, batch: answer_loss_on_lower_layers(m, batch, lower), f"layers 0 to {layer - 1} kept"
 
 
-def _loss_and_gradients(subject: "Subject", loss: "Callable", batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
+def _loss_and_gradients(subject: Subject, loss: "Callable", batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
     subject.model.zero_grad()
     value = loss(subject.model, batch)
     value.backward()

@@ -2,7 +2,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from peft import get_peft_model_state_dict
@@ -14,16 +13,14 @@ from heft.adapters.safety import adapter_paths
 from heft.adapters.trainable_tokens import tokens_of
 from heft.storage.reading import read_json
 from heft.verify.finding import FAILED, Finding, judged
-
-if TYPE_CHECKING:
-    from heft.verify.subject import Subject
+from heft.verify.subject import Subject
 
 _PREFIX = "base_model.model."
 _WHY = "a copy is exact"
 _NAMED = 3
 
 
-def check_loaded(subject: "Subject") -> list[Finding]:
+def check_loaded(subject: Subject) -> list[Finding]:
     """Every tensor of every folder against the loaded model's, number by number and bit by bit."""
     pairs, faults = [], []
     for name in subject.model.peft_config:
@@ -41,7 +38,7 @@ def check_loaded(subject: "Subject") -> list[Finding]:
     return [_compared("saved against loaded", compared, pairs, faults)]
 
 
-def check_saved_again(subject: "Subject") -> list[Finding]:
+def check_saved_again(subject: Subject) -> list[Finding]:
     """The loaded adapters written to a temporary folder: tensors and settings against the directory's own."""
     pairs, faults = [], []
     with tempfile.TemporaryDirectory(prefix="heft-verify-") as scratch:

@@ -21,8 +21,14 @@ from heft.tasks import load_examples
 from heft.tasks.base import TaskSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.verify.finding import Finding
-from heft.verify.logits import Rounding, changed_predictions, largest, rounding_of, row_logits
-from heft.verify.plain_peft import logits_in_plain_peft
+from heft.verify.logits import (
+    Rounding,
+    changed_predictions,
+    largest,
+    logits_in_plain_peft,
+    rounding_of,
+    row_logits,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,45 +1,33 @@
 """Which loss a stage is trained with: the plain one, or an equal one that computes less."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
-from heft.models.forward import edits_hidden_states
 from heft.recipe.recipe import ReftStage, Stage
 from heft.runtime.reporter import Reporter
 from heft.training.checked_loss import draws_random_numbers, longest_of, why_not_fast
 from heft.training.fused_lora import fused_lora
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.parts import loss_in_length_buckets
-from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
-from heft.training.reuse.prefix import PrefixReuse, measure_bytes_per_token, reach
+from heft.training.loss import Loss, loss_in_length_buckets, plain_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers, first_edited_layer
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes, measure_bytes_per_token, reach
 from heft.training.reuse.stores import NoStore, Store, choose_store
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
-
-Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
-"""Sum over a batch's answer tokens of −ln p; see heft.training.loss."""
-
-
-def plain_loss(model: "PreTrainedModel", equal_lengths: bool = False) -> Loss:
-    """The loss that computes every token in every layer; with `equal_lengths` no row stands beside padding."""
-    loss = partial(answer_loss, edits_prompt=edits_hidden_states(model))
-    return partial(loss_in_length_buckets, loss, equal_lengths=equal_lengths)
 
 
 def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
     """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, the reporter is told."""
     plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
 
-    def fused(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def fused(model: "nn.Module", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
         with fused_lora(model):
             return plain(model, batch)
 

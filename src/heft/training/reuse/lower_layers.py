@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from heft.data.batching import select_rows
 from heft.data.encode import EncodedExample, left_pad
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import block_names, decoder_of
 from heft.reft.streams import Streams
+from heft.training.loss import answer_loss
 from heft.training.reuse.activation_cache import ROWS_A_PASS, CachedActivations
 from heft.training.reuse.prefix import has_dropout, trains_reft_alone
 from heft.training.reuse.stores import Store
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -128,6 +131,18 @@ class LowerLayerReuse(CachedActivations):
 
     def _note_extras(self, module, args, output) -> None:
         self.extras[:] = [len(output) - 1 if isinstance(output, tuple | list) else None]
+
+
+def answer_loss_on_lower_layers(
+    model: "nn.Module", batch: dict[str, torch.Tensor], reuse: LowerLayerReuse
+) -> torch.Tensor:
+    """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients.
+
+    Columns in which all rows are padded are left out, since `reuse` knows none.
+    """
+    batch = select_rows(batch, slice(None))
+    with reuse.lower_layers_done(batch["row_ids"].tolist()):
+        return answer_loss(model, batch, edits_prompt=True)
 
 
 class _Reached(Exception):

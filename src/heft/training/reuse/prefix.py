@@ -18,14 +18,17 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from heft.adapters.attach import adapter_parameters
+from heft.data.batching import select_rows
 from heft.data.encode import EncodedExample, left_pad
 from heft.models.prefix_states import LayerStates, keeps_plain_keys, packed, unpacked
 from heft.reft.settings import parse_positions
 from heft.reft.sites import decoder_of
+from heft.training.loss import answer_loss, loss_of_labels
 from heft.training.reuse.activation_cache import ROWS_A_PASS, CachedActivations
 from heft.training.reuse.stores import Store
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 _RATES = re.compile("dropout|pdrop$|jitter")
@@ -121,6 +124,28 @@ class PrefixReuse(CachedActivations):
         states_BSW, self.parts[:] = packed(cache)
         columns = states_BSW.shape[1]
         return {row: states_BSW[i, columns - self.kept_length(row) :] for i, row in enumerate(rows)}
+
+
+def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], reuse: PrefixReuse) -> torch.Tensor:
+    """`answer_loss` with the tokens before the first edited one taken from `reuse`: the same value and gradients.
+
+    The batch is cut at one column, as far left as its longest suffix (edited tokens and answer) needs; what stands
+    left of it in each row is frozen. Columns in which all rows are padded are left out, since `reuse` knows none.
+    """
+    batch = select_rows(batch, slice(None))
+    mask_BT = batch["attention_mask"]
+    width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.reach
+    split = mask_BT.shape[1] - width
+    if split <= 0:
+        return answer_loss(model, batch, edits_prompt=True)
+    inputs = {
+        "input_ids": batch["input_ids"][:, split:],
+        "attention_mask": mask_BT,
+        "position_ids": batch["position_ids"][:, split:],
+        "past_key_values": reuse.cache(batch["row_ids"].tolist(), mask_BT[:, :split].sum(1).tolist()),
+        "prompt_lengths": batch["prompt_lengths"],
+    }
+    return loss_of_labels(model, inputs, batch["labels"][:, split:])
 
 
 def measure_bytes_per_token(reuse: PrefixReuse) -> int:

@@ -6,8 +6,8 @@ from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
 import tiny
 from heft.adapters.attach import attach
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers
-from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
+from heft.training.loss import answer_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers, first_edited_layer
 from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore
 
 

@@ -8,8 +8,8 @@ from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.base import generation_example
-from heft.training.loss import answer_loss, answer_loss_on_prefixes
-from heft.training.reuse.prefix import PrefixReuse, measure_bytes_per_token, reach
+from heft.training.loss import answer_loss
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes, measure_bytes_per_token, reach
 from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore, choose_store
 from tolerance import assert_gradients, rounded
 
