@@ -16,11 +16,11 @@ from heft.costs.stage import Reuse, StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
 from heft.reft.settings import Positions
+from heft.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_OPTIMIZER_STATES = {"adamw": 2, "adafactor": 0, "sgd": 0}
 _QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5}
 _COPIES_OF_PREFIXES = 4
 """Of a batch's keys and values, while they are made ready: computed, padded, stacked, in the model's cache."""
@@ -43,7 +43,7 @@ def weight_bytes(model: "PreTrainedModel", quantization: str | None) -> int:
 
 def trained_bytes(numbers: int, optimizer: str) -> int:
     """Bytes of that many float32 weights, their gradients and optimiser states."""
-    return 4 * numbers * (2 + _OPTIMIZER_STATES[optimizer])
+    return numbers * (4 + 4 + OPTIMIZERS[optimizer].state_bytes)
 
 
 @dataclass(frozen=True)
