@@ -12,7 +12,7 @@ from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
-from heft.reft.settings import parse_positions
+from heft.reft.positions import parse_positions
 from heft.runtime.reporter import Reporter
 from heft.sweep.arrange import side_by_side
 from heft.sweep.costs import packed, pass_flops, sequences, sweep_costs
@@ -68,7 +68,7 @@ def test_a_pass_is_counted(sweep_of, grid):
     names = [configuration.adapter for configuration in tried]
     train_only(model, names)
     tracker = next(m for m in model.modules() if hasattr(m, "tracker")).tracker
-    tracker.owners.update({name: number for number, name in enumerate(names)})
+    tracker.adapter_index.update({name: number for number, name in enumerate(names)})
     positions = [parse_positions(configuration.stage.positions) for configuration in tried]
     apart = frozenset(n for n, member in enumerate(work.members) if member.reach is not None)
     reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, MemoryStore()) if apart else None

@@ -21,7 +21,8 @@ from heft.recipe.recipe import JointStage, LoraSettings, Recipe, Stage
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import Positions, ReftSettings, parse_positions
+from heft.reft.positions import Positions, parse_positions
+from heft.reft.settings import ReftSettings
 from heft.reft.sites import blocks_without, site_names
 from heft.runtime.memory_errors import is_out_of_memory
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from heft.costs.operations import Costs
-from heft.costs.rows import edited_tokens, span
+from heft.costs.rows import span
 from heft.data.encode import EncodedExample
 from heft.evaluation.shared_prefix import Pass, shared_batches
 
@@ -37,8 +37,8 @@ def evaluation_flops(costs: Costs, examples: Sequence[EncodedExample], passes: S
     for p in passes:
         token = costs.token.forward * p.columns + costs.pair.forward * p.columns * (p.cached + p.columns)
         total += p.rows * (token + costs.column.forward * p.scored)
-    for (positions, part), edit in costs.edits.items():
-        total += edit.forward * sum(edited_tokens(positions, part, len(e.prompt), 0, len(e.prompt)) for e in examples)
+    for (positions, group), edit in costs.edits.items():
+        total += edit.forward * sum(positions.count(len(e.prompt), 0, len(e.prompt), group) for e in examples)
     return total
 
 

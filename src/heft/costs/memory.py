@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.costs.operations import Costs
-from heft.costs.rows import edited_tokens
 from heft.costs.stage import Reuse, StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
-from heft.reft.settings import Positions
+from heft.reft.positions import Positions
 from heft.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Batch:
         width: tokens of each that run.
         cached: tokens of each that the cache stands for.
         columns: places with logits, of all rows.
-        edited: tokens that are edited, of all rows, by adapter positions and part.
+        edited: tokens that are edited, of all rows, by adapter positions and group.
     """
 
     rows: int
@@ -130,7 +129,5 @@ def _batch(costs: Costs, rows: Sequence[EncodedExample], width: int | None) -> B
 
 
 def edited_of(costs: Costs, rows: int, prompt: int, start: int, end: int) -> dict[tuple[Positions, str], int]:
-    """How many of the tokens `start` to `end` of `rows` equal rows are edited, by adapter positions and part."""
-    return {
-        (positions, part): rows * edited_tokens(positions, part, prompt, start, end) for positions, part in costs.edits
-    }
+    """How many of the tokens `start` to `end` of `rows` equal rows are edited, by adapter positions and group."""
+    return {(each, group): rows * each.count(prompt, start, end, group) for each, group in costs.edits}

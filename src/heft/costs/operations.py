@@ -21,9 +21,9 @@ from transformers import DynamicCache
 from heft.errors import HeftError
 from heft.models.forward import edits_hidden_states, logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import ReftLayer, layers_of
 from heft.reft.orthonormal import orthonormal_rows
-from heft.reft.settings import Positions
+from heft.reft.positions import GROUPS, Positions
 from heft.reft.sites import block_names, decoder_of
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
@@ -80,7 +80,7 @@ class Costs:
         pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
         column: for each position with logits.
         step: once a pass, whatever its size (orthonormal rows; factorisations are not counted).
-        edits: for each edited token, by adapter positions and part ("shared", "first", "last").
+        edits: for each edited token, by adapter positions and group (heft.reft.positions).
         kept: what the backward pass needs.
         kv_bytes: a token's keys and values.
         lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted apart.
@@ -190,9 +190,8 @@ class _Recorder(TorchFunctionMode):
                 # before the edit of the block's output, which runs where the block itself is skipped
                 block.register_forward_hook(lambda module, args, output: self._descend(False), prepend=True),
             ]
-        for layer in model.modules():
-            if isinstance(layer, ReftLayer):
-                self._follow(layer)
+        for layer in layers_of(model).values():
+            self._follow(layer)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -230,9 +229,9 @@ class _Recorder(TorchFunctionMode):
     def _follow(self, layer: ReftLayer) -> None:
         """Let every unit edit one token, and tell its products from others."""
         layer.tracker.rows = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
-        for part in ("shared", "first", "last"):
-            for name, unit in getattr(layer, f"reft_{part}").items():
-                unit.forward = partial(self._edit, unit, (layer.positions[name], part))
+        for group in GROUPS:
+            for name, unit in getattr(layer, f"reft_{group}").items():
+                unit.forward = partial(self._edit, unit, (layer.positions[name], group))
 
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """As `Intervention.forward`, its products counted as the edit's."""
@@ -240,7 +239,7 @@ class _Recorder(TorchFunctionMode):
             rows_RD = orthonormal_rows(unit.rotation)
         self._enter(key)
         self._edited = key
-        difference, basis = unit._edit(hidden_ND.float(), rows_RD)
+        difference, basis = unit.factors(hidden_ND.float(), rows_RD)
         delta = (difference.expand(len(hidden_ND), -1) @ basis).to(hidden_ND.dtype)
         self._enter(None)
         return delta

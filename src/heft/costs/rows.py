@@ -2,7 +2,6 @@
 
 from heft.costs.operations import Costs, Flops
 from heft.data.encode import EncodedExample
-from heft.reft.settings import Positions
 
 
 def plain_row(costs: Costs, row: EncodedExample, recomputes: bool = False) -> float:
@@ -44,16 +43,6 @@ def span(costs: Costs, prompt: int, start: int, end: int, columns: int) -> Flops
     """FLOPs of a row's tokens `start` to `end`, those before them in the cache, with logits in `columns` places."""
     tokens = end - start
     work = costs.token * tokens + costs.pair * (tokens * end) + costs.column * columns
-    for (positions, part), edit in costs.edits.items():
-        work += edit * edited_tokens(positions, part, prompt, start, end)
+    for (positions, group), edit in costs.edits.items():
+        work += edit * positions.count(prompt, start, end, group)
     return work
-
-
-def edited_tokens(positions: Positions, part: str, prompt: int, start: int, end: int) -> int:
-    """How many of a row's tokens `start` to `end` are edited by one part (see heft.reft.positions)."""
-    if positions.every:
-        return end - start
-    first = min(positions.first, prompt)
-    last = max(prompt - positions.last, first)
-    spans = {"first": [(0, first)], "last": [(last, prompt)], "shared": [(0, first), (last, prompt)]}[part]
-    return sum(max(0, min(end, b) - max(start, a)) for a, b in spans)

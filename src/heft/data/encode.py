@@ -13,7 +13,7 @@ import torch
 
 from heft.errors import HeftError
 from heft.models.chat import REFERENCE_DATE, ChatTemplate
-from heft.reft.settings import Positions
+from heft.reft.positions import Positions, longest_tail
 from heft.tasks.base import Example, TaskSettings
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Encoder:
                 chat template is missing or at fault.
         """
         encoded = self._encode(examples)
-        needed = max((p.needed for p in self.positions), default=0)
+        needed = max((p.shortest_prompt() for p in self.positions), default=0)
         short = [e for e in encoded if len(e.prompt) < max(1, needed)]
         if short:
             worst = min(short, key=lambda e: len(e.prompt))
@@ -196,14 +196,18 @@ class Encoder:
         limit = self.max_length - longest_answer
         if len(prompt) <= limit:
             return prompt
-        head = max([KEPT_HEAD, *(p.first for p in self.positions)])
-        tail = max([1, *(p.last for p in self.positions)])
+        head, tail = uncut_head(self.positions), max(1, longest_tail(self.positions))
         if limit < head + tail:
             raise HeftError(
                 f"task.max_length {self.max_length} is too small: an answer of {longest_answer} tokens leaves {limit}"
                 f" for the prompt, of which the first {head} and the last {tail} are never cut: {example.answer[:80]!r}"
             )
         return prompt[:head] + prompt[len(prompt) - (limit - head) :]
+
+
+def uncut_head(positions: Sequence[Positions]) -> int:
+    """How many tokens at a prompt's start are never cut, where adapters edit these positions."""
+    return max([KEPT_HEAD, *(p.protected_head() for p in positions)])
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from heft.models.prefix_states import keeps_plain_keys
 from heft.plan.probe import matrix_rates
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
+from heft.reft.positions import longest_tail
 from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
 from heft.tasks import task_for
@@ -103,7 +104,7 @@ class _Planner:
             return None
         if not self._eval[0].choices:
             return generation_flops(costs, self._eval, task_for(self._recipe.task).max_new_tokens)
-        last_edited = max((positions.last for positions, _ in costs.edits), default=0)
+        last_edited = longest_tail(positions for positions, _ in costs.edits)
         batch_size, cost = self._recipe.evaluation.batch_size, pass_tokens(self._device, trains=False)
         shares = share and keeps_plain_keys(self._base)
         passes = evaluation_passes(self._eval, batch_size, last_edited, shares, cost)

@@ -7,7 +7,8 @@
 | settings.py | every setting, declared once, without torch |
 | interventions.py | the five equations |
 | orthonormal.py | matrices with orthonormal rows, many at once |
-| positions.py | which tokens of a batch are edited |
+| positions.py | which tokens are edited, without torch |
+| layout.py | which tokens a forward pass holds |
 | packing.py | rows that hold several sequences |
 | tracker.py | what one forward pass is about: its prompts, its rotations |
 | prompts.py, generating.py, caches.py | where prompts end: in a pass, in `generate`, behind a cache |
@@ -37,12 +38,12 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "INTERVENTIONS": "heft.reft.interventions",
-        "Positions": "heft.reft.settings",
+        "Positions": "heft.reft.positions",
         "ReftConfig": "heft.reft.config",
         "ReftLayer": "heft.reft.layer",
         "ReftModel": "heft.reft.model",
         "orthonormal_rows": "heft.reft.orthonormal",
-        "parse_positions": "heft.reft.settings",
+        "parse_positions": "heft.reft.positions",
         "require_editable": "heft.reft.editable",
         "with_prompt_lengths": "heft.reft.collating",
     },

@@ -7,8 +7,8 @@ SFTTrainer does likewise, so that the model cannot tell from them where prompts 
 from collections.abc import Callable
 from typing import Any
 
+from heft.reft.layout import attended_tokens, prompt_lengths_from_labels
 from heft.reft.packing import Sequences, sequence_starts
-from heft.reft.positions import attended_tokens, prompt_lengths_from_labels
 
 
 class WithPromptLengths:

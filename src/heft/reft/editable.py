@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.sites import site_names
 from heft.reft.streams import Streams
 
@@ -61,7 +61,7 @@ def _small_batches(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _runs(model: nn.Module, tokens: dict[str, torch.Tensor]) -> bool:
-    if any(isinstance(module, ReftLayer) for module in model.modules()):
+    if layers_of(model):
         tokens = {**tokens, "prompt_lengths": torch.full((ROWS,), TOKENS - 2)}
     try:
         model(**tokens, use_cache=True)  # with a cache transformers does not look whether rows are packed

@@ -17,14 +17,15 @@ import torch
 from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
 from heft.costs.operations import Costs, Flops
-from heft.costs.rows import edited_tokens, prefix_row
+from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Reuse, Shape, StageCosts, kept_prefixes, shape_of, stage_costs
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
-from heft.reft.settings import ReftSettings, parse_positions
+from heft.reft.positions import parse_positions
+from heft.reft.settings import ReftSettings
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 
@@ -172,8 +173,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
             shapes[looks] = shape_of(skeleton_of(alone, name))
             if shapes[looks].costs is None:
                 raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
-        positions = parse_positions(own.positions)
-        reach = positions.last if shares and not positions.first and not positions.every else None
+        reach = parse_positions(own.positions).reach_back() if shares else None
         seed = own.seed if own.seed is not None else recipe.seed + index
         members.append(Member(stage_costs(alone, name, examples, shapes[looks]), seed, reach))
     return SweepCosts(members, _shared_prefixes(members, bool(shares), stage.reuse), recipe.sweep.tokens_per_pass)
@@ -220,9 +220,8 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
             seen = max(member.start(row) for member in sequence) + tokens
             total += costs.token * tokens + costs.pair * (tokens * seen) + costs.column * (answer * len(sequence))
         for member in pack:
-            for (positions, part), edit in member.costs.edits.items():
-                end = prompt + answer - 1
-                total += edit * edited_tokens(positions, part, prompt, member.start(row), end)
+            for (positions, group), edit in member.costs.edits.items():
+                total += edit * positions.count(prompt, member.start(row), prompt + answer - 1, group)
     return total.total
 
 

@@ -20,7 +20,7 @@ SIDE_BY_SIDE = 256
 
 PREFIX, PADDING = -1, -2
 NO_ADAPTER = -1
-"""Owner of a copy that no adapter edits."""
+"""The adapter of a copy that none edits."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class WorkItem:
     """One adapter's work on one row.
 
     Attributes:
-        owner: number of the adapter, or NO_ADAPTER.
+        adapter: number of the adapter, or NO_ADAPTER.
         row: index of the example.
         start: first token of the row that this copy runs; those before it are the row's prefix.
         continuation: ids that are predicted after the prompt.
     """
 
-    owner: int
+    adapter: int
     row: int
     start: int
     continuation: tuple[int, ...]
@@ -119,7 +119,7 @@ def _fill(
 ) -> PackedBatch:
     """Write each copy so that it ends before a column; `places` are (sequence, copy, that column)."""
     ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORED)
-    numbers, owners = torch.full(shape, -1), torch.full(shape, PADDING)
+    numbers, copy_of = torch.full(shape, -1), torch.full(shape, PADDING)
     rows = [0] * shape[0]
     for sequence, n, end in places:
         copy = copies[n]
@@ -127,10 +127,10 @@ def _fill(
         here = slice(end - len(tokens), end)
         ids[sequence, here] = torch.tensor(tokens)
         numbers[sequence, here] = torch.arange(copy.start, copy.start + len(tokens))
-        owners[sequence, here] = n
+        copy_of[sequence, here] = n
         targets[sequence, end - len(copy.continuation) : end] = torch.tensor(copy.continuation)
         rows[sequence] = copy.row
-    return PackedBatch(ids, numbers, owners, targets, rows)
+    return PackedBatch(ids, numbers, copy_of, targets, rows)
 
 
 def mask_of(

@@ -46,8 +46,8 @@ class RetryingForward:
         bad = [copy for copy, value in zip(copies, values, strict=True) if not math.isfinite(value)]
         if bad:
             self.require_finite_rows(bad)
-        for owner in {copy.owner for copy in bad}:
-            self.diverge(self.learners[owner])
+        for adapter in {copy.adapter for copy in bad}:
+            self.diverge(self.learners[adapter])
         return values
 
     @torch.no_grad()
@@ -64,7 +64,7 @@ class RetryingForward:
         return values
 
     def _in_passes(self, copies: Sequence[WorkItem]) -> list[float]:
-        order = sorted(range(len(copies)), key=lambda n: (copies[n].row, copies[n].owner))
+        order = sorted(range(len(copies)), key=lambda n: (copies[n].row, copies[n].adapter))
         values = [0.0] * len(copies)
         for chunk in self.packed(order, lambda n: self.tokens([copies[n]])):
             for n, value in zip(chunk, self._in_a_pass([copies[n] for n in chunk]), strict=True):

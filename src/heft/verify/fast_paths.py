@@ -11,7 +11,8 @@ from heft.data.padding import padding_matters
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import positions_of
+from heft.reft.positions import longest_tail
 from heft.training.loss import answer_loss
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers, first_edited_layer
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes, reach
@@ -40,9 +41,7 @@ def check_sharing(subject: Subject) -> list[Finding]:
     if not keeps_plain_keys(model):
         return [does_not_apply(SHARING, "this model keeps no plain keys and values; heft takes the plain path there")]
     examples = [e for i, row in enumerate(subject.probe.rows[:_TEXTS]) for e in two_questions(row, f"text {i}")]
-    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
-    last = max((p.last for layer in layers for p in layer.positions.values()), default=0)
-    batches = shared_batches(examples, len(examples), last)
+    batches = shared_batches(examples, len(examples), longest_tail(positions_of(model)))
     options = {"batch_size": len(examples), "pad_id": subject.pad_id}
     shared = torch.tensor(_flat(choice_log_likelihoods(model, examples, **options)))
     plain = torch.tensor(_flat(choice_log_likelihoods(model, examples, share_prefix=False, **options)))

@@ -15,8 +15,8 @@ from heft.errors import HeftError
 from heft.evaluation.finite import explain_singular_rotation
 from heft.models.load import Base, load_base
 from heft.recipe.files import evaluation_request
-from heft.reft.layer import ReftLayer
-from heft.reft.settings import Positions
+from heft.reft.layer import positions_of
+from heft.reft.positions import Positions
 from heft.tasks import load_examples
 from heft.tasks.base import TaskSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
@@ -163,7 +163,7 @@ def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
         warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # there is nothing to copy to
         skeleton = skeleton_of(base.model)
         open_adapters(directory, Base(skeleton, base.tokenizer, base.settings, base.fingerprint))
-    return [p for layer in skeleton.modules() if isinstance(layer, ReftLayer) for p in layer.positions.values()]
+    return positions_of(skeleton)
 
 
 def make_probe(
@@ -182,7 +182,7 @@ def make_probe(
     except HeftError as error:
         why = str(error).strip().splitlines()[0]
     chat = manifest.task.get("chat_template") is True and bool(getattr(tokenizer, "chat_template", None))
-    longest = max((p.needed for p in positions), default=0)
+    longest = max((p.shortest_prompt() for p in positions), default=0)
     task = WhereaboutsSettings(
         moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000
     )
@@ -200,7 +200,7 @@ def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows:
     short = short if len(short) >= rows else encoded[:rows]
     count = min(rows, len(short))
     spread = [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
-    return _unlike(spread, max([1, *(p.needed for p in positions)]))
+    return _unlike(spread, max([1, *(p.shortest_prompt() for p in positions)]))
 
 
 def _unlike(rows: list[EncodedExample], needed: int) -> list[EncodedExample]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from heft.data.batching import select_rows
 from heft.data.encode import EncodedExample, left_pad
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.sites import block_names, decoder_of
 from heft.reft.streams import Streams
 from heft.training.loss import answer_loss
@@ -40,12 +40,11 @@ def first_edited_layer(model: "PreTrainedModel") -> int | None:
     """
     if not trains_reft_alone(model) or has_dropout(model) or _hands_on_more(model):
         return None
-    blocks = block_names(model)
     edited = [
-        layer
-        for layer, name in enumerate(blocks)
-        for module in model.get_submodule(name).modules()
-        if isinstance(module, ReftLayer) and any(p.requires_grad for p in module.parameters())
+        number
+        for number, name in enumerate(block_names(model))
+        for layer in layers_of(model.get_submodule(name)).values()
+        if any(p.requires_grad for p in layer.parameters())
     ]
     return min(edited) or None
 

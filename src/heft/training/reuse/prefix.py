@@ -21,7 +21,6 @@ from heft.adapters.attach import adapter_parameters
 from heft.data.batching import select_rows
 from heft.data.encode import EncodedExample, left_pad
 from heft.models.prefix_states import LayerStates, keeps_plain_keys, packed, unpacked
-from heft.reft.settings import parse_positions
 from heft.reft.sites import decoder_of
 from heft.training.loss import answer_loss, loss_of_labels
 from heft.training.reuse.activation_cache import ROWS_A_PASS, CachedActivations
@@ -44,10 +43,8 @@ def reach(model: "PreTrainedModel") -> int | None:
     """
     if not trains_reft_alone(model) or has_dropout(model) or not keeps_plain_keys(model):
         return None
-    positions = [parse_positions(config.positions) for config in _trained_configs(model)]
-    if any(p.every or p.first for p in positions):
-        return None
-    return max(p.last for p in positions)
+    reaches = [config.edited_positions.reach_back() for config in _trained_configs(model)]
+    return None if None in reaches else max(reaches)
 
 
 def trains_reft_alone(model: "PreTrainedModel") -> bool:
