@@ -234,7 +234,7 @@ def test_lower_layers_that_are_not_what_was_skipped_fail(adapters, monkeypatch):
     subject = open_subject(adapters("upper"), rows=2)
     findings = check_training(subject)
     assert set(states(findings).values()) == {OK}
-    assert "layers 0 to 1 kept" in findings[0].compared
+    assert "layers 0 to 1 cached" in findings[0].compared
     plain = fast_paths.MemoryStore.get
     monkeypatch.setattr(
         fast_paths.MemoryStore, "get", lambda self, row: None if plain(self, row) is None else -plain(self, row)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from heft.costs.operations import Costs
-from heft.costs.stage import Reuse, StageCosts
+from heft.costs.stage import StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
 from heft.reft.positions import Positions
 from heft.training.optimizers import OPTIMIZERS
+from heft.training.reuse.plan import LOWER_LAYERS, PREFIXES, ReusePlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -97,31 +98,31 @@ def stage_bytes(work: StageCosts, text: "PreTrainedConfig", device: torch.device
         device: where it runs; a CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass.
     """
     stage, shape, reuse = work.stage, work.shape, work.reuse
-    longest = sorted(work.rows, key=lambda row: -len(row.prompt) - len(row.answer))
+    longest = sorted(work.rows, key=lambda row: -row.length)
     longest = longest[: stage.micro_batch_size or stage.batch_size]
     needed = trained_bytes(shape.trainable_parameters, stage.optimizer)
-    if reuse.kind == "prefixes":
+    if reuse.kind == PREFIXES:
         width = reuse.start + max(len(row.answer) for row in longest)
         needed += pass_bytes(shape.costs, _batch(shape.costs, longest, width), text, device)
     else:
-        checkpointed = shape.state_bytes if stage.gradient_checkpointing else 0
-        lengths = [len(row.prompt) + len(row.answer) for row in longest]
+        checkpointed = shape.reuse.state_bytes if stage.gradient_checkpointing else 0
+        lengths = [row.length for row in longest]
         for part in batches_of_like_length(lengths, len(longest), pass_tokens(device, trains=True)):
             batch = _batch(shape.costs, [longest[i] for i in part], None)
             needed += pass_bytes(shape.costs, batch, text, device, checkpointed)
-            if reuse.kind == "lower layers":
-                needed += 2 * shape.state_bytes * batch.rows * batch.width  # padded, and stacked
+            if reuse.kind == LOWER_LAYERS:
+                needed += 2 * shape.reuse.state_bytes * batch.rows * batch.width  # padded, and stacked
     return needed + store_bytes(reuse, device)
 
 
-def store_bytes(reuse: Reuse, device: torch.device) -> int:
-    """Bytes of what is kept beside the model; a graphics card's memory is not where it is kept."""
+def store_bytes(reuse: ReusePlan, device: torch.device) -> int:
+    """Bytes of what is cached beside the model, which is never in a graphics card's memory."""
     return reuse.bytes if reuse.store == "memory" and device.type != "cuda" else 0
 
 
 def _batch(costs: Costs, rows: Sequence[EncodedExample], width: int | None) -> Batch:
     """A pass over rows, the longest first: their last `width` tokens, or all where it is None."""
-    prompt, total = len(rows[0].prompt), len(rows[0].prompt) + len(rows[0].answer)
+    prompt, total = len(rows[0].prompt), rows[0].length
     width = total if width is None else min(width, total)
     columns = len(rows) * max(len(row.answer) for row in rows)
     edited = edited_of(costs, len(rows), prompt, total - width, total)

@@ -12,20 +12,20 @@ def plain_row(costs: Costs, row: EncodedExample, recomputes: bool = False) -> fl
         row: prompt and answer; logits stand at the answer's tokens only.
         recomputes: whether blocks run again in the backward pass (gradient checkpointing).
     """
-    prompt, total = len(row.prompt), len(row.prompt) + len(row.answer)
+    prompt, total = len(row.prompt), row.length
     again = span(costs, prompt, 0, total, 0).forward if recomputes else 0.0
     return span(costs, prompt, 0, total, len(row.answer)).total + again
 
 
-def suffix_row(costs: Costs, row: EncodedExample, reach: int) -> float:
-    """FLOPs of a training row from its first edited token on, `reach` tokens before the prompt's end."""
-    prompt, total = len(row.prompt), len(row.prompt) + len(row.answer)
-    return span(costs, prompt, prompt - reach, total, len(row.answer)).total
+def suffix_row(costs: Costs, row: EncodedExample, suffix: int) -> float:
+    """FLOPs of a training row from its first edited token on, `suffix` tokens before the prompt's end."""
+    prompt, total = len(row.prompt), row.length
+    return span(costs, prompt, prompt - suffix, total, len(row.answer)).total
 
 
-def prefix_row(costs: Costs, row: EncodedExample, reach: int) -> float:
+def prefix_row(costs: Costs, row: EncodedExample, suffix: int) -> float:
     """FLOPs of the tokens before the first edited one, without gradients."""
-    return span(costs, len(row.prompt), 0, len(row.prompt) - reach, 0).forward
+    return span(costs, len(row.prompt), 0, len(row.prompt) - suffix, 0).forward
 
 
 def upper_row(costs: Costs, row: EncodedExample) -> float:
@@ -35,8 +35,7 @@ def upper_row(costs: Costs, row: EncodedExample) -> float:
 
 def lower_row(costs: Costs, row: EncodedExample) -> float:
     """FLOPs of a row in the layers that `costs.lower` counts, where nothing trains."""
-    total = len(row.prompt) + len(row.answer)
-    return span(costs.lower, len(row.prompt), 0, total, 0).forward
+    return span(costs.lower, len(row.prompt), 0, row.length, 0).forward
 
 
 def span(costs: Costs, prompt: int, start: int, end: int, columns: int) -> Flops:

@@ -47,6 +47,11 @@ class EncodedExample:
     undated: tuple[int, ...] | None = None
 
     @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.answer)
+
+    @property
     def fingerprint(self) -> str:
         """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where a model was asked the same.
 

@@ -12,7 +12,7 @@ from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
 from heft.costs.operations import Costs, Uncountable, costs_of
 from heft.costs.skeleton import skeleton_of, tokenizer_for
-from heft.costs.stage import Reuse, stage_costs
+from heft.costs.stage import stage_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, read_data
@@ -25,6 +25,7 @@ from heft.reft.positions import longest_tail
 from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
 from heft.tasks import task_for
+from heft.training.reuse.plan import PREFIXES, ReusePlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,14 +150,14 @@ class _Planner:
             evaluation_seconds=self._seconds(evaluation),
         )
 
-    def _seconds(self, flops: float | None, reuse: Reuse | None = None) -> float | None:
+    def _seconds(self, flops: float | None, reuse: ReusePlan | None = None) -> float | None:
         """At the rate of whole rows, or of few tokens where prefixes are reused and so few tokens are left."""
         if self._rate is None or flops is None:
             return None
-        return flops / (self._small_rate if reuse is not None and reuse.kind == "prefixes" else self._rate)
+        return flops / (self._small_rate if reuse is not None and reuse.kind == PREFIXES else self._rate)
 
 
 def _data_plan(rows: Sequence[EncodedExample]) -> DataPlan:
-    lengths = [len(row.prompt) + len(row.answer) for row in rows]
+    lengths = [row.length for row in rows]
     cut = sum(row.cut > 0 for row in rows)
     return DataPlan(len(rows), sum(lengths), sum(lengths) / len(rows), max(lengths), cut)

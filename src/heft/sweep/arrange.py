@@ -21,10 +21,11 @@ from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
 from heft.sweep.retry import RetryingForward
 from heft.sweep.room import TokenBudget
+from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
 from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.reuse.decide import open_prefixes
-from heft.training.reuse.prefix import has_dropout
+from heft.training.reuse.facts import has_dropout
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def side_by_side(
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
         ]
         _number_adapters(base, tried)
-        passes = _passes(base, learners, [*rows, *held_back], Path(scratch), reporter)
+        passes = _passes(base, learners, len(rows), [*rows, *held_back], Path(scratch), reporter)
         held_back_rows = range(len(rows), len(rows) + len(held_back))
         trials = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
         yield SideBySide(learners, passes, held_back_rows, trials)
@@ -86,37 +87,36 @@ def _number_adapters(base: Base, tried: Sequence[Configuration]) -> None:
     layer.tracker.adapter_index.update({configuration.adapter: number for number, configuration in enumerate(tried)})
 
 
-def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Path, reporter: Reporter) -> PackedForward:
-    """How the configurations go through the model; told to the reporter."""
+def _passes(
+    base: Base, learners: Sequence[Learner], rows: int, examples: list, folder: Path, reporter: Reporter
+) -> PackedForward:
+    """How the configurations go through the model, of whose examples the first `rows` are trained on."""
     stages = [learner.configuration.stage for learner in learners]
+    pad_id = base.tokenizer.pad_token_id
     positions = [parse_positions(stage.positions) for stage in stages]
-    passes = PackedForward(base.model, examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
-    reusable = stages[0].reuse and can_stand_side_by_side(base.model)
-    apart = frozenset(n for n, p in enumerate(positions) if reusable and p.reach_back() is not None)
+    plain = PackedForward(base.model, examples, positions, pad_id, stages[0].bf16)
+    seeds = [learner.seed for learner in learners]
+    sharing = decide_sharing(stages, seeds, rows, len(examples) - rows, can_stand_side_by_side(base.model))
     if has_dropout(base.model):
         reporter.note("the base model has dropout of its own, so configurations draw other numbers than alone")
-    if len(apart) < len(learners):
-        reporter.note(f"{len(learners) - len(apart)} configurations run whole rows, in a pass of their own")
-    if not apart:
-        return passes
-    rows = len(examples)
-    orders = {(learners[n].seed, stages[n].batch_size) for n in apart}
-    uses = len(orders) * max(learners[n].steps * stages[n].batch_size for n in apart) / rows
-    reach = min(positions[n].reach_back() for n in apart)
-    pad_id = base.tokenizer.pad_token_id
-    reuse = open_prefixes(base.model, examples, reach, pad_id, stages[0].cache, uses, folder, reporter)
+    if len(sharing.behind) < len(learners):
+        reporter.note(f"{len(learners) - len(sharing.behind)} configurations run whole rows, in a pass of their own")
+    if not sharing.behind:
+        return plain
+    cache = stages[0].cache
+    reuse = open_prefixes(base.model, sharing.plan, examples, pad_id, cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
-    shared = replace(passes, reuse=reuse, apart=apart)
-    why_not = _why_not_shared(shared, passes, [p for learner in learners for p in learner.parameters.values()])
+    shared = replace(plain, reuse=reuse, apart=sharing.behind)
+    why_not = _why_not_shared(shared, plain, [p for learner in learners for p in learner.parameters.values()])
     if why_not is not None:
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
-        return passes
+        return plain
     return shared
 
 
 def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:
-    """As `heft.training.checked_loss.why_not_fast`: why configurations are not to run behind prefixes."""
+    """Why configurations are not to run behind prefixes, in words; None where they have the losses they have alone."""
     rows, adapters = of_unlike_length(plain.examples), sorted({min(shared.apart), max(shared.apart)})
     work = [(adapter, row, plain.examples[row].answer) for adapter in adapters for row in rows]
 

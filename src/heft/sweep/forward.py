@@ -16,7 +16,8 @@ from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layout import TokenLayout
 from heft.reft.positions import Positions
 from heft.sweep.packing import NO_ADAPTER, PackedBatch, WorkItem, mask_of, one_by_one, side_by_side
-from heft.training.reuse.prefix import PrefixReuse, has_dropout
+from heft.training.reuse.facts import has_dropout
+from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class StepStore(MemoryStore):
     """Keeps prefixes for the passes of one step."""
 
     kind = "off"
-    lasts = False
+    persistent = False
 
     def clear(self) -> None:
         """Forget all, at the end of the step."""
@@ -50,7 +51,7 @@ class PackedForward:
         positions: what each adapter edits, by its number.
         pad_id: id of the padding token.
         bf16: whether to compute in bfloat16 where that is safe.
-        reuse: prefixes of the rows, up to the least reach of `apart`; None where nothing is reused.
+        reuse: prefixes of the rows, up to the shortest edited suffix of `apart`; None where nothing is reused.
         apart: numbers of the adapters whose copies stand side by side behind a prefix.
     """
 

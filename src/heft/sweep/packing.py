@@ -8,8 +8,9 @@ own.
 Shapes: N copies, U sequences, S prefix columns, T columns of this pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ SIDE_BY_SIDE = 256
 """Tokens of a sequence of copies at most: attention between copies is computed and masked, so more is no gain."""
 
 PREFIX, PADDING = -1, -2
+Item = TypeVar("Item")
 NO_ADAPTER = -1
 """The adapter of a copy that none edits."""
 
@@ -65,6 +67,20 @@ class PackedBatch:
     copies: torch.Tensor
     targets: torch.Tensor
     rows: list[int]
+
+
+def packs(items: Iterable[Item], size: Callable[[Item], float], limit: float) -> list[list[Item]]:
+    """Items in groups whose sizes add up to `limit` at most, in order; an item that is larger goes alone."""
+    groups: list[list[Item]] = []
+    room = 0.0
+    for item in items:
+        tokens = size(item)
+        if tokens > room or not groups:
+            groups.append([])
+            room = limit
+        groups[-1].append(item)
+        room -= tokens
+    return groups
 
 
 def side_by_side(copies: Sequence[WorkItem], examples: Sequence[EncodedExample], pad_id: int) -> PackedBatch:

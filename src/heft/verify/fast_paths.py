@@ -1,7 +1,6 @@
 """What heft computes once, against computing it for every row: in evaluation and in training."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,15 +12,13 @@ from heft.evaluation.shared_prefix import shared_batches
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import positions_of
 from heft.reft.positions import longest_tail
-from heft.training.loss import answer_loss
-from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers, first_edited_layer
-from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes, reach
+from heft.training.loss import Loss, answer_loss
+from heft.training.reuse.decide import reuse_of
+from heft.training.reuse.facts import ReuseFacts
+from heft.training.reuse.plan import PREFIXES, what_can_be_reused
 from heft.training.reuse.stores import MemoryStore
 from heft.verify.finding import Finding, does_not_apply, judged
 from heft.verify.subject import Subject
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SHARING = "shared prefixes in evaluation"
 TRAINING = "reuse in training"
@@ -123,22 +120,18 @@ def _training_findings(subject: Subject, compared: str, kept: tuple, plain: tupl
     ]  # fmt: skip
 
 
-def _reuse(subject: Subject) -> "tuple[Callable | None, str]":
-    """The loss that heft would train with where rows come again, and what it keeps."""
-    model, rows, pad_id = subject.model, subject.probe.rows, subject.pad_id
-    edited = reach(model)
-    if edited is not None:
-        prefixes = PrefixReuse(model, rows, edited, pad_id, MemoryStore())
-        words = f"the tokens before the last {edited} of each prompt kept"
-        return lambda m, batch: answer_loss_on_prefixes(m, batch, prefixes), words
-    layer = first_edited_layer(model)
-    if layer is None:
+def _reuse(subject: Subject) -> tuple[Loss | None, str]:
+    """The loss that heft would train with where rows come again, and what it caches."""
+    plan = what_can_be_reused(ReuseFacts.of(subject.model))
+    if plan is None:
         return None, ""
-    lower = LowerLayerReuse(model, rows, layer, pad_id, MemoryStore())
-    return lambda m, batch: answer_loss_on_lower_layers(m, batch, lower), f"layers 0 to {layer - 1} kept"
+    loss = reuse_of(plan, subject.model, subject.probe.rows, subject.pad_id, MemoryStore()).loss
+    if plan.kind == PREFIXES:
+        return loss, f"the tokens before the last {plan.start} of each prompt cached"
+    return loss, f"layers 0 to {plan.start - 1} cached"
 
 
-def _loss_and_gradients(subject: Subject, loss: "Callable", batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
+def _loss_and_gradients(subject: Subject, loss: Loss, batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
     subject.model.zero_grad()
     value = loss(subject.model, batch)
     value.backward()
