@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from heft.adapters.attach import attach, edited_positions, train_only
+from heft.adapters.attach import attach, train_only
+from heft.adapters.methods import edited_positions
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.data.rows import read_data

@@ -12,6 +12,7 @@ from heft.adapters.attach import adapter_parameters
 from heft.reft import prompts, tracker
 from heft.reft.generating import GenerateCall
 from heft.reft.layer import ReftLayer
+from heft.training.reuse import prefix
 from heft.verify import fast_paths, merging
 from heft.verify.batching import check_batching
 from heft.verify.decoding import check_decoding
@@ -220,13 +221,13 @@ def test_kept_states_that_are_stale_fail(subject, monkeypatch):
 
 
 def test_gradients_are_compared_apart_from_the_loss(subject, monkeypatch):
-    plain = fast_paths.answer_loss_on_prefixes
+    plain = prefix.answer_loss_on_prefixes
 
     def same_loss_weaker_gradient(model, batch, reuse):
         loss = plain(model, batch, reuse)
         return loss.detach() + 0.9 * (loss - loss.detach())
 
-    monkeypatch.setattr(fast_paths, "answer_loss_on_prefixes", same_loss_weaker_gradient)
+    monkeypatch.setattr(prefix, "answer_loss_on_prefixes", same_loss_weaker_gradient)
     assert states(check_training(subject)) == {"reuse in training: loss": OK, "reuse in training: gradients": FAILED}
 
 

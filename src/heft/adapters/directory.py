@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from heft.adapters.attach import DOES_NOT_FIT, activate, inject
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
+from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_folder, adapter_paths, read_config
 from heft.adapters.trainable_tokens import tokens_of
 from heft.adapters.weights import read_header, require_fit
@@ -147,7 +148,7 @@ def open_adapters(
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
     fitting = {name: _fitting(folder, name, skeleton) for name, folder in folders.items()}
     for entry in manifest.adapters:
-        found = fitting[entry.name][0].peft_type.value.lower()
+        found = method_name(fitting[entry.name][0])
         if found != entry.method:
             raise HeftError(f"heft.json calls {entry.name} a {entry.method} adapter, and its own folder {found}")
     for name, (config, path) in fitting.items():

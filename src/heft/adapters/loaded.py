@@ -17,8 +17,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_paths, read_config
 from heft.errors import HeftError
+from heft.reft.config import ReftConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,11 +44,10 @@ class AttachedAdapters(dict):
             self[name] = config
 
     def __setitem__(self, name: str, config: PeftConfig) -> None:
-        method = config.peft_type.value
-        if method != "REFT":
+        if not isinstance(config, ReftConfig):
             raise HeftError(
-                f"attaching the {method} adapter {name!r} in this way would switch off those that heft.load attached:"
-                f" call heft.stack(model, config, {name!r}), which freezes them and keeps them active"
+                f"attaching the {config.peft_type.value} adapter {name!r} in this way would switch off those that"
+                f" heft.load attached: call heft.stack(model, config, {name!r}), which freezes them and keeps them active"
             )
         super().__setitem__(name, config)
 
@@ -117,7 +118,7 @@ class DirectoryWriter:
         """With adapters that were attached after loading, as stages of their own."""
         known = {entry.name for entry in self._manifest.adapters}
         added = [
-            AdapterEntry(name=name, method=config.peft_type.value.lower(), stage=name)
+            AdapterEntry(name=name, method=method_name(config), stage=name)
             for name, config in self._model.peft_config.items()
             if name not in known
         ]

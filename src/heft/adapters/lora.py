@@ -7,7 +7,7 @@ untouched base. `ReversibleInit` keeps what is needed to undo that after trainin
 import difflib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -198,19 +198,32 @@ class ReversibleInit:
             layer.lora_B[adapter].weight.copy_(torch.cat([up, -up_0], dim=1))
 
 
+def plain_settings(settings: LoraSettings, finished: bool) -> LoraSettings:
+    """The settings whose start needs no base weights, with the ranks that the adapter has; doubled once `undo` ran."""
+    update: dict = {"init": "default"}
+    if finished and ReversibleInit.needed(settings):
+        update |= dict(zip(("rank", "rank_pattern"), _doubled_ranks(settings.rank, settings.rank_pattern), strict=True))
+    return settings.model_copy(update=update)
+
+
+def _doubled_ranks(rank: int, pattern: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    return 2 * rank, {key: 2 * other for key, other in pattern.items()}
+
+
 def _doubled(config: LoraConfig) -> LoraConfig:
+    rank, rank_pattern = _doubled_ranks(config.r, config.rank_pattern)
     grow = sqrt(2) if config.use_rslora else 2
     return LoraConfig(
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
-        r=2 * config.r,
+        r=rank,
         lora_alpha=grow * config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
         layers_to_transform=config.layers_to_transform,
         use_rslora=config.use_rslora,
-        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+        rank_pattern=rank_pattern,
         alpha_pattern={key: grow * alpha for key, alpha in config.alpha_pattern.items()},
     )
 

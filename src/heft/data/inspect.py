@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from heft.adapters.attach import edited_positions, parts
+from heft.adapters.methods import all_adapters_of, edited_positions
 from heft.data.encode import IGNORED, EncodedExample, Encoder, training_batch
 from heft.models.load import load_tokenizer
 from heft.recipe.grid import configurations, recipe_of
@@ -87,9 +87,8 @@ def show_examples(recipe: Recipe, number: int) -> Shown:
 
 def _editors(recipe: Recipe) -> list[Editor]:
     return [
-        Editor(part.name, part.settings.positions if part.is_reft else None)
-        for name, stage in recipe.stages.items()
-        for part in parts(name, stage)
+        Editor(adapter.name, None if adapter.positions is None else str(adapter.positions))
+        for adapter in all_adapters_of(recipe)
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heft.adapters.attach import edited_positions
+from heft.adapters.methods import edited_positions
 from heft.data.checks import checked_rows
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError

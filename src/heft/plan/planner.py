@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.adapters.attach import check_targets, edited_positions
+from heft.adapters.attach import check_targets
+from heft.adapters.methods import edited_positions
 from heft.costs.evaluation import evaluation_flops, evaluation_passes, generation_flops
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import adapter_parameters, attach, check_targets, edited_positions, finish
+from heft.adapters.attach import adapter_parameters, attach, check_targets, finish
+from heft.adapters.methods import edited_positions
 from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
