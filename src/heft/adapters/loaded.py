@@ -47,7 +47,7 @@ class AttachedAdapters(dict):
         if not isinstance(config, ReftConfig):
             raise HeftError(
                 f"attaching the {config.peft_type.value} adapter {name!r} in this way would switch off those that"
-                f" heft.load attached: call heft.stack(model, config, {name!r}), which freezes them and keeps them active"
+                f" heft.load attached: call heft.stack(model, config, {name!r}), which freezes them and leaves them on"
             )
         super().__setitem__(name, config)
 
