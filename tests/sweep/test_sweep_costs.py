@@ -103,7 +103,7 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     tried = configurations(recipe)
     base = countable(recipe)
     attach(base.model, "coarse", recipe.stages["coarse"])
-    data = (work.rows, work.members[0].alone.held_back)
+    data = (work.rows, work.members[0].alone.validation_rows)
     seeds = [member.seed for member in work.members]
     with side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, Reporter()) as training:
         ran = counted(lambda: training.train("fine", Reporter(), lambda values: None))

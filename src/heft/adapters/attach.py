@@ -1,9 +1,10 @@
-"""Attach adapters, and say what trains, what is frozen and what is active.
+"""Attach adapters; what trains, what is frozen and what is active.
 
 The model stays a plain transformers model that carries PEFT's layers; each adapter has a name of its own.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None" = None) -> None:
-    """See that every adapter of the recipe finds its place in the model, before anything is trained.
+    """Check that every adapter of the recipe has a place in the model, before anything is trained.
 
     `tokenizer` is the model's; None where no stage has trainable tokens.
 
@@ -148,6 +149,16 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
         if isinstance(module, BaseTunerLayer):
             module.set_adapter([name for name in names if name in _adapters_of(module)])
     model.requires_grad_(False)
+
+
+@contextmanager
+def activated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Just these adapters take part in forward passes inside; afterwards all that the model carries do."""
+    activate(model, names)
+    try:
+        yield
+    finally:
+        activate(model, list(model.peft_config))
 
 
 def train_only(model: nn.Module, names: Sequence[str]) -> None:

@@ -80,18 +80,18 @@ def save_adapter(
 
 
 def require_readable(directory: Path, model: "PreTrainedModel") -> None:
-    """See that what `save` wrote is read back: each adapter is known, finds its place, and has its tensors there.
+    """Check that what `save` wrote can be read back: each adapter is known, has a place, and has its tensors there.
 
     Raises:
         HeftError: it is not, which is heft's own fault.
     """
-    skeleton = skeleton_of(model)
+    skeleton = without_weights(model)
     for entry in read_manifest(directory).adapters:
         _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
 
 
 def stored_parameters(model: "PreTrainedModel") -> int:
-    """How many numbers `save` keeps of the adapters that a model carries."""
+    """How many parameters `save` writes of the adapters that a model carries."""
     return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
 
 
@@ -120,7 +120,7 @@ def open_adapters(
 ) -> Loaded:
     """Load the base that an adapter directory names, or take the one given, and attach its adapters.
 
-    `base_name` is a folder or Hub id to load the base from, where it is at another place than the directory says.
+    `base_name` is a folder or Hub id to load the base from, where it is not where the directory says.
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
@@ -144,7 +144,7 @@ def open_adapters(
             " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"
             " in heft.json to the revision that was trained on, or give the folder that was (--base PATH)"
         )
-    skeleton = skeleton_of(base.model)
+    skeleton = without_weights(base.model)
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
     fitting = {name: _fitting(folder, name, skeleton) for name, folder in folders.items()}
     for entry in manifest.adapters:
@@ -164,7 +164,7 @@ def attach_saved(model: "PreTrainedModel", folder: Path, name: str) -> None:
         HeftError: files are missing or not as heft writes them, or tensors are missing, left over or of another shape;
             all are named.
     """
-    _attach(model, name, *_fitting(folder, name, skeleton_of(model)))
+    _attach(model, name, *_fitting(folder, name, without_weights(model)))
 
 
 def _fitting(folder: Path, name: str, skeleton: "PreTrainedModel") -> tuple[PeftConfig, Path]:
@@ -182,7 +182,7 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
+    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is not a PeftModel
     with tokens_of(model, name):
         set_peft_model_state_dict(model, saved, adapter_name=name)
     loaded = _tensors(model, name)
@@ -200,7 +200,7 @@ def _same(loaded: "torch.Tensor", saved: "torch.Tensor") -> bool:
     return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
 
 
-def skeleton_of(model: "PreTrainedModel") -> "PreTrainedModel":
+def without_weights(model: "PreTrainedModel") -> "PreTrainedModel":
     """The model's modules without weights, so that what is attached to it takes no memory either."""
     import torch
 

@@ -34,10 +34,10 @@ def load(
     Args:
         directory: an adapter directory, such as `runs/quickstart/adapter`.
         model: the base model, if it is loaded already; None loads the one that the directory names.
-        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
+        device: "cpu", "cuda" or "mps"; None takes the recipe's.
         trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
         trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
-        base: folder or Hub id of the base model, where it is at another place than the directory says.
+        base: folder or Hub id of the base model, where it is not where the directory says.
         tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
 
     Returns:

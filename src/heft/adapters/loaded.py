@@ -82,11 +82,11 @@ class DirectoryWriter:
             HeftError: an option is set, an adapter is switched off, sharded or would not be read back, or nothing can
                 be written there.
         """
-        asked = sorted(name for name, value in options.items() if value)
-        if asked:
+        unsupported = sorted(name for name, value in options.items() if value)
+        if unsupported:
             raise HeftError(
-                f"a model from heft.load is saved as an adapter directory, which takes no {', '.join(asked)}: leave"
-                " that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
+                f"a model from heft.load is saved as an adapter directory, which takes no {', '.join(unsupported)}:"
+                " leave that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
             )
         self._require_active()
         if state_dict is None and any(hasattr(p, "full_tensor") for p in self._model.parameters()):
@@ -191,7 +191,7 @@ def stack(model: "PreTrainedModel | PeftModel", config: PeftConfig, adapter_name
 
 
 def _wrapped_around(model: "PreTrainedModel", name: str) -> PeftModel:
-    """A `PeftModel` of an adapter that is attached already: it is attached anew, and gets its tensors back."""
+    """A `PeftModel` of an adapter that is attached already: it is attached again, with its tensors."""
     tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     tensors = {PEFT_PREFIX + key: value.clone() for key, value in tensors.items()}
     config = model.peft_config[name]

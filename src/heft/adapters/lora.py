@@ -1,7 +1,7 @@
 """LoRA through PEFT: its configuration from a recipe, a check of its targets, and starts that change the base.
 
 PiSSA and OLoRA begin by taking s·B₀A₀ out of the base weights, so the trained A and B alone mean nothing on the
-untouched base. `ReversibleInit` keeps what is needed to undo that after training.
+untouched base. `ReversibleInit` undoes that after training.
 """
 
 import difflib
@@ -158,7 +158,7 @@ def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> N
 class ReversibleInit:
     """Undoes a start that changed the base weights.
 
-    Made before the adapter is injected, told when it is, and asked to `undo` after training: the base gets its own
+    Made before the adapter is injected; `injected` follows, and `undo` after training: the base gets its own
     weights back, to the bit, and W₀ − sB₀A₀ + sBA = W₀ + s[B, −B₀][A; A₀] becomes a plain LoRA of twice the rank.
     """
 
@@ -178,7 +178,7 @@ class ReversibleInit:
         return settings.init.startswith(cls.INITS)
 
     def injected(self, model: "PreTrainedModel", adapter: str) -> None:
-        """Keep the factors that the adapter starts from, and only the base weights that it changed."""
+        """Copy the factors that the adapter starts from, and only the base weights that it changed."""
         for name, layer in _layers_with(model, adapter).items():
             self._factors[name] = _factors(layer, adapter)
         self._weights = {name: self._weights[name] for name in self._factors}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from heft.costs.operations import Costs
+from heft.costs.operations import ModelCosts
 from heft.costs.rows import span
 from heft.data.encode import EncodedExample
 from heft.evaluation.shared_prefix import Pass, shared_batches
@@ -31,7 +31,7 @@ def evaluation_passes(
     return rows
 
 
-def evaluation_flops(costs: Costs, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
+def evaluation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
     """FLOPs of these passes; each prompt's edits are counted once."""
     total = 0.0
     for p in passes:
@@ -42,7 +42,7 @@ def evaluation_flops(costs: Costs, examples: Sequence[EncodedExample], passes: S
     return total
 
 
-def generation_flops(costs: Costs, examples: Sequence[EncodedExample], new_tokens: int) -> float:
+def generation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], new_tokens: int) -> float:
     """FLOPs of answers that are generated, at most: each as long as it may be."""
     ends = [len(example.prompt) + new_tokens for example in examples]
     prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)

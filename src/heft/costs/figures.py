@@ -1,4 +1,4 @@
-"""What a plan says."""
+"""The figures of a plan."""
 
 from dataclasses import asdict, dataclass
 

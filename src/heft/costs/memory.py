@@ -1,6 +1,6 @@
-"""Peak memory of training: what is sure (weights, adapters, optimiser, what reuse keeps) and what is estimated.
+"""Peak memory of training: what is known (weights, adapters, optimizer, cached activations) and what is estimated.
 
-Estimated: activations, from what autograd would keep of one token on the meta device, times the longest rows; logits as
+Estimated: activations, from what autograd would save of one token on the meta device, times the longest rows; logits as
 three float32 copies. Not counted: libraries, workspaces of kernels, an accelerator's slack.
 """
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.costs.operations import Costs
+from heft.costs.operations import ModelCosts
 from heft.costs.stage import StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
@@ -27,7 +27,7 @@ _COPIES_OF_PREFIXES = 4
 
 _HEAP_OF_ACTIVATIONS = 1.5
 """What the C library's heap takes for activations on a CPU, where freed temporaries leave holes between those that are
-kept; measured 1.31 (ReFT) and 1.66 (LoRA), see docs/plan.md."""
+saved; measured 1.31 (ReFT) and 1.66 (LoRA), see docs/plan.md."""
 
 
 def weight_bytes(model: "PreTrainedModel", quantization: str | None) -> int:
@@ -66,7 +66,7 @@ class Batch:
 
 
 def pass_bytes(
-    costs: Costs, batch: Batch, text: "PreTrainedConfig", device: torch.device, checkpointed_bytes: int = 0
+    costs: ModelCosts, batch: Batch, text: "PreTrainedConfig", device: torch.device, checkpointed_bytes: int = 0
 ) -> int:
     """Bytes of activations, logits and keys and values of a pass with gradients and of what comes before it.
 
@@ -77,14 +77,14 @@ def pass_bytes(
         device: where it runs.
         checkpointed_bytes: of a token's hidden state, where blocks run again in the backward pass; else 0.
     """
-    kept, tokens = costs.kept, batch.rows * batch.width
-    body = kept.token * tokens + kept.pair * tokens * (batch.width + batch.cached) + kept.step
-    body += sum(size * batch.edited.get(key, 0) for key, size in kept.edits.items())
+    saved, tokens = costs.saved, batch.rows * batch.width
+    body = saved.token * tokens + saved.pair * tokens * (batch.width + batch.cached) + saved.step
+    body += sum(size * batch.edited.get(key, 0) for key, size in saved.edits.items())
     if checkpointed_bytes:
         body = body / text.num_hidden_layers + checkpointed_bytes * text.num_hidden_layers * tokens
     if device.type == "cpu":
         body *= _HEAP_OF_ACTIVATIONS
-    body += kept.seen * batch.rows * batch.cached + 3 * 4 * batch.columns * text.vocab_size
+    body += saved.seen * batch.rows * batch.cached + 3 * 4 * batch.columns * text.vocab_size
     prefixes = costs.kv_bytes * batch.rows * batch.cached
     return round(max(prefixes + body, _COPIES_OF_PREFIXES * prefixes))
 
@@ -120,7 +120,7 @@ def store_bytes(reuse: ReusePlan, device: torch.device) -> int:
     return reuse.bytes if reuse.store == "memory" and device.type != "cuda" else 0
 
 
-def _batch(costs: Costs, rows: Sequence[EncodedExample], width: int | None) -> Batch:
+def _batch(costs: ModelCosts, rows: Sequence[EncodedExample], width: int | None) -> Batch:
     """A pass over rows, the longest first: their last `width` tokens, or all where it is None."""
     prompt, total = len(rows[0].prompt), rows[0].length
     width = total if width is None else min(width, total)
@@ -129,6 +129,6 @@ def _batch(costs: Costs, rows: Sequence[EncodedExample], width: int | None) -> B
     return Batch(len(rows), width, total - width, columns, edited)
 
 
-def edited_of(costs: Costs, rows: int, prompt: int, start: int, end: int) -> dict[tuple[Positions, str], int]:
+def edited_of(costs: ModelCosts, rows: int, prompt: int, start: int, end: int) -> dict[tuple[Positions, str], int]:
     """How many of the tokens `start` to `end` of `rows` equal rows are edited, by adapter positions and group."""
     return {(each, group): rows * each.count(prompt, start, end, group) for each, group in costs.edits}

@@ -1,10 +1,10 @@
 """FLOPs of a training row: plain, or without what is reused; without padding, which depends on the order of rows."""
 
-from heft.costs.operations import Costs, Flops
+from heft.costs.operations import Flops, ModelCosts
 from heft.data.encode import EncodedExample
 
 
-def plain_row(costs: Costs, row: EncodedExample, recomputes: bool = False) -> float:
+def plain_row(costs: ModelCosts, row: EncodedExample, recomputes: bool = False) -> float:
     """FLOPs of a training row, forward and backward.
 
     Args:
@@ -17,28 +17,28 @@ def plain_row(costs: Costs, row: EncodedExample, recomputes: bool = False) -> fl
     return span(costs, prompt, 0, total, len(row.answer)).total + again
 
 
-def suffix_row(costs: Costs, row: EncodedExample, suffix: int) -> float:
+def suffix_row(costs: ModelCosts, row: EncodedExample, suffix: int) -> float:
     """FLOPs of a training row from its first edited token on, `suffix` tokens before the prompt's end."""
     prompt, total = len(row.prompt), row.length
     return span(costs, prompt, prompt - suffix, total, len(row.answer)).total
 
 
-def prefix_row(costs: Costs, row: EncodedExample, suffix: int) -> float:
+def prefix_row(costs: ModelCosts, row: EncodedExample, suffix: int) -> float:
     """FLOPs of the tokens before the first edited one, without gradients."""
     return span(costs, len(row.prompt), 0, len(row.prompt) - suffix, 0).forward
 
 
-def upper_row(costs: Costs, row: EncodedExample) -> float:
+def upper_row(costs: ModelCosts, row: EncodedExample) -> float:
     """FLOPs of a training row without the layers that `costs.lower` counts."""
     return plain_row(costs, row) - lower_row(costs, row)
 
 
-def lower_row(costs: Costs, row: EncodedExample) -> float:
+def lower_row(costs: ModelCosts, row: EncodedExample) -> float:
     """FLOPs of a row in the layers that `costs.lower` counts, where nothing trains."""
     return span(costs.lower, len(row.prompt), 0, row.length, 0).forward
 
 
-def span(costs: Costs, prompt: int, start: int, end: int, columns: int) -> Flops:
+def span(costs: ModelCosts, prompt: int, start: int, end: int, columns: int) -> Flops:
     """FLOPs of a row's tokens `start` to `end`, those before them in the cache, with logits in `columns` places."""
     tokens = end - start
     work = costs.token * tokens + costs.pair * (tokens * end) + costs.column * columns

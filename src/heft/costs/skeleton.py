@@ -39,7 +39,7 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
 
 
 def tokenizer_for(recipe: Recipe) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that says which ids a recipe's trainable tokens have; None where it has no such tokens."""
+    """The tokenizer, where a recipe has trainable tokens, whose ids it has; else None."""
     if any(adapter.method.needs_tokenizer(adapter.settings) for adapter in all_adapters_of(recipe)):
         return load_tokenizer(recipe.model)
     return None

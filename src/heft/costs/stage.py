@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heft.adapters.attach import trainable_parameters
-from heft.costs.operations import Costs, Uncountable, costs_of
+from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
@@ -32,13 +32,13 @@ class Shape:
     """What a stage's model is like while it trains.
 
     Attributes:
-        costs: of one pass, the layers below the first edited one counted apart; None where it cannot be counted.
+        costs: of one pass, the layers below the first edited one counted separately; None where it cannot be counted.
         uncounted: why not, in words; None where it is counted.
         trainable_parameters: how many numbers train.
         reuse: what of it can be computed once.
     """
 
-    costs: Costs | None
+    costs: ModelCosts | None
     uncounted: str | None
     trainable_parameters: int
     reuse: ReuseFacts
@@ -53,7 +53,7 @@ def shape_of(model: "PreTrainedModel") -> Shape:
     """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards."""
     about = (trainable_parameters(model), ReuseFacts.of(model))
     try:
-        return Shape(costs_of(model, about[1].first_edited_layer or 0), None, *about)
+        return Shape(model_costs(model, about[1].first_edited_layer or 0), None, *about)
     except Uncountable as error:
         return Shape(None, str(error), *about)
 
@@ -63,13 +63,13 @@ class StageCosts:
     """What a stage costs in training. `passes` is how often each row is seen, on average.
 
     Counted: every product in the forward and backward passes over the rows that are trained on, with what is computed
-    for reuse. Not counted: padding, held-back evaluations, the optimiser.
+    for reuse. Not counted: padding, validation, the optimizer.
     """
 
     stage: Stage
     shape: Shape
     rows: list[EncodedExample]
-    held_back: list[EncodedExample]
+    validation_rows: list[EncodedExample]
     reuse: ReusePlan
 
     @property
@@ -120,14 +120,15 @@ def stage_costs(
     Args:
         recipe: whose stage it is.
         name: of the stage.
-        examples: the training rows, with those that the stage holds back.
+        examples: the training rows, with the stage's validation rows.
         shape: of the model while the stage trains, where it is known already.
     """
     stage = recipe.stages[name]
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, held_back = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
+    rows, validation_rows = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
-    return StageCosts(stage, shape, rows, held_back, _planned_reuse(stage, shape, [*rows, *held_back], uses))
+    reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
+    return StageCosts(stage, shape, rows, validation_rows, reuse)
 
 
 def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> "PreTrainedModel":

@@ -82,7 +82,7 @@ def show_examples(recipe: Recipe, number: int) -> Shown:
     encode = Encoder.of(tokenizer, task, positions)
     editors = tuple(dict.fromkeys(editor for one in tried for editor in _editors(one)))
     rows = encode(load_examples(task, "train")[:number])
-    return Shown(editors, tuple(_shown(row, editors, tokenizer) for row in rows))
+    return Shown(editors, tuple(_tokenised(row, editors, tokenizer) for row in rows))
 
 
 def _editors(recipe: Recipe) -> list[Editor]:
@@ -92,7 +92,7 @@ def _editors(recipe: Recipe) -> list[Editor]:
     ]
 
 
-def _shown(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTrainedTokenizerBase") -> ShownExample:
+def _tokenised(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTrainedTokenizerBase") -> ShownExample:
     batch = training_batch([row], tokenizer.pad_token_id)
     layout = TokenLayout(number_tokens(batch["attention_mask"].bool()), batch["prompt_lengths"])
     edited = [
@@ -115,7 +115,7 @@ def _shown(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTraine
 
 
 def token_texts(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """What each token stands for; the vocabulary's spelling where it is no text of its own, as a part of a character.
+    """What each token stands for; the vocabulary's spelling where that is no text, such as a part of a character.
 
     Each is decoded behind a fixed text, since some tokenizers drop the space of what they decode first.
     """

@@ -11,7 +11,7 @@ from heft.adapters.methods import edited_positions
 from heft.costs.evaluation import evaluation_flops, evaluation_passes, generation_flops
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
-from heft.costs.operations import Costs, Uncountable, costs_of
+from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import stage_costs
 from heft.data.batching import pass_tokens
@@ -40,7 +40,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
 
     Args:
         recipe: what would be run.
-        reporter: is told what is being done.
+        reporter: gets notes of progress.
         probe_seconds: how long this machine's matrix rate is measured; 0 leaves seconds out.
 
     Raises:
@@ -95,13 +95,13 @@ class _Planner:
             flops_per_second=self._rate,
         )
 
-    def _base_costs(self) -> Costs | None:
+    def _base_costs(self) -> ModelCosts | None:
         try:
-            return costs_of(skeleton_of(self._recipe, None))
+            return model_costs(skeleton_of(self._recipe, None))
         except Uncountable:
             return None
 
-    def _evaluation(self, costs: Costs | None, share: bool) -> float | None:
+    def _evaluation(self, costs: ModelCosts | None, share: bool) -> float | None:
         if costs is None:
             return None
         if not self._eval[0].choices:

@@ -5,7 +5,8 @@
 | file | what it holds |
 |---|---|
 | settings.py | every setting, declared once, without torch |
-| interventions.py | the five equations |
+| equations.py | the interventions as facts, without torch |
+| interventions.py | the interventions as modules |
 | orthonormal.py | matrices with orthonormal rows, many at once |
 | positions.py | which tokens are edited, without torch |
 | layout.py | which tokens a forward pass holds |
@@ -13,9 +14,9 @@
 | tracker.py | what one forward pass is about: its prompts, its rotations |
 | prompts.py, generating.py, caches.py | where prompts end: in a pass, in `generate`, behind a cache |
 | refusals.py | why prompt positions are refused where that would be a guess |
-| collating.py | prompt lengths for Trainers that keep the labels from the model |
+| collating.py | prompt lengths for Trainers that remove the labels from the batch |
 | layer.py | the edit, hung on a module of the model |
-| streams.py, editable.py | models that keep several hidden states a token; which can be edited |
+| streams.py, editable.py | models with several hidden states per token; which can be edited |
 | sites.py | where blocks, attentions and MLPs are in a model |
 | config.py, model.py, registration.py | the PEFT method |
 """

@@ -13,7 +13,7 @@ ROWS, TOKENS = 2, 7
 
 
 def require_editable(model: nn.Module, layers: str | list[int] = "all", site: str = "block") -> bool:
-    """See in one small forward pass that what a site puts out has a row for each token.
+    """Check in one small forward pass that a site's output has a hidden state for each token.
 
     Args:
         model: a causal language model, with or without adapters, on any device; on the meta device it costs nothing.

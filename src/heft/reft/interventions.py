@@ -32,7 +32,7 @@ INTERVENTIONS: "dict[str, type[Intervention]]" = {}
 
 
 class Intervention(nn.Module, ABC):
-    """One set of edit weights. A subclass says by which name of heft.reft.equations it goes.
+    """One set of edit weights. A subclass is registered under its name in heft.reft.equations.
 
     Args:
         hidden_size: d, the length of a hidden state.

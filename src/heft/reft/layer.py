@@ -23,7 +23,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
 
     Args:
         tracker: of the model that it becomes part of.
-        streams: how that model keeps its hidden states.
+        streams: how that model lays out its hidden states.
     """
 
     adapter_layer_names = ("reft_shared", "reft_first", "reft_last")
@@ -128,7 +128,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """Nothing is ever merged here."""
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """False: an edit of hidden states is no weight update."""
+        """False: an edit of hidden states is not a weight update."""
         return False
 
     def _active(self) -> Iterator[tuple[str, str, Intervention]]:
@@ -147,7 +147,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         hidden = output[0] if isinstance(output, tuple | list) else output
         if not torch.is_tensor(hidden):
             raise ValueError(
-                f"{type(module).__name__} puts out a {type(hidden).__name__}, and ReFT edits a tensor of hidden"
+                f"{type(module).__name__} returns a {type(hidden).__name__}, and ReFT edits a tensor of hidden"
                 " states: use another site (block, attention, mlp), or LoRA on this model"
             )
         places = self._streams.places(hidden.shape, *self._tracker.layout.index_BT.shape)

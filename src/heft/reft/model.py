@@ -100,7 +100,7 @@ class ReftModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args, **kwargs):
-        """Where PEFT hands over `adapter_names=[...]`, an adapter for each row: refused rather than ignored."""
+        """Where PEFT passes `adapter_names=[...]`, an adapter for each row: refused rather than ignored."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError(
                 "ReFT cannot edit each row of a batch by another adapter: leave out adapter_names, and call the model"

@@ -4,9 +4,9 @@ One tracker serves a base model, however many ReFT adapters it carries. It liste
 body, for callers that go past the head), never replaces a module, and takes off only what it put on.
 
 A prompt's length is, in this order: the `prompt_lengths` keyword of `forward`; the tokens before the first label that
-is not −100; inside `generate`, the attended input it was given, kept for every later step, cached or not; with a
+is not −100; inside `generate`, the attended input of the call, for every later step, cached or not; with a
 cache filled by an earlier call, that call's prompt; else the attended input. Where that would be a guess (a training
-pass, rows that look padded without a mask, a cache that does not say what it holds) edits of prompt positions are
+pass, rows that look padded without a mask, a cache of unknown length) edits of prompt positions are
 refused, and those of all tokens are not.
 
 Shapes: B rows, T tokens of this pass, S columns with those in the cache.
@@ -54,7 +54,7 @@ class ForwardTracker:
         self._replaced: dict = {}
 
     def attach(self, model: nn.Module) -> None:
-        """Listen to `model`; its `generate`, if it has one, is followed so that a prompt's length is kept."""
+        """Listen to `model`, and to its `generate`, so that a prompt's length is known in every step."""
         body = decoder_of(model)
         padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._padding_ids = {0} if padding_id is None else {0, padding_id}
@@ -121,7 +121,7 @@ class ForwardTracker:
     def rotation(self, unit: Intervention) -> torch.Tensor | None:
         """R (r, d) of one unit; the first call of a pass computes those of all active units, stacked by shape.
 
-        None where each unit computes its own when asked: under gradient checkpointing a recomputed block must not
+        None where each unit computes its own: under gradient checkpointing a recomputed block must not
         reach into the graph of the others, sharded parameters (FSDP2, ZeRO-3) are whole in their own block only, and
         a compiler had better see each by itself.
         """
@@ -195,7 +195,7 @@ class ForwardTracker:
         return torch.compiler.is_compiling() or self._thread in (None, threading.get_ident())
 
     def _resume_in_backward(self, outputs: list[torch.Tensor]) -> None:
-        """See that a recomputed attention or MLP edits its own pass's tokens, whatever has run in between."""
+        """Make a recomputed attention or MLP edit its own pass's tokens, whatever has run in between."""
         layout = self._layout
 
         def resume(_gradient):
@@ -213,7 +213,7 @@ class ForwardTracker:
             self._generating = before
 
     def _batch_continuously(self, *args, **kwargs):
-        """Refuse before a thread starts, which would keep the reason to itself."""
+        """Refuse before a thread starts, in which the error would be lost."""
         refuse_if(self._edits_prompts(), PAGED)
         return self._replaced["init_continuous_batching"](*args, **kwargs)
 

@@ -15,7 +15,7 @@ from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_m
 from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_header
-from heft.costs.skeleton import skeleton_of as attached_skeleton
+from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
@@ -104,7 +104,7 @@ def train(
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
         check_targets(base.model, recipe, base.tokenizer)
-        attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+        skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         distributed.wait_for_all()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
         reporter = Reporters([directory, reporter])

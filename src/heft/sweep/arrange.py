@@ -42,10 +42,10 @@ def side_by_side(
     Args:
         base: the model, earlier stages attached.
         tried: the configurations.
-        data: rows to train on and rows held back.
+        data: training rows and validation rows.
         seeds: of each configuration.
         tokens_per_pass: most tokens in a pass.
-        reporter: is told how they go through the model.
+        reporter: gets notes on how they run.
     """
     rows, held_back = data
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):

@@ -3,7 +3,7 @@
 Counted per row, without padding: a copy runs its row from its first edited token to the last token but one, copies that
 share a sequence are compared with each other too, and the backward pass goes down to the lowest layer that any of the
 configurations in a pass edits. Configurations whose seed and batch size are equal see the same rows in each step; that
-others ever do is left out. Held-back evaluations and the ranking are not counted, as in the plan of a stage.
+others ever do is left out. Validation and the ranking are not counted, as in the plan of a stage.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ import torch
 
 from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
-from heft.costs.operations import Costs, Flops
+from heft.costs.operations import Flops, ModelCosts
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
@@ -53,7 +53,7 @@ class Member:
     suffix: int | None
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> ModelCosts:
         """Of its tokens."""
         return self.alone.shape.costs
 
@@ -131,7 +131,7 @@ class SweepCosts:
         row = max(self.rows, key=lambda row: row.length)
         packs = [p for g in self.groups for p in packed(g, [row], self.tokens_per_pass)]
         needed += max(_pack_bytes(pack, row, text, device) for pack in packs)
-        if self.reuse.kind == PREFIXES and self.reuse.store == "off":  # prefixes of one step are kept for the step
+        if self.reuse.kind == PREFIXES and self.reuse.store == "off":  # prefixes are cached for one step
             rows = sum(group[0].alone.stage.batch_size for group in self.groups if group[0].suffix is not None)
             needed += round(self.members[0].costs.kv_bytes * rows * (len(row.prompt) - self.reuse.start))
         return needed + store_bytes(self.reuse, device)
@@ -160,7 +160,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
 
     Args:
         recipe: with a `sweep`.
-        examples: the training rows, with those that are held back.
+        examples: the training rows, with the validation rows.
         model: the base's skeleton.
 
     Raises:
@@ -179,13 +179,13 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
         alone.append(stage_costs(own, name, examples, shapes[looks]))
     stages = [configuration.stage for configuration in tried]
     seeds = [recipe.seed + len(recipe.stages) - 1 if own.seed is None else own.seed for own in stages]
-    rows, held_back = alone[0].rows, alone[0].held_back
+    rows, validation_rows = alone[0].rows, alone[0].validation_rows
     model_allows = recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
-    sharing = decide_sharing(stages, seeds, len(rows), len(held_back), model_allows)
+    sharing = decide_sharing(stages, seeds, len(rows), len(validation_rows), model_allows)
     plan = sharing.plan
     if plan.kind == PREFIXES:
         folder = Path(tempfile.gettempdir())
-        plan = plan.stored([*rows, *held_back], alone[0].shape.costs.kv_bytes, stage.cache, sharing.uses, folder)
+        plan = plan.stored([*rows, *validation_rows], alone[0].shape.costs.kv_bytes, stage.cache, sharing.uses, folder)
     members = [Member(*about) for about in zip(alone, seeds, sharing.suffixes, strict=True)]
     return SweepCosts(members, plan, recipe.sweep.tokens_per_pass)
 
@@ -225,7 +225,7 @@ def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]
 
 def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: "PreTrainedConfig", device: torch.device) -> int:
     """Bytes of one pass over micro-batches of rows like this one."""
-    costs = max((member.costs for member in pack), key=lambda costs: costs.kept.token)
+    costs = max((member.costs for member in pack), key=lambda costs: costs.saved.token)
     laid, rows, prompt = sequences(pack, row), pack[0].micro_batch, len(row.prompt)
     edited: dict = {}
     for member in pack:

@@ -84,7 +84,7 @@ class PackedForward:
         return result
 
     def end_step(self) -> None:
-        """Let go of what was kept for one step only."""
+        """Drop what was cached for one step only."""
         if self.reuse is not None and isinstance(self.reuse.store, StepStore):
             self.reuse.store.clear()
 

@@ -17,7 +17,7 @@ import torch
 from heft.data.encode import IGNORED, EncodedExample
 
 SIDE_BY_SIDE = 256
-"""Tokens of a sequence of copies at most: attention between copies is computed and masked, so more is no gain."""
+"""Tokens of a sequence of copies at most: attention between copies is computed and masked, so more saves nothing."""
 
 PREFIX, PADDING = -1, -2
 Item = TypeVar("Item")

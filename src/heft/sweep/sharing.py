@@ -31,7 +31,7 @@ class Sharing:
 
 
 def decide_sharing(
-    stages: Sequence[ReftStage], seeds: Sequence[int], rows: int, held_back: int, model_allows: bool
+    stages: Sequence[ReftStage], seeds: Sequence[int], rows: int, validation_rows: int, model_allows: bool
 ) -> Sharing:
     """Decide for the stages of all configurations, which have one setting of `reuse`.
 
@@ -39,7 +39,7 @@ def decide_sharing(
         stages: of the configurations.
         seeds: of their orders of rows; configurations of one seed and batch size see equal rows at every step.
         rows: how many are trained on.
-        held_back: how many are held back.
+        validation_rows: how many are not.
         model_allows: whether copies can stand side by side behind a prefix (`can_stand_side_by_side`).
     """
     reusable = stages[0].reuse and model_allows
@@ -51,4 +51,4 @@ def decide_sharing(
     orders = {(seeds[n], stages[n].batch_size) for n in behind}
     seen = max(planned_steps(stages[n], rows) * stages[n].batch_size for n in behind)
     plan = ReusePlan(PREFIXES, min(suffixes[n] for n in behind))
-    return Sharing(suffixes, plan, len(orders) * seen / (rows + held_back))
+    return Sharing(suffixes, plan, len(orders) * seen / (rows + validation_rows))

@@ -1,7 +1,7 @@
-"""Before a stage: is the loss that computes less the loss that computes all, in this model, on these rows?
+"""Before a stage: does the loss that computes less equal the loss that computes all, in this model, on these rows?
 
-Fast paths rest on what most models do: plain keys and values, blocks that hand on (B, T, d), and so on. A model may do
-otherwise in ways that nobody has thought of, so it is tried.
+Fast paths rest on what most models do: plain keys and values, blocks that return (B, T, d), and so on. A model may
+differ in ways that nobody has thought of, so it is tried.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,13 +50,13 @@ def why_not_fast(
             values = [_loss_and_gradient(model, plain, trained, batches) for batches in (alone, together)]
         except RuntimeError as error:
             if is_out_of_memory(error):
-                return None  # what halves batches in training has not begun yet
+                return None  # batches are halved in training only
             raise
         return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *values, model.dtype)
 
 
 def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
-    """See that what a stage trains has a part in the answers of its rows, tried on the shortest.
+    """Check that the answers depend on what a stage trains, tried on the shortest row.
 
     Raises:
         HeftError: no weight that trains would get a gradient.

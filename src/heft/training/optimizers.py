@@ -1,4 +1,4 @@
-"""The optimizers by name: what each is made with, and what it keeps of a parameter."""
+"""The optimizers by name: how each is made, and how much state it keeps per parameter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Optimizer:
     Attributes:
         make: its class.
         options: what it is made with, beside the learning rate and the weight decay.
-        state_bytes: what it keeps of each float32 parameter, in bytes.
+        state_bytes: bytes of state per float32 parameter.
     """
 
     make: Callable[..., torch.optim.Optimizer]

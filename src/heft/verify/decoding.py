@@ -5,7 +5,7 @@ Shapes: B rows, T tokens of the padded prompts, N generated tokens, V vocabulary
 
 import torch
 
-from heft.adapters.attach import activate
+from heft.adapters.attach import activated
 from heft.data.encode import left_pad
 from heft.data.padding import padding_matters
 from heft.evaluation.greedy import greedy
@@ -21,7 +21,7 @@ TIMES = 3
 
 @torch.inference_mode()
 def check_decoding(subject: Subject) -> list[Finding]:
-    """Greedy decoding: the logits of each step against one forward pass that is told where the prompts end.
+    """Greedy decoding: the logits of each step against one forward pass that knows where the prompts end.
 
     Where two ways choose other tokens, what follows is another text; rows are compared up to there.
     """
@@ -57,14 +57,11 @@ def check_decoding(subject: Subject) -> list[Finding]:
 
 def _difference_of_base(subject: Subject, prompts: list, in_one_pass: bool) -> float:
     """How far decoding with a cache is from decoding without one, or from one pass, all adapters off."""
-    activate(subject.model, [])
-    try:
+    with activated(subject.model, []):
         tokens_BN, cached_BNV = _decoded(subject, prompts, use_cache=True)
         if in_one_pass:
             return largest(cached_BNV, _in_one_pass(subject, prompts, tokens_BN))
         others_BN, plain_BNV = _decoded(subject, prompts, use_cache=False)
-    finally:
-        activate(subject.model, list(subject.model.peft_config))
     compared_BN = _up_to_the_first_other(tokens_BN, others_BN)
     return largest(cached_BNV[compared_BN], plain_BNV[compared_BN])
 

@@ -1,13 +1,11 @@
 """An adapter that loads and does nothing is a failure, unless its tensors stand where they do nothing."""
 
-from collections.abc import Sequence
-
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
 
-from heft.adapters.attach import activate
+from heft.adapters.directory import PEFT_PREFIX
 from heft.adapters.safety import adapter_paths, read_config
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS
@@ -22,11 +20,11 @@ _HIDDEN_ROWS = 64
 
 def check_effect(subject: Subject) -> list[Finding]:
     """All adapters against the base; all against all but one; and none against the base."""
-    names, off = list(subject.model.peft_config), _logits_with(subject, [])
+    names, off = list(subject.model.peft_config), subject.logits_with([])
     found = [_effect(subject, "the adapters change something", "all adapters on, against none", off, names)]
     if len(names) > 1:
         for name in names:
-            without = _logits_with(subject, [other for other in names if other != name])
+            without = subject.logits_with([other for other in names if other != name])
             compared = f"all adapters on, against all but {name}"
             found.append(_effect(subject, f"{name} changes something", compared, without, [name]))
     compared = "no adapter on, against the base before any was attached"
@@ -45,14 +43,6 @@ def _effect(subject: Subject, check: str, compared: str, without: torch.Tensor, 
         return does_not_apply(check, f"saved tensors stand where they do nothing: their largest update is {update:.3g}")
     grown = f"{finding.compared}: nothing changes, though the saved tensors' largest update is {update:.3g}"
     return Finding(**{**vars(finding), "compared": grown})
-
-
-def _logits_with(subject: Subject, names: Sequence[str]) -> torch.Tensor:
-    activate(subject.model, names)
-    try:
-        return subject.logits_now()
-    finally:
-        activate(subject.model, list(subject.model.peft_config))
 
 
 def largest_update(subject: Subject, name: str) -> float:
@@ -93,7 +83,7 @@ def _largest_product(saved: dict[str, torch.Tensor]) -> float:
 def _largest_stretch(subject: Subject, name: str, saved: dict[str, torch.Tensor]) -> float:
     found = 0.0
     for path, layer in subject.model.named_modules():
-        key = f"base_model.model.{path}.lora_magnitude_vector"
+        key = f"{PEFT_PREFIX}{path}.lora_magnitude_vector"
         if isinstance(layer, LoraLayer) and key in saved:
             weight = dequantize_module_weight(layer.get_base_layer())
             norm = layer.lora_magnitude_vector[name].get_weight_norm(weight, weight.new_zeros(()), 1)

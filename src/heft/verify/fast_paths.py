@@ -36,7 +36,7 @@ def check_sharing(subject: Subject) -> list[Finding]:
     if padding_matters(model, subject.pad_id, max(subject.probe.lengths)):
         return [does_not_apply(SHARING, _PADDED)]
     if not keeps_plain_keys(model):
-        return [does_not_apply(SHARING, "this model keeps no plain keys and values; heft takes the plain path there")]
+        return [does_not_apply(SHARING, "this model caches no plain keys and values; heft takes the plain path there")]
     examples = [e for i, row in enumerate(subject.probe.rows[:_TEXTS]) for e in two_questions(row, f"text {i}")]
     batches = shared_batches(examples, len(examples), longest_tail(positions_of(model)))
     options = {"batch_size": len(examples), "pad_id": subject.pad_id}
@@ -74,7 +74,7 @@ def two_questions(row: EncodedExample, group: str) -> list[EncodedExample]:
 
 
 def check_training(subject: Subject) -> list[Finding]:
-    """Loss and gradients of the last ReFT adapter with what no edit changes kept, against computed anew."""
+    """Loss and gradients of the last ReFT adapter with what no edit changes cached, against computed in every step."""
     reft = subject.names("reft")
     if not reft:
         return [does_not_apply(TRAINING, "there is no ReFT adapter; a LoRA stage reuses nothing")]
@@ -93,16 +93,16 @@ def check_training(subject: Subject) -> list[Finding]:
         batch = {key: value.to(subject.model.device) for key, value in batch.items()}
         with torch.no_grad():
             reuse(subject.model, batch)  # fills the store, which later epochs read
-        kept = _loss_and_gradients(subject, reuse, batch)
+        cached = _loss_and_gradients(subject, reuse, batch)
         plain = _loss_and_gradients(subject, lambda model, rows: answer_loss(model, rows, edits_prompt=True), batch)
     finally:
         subject.model.zero_grad()
         activate(subject.model, list(subject.model.peft_config))
-    return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", kept, plain)
+    return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", cached, plain)
 
 
-def _training_findings(subject: Subject, compared: str, kept: tuple, plain: tuple) -> list[Finding]:
-    (loss, gradients), (plain_loss, expected) = kept, plain
+def _training_findings(subject: Subject, compared: str, cached: tuple, plain: tuple) -> list[Finding]:
+    (loss, gradients), (plain_loss, expected) = cached, plain
     apart = [(gradients[name] - value).abs().max().item() for name, value in expected.items()]
     worst = max(apart) if all(value == value for value in apart) else float("nan")
     scale = max(value.abs().max().item() for value in expected.values())

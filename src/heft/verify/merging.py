@@ -61,7 +61,7 @@ def _obstacle(subject: Subject, layers: dict[str, LoraLayer], names: list[str]) 
     if not names:
         return "there is no LoRA adapter"
     if subject.manifest.model.quantization:
-        return f"weights are kept in {subject.manifest.model.quantization}: merging would round them anew"
+        return f"weights are in {subject.manifest.model.quantization}: merging would round them again"
     if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):
         return "modules share weights: beside them each has an update of its own, in them all would have the sum"
     needed = sum(_weight(layer).nbytes for layer in layers.values())

@@ -1,6 +1,5 @@
 """LoRA folders as a person without heft loads them: PEFT's own loader, on the base alone."""
 
-from heft.adapters.attach import activate
 from heft.verify.finding import Finding, does_not_apply
 from heft.verify.logits import judged_logits, plain_peft_check
 from heft.verify.subject import Subject
@@ -15,11 +14,7 @@ def check_plain_peft(subject: Subject) -> list[Finding]:
         if isinstance(theirs, Finding):
             findings.append(theirs)
             continue
-        activate(subject.model, [name])
-        try:
-            ours = subject.logits_now()
-        finally:
-            activate(subject.model, list(subject.model.peft_config))
+        ours = subject.logits_with([name])
         compared = f"PeftModel.from_pretrained(base, {name!r}), against heft's model with only that adapter on"
         rounding = subject.rounding
         findings.append(judged_logits(plain_peft_check(name), compared, theirs, ours, rounding.logits, rounding.why))

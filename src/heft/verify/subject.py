@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.adapters.directory import open_adapters, skeleton_of
+from heft.adapters.attach import activated
+from heft.adapters.directory import open_adapters, without_weights
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
@@ -105,6 +106,11 @@ class Subject:
         """Logits (B, K, V) of the probe, one batch padded on the left, with the model as it is now."""
         return row_logits(self.model, self.probe.rows, self.pad_id)
 
+    def logits_with(self, names: Sequence[str]) -> torch.Tensor:
+        """As `logits_now`, with just these adapters on."""
+        with activated(self.model, names):
+            return self.logits_now()
+
 
 def open_subject(
     directory: Path,
@@ -118,9 +124,9 @@ def open_subject(
     Args:
         directory: an adapter directory.
         rows: of the probe, at least 2, so that there is something to pad.
-        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
+        device: "cpu", "cuda" or "mps"; None takes the recipe's.
         trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
-        base_name: folder or Hub id of the base, where it is at another place than the directory says.
+        base_name: folder or Hub id of the base, where it is not where the directory says.
 
     Raises:
         HeftError: the directory, the base or the device is not as it should be, or an edit cannot be computed.
@@ -161,7 +167,7 @@ def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
     """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # there is nothing to copy to
-        skeleton = skeleton_of(base.model)
+        skeleton = without_weights(base.model)
         open_adapters(directory, Base(skeleton, base.tokenizer, base.settings, base.fingerprint))
     return positions_of(skeleton)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
-    """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, the reporter is told."""
+    """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, a note says why."""
     plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
 
     def fused(model: "nn.Module", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
@@ -64,7 +64,7 @@ def loss_for(
     folder: Path,
     reporter: Reporter,
 ) -> StageLoss:
-    """The cheapest loss that the stage allows and that equals the plain one on this model; the reporter is told of it.
+    """The cheapest loss that the stage allows and that equals the plain one on this model; a note says which.
 
     Args:
         model: with the stage's adapters attached.
@@ -73,7 +73,7 @@ def loss_for(
         pad_id: id of the padding token.
         uses: how often each row will be trained on.
         folder: for a file of cached activations.
-        reporter: is told.
+        reporter: gets the note.
     """
     plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
     plan = decide_reuse(stage, ReuseFacts.of(model))
@@ -121,7 +121,7 @@ def reuse_of(
 def _stored(
     reuse: PrefixReuse | LowerLayerReuse, plan: ReusePlan, cache: str, uses: float, folder: Path, reporter: Reporter
 ) -> PrefixReuse | LowerLayerReuse | None:
-    """With the store that the setting means now; None where reuse is no gain without one."""
+    """With the store that the setting means now; None where reuse saves nothing without one."""
     plan = plan.stored(reuse.examples, reuse.bytes_per_token(), cache, uses, folder)
     if plan.kind == NOTHING:
         return None

@@ -48,7 +48,7 @@ def edited_suffix(model: "PreTrainedModel") -> int | None:
     """How many tokens from a prompt's end the trained edits reach back; None where prefix reuse does not apply.
 
     It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
-    the model keeps plain keys and values, and has no dropout of its own.
+    the model caches plain keys and values, and has no dropout of its own.
     """
     if not _trains_edits_alone(model) or has_dropout(model) or not keeps_plain_keys(model):
         return None
@@ -59,8 +59,8 @@ def edited_suffix(model: "PreTrainedModel") -> int | None:
 def first_edited_layer(model: "PreTrainedModel") -> int | None:
     """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
 
-    It does not apply where a layer passes on more than one hidden state a token: several streams, a router's state, or
-    keys and values that higher layers share.
+    It does not apply where a layer passes on more than one hidden state per token: several streams, a router's state,
+    or keys and values that higher layers share.
     """
     if not _trains_edits_alone(model) or has_dropout(model) or _passes_on_more(model):
         return None

@@ -73,7 +73,7 @@ def nothing(why_not: str) -> ReusePlan:
 
 
 def decide_reuse(stage: Stage, facts: ReuseFacts) -> ReusePlan:
-    """What a stage reuses; `stored` says where it is cached."""
+    """What a stage reuses; `stored` chooses where it is cached."""
     if not isinstance(stage, ReftStage):
         return nothing("weights train")
     if not stage.reuse:

@@ -5,7 +5,7 @@ frozen model's activations in every layer, whatever the edits are. So those toke
 their keys and values stand for them afterwards; only the last N tokens and the answer run with gradients. Logits and
 gradients are those of the plain path.
 
-Shapes: B rows, S prefix tokens, W numbers a token keeps (see prefix_states). A row's states are one (S, W) matrix.
+Shapes: B rows, S prefix tokens, W numbers cached per token (see prefix_states). A row's states are one (S, W) matrix.
 """
 
 from collections.abc import Sequence

@@ -75,7 +75,7 @@ class DiskStore(Store):
     The file has no name once it is open, so that its room is free again however the process ends.
 
     Args:
-        path: the file, made anew.
+        path: the file, which is overwritten.
         lengths: cached tokens of each row, which give every row its place.
 
     Raises:
@@ -142,7 +142,7 @@ def choose_store(setting: str, size: int, uses: float, folder: Path) -> str:
 
 
 def open_store(kind: str, lengths: Sequence[int], folder: Path) -> Store:
-    """A store of that kind for rows of which so many tokens are cached; `folder` is for a file."""
+    """A store of that kind for rows, given how many tokens of each are cached; `folder` is for a file."""
     if kind == "memory":
         return MemoryStore()
     return DiskStore(folder / "activations.bin", lengths) if kind == "disk" else NoStore()
