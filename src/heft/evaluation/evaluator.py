@@ -17,7 +17,7 @@ from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
 from heft.runtime.memory_errors import is_out_of_memory
@@ -67,7 +67,7 @@ def evaluate(
     """
     from heft.data.checks.base import require_computable  # here, since the checks ask what a right answer is
 
-    encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
+    encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
@@ -186,8 +186,3 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
         )
         for encoded, text in zip(examples, texts, strict=True)
     ]
-
-
-def _positions(model: "PreTrainedModel") -> list:
-    layers = (module for module in model.modules() if isinstance(module, ReftLayer))
-    return [positions for layer in layers for positions in layer.positions.values()]

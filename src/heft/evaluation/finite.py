@@ -10,7 +10,7 @@ from transformers import LogitsProcessor
 
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.orthonormal import orthonormal_rows
 
 if TYPE_CHECKING:
@@ -92,13 +92,10 @@ def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
 def _degenerate_rotations(model: "PreTrainedModel") -> list[str]:
     """`fine at model.layers.3` for each unit whose rotation has no orthonormal rows."""
     found = []
-    for path, layer in model.named_modules():
-        if not isinstance(layer, ReftLayer):
-            continue
-        for part in layer.adapter_layer_names:
-            for name, unit in getattr(layer, part).items():
-                if unit.rotation is not None and not _has_rows(unit.rotation.detach()):
-                    found.append(f"{name} at {path.removesuffix('.reft')}")
+    for path, layer in layers_of(model).items():
+        for name, unit in layer.units():
+            if unit.rotation is not None and not _has_rows(unit.rotation.detach()):
+                found.append(f"{name} at {path.removesuffix('.reft')}")
     return found
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview, parts, trainable_parameters
+from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
+from heft.adapters.methods import adapters_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.errors import HeftError
@@ -66,8 +67,8 @@ class StageLoop:
                     outcome = self.train_and_checkpoint(index, name, stage, metrics_bytes)
                 metrics_bytes = self.directory.metrics_bytes
             else:
-                for part in parts(name, stage):
-                    adapter_dir.attach_saved(self.base.model, done.folder / part.name, part.name)
+                for adapter in adapters_of(name, stage):
+                    adapter_dir.attach_saved(self.base.model, done.folder / adapter.name, adapter.name)
                 self.base.model.eval()
                 outcome, metrics_bytes = Trained.from_dict(done.outcome), done.metrics_bytes
                 self.reporter.note(f"stage {name} is already trained")
@@ -120,7 +121,7 @@ class StageLoop:
         flops = costs.flops(passes) if outcome.reuses else plain
         trained = Trained(parameters, flops, plain, outcome)
         if distributed.is_main():
-            save = partial(_save_adapters, self.base.model, [part.name for part in parts(name, stage)])
+            save = partial(_save_adapters, self.base.model, [adapter.name for adapter in adapters_of(name, stage)])
             self.checkpoints.write_trained(name, asdict(trained), save, self.directory.metrics_bytes)
         return trained
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from heft import __version__
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import check_targets, parts
+from heft.adapters.attach import check_targets
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_header
-from heft.costs.skeleton import skeleton_of as attached_skeleton
+from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
@@ -103,7 +104,7 @@ def train(
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
         check_targets(base.model, recipe, base.tokenizer)
-        attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+        skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         distributed.wait_for_all()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
         reporter = Reporters([directory, reporter])
@@ -213,9 +214,9 @@ def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
 def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     """What heft.json holds of a recipe's adapters."""
     entries = [
-        AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
+        AdapterEntry(name=adapter.name, method=adapter.method.name, stage=name)
         for name, stage in recipe.stages.items()
-        for part in parts(name, stage)
+        for adapter in adapters_of(name, stage)
     ]
     folder = local_folder(recipe.model.name)
     return AdapterManifest(
