@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from heft.adapters.safety import adapter_folder, adapter_paths
-from heft.adapters.weights import read_header
+from heft.adapters.weights import read_shapes
 from heft.compare.runs import RunFiles
 from heft.errors import HeftError
 from heft.storage.reading import read_json
@@ -69,7 +69,7 @@ def read_edits(run: RunFiles) -> list[Edit]:
 def _adapter_edits(folder: Path, name: str) -> list[Edit]:
     config_path, path = adapter_paths(folder)
     config = read_json(config_path)
-    if sum(math.prod(tensor.shape) for tensor in read_header(path).values()) > _MOST_NUMBERS:
+    if sum(math.prod(shape) for shape in read_shapes(path).values()) > _MOST_NUMBERS:
         raise HeftError(f"{path} is larger than any adapter of edits")
     units: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for key, tensor in load_file(path).items():
