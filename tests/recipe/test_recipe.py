@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
-from heft.reft.settings import ReftSettings
 from heft.settings.files import to_yaml
+from heft.settings.reft import ReftSettings
 from heft.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]

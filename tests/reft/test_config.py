@@ -7,7 +7,7 @@ import torch
 from peft import PeftConfig, PeftModel
 
 from heft.reft import ReftConfig
-from heft.reft.settings import ReftSettings
+from heft.settings.reft import ReftSettings
 from reft.support import logits, reft_layers, reft_parameters, token_ids, with_reft
 from tiny import tiny_model
 

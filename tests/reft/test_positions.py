@@ -12,7 +12,7 @@ from heft.reft.positions import (
     number_tokens,
     prompt_lengths_from_labels,
 )
-from heft.reft.settings import Positions, parse_positions
+from heft.settings.reft import Positions, parse_positions
 
 CPU = torch.device("cpu")
 

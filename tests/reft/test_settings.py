@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from heft.reft.settings import Positions, ReftSettings, parse_positions
+from heft.settings.reft import Positions, ReftSettings, parse_positions
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from heft.adapters.attach import activate, adapter_parameters, attach, finish, t
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import parse_positions
+from heft.settings.reft import parse_positions
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 from heft.tasks.base import generation_example

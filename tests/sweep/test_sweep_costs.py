@@ -12,8 +12,8 @@ from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
-from heft.reft.settings import parse_positions
 from heft.runtime.reporter import Reporter
+from heft.settings.reft import parse_positions
 from heft.sweep.arrange import side_by_side
 from heft.sweep.costs import packed, pass_flops, sequences, sweep_costs
 from heft.sweep.forward import PackedForward

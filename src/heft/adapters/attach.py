@@ -21,9 +21,9 @@ from heft.recipe.recipe import JointStage, LoraSettings, Recipe, Stage
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import Positions, ReftSettings, parse_positions
 from heft.reft.sites import blocks_without, site_names
 from heft.runtime.memory_errors import is_out_of_memory
+from heft.settings.reft import Positions, ReftSettings, parse_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from heft.costs.rows import edited_tokens
 from heft.costs.stage import Reuse, StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
-from heft.reft.settings import Positions
+from heft.settings.reft import Positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -23,8 +23,8 @@ from heft.models.forward import edits_hidden_states, logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import ReftLayer
 from heft.reft.orthonormal import orthonormal_rows
-from heft.reft.settings import Positions
 from heft.reft.sites import block_names, decoder_of
+from heft.settings.reft import Positions
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
 """Tokens of the pass that is looked at: the first that divides no dimension of the model, so that none is mistaken for

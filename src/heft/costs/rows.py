@@ -2,7 +2,7 @@
 
 from heft.costs.operations import Costs, Flops
 from heft.data.encode import EncodedExample
-from heft.reft.settings import Positions
+from heft.settings.reft import Positions
 
 
 def plain_row(costs: Costs, row: EncodedExample, recomputes: bool = False) -> float:

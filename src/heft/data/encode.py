@@ -13,7 +13,7 @@ import torch
 
 from heft.errors import HeftError
 from heft.models.chat import REFERENCE_DATE, ChatTemplate
-from heft.reft.settings import Positions
+from heft.settings.reft import Positions
 from heft.tasks.base import Example, TaskSettings
 
 if TYPE_CHECKING:

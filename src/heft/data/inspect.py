@@ -14,7 +14,7 @@ from heft.models.load import load_tokenizer
 from heft.recipe.grid import configurations, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.reft.positions import TokenLayout, edited_token_indices, number_tokens
-from heft.reft.settings import parse_positions
+from heft.settings.reft import parse_positions
 from heft.tasks import load_examples
 
 if TYPE_CHECKING:

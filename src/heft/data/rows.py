@@ -12,8 +12,8 @@ from heft.models.load import load_tokenizer
 from heft.recipe.files import with_date
 from heft.recipe.recipe import Recipe
 from heft.recipe.training import held_back_rows
-from heft.reft.settings import Positions
 from heft.runtime.reporter import Reporter
+from heft.settings.reft import Positions
 from heft.tasks import load_examples
 
 

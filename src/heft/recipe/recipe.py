@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from heft.recipe.sweep import SweepSettings
 from heft.recipe.training import CheckpointSettings, TrainingSettings
-from heft.reft.settings import ReftSettings
 from heft.settings.base import FileName, Settings, suggest
+from heft.settings.reft import ReftSettings
 from heft.tasks import AnyTask
 
 BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")

@@ -1,10 +1,10 @@
 """Representation fine-tuning (ReFT) as a PEFT method: small edits of chosen hidden states.
 
-`import heft` makes `ReftConfig` work with PEFT's own calls (`get_peft_model`, `PeftModel.from_pretrained`, ...).
+`import heft.reft` registers it with PEFT, whose own calls (`get_peft_model`, `PeftModel.from_pretrained`, ...) then
+take a `ReftConfig`.
 
 | file | what it holds |
 |---|---|
-| settings.py | every setting, declared once, without torch |
 | interventions.py | the five equations |
 | orthonormal.py | matrices with orthonormal rows, many at once |
 | positions.py | which tokens of a batch are edited |
@@ -14,12 +14,22 @@
 | refusals.py | why prompt positions are refused where that would be a guess |
 | collating.py | prompt lengths for Trainers that keep the labels from the model |
 | layer.py | the edit, hung on a module of the model |
-| streams.py, editable.py | models that keep several hidden states a token; which can be edited |
+| streams.py, editable.py | models that keep several hidden states per token; which can be edited |
 | sites.py | where blocks, attentions and MLPs are in a model |
-| config.py, model.py, registration.py | the PEFT method |
+| config.py, model.py, registration.py, builtin_bases.py | the PEFT method |
+
+Its settings are in heft.settings.reft, since recipes need them without torch.
 """
 
-from heft._lazy import lazy_attributes
+from heft.reft.collating import with_prompt_lengths
+from heft.reft.config import ReftConfig
+from heft.reft.editable import require_editable
+from heft.reft.interventions import INTERVENTIONS
+from heft.reft.layer import ReftLayer
+from heft.reft.model import ReftModel
+from heft.reft.orthonormal import orthonormal_rows
+from heft.reft.registration import register
+from heft.settings.reft import Positions, parse_positions
 
 __all__ = [
     "INTERVENTIONS",
@@ -33,17 +43,4 @@ __all__ = [
     "with_prompt_lengths",
 ]
 
-__getattr__, __dir__ = lazy_attributes(
-    __name__,
-    {
-        "INTERVENTIONS": "heft.reft.interventions",
-        "Positions": "heft.reft.settings",
-        "ReftConfig": "heft.reft.config",
-        "ReftLayer": "heft.reft.layer",
-        "ReftModel": "heft.reft.model",
-        "orthonormal_rows": "heft.reft.orthonormal",
-        "parse_positions": "heft.reft.settings",
-        "require_editable": "heft.reft.editable",
-        "with_prompt_lengths": "heft.reft.collating",
-    },
-)
+register()

@@ -7,7 +7,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from pydantic import ValidationError
 
-from heft.reft.settings import Positions, ReftSettings, parse_positions
+from heft.settings.reft import Positions, ReftSettings, parse_positions
 
 
 def _default(name: str):
@@ -16,7 +16,7 @@ def _default(name: str):
 
 @dataclass
 class ReftConfig(PeftConfig):
-    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.reft.settings.ReftSettings`.
+    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.settings.reft.ReftSettings`.
 
     Args:
         intervention: `loreft`, `noreft`, `direft`, `consreft` or `lobireft` (equations: heft.reft.interventions).

@@ -13,9 +13,9 @@ from torch import nn
 
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS, Intervention
-from heft.reft.settings import Positions
 from heft.reft.streams import Places, Streams
 from heft.reft.tracker import ForwardTracker
+from heft.settings.reft import Positions
 
 
 class ReftLayer(nn.Module, BaseTunerLayer):

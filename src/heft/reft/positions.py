@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from heft.reft.settings import Positions
+from heft.settings.reft import Positions
 
 
 @dataclass(frozen=True)

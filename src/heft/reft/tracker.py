@@ -27,8 +27,8 @@ from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.positions import TokenLayout, edited_token_indices, edited_tokens
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
-from heft.reft.settings import Positions
 from heft.reft.sites import decoder_of
+from heft.settings.reft import Positions
 
 
 class ForwardTracker:

@@ -14,9 +14,9 @@ from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import parse_positions
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import Reporter
+from heft.settings.reft import parse_positions
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
 from heft.sweep.retry import RetryingForward

@@ -24,7 +24,7 @@ from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
-from heft.reft.settings import ReftSettings, parse_positions
+from heft.settings.reft import ReftSettings, parse_positions
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 

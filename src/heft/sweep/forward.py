@@ -14,7 +14,7 @@ from heft.data.encode import IGNORED, EncodedExample
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.positions import TokenLayout
-from heft.reft.settings import Positions
+from heft.settings.reft import Positions
 from heft.sweep.packing import NO_ADAPTER, PackedBatch, WorkItem, mask_of, one_by_one, side_by_side
 from heft.training.reuse.prefix import PrefixReuse, has_dropout
 from heft.training.reuse.stores import MemoryStore

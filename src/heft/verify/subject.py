@@ -16,7 +16,7 @@ from heft.evaluation.finite import explain_singular_rotation
 from heft.models.load import Base, load_base
 from heft.recipe.files import evaluation_request
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import Positions
+from heft.settings.reft import Positions
 from heft.tasks import load_examples
 from heft.tasks.base import TaskSettings
 from heft.tasks.whereabouts import WhereaboutsSettings

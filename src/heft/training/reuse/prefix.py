@@ -20,8 +20,8 @@ from transformers import DynamicCache
 from heft.adapters.attach import adapter_parameters
 from heft.data.encode import EncodedExample, left_pad
 from heft.models.prefix_states import LayerStates, keeps_plain_keys, packed, unpacked
-from heft.reft.settings import parse_positions
 from heft.reft.sites import decoder_of
+from heft.settings.reft import parse_positions
 from heft.training.reuse.activation_cache import ROWS_A_PASS, CachedActivations
 from heft.training.reuse.stores import Store
 

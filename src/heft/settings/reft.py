@@ -1,4 +1,4 @@
-"""What a ReFT adapter is: every setting declared, documented and checked once, without torch.
+"""The settings of a ReFT adapter: declared, documented and checked once, without torch.
 
 `heft.reft.ReftConfig` (what PEFT stores) and the recipe's `reft` stages (what people write) both take their fields,
 defaults and checks from here.
