@@ -11,7 +11,7 @@ from heft.settings.words import Schema, describe, entry, resolve, schema_of, var
 INTRODUCTION = """\
 # Recipes
 
-<!-- Written by `python -m heft.recipe.docs > docs/recipes.md`; change src/heft/recipe.py, not this file. -->
+<!-- Written by `python -m heft.recipe.docs > docs/recipes.md`; change the settings, not this file. -->
 
 A recipe is one YAML file that says everything about a run. The ready ones in `recipes/` each state what they are for.
 

@@ -15,7 +15,7 @@ from heft.evaluation.records import Record
 from heft.report import words
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject
-from heft.report.svg import Axis, Drawing
+from heft.text.svg import Axis, Drawing
 
 BINS = 10
 

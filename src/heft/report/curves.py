@@ -8,7 +8,7 @@ from heft.compare.runs import RunFiles, read_metrics
 from heft.report import words
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject, Trained, trained
-from heft.report.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
+from heft.text.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,4 @@ def _told(seeds: Sequence[int], by_run: Sequence[Sequence[StageCurve]]) -> list[
 
 
 def _ends(points: Sequence[Point]) -> str:
-    return f"{words.number(points[0][1])} → {words.number(points[-1][1])}"
+    return f"{words.in_digits(points[0][1])} → {words.in_digits(points[-1][1])}"
