@@ -8,7 +8,6 @@ import pytest
 import heft
 from commands import write_recipe
 from heft.builtin import byte_tokenizer
-from heft.cli.generate import run_generation
 from heft.errors import HeftError
 from heft.evaluation import generation
 
@@ -45,7 +44,7 @@ def asked(trained, tmp_path, monkeypatch):
 
         monkeypatch.setattr("heft.models.load.byte_tokenizer", templated)
         monkeypatch.setattr(generation, "generate_texts", generate)
-        run_generation(directory, PLAIN, 4, chat_template, False)
+        generate_command(directory, PLAIN, 4, chat_template, False)
         return prompts[0]
 
     return run

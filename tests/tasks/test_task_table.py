@@ -10,6 +10,11 @@ from heft.errors import HeftError
 from heft.tasks import TASKS, AnyTask, TaskSettings, task_for, unknown_task
 from heft.tasks.siqa import Siqa
 
+
+def hub_of(task):
+    return getattr(task.settings_type, "sources", {}).get("hub")
+
+
 REQUIRED = {"jsonl": {"train_file": "t.jsonl", "eval_file": "e.jsonl"}}
 
 
@@ -35,16 +40,16 @@ def test_an_unknown_name_is_answered_with_the_nearest_one():
 
 
 def test_tasks_whose_hub_branch_is_a_script_read_the_converted_branch():
-    scripts = {name for name, task in TASKS.items() if task.hub and task.hub.revision}
+    scripts = {name for name, task in TASKS.items() if (hub := hub_of(task)) and hub.revision}
     assert scripts == {"piqa", "siqa"}
-    assert Siqa.hub.revision == "refs/convert/parquet"
+    assert hub_of(Siqa).revision == "refs/convert/parquet"
 
 
 def test_default_splits_are_splits_that_the_hub_has():
     for name, task in TASKS.items():
-        if task.hub is not None:
+        if hub_of(task) is not None:
             settings = task.settings_type()
-            assert {settings.train_split, settings.eval_split} <= set(task.hub.splits), name
+            assert {settings.train_split, settings.eval_split} <= set(hub_of(task).splits), name
 
 
 def test_importing_the_tasks_imports_neither_torch_nor_datasets():

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from heft.recipe.sweep import SweepSettings
+from heft.builtin import BUILT_IN_MODELS
+from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
 from heft.settings.base import FileName, Settings, suggest
 from heft.settings.reft import ReftSettings
-from heft.tasks import AnyTask
+from heft.tasks import TASKS, AnyTask
 
-BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
-GENERATED_TASKS = ("gsm8k",)
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
 CheckName = Literal[
     "no_labels",
@@ -238,7 +237,7 @@ class Recipe(Settings):
     @field_validator("evaluation")
     @classmethod
     def _there_are_choices_to_normalize(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
-        if value.normalize != "none" and "task" in info.data and info.data["task"].name in GENERATED_TASKS:
+        if value.normalize != "none" and "task" in info.data and TASKS[info.data["task"].name].generates:
             text = f"{info.data['task'].name} has no choices, its answers are generated; use normalize: none"
             raise PydanticCustomError("value_error", "{text}", {"text": text, "below": ("normalize",)})
         return value
@@ -264,8 +263,6 @@ class Recipe(Settings):
     @field_validator("sweep")
     @classmethod
     def _every_combination_is_a_stage(cls, value: SweepSettings | None, info: ValidationInfo) -> SweepSettings | None:
-        from heft.recipe.grid import check_sweep  # here, since it describes a recipe's settings in its messages
-
         return check_sweep(value, info.data["stages"]) if value is not None and "stages" in info.data else value
 
     @property

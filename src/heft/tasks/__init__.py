@@ -1,4 +1,4 @@
-"""Tasks: what a model is adapted to. One file a task, and one line in `TASKS`.
+"""Tasks: what a model is adapted to. One file per task, and one line in `TASKS`.
 
 `load_examples` turns a recipe's task settings into examples; nothing here imports torch.
 """
@@ -9,15 +9,13 @@ from typing import Annotated, Union
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.tasks.arc_challenge import ArcChallenge
-from heft.tasks.arc_easy import ArcEasy
+from heft.tasks.arc import ArcChallenge, ArcEasy, Openbookqa
 from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, choice_example, generation_example
 from heft.tasks.boolq import Boolq
 from heft.tasks.gsm8k import Gsm8k
 from heft.tasks.hellaswag import Hellaswag
 from heft.tasks.jsonl import Jsonl
 from heft.tasks.loading import examples_of, load_examples
-from heft.tasks.openbookqa import Openbookqa
 from heft.tasks.piqa import Piqa
 from heft.tasks.siqa import Siqa
 from heft.tasks.whereabouts import Whereabouts

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from heft.errors import HeftError
 from heft.settings.base import Settings
-from heft.tasks.sources import HubSource, Row, read_rows
+from heft.tasks.sources import Row, Source, read_rows
 
 Split = Literal["train", "eval"]
 
@@ -136,14 +136,14 @@ class TaskSettings(Settings):
     sample_seed: int = 0
     """Which rows a limit keeps: the first of a seeded shuffle, so a smaller limit keeps a subset of a larger one's."""
     chat_template: bool = False
-    """Whether the prompt is wrapped as a user's turn in the tokenizer's chat template."""
+    """Apply the tokenizer's chat template, with the prompt as the user's turn."""
     chat_template_args: dict[str, bool | int | float | str] = Field(default={})
-    """Variables that the chat template is handed, such as {enable_thinking: false}; needs `chat_template: true`."""
+    """Variables passed to the chat template, such as {enable_thinking: false}; needs `chat_template: true`."""
     template_date: str | None = None
     """Date (YYYY-MM-DD) that a chat template is given as today's; null: the day on which the run begins, which is
     written into the run's recipe, so that a resumed run and `heft eval` use it too."""
     max_length: int = Field(default=512, ge=8)
-    """Tokens of prompt and answer together."""
+    """Most tokens of prompt and answer together (TRL: `max_length`)."""
 
     @field_validator("chat_template_args", "template_date")
     @classmethod
@@ -175,7 +175,8 @@ class TaskSettings(Settings):
 class SplitSettings(TaskSettings):
     """A task whose rows are a published data set with named splits."""
 
-    has_wheel: ClassVar[bool] = False
+    sources: ClassVar[Mapping[str, Source]] = {}
+    """Where rows can come from, beside a folder, by the name that `source` has for it."""
 
     source: str = Field(default="hub", min_length=1)
     """Where rows come from: hub, the path of a folder that holds <split>.jsonl, or, for boolq, wheel."""
@@ -187,8 +188,9 @@ class SplitSettings(TaskSettings):
     @field_validator("source")
     @classmethod
     def _source_exists_for_the_task(cls, value: str) -> str:
-        if value == "wheel" and not cls.has_wheel:
-            raise ValueError("source: wheel exists for boolq only; use hub or the path of a folder of JSON Lines")
+        if value in ("hub", "wheel") and value not in cls.sources:
+            expected = ", ".join([*cls.sources, "the path of a folder of JSON Lines"])
+            raise ValueError(f"this task has no source {value!r}; expected {expected}")
         return value
 
 
@@ -197,7 +199,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[TaskSettings]]
-    hub: ClassVar[HubSource | None] = None
+    generates: ClassVar[bool] = False
+    """Whether every answer is generated, so that no example has choices."""
     fields: ClassVar[Mapping[str, type]] = {}
     """The fields that a row must have, and their types."""
     stop: tuple[str, ...] = ()
@@ -215,7 +218,8 @@ class Task(ABC):
             HeftError: the source is missing, unreadable or empty.
         """
         settings = self.settings
-        return read_rows(settings.source, settings.train_split if split == "train" else settings.eval_split, self.hub)
+        name = settings.train_split if split == "train" else settings.eval_split
+        return read_rows(settings.source, name, settings.sources)
 
     def row_faults(self, row: dict) -> list[str]:
         """What is missing from a row or of the wrong type."""
