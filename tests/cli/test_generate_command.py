@@ -8,6 +8,7 @@ import pytest
 import heft
 from commands import write_recipe
 from heft.builtin import byte_tokenizer
+from heft.cli.generate import generate as generate_command
 from heft.errors import HeftError
 from heft.evaluation import generation
 
@@ -57,7 +58,7 @@ def test_a_prompt_is_wrapped_as_it_was_in_training(asked, setting, expected):
 
 @pytest.mark.parametrize("value", ["false", "true", 1, None, []])
 def test_a_setting_that_is_no_switch_is_refused_as_heft_eval_refuses_it(asked, value):
-    told = r"say --chat-template or --no-chat-template\n .*heft.json: task.chat_template: expected true or false; got"
+    told = r"give --chat-template or --no-chat-template\n .*heft.json: task.chat_template: expected true or false; got"
     with pytest.raises(HeftError, match=told):
         asked({"name": "whereabouts", "chat_template": value})
 

@@ -10,6 +10,7 @@ from transformers.utils import chat_template_utils
 import heft
 import tiny
 from heft.cli.compare import compare as compare_command
+from heft.cli.generate import generate as generate_command
 from heft.compare.comparison import compare
 from heft.compare.inputs import read_inputs
 from heft.data.encode import Encoder

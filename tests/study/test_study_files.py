@@ -84,7 +84,7 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         (
             "arms: {a: {recipe: lora.yaml, budget: {steps: 9}, set: {stages.coarse.holdout: 0.2,"
             " stages.coarse.epochs: 9, stages.coarse.until: plateau}}}\n",
-            "arms.a.set: stages.coarse.until: what the stage will cost is not known before",
+            "arms.a.set: stages.coarse.until: the stage's cost is not known beforehand",
         ),
         ("arms: {a: {recipe: lora.yaml, set: {sweep: {grid: {rank: [1]}}}}}\n", "arms.a.set: sweep"),
         (

@@ -47,15 +47,15 @@ def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
     reporter.note("counting what each arm costs")
     for arm, recipe in study.recipes.items():
         try:
-            grant = None if budgets.needs_measuring(arm) else budgets.grant(arm)
-            counted[arm] = budgets.costs(recipe if grant is None else grant.apply(recipe))
+            budget = None if budgets.needs_measuring(arm) else budgets.resolve(arm)
+            counted[arm] = budgets.costs(recipe if budget is None else budget.apply(recipe))
         except Exception as error:  # one arm's error need not stop the others
             failed[arm] = in_words(error)
             continue
         if budgets.needs_measuring(arm):
             notes.append(f"{arm}: seconds are measured when the study is run; shown as its recipe has it")
-        elif grant is not None:
-            notes.append(_budget_words(arm, grant))
+        elif budget is not None:
+            notes.append(_budget_words(arm, budget))
     require_some(study, failed)
     reporter.console.print(plans_table(study, counted))
     for note in [*notes, *(f"cannot be run: {reason}" for reason in reasons(failed))]:
@@ -95,9 +95,9 @@ def _sum_words(study: Study, counted: "dict[str, list[StageCosts]]") -> str:
     )
 
 
-def _budget_words(arm: str, grant: "ResolvedBudget") -> str:
-    shown = {"seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}.get(grant.kind, in_flops)
-    off = grant.reached / grant.amount - 1
-    spent = " to spend" if grant.kind == "spent_flops" else ""
-    reached = f"{shown(grant.reached)} in whole steps ({off:+.2%})"
-    return f"{arm}: budget {shown(grant.amount)}{spent}, comes to {reached}"
+def _budget_words(arm: str, budget: "ResolvedBudget") -> str:
+    shown = {"seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}.get(budget.kind, in_flops)
+    off = budget.reached / budget.amount - 1
+    spent = " to spend" if budget.kind == "spent_flops" else ""
+    reached = f"{shown(budget.reached)} in whole steps ({off:+.2%})"
+    return f"{arm}: budget {shown(budget.amount)}{spent}, comes to {reached}"

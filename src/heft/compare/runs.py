@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from heft.compare.schemas import ManifestFile, RecipeFile, Summary, require_shape
+from heft.compare.schemas import ManifestFile, RecipeFile, Summary, require_schema
 from heft.errors import HeftError
 from heft.evaluation.metrics import measure
 from heft.evaluation.records import Record, read_records
@@ -86,15 +86,15 @@ def read_run(path: Path) -> RunFiles:
         )
     manifest = read_json(path / "manifest.json")
     require_format(path, manifest, RUN_FORMAT)
-    require_shape(path / "manifest.json", manifest, ManifestFile)
+    require_schema(path / "manifest.json", manifest, ManifestFile)
     recipe = _read_recipe(path / "recipe.yaml")
     if recipe.get("sweep") is not None:
         raise HeftError(f"{path} is a sweep, not a run; train its winner with heft train {path / 'winner.yaml'}")
-    require_shape(path / "recipe.yaml", recipe, RecipeFile)
+    require_schema(path / "recipe.yaml", recipe, RecipeFile)
     if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
     summary = read_json(path / "summary.json")
-    require_shape(path / "summary.json", summary, Summary)
+    require_schema(path / "summary.json", summary, Summary)
     evaluations = tuple(_evaluated(path, entry) for entry in summary["stages"])
     return RunFiles(path, recipe["name"], recipe["seed"], recipe, manifest, evaluations)
 

@@ -1,7 +1,4 @@
-"""What the files of a run and of a study must look like to be read: the kinds of the values that are used.
-
-Other keys may stand beside them; later versions write more.
-"""
+"""The values that are read from the files of runs and studies. Other keys are ignored: later versions write more."""
 
 import re
 from pathlib import Path
@@ -10,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from heft.errors import HeftError
+from heft.settings.words import faults_of, in_one_line
 
-_FAULTS_SHOWN = 5
-_MOST = 1e30  # of a count or a cost: sums and means of these stay finite
+_MOST = 1e30  # of a count or a cost, so that sums and means stay finite
 
 
-class _Shape(BaseModel):
+class _Schema(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
@@ -30,7 +27,7 @@ Amount = Annotated[float, Field(ge=0, le=_MOST)]
 StageName = Annotated[str, AfterValidator(_stage_name)]
 
 
-class StageEntry(_Shape):
+class StageEntry(_Schema):
     """An entry of summary.json (heft.run.directory.StageSummary), as far as it is read."""
 
     name: StageName
@@ -59,13 +56,13 @@ def _base_then_stages(entries: list[StageEntry]) -> list[StageEntry]:
     return entries
 
 
-class Summary(_Shape):
+class Summary(_Schema):
     """summary.json."""
 
     stages: Annotated[list[StageEntry], Field(min_length=1), AfterValidator(_base_then_stages)]
 
 
-class _Named(_Shape):
+class _Named(_Schema):
     name: str
 
 
@@ -73,14 +70,14 @@ class _BaseEntry(_Named):
     dtype: str | None = None
 
 
-class ManifestFile(_Shape):
+class ManifestFile(_Schema):
     """manifest.json."""
 
     format: Any = None
     base: _BaseEntry | None = None
 
 
-class RecipeFile(_Shape):
+class RecipeFile(_Schema):
     """recipe.yaml of a run: as it was resolved, perhaps by another version, so the recipe's own checks do not apply."""
 
     name: str
@@ -90,12 +87,12 @@ class RecipeFile(_Shape):
     evaluation: dict[str, Any] = {}
 
 
-class _Failed(_Shape):
+class _Failed(_Schema):
     seed: int
     error: str
 
 
-class _Arm(_Shape):
+class _Arm(_Schema):
     name: str
     label: str | None = None
     runs: list[str]
@@ -103,7 +100,7 @@ class _Arm(_Shape):
     failed: list[_Failed] = []
 
 
-class StudyFile(_Shape):
+class StudyFile(_Schema):
     """study.json."""
 
     name: str
@@ -112,15 +109,14 @@ class StudyFile(_Shape):
     arms: list[_Arm]
 
 
-def require_shape(path: Path, value: dict[str, Any], shape: type[_Shape]) -> None:
-    """See that a file's value has the kinds that are read.
+def require_schema(path: Path, value: dict[str, Any], schema: type[BaseModel]) -> None:
+    """Check the values of a file that are read.
 
     Raises:
-        HeftError: it has not; the first faults are named.
+        HeftError: they are missing or of another type; the first faults are named.
     """
     try:
-        shape.model_validate(value)
+        schema.model_validate(value)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:_FAULTS_SHOWN]
-        shown = "; ".join(f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}" for fault in faults)
-        raise HeftError(f"{path} is not whole or was changed by hand: {shown}") from None
+        shown = in_one_line(faults_of(error, schema), most=5)
+        raise HeftError(f"{path} is incomplete or was changed by hand: {shown}") from None

@@ -8,6 +8,7 @@ from peft.utils import PeftType
 from pydantic import ValidationError
 
 from heft.settings.reft import Positions, ReftSettings, parse_positions
+from heft.settings.words import faults_of, in_one_line
 
 
 def _default(name: str):
@@ -53,8 +54,7 @@ class ReftConfig(PeftConfig):
         try:
             ReftSettings.model_validate({name: getattr(self, name) for name in names}, strict=True)
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ValueError(f"ReftConfig: {faults}") from None
+            raise ValueError(f"ReftConfig: {in_one_line(faults_of(error, ReftSettings))}") from None
 
     @property
     def edited_positions(self) -> Positions:

@@ -17,7 +17,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from heft.errors import HeftError
 from heft.settings.base import Settings
-from heft.settings.words import KeyPath, explain, schema_of, show
+from heft.settings.words import KeyPath, faults_of, schema_of, show
 from heft.settings.yaml import Document, Fault, Place, read_yaml, read_yaml_file
 
 _Checked = TypeVar("_Checked", bound=Settings)
@@ -108,12 +108,9 @@ def check(document: Document, kind: type[_Checked]) -> _Checked | None:
     try:
         return kind.model_validate(document.data, strict=True)
     except ValidationError as error:
-        seen = {fault.path for fault in document.faults}
-        for details in error.errors(include_url=False):
-            path, text = explain(details, schema_of(kind))
-            # A default that waits for the value of a key at fault is no fault of its own.
-            if path not in seen and details["type"] != "default_factory_not_called":
-                seen.add(path)
+        known = {fault.path for fault in document.faults}
+        for path, text in faults_of(error, kind).items():
+            if path not in known:
                 document.faults.append(Fault(document.place_of(path), path, text))
     return None
 

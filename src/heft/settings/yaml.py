@@ -17,7 +17,7 @@ from ruamel.yaml.events import AliasEvent, CollectionStartEvent, StreamEndEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from heft.errors import HeftError
-from heft.settings.words import KeyPath, show
+from heft.settings.words import KeyPath, dotted, show
 from heft.storage.reading import FileFault, read_bytes
 
 LIMIT_BYTES = 2**20
@@ -40,8 +40,7 @@ class Fault(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path]
-        where = f"{''.join(parts).lstrip('.')}: " if parts else ""
+        where = f"{dotted(self.path)}: " if self.path else ""
         return f"{self.place.label}: {where}{self.text}"
 
 
