@@ -52,8 +52,8 @@ WRONG = [
     ({"correct": 0}, "correct: expected true or false; got 0"),
     ({"log_likelihoods": [True, 0.5]}, "log_likelihoods[0]: expected a number; got true"),
     ({"log_likelihoods": None}, "log_likelihoods: expected a list (each entry: a number); got null"),
-    ({"group": 3}, "group: expected text or null; got 3"),
-    ({"text": {}}, "text: expected text or null; got {}"),
+    ({"group": 3}, "group: expected text, or null; got 3"),
+    ({"text": {}}, "text: expected text, or null; got {}"),
     ({"more": 1, "other": 2}, "more: unknown key; known here: correct, gold,"),
 ]
 

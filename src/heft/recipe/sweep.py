@@ -12,14 +12,14 @@ from heft.settings.base import Settings, suggest
 from heft.settings.words import explain, schema_of, show
 
 HOLDOUT = 0.1
-"""Share of rows held back where neither the sweep nor its stage says."""
+"""Fraction of validation rows where neither the sweep nor its stage gives one."""
 
 FIXED = {
     "method": "a sweep trains `reft` adapters only",
     "holdout": "all configurations are ranked on the same rows; set sweep.holdout",
     "bf16": "configurations share a forward pass, so they compute in one number format; set it in the stage",
     "fused": "configurations share a forward pass, so it is the same for all; set it in the stage",
-    "gradient_checkpointing": "a sweep keeps its activations; lower sweep.tokens_per_pass for less memory",
+    "gradient_checkpointing": "a sweep stores its activations; lower sweep.tokens_per_pass for less memory",
     "micro_batch_size": "it changes no result; set it in the stage",
     "reuse": "it changes no result; set it in the stage",
     "cache": "configurations share one store of prefixes; set it in the stage",
@@ -31,13 +31,13 @@ _Path = tuple[str | int, ...]
 
 class SweepSettings(Settings):
     """Values to try for settings of the last stage, which must be a `reft` stage. `heft sweep` trains every
-    combination side by side and ranks them on rows held back from the training rows."""
+    combination side by side and ranks them on validation rows."""
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
     """Settings of the last stage, each with the list of its values, such as {rank: [4, 8], positions: [l4, l8]}; every
     combination is trained."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Share of the training rows that no configuration trains on and all are ranked on; null means the stage's
+    """Fraction of the training set used as the validation set that ranks the configurations; null means the stage's
     holdout, or 0.1 where that is 0."""
     tokens_per_pass: int = Field(default=4096, ge=1)
     """Most tokens of all configurations together in one forward pass; fewer need less memory. One configuration's

@@ -61,8 +61,8 @@ def describe(node: Schema) -> str:
     if named := variants(node):
         return f"a mapping with {node['discriminator']['propertyName']} one of {', '.join(named)}"
     if "anyOf" in node:
-        branches = sorted(node["anyOf"], key=lambda branch: branch.get("type") == "null")
-        return " or ".join(describe(branch) for branch in branches)
+        branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
+        return " or ".join(map(describe, branches)) + (", or null" if len(branches) < len(node["anyOf"]) else "")
     if "const" in node or "enum" in node:
         words = _words(node)
         return words[0] if len(words) == 1 else f"one of {', '.join(words)}"

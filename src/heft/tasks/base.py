@@ -125,23 +125,23 @@ def generation_example(task_name: str, prompt: str, answer: str, target: str, tu
 
 
 class TaskSettings(Settings):
-    """What is common to all tasks."""
+    """Settings of every task."""
 
     name: str
-    """Which task, by its name in the table of tasks."""
+    """Name of the task."""
     train_limit: int | None = Field(default=None, ge=1)
-    """Train on this many rows at most; none is all of them."""
+    """Most rows to train on; null is all of them."""
     eval_limit: int | None = Field(default=None, ge=1)
-    """Evaluate on this many rows at most; none is all of them."""
+    """Most rows to evaluate on; null is all of them."""
     sample_seed: int = 0
-    """Which rows a limit keeps: the first of a seeded shuffle, so a smaller limit keeps a subset of a larger one's."""
+    """Seed of the rows that a limit selects; a smaller limit selects a subset of a larger one's."""
     chat_template: bool = False
     """Apply the tokenizer's chat template, with the prompt as the user's turn."""
     chat_template_args: dict[str, bool | int | float | str] = Field(default={})
     """Variables passed to the chat template, such as {enable_thinking: false}; needs `chat_template: true`."""
     template_date: str | None = None
-    """Date (YYYY-MM-DD) that a chat template is given as today's; null: the day on which the run begins, which is
-    written into the run's recipe, so that a resumed run and `heft eval` use it too."""
+    """Today's date (YYYY-MM-DD) for the chat template; null: the day on which the run begins, which is written into
+    the run's recipe, so that a resumed run and `heft eval` use it too."""
     max_length: int = Field(default=512, ge=8)
     """Most tokens of prompt and answer together (TRL: `max_length`)."""
 
