@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 
 READERS = ("adapters.directory", "adapters.manifest", "adapters.safety", "adapters.weights", "tasks", "recipe.files")
-READERS += ("compare.comparison", "compare.table", "study.files", "evaluation.metrics")
+READERS += ("compare.comparison", "compare.table", "study.files", "results.metrics")
 with atheris.instrument_imports(include=["heft", "ruamel"]):  # what is not imported here is not looked into
     for name in READERS:
         import_module(f"heft.{name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from commands import COMMAND, heft, write_recipe
-from heft.evaluation.records import read_records
+from heft.results.records import read_records
 
 ROOT = Path(__file__).parents[2]
 STAGES = (

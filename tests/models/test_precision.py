@@ -17,11 +17,11 @@ from heft.costs.operations import costs_of
 from heft.costs.stage import stage_costs
 from heft.data.rows import read_data
 from heft.errors import HeftError
-from heft.evaluation.records import read_records
 from heft.models import precision
 from heft.models.load import load_base, load_skeleton
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import ModelSettings
+from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
 
 AUTO = ["model.dtype=auto", "model.device=cpu"]

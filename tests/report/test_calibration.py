@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from heft.evaluation.records import Record
 from heft.report.calibration import calibration_error, confidence, reliability
+from heft.results.records import Record
 
 
 def record(share: float, correct: bool) -> Record:

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 import heft
 from heft.errors import HeftError
-from heft.evaluation.records import read_records
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
+from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
 
 HEFT = (

@@ -12,8 +12,8 @@ from heft.storage.locks import locked
 
 HOLD = """
 import sys, pathlib, time
-from heft.storage.locks import held
-with held(pathlib.Path(sys.argv[1]), "run"):
+from heft.storage.locks import locked
+with locked(pathlib.Path(sys.argv[1]), "run"):
     print("held", flush=True)
     time.sleep(60)
 """

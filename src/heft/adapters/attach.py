@@ -23,6 +23,7 @@ from heft.reft.editable import require_editable
 from heft.reft.layer import ReftLayer
 from heft.reft.sites import blocks_without, site_names
 from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.reporter import AdapterRow
 from heft.settings.reft import Positions, ReftSettings, parse_positions
 
 if TYPE_CHECKING:
@@ -230,17 +231,7 @@ def _parts_of(model: nn.Module, name: str) -> Iterator[nn.Module | nn.Parameter]
                     yield container[name]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table before a stage: the base or an adapter, its state and its number of parameters."""
-
-    name: str
-    method: str
-    state: str
-    parameters: int
-
-
-def overview(model: "PreTrainedModel") -> list[Row]:
+def overview(model: "PreTrainedModel") -> list[AdapterRow]:
     """What trains, what is frozen, what is active, and how many parameters each has."""
     rows, counted = [], set()
     for name, config in model.peft_config.items():
@@ -249,9 +240,11 @@ def overview(model: "PreTrainedModel") -> list[Row]:
         is_active = any(name in m.active_adapters for m in model.modules() if isinstance(m, BaseTunerLayer))
         trains = any(p.requires_grad for p in parameters.values())
         state = f"{'trains' if trains else 'frozen'}, {'active' if is_active else 'off'}"
-        rows.append(Row(name, config.peft_type.value.lower(), state, sum(p.numel() for p in parameters.values())))
+        rows.append(
+            AdapterRow(name, config.peft_type.value.lower(), state, sum(p.numel() for p in parameters.values()))
+        )
     base = sum(_numel(p) for key, p in model.named_parameters() if key not in counted)
-    return [Row("base", "model", "frozen, active", base), *rows]
+    return [AdapterRow("base", "model", "frozen, active", base), *rows]
 
 
 def trainable_parameters(model: nn.Module) -> int:

@@ -12,8 +12,8 @@ from heft.errors import HeftError
 from heft.text.units import percent
 
 if TYPE_CHECKING:
-    from heft.evaluation.metrics import Metrics
     from heft.recipe.recipe import EvaluationRequest
+    from heft.results.metrics import Metrics
     from heft.tasks import TaskSettings
 
 
@@ -41,8 +41,8 @@ def evaluate(
     reporter = ConsoleReporter()
     from heft.adapters.directory import open_adapters
     from heft.evaluation import evaluate as run_evaluation
-    from heft.evaluation.records import write_records
     from heft.models.load import load_base
+    from heft.results.records import write_records
     from heft.storage.atomic import readable_os_errors
 
     loaded = load_base(settings.model)

@@ -22,7 +22,7 @@ def sweep(
     from heft.cli.show import ConsoleReporter, explain_interrupts, results_table
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import require_sweep
-    from heft.run.directory import require_free
+    from heft.run.begun import require_free
 
     loaded = load_recipe(recipe, override, output=str(output) if output else None)
     require_sweep(loaded)  # both again in the sweep; here they are reported before torch takes its seconds

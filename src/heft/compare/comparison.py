@@ -11,7 +11,7 @@ from heft.compare.arms import Arm, arms_of, read_study, stage_arms
 from heft.compare.costs import Costs, costs_of, mean_or_none
 from heft.compare.pairing import Answers, align
 from heft.errors import HeftError
-from heft.evaluation.metrics import wilson
+from heft.results.metrics import wilson
 
 __all__ = [
     "Arm",
@@ -38,7 +38,7 @@ class ArmResult:
         accuracy: share of right answers.
         interval: 95 %, of questions and, with several seeds, of seeds.
         wilson: Wilson's interval of each run.
-        balanced_accuracy, majority, predictions: see heft.evaluation.metrics.Metrics.
+        balanced_accuracy, majority, predictions: see heft.results.metrics.Metrics.
         collapsed: seeds of runs that give one answer only.
         seed_sd: standard deviation of the runs' accuracies; None with one seed.
         costs: see Costs.
@@ -152,7 +152,7 @@ def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
     same = [len(each.records) > 1 and len({record.prediction for record in each.records}) == 1 for each in found]
     if arm.stage == "base":  # it has no seed: its runs are one
         right, found, same = right[:1], found[:1], same[:1] * len(seeds)
-    shares = [evaluation.summary.get("predictions") for evaluation in found]
+    shares = [evaluation.summary.predictions for evaluation in found]
     return ArmResult(
         name=arm.name,
         stage=arm.stage,
@@ -161,8 +161,8 @@ def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
         accuracy=float(right.mean()),
         interval=statistics.accuracy_interval(right, answers.groups),
         wilson=[wilson(int(row.sum()), len(row)) for row in answers.right[arm.name]],
-        balanced_accuracy=mean_or_none([e.summary.get("balanced_accuracy") for e in found]),
-        majority=mean_or_none([e.summary.get("majority") for e in found]),
+        balanced_accuracy=mean_or_none([e.summary.balanced_accuracy for e in found]),
+        majority=mean_or_none([e.summary.majority for e in found]),
         predictions=None if None in shares else {k: mean_or_none([s.get(k) for s in shares]) for k in shares[0]},
         collapsed=[seed for seed, one in zip(seeds, same, strict=True) if one],
         seed_sd=float(right.mean(1).std(ddof=1)) if len(right) > 1 else None,

@@ -2,13 +2,14 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from heft.compare.schemas import ManifestFile, RecipeFile, Summary, require_schema
+from heft.compare.schemas import ManifestFile, RecipeFile, require_schema
 from heft.errors import HeftError
-from heft.evaluation.metrics import measure
-from heft.evaluation.records import Record, read_records
+from heft.results.metrics import measure
+from heft.results.records import Record, read_records
+from heft.results.summary import StageSummary, read_summaries
 from heft.run.directory import RUN_FORMAT
 from heft.settings.files import faults_error
 from heft.settings.yaml import read_yaml_file
@@ -21,12 +22,12 @@ class Evaluated:
 
     Attributes:
         stage: "base" or the stage's name.
-        summary: its entry of summary.json (heft.run.directory.StageSummary).
+        summary: its figures, from summary.json.
         records: one for each example.
     """
 
     stage: str
-    summary: dict
+    summary: StageSummary
     records: tuple[Record, ...]
 
 
@@ -93,9 +94,11 @@ def read_run(path: Path) -> RunFiles:
     require_schema(path / "recipe.yaml", recipe, RecipeFile)
     if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
-    summary = read_json(path / "summary.json")
-    require_schema(path / "summary.json", summary, Summary)
-    evaluations = tuple(_evaluated(path, entry) for entry in summary["stages"])
+    summaries = read_summaries(path)
+    names = [summary.name for summary in summaries]
+    if names[:1] != ["base"] or len(set(names)) < len(names):
+        raise HeftError(f"{path / 'summary.json'} must hold the base, then stages, each once; got {', '.join(names)}")
+    evaluations = tuple(_evaluated(path, summary) for summary in summaries)
     return RunFiles(path, recipe["name"], recipe["seed"], recipe, manifest, evaluations)
 
 
@@ -145,22 +148,19 @@ def _read_recipe(path: Path) -> dict:
     return document.data
 
 
-def _evaluated(path: Path, entry: dict) -> Evaluated:
-    file = path / "records" / f"{entry['name']}.jsonl"
+def _evaluated(path: Path, summary: StageSummary) -> Evaluated:
+    file = path / "records" / f"{summary.name}.jsonl"
     records = read_records(file)
-    if len(records) != entry["n"]:
-        raise HeftError(f"{file} holds {len(records):,} records, summary.json counts {entry['n']:,}; run it again")
-    figures = asdict(measure(records))
-    unlike = [
-        key
-        for key in ("accuracy", "balanced_accuracy", "majority", "predictions")
-        if not _same(figures[key], entry.get(key))
-    ]
+    if len(records) != summary.n:
+        raise HeftError(f"{file} holds {len(records):,} records, summary.json counts {summary.n:,}; run it again")
+    figures = measure(records)
+    checked = ("accuracy", "balanced_accuracy", "majority", "predictions")
+    unlike = [key for key in checked if not _same(getattr(figures, key), getattr(summary, key))]
     if unlike:
         raise HeftError(
             f"{file} and summary.json do not agree on {', '.join(unlike)}: one of them was changed; run it again"
         )
-    return Evaluated(entry["name"], entry, tuple(records))
+    return Evaluated(summary.name, summary, tuple(records))
 
 
 def _same(computed: object, written: object) -> bool:

@@ -1,65 +1,16 @@
 """The values that are read from the files of runs and studies. Other keys are ignored: later versions write more."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from heft.errors import HeftError
 from heft.settings.words import faults_of, in_one_line
 
-_MOST = 1e30  # of a count or a cost, so that sums and means stay finite
-
 
 class _Schema(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-
-def _stage_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", value):
-        raise ValueError("a stage's name is at most 100 letters, digits and _, since it names a file too")
-    return value
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0, le=_MOST)]
-StageName = Annotated[str, AfterValidator(_stage_name)]
-
-
-class StageEntry(_Schema):
-    """An entry of summary.json (heft.run.directory.StageSummary), as far as it is read."""
-
-    name: StageName
-    n: Annotated[int, Field(ge=1)]
-    accuracy: Share
-    balanced_accuracy: Share | None = None
-    majority: Share | None = None
-    predictions: dict[str, Share] | None = None
-    seconds: Amount | None = None
-    evaluation_seconds: Amount | None = None
-    steps: Annotated[int, Field(ge=0, le=2**53)]
-    tokens: Amount | None = None
-    flops: Amount | None = None
-    plain_flops: Amount | None = None
-    trainable_parameters: Amount | None = None
-    stored_parameters: Amount | None = None
-    peak_bytes: Amount | None = None
-    ended: str | None = None
-    ended_because: str | None = None
-
-
-def _base_then_stages(entries: list[StageEntry]) -> list[StageEntry]:
-    names = [entry.name for entry in entries]
-    if names[0] != "base" or len(set(names)) < len(names):
-        raise ValueError(f"it must be the base, then stages, each once; got {', '.join(names)}")
-    return entries
-
-
-class Summary(_Schema):
-    """summary.json."""
-
-    stages: Annotated[list[StageEntry], Field(min_length=1), AfterValidator(_base_then_stages)]
 
 
 class _Named(_Schema):

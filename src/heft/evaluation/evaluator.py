@@ -15,11 +15,11 @@ from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.evaluation.metrics import Metrics, measure
-from heft.evaluation.records import Record
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import ReftLayer
+from heft.results.metrics import Metrics, measure
+from heft.results.records import Record
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for

@@ -1,4 +1,4 @@
-"""The stages of a run, each trained, kept and evaluated, from wherever an earlier call has left them."""
+"""The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +16,9 @@ from heft.errors import HeftError
 from heft.evaluation.evaluator import Evaluation, evaluate_examples
 from heft.models.load import Base
 from heft.recipe.recipe import Recipe, ReftStage, Stage
+from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints
-from heft.run.directory import RunDirectory, StageSummary
+from heft.run.directory import RunDirectory
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageLoop:
-    """The pieces of a run: what it works on, and each step."""
+    """Trains and evaluates a run's stages; each step is a method.
+
+    Attributes:
+        recipe, base, data: what the run is about.
+        directory: where earlier results are found; one of the listeners of `reporter`.
+        reporter: hears metrics, evaluations and notes.
+    """
 
     recipe: Recipe
     base: Base
@@ -71,7 +78,7 @@ class StageLoop:
         """Evaluate the model before any stage."""
         evaluation = self.evaluate("base")
         summary = StageSummary.of("base", evaluation.metrics, evaluation_seconds=evaluation.seconds)
-        self.directory.add_evaluation(summary, evaluation.records)
+        self.reporter.evaluated(summary, evaluation.records)
 
     def train_and_checkpoint(self, index: int, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
         """Train a stage from where its last checkpoint is, and keep it on the way and at the end.
@@ -93,7 +100,8 @@ class StageLoop:
         earlier = apart(last.snapshot) if last else {}
         if last:
             _require_as_many_processes(earlier["run"].values["processes"])
-            self.reporter.note(f"stage {name} goes on after step {last.step:,}")
+            self.reporter.note(f"resuming stage {name} after step {last.step:,}")
+            self.reporter.resumed(name, last.step)
         costs = self.count(name, earlier["run"].values["cache"] if last else None)
         cache = costs.reuse.store if isinstance(stage, ReftStage) else None
         if cache is not None:  # what is counted is what runs, and what goes on is what was begun
@@ -135,7 +143,7 @@ class StageLoop:
             ended=outcome.ended,
             ended_because=outcome.ended_because,
         )
-        self.directory.add_evaluation(summary, evaluation.records)
+        self.reporter.evaluated(summary, evaluation.records)
 
     def count(self, name: str, cache: str | None) -> StageCosts:
         """What training a stage costs, with the store that `cache: auto` means now.
@@ -175,7 +183,7 @@ class StageLoop:
             self.data.train,
             pad_id=self.base.tokenizer.pad_token_id,
             seed=seed,
-            reporter=_Recording(self.reporter, self.directory),
+            reporter=self.reporter,
             holdout_seed=self.recipe.seed + index,
             keeping=keeping,
             attention=self.base.settings.attention,
@@ -198,7 +206,7 @@ class Trained:
 
     Attributes:
         parameters: how many numbers were trained.
-        flops, plain_flops: of the training, see heft.run.directory.StageSummary.
+        flops, plain_flops: of the training, see heft.results.summary.StageSummary.
         outcome: what it took.
     """
 
@@ -221,18 +229,6 @@ def _save_adapters(model: "PreTrainedModel", names: Sequence[str], folder: Path)
 def _require_as_many_processes(before: int) -> None:
     if before != distributed.count():
         raise HeftError(
-            f"this run was begun with {before} processes and cannot go on with {distributed.count()}, since each draws"
-            f" its own random numbers; start {before}"
+            f"this run was begun with {before} processes and cannot be resumed with {distributed.count()}, since each"
+            f" draws its own random numbers; start {before}"
         )
-
-
-class _Recording(Reporter):
-    """Writes measurements to the run directory on their way to the person."""
-
-    def __init__(self, inner: Reporter, directory: RunDirectory):
-        self._directory = directory
-        self.note, self.progress, self.step, self._show = inner.note, inner.progress, inner.step, inner.metrics
-
-    def metrics(self, values: dict) -> None:
-        self._directory.add_metrics(values)
-        self._show(values)

@@ -18,30 +18,27 @@ from heft.costs.skeleton import skeleton_of as attached_skeleton
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
-from heft.evaluation.records import Record
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.grid import refuse_sweep
 from heft.recipe.recipe import Recipe
+from heft.results.summary import StageSummary, read_summaries
 from heft.run.base_evaluation import find_base_evaluation
-from heft.run.checkpoints import Checkpoints
-from heft.run.directory import (
-    RUN_FORMAT,
-    RunDirectory,
-    StageSummary,
+from heft.run.begun import (
     clear_first_files,
     is_begun,
     is_finished,
     model_begun_with,
-    read_summaries,
     require_free,
     require_same,
 )
+from heft.run.checkpoints import Checkpoints
+from heft.run.directory import RUN_FORMAT, RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.runtime import distributed
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Reporter, Reporters
 from heft.storage.locks import locked
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
@@ -108,7 +105,8 @@ def train(
         check_targets(base.model, recipe, base.tokenizer)
         attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         distributed.wait_for_all()  # each has seen that the directory is free
-        directory = RunDirectory(path) if distributed.is_main() else _Unwritten(path)
+        directory = RunDirectory(path, writes=distributed.is_main())
+        reporter = Reporters([directory, reporter])
         manifest = run_manifest(recipe, base, data)
         if begun:
             _resume(directory, manifest, reporter)
@@ -126,7 +124,7 @@ def train(
 
 
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
-    others = directory.go_on(manifest)
+    others = directory.resume(manifest)
     if others:
         reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
 
@@ -170,25 +168,12 @@ def _take_base(
     if found is not None:
         run, summary, records = found
         reporter.note(f"the base is evaluated already, in {run}")
-        directory.add_evaluation(summary, records)
+        reporter.evaluated(summary, records)
 
 
 def _held(path: Path) -> AbstractContextManager:
     """The run's directory, held against other runs; of several processes of one run, the main one holds it."""
     return locked(path, "run") if distributed.is_main() else nullcontext()
-
-
-class _Unwritten(RunDirectory):
-    """The run's directory to a process that does not write: only figures are kept."""
-
-    def create(self, recipe_yaml: str, manifest: dict) -> None:
-        pass
-
-    def add_metrics(self, values: dict) -> None:
-        pass
-
-    def add_evaluation(self, summary: StageSummary, records: list[Record]) -> None:
-        self.summaries.append(summary)
 
 
 def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:

@@ -77,8 +77,10 @@ def _describe_kind(node: Schema) -> str:
     match node.get("type"):
         case "integer" | "number":
             return ("a whole number" if node["type"] == "integer" else "a number") + _describe_bounds(node)
-        case "array":
+        case "array" if "items" in node:
             return f"a list (each entry: {describe(node['items'])})"
+        case "array":
+            return f"a list of {len(node['prefixItems'])}"
         case "object" if "properties" in node:
             return f"a mapping with the keys {', '.join(node['properties'])}"
         case "object":

@@ -24,10 +24,12 @@ from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
 from heft.recipe.training import held_back_rows
-from heft.run.directory import RunDirectory, StageSummary, require_free
+from heft.results.summary import StageSummary
+from heft.run.begun import require_free
+from heft.run.directory import RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.run.train import adapter_manifest, run_manifest
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Reporter, Reporters
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
 from heft.sweep.report import label, plot, write_results
@@ -91,7 +93,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
         reporter.note("checkpoint is for the runs of the winner; a sweep keeps nothing on its way")
     directory = RunDirectory(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
-    work = StageLoop(recipe, base, data, directory, reporter)
+    work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
     earlier = list(recipe.stages.items())[:-1]
     for index, (name, stage) in enumerate(earlier):
         work.train_stage(index, name, stage)
@@ -128,7 +130,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration], index: in
         reporter.note(
             f"{len(tried)} configurations of stage {name} side by side, ranked on {len(held_back):,} rows held back"
         )
-        seconds = training.train(name, reporter, directory.add_metrics)
+        seconds = training.train(name, reporter)
         results = rank(training, recipe.evaluation.normalize)
         _tell_what_has_not_moved(results, reporter)
         winner = best(results)
@@ -173,7 +175,7 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
         summary = StageSummary.of(
             name, evaluation.metrics, trainable_parameters=parameters, evaluation_seconds=evaluation.seconds
         )
-        directory.add_evaluation(summary, evaluation.records)
+        work.reporter.evaluated(summary, evaluation.records)
     return Sweep(directory.path, results, winner, summary, seconds)
 
 

@@ -31,7 +31,7 @@ class SideBySide:
     held_back: Sequence[int]
     trials: RetryingForward
 
-    def train(self, what: str, reporter: Reporter, on_metrics: Callable[[dict], None]) -> float:
+    def train(self, what: str, reporter: Reporter) -> float:
         """Train all to their ends; returns the seconds it took."""
         train_only(self.passes.model, [learner.configuration.adapter for learner in self.learners])
         total = max(learner.steps for learner in self.learners)
@@ -42,8 +42,10 @@ class SideBySide:
                 live = [learner for learner in self.learners if learner.is_training]
                 if not live:
                     break
-                self._step(live, on_metrics)
-                self._watch([learner for learner in live if not learner.diverged and learner.is_due()], on_metrics)
+                self._step(live, reporter.metrics)
+                self._watch(
+                    [learner for learner in live if not learner.diverged and learner.is_due()], reporter.metrics
+                )
                 self.passes.end_step()
                 reporter.step(what, step, total)
             self.trials.set_training(False)
