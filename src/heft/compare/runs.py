@@ -33,7 +33,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run left behind.
+    """The files of a run.
 
     Attributes:
         path: its directory.
@@ -119,7 +119,7 @@ def read_metrics(path: Path) -> list[dict]:
         if not line.endswith(b"\n"):
             break
         try:
-            rows.append(parse_json(line, finite=False))  # a loss may have been none
+            rows.append(parse_json(line, finite=False))  # a loss may have been NaN
         except ValueError as error:
             raise HeftError(f"{file}:{number}: {error}") from None
         if not isinstance(rows[-1], dict):
@@ -128,15 +128,15 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def require_format(path: Path, value: dict, known: int) -> None:
-    """See that files were written in the format that is read here.
+    """Check that files have the format that is read here.
 
     Raises:
-        HeftError: they were not.
+        HeftError: they have another.
     """
     found = value.get("format")
     if found != known:
-        said = "no format" if found is None else f"format {found!r}"
-        raise HeftError(f"{path} was made by another version of heft ({said}, this one reads {known}); run it again")
+        given = "no format" if found is None else f"format {found!r}"
+        raise HeftError(f"{path} was made by another version of heft ({given}, this one reads {known}); run it again")
 
 
 def _read_recipe(path: Path) -> dict:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def edits_hidden_states(model: "nn.Module") -> bool:
-    """Whether the model carries a ReFT adapter, which is told where prompts end (`prompt_lengths`)."""
+    """Whether the model carries a ReFT adapter, which needs to know where prompts end (`prompt_lengths`)."""
     from heft.reft.layer import ReftLayer
 
     return any(isinstance(module, ReftLayer) for module in model.modules())

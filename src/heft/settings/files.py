@@ -1,7 +1,6 @@
-"""Files of settings: a strict read that knows at which line everything was written, overrides, checks, and a write.
+"""Files of settings: a strict read with line numbers, overrides, checks, and a write.
 
-heft.settings.yaml reads the YAML. pydantic then checks the values, strictly; its complaints are put in words
-(heft.settings.words) and at the lines of the file.
+heft.settings.yaml reads the YAML, pydantic checks the values, and heft.settings.words puts its errors in words.
 """
 
 import io
@@ -70,8 +69,8 @@ def _override(document: Document, text: str, source: int, dotted_below: str | No
         document.faults.append(Fault(place, (), "expected key=value, such as stages.fine.rank=4"))
         return
     if dotted_below in path[:-1]:
-        kept = path.index(dotted_below) + 1
-        path = (*path[:kept], ".".join(path[kept:]))
+        start = path.index(dotted_below) + 1
+        path = (*path[:start], ".".join(path[start:]))
     set_value(document, path, read_yaml(value, lambda line: place), place)
 
 
@@ -91,7 +90,7 @@ def set_value(document: Document, path: KeyPath, part: Document, place: Place) -
 
 
 def validate(document: Document, kind: type[_Checked]) -> _Checked:
-    """Check the values; what is wrong with them, one fault for each key at most, is raised with all faults so far."""
+    """Check the values; what is wrong with them, at most one fault per key, is raised with all faults so far."""
     checked = check(document, kind) if isinstance(document.data, dict) else None
     if checked is None or document.faults:
         raise faults_error(document.faults)
@@ -99,7 +98,7 @@ def validate(document: Document, kind: type[_Checked]) -> _Checked:
 
 
 def faults_error(faults: Iterable[Fault]) -> HeftError:
-    """All faults, a line each, in the order in which they were written; equal ones once."""
+    """All faults, one per line, in the order in which they were written; equal ones once."""
     return HeftError("\n".join(dict.fromkeys(str(fault) for fault in sorted(faults, key=lambda fault: fault.place))))
 
 

@@ -1,4 +1,4 @@
-"""What is left of a sweep: results.json, results.csv and sweep.svg. The table on the screen is in heft.cli.sweep."""
+"""The results of a sweep as files: results.json, results.csv and sweep.svg. heft.cli.sweep prints the table."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
     swept = list(results[0].values)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    measured = ("held_back_loss", "held_back_accuracy", "low", "high", "n", "steps", "parameters", "state")
+    measured = ("validation_loss", "validation_accuracy", "low", "high", "n", "steps", "parameters", "state")
     table.writerow(["place", "name", *swept, *measured])
     for place, r in enumerate(results, start=1):
         values = [_text(r.values[key]) for key in swept]

@@ -1,4 +1,4 @@
-"""What a task is: examples made from rows, and, where answers are generated, the check of an answer."""
+"""A task: examples made from rows, and the check of an answer where answers are generated."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Example:
     """One question as text, before any tokenizer or chat template.
 
     Raises:
-        HeftError: a part breaks what is said of it here.
+        HeftError: a field is not as described here.
     """
 
     id: str
@@ -37,21 +37,21 @@ class Example:
     prompt: str
     """Not empty, no whitespace at the end."""
     choices: tuple[str, ...]
-    """Each as continued from the prompt, beginning with whitespace; empty where the answer is generated."""
+    """Each continues the prompt and begins with whitespace; empty where the answer is generated."""
     gold: int | None
-    """Index into choices; none where the answer is generated."""
+    """Index into choices; None where the answer is generated."""
     answer: str
     """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices."""
     group: str | None = None
-    """Equal for examples that share a text, for clustered statistics; none where nothing is shared."""
+    """Equal for examples that share a text, for clustered statistics; None where nothing is shared."""
     target: str | None = None
     """The reference final answer where answers are generated."""
     question: str | None = None
-    """What is asked, where the prompt has more, such as the options; none where the prompt is the question."""
+    """The question, where the prompt has more, such as the options; None where the prompt is the question."""
     options: tuple[str, ...] | None = None
-    """What the choices stand for, where they are names such as letters; none where they are the options themselves."""
+    """What the choices stand for, where they are names such as letters; None where they are the options themselves."""
     turn: str | None = None
-    """The answer as a chat's turn, where whitespace at its beginning is part of it; none: the answer without any."""
+    """The answer as a chat turn, where whitespace at its beginning is part of it; None: the answer without any."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -95,7 +95,7 @@ def choice_example(
 ) -> Example:
     """An example scored by the likelihood of its choices; each option is continued after one space.
 
-    `group` is the shared text itself, of which the hash is kept; `question` and `named` are an `Example`'s `question`
+    `group` is the shared text itself, whose hash is stored; `question` and `named` are an `Example`'s `question`
     and `options`, for a prompt that lists them and options that are their names.
     """
     choices = tuple(f" {option.strip()}" for option in options)
@@ -157,7 +157,7 @@ class TaskSettings(Settings):
     def _args_are_the_templates(cls, value: dict) -> dict:
         taken = sorted(_TEMPLATE_PARAMETERS & value.keys())
         if taken:
-            raise ValueError(f"{', '.join(taken)} cannot be set: heft hands that to the chat template itself")
+            raise ValueError(f"{', '.join(taken)} cannot be set: heft passes that to the chat template itself")
         return value
 
     @field_validator("template_date")
@@ -212,7 +212,7 @@ class Task(ABC):
         self.settings = settings
 
     def rows(self, split: Split) -> Iterator[Row]:
-        """Every row of a split and where it stands.
+        """Every row of a split, with its place.
 
         Raises:
             HeftError: the source is missing, unreadable or empty.
@@ -230,11 +230,11 @@ class Task(ABC):
         """The example of one row that has no faults of type.
 
         Raises:
-            HeftError: a value is out of its range; the message says which, without the place.
+            HeftError: a value is out of range; the message says which, without the place.
         """
 
     def prediction(self, text: str) -> str | None:
-        """The final answer in a generated text, in the form that is compared; none where there is none."""
+        """The final answer in a generated text, in the form that is compared; None where there is none."""
         raise TypeError(f"{self.name} is scored by the likelihood of its choices, not by generated text")
 
     def is_correct(self, example: Example, text: str) -> bool:
@@ -264,7 +264,7 @@ def quotes_hint(value: object) -> str:
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:
-    """The place of a field's value among those allowed.
+    """The index of a field's value among those allowed.
 
     Raises:
         HeftError: it is none of them.

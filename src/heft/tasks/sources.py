@@ -9,7 +9,7 @@ from heft.errors import HeftError
 from heft.storage.reading import is_dir, is_file, parse_json, read_lines
 
 Row = tuple[str, dict]
-"""Where a row stands ("path:line" or "google/boolq[validation] row 12") and its fields."""
+"""The place of a row ("path:line" or "google/boolq[validation] row 12") and its fields."""
 
 FAULTS_SHOWN = 10
 
@@ -18,7 +18,7 @@ class Source(Protocol):
     """A place that has the rows of a task's splits."""
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield every row of a split in the source's own order, with where it stands.
+        """Yield every row of a split in the source's own order, with its place.
 
         Raises:
             HeftError: the source cannot be read, or has no such split.
@@ -72,7 +72,7 @@ class HubSource:
 
 
 def read_rows(source: str, split: str, sources: Mapping[str, Source]) -> Iterator[Row]:
-    """Yield every row of a split with where it stands, in the source's own order.
+    """Yield every row of a split with its place, in the source's own order.
 
     Args:
         source: one of `sources`, or the path of a folder that holds `<split>.jsonl`.
@@ -108,13 +108,13 @@ def fault_report(heading: str, faults: Sequence[str]) -> HeftError:
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON Lines file: strict UTF-8, one object a line, counted from 1; blank lines are skipped.
+    """Yield the objects of a JSON Lines file: strict UTF-8, one per line, counted from 1; blank lines are skipped.
 
     Lines and file are bounded (heft.storage.reading).
 
     Raises:
         HeftError: the file is missing or has no rows, or lines of it are not UTF-8, not JSON or not objects; all
-            unreadable lines are reported together, before the first row is handed out.
+            unreadable lines are reported together, before the first row.
     """
     if not is_file(path):
         raise HeftError(f"{path} is not a file; expected JSON Lines. {_files_beside(path)}")
@@ -125,14 +125,14 @@ def read_json_lines(path: Path) -> Iterator[Row]:
         except ValueError as error:
             faults.append(f"{path}:{number}: {error}")
     if faults:
-        raise fault_report(f"{path}: expected one JSON object a line; unreadable lines: {len(faults):,}", faults)
+        raise fault_report(f"{path}: expected one JSON object per line; unreadable lines: {len(faults):,}", faults)
     if not rows:
-        raise HeftError(f"{path} has no rows; expected one JSON object a line")
+        raise HeftError(f"{path} has no rows; expected one JSON object per line")
     yield from rows
 
 
 def _json_object(line: bytes) -> dict:
-    """Parse one line; every failure is a ValueError for people. A NaN, as Python writes it, is left to the task."""
+    """Parse one line; every failure is a ValueError for people. NaN, as Python writes it, is left to the task."""
     value = parse_json(line, finite=False)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__} where an object {{…}} was expected")
@@ -156,7 +156,7 @@ def _split_file(folder: Path, split: str, sources: Mapping[str, Source]) -> Path
 
 
 def _files_beside(path: Path) -> str:
-    """Which data files the person could have meant."""
+    """Which data files could have been meant."""
     if not is_dir(path.parent):
         seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
         return f"There is no folder {path.parent} either{seen_from}."
