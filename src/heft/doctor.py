@@ -18,16 +18,14 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from heft import __version__
 from heft.builtin import BOOLQ_WHEEL, CONVERSION, EMBEDDED, Wheel, cache_dir
-from heft.doctor_child import Facts, probe
-from heft.models.precision import auto_dtype
+from heft.doctor_child import FAULT, NOTE, OK, Facts, Line, check_device, in_gigabytes, probe
 from heft.storage.reading import nearest_existing
 
-OK, NOTE, FAULT = "ok", "note", "fault"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 HUB_SECONDS = 10
 TOO_LITTLE_MEMORY, LITTLE_MEMORY = 1.5e9, 5e9
@@ -36,16 +34,6 @@ TOO_LITTLE_DISK, LITTLE_DISK = 1e9, 5e9
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 CHECKOUT = Path(__file__).parents[2] / "pyproject.toml"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One finding: `state` is `OK`, `NOTE` (it works, but know this) or `FAULT`; `advice` is what to do about it."""
-
-    topic: str
-    state: str
-    text: str
-    advice: str | None = None
 
 
 def examine(online: bool = False) -> list[Line]:
@@ -158,45 +146,6 @@ def _wheel(wheel: Wheel, use: str) -> Line:
     return Line("extras", NOTE, f"{wheel.package} {seen}; with it, {use}", wheel.install)
 
 
-def check_device(facts: Facts) -> Iterator[Line]:
-    """What `device: auto` takes here, and whether it computes."""
-    torch = facts.torch
-    if not torch:
-        yield Line("device", NOTE, "not known, since torch cannot be imported; see versions")
-        return
-    for number, gpu in enumerate(torch["devices"]):
-        yield _gpu(f"cuda:{number} {gpu['name']}", gpu)
-    if torch["mps"]:
-        yield Line("device", OK, "mps: Apple's GPU")
-    if not torch["cuda"] and shutil.which("nvidia-smi") is not None:
-        yield _unused_gpu(torch["cuda_build"])
-    units = torch["bfloat16"]
-    bfloat16 = f"bfloat16 in hardware ({', '.join(units)})" if units else "bfloat16 emulated, slower than float32"
-    text = f"cpu: {torch['vector'] or 'unknown vector unit'}, {bfloat16}"
-    yield Line("device", OK, f"{text}; model.dtype auto is {auto_dtype('cpu', bool(units))}")
-
-
-def _gpu(name: str, gpu: dict) -> Line:
-    if gpu["error"] is not None:
-        advice = "install the torch build that fits this GPU and its driver, or set model.device: cpu"
-        return Line("device", FAULT, f"{name} cannot compute: {gpu['error']}", advice)
-    memory = "" if gpu["total"] is None else f", {_gigabytes(gpu['free'])} of {_gigabytes(gpu['total'])} free"
-    bfloat16 = "bfloat16 in hardware" if gpu["bfloat16"] else "no bfloat16"
-    auto = auto_dtype("cuda", bool(gpu["bfloat16"]))
-    return Line("device", OK, f"{name}{memory}, {bfloat16}; model.dtype auto is {auto}")
-
-
-def _unused_gpu(cuda_build: str | None) -> Line:
-    """Why torch does not use an NVIDIA GPU whose driver is there."""
-    if cuda_build is None:
-        advice = "install a CUDA build of torch in place of the CPU one"
-        return Line("device", NOTE, "there is an NVIDIA driver, and torch is a build for the CPU only", advice)
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
-        return Line("device", NOTE, "CUDA_VISIBLE_DEVICES hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
-    advice = "see what nvidia-smi says: a driver older than torch's CUDA, or no GPU"
-    return Line("device", NOTE, f"torch is built for CUDA {cuda_build} and finds no GPU", advice)
-
-
 def check_threads(facts: Facts) -> Iterator[Line]:
     """Threads that torch computes with against the cores that this process may use."""
     cores, threads, asked = usable_cores(), facts.torch.get("threads"), os.environ.get("OMP_NUM_THREADS")
@@ -230,7 +179,7 @@ def check_memory() -> Iterator[Line]:
     if free is None:
         yield Line("memory", NOTE, "how much is free is not known here")
         return
-    text = f"{_gigabytes(free)} available"
+    text = f"{in_gigabytes(free)} available"
     if free < TOO_LITTLE_MEMORY:
         yield Line("memory", FAULT, f"{text}: too little to train even the embedded model", "end other programs")
     elif free < LITTLE_MEMORY:
@@ -296,7 +245,7 @@ def _folder(what: str, path: Path, elsewhere: str) -> Line:
     if not os.access(there, os.W_OK | os.X_OK):
         return Line("disk", FAULT, f"{what}: {there} cannot be written to", f"check its owner and mode, or {elsewhere}")
     free = shutil.disk_usage(there).free
-    text = f"{what}: {path}, {_gigabytes(free)} free"
+    text = f"{what}: {path}, {in_gigabytes(free)} free"
     if free < TOO_LITTLE_DISK:
         return Line("disk", FAULT, text, f"make room, or {elsewhere} on another disk")
     if free < LITTLE_DISK:
@@ -311,7 +260,7 @@ def check_cache() -> Iterator[Line]:
     folder = hub_cache()
     cached = [*folder.glob("models--*"), *folder.glob("datasets--*")] if folder.is_dir() else []
     size = sum(_size(path / "blobs") for path in cached)  # snapshots are links to blobs
-    yield Line("cache", OK, f"the Hub's: {len(cached)} models and data sets, {_gigabytes(size)} in {folder}")
+    yield Line("cache", OK, f"the Hub's: {len(cached)} models and data sets, {in_gigabytes(size)} in {folder}")
 
 
 def _embedded(name: str, folder: Path) -> Iterator[Line]:
@@ -321,13 +270,13 @@ def _embedded(name: str, folder: Path) -> Iterator[Line]:
     whole = [path for path in found if re.fullmatch(rf"{re.escape(short)}-[0-9a-f]{{16}}-v{CONVERSION}", path.name)]
     for path in whole:
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
-            yield Line("cache", OK, f"{name} is converted: {path}, {_gigabytes(_size(path))}")
+            yield Line("cache", OK, f"{name} is converted: {path}, {in_gigabytes(_size(path))}")
         else:
             yield Line("cache", FAULT, f"{name}: {path} lacks its weights or its config", f"remove {path}")
     if not whole:
         yield Line("cache", OK, f"{name} is not converted yet; its first use does that, in about 40 seconds")
     if left := [path for path in found if path not in whole]:
-        text = f"{len(left)} other conversions of {name}, old, broken off or under way: {_gigabytes(_size(*left))}"
+        text = f"{len(left)} other conversions of {name}, old, broken off or under way: {in_gigabytes(_size(*left))}"
         yield Line("cache", NOTE, text, f"if none is under way, remove {', '.join(map(str, left))}")
 
 
@@ -378,10 +327,6 @@ def as_text(lines: Sequence[Line]) -> str:
 def as_json(lines: Sequence[Line]) -> str:
     """All lines for programs."""
     return json.dumps({"ok": not has_fault(lines), "lines": [asdict(line) for line in lines]}, indent=2)
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A child process of `heft doctor`, for imports that may fail or end it, and for torch's view of the machine.
+"""torch's view of the machine, for `heft doctor`: asked in a child process, since an import may fail or end it.
 
 Both sides are here and need nothing but Python: `probe` starts the child, and `main` is the child, run with the names
 of modules. Each line of its output that begins with `MARK` is JSON: `{"importing": name}` before an import,
@@ -8,18 +8,30 @@ of modules. Each line of its output that begins with `MARK` is JSON: `{"importin
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heft.models.precision import answer, bfloat16_units
+from heft.models.precision import answer, auto_dtype, bfloat16_units
 
+OK, NOTE, FAULT = "ok", "note", "fault"
 MARK = "heft-doctor "
 IMPORT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding: `state` is `OK`, `NOTE` (it works, but know this) or `FAULT`; `advice` is what to do about it."""
+
+    topic: str
+    state: str
+    text: str
+    advice: str | None = None
 
 
 @dataclass
@@ -75,6 +87,50 @@ def _run_child(names: Sequence[str]) -> tuple[list[dict], str]:
     return [json.loads(line.removeprefix(MARK)) for line in output.splitlines() if line.startswith(MARK)], end
 
 
+def check_device(facts: Facts) -> Iterator[Line]:
+    """What `device: auto` takes here, and whether it computes."""
+    torch = facts.torch
+    if not torch:
+        yield Line("device", NOTE, "not known, since torch cannot be imported; see versions")
+        return
+    for number, gpu in enumerate(torch["devices"]):
+        yield _gpu(f"cuda:{number} {gpu['name']}", gpu)
+    if torch["mps"]:
+        yield Line("device", OK, "mps: Apple's GPU")
+    if not torch["cuda"] and shutil.which("nvidia-smi") is not None:
+        yield _unused_gpu(torch["cuda_build"])
+    units = torch["bfloat16"]
+    bfloat16 = f"bfloat16 in hardware ({', '.join(units)})" if units else "bfloat16 emulated, slower than float32"
+    text = f"cpu: {torch['vector'] or 'unknown vector unit'}, {bfloat16}"
+    yield Line("device", OK, f"{text}; model.dtype auto is {auto_dtype('cpu', bool(units))}")
+
+
+def _gpu(name: str, gpu: dict) -> Line:
+    if gpu["error"] is not None:
+        advice = "install the torch build that fits this GPU and its driver, or set model.device: cpu"
+        return Line("device", FAULT, f"{name} cannot compute: {gpu['error']}", advice)
+    memory = "" if gpu["total"] is None else f", {in_gigabytes(gpu['free'])} of {in_gigabytes(gpu['total'])} free"
+    bfloat16 = "bfloat16 in hardware" if gpu["bfloat16"] else "no bfloat16"
+    auto = auto_dtype("cuda", bool(gpu["bfloat16"]))
+    return Line("device", OK, f"{name}{memory}, {bfloat16}; model.dtype auto is {auto}")
+
+
+def _unused_gpu(cuda_build: str | None) -> Line:
+    """Why torch does not use an NVIDIA GPU whose driver is there."""
+    if cuda_build is None:
+        advice = "install a CUDA build of torch in place of the CPU one"
+        return Line("device", NOTE, "there is an NVIDIA driver, and torch is a build for the CPU only", advice)
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return Line("device", NOTE, "CUDA_VISIBLE_DEVICES hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
+    advice = "see what nvidia-smi says: a driver older than torch's CUDA, or no GPU"
+    return Line("device", NOTE, f"torch is built for CUDA {cuda_build} and finds no GPU", advice)
+
+
+def in_gigabytes(count: float) -> str:
+    """`12.3 GB`."""
+    return f"{count / 1e9:.1f} GB"
+
+
 def main(names: list[str]) -> None:
     """Import the modules in turn, reporting before and after each; then ask torch, if it is one of them."""
     for name in names:
@@ -103,11 +159,11 @@ def torch_facts(torch) -> dict:
         "cuda_build": answer(lambda: torch.version.cuda or torch.version.hip),
         "cuda": answer(lambda: torch.cuda.is_available()),
         "mps": answer(lambda: torch.backends.mps.is_available()),
-        "devices": answer(lambda: [_gpu(torch, i) for i in range(torch.cuda.device_count())]) or [],
+        "devices": answer(lambda: [_gpu_facts(torch, i) for i in range(torch.cuda.device_count())]) or [],
     }
 
 
-def _gpu(torch, index: int) -> dict:
+def _gpu_facts(torch, index: int) -> dict:
     """Name, memory and abilities of a GPU, and the error with which a small product on it ends."""
     error = None
     try:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from heft import doctor
+from heft import doctor, doctor_child
 from heft.doctor import FAULT, NOTE, OK, Facts, check_device, check_memory, check_threads
 
 CPU = {
@@ -40,7 +40,7 @@ def driver(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def have(is_there):
-        monkeypatch.setattr(doctor.shutil, "which", lambda name: "nvidia-smi" if is_there else None)
+        monkeypatch.setattr(doctor_child.shutil, "which", lambda name: "nvidia-smi" if is_there else None)
 
     return have
 
