@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from heft.edits.settings import ReftSettings
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
 from heft.settings.files import to_yaml
-from heft.settings.reft import ReftSettings
 from heft.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_a_stage_without_a_length_takes_one_epoch_and_one_with_steps_takes_no_ep
     assert (LoraStage(method="lora", steps=5).epochs, LoraStage(method="lora", steps=5).steps) == (None, 5)
 
 
-def test_a_stage_until_a_plateau_takes_twenty_epochs_at_most_and_the_word_means_the_defaults():
+def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults():
     stage = LoraStage(method="lora", holdout=0.1, until="plateau")
     assert (stage.epochs, stage.until.plateau.patience, stage.until.plateau.minimum_gain) == (20.0, 2, 0.01)
     assert LoraStage(method="lora", holdout=0.1, until="plateau", steps=9).epochs is None
@@ -112,8 +112,8 @@ def test_settings_of_a_stage_that_fit_are_kept_as_given(given_settings):
     ("given_settings", "complaint"),
     [
         ({"name": "embedded:smollm3"}, "no built-in model"),
-        ({"revision": "main"}, "no meaning for the built-in model"),
-        ({"name": "random:tiny-llama", "trust_remote_code": True}, "no meaning for the built-in model"),
+        ({"revision": "main"}, "no effect on the built-in model"),
+        ({"name": "random:tiny-llama", "trust_remote_code": True}, "no effect on the built-in model"),
         ({"attention": "flash_attention_2", "dtype": "float32"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "device": "cpu"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "dtype": "bfloat16", "device": "cpu"}, "bfloat16 on cuda"),

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from heft.data.encode import IGNORED
 from heft.training.guards import rows_without_a_finite_loss
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
+from heft.training.loss import answer_loss, plain_loss
 from heft.training.out_of_memory import backward_in_micro_batches
-from heft.training.reuse.decide import plain_loss
-from heft.training.reuse.lower_layers import LowerLayerReuse
-from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore, NoStore
 from heft.training.snapshot import apart, together
 from tolerance import assert_gradients, assert_tensors, of_weights, rounded, trained_losses

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.settings.base import Settings
-from heft.settings.reft import ReftSettings
 from heft.settings.words import KeyPath, faults_of, in_one_line, show
 from heft.storage.reading import is_dir, is_file, read_json
 

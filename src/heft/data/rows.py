@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heft.adapters.attach import edited_positions
+from heft.adapters.methods import edited_positions
 from heft.data.checks import checked_rows
 from heft.data.encode import EncodedExample, Encoder
+from heft.edits.positions import Positions
 from heft.errors import HeftError
 from heft.models.chat import today
 from heft.models.load import load_tokenizer
@@ -13,7 +14,6 @@ from heft.recipe.files import with_date
 from heft.recipe.recipe import Recipe
 from heft.recipe.training import held_back_rows
 from heft.runtime.reporter import Reporter
-from heft.settings.reft import Positions
 from heft.tasks import load_examples
 
 

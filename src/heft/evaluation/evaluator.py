@@ -17,7 +17,7 @@ from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
 from heft.runtime.memory_errors import is_out_of_memory
@@ -60,14 +60,14 @@ def evaluate(
         tokenizer: its tokenizer.
         task: settings of the task, such as `heft.load_recipe(...).task`.
         settings: batch size and normalisation; None for the defaults.
-        reporter: is told of the progress; None for nobody.
+        reporter: hears of the progress; None for no one.
 
     Raises:
-        HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
+        HeftError: the task's data cannot be read, its prompts do not fit, or the model computes NaN or infinity.
     """
     from heft.data.checks.base import require_computable  # here, since the checks ask what a right answer is
 
-    encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
+    encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
@@ -89,7 +89,7 @@ def evaluate_examples(
     Where memory runs out, all of it begins again with batches of half the size.
 
     Raises:
-        HeftError: what the model computes is no numbers, or memory does not suffice for a batch of one.
+        HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
     work = _generate if not examples[0].choices else _score
@@ -126,7 +126,7 @@ def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[R
         shares = settings.share_prefix and not equal_lengths
         why_not = why_not_shared(model, examples, tokenizer.pad_token_id) if shares else None
         if why_not is not None:
-            reporter.note(f"{what}: nothing is shared, the plain path is taken: {why_not}")
+            reporter.note(f"{what}: no prefix is shared, the plain path is taken: {why_not}")
         scores = choice_log_likelihoods(
             model,
             examples,
@@ -186,8 +186,3 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
         )
         for encoded, text in zip(examples, texts, strict=True)
     ]
-
-
-def _positions(model: "PreTrainedModel") -> list:
-    layers = (module for module in model.modules() if isinstance(module, ReftLayer))
-    return [positions for layer in layers for positions in layer.positions.values()]

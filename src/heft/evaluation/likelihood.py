@@ -10,11 +10,12 @@ import torch
 
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample, left_pad
+from heft.edits.positions import longest_tail
 from heft.evaluation.shared_pass import score_batch
 from heft.evaluation.shared_prefix import shared_batches
-from heft.models.forward import logits_of
+from heft.models.forward import edits_hidden_states, logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import positions_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,17 +44,17 @@ def choice_log_likelihoods(
         share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
             model that does not keep plain keys and values takes the plain path either way.
         equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.data.padding).
-        on_batch: is told how many examples are done.
+        on_batch: called with the number of examples done.
     """
-    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
+    edits_prompt = edits_hidden_states(model)
     if not share_prefix or equal_lengths or not keeps_plain_keys(model):
-        return plain_log_likelihoods(model, examples, batch_size, pad_id, bool(layers), equal_lengths, on_batch)
-    last_edited = max((p.last for layer in layers for p in layer.positions.values()), default=0)
+        return plain_log_likelihoods(model, examples, batch_size, pad_id, edits_prompt, equal_lengths, on_batch)
+    last_edited = longest_tail(positions_of(model))
     scores = [[0.0] * len(example.choices) for example in examples]
     done = 0
     cost = pass_tokens(model.device, trains=False)
     for batch in shared_batches(examples, batch_size, last_edited, cost):
-        score_batch(model, batch, examples, scores, batch_size=batch_size, pad_id=pad_id, edits_prompt=bool(layers))
+        score_batch(model, batch, examples, scores, batch_size=batch_size, pad_id=pad_id, edits_prompt=edits_prompt)
         done += len(batch.stems)
         on_batch(done)
     return scores

@@ -41,7 +41,7 @@ def score_batch(
         scores: one list an example; the entries of the batch's examples are set.
         batch_size: most rows of a pass.
         pad_id: id of the padding token.
-        edits_prompt: whether the model carries a ReFT adapter, which is told where prompts end.
+        edits_prompt: whether the model carries a ReFT adapter, which needs the prompt lengths.
     """
     stems, split = batch.stems, batch.split
     inputs = {k: v.to(model.device) for k, v in left_pad([stem.ids for stem in stems], pad_id).items()}

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def edits_hidden_states(model: "nn.Module") -> bool:
     """Whether the model carries a ReFT adapter, which needs to know where prompts end (`prompt_lengths`)."""
-    from heft.reft.layer import ReftLayer
+    from heft.reft.layer import layers_of
 
-    return any(isinstance(module, ReftLayer) for module in model.modules())
+    return bool(layers_of(model))
 
 
 def logits_of(model: "nn.Module", keep: "int | torch.Tensor", **inputs) -> torch.Tensor:

@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from heft.builtin import BUILT_IN_MODELS
+from heft.edits.settings import ReftSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
 from heft.settings.base import FileName, Settings, suggest
-from heft.settings.reft import ReftSettings
 from heft.tasks import TASKS, AnyTask
 
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")

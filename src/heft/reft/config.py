@@ -7,7 +7,8 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from pydantic import ValidationError
 
-from heft.settings.reft import Positions, ReftSettings, parse_positions
+from heft.edits.positions import Positions, parse_positions
+from heft.edits.settings import ReftSettings
 from heft.settings.words import faults_of, in_one_line
 
 
@@ -17,7 +18,7 @@ def _default(name: str):
 
 @dataclass
 class ReftConfig(PeftConfig):
-    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.settings.reft.ReftSettings`.
+    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.edits.settings.ReftSettings`.
 
     Args:
         intervention: `loreft`, `noreft`, `direft`, `consreft` or `lobireft` (equations: heft.reft.interventions).

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview, parts, trainable_parameters
+from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
+from heft.adapters.methods import adapters_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.errors import HeftError
@@ -48,12 +49,12 @@ class StageLoop:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Where the run is kept on its way."""
+        """The checkpoints of the run."""
         folder = self.directory.path / "checkpoints"
         return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.note)
 
     def run(self) -> None:
-        """All evaluations and stages, but for what the directory has already."""
+        """Run all evaluations and stages except those that the directory has already."""
         evaluated = [summary.name for summary in self.directory.summaries]
         if "base" not in evaluated:
             self.evaluate_base()
@@ -66,11 +67,11 @@ class StageLoop:
                     outcome = self.train_and_checkpoint(index, name, stage, metrics_bytes)
                 metrics_bytes = self.directory.metrics_bytes
             else:
-                for part in parts(name, stage):
-                    adapter_dir.attach_saved(self.base.model, done.folder / part.name, part.name)
+                for adapter in adapters_of(name, stage):
+                    adapter_dir.attach_saved(self.base.model, done.folder / adapter.name, adapter.name)
                 self.base.model.eval()
                 outcome, metrics_bytes = Trained.from_dict(done.outcome), done.metrics_bytes
-                self.reporter.note(f"stage {name} is trained already")
+                self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
                 self.evaluate_stage(name, outcome)
 
@@ -81,7 +82,7 @@ class StageLoop:
         self.reporter.evaluated(summary, evaluation.records)
 
     def train_and_checkpoint(self, index: int, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
-        """Train a stage from where its last checkpoint is, and keep it on the way and at the end.
+        """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
 
         Args:
             index: of the stage.
@@ -104,7 +105,7 @@ class StageLoop:
             self.reporter.resumed(name, last.step)
         costs = self.count(name, earlier["run"].values["cache"] if last else None)
         cache = costs.reuse.store if isinstance(stage, ReftStage) else None
-        if cache is not None:  # what is counted is what runs, and what goes on is what was begun
+        if cache is not None:  # what is counted is what runs, also after a resume
             stage = stage.model_copy(update={"cache": cache})
         about = Snapshot({"cache": cache, "processes": distributed.count()}, {})
 
@@ -120,7 +121,7 @@ class StageLoop:
         flops = costs.flops(passes) if outcome.reuses else plain
         trained = Trained(parameters, flops, plain, outcome)
         if distributed.is_main():
-            save = partial(_save_adapters, self.base.model, [part.name for part in parts(name, stage)])
+            save = partial(_save_adapters, self.base.model, [adapter.name for adapter in adapters_of(name, stage)])
             self.checkpoints.write_trained(name, asdict(trained), save, self.directory.metrics_bytes)
         return trained
 

@@ -18,7 +18,7 @@ from transformers import TrainerControl, set_seed
 from heft.adapters.attach import adapter_parameters, attach, train_only
 from heft.data.encode import EncodedExample
 from heft.recipe.grid import Configuration
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.orthonormal import orthonormal_rows
 from heft.training.early_stopping import HeldBack
 from heft.training.stage import planned_steps, training_arguments
@@ -78,7 +78,7 @@ class Learner:
 
     Args:
         model: the model; the configuration's adapter is attached to it here.
-        number: of the configuration, its owner number in the tracker.
+        number: of the configuration, its adapter's number in the tracker.
         configuration: what is trained.
         data: rows to train on and rows held back, numbered in this order.
         seed: of its weights, dropout and order of rows.
@@ -228,13 +228,10 @@ class Learner:
         def after(module, args, output):
             open_contexts.pop().__exit__(None, None, None)
 
-        for layer in (module for module in model.modules() if isinstance(module, ReftLayer)):
-            for part in layer.adapter_layer_names:
-                unit = getattr(layer, part)
-                if self.configuration.adapter in unit:
-                    dropout = unit[self.configuration.adapter].dropout
-                    dropout.register_forward_pre_hook(before)
-                    dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
+        units = [each for layer in layers_of(model).values() for each in layer.units()]
+        for dropout in (unit.dropout for name, unit in units if name == self.configuration.adapter):
+            dropout.register_forward_pre_hook(before)
+            dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
 
 def _numbers(rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from heft.errors import HeftError
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Learner
-from heft.sweep.packing import NO_ADAPTER, WorkItem
+from heft.sweep.packing import NO_ADAPTER, WorkItem, packs
 from heft.sweep.room import TokenBudget
 from heft.training.guards import ROWS_SHOWN
 from heft.training.trainer import frozen_adapter_modules
@@ -46,8 +46,8 @@ class RetryingForward:
         bad = [copy for copy, value in zip(copies, values, strict=True) if not math.isfinite(value)]
         if bad:
             self.require_finite_rows(bad)
-        for owner in {copy.owner for copy in bad}:
-            self.diverge(self.learners[owner])
+        for adapter in {copy.adapter for copy in bad}:
+            self.diverge(self.learners[adapter])
         return values
 
     @torch.no_grad()
@@ -64,7 +64,7 @@ class RetryingForward:
         return values
 
     def _in_passes(self, copies: Sequence[WorkItem]) -> list[float]:
-        order = sorted(range(len(copies)), key=lambda n: (copies[n].row, copies[n].owner))
+        order = sorted(range(len(copies)), key=lambda n: (copies[n].row, copies[n].adapter))
         values = [0.0] * len(copies)
         for chunk in self.packed(order, lambda n: self.tokens([copies[n]])):
             for n, value in zip(chunk, self._in_a_pass([copies[n] for n in chunk]), strict=True):
@@ -152,15 +152,7 @@ class RetryingForward:
 
     def packed(self, items: Iterable, size: Callable) -> list[list]:
         """Items in groups of `room.tokens` at most, in order; an item that is larger goes alone."""
-        packs, room = [], 0
-        for item in items:
-            tokens = size(item)
-            if tokens > room or not packs:
-                packs.append([])
-                room = self.room.tokens
-            packs[-1].append(item)
-            room -= tokens
-        return packs
+        return packs(items, size, self.room.tokens)
 
 
 def _one_of_each_row(numbers: Iterable[int], copies: Sequence[WorkItem]) -> list[list[int]]:

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import adapter_parameters, attach, check_targets, edited_positions, finish
+from heft.adapters.attach import adapter_parameters, attach, check_targets, finish
+from heft.adapters.methods import edited_positions
+from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
@@ -104,7 +106,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     """Rows that fit every configuration, and are to each of them what they are to it alone."""
     alone = [edited_positions(recipe_of(recipe, configuration)) for configuration in tried]
     data = read_data(recipe, reporter, [positions for each in alone for positions in each])
-    heads = {max([16, *(p.first for p in positions)]) for positions in alone}
+    heads = {uncut_head(positions) for positions in alone}
     if len(heads) > 1 and any(row.cut for row in data.train):
         raise HeftError(
             f"prompts are cut to task.max_length {recipe.task.max_length} behind the first tokens that are edited, and"

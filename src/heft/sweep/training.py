@@ -132,7 +132,7 @@ class SideBySide:
         examples = self.passes.examples
         copies = [self.passes.copy(lr.number, row, examples[row].answer) for lr in due for row in self.held_back]
         losses = self.trials.measure(copies)
-        values = {(copy.owner, copy.row): value for copy, value in zip(copies, losses, strict=True)}
+        values = {(copy.adapter, copy.row): value for copy, value in zip(copies, losses, strict=True)}
         for learner in due:
             name = learner.configuration.name
             if learner.diverged:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heft.data.batching import select_rows
 from heft.errors import HeftError
-from heft.training.parts import select_rows
+from heft.training.loss import Loss
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from heft.training.reuse.decide import Loss
 
 ROWS_SHOWN = 10
 SHARE = 0.2
@@ -28,9 +27,7 @@ class Diverged(HeftError):
     """A loss or a gradient is not a finite number, and the step was not taken; or steps have spoiled the weights."""
 
 
-def rows_without_a_finite_loss(
-    model: "nn.Module", loss: "Loss", batches: Sequence[dict[str, torch.Tensor]]
-) -> list[int]:
+def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Sequence[dict[str, torch.Tensor]]) -> list[int]:
     """Numbers of the rows (`row_ids`) whose loss, computed alone, is not finite."""
     found = []
     model.eval()

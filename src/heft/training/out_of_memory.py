@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate.utils.memory import clear_device_cache
 
+from heft.data.batching import select_rows
 from heft.errors import HeftError
 from heft.runtime.memory_errors import is_out_of_memory
-from heft.training.parts import select_rows
 from heft.training.snapshot import random_state, restore_random_state
 
 

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from heft.adapters.attach import adapter_modules, adapter_parameters
+from heft.data.batching import select_rows
 from heft.data.encode import IGNORED, training_batch
 from heft.runtime import distributed
 from heft.training.guards import diverged, rows_without_a_finite_loss, singular_rotation_as_diverged, weights_diverged
+from heft.training.loss import Loss, plain_loss
 from heft.training.out_of_memory import backward_in_micro_batches, in_micro_batches
-from heft.training.parts import select_rows
 from heft.training.resumable import ResumableTrainer
-from heft.training.reuse.decide import Loss, plain_loss
 from heft.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class StageTrainer(ResumableTrainer):
 
     Args:
         pad_id: id of the padding token.
-        loss: see heft.training.reuse.decide; None for the plain one.
+        loss: see heft.training.loss; None for the plain one.
         reft_learning_rate: of ReFT's weights; None for the same as the others'.
         stage: name of the stage, for messages.
         on_halved: is told how many rows a pass of the "training" or the "evaluation" of rows held back has from now

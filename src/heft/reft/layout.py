@@ -1,4 +1,4 @@
-"""Which tokens of a batch are edited.
+"""What one forward pass holds, and which of its tokens are edited (the rule itself: heft.edits.positions).
 
 Every rule here counts attended tokens, so it does not matter on which side a row is padded, whether rows are alone
 or in a batch, or how much of a row is already in the cache. Shapes: B rows, T tokens of this call, S = cached + T.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from heft.settings.reft import Positions
+from heft.edits.positions import Positions
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class TokenLayout:
         index_BT: number of each token among its sequence's attended tokens, from 0; −1 for padding.
         prompt_B: length of each row's prompt in attended tokens; (B, T) where rows are packed: of the prompt of the
             sequence that each token is part of.
-        owner_BT: which adapter a token belongs to, where several run side by side (see `ForwardTracker.owners`); −1
-            for none.
+        adapter_BT: which adapter may edit a token, where several run side by side (`ForwardTracker.adapter_index`);
+            −1 for none.
         order_BT: where given, an adapter takes its own tokens in this order (dropout is drawn in the order of rows).
     """
 
     index_BT: torch.Tensor
     prompt_B: torch.Tensor
-    owner_BT: torch.Tensor | None = None
+    adapter_BT: torch.Tensor | None = None
     order_BT: torch.Tensor | None = None
 
     @property
@@ -78,26 +78,11 @@ def prompt_lengths_from_labels(labels_BT: torch.Tensor, attended_BT: torch.Tenso
     return (attended_BT & before_answer).sum(1)
 
 
-def edited_tokens(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
-    """Bool (B, T): the tokens that one set of weights edits.
-
-    In a prompt shorter than both counts together the first positions are taken first, so no token is edited twice.
-
-    Args:
-        layout: the tokens of this call.
-        positions: what the adapter asks for.
-        part: "shared" for all of them, "first" or "last" for one kind.
-    """
-    index_BT, prompt_BT = layout.index_BT, layout.prompt_BT
-    if positions.every:
-        return index_BT >= 0
-    first_BT = prompt_BT.clamp(max=positions.first)
-    last_BT = torch.maximum(prompt_BT - positions.last, first_BT)
-    is_first = (index_BT >= 0) & (index_BT < first_BT)
-    is_last = (index_BT >= last_BT) & (index_BT < prompt_BT)
-    return {"first": is_first, "last": is_last, "shared": is_first | is_last}[part]
+def edited_tokens(layout: TokenLayout, positions: Positions, group: str) -> torch.Tensor:
+    """Bool (B, T): the tokens of this pass that one set of weights edits."""
+    return positions.edits(layout.index_BT, layout.prompt_BT, group)
 
 
-def edited_token_indices(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
+def edited_token_indices(layout: TokenLayout, positions: Positions, group: str) -> torch.Tensor:
     """Flat indices into (B·T,) of the tokens that `edited_tokens` names, each once."""
-    return edited_tokens(layout, positions, part).flatten().nonzero().squeeze(1)
+    return edited_tokens(layout, positions, group).flatten().nonzero().squeeze(1)
