@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-import tomllib
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -22,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from heft import __version__
-from heft.builtin import BOOLQ_WHEEL, CONVERSION, EMBEDDED, Wheel, cache_dir
+from heft.builtin import BOOLQ_WHEEL, EMBEDDED, cache_dir
 from heft.doctor_child import FAULT, NOTE, OK, Facts, Line, check_device, in_gigabytes, probe
 from heft.storage.reading import nearest_existing
 
@@ -33,7 +32,6 @@ TOO_LITTLE_MEMORY, LITTLE_MEMORY = 1.5e9, 5e9
 TOO_LITTLE_DISK, LITTLE_DISK = 1e9, 5e9
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
-CHECKOUT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def examine(online: bool = False) -> list[Line]:
@@ -50,7 +48,6 @@ def examine(online: bool = False) -> list[Line]:
         "threads": lambda: check_threads(facts),
         "memory": check_memory,
         "disk": check_disk,
-        "cache": check_cache,
         "hub": lambda: check_hub(online),
     }
     lines: list[Line] = []
@@ -64,17 +61,12 @@ def examine(online: bool = False) -> list[Line]:
 
 
 def requirements() -> tuple[str | None, dict[str, str]]:
-    """The range of Python, and package → range of versions: from heft's checkout, else from its installation."""
-    python, lines = None, []
-    if CHECKOUT.is_file():
-        project = tomllib.loads(CHECKOUT.read_text(encoding="utf-8"))["project"]
-        python, lines = project["requires-python"], project["dependencies"]
-    else:
-        try:
-            python = importlib.metadata.metadata("heft")["Requires-Python"]
-            lines = [line for line in importlib.metadata.requires("heft") or [] if "extra ==" not in line]
-        except importlib.metadata.PackageNotFoundError:
-            pass
+    """The range of Python, and package → range of versions, from heft's installation; None where it has none."""
+    try:
+        python = importlib.metadata.metadata("heft")["Requires-Python"]
+        lines = [line for line in importlib.metadata.requires("heft") or [] if "extra ==" not in line]
+    except importlib.metadata.PackageNotFoundError:
+        return None, {}
     found = [re.match(r"\s*([A-Za-z0-9._-]+)\s*\(?([^;)]*)", line) for line in lines]
     return python, {match[1]: match[2].replace(" ", "") for match in found}
 
@@ -129,21 +121,18 @@ def check_extras(facts: Facts) -> Iterator[Line]:
     """What heft can use and does not need."""
     wheels = [(model.wheel, f"{name}, the default model, needs no Hub") for name, model in EMBEDDED.items()]
     for wheel, use in [*wheels, (BOOLQ_WHEEL, "BoolQ needs no Hub (source: wheel)")]:
-        yield _wheel(wheel, use)
+        have = _version(wheel.package)
+        if have == wheel.version:
+            yield Line("extras", OK, f"{wheel.package} {have}: {use}")
+        else:
+            seen = "is missing" if have is None else f"{have} is installed, heft uses {wheel.version}"
+            yield Line("extras", NOTE, f"{wheel.package} {seen}; with it, {use}", wheel.install)
     have = _version("bitsandbytes")
     if have is None and facts.torch.get("cuda"):
         text = "bitsandbytes is missing: no 8bit or 4bit quantization"
         yield Line("extras", NOTE, text, "pip install 'heft[quantization]'")
     elif have is not None:
         yield Line("extras", OK, f"bitsandbytes {have}: quantization, on a CUDA device")
-
-
-def _wheel(wheel: Wheel, use: str) -> Line:
-    have = _version(wheel.package)
-    if have == wheel.version:
-        return Line("extras", OK, f"{wheel.package} {have}: {use}")
-    seen = "is missing" if have is None else f"{have} is installed, heft uses {wheel.version}"
-    return Line("extras", NOTE, f"{wheel.package} {seen}; with it, {use}", wheel.install)
 
 
 def check_threads(facts: Facts) -> Iterator[Line]:
@@ -161,9 +150,6 @@ def check_threads(facts: Facts) -> Iterator[Line]:
         yield Line("threads", FAULT, f"{text}: they wait for one another", advice)
     else:
         yield Line("threads", *((NOTE, text, advice) if 2 * threads < cores else (OK, text)))
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if busy > (os.cpu_count() or 1):
-        yield Line("threads", NOTE, f"the machine is busy (load {busy:.1f}); times will be longer")
 
 
 def usable_cores() -> int:
@@ -213,10 +199,10 @@ def _words(path: Path) -> list[str]:
 
 
 def check_disk() -> Iterator[Line]:
-    """Each folder that is written to: can it be, and how much fits."""
+    """Each folder that is written to: can it be, how much is in the caches, and how much fits."""
     yield _folder("runs", Path("runs").resolve(), "--output DIR")
-    yield _folder("heft's cache", cache_dir(), "HEFT_CACHE=DIR")
-    yield _folder("the Hub's cache", hub_cache(), "HF_HOME=DIR")
+    yield _folder("heft's cache", cache_dir(), "HEFT_CACHE=DIR", is_cache=True)
+    yield _folder("the Hub's cache", hub_cache(), "HF_HOME=DIR", is_cache=True)
     try:
         yield _folder("temporary files", Path(tempfile.gettempdir()), "TMPDIR=DIR")
     except OSError as error:
@@ -232,7 +218,7 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", cache / "huggingface")).expanduser() / "hub"
 
 
-def _folder(what: str, path: Path, elsewhere: str) -> Line:
+def _folder(what: str, path: Path, elsewhere: str, is_cache: bool = False) -> Line:
     """A folder that is there or would be made; `elsewhere` is how to name another one."""
     try:
         path.exists()
@@ -245,7 +231,8 @@ def _folder(what: str, path: Path, elsewhere: str) -> Line:
     if not os.access(there, os.W_OK | os.X_OK):
         return Line("disk", FAULT, f"{what}: {there} cannot be written to", f"check its owner and mode, or {elsewhere}")
     free = shutil.disk_usage(there).free
-    text = f"{what}: {path}, {in_gigabytes(free)} free"
+    used = f"{in_gigabytes(_size(path))} used, " if is_cache else ""
+    text = f"{what}: {path}, {used}{in_gigabytes(free)} free"
     if free < TOO_LITTLE_DISK:
         return Line("disk", FAULT, text, f"make room, or {elsewhere} on another disk")
     if free < LITTLE_DISK:
@@ -253,35 +240,8 @@ def _folder(what: str, path: Path, elsewhere: str) -> Line:
     return Line("disk", OK, text)
 
 
-def check_cache() -> Iterator[Line]:
-    """What is cached: converted models, and what came from the Hub."""
-    for name in EMBEDDED:
-        yield from _embedded(name, cache_dir() / "models")
-    folder = hub_cache()
-    cached = [*folder.glob("models--*"), *folder.glob("datasets--*")] if folder.is_dir() else []
-    size = sum(_size(path / "blobs") for path in cached)  # snapshots are links to blobs
-    yield Line("cache", OK, f"the Hub's: {len(cached)} models and data sets, {in_gigabytes(size)} in {folder}")
-
-
-def _embedded(name: str, folder: Path) -> Iterator[Line]:
-    """Whether an embedded model is converted, and what broken or earlier conversions left behind."""
-    short = name.partition(":")[2]
-    found = sorted(folder.glob(f"{short}-*")) if folder.is_dir() else []
-    whole = [path for path in found if re.fullmatch(rf"{re.escape(short)}-[0-9a-f]{{16}}-v{CONVERSION}", path.name)]
-    for path in whole:
-        if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
-            yield Line("cache", OK, f"{name} is converted: {path}, {in_gigabytes(_size(path))}")
-        else:
-            yield Line("cache", FAULT, f"{name}: {path} lacks its weights or its config", f"remove {path}")
-    if not whole:
-        yield Line("cache", OK, f"{name} is not converted yet; its first use does that, in about 40 seconds")
-    if left := [path for path in found if path not in whole]:
-        text = f"{len(left)} other conversions of {name}, old, broken off or under way: {in_gigabytes(_size(*left))}"
-        yield Line("cache", NOTE, text, f"if none is under way, remove {', '.join(map(str, left))}")
-
-
-def _size(*folders: Path) -> int:
-    files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
+def _size(folder: Path) -> int:
+    files = folder.rglob("*") if folder.is_dir() else ()
     return sum(path.stat().st_size for path in files if path.is_file() and not path.is_symlink())
 
 
@@ -316,11 +276,10 @@ def has_fault(lines: Sequence[Line]) -> bool:
 
 def as_text(lines: Sequence[Line]) -> str:
     """All lines for people, with a count at the end."""
-    shown = [f"{line.state:<5} {line.topic}: {line.text}" for line in lines]
-    shown = [
-        text + (f"\n      do: {line.advice}" if line.advice else "") for text, line in zip(shown, lines, strict=True)
-    ]
-    counts = Counter(line.state for line in lines)
+    counts, shown = Counter(line.state for line in lines), []
+    for line in lines:
+        shown.append(f"{line.state:<5} {line.topic}: {line.text}")
+        shown += [f"      do: {line.advice}"] if line.advice else []
     return "\n".join([*shown, "", f"{counts[OK]} ok, {counts[NOTE]} notes, {counts[FAULT]} faults"])
 
 

@@ -19,7 +19,7 @@ def test_it_looks_at_everything_and_its_status_follows_from_the_faults(tmp_path)
     assert done.returncode == (1 if faults else 0)
     assert found["ok"] == (not faults)
     assert all(line["advice"] for line in faults)
-    topics = {"versions", "device", "threads", "memory", "disk", "cache", "hub", "extras"}
+    topics = {"versions", "device", "threads", "memory", "disk", "hub", "extras"}
     assert {line["topic"] for line in found["lines"]} == topics
     assert any("offline, by HF_HUB_OFFLINE" in line["text"] for line in found["lines"])
     assert list(tmp_path.iterdir()) == []

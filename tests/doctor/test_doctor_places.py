@@ -20,10 +20,6 @@ def check_disk():
     return list(doctor.check_disk())
 
 
-def check_cache():
-    return list(doctor.check_cache())
-
-
 def check_hub(online):
     return list(doctor.check_hub(online))
 
@@ -100,46 +96,19 @@ def test_the_hubs_cache_is_where_the_hubs_own_variables_say(home, monkeypatch):
     assert hub_cache() == home / "other"
 
 
-def converted(home, name, *files):
-    folder = home / "cache" / "models" / name
-    folder.mkdir(parents=True)
-    for file in files:
-        (folder / file).write_bytes(b"x" * 1000)
-    return folder
-
-
-def test_an_embedded_model_is_converted_or_will_be(home):
-    assert "is not converted yet" in check_cache()[0].text
-    folder = converted(home, "smollm2-135m-instruct-0123456789abcdef-v2", "config.json", "model.safetensors")
-    line = check_cache()[0]
-    assert line.state == OK
-    assert f"is converted: {folder}" in line.text
-
-
-def test_a_conversion_without_weights_is_a_fault_and_what_broke_off_is_noted(home):
-    broken = converted(home, "smollm2-135m-instruct-0123456789abcdef-v2", "config.json")
-    left = converted(home, "smollm2-135m-instruct-0123456789abcdef-v2.x1y2", "config.json")
-    first, second, _ = check_cache()
-    assert (first.state, first.advice) == (FAULT, f"remove {broken}")
-    assert second.state == NOTE
-    assert str(left) in second.advice
-
-
-def test_a_conversion_of_an_earlier_heft_is_noted(home):
-    old = converted(home, "smollm2-135m-instruct-0123456789abcdef-v1", "config.json", "model.safetensors")
-    assert "is not converted yet" in check_cache()[0].text
-    assert (check_cache()[1].state, check_cache()[1].advice) == (NOTE, f"if none is under way, remove {old}")
-
-
-def test_the_hubs_cache_is_measured_by_its_blobs_once(home):
+def test_caches_are_measured_and_what_the_hub_links_is_counted_once(home):
+    (home / "cache" / "models").mkdir(parents=True)
     blobs = home / "hub" / "hub" / "models--a--b" / "blobs"
     blobs.mkdir(parents=True)
-    with (blobs / "abc").open("wb") as file:
-        file.truncate(200_000_000)
+    for path, size in ((home / "cache" / "models" / "weights", 500_000_000), (blobs / "abc", 200_000_000)):
+        with path.open("wb") as file:
+            file.truncate(size)
     snapshots = blobs.parent / "snapshots" / "main"
     snapshots.mkdir(parents=True)
     (snapshots / "model.safetensors").symlink_to(blobs / "abc")
-    assert check_cache()[-1].text.startswith("the Hub's: 1 models and data sets, 0.2 GB in")
+    text = "\n".join(line.text for line in check_disk())
+    assert f"heft's cache: {home / 'cache'}, 0.5 GB used, 50.0 GB free" in text
+    assert f"the Hub's cache: {home / 'hub' / 'hub'}, 0.2 GB used, 50.0 GB free" in text
 
 
 @pytest.fixture
