@@ -33,9 +33,9 @@ def test_settings_of_one_task_are_unknown_to_another():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one():
-    assert "Did you mean 'hellaswag'?" in str(unknown_task("hellasawg"))
-    assert "Did you mean" not in str(unknown_task("zzz"))
-    with pytest.raises(HeftError, match="Did you mean 'boolq'"):
+    assert "did you mean 'hellaswag'?" in str(unknown_task("hellasawg"))
+    assert "did you mean" not in str(unknown_task("zzz"))
+    with pytest.raises(HeftError, match="did you mean 'boolq'"):
         task_for(TaskSettings(name="boolqq"))
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="An adapter directory, or a base model as in a recipe's model.name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An adapter directory, or a base model as in a recipe's model.name.")
+    ],
     task: Annotated[str | None, typer.Option(help="Task to evaluate on (default: the adapter's own).")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows to evaluate on.")] = None,

@@ -11,7 +11,7 @@ from heft.errors import HeftError
 
 def generate(
     adapter: AdapterDirectory,
-    prompt: Annotated[str, typer.Argument(help="The prompt, as text.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, as text.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
     chat_template: Annotated[
         bool | None, typer.Option(help="Apply the chat template (default: as in training).")

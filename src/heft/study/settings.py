@@ -125,11 +125,9 @@ class StudySettings(Settings):
     @classmethod
     def _budget_names_an_arm(cls, value: Budget | None, info: ValidationInfo) -> Budget | None:
         arms = info.data.get("arms")
-        other = value.other if value is not None and arms else None
-        if other is not None and other not in arms:
-            raise ValueError(f"no arm {other!r}{suggest(other, list(arms))}")
-        if other is not None and arms[other].budget is not None and arms[other].budget.other is not None:
-            raise ValueError(f"arm {other!r} has the budget of another arm itself; name that one")
+        problem = _problem_of(value, None, arms) if value is not None and arms else None
+        if problem:
+            raise ValueError(problem)
         return value
 
     @field_validator("reference")
@@ -151,7 +149,8 @@ class StudySettings(Settings):
         return None if budget is None or budget.other == arm else budget
 
 
-def _problem_of(budget: Budget, name: str, arms: dict[str, ArmSettings]) -> str | None:
+def _problem_of(budget: Budget, name: str | None, arms: dict[str, ArmSettings]) -> str | None:
+    """What is wrong with a budget that is another arm's; `name` is the arm that has it, None for all arms."""
     other = budget.other
     if other is None:
         return None

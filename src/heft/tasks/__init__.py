@@ -3,12 +3,12 @@
 `load_examples` turns a recipe's task settings into examples; nothing here imports torch.
 """
 
-from difflib import get_close_matches
 from typing import Annotated, Union
 
 from pydantic import Field
 
 from heft.errors import HeftError
+from heft.settings.base import suggest
 from heft.tasks.arc import ArcChallenge, ArcEasy, Openbookqa
 from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, choice_example, generation_example
 from heft.tasks.boolq import Boolq
@@ -42,9 +42,7 @@ AnyTask = Annotated[Union[tuple(task.settings_type for task in TASKS.values())],
 
 def unknown_task(name: object) -> HeftError:
     """The error for a name that is not in the table, with the nearest one that is."""
-    near = get_close_matches(str(name), TASKS, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return HeftError(f"there is no task {str(name)!r}.{hint} Tasks: {', '.join(TASKS)}")
+    return HeftError(f"there is no task {str(name)!r}{suggest(str(name), list(TASKS))}")
 
 
 def task_for(settings: TaskSettings) -> Task:
