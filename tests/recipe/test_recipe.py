@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from heft.edits.settings import ReftSettings
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
-from heft.reft.settings import ReftSettings
 from heft.settings.files import to_yaml
 from heft.tasks import TASKS
 
@@ -112,8 +112,8 @@ def test_settings_of_a_stage_that_fit_are_kept_as_given(given_settings):
     ("given_settings", "complaint"),
     [
         ({"name": "embedded:smollm3"}, "no built-in model"),
-        ({"revision": "main"}, "no meaning for the built-in model"),
-        ({"name": "random:tiny-llama", "trust_remote_code": True}, "no meaning for the built-in model"),
+        ({"revision": "main"}, "no effect on the built-in model"),
+        ({"name": "random:tiny-llama", "trust_remote_code": True}, "no effect on the built-in model"),
         ({"attention": "flash_attention_2", "dtype": "float32"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "device": "cpu"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "dtype": "bfloat16", "device": "cpu"}, "bfloat16 on cuda"),

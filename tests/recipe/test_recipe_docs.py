@@ -51,7 +51,7 @@ def test_every_setting_has_a_row():
     [
         ({"type": "integer", "minimum": 1}, "a whole number of at least 1"),
         ({"type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0}, "a number of at least 0 and below 1"),
-        ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, "true or false or null"),
+        ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, "true or false, or null"),
         ({"enum": ["a", "b"], "type": "string"}, "one of a, b"),
         (
             {"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "integer"}}]},

@@ -245,7 +245,7 @@ def test_an_override_may_fill_in_a_group_that_is_null(load):
 
 def test_the_output_argument_wins_over_file_and_overrides(load, faults):
     assert load(GOOD + "output: a\n", "output=b", output="c").output == "c"
-    assert faults(GOOD, output="") == ["--output : output: expected text that is not empty or null; got ''"]
+    assert faults(GOOD, output="") == ["--output : output: expected non-empty text, or null; got ''"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from xml.etree import ElementTree
 
 import pytest
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward
+from heft.text.units import percent
 from tolerance import assert_tensors, of_weights, rounded, trained_losses
 
 
@@ -133,16 +135,19 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
     )
     folder = found.directory
     assert {path.name for path in folder.iterdir()} == {
-        "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "results.csv", "sweep.png", "winner.yaml",
+        "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "results.csv", "sweep.svg", "winner.yaml",
         "adapter", "summary.json", "records",
     }  # fmt: skip
     losses = [result.loss for result in found.results]
     assert losses == sorted(losses)
     table = list(csv.DictReader((folder / "results.csv").open()))
-    assert [(row["name"], float(row["held_back_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
+    assert [(row["name"], float(row["validation_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
     assert [row["n"] for row in table] == ["6", "6"]
     assert json.loads((folder / "results.json").read_text())["winner"] == found.results[0].name
-    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    drawn = ElementTree.parse(folder / "sweep.svg").getroot()
+    assert len(drawn.findall("{*}circle")) == len(found.results)
+    text = " ".join(drawn.itertext())
+    assert all(result.name in text and percent(result.accuracy) in text for result in found.results)
     alone = heft.train(load_recipe(folder / "winner.yaml", output=str(tmp_path / "alone")))
     mine = load_file(folder / "adapter" / "fine" / "adapter_model.safetensors")
     other = load_file(alone.directory / "adapter" / "fine" / "adapter_model.safetensors")

@@ -9,11 +9,11 @@ from heft.adapters.methods import edited_positions
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.data.rows import read_data
+from heft.edits.positions import parse_positions
 from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
-from heft.reft.positions import parse_positions
 from heft.runtime.reporter import Reporter
 from heft.sweep.arrange import side_by_side
 from heft.sweep.costs import packed, pass_flops, sequences, sweep_costs

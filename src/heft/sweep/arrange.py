@@ -10,11 +10,11 @@ import torch
 
 from heft.adapters.attach import activate
 from heft.data.encode import EncodedExample
+from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
 from heft.reft.layer import layers_of
-from heft.reft.positions import parse_positions
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side

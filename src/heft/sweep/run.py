@@ -1,7 +1,7 @@
 """`heft sweep`: a recipe with a `sweep`, from its checks to its directory.
 
 recipe.yaml, manifest.json, metrics.jsonl   as in a run; metrics.jsonl has a line a step and configuration
-results.json, results.csv, sweep.png        every configuration on the held-back rows, best first
+results.json, results.csv, sweep.svg        every configuration on the held-back rows, best first
 winner.yaml                                 the best one as a recipe for `heft train`
 adapter/                                    the earlier stages and the winner, as trained here
 summary.json, records/                      the winner on the evaluation split, where the recipe asks for it
@@ -138,7 +138,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration], index: in
         winner = best(results)
         about = {"stage": name, "held_back_rows": len(held_back), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})
-        plot(directory.path / "sweep.png", results, f"{recipe.name}: stage {name}, {len(held_back):,} held-back rows")
+        plot(directory.path / "sweep.svg", results, f"{recipe.name}: stage {name}, {len(held_back):,} held-back rows")
         if winner is None:
             raise HeftError(
                 f"every configuration diverged (losses are in {directory.path / 'metrics.jsonl'}); lower learning_rate"
