@@ -17,7 +17,6 @@ from heft.runtime.reporter import Reporter
 from heft.training import stage as stage_module
 from heft.training.reuse import decide as reuse_module
 from heft.training.reuse.decide import loss_for
-from heft.training.reuse.prefix import PrefixReuse
 from heft.training.stage import hold_back, train_stage
 from heft.training.trainer import StageTrainer
 
@@ -67,7 +66,7 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
         return
     reuse = inner.keywords["reuse"]
     assert reuse.store.kind == store
-    assert work.reuse.start == (reuse.edited_suffix if isinstance(reuse, PrefixReuse) else reuse.layer)
+    assert work.reuse.start == reuse.start
     assert heard == [work.reuse.in_words()]
 
 

@@ -21,8 +21,8 @@ from transformers import DynamicCache
 from heft.errors import HeftError
 from heft.models.forward import edits_hidden_states, logits_of
 from heft.models.prefix_states import keeps_plain_keys
+from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
-from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.positions import GROUPS, Positions
 from heft.reft.sites import block_names, decoder_of
 

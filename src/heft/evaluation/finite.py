@@ -10,8 +10,8 @@ from transformers import LogitsProcessor
 
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
+from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
-from heft.reft.orthonormal import orthonormal_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,6 @@
 | settings.py | every setting, declared once, without torch |
 | equations.py | the interventions as facts, without torch |
 | interventions.py | the interventions as modules |
-| orthonormal.py | matrices with orthonormal rows, many at once |
 | positions.py | which tokens are edited, without torch |
 | layout.py | which tokens a forward pass holds |
 | packing.py | rows that hold several sequences |
@@ -43,7 +42,7 @@ __getattr__, __dir__ = lazy_attributes(
         "ReftConfig": "heft.reft.config",
         "ReftLayer": "heft.reft.layer",
         "ReftModel": "heft.reft.model",
-        "orthonormal_rows": "heft.reft.orthonormal",
+        "orthonormal_rows": "heft.reft.interventions",
         "parse_positions": "heft.reft.positions",
         "require_editable": "heft.reft.editable",
         "with_prompt_lengths": "heft.reft.collating",
