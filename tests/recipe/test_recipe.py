@@ -43,7 +43,7 @@ def test_a_stage_without_a_length_takes_one_epoch_and_one_with_steps_takes_no_ep
     assert (LoraStage(method="lora", steps=5).epochs, LoraStage(method="lora", steps=5).steps) == (None, 5)
 
 
-def test_a_stage_until_a_plateau_takes_twenty_epochs_at_most_and_the_word_means_the_defaults():
+def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults():
     stage = LoraStage(method="lora", holdout=0.1, until="plateau")
     assert (stage.epochs, stage.until.plateau.patience, stage.until.plateau.minimum_gain) == (20.0, 2, 0.01)
     assert LoraStage(method="lora", holdout=0.1, until="plateau", steps=9).epochs is None

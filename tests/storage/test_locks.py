@@ -19,7 +19,7 @@ with locked(pathlib.Path(sys.argv[1]), "run"):
 """
 
 
-def test_a_directory_that_another_process_holds_is_refused_until_that_one_is_gone_even_by_sigkill(tmp_path):
+def test_a_directory_locked_by_another_process_is_refused_until_that_one_ends(tmp_path):
     directory = tmp_path / "run"
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"

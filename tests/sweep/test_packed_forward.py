@@ -65,7 +65,7 @@ def plain(model, number, row):
     activate(model, ["coarse", "earlier", NAMES[number]])
     train_only(model, [NAMES[number]])
     parameters = list(adapter_parameters(model, [NAMES[number]]).values())
-    loss = answer_loss(model, training_batch([ROWS[row]], 0), edits_prompt=True)
+    loss = answer_loss(model, training_batch([ROWS[row]], 0))
     return loss.item(), torch.autograd.grad(loss, parameters)
 
 

@@ -71,7 +71,7 @@ def plain(loss, batch):
     return loss
 
 
-def test_a_loss_that_is_no_number_stops_at_its_step_names_the_row_and_leaves_the_weights(monkeypatch):
+def test_a_nan_loss_stops_at_its_step_names_the_row_and_leaves_the_weights(monkeypatch):
     bad = 7  # of 12 rows in steps of 4, so the first epoch meets it once
 
     def spoil(loss, batch):
@@ -144,7 +144,7 @@ def test_weights_that_the_last_step_spoiled_are_not_taken_for_trained(monkeypatc
     assert "Then: lower stages.s.learning_rate" in str(run.error)
 
 
-def test_weights_of_a_finite_norm_are_not_taken_for_trained_where_a_row_has_no_finite_loss(monkeypatch):
+def test_finite_weights_are_refused_at_the_end_where_a_row_has_no_finite_loss(monkeypatch):
     run = Trained(monkeypatch, lambda loss, batch: loss if torch.is_grad_enabled() else loss * math.nan, steps=2)
     assert "stage s: after step 1 the loss of a row that it was taken on is nan. " in str(run.error)
     assert not run.kept
@@ -157,7 +157,7 @@ def test_weights_that_a_step_spoiled_are_not_kept_as_a_checkpoint(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{}, {"holdout": 0.25, "evaluate_every": 1}])
-def test_a_rotation_that_cannot_be_made_orthonormal_is_a_learning_rate_that_is_too_high(monkeypatch, settings):
+def test_a_singular_rotation_is_reported_as_a_learning_rate_that_is_too_high(monkeypatch, settings):
     run = Trained(monkeypatch, plain, every_steps=None, stage=REFT, steps=3, learning_rate=1e38, **AT_ONCE, **settings)
     assert isinstance(run.error, Diverged)
     assert "after step 1 rows of a rotation depend on each other or are not finite" in str(run.error)

@@ -28,7 +28,7 @@ def test_a_split_batch_has_the_loss_and_the_gradients_of_the_whole(architecture,
     model = staged(architecture, positions="f1+l2")
     widths = []
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: widths.append(output.shape[:2]))
-    loss = plain_loss(model)(model, batch_of([0, 1, 2, 3]))
+    loss = plain_loss()(model, batch_of([0, 1, 2, 3]))
     assert len(widths) == len(set(widths)) == 4
     assert_same_as_plain(model, [0, 1, 2, 3], loss)
 

@@ -36,7 +36,7 @@ def test_layers_below_run_once_a_row_and_the_model_is_left_as_it_was():
     answer_loss_on_lower_layers(model, batch_of([0, 1]), reuse)
     assert ran == [0] * fixed_batches + [1, 2, 1, 2]
     ran.clear()
-    answer_loss(model, batch_of([0, 1]), edits_prompt=True)
+    answer_loss(model, batch_of([0, 1]))
     assert ran == [0, 1, 2]
 
 

@@ -36,7 +36,7 @@ def lower_layers(store):
 
 def plain(store):
     model = staged(positions="f1+l2")
-    return model, plain_loss(model)
+    return model, plain_loss()
 
 
 def mean(loss, model, batch):
@@ -58,7 +58,7 @@ def test_in_pieces_a_batch_has_the_loss_and_the_gradients_of_the_whole(losses, s
         value.backward()
         return value.detach()
 
-    unhalved = mean(partial(answer_loss, edits_prompt=True), model, batch_of(SHORT_FIRST))
+    unhalved = mean(answer_loss, model, batch_of(SHORT_FIRST))
     whole = loss_and_gradients(model, unhalved)
     trained = [p for p in model.parameters() if p.requires_grad]
     for pieces in (1, 2, len(SHORT_FIRST)):
@@ -203,7 +203,7 @@ def test_states_to_keep_are_computed_in_halves_where_memory_does_not_suffice(roo
             "heft.training.reuse.activation_cache.pass_tokens", lambda device, trains: None
         )  # all rows in one company
         model.get_decoder().register_forward_pre_hook(watched, with_kwargs=True)
-        whole = loss_and_gradients(model, mean(plain_loss(model), model, batch_of(SHORT_FIRST)))
+        whole = loss_and_gradients(model, mean(plain_loss(), model, batch_of(SHORT_FIRST)))
         value, _ = loss_and_gradients(model, mean(loss, model, batch_of(SHORT_FIRST)))
         assert_same(model, value, *whole)
         assert passes[0] > room

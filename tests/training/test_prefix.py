@@ -57,7 +57,7 @@ def loss_and_gradients(model, loss):
 def assert_same_as_plain(model, rows, loss):
     """The loss and its gradients are those of the plain path on the same rows."""
     fast, gradients = loss_and_gradients(model, loss)
-    plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows), edits_prompt=True))
+    plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows)))
     assert fast == rounded(plain)
     assert_gradients(gradients, expected)
 

@@ -202,7 +202,7 @@ def test_a_shared_prefix_that_is_one_token_off_fails(subject, monkeypatch):
     assert states(check_sharing(subject)) == {"shared prefixes in evaluation": FAILED}
 
 
-def test_the_questions_that_sharing_is_checked_on_share_their_text_and_their_choices_a_start(subject):
+def test_sharing_is_checked_on_questions_with_a_common_text_and_choice_prefix(subject):
     from heft.evaluation.shared_prefix import shared_batches
 
     examples = [e for i, row in enumerate(subject.probe.rows) for e in two_questions(row, f"text {i}")]

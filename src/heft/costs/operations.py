@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
 from heft.errors import HeftError
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
@@ -136,8 +136,7 @@ def _run(model: nn.Module, recorder: "_Recorder", tokens: int, by_embeddings: bo
         call["inputs_embeds"] = torch.zeros(1, tokens, size, device="meta", dtype=model.dtype)
     else:
         call["input_ids"] = torch.zeros(1, tokens, device="meta", dtype=torch.long)
-    if edits_hidden_states(model):
-        call["prompt_lengths"] = torch.full((1,), tokens, device="meta")
+    call["prompt_lengths"] = torch.full((1,), tokens, device="meta")
     counted = torch.autograd.graph.saved_tensors_hooks(recorder.save, _never_unpacked)
     without_autocast = patch.object(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta tensors have none
     with without_autocast, torch.enable_grad(), recorder, counted:

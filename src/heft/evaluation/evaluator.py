@@ -60,10 +60,10 @@ def evaluate(
         tokenizer: its tokenizer.
         task: settings of the task, such as `heft.load_recipe(...).task`.
         settings: batch size and normalisation; None for the defaults.
-        reporter: is told of the progress; None for nobody.
+        reporter: hears of the progress; None for no one.
 
     Raises:
-        HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
+        HeftError: the task's data cannot be read, its prompts do not fit, or the model computes NaN or infinity.
     """
     from heft.data.checks.base import require_computable  # here, since the checks ask what a right answer is
 
@@ -89,7 +89,7 @@ def evaluate_examples(
     Where memory runs out, all of it begins again with batches of half the size.
 
     Raises:
-        HeftError: what the model computes is no numbers, or memory does not suffice for a batch of one.
+        HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
     work = _generate if not examples[0].choices else _score
@@ -126,7 +126,7 @@ def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[R
         shares = settings.share_prefix and not equal_lengths
         why_not = why_not_shared(model, examples, tokenizer.pad_token_id) if shares else None
         if why_not is not None:
-            reporter.note(f"{what}: nothing is shared, the plain path is taken: {why_not}")
+            reporter.note(f"{what}: no prefix is shared, the plain path is taken: {why_not}")
         scores = choice_log_likelihoods(
             model,
             examples,

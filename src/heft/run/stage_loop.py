@@ -49,12 +49,12 @@ class StageLoop:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Where the run is kept on its way."""
+        """The checkpoints of the run."""
         folder = self.directory.path / "checkpoints"
         return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.note)
 
     def run(self) -> None:
-        """All evaluations and stages, but for what the directory has already."""
+        """Run all evaluations and stages except those that the directory has already."""
         evaluated = [summary.name for summary in self.directory.summaries]
         if "base" not in evaluated:
             self.evaluate_base()
@@ -71,7 +71,7 @@ class StageLoop:
                     adapter_dir.attach_saved(self.base.model, done.folder / adapter.name, adapter.name)
                 self.base.model.eval()
                 outcome, metrics_bytes = Trained.from_dict(done.outcome), done.metrics_bytes
-                self.reporter.note(f"stage {name} is trained already")
+                self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
                 self.evaluate_stage(name, outcome)
 
@@ -82,7 +82,7 @@ class StageLoop:
         self.reporter.evaluated(summary, evaluation.records)
 
     def train_and_checkpoint(self, index: int, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
-        """Train a stage from where its last checkpoint is, and keep it on the way and at the end.
+        """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
 
         Args:
             index: of the stage.
@@ -105,7 +105,7 @@ class StageLoop:
             self.reporter.resumed(name, last.step)
         costs = self.count(name, earlier["run"].values["cache"] if last else None)
         cache = costs.reuse.store if isinstance(stage, ReftStage) else None
-        if cache is not None:  # what is counted is what runs, and what goes on is what was begun
+        if cache is not None:  # what is counted is what runs, also after a resume
             stage = stage.model_copy(update={"cache": cache})
         about = Snapshot({"cache": cache, "processes": distributed.count()}, {})
 

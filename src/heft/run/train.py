@@ -70,15 +70,15 @@ def train(
 
     Args:
         recipe: a recipe, or the path of one.
-        reporter: is told what happens, by the main process; None for nobody.
-        resume: go on with what the run's directory holds, if it holds anything: with the same adapters, to the bit on
-            a CPU, and the same records as if the run had not been ended.
+        reporter: hears what happens, in the main process; None for no one.
+        resume: continue from the last checkpoint in the run directory, or start if there is none. Adapters (to the
+            bit on a CPU) and records are those of a run that was never interrupted.
         base_from: directories of runs; the evaluation of the base is taken from one of them if it is the same, with the
             seconds that it took there.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong, and nothing has been written; or the
-            directory is held by another process, or holds something that this recipe cannot go on with.
+            directory is locked by another process, or holds something that this recipe cannot resume.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter if reporter is not None and distributed.is_main() else Reporter()
@@ -127,7 +127,9 @@ def train(
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
     others = directory.resume(manifest)
     if others:
-        reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
+        reporter.note(
+            f"begun with {others}: the result may differ in its last bits from that of a run without interruption"
+        )
 
 
 def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
@@ -137,7 +139,7 @@ def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
 
 
 def _require_room(path: Path, resume: bool) -> None:
-    """See that a run may begin there; where one may be gone on with, what ended before it did anything is removed."""
+    """Require that a run may begin there; with `resume`, what a run left before it did anything is removed."""
     if resume and distributed.is_main():
         clear_first_files(path)
     distributed.wait_for_all()

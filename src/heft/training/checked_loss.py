@@ -14,7 +14,6 @@ from heft.adapters.attach import adapter_modules
 from heft.data.encode import EncodedExample, training_batch
 from heft.errors import HeftError
 from heft.models.equality import why_unequal
-from heft.models.forward import edits_hidden_states
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
@@ -64,7 +63,7 @@ def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[Encode
     trained = [p for p in model.parameters() if p.requires_grad]
     row = rows[of_unlike_length(rows)[0]]
     with _evaluating(model), torch.enable_grad():
-        value = answer_loss(model, _batch(model, [row], [0], pad_id), edits_hidden_states(model))
+        value = answer_loss(model, _batch(model, [row], [0], pad_id))
         found = value.requires_grad and any(
             g is not None for g in torch.autograd.grad(value, trained, allow_unused=True)
         )
@@ -85,7 +84,7 @@ def draws_random_numbers(model: "PreTrainedModel", rows: Sequence[EncodedExample
         for module in adapter_modules(model, name):
             module.eval()
     try:
-        answer_loss(model, batch, edits_hidden_states(model))
+        answer_loss(model, batch)
         after = random_state()
     finally:
         restore_random_state(before)

@@ -12,19 +12,18 @@ from torch.nn import functional as F
 
 from heft.data.batching import batches_of_like_length, pass_tokens, select_rows
 from heft.data.encode import IGNORED
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
-INPUTS = ("input_ids", "attention_mask", "position_ids")
+INPUTS = ("input_ids", "attention_mask", "position_ids", "prompt_lengths")
 
 Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
 """Sum over a batch's answer tokens of −ln p(token | all before it)."""
 
 
-def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt: bool) -> torch.Tensor:
+def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Sum over the batch's answer tokens of −ln p(token | all before it), in float32.
 
     Rows are padded on the left, so answers end in the last column and the head works on a few columns only: those
@@ -33,15 +32,11 @@ def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt
     Args:
         model: a causal language model, perhaps wrapped for distribution.
         batch: from `heft.data.encode.training_batch`, on the model's device.
-        edits_prompt: whether the model carries a ReFT adapter, which needs the prompt lengths.
 
     Returns:
         A scalar; divide it by the number of answer tokens for the mean.
     """
-    inputs = {key: batch[key] for key in INPUTS}
-    if edits_prompt:
-        inputs["prompt_lengths"] = batch["prompt_lengths"]
-    return loss_of_labels(model, inputs, batch["labels"])
+    return loss_of_labels(model, {key: batch[key] for key in INPUTS}, batch["labels"])
 
 
 def loss_of_labels(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
@@ -53,10 +48,9 @@ def loss_of_labels(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) ->
     return F.cross_entropy(logits_BKV.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum")
 
 
-def plain_loss(model: "PreTrainedModel", equal_lengths: bool = False) -> Loss:
+def plain_loss(equal_lengths: bool = False) -> Loss:
     """The loss that computes every token in every layer; with `equal_lengths` no row stands beside padding."""
-    loss = partial(answer_loss, edits_prompt=edits_hidden_states(model))
-    return partial(loss_in_length_buckets, loss, equal_lengths=equal_lengths)
+    return partial(loss_in_length_buckets, answer_loss, equal_lengths=equal_lengths)
 
 
 def loss_in_length_buckets(

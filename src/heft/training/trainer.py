@@ -99,7 +99,7 @@ class StageTrainer(ResumableTrainer):
         self.data_collator = partial(
             collate, pad_id=pad_id, process=self.args.process_index, processes=self.args.world_size
         )
-        self._loss = loss or plain_loss(self.model)
+        self._loss = loss or plain_loss()
         self._reft_learning_rate = reft_learning_rate
         self._frozen_dropouts = [
             module for module in frozen_adapter_modules(self.model) if isinstance(module, nn.Dropout)

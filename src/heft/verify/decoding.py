@@ -9,7 +9,7 @@ from heft.adapters.attach import activated
 from heft.data.encode import left_pad
 from heft.data.padding import padding_matters
 from heft.evaluation.greedy import greedy
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import largest
 from heft.verify.subject import Subject
@@ -106,6 +106,5 @@ def _in_one_pass(subject: Subject, prompts: list, tokens_BN: torch.Tensor) -> to
 def _pass_over(subject: Subject, prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
     texts = [(*prompt, *tokens[:-1]) for prompt, tokens in zip(prompts, tokens_BN.tolist(), strict=True)]
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(texts, subject.pad_id).items()}
-    if edits_hidden_states(subject.model):
-        inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
+    inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
     return logits_of(subject.model, tokens_BN.shape[1], **inputs, use_cache=False).float().cpu()

@@ -94,7 +94,7 @@ def check_training(subject: Subject) -> list[Finding]:
         with torch.no_grad():
             reuse(subject.model, batch)  # fills the store, which later epochs read
         cached = _loss_and_gradients(subject, reuse, batch)
-        plain = _loss_and_gradients(subject, lambda model, rows: answer_loss(model, rows, edits_prompt=True), batch)
+        plain = _loss_and_gradients(subject, answer_loss, batch)
     finally:
         subject.model.zero_grad()
         activate(subject.model, list(subject.model.peft_config))

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 
 from heft.data.encode import EncodedExample, left_pad
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 from heft.verify.finding import Finding, broken_off, judged
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def row_logits(
     ids = [row.prompt + row.answer for row in rows]
     inputs = left_pad(ids, pad_id) if side == "left" else right_pad(ids, pad_id)
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
-    if edits_hidden_states(model):
-        inputs["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows], device=model.device)
+    inputs["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows], device=model.device)
     width = inputs["input_ids"].shape[1]
     kept = min(COLUMNS, *map(len, ids)) if len(ids) > 1 else min(COLUMNS, len(ids[0]))
     ends = [width if side == "left" else len(row) for row in ids]

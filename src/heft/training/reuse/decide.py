@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
     """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, a note says why."""
-    plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
+    plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
 
     def fused(model: "nn.Module", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
         with fused_lora(model):
@@ -75,7 +75,7 @@ def loss_for(
         folder: for a file of cached activations.
         reporter: gets the note.
     """
-    plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
+    plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
     plan = decide_reuse(stage, ReuseFacts.of(model))
     if plan.kind == NOTHING:
         return StageLoss(plain, False)

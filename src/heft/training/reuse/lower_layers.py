@@ -95,7 +95,7 @@ def answer_loss_on_lower_layers(
     """
     batch = select_rows(batch, slice(None))
     with reuse.lower_layers_done(batch["row_ids"].tolist()):
-        return answer_loss(model, batch, edits_prompt=True)
+        return answer_loss(model, batch)
 
 
 class _Reached(Exception):

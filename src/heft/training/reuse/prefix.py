@@ -82,7 +82,7 @@ def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], 
     width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.start
     split = mask_BT.shape[1] - width
     if split <= 0:
-        return answer_loss(model, batch, edits_prompt=True)
+        return answer_loss(model, batch)
     inputs = {
         "input_ids": batch["input_ids"][:, split:],
         "attention_mask": mask_BT,
