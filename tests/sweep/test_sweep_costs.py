@@ -73,7 +73,7 @@ def test_a_pass_is_counted(sweep_of, grid):
     positions = [parse_positions(configuration.stage.positions) for configuration in tried]
     apart = frozenset(n for n, member in enumerate(work.members) if member.suffix is not None)
     reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, MemoryStore()) if apart else None
-    passes = PackedForward(model, rows, positions, 0, reuse=reuse, apart=apart)
+    passes = PackedForward(model, rows, positions, 0, reuse=reuse, behind_prefix=apart)
 
     def run():
         passes.losses(
@@ -106,7 +106,7 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     data = (work.rows, work.members[0].alone.validation_rows)
     seeds = [member.seed for member in work.members]
     with side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, Reporter()) as training:
-        ran = counted(lambda: training.train("fine", Reporter(), lambda values: None))
+        ran = counted(lambda: training.train("fine", Reporter()))
     kept = work.reuse.store != "off"  # rows held back then bring their prefixes along, whether evaluated or not
     theirs = [prefix_row(work.members[0].costs, row, work.reuse.start) for row in data[1]] if kept else []
     assert work.flops() + sum(theirs) == pytest.approx(ran, rel=2e-3)

@@ -24,7 +24,7 @@ from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
-from heft.recipe.grid import configurations, last_stage, recipe_of
+from heft.recipe.batch import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.reft.settings import ReftSettings
 from heft.sweep.forward import can_stand_side_by_side
@@ -219,8 +219,8 @@ def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]
     if pack[0].suffix is None:
         return [[member] for member in pack]
     copies = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
-    grid = side_by_side(copies, [row], 0)
-    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in grid.copies]
+    batch = side_by_side(copies, [row], 0)
+    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.copies]
 
 
 def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: "PreTrainedConfig", device: torch.device) -> int:

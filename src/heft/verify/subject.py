@@ -25,6 +25,7 @@ from heft.verify.finding import Finding
 from heft.verify.logits import (
     Rounding,
     changed_predictions,
+    judged_logits,
     largest,
     logits_in_plain_peft,
     rounding_of,
@@ -56,7 +57,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Subject:
+class AdapterUnderTest:
     """An adapter directory, loaded.
 
     Attributes:
@@ -106,6 +107,10 @@ class Subject:
         """Logits (B, K, V) of the probe, one batch padded on the left, with the model as it is now."""
         return row_logits(self.model, self.probe.rows, self.pad_id)
 
+    def compared(self, check: str, compared: str, first: torch.Tensor, second: torch.Tensor) -> Finding:
+        """A finding on two sets of logits (B, K, V) that may differ by rounding."""
+        return judged_logits(check, compared, first, second, self.rounding.logits, self.rounding.why)
+
     def logits_with(self, names: Sequence[str]) -> torch.Tensor:
         """As `logits_now`, with just these adapters on."""
         with activated(self.model, names):
@@ -118,7 +123,7 @@ def open_subject(
     device: str | None = None,
     trust_remote_code: bool = False,
     base_name: str | None = None,
-) -> Subject:
+) -> AdapterUnderTest:
     """Load what is to be verified.
 
     Args:
@@ -146,7 +151,7 @@ def open_subject(
     with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
-    return Subject(
+    return AdapterUnderTest(
         directory,
         manifest,
         model,
