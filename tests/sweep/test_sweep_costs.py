@@ -32,7 +32,7 @@ def sweep_of(recipe_file):
     """Writes a recipe with a sweep; returns it and the costs of its rows, all of one length."""
 
     def make(grid, fine="steps: 6", sweep=""):
-        path = recipe_file(f"{{{COARSE}, fine: {{{FINE}, {fine}}}}}", f"sweep: {{grid: {grid}{sweep}}}", TASK)
+        path = recipe_file(f"{{{COARSE}, fine: {{{FINE}, {fine}}}}}", f"sweep: {{grid: {grid}{sweep}}}", task=TASK)
         recipe = load_recipe(path)
         edited = [p for tried in configurations(recipe) for p in edited_positions(recipe_of(recipe, tried))]
         examples = read_data(recipe, Reporter(), edited).train
@@ -150,7 +150,7 @@ def test_why_no_prefix_is_shared_is_said(sweep_of, grid, fine, why):
 
 def test_the_plan_of_a_sweep_has_the_earlier_stages_and_all_configurations(recipe_file):
     sweep = "sweep: {grid: {rank: [2, 4], positions: [l2, all]}, evaluate_winner: true}"
-    recipe = load_recipe(recipe_file(f"{{{COARSE}, fine: {{{FINE}, epochs: 2}}}}", sweep, TASK))
+    recipe = load_recipe(recipe_file(f"{{{COARSE}, fine: {{{FINE}, epochs: 2}}}}", sweep, task=TASK))
     plan = make_plan(recipe, probe_seconds=0)
     assert [stage.name for stage in plan.stages] == ["coarse"]
     assert (plan.stages[0].evaluation_flops, plan.base_evaluation_flops) == (0, 0)

@@ -24,7 +24,7 @@ from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
-from heft.recipe.batch import configurations, last_stage, recipe_of
+from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.reft.settings import ReftSettings
 from heft.sweep.forward import can_stand_side_by_side
