@@ -148,7 +148,9 @@ def test_the_body_called_past_the_head_is_edited_too():
 def test_a_block_called_on_its_own_says_that_the_model_is_to_be_called():
     model = with_reft()
     with pytest.raises(RuntimeError, match="call the model"):
-        reft_layers(model)[0].tracker.rows(reft_layers(model)[0].positions["default"], "shared", torch.device("cpu"))
+        reft_layers(model)[0].tracker.edited_indices(
+            reft_layers(model)[0].positions["default"], "shared", torch.device("cpu")
+        )
 
 
 @pytest.mark.parametrize("positions", ["f2+l3", "all"])

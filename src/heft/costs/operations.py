@@ -231,7 +231,7 @@ class _Recorder(TorchFunctionMode):
 
     def _follow(self, layer: ReftLayer) -> None:
         """Let every unit edit one token, and tell its products from others."""
-        layer.tracker.rows = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+        layer.tracker.edited_indices = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
         for group in GROUPS:
             for name, unit in getattr(layer, f"reft_{group}").items():
                 unit.forward = partial(self._edit, unit, (layer.positions[name], group))

@@ -17,7 +17,7 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
     """The model as it is while the stage `trained` trains, all earlier stages frozen; the bare base for None.
 
     Raises:
-        HeftError: the model's config cannot be had.
+        HeftError: the model's config cannot be loaded.
     """
     model = load_skeleton(recipe.model)
     if trained is None:

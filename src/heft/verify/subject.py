@@ -53,7 +53,7 @@ class Probe:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row, prompt and answer."""
-        return [_length(row) for row in self.rows]
+        return [row.length for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def make_probe(
         moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000
     )
     made_up = _chosen(tokenizer, task, positions, rows)
-    return Probe(made_up, f"made-up rows, since the adapter's own cannot be had: {why}")
+    return Probe(made_up, f"made-up rows, since the adapter's own cannot be read: {why}")
 
 
 def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows: int) -> list[EncodedExample]:
@@ -206,8 +206,8 @@ def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows:
     encoded = Encoder.of(tokenizer, task, positions)(load_examples(task, "eval"))
     if len(encoded) < 2:
         raise HeftError(f"{task.name} has {len(encoded)} row to compare on, and at least 2 are needed")
-    encoded.sort(key=_length)
-    short = [row for row in encoded if _length(row) <= STRETCH * _length(encoded[0])]
+    encoded.sort(key=lambda row: row.length)
+    short = [row for row in encoded if row.length <= STRETCH * encoded[0].length]
     short = short if len(short) >= rows else encoded[:rows]
     count = min(rows, len(short))
     spread = [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
@@ -219,11 +219,7 @@ def _unlike(rows: list[EncodedExample], needed: int) -> list[EncodedExample]:
 
     `needed` tokens of each prompt stay.
     """
-    if len({_length(row) for row in rows}) > len(rows) / 2:
+    if len({row.length for row in rows}) > len(rows) / 2:
         return rows
     cuts = [min(STEP * (len(rows) - 1 - i), len(row.prompt) - needed) for i, row in enumerate(rows)]
     return [replace(row, prompt=row.prompt[cut:]) for row, cut in zip(rows, cuts, strict=True)]
-
-
-def _length(row: EncodedExample) -> int:
-    return len(row.prompt) + len(row.answer)
