@@ -16,5 +16,7 @@ def test_it_names_the_places_that_a_newcomer_asks_for():
 
 @pytest.mark.parametrize(("file", "line", "name"), PLACES, ids=[name for *_, name in PLACES])
 def test_a_place_is_at_its_line(file, line, name):
-    text = (ROOT / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
-    assert re.search(rf"(class |def |^){re.escape(name.rpartition('.')[2])}\b", text.strip()), f"{file}:{line} is {text}"
+    text = (ROOT / file).read_text(encoding="utf-8").splitlines()[int(line) - 1].strip()
+    assert re.search(rf"(class |def |^){re.escape(name.rpartition('.')[2])}\b", text.strip()), (
+        f"{file}:{line} is {text}"
+    )

@@ -46,7 +46,7 @@ def tensors_of(model):
 
 
 def entry(part, stage):
-    return AdapterEntry(name=part.name, method=part.method.name, stage=stage)
+    return AdapterEntry(name=part.name, method=part.method, stage=stage)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def trained(tmp_path_factory):
             for parameter in adapter_parameters(base.model, attached.names).values():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         finish(base.model, attached)
-        entries += [AdapterEntry(name=p.name, method=p.method.name, stage=name) for p in adapters_of(name, stage)]
+        entries += [AdapterEntry(name=p.name, method=p.method, stage=name) for p in adapters_of(name, stage)]
     manifest = AdapterManifest(
         format=FORMAT,
         heft_version="0",

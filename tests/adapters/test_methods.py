@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 import tiny
-from heft.adapters.attach import attach, finish
+from heft.adapters.attach import attach, attach_adapters, finish
 from heft.adapters.manifest import AdapterEntry
 from heft.adapters.methods import METHODS, adapters_of, method_name
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
@@ -21,7 +21,7 @@ def test_the_table_has_the_methods_of_heft_json_and_a_stage_for_each():
 def test_a_stage_has_one_adapter_of_its_name_which_peft_knows_by_its_method(name):
     model = tiny.tiny_model()
     (adapter,) = adapters_of("a", STAGES[name])
-    assert (adapter.name, adapter.method.name) == ("a", name)
+    assert (adapter.name, adapter.method) == ("a", name)
     attach(model, "a", STAGES[name])
     assert method_name(model.peft_config["a"]) == name
 
@@ -42,6 +42,6 @@ def test_settings_without_a_start_have_the_shapes_of_the_adapter_that_is_there(i
     if finished:
         finish(model, attached)
     (adapter,) = adapters_of("a", stage)
-    attach(plain, "a", adapter.method.without_start(adapter.settings, finished))
+    attach_adapters(plain, "a", [adapter.without_start(finished)])
     shapes = [{name: p.shape for name, p in each.named_parameters()} for each in (model, plain)]
     assert shapes[0] == shapes[1]

@@ -54,7 +54,7 @@ def directory(tmp_path_factory):
         attached = attach(base.model, name, stage)
         move(base.model, attached.names)
         finish(base.model, attached)
-        entries += [AdapterEntry(name=p.name, method=p.method.name, stage=name) for p in adapters_of(name, stage)]
+        entries += [AdapterEntry(name=p.name, method=p.method, stage=name) for p in adapters_of(name, stage)]
     manifest = AdapterManifest(
         format=FORMAT,
         heft_version="0",

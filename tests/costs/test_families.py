@@ -48,7 +48,7 @@ def test_a_reft_step_on_experts_is_counted():
     with torch.device("meta"):
         attach(other, "fine", stage)
     costs = model_costs(other)
-    expected = counted(lambda: plain_step(model, True))
+    expected = counted(lambda: plain_step(model))
     assert sum(plain_row(costs, row) for row in ROWS) == pytest.approx(expected, rel=1e-2)
 
 

@@ -64,8 +64,7 @@ def estimate(model, costs, batch):
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "phi", "qwen2"])
 def test_activations_of_a_plain_pass_are_estimated_within_a_tenth(architecture, stage):
     model, costs = model_and_costs(architecture, stage)
-    edits = stage.method == "reft"
-    real = kept_bytes(model, lambda: answer_loss(model, training_batch(ROWS, 0), edits))
+    real = kept_bytes(model, lambda: answer_loss(model, training_batch(ROWS, 0)))
     batch = Batch(2, WIDTH, 0, COLUMNS, edited_of(costs, 2, LONGEST, 0, WIDTH))
     assert estimate(model, costs, batch) == pytest.approx(real, rel=0.1)
 

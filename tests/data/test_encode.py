@@ -7,7 +7,7 @@ import torch
 from tokenizers import normalizers
 
 import tiny
-from heft.data.encode import IGNORED, KEPT_HEAD, Encoder, left_pad, training_batch
+from heft.data.encode import IGNORED, UNCUT_HEAD, Encoder, left_pad, training_batch
 from heft.edits.positions import Positions
 from heft.errors import HeftError
 from heft.tasks.base import choice_example, generation_example
@@ -34,8 +34,8 @@ def test_a_long_prompt_loses_its_middle_and_the_cut_is_counted():
     whole = TOKENIZER(example.prompt)["input_ids"]
     assert len(encoded.prompt) + max(map(len, encoded.choices)) == 64
     assert encoded.cut == len(whole) - len(encoded.prompt)
-    assert encoded.prompt[:KEPT_HEAD] == tuple(whole[:KEPT_HEAD])
-    assert encoded.prompt[KEPT_HEAD:] == tuple(whole[len(whole) - (64 - 4 - KEPT_HEAD) :])
+    assert encoded.prompt[:UNCUT_HEAD] == tuple(whole[:UNCUT_HEAD])
+    assert encoded.prompt[UNCUT_HEAD:] == tuple(whole[len(whole) - (64 - 4 - UNCUT_HEAD) :])
     assert TOKENIZER.decode(encoded.answer) == " yes"
 
 

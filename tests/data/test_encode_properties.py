@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from heft.data.encode import IGNORED, KEPT_HEAD, EncodedExample, Encoder, left_pad, training_batch
+from heft.data.encode import IGNORED, UNCUT_HEAD, EncodedExample, Encoder, left_pad, training_batch
 from heft.edits.positions import Positions
 from heft.errors import HeftError
 from heft.tasks.base import generation_example
@@ -45,7 +45,7 @@ def test_a_training_batch_labels_answers_at_their_own_tokens_and_nothing_else(pa
 def test_a_prompt_keeps_to_the_limit_and_loses_only_its_middle(prompt, answer, limit, first, last):
     example = generation_example("t", prompt, f" {answer}", answer)
     whole, answer_ids = TOKENIZER(prompt)["input_ids"], (*TOKENIZER(f" {answer}")["input_ids"], TOKENIZER.eos_token_id)
-    head, tail = max(KEPT_HEAD, first), max(1, last)
+    head, tail = max(UNCUT_HEAD, first), max(1, last)
     room = limit - len(answer_ids)
     try:
         (encoded,) = Encoder(TOKENIZER, limit, positions=[Positions(first=first, last=last)])([example])

@@ -49,7 +49,7 @@ def test_log_likelihoods_that_are_no_numbers_are_an_error_with_ids_and_no_accura
     with pytest.raises(HeftError) as caught:
         heft.evaluate(*with_nan, TASK)
     assert str(caught.value).startswith("6 of 6 rows have a choice whose log-likelihood is nan (ids ")
-    assert f"(ids {', '.join(ids[:3])} …)" in str(caught.value)
+    assert f"(ids {', '.join(ids[:3])} and 3 more)" in str(caught.value)
     assert "train the stage again with a lower learning_rate" in str(caught.value)
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from heft.reft.interventions import ACTIVATIONS, INTERVENTIONS
-from heft.reft.orthonormal import orthonormal_rows
+from heft.reft.interventions import ACTIVATIONS, INTERVENTIONS, orthonormal_rows
 from reft.support import logits, token_ids, with_reft
 from tiny import tiny_model
 

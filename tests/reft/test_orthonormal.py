@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.optimization import Adafactor
 
-from heft.reft.interventions import INTERVENTIONS
-from heft.reft.orthonormal import orthonormal_rows, random_orthonormal_
+from heft.reft.interventions import INTERVENTIONS, orthonormal_rows, random_orthonormal_
 
 HIDDEN, RANK = 24, 5
 

@@ -5,7 +5,7 @@ import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from transformers import DynamicCache
 
-from heft.reft.orthonormal import orthonormal_rows
+from heft.reft.interventions import orthonormal_rows
 from reft.support import counted_edits, edited_tokens, logits, reft_layers, reft_parameters, token_ids, with_reft
 from tiny import ARCHITECTURES
 
@@ -148,7 +148,9 @@ def test_the_body_called_past_the_head_is_edited_too():
 def test_a_block_called_on_its_own_says_that_the_model_is_to_be_called():
     model = with_reft()
     with pytest.raises(RuntimeError, match="call the model"):
-        reft_layers(model)[0].tracker.rows(reft_layers(model)[0].positions["default"], "shared", torch.device("cpu"))
+        reft_layers(model)[0].tracker.edited_indices(
+            reft_layers(model)[0].positions["default"], "shared", torch.device("cpu")
+        )
 
 
 @pytest.mark.parametrize("positions", ["f2+l3", "all"])

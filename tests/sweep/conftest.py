@@ -19,7 +19,7 @@ def run(recipe_file, tmp_path, monkeypatch):
     )
 
     def run_sweep(fine: str, sweep: str, name="sweep", to=None):
-        path = recipe_file(f"{{{COARSE}, fine: {fine}}}", f"sweep: {sweep}", TASK)
+        path = recipe_file(f"{{{COARSE}, fine: {fine}}}", f"sweep: {sweep}", task=TASK)
         recipe = load_recipe(path, output=str(tmp_path / name))
         return recipe, sweep_run.sweep(recipe, to), seen[-1].learners
 

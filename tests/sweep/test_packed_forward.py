@@ -56,7 +56,7 @@ def passes_of(model):
     own(model, NAMES)
     apart = frozenset({0, 1, 2}) if can_stand_side_by_side(model) else frozenset()
     reuse = PrefixReuse(model, ROWS, 1, 0, MemoryStore()) if apart else None
-    return PackedForward(model, ROWS, [parse_positions(p) for p in POSITIONS], 0, reuse=reuse, apart=apart)
+    return PackedForward(model, ROWS, [parse_positions(p) for p in POSITIONS], 0, reuse=reuse, behind_prefix=apart)
 
 
 def plain(model, number, row):
@@ -74,7 +74,7 @@ def plain(model, number, row):
 def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, site):
     model = model_with_all(architecture, site)
     passes = passes_of(model)
-    assert passes.apart, "these architectures can stand side by side"
+    assert passes.behind_prefix, "these architectures can stand side by side"
     work = [(n, row) for n in range(len(NAMES)) for row in range(len(ROWS)) if (n + row) % 4 or n < 3]
     losses = passes.losses([passes.copy(n, row, ROWS[row].answer) for n, row in work])
     parameters = {n: list(adapter_parameters(model, [NAMES[n]]).values()) for n in range(len(NAMES))}

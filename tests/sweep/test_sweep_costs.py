@@ -32,7 +32,7 @@ def sweep_of(recipe_file):
     """Writes a recipe with a sweep; returns it and the costs of its rows, all of one length."""
 
     def make(grid, fine="steps: 6", sweep=""):
-        path = recipe_file(f"{{{COARSE}, fine: {{{FINE}, {fine}}}}}", f"sweep: {{grid: {grid}{sweep}}}", TASK)
+        path = recipe_file(f"{{{COARSE}, fine: {{{FINE}, {fine}}}}}", f"sweep: {{grid: {grid}{sweep}}}", task=TASK)
         recipe = load_recipe(path)
         edited = [p for tried in configurations(recipe) for p in edited_positions(recipe_of(recipe, tried))]
         examples = read_data(recipe, Reporter(), edited).train
@@ -73,7 +73,7 @@ def test_a_pass_is_counted(sweep_of, grid):
     positions = [parse_positions(configuration.stage.positions) for configuration in tried]
     apart = frozenset(n for n, member in enumerate(work.members) if member.suffix is not None)
     reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, MemoryStore()) if apart else None
-    passes = PackedForward(model, rows, positions, 0, reuse=reuse, apart=apart)
+    passes = PackedForward(model, rows, positions, 0, reuse=reuse, behind_prefix=apart)
 
     def run():
         passes.losses(
@@ -106,7 +106,7 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     data = (work.rows, work.members[0].alone.validation_rows)
     seeds = [member.seed for member in work.members]
     with side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, Reporter()) as training:
-        ran = counted(lambda: training.train("fine", Reporter(), lambda values: None))
+        ran = counted(lambda: training.train("fine", Reporter()))
     kept = work.reuse.store != "off"  # rows held back then bring their prefixes along, whether evaluated or not
     theirs = [prefix_row(work.members[0].costs, row, work.reuse.start) for row in data[1]] if kept else []
     assert work.flops() + sum(theirs) == pytest.approx(ran, rel=2e-3)
@@ -150,7 +150,7 @@ def test_why_no_prefix_is_shared_is_said(sweep_of, grid, fine, why):
 
 def test_the_plan_of_a_sweep_has_the_earlier_stages_and_all_configurations(recipe_file):
     sweep = "sweep: {grid: {rank: [2, 4], positions: [l2, all]}, evaluate_winner: true}"
-    recipe = load_recipe(recipe_file(f"{{{COARSE}, fine: {{{FINE}, epochs: 2}}}}", sweep, TASK))
+    recipe = load_recipe(recipe_file(f"{{{COARSE}, fine: {{{FINE}, epochs: 2}}}}", sweep, task=TASK))
     plan = make_plan(recipe, probe_seconds=0)
     assert [stage.name for stage in plan.stages] == ["coarse"]
     assert (plan.stages[0].evaluation_flops, plan.base_evaluation_flops) == (0, 0)

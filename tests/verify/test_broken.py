@@ -120,8 +120,8 @@ def test_steps_that_lose_their_edit_fail_where_all_tokens_are_edited(adapters, m
     plain = tracker.edited_token_indices
 
     def none_in_a_step(layout, positions, part):
-        rows_N = plain(layout, positions, part)
-        return rows_N[:0] if layout.index_BT.shape[1] == 1 else rows_N
+        index_N = plain(layout, positions, part)
+        return index_N[:0] if layout.index_BT.shape[1] == 1 else index_N
 
     monkeypatch.setattr(tracker, "edited_token_indices", none_in_a_step)
     assert set(states(check_decoding(subject)).values()) == {FAILED}

@@ -59,7 +59,7 @@ def test_rows_of_one_length_are_made_unlike_so_that_a_batch_has_padding(adapters
 )
 def test_rows_are_made_up_where_the_tasks_own_cannot_be_read_and_why_is_said(adapters, tmp_path, task, why):
     subject = open_subject(altered(adapters("last"), tmp_path, **task), rows=2)
-    assert subject.probe.source.startswith("made-up rows, since the adapter's own cannot be had: ")
+    assert subject.probe.source.startswith("made-up rows, since the adapter's own cannot be read: ")
     assert why in subject.probe.source
     assert len(subject.probe.rows) == 2
 

@@ -37,7 +37,7 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrain
     faults, seen, taken = [], set(), _names_within(model)
     for stage_name, stage in recipe.stages.items():
         for adapter in adapters_of(stage_name, stage):
-            found = adapter.method.faults(model, adapter.settings)
+            found = adapter.faults(model)
             if adapter.name in seen:
                 found.insert(0, f"two adapters would be named {adapter.name!r}; rename a stage")
             elif hasattr(nn.ModuleDict, adapter.name):
@@ -61,7 +61,7 @@ def _token_faults(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrain
     for stage_name, stage in recipe.stages.items():
         for adapter in adapters_of(stage_name, stage):
             try:
-                tokens = adapter.method.tokens(model, adapter.settings, tokenizer)
+                tokens = adapter.tokens(model, tokenizer)
             except HeftError as error:
                 faults.append(f"stages.{stage_name}: {error}")
                 continue
@@ -104,8 +104,8 @@ def attach_adapters(
     """As `attach`, of adapters that need not be just those of the stage."""
     starts = {}
     for adapter in adapters:
-        start = adapter.method.start(model, adapter.settings)
-        config = adapter.method.config(model, adapter.settings, tokenizer)
+        start = adapter.start(model)
+        config = adapter.config(model, tokenizer)
         config.base_model_name_or_path = model.name_or_path
         try:
             inject(model, adapter.name, config)
@@ -123,8 +123,7 @@ def attach_adapters(
 
 def left_out_in_words(model: "PreTrainedModel", stage_name: str, stage: Stage) -> list[str]:
     """What a stage's adapters leave out although their settings say `all-linear` or all layers."""
-    adapters = adapters_of(stage_name, stage)
-    found = [adapter.method.left_out(model, adapter.name, adapter.settings) for adapter in adapters]
+    found = [adapter.left_out(model) for adapter in adapters_of(stage_name, stage)]
     return [words for words in found if words is not None]
 
 

@@ -78,7 +78,7 @@ def _with_tokenizer(
     """Settings and tokenizer that go with a model that is loaded already.
 
     The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that
-    cannot be had, that of the folder that the model itself was loaded from.
+    cannot be loaded, that of the folder that the model itself was loaded from.
     """
     manifest = read_manifest(directory)
     if tokenizer is not None:

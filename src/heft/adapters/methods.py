@@ -5,8 +5,8 @@ heft.json (heft.adapters.manifest).
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peft import PeftConfig, TaskType
 
@@ -15,7 +15,7 @@ from heft.adapters.lora_targets import left_out
 from heft.adapters.trainable_tokens import token_ids
 from heft.edits.positions import Positions, parse_positions
 from heft.edits.settings import ReftSettings
-from heft.recipe.recipe import JointStage, LoraSettings, Recipe, Stage
+from heft.recipe.recipe import JointStage, Recipe, Stage
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
 from heft.reft.sites import blocks_without, site_names
@@ -24,147 +24,135 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Method(ABC):
-    """One way to adapt a model. `settings` are those of an adapter, such as `LoraSettings`."""
+@dataclass(frozen=True)
+class StageAdapter(ABC):
+    """One adapter of a stage: its name and its settings, and what attaching, checking and counting it asks."""
 
     name: str
+    settings: Any
+
+    method: ClassVar[str]
     """In recipes, in heft.json and in tables."""
 
     @abstractmethod
-    def config(
-        self, model: "PreTrainedModel", settings: Any, tokenizer: "PreTrainedTokenizerBase | None"
-    ) -> PeftConfig:
-        """PEFT's configuration of the adapter on that model."""
+    def config(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> PeftConfig:
+        """PEFT's configuration of it on that model."""
 
     @abstractmethod
-    def faults(self, model: "PreTrainedModel", settings: Any) -> list[str]:
-        """Why the adapter has no place in the model, in words."""
+    def faults(self, model: "PreTrainedModel") -> list[str]:
+        """Why it has no place in the model, in words."""
 
     @abstractmethod
-    def left_out(self, model: "PreTrainedModel", name: str, settings: Any) -> str | None:
-        """What the attached adapter `name` leaves out although its settings say `all`, in words."""
+    def left_out(self, model: "PreTrainedModel") -> str | None:
+        """What it leaves out, once attached, although its settings say `all`, in words."""
 
-    def start(self, model: "PreTrainedModel", settings: Any) -> ReversibleInit | None:
-        """What takes back a start that changes base weights; made before the adapter is attached."""
+    @property
+    def positions(self) -> Positions | None:
+        """Which tokens it edits; None where it edits no hidden states."""
         return None
 
-    def needs_tokenizer(self, settings: Any) -> bool:
-        """Whether the model's tokenizer has to say which tokens train."""
+    @property
+    def trains_tokens(self) -> bool:
+        """Whether it trains embeddings of tokens, whose ids the model's tokenizer has."""
         return False
 
-    def tokens(self, model: "PreTrainedModel", settings: Any, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
-        """Ids of tokens whose embeddings train.
+    def tokens(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
+        """Ids of tokens whose embeddings it trains.
 
         Raises:
             HeftError: the model does not have them.
         """
         return []
 
-    def positions(self, settings: Any) -> Positions | None:
-        """Which tokens the adapter edits; None where it edits no hidden states."""
+    def start(self, model: "PreTrainedModel") -> ReversibleInit | None:
+        """What takes back a start that changes base weights; made before the adapter is attached."""
         return None
 
-    def without_start(self, settings: Any, finished: bool) -> Any:
-        """Settings that give weights of the same shape without a look at the base's weights.
+    def without_start(self, finished: bool) -> "StageAdapter":
+        """An adapter of the same shape that is made without a look at the base's weights.
 
         Args:
-            settings: of the adapter.
-            finished: whether the adapter is that of a finished stage, whose start is taken back.
+            finished: whether its stage is finished, so that its start is taken back.
         """
-        return settings
+        return self
 
 
-class Lora(Method):
-    """A weight-space adapter."""
+class LoraAdapter(StageAdapter):
+    """A weight-space adapter; `settings` are `LoraSettings`."""
 
-    name = "lora"
+    method = "lora"
 
-    def config(self, model, settings: LoraSettings, tokenizer) -> PeftConfig:
-        return lora_config(model, settings, self.tokens(model, settings, tokenizer))
+    def config(self, model, tokenizer) -> PeftConfig:
+        return lora_config(model, self.settings, self.tokens(model, tokenizer))
 
-    def faults(self, model, settings: LoraSettings) -> list[str]:
-        return lora_faults(model, settings)
+    def faults(self, model) -> list[str]:
+        return lora_faults(model, self.settings)
 
-    def left_out(self, model, name, settings: LoraSettings) -> str | None:
-        if settings.layers != "all" or settings.targets != "all-linear":
+    def left_out(self, model) -> str | None:
+        if self.settings.layers != "all" or self.settings.targets != "all-linear":
             return None
-        without = left_out(model, name, settings.exclude)
+        without = left_out(model, self.name, self.settings.exclude)
         shown = ", ".join(f"{key} ({count} blocks)" for key, count in without.items())
-        return f"{name}: LoRA leaves out {shown}; experts can be named in `targets`" if without else None
+        return f"{self.name}: LoRA leaves out {shown}; experts can be named in `targets`" if without else None
 
-    def start(self, model, settings: LoraSettings) -> ReversibleInit | None:
-        return ReversibleInit(model) if ReversibleInit.needed(settings) else None
+    @property
+    def trains_tokens(self) -> bool:
+        return bool(self.settings.trainable_tokens)
 
-    def needs_tokenizer(self, settings: LoraSettings) -> bool:
-        return bool(settings.trainable_tokens)
-
-    def tokens(self, model, settings: LoraSettings, tokenizer) -> list[int]:
-        if not settings.trainable_tokens:
+    def tokens(self, model, tokenizer) -> list[int]:
+        if not self.trains_tokens:
             return []
         assert tokenizer is not None, "trainable tokens need the model's tokenizer"
-        return token_ids(tokenizer, settings.trainable_tokens, model.get_input_embeddings().weight.shape[0])
+        return token_ids(tokenizer, self.settings.trainable_tokens, model.get_input_embeddings().weight.shape[0])
 
-    def without_start(self, settings: LoraSettings, finished: bool) -> LoraSettings:
-        return plain_settings(settings, finished)
+    def start(self, model) -> ReversibleInit | None:
+        return ReversibleInit(model) if ReversibleInit.needed(self.settings) else None
+
+    def without_start(self, finished: bool) -> "LoraAdapter":
+        return replace(self, settings=plain_settings(self.settings, finished))
 
 
-class Reft(Method):
-    """A representation-space adapter."""
+class ReftAdapter(StageAdapter):
+    """A representation-space adapter; `settings` are `ReftSettings`."""
 
-    name = "reft"
+    method = "reft"
 
-    def config(self, model, settings: ReftSettings, tokenizer) -> PeftConfig:
-        config = ReftConfig(**{name: getattr(settings, name) for name in ReftSettings.model_fields})
+    def config(self, model, tokenizer) -> PeftConfig:
+        config = ReftConfig(**{name: getattr(self.settings, name) for name in ReftSettings.model_fields})
         config.task_type = TaskType.CAUSAL_LM
         return config
 
-    def faults(self, model, settings: ReftSettings) -> list[str]:
-        hidden_size = model.config.get_text_config().hidden_size
-        faults = []
-        if settings.rank > hidden_size:
-            faults.append(f"rank: {settings.rank} is above the model's hidden size, {hidden_size}")
+    def faults(self, model) -> list[str]:
+        rank, hidden_size = self.settings.rank, model.config.get_text_config().hidden_size
+        faults = [f"rank: {rank} is above the model's hidden size, {hidden_size}"] if rank > hidden_size else []
         try:
-            require_editable(model, settings.layers, settings.site)
+            require_editable(model, self.settings.layers, self.settings.site)
         except ValueError as error:
             faults.append(str(error))
         return faults
 
-    def left_out(self, model, name, settings: ReftSettings) -> str | None:
-        if settings.layers != "all":
+    def left_out(self, model) -> str | None:
+        if self.settings.layers != "all":
             return None
-        sites = site_names(model, "all", settings.site)
+        site, sites = self.settings.site, site_names(model, "all", self.settings.site)
         without = blocks_without(model, sites)
-        blocks = f"{len(sites)} of {len(sites) + len(without)} blocks"
-        found = f"{name}: {blocks} have a {settings.site} that is edited; {', '.join(map(str, without))} have none"
-        return found if without else None
-
-    def positions(self, settings: ReftSettings) -> Positions:
-        return parse_positions(settings.positions)
-
-
-METHODS: dict[str, Method] = {method.name: method for method in (Lora(), Reft())}
-"""In the order in which a joint stage attaches them."""
-
-
-@dataclass(frozen=True)
-class StageAdapter:
-    """One adapter of a stage: its name, its method and its settings."""
-
-    name: str
-    method: Method
-    settings: Any
+        there_are = f"{len(sites)} of {len(sites) + len(without)} blocks have a {site} that is edited"
+        return f"{self.name}: {there_are}; {', '.join(map(str, without))} have none" if without else None
 
     @property
-    def positions(self) -> Positions | None:
-        """Which tokens it edits; None where it edits no hidden states."""
-        return self.method.positions(self.settings)
+    def positions(self) -> Positions:
+        return parse_positions(self.settings.positions)
+
+
+METHODS: dict[str, type[StageAdapter]] = {each.method: each for each in (LoraAdapter, ReftAdapter)}
+"""In the order in which a joint stage attaches them."""
 
 
 def adapters_of(stage_name: str, stage: Stage) -> list[StageAdapter]:
     """The adapters that a stage trains: a joint stage `x` has `x_lora` and `x_reft`, any other has one of its name."""
     if isinstance(stage, JointStage):
-        return [StageAdapter(f"{stage_name}_{name}", method, getattr(stage, name)) for name, method in METHODS.items()]
-    return [StageAdapter(stage_name, METHODS[stage.method], stage)]
+        return [make(f"{stage_name}_{method}", getattr(stage, method)) for method, make in METHODS.items()]
+    return [METHODS[stage.method](stage_name, stage)]
 
 
 def all_adapters_of(recipe: Recipe) -> list[StageAdapter]:

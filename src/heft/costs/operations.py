@@ -7,10 +7,11 @@ numbers, shows which do, and what autograd would save for the backward pass. Ele
 """
 
 import inspect
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -22,8 +23,8 @@ from heft.edits.positions import GROUPS, Positions
 from heft.errors import HeftError
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
+from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
-from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.sites import block_names, decoder_of
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
@@ -179,15 +180,15 @@ class _Recorder(TorchFunctionMode):
         self._key_heads = getattr(config, "num_key_value_heads", None) or heads
         head = model.get_output_embeddings()
         self._handles = [
-            head.register_forward_pre_hook(lambda module, args: self._enter("column")),
-            head.register_forward_hook(lambda module, args, output: self._enter(None)),
+            head.register_forward_pre_hook(self._setting(_scope="column")),
+            head.register_forward_hook(self._setting(_scope=None)),
         ]
         for name in block_names(model)[:lower_layers] if lower_layers else ():
             block = model.get_submodule(name)
             self._handles += [
-                block.register_forward_pre_hook(lambda module, args: self._descend(True)),
+                block.register_forward_pre_hook(self._setting(_in_lower=True)),
                 # before the edit of the block's output, which runs where the block itself is skipped
-                block.register_forward_hook(lambda module, args, output: self._descend(False), prepend=True),
+                block.register_forward_hook(self._setting(_in_lower=False), prepend=True),
             ]
         for layer in layers_of(model).values():
             self._follow(layer)
@@ -219,15 +220,18 @@ class _Recorder(TorchFunctionMode):
     def _is_by_token(self, tensor: torch.Tensor) -> bool:
         return any(size and size % self._tokens == 0 for size in tensor.shape)
 
-    def _descend(self, into: bool) -> None:
-        self._in_lower = into
+    def _setting(self, **state: Any) -> Callable[..., None]:
+        """A hook that sets attributes of this recorder."""
+        return lambda *arguments: self.__dict__.update(state)
 
-    def _enter(self, scope: Hashable) -> None:
-        self._scope = scope
+    @property
+    def _counting(self) -> tuple[ModelCosts, ...]:
+        """What products are added to now."""
+        return (self.costs, self.costs.lower) if self._in_lower else (self.costs,)
 
     def _follow(self, layer: ReftLayer) -> None:
         """Let every unit edit one token, and tell its products from others."""
-        layer.tracker.rows = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+        layer.tracker.edited_indices = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
         for group in GROUPS:
             for name, unit in getattr(layer, f"reft_{group}").items():
                 unit.forward = partial(self._edit, unit, (layer.positions[name], group))
@@ -236,11 +240,10 @@ class _Recorder(TorchFunctionMode):
         """As `Intervention.forward`, its products counted as the edit's."""
         if rows_RD is None and unit.rotation is not None:
             rows_RD = orthonormal_rows(unit.rotation)
-        self._enter(key)
-        self._edited = key
+        self._scope = self._edited = key
         difference, basis = unit.factors(hidden_ND.float(), rows_RD)
         delta = (difference.expand(len(hidden_ND), -1) @ basis).to(hidden_ND.dtype)
-        self._enter(None)
+        self._scope = None
         return delta
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -262,7 +265,7 @@ class _Recorder(TorchFunctionMode):
         return output
 
     def _add_pairs(self, work: Flops) -> None:
-        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+        for costs in self._counting:
             costs.pair += work
 
     def _save_repeated(self, mine: torch.Tensor, others: torch.Tensor) -> None:
@@ -271,7 +274,7 @@ class _Recorder(TorchFunctionMode):
             self.costs.saved.seen += others.numel() * others.element_size() / self._tokens
 
     def _add(self, work: Flops, output: torch.Tensor) -> None:
-        for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
+        for costs in self._counting:
             if self._scope == "column":
                 costs.column += work
             elif self._scope is not None:

@@ -1,6 +1,5 @@
 """Models without weights: the base's shape on the meta device, with adapters attached as a run would attach them."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,7 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
     """The model as it is while the stage `trained` trains, all earlier stages frozen; the bare base for None.
 
     Raises:
-        HeftError: the model's config cannot be had.
+        HeftError: the model's config cannot be loaded.
     """
     model = load_skeleton(recipe.model)
     if trained is None:
@@ -27,10 +26,7 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
     with torch.device("meta"):
         for name, stage in recipe.stages.items():
             finished = name != trained
-            plain = [
-                replace(adapter, settings=adapter.method.without_start(adapter.settings, finished))
-                for adapter in adapters_of(name, stage)
-            ]
+            plain = [adapter.without_start(finished) for adapter in adapters_of(name, stage)]
             attach_adapters(model, name, plain, tokenizer)
             if not finished:
                 return model
@@ -40,6 +36,6 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
 
 def tokenizer_for(recipe: Recipe) -> "PreTrainedTokenizerBase | None":
     """The tokenizer, where a recipe has trainable tokens, whose ids it has; else None."""
-    if any(adapter.method.needs_tokenizer(adapter.settings) for adapter in all_adapters_of(recipe)):
+    if any(adapter.trains_tokens for adapter in all_adapters_of(recipe)):
         return load_tokenizer(recipe.model)
     return None

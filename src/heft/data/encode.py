@@ -19,7 +19,7 @@ from heft.tasks.base import Example, TaskSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KEPT_HEAD = 16
+UNCUT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
 IGNORED = -100
 _ANCHORS = ("a", "\n", ":")
@@ -212,7 +212,7 @@ class Encoder:
 
 def uncut_head(positions: Sequence[Positions]) -> int:
     """How many tokens at a prompt's start are never cut, where adapters edit these positions."""
-    return max([KEPT_HEAD, *(p.protected_head() for p in positions)])
+    return max([UNCUT_HEAD, *(p.protected_head() for p in positions)])
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -74,7 +74,7 @@ def show_examples(recipe: Recipe, number: int) -> Shown:
     """The first training examples of a recipe, after its limit; the checks before training are not made.
 
     Raises:
-        HeftError: the data or the tokenizer cannot be had, or the examples do not fit.
+        HeftError: the data or the tokenizer cannot be loaded, or the examples do not fit.
     """
     tried = [recipe] if recipe.sweep is None else [recipe_of(recipe, each) for each in configurations(recipe)]
     tokenizer, task = load_tokenizer(recipe.model), recipe.task

@@ -10,8 +10,9 @@ from transformers import LogitsProcessor
 
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
+from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
-from heft.reft.orthonormal import orthonormal_rows
+from heft.text.listing import first_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +34,7 @@ def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence
     bad = [(e, row) for e, row in zip(examples, scores, strict=True) if not all(map(math.isfinite, row))]
     if not bad:
         return
-    shown = f"{', '.join(e.example.id for e, _ in bad[:_NAMED])}{' …' if len(bad) > _NAMED else ''}"
+    shown = first_of((example.example.id for example, _ in bad), _NAMED)
     found = ", ".join(sorted({str(score) for _, row in bad for score in row if not math.isfinite(score)}))
     raise HeftError(
         f"{len(bad):,} of {len(examples):,} rows have a choice whose log-likelihood is {found} (ids {shown}): weights"
@@ -82,10 +83,9 @@ def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
         places = _degenerate_rotations(model)
         if not places:
             raise
-        more = f" and {len(places) - _NAMED:,} more places" if len(places) > _NAMED else ""
         raise HeftError(
             f"a ReFT adapter's rotation has less than full rank, with rows that are zero, dependent or NaN:"
-            f" {', '.join(places[:_NAMED])}{more}. There is no edit to compute. {_ADVICE}"
+            f" {first_of(places, _NAMED)}. There is no edit to compute. {_ADVICE}"
         ) from error
 
 

@@ -20,6 +20,7 @@ from heft.models.precision import resolved_dtype
 from heft.models.source import local_folder, missing_folder, source_of
 from heft.recipe.recipe import ModelSettings
 from heft.storage.reading import is_dir
+from heft.text.listing import first_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -181,7 +182,7 @@ def _require_all_weights(name: str, loading: dict) -> None:
         ("has in other shapes than config.json says", sorted(key for key, *_ in loading["mismatched_keys"])),
     ):
         if keys:
-            shown = ", ".join(keys[:_MOST_SHOWN]) + (", …" if len(keys) > _MOST_SHOWN else "")
+            shown = first_of(keys, _MOST_SHOWN)
             raise HeftError(
                 f"model {name!r} {what}: {shown} ({len(keys):,} tensors); take a whole copy of it, or a model that was"
                 " made to generate text"

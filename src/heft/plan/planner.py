@@ -44,7 +44,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
         probe_seconds: how long this machine's matrix rate is measured; 0 leaves seconds out.
 
     Raises:
-        HeftError: the data, the tokenizer or the config cannot be had, or an adapter has no place in the model.
+        HeftError: the data, the tokenizer or the config cannot be loaded, or an adapter has no place in the model.
     """
     reporter = reporter or Reporter()
     base = skeleton_of(recipe, None)

@@ -6,7 +6,6 @@ take a `ReftConfig`.
 | file | what it holds |
 |---|---|
 | interventions.py | the interventions as modules |
-| orthonormal.py | matrices with orthonormal rows, many at once |
 | layout.py | which tokens a forward pass holds |
 | packing.py | rows that hold several sequences |
 | tracker.py | what one forward pass is about: its prompts, its rotations |
@@ -25,10 +24,9 @@ from heft.edits.positions import Positions, parse_positions
 from heft.reft.collating import with_prompt_lengths
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
-from heft.reft.interventions import INTERVENTIONS
+from heft.reft.interventions import INTERVENTIONS, orthonormal_rows
 from heft.reft.layer import ReftLayer
 from heft.reft.model import ReftModel
-from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.registration import register
 
 __all__ = [

@@ -163,11 +163,11 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """The hidden states after each adapter's edit of its tokens."""
         edited, side_by_side = hidden, []
         for adapter_name, group, unit in active:
-            rows_N = self._tracker.rows(self.positions[adapter_name], group, hidden.device, adapter_name)
-            if rows_N.numel() and adapter_name in self._tracker.adapter_index:
-                side_by_side.append((places.of(rows_N), unit))
-            elif rows_N.numel():
-                edited = self._edited(edited, [(places.of(rows_N), unit)])
+            index_N = self._tracker.edited_indices(self.positions[adapter_name], group, hidden.device, adapter_name)
+            if index_N.numel() and adapter_name in self._tracker.adapter_index:
+                side_by_side.append((places.of(index_N), unit))
+            elif index_N.numel():
+                edited = self._edited(edited, [(places.of(index_N), unit)])
         if side_by_side:  # each has tokens of its own, so all can read the same state and be added at once
             edited = self._edited(edited, side_by_side)
         return edited
@@ -175,10 +175,10 @@ class ReftLayer(nn.Module, BaseTunerLayer):
     def _edited(self, hidden: torch.Tensor, edits: list[tuple[torch.Tensor, Intervention]]) -> torch.Tensor:
         """The hidden states with every edit added in its places, which no other edit has."""
         flat_MD = hidden.reshape(-1, self._streams.width)
-        rows_N = torch.cat([rows for rows, _ in edits])
-        parts = flat_MD[rows_N].split([len(rows) for rows, _ in edits])
+        index_N = torch.cat([indices for indices, _ in edits])
+        parts = flat_MD[index_N].split([len(indices) for indices, _ in edits])
         deltas = [unit(part, self._tracker.rotation(unit)) for part, (_, unit) in zip(parts, edits, strict=True)]
-        return flat_MD.index_add(0, rows_N, torch.cat(deltas)).view_as(hidden)
+        return flat_MD.index_add(0, index_N, torch.cat(deltas)).view_as(hidden)
 
     def _edited_everywhere(
         self, hidden: torch.Tensor, places: Places, active: list[tuple[str, str, Intervention]]
@@ -189,7 +189,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """
         flat_MD = hidden.reshape(-1, self._streams.width)
         for adapter_name, group, unit in active:
-            edited_N = self._tracker.tokens(self.positions[adapter_name], group, adapter_name).to(hidden.device)
+            edited_N = self._tracker.edited_flags(self.positions[adapter_name], group, adapter_name).to(hidden.device)
             flat_MD = flat_MD + torch.where(places.spread(edited_N)[:, None], unit(flat_MD), 0)
         return flat_MD.view_as(hidden)
 

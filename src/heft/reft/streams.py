@@ -85,11 +85,11 @@ class Places:
     active: int = 0
     leading: int = 1
 
-    def of(self, rows_N: torch.Tensor) -> torch.Tensor:
+    def of(self, index_N: torch.Tensor) -> torch.Tensor:
         """(N·s,): places of the numbered tokens."""
         if self.inner > 1:
-            return (rows_N[:, None] * self.inner + torch.arange(self.inner, device=rows_N.device)).flatten()
-        return rows_N + self.active * self.tokens
+            return (index_N[:, None] * self.inner + torch.arange(self.inner, device=index_N.device)).flatten()
+        return index_N + self.active * self.tokens
 
     def spread(self, edited_N: torch.Tensor) -> torch.Tensor:
         """Bool (M,): whether a place holds a token that is flagged in `edited_N`, which has all of them."""

@@ -23,9 +23,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from heft.edits.positions import Positions
 from heft.reft.caches import Seen, cache_of, is_cache, note_on
 from heft.reft.generating import GenerateCall
-from heft.reft.interventions import Intervention
+from heft.reft.interventions import Intervention, orthonormal_rows
 from heft.reft.layout import TokenLayout, edited_token_indices, edited_tokens
-from heft.reft.orthonormal import orthonormal_rows
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
 from heft.reft.sites import decoder_of
@@ -48,7 +47,7 @@ class ForwardTracker:
         self._running: nn.Module | None = None
         self._thread: int | None = None
         self._checkpointing = False
-        self._rows: dict = {}
+        self._indices: dict = {}
         self._rotations: dict = {}
         self._generating: GenerateCall | None = None
         self._replaced: dict = {}
@@ -89,34 +88,34 @@ class ForwardTracker:
             raise RuntimeError("a block with a ReFT edit was called outside the model's own forward: call the model")
         return self._layout
 
-    def rows(
+    def edited_indices(
         self, positions: Positions, group: str, device: torch.device, adapter_name: str | None = None
     ) -> torch.Tensor:
         """Flat indices into (B·T,) of the tokens that an adapter edits with a group's weights in this pass."""
-        layout, index = self.layout, self.adapter_index.get(adapter_name)
-        key = (positions, group, index)
-        if key not in self._rows:
-            rows_N = edited_token_indices(layout, positions, group)
-            self._rows[key] = rows_N if index is None else self._own(rows_N, index)
-        return self._rows[key].to(device)
+        layout, adapter = self.layout, self.adapter_index.get(adapter_name)
+        key = (positions, group, adapter)
+        if key not in self._indices:
+            index_N = edited_token_indices(layout, positions, group)
+            self._indices[key] = index_N if adapter is None else self._own(index_N, adapter)
+        return self._indices[key].to(device)
 
-    def tokens(self, positions: Positions, group: str, adapter_name: str | None = None) -> torch.Tensor:
-        """Bool (B·T,): as `rows`, without a look at values, for `torch.compile`."""
+    def edited_flags(self, positions: Positions, group: str, adapter_name: str | None = None) -> torch.Tensor:
+        """Bool (B·T,): as `edited_indices`, without a look at values, for `torch.compile`."""
         edited_N = edited_tokens(self.layout, positions, group).flatten()
-        index = self.adapter_index.get(adapter_name)
-        if index is None:
+        adapter = self.adapter_index.get(adapter_name)
+        if adapter is None:
             return edited_N
         adapter_BT = self.layout.adapter_BT
-        return torch.zeros_like(edited_N) if adapter_BT is None else edited_N & (adapter_BT.flatten() == index)
+        return torch.zeros_like(edited_N) if adapter_BT is None else edited_N & (adapter_BT.flatten() == adapter)
 
-    def _own(self, rows_N: torch.Tensor, index: int) -> torch.Tensor:
+    def _own(self, index_N: torch.Tensor, adapter: int) -> torch.Tensor:
         """Those of the tokens that have an adapter's number."""
         if self._layout.adapter_BT is None:
-            return rows_N[:0]
-        rows_N = rows_N[self._layout.adapter_BT.flatten()[rows_N] == index]
+            return index_N[:0]
+        index_N = index_N[self._layout.adapter_BT.flatten()[index_N] == adapter]
         if self._layout.order_BT is None:
-            return rows_N
-        return rows_N[self._layout.order_BT.flatten()[rows_N].argsort(stable=True)]
+            return index_N
+        return index_N[self._layout.order_BT.flatten()[index_N].argsort(stable=True)]
 
     def rotation(self, unit: Intervention) -> torch.Tensor | None:
         """R (r, d) of one unit; the first call of a pass computes those of all active units, stacked by shape.
@@ -155,7 +154,7 @@ class ForwardTracker:
         if tokens is not None:
             reading = PassReading(layout) if layout is not None else self._read(module, tokens, call, given)
             self._layout, self._seen = reading.layout, reading.seen
-            self._rows, self._rotations, self._running = {}, {}, module
+            self._indices, self._rotations, self._running = {}, {}, module
             compiling = torch.compiler.is_compiling()
             self._thread = None if compiling else threading.get_ident()
             self._checkpointing = module.training and not compiling and _is_checkpointed(module)
@@ -199,7 +198,7 @@ class ForwardTracker:
         layout = self._layout
 
         def resume(_gradient):
-            self._layout, self._rows, self._rotations, self._checkpointing = layout, {}, {}, True
+            self._layout, self._indices, self._rotations, self._checkpointing = layout, {}, {}, True
 
         for tensor in outputs:
             if tensor.requires_grad:

@@ -214,7 +214,7 @@ def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
 def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     """What heft.json holds of a recipe's adapters."""
     entries = [
-        AdapterEntry(name=adapter.name, method=adapter.method.name, stage=name)
+        AdapterEntry(name=adapter.name, method=adapter.method, stage=name)
         for name, stage in recipe.stages.items()
         for adapter in adapters_of(name, stage)
     ]

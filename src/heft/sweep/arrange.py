@@ -107,7 +107,7 @@ def _passes(
     reuse = open_prefixes(base.model, sharing.plan, examples, pad_id, cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
-    shared = replace(plain, reuse=reuse, apart=sharing.behind)
+    shared = replace(plain, reuse=reuse, behind_prefix=sharing.behind)
     why_not = _why_not_shared(shared, plain, [p for learner in learners for p in learner.parameters.values()])
     if why_not is not None:
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
@@ -117,7 +117,7 @@ def _passes(
 
 def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:
     """Why configurations are not to run behind prefixes, in words; None where they have the losses they have alone."""
-    rows, adapters = of_unlike_length(plain.examples), sorted({min(shared.apart), max(shared.apart)})
+    rows, adapters = of_unlike_length(plain.examples), sorted({min(shared.behind_prefix), max(shared.behind_prefix)})
     work = [(adapter, row, plain.examples[row].answer) for adapter in adapters for row in rows]
 
     def losses(passes: PackedForward, parts: Sequence[tuple]) -> list[float]:

@@ -219,8 +219,8 @@ def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]
     if pack[0].suffix is None:
         return [[member] for member in pack]
     copies = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
-    grid = side_by_side(copies, [row], 0)
-    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in grid.copies]
+    batch = side_by_side(copies, [row], 0)
+    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.copies]
 
 
 def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: "PreTrainedConfig", device: torch.device) -> int:

@@ -51,8 +51,8 @@ class PackedForward:
         positions: what each adapter edits, by its number.
         pad_id: id of the padding token.
         bf16: whether to compute in bfloat16 where that is safe.
-        reuse: prefixes of the rows, up to the shortest edited suffix of `apart`; None where nothing is reused.
-        apart: numbers of the adapters whose copies stand side by side behind a prefix.
+        reuse: prefixes of the rows, up to the shortest edited suffix of `behind_prefix`; None where nothing is reused.
+        behind_prefix: numbers of the adapters whose copies stand side by side behind a prefix.
     """
 
     model: "PreTrainedModel"
@@ -61,12 +61,12 @@ class PackedForward:
     pad_id: int
     bf16: bool = False
     reuse: PrefixReuse | None = None
-    apart: frozenset[int] = field(default=frozenset())
+    behind_prefix: frozenset[int] = field(default=frozenset())
 
     def copy(self, adapter: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
         """An adapter's work on a row."""
-        is_apart = adapter in self.apart
-        start = max(0, len(self.examples[row].prompt) - self.positions[adapter].reach_back()) if is_apart else 0
+        is_behind = adapter in self.behind_prefix
+        start = max(0, len(self.examples[row].prompt) - self.positions[adapter].reach_back()) if is_behind else 0
         return WorkItem(adapter, row, start, continuation)
 
     def losses(self, copies: Sequence[WorkItem]) -> torch.Tensor:
@@ -75,10 +75,10 @@ class PackedForward:
         Copies side by side are one pass, copies in rows of their own another.
         """
         result = torch.zeros(len(copies), device=self.model.device)
-        for is_apart in (True, False):
-            chosen = [n for n, copy in enumerate(copies) if (copy.adapter in self.apart) == is_apart]
+        for is_behind in (True, False):
+            chosen = [n for n, copy in enumerate(copies) if (copy.adapter in self.behind_prefix) == is_behind]
             if chosen:
-                run = self._side_by_side if is_apart else self._one_by_one
+                run = self._side_by_side if is_behind else self._one_by_one
                 values = run([copies[n] for n in chosen])
                 result = result.index_add(0, torch.tensor(chosen, device=values.device), values)
         return result
@@ -89,34 +89,34 @@ class PackedForward:
             self.reuse.store.clear()
 
     def _one_by_one(self, copies: Sequence[WorkItem]) -> torch.Tensor:
-        grid = one_by_one(copies, self.examples, self.pad_id)
-        mask = (grid.numbers >= 0).long().to(self.model.device)
-        return self._run(copies, grid, {"attention_mask": mask})
+        batch = one_by_one(copies, self.examples, self.pad_id)
+        mask = (batch.numbers >= 0).long().to(self.model.device)
+        return self._run(copies, batch, {"attention_mask": mask})
 
     def _side_by_side(self, copies: Sequence[WorkItem]) -> torch.Tensor:
-        grid = side_by_side(copies, self.examples, self.pad_id)
+        batch = side_by_side(copies, self.examples, self.pad_id)
         first = torch.tensor([copy.start for copy in copies])
-        starts = torch.where(grid.copies >= 0, first[grid.copies.clamp(min=0)], 0)
+        starts = torch.where(batch.copies >= 0, first[batch.copies.clamp(min=0)], 0)
         lengths = starts.max(dim=1).values
         columns = int(lengths.max())
         numbers = torch.arange(columns) - (columns - lengths[:, None])
-        masks = self._masks(grid, starts, numbers.clamp(min=-1))
+        masks = self._masks(batch, starts, numbers.clamp(min=-1))
         if not columns:
-            return self._run(copies, grid, {"attention_mask": masks})
-        cache = self.reuse.cache(grid.rows, lengths.tolist())
-        return self._run(copies, grid, {"attention_mask": masks, "past_key_values": cache})
+            return self._run(copies, batch, {"attention_mask": masks})
+        cache = self.reuse.cache(batch.rows, lengths.tolist())
+        return self._run(copies, batch, {"attention_mask": masks, "past_key_values": cache})
 
-    def _masks(self, grid: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor) -> torch.Tensor | dict:
+    def _masks(self, batch: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor) -> torch.Tensor | dict:
         """The mask in the form that the model takes it: one, or one by kind of attention."""
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or ())
         if "sliding_attention" in kinds:
             return {
-                "full_attention": self._mask(mask_of(grid, starts, prefix_numbers)),
-                "sliding_attention": self._mask(mask_of(grid, starts, prefix_numbers, window)),
+                "full_attention": self._mask(mask_of(batch, starts, prefix_numbers)),
+                "sliding_attention": self._mask(mask_of(batch, starts, prefix_numbers, window)),
             }
-        return self._mask(mask_of(grid, starts, prefix_numbers, None if kinds else window))
+        return self._mask(mask_of(batch, starts, prefix_numbers, None if kinds else window))
 
     def _mask(self, seen: torch.Tensor) -> torch.Tensor:
         seen = seen.to(self.model.device)
@@ -125,28 +125,28 @@ class PackedForward:
         dtype = self.model.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
-    def _run(self, copies: Sequence[WorkItem], grid: PackedBatch, inputs: dict) -> torch.Tensor:
+    def _run(self, copies: Sequence[WorkItem], batch: PackedBatch, inputs: dict) -> torch.Tensor:
         device = self.model.device
         adapter_of = torch.tensor([copy.adapter for copy in copies])
-        adapter_UT = torch.where(grid.copies >= 0, adapter_of[grid.copies.clamp(min=0)], NO_ADAPTER)
-        prompt_U = torch.tensor([len(self.examples[row].prompt) for row in grid.rows])
+        adapter_UT = torch.where(batch.copies >= 0, adapter_of[batch.copies.clamp(min=0)], NO_ADAPTER)
+        prompt_U = torch.tensor([len(self.examples[row].prompt) for row in batch.rows])
         layout = TokenLayout(
-            grid.numbers.to(device), prompt_U.to(device), adapter_UT.to(device), order_BT=grid.copies.to(device)
+            batch.numbers.to(device), prompt_U.to(device), adapter_UT.to(device), order_BT=batch.copies.to(device)
         )
-        columns_K = (grid.targets != IGNORED).any(0).nonzero().squeeze(1)
+        columns_K = (batch.targets != IGNORED).any(0).nonzero().squeeze(1)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logits_UKV = logits_of(
                 self.model,
                 columns_K.to(device),
-                input_ids=grid.ids.to(device),
-                position_ids=grid.numbers.clamp(min=0).to(device),
+                input_ids=batch.ids.to(device),
+                position_ids=batch.numbers.clamp(min=0).to(device),
                 token_layout=layout,
                 use_cache=False,
                 **inputs,
             )
-        targets = grid.targets[:, columns_K].flatten()
+        targets = batch.targets[:, columns_K].flatten()
         labelled = (targets != IGNORED).nonzero().squeeze(1)
-        copy_of = grid.copies[:, columns_K].flatten()[labelled].to(device)
+        copy_of = batch.copies[:, columns_K].flatten()[labelled].to(device)
         chosen = logits_UKV.flatten(0, 1)[labelled.to(device)].float()
         values = F.cross_entropy(chosen, targets[labelled].to(device), reduction="none")
         return torch.zeros(len(copies), device=device).index_add(0, copy_of, values)

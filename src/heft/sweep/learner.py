@@ -18,8 +18,8 @@ from transformers import TrainerControl, set_seed
 from heft.adapters.attach import adapter_parameters, attach, train_only
 from heft.data.encode import EncodedExample
 from heft.recipe.grid import Configuration
+from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
-from heft.reft.orthonormal import orthonormal_rows
 from heft.training.early_stopping import HeldBack
 from heft.training.stage import planned_steps, training_arguments
 from heft.training.trainer import Rows, StageTrainer

@@ -150,20 +150,20 @@ def _fill(
 
 
 def mask_of(
-    grid: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor, window: int | None = None
+    batch: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor, window: int | None = None
 ) -> torch.Tensor:
     """Bool (U, 1, T, S + T): which tokens each one sees: its copy's up to itself, and the prefix before its copy.
 
     Args:
-        grid: copies side by side.
+        batch: copies side by side.
         starts: (U, T) first token of the copy that a token belongs to.
         prefix_numbers: (U, S) number of each prefix token; −1 for padding.
         window: tokens that are seen at most, itself included (sliding attention); None for all.
     """
     prefix_copies = torch.full_like(prefix_numbers, PREFIX).masked_fill(prefix_numbers < 0, PREFIX - 2)
-    key_copies = torch.cat([prefix_copies, grid.copies], dim=1)[:, None]
-    key_numbers = torch.cat([prefix_numbers, grid.numbers], dim=1)[:, None]
-    numbers, copies = grid.numbers[..., None], grid.copies[..., None]
+    key_copies = torch.cat([prefix_copies, batch.copies], dim=1)[:, None]
+    key_numbers = torch.cat([prefix_numbers, batch.numbers], dim=1)[:, None]
+    numbers, copies = batch.numbers[..., None], batch.copies[..., None]
     own = (key_copies == copies) & (key_numbers <= numbers)  # padding sees padding, so that no row of the mask is empty
     seen = own | ((key_copies == PREFIX) & (key_numbers < starts[..., None]) & (copies >= 0))
     if window is not None:

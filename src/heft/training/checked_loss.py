@@ -94,12 +94,12 @@ def draws_random_numbers(model: "PreTrainedModel", rows: Sequence[EncodedExample
 
 def longest_of(rows: Sequence[EncodedExample]) -> int:
     """Tokens of the longest row, prompt and answer."""
-    return max(len(row.prompt) + len(row.answer) for row in rows)
+    return max(row.length for row in rows)
 
 
 def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
     """Indices of the shortest and of the longest row."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
+    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     return [order[0], order[-1]] if len(order) > 1 else order
 
 

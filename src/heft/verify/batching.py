@@ -5,13 +5,13 @@ import torch
 from heft.adapters.attach import activated
 from heft.data.padding import padding_matters
 from heft.verify.finding import FAILED, Finding, does_not_apply
-from heft.verify.logits import judged_logits, largest, row_logits
-from heft.verify.subject import Subject
+from heft.verify.logits import largest, row_logits
+from heft.verify.subject import AdapterUnderTest
 
 CHECK = "batch against single"
 
 
-def check_batching(subject: Subject) -> list[Finding]:
+def check_batching(subject: AdapterUnderTest) -> list[Finding]:
     """The padded batch against each row alone, then against the batch padded on the other side."""
     if padding_matters(subject.model, subject.pad_id, max(subject.probe.lengths)):
         return [
@@ -20,7 +20,7 @@ def check_batching(subject: Subject) -> list[Finding]:
     rows, columns = subject.probe.rows, subject.logits.shape[1]
     alone = torch.cat([row_logits(subject.model, [row], subject.pad_id)[:, -columns:] for row in rows])
     right = row_logits(subject.model, rows, subject.pad_id, side="right")
-    lengths, rounding = subject.probe.lengths, subject.rounding
+    lengths = subject.probe.lengths
     batch = f"{len(rows)} rows of {min(lengths)} to {max(lengths)} tokens in one batch, padded on the left,"
     pairs = (
         (CHECK, f"{batch} against each alone", alone),
@@ -28,14 +28,14 @@ def check_batching(subject: Subject) -> list[Finding]:
     )
     findings = []
     for check, compared, other in pairs:
-        finding = judged_logits(check, compared, subject.logits, other, rounding.logits, rounding.why)
+        finding = subject.compared(check, compared, subject.logits, other)
         if finding.state == FAILED and other is right and _base_depends_on_the_side(subject):
             finding = does_not_apply(check, "the base itself gives other logits where rows are padded on the right")
         findings.append(finding)
     return findings
 
 
-def _base_depends_on_the_side(subject: Subject) -> bool:
+def _base_depends_on_the_side(subject: AdapterUnderTest) -> bool:
     model, rows = subject.model, subject.probe.rows
     with activated(model, []):
         left, right = (row_logits(model, rows, subject.pad_id, side) for side in ("left", "right"))

@@ -1,5 +1,7 @@
 """An adapter that loads and does nothing is a failure, unless its tensors stand where they do nothing."""
 
+from dataclasses import replace
+
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
@@ -11,14 +13,14 @@ from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS
 from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import judged_logits
-from heft.verify.subject import Subject
+from heft.verify.subject import AdapterUnderTest
 
 AT_IDENTITY = 1e-5
 """Largest update that counts as none: a fresh edit is W − R, which are equal within the rounding of R."""
 _HIDDEN_ROWS = 64
 
 
-def check_effect(subject: Subject) -> list[Finding]:
+def check_effect(subject: AdapterUnderTest) -> list[Finding]:
     """All adapters against the base; all against all but one; and none against the base."""
     names, off = list(subject.model.peft_config), subject.logits_with([])
     found = [_effect(subject, "the adapters change something", "all adapters on, against none", off, names)]
@@ -33,7 +35,9 @@ def check_effect(subject: Subject) -> list[Finding]:
     return [*found, is_base]
 
 
-def _effect(subject: Subject, check: str, compared: str, without: torch.Tensor, switched_off: list[str]) -> Finding:
+def _effect(
+    subject: AdapterUnderTest, check: str, compared: str, without: torch.Tensor, switched_off: list[str]
+) -> Finding:
     why = "what two equal passes differ by"
     finding = judged_logits(check, compared, subject.logits, without, subject.noise, why, must_exceed=True)
     if finding.state != FAILED or subject.logits.isnan().any():
@@ -41,20 +45,20 @@ def _effect(subject: Subject, check: str, compared: str, without: torch.Tensor, 
     update = max(largest_update(subject, name) for name in switched_off)
     if update <= AT_IDENTITY:
         return does_not_apply(check, f"saved tensors stand where they do nothing: their largest update is {update:.3g}")
-    grown = f"{finding.compared}: nothing changes, though the saved tensors' largest update is {update:.3g}"
-    return Finding(**{**vars(finding), "compared": grown})
+    compared = f"{finding.compared}: nothing changes, though the saved tensors' largest update is {update:.3g}"
+    return replace(finding, compared=compared)
 
 
-def largest_update(subject: Subject, name: str) -> float:
+def largest_update(subject: AdapterUnderTest, name: str) -> float:
     """How much an adapter's saved tensors can change: 0 where they stand at the identity.
 
     ReFT: the largest edit of standard normal hidden states. LoRA: the largest |A| times the largest |B| of a module,
     for DoRA also the largest distance of a magnitude from the norm of the base's weight.
     """
     config, weights = adapter_paths(subject.directory / name)
-    saved = load_file(weights)
-    if name in subject.names("reft"):
-        return _largest_edit(saved, read_config(config))
+    saved, config = load_file(weights), read_config(config)
+    if isinstance(config, ReftConfig):
+        return _largest_edit(saved, config)
     return max(_largest_product(saved), _largest_stretch(subject, name, saved))
 
 
@@ -80,7 +84,7 @@ def _largest_product(saved: dict[str, torch.Tensor]) -> float:
 
 
 @torch.no_grad()
-def _largest_stretch(subject: Subject, name: str, saved: dict[str, torch.Tensor]) -> float:
+def _largest_stretch(subject: AdapterUnderTest, name: str, saved: dict[str, torch.Tensor]) -> float:
     found = 0.0
     for path, layer in subject.model.named_modules():
         key = f"{PEFT_PREFIX}{path}.lora_magnitude_vector"

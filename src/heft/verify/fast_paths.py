@@ -18,7 +18,7 @@ from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import PREFIXES, what_can_be_reused
 from heft.training.reuse.stores import MemoryStore
 from heft.verify.finding import Finding, does_not_apply, judged
-from heft.verify.subject import Subject
+from heft.verify.subject import AdapterUnderTest
 
 SHARING = "shared prefixes in evaluation"
 TRAINING = "reuse in training"
@@ -30,7 +30,7 @@ _TEXTS = 2
 """The plain path runs four rows a text, so two of the probe's are enough."""
 
 
-def check_sharing(subject: Subject) -> list[Finding]:
+def check_sharing(subject: AdapterUnderTest) -> list[Finding]:
     """Log-likelihoods of choices with what rows have in common computed once, against every row from its start on."""
     model = subject.model
     if padding_matters(model, subject.pad_id, max(subject.probe.lengths)):
@@ -73,7 +73,7 @@ def two_questions(row: EncodedExample, group: str) -> list[EncodedExample]:
     return [EncodedExample(example, prompt, choices, row.answer, 0) for prompt in prompts]
 
 
-def check_training(subject: Subject) -> list[Finding]:
+def check_training(subject: AdapterUnderTest) -> list[Finding]:
     """Loss and gradients of the last ReFT adapter with what no edit changes cached, against computed in every step."""
     reft = subject.names("reft")
     if not reft:
@@ -101,7 +101,7 @@ def check_training(subject: Subject) -> list[Finding]:
     return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", cached, plain)
 
 
-def _training_findings(subject: Subject, compared: str, cached: tuple, plain: tuple) -> list[Finding]:
+def _training_findings(subject: AdapterUnderTest, compared: str, cached: tuple, plain: tuple) -> list[Finding]:
     (loss, gradients), (plain_loss, expected) = cached, plain
     apart = [(gradients[name] - value).abs().max().item() for name, value in expected.items()]
     worst = max(apart) if all(value == value for value in apart) else float("nan")
@@ -120,7 +120,7 @@ def _training_findings(subject: Subject, compared: str, cached: tuple, plain: tu
     ]  # fmt: skip
 
 
-def _reuse(subject: Subject) -> tuple[Loss | None, str]:
+def _reuse(subject: AdapterUnderTest) -> tuple[Loss | None, str]:
     """The loss that heft would train with where rows come again, and what it caches."""
     plan = what_can_be_reused(ReuseFacts.of(subject.model))
     if plan is None:
@@ -131,7 +131,7 @@ def _reuse(subject: Subject) -> tuple[Loss | None, str]:
     return loss, f"layers 0 to {plan.start - 1} cached"
 
 
-def _loss_and_gradients(subject: Subject, loss: Loss, batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
+def _loss_and_gradients(subject: AdapterUnderTest, loss: Loss, batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
     subject.model.zero_grad()
     value = loss(subject.model, batch)
     value.backward()

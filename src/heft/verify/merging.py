@@ -6,8 +6,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 
 from heft.verify.finding import Finding, does_not_apply, judged
-from heft.verify.logits import judged_logits, largest
-from heft.verify.subject import Subject
+from heft.verify.logits import largest
+from heft.verify.subject import AdapterUnderTest
 
 CHECK = "merged against unmerged"
 SHARE_OF_MEMORY = 0.5
@@ -15,7 +15,7 @@ _ROUNDINGS = 4
 
 
 @torch.no_grad()
-def check_merging(subject: Subject) -> list[Finding]:
+def check_merging(subject: AdapterUnderTest) -> list[Finding]:
     """Merge all LoRA adapters, compare, take them out again, compare the weights, and put the copies back."""
     names = subject.names("lora")
     layers = {path: m for path, m in subject.model.named_modules() if isinstance(m, LoraLayer)} if names else {}
@@ -38,12 +38,12 @@ def check_merging(subject: Subject) -> list[Finding]:
     return [_merged(subject, names, merged), _unmerged(subject, len(layers), apart, scale)]
 
 
-def _merged(subject: Subject, names: list[str], merged: torch.Tensor) -> Finding:
+def _merged(subject: AdapterUnderTest, names: list[str], merged: torch.Tensor) -> Finding:
     compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
-    return judged_logits(CHECK, compared, merged, subject.logits, subject.rounding.logits, subject.rounding.why)
+    return subject.compared(CHECK, compared, merged, subject.logits)
 
 
-def _unmerged(subject: Subject, layers: int, apart: float, scale: float) -> Finding:
+def _unmerged(subject: AdapterUnderTest, layers: int, apart: float, scale: float) -> Finding:
     step = torch.finfo(subject.model.dtype).eps
     return judged(
         "weights after unmerging",
@@ -56,7 +56,7 @@ def _unmerged(subject: Subject, layers: int, apart: float, scale: float) -> Find
     )
 
 
-def _obstacle(subject: Subject, layers: dict[str, LoraLayer], names: list[str]) -> str | None:
+def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: list[str]) -> str | None:
     """Why there is nothing to merge, or no way to."""
     if not names:
         return "there is no LoRA adapter"

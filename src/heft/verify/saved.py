@@ -1,6 +1,7 @@
 """What stands in the files against what the model holds, to the bit; and saved again."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,13 +15,13 @@ from heft.adapters.trainable_tokens import tokens_of
 from heft.storage.reading import read_json
 from heft.text.listing import first_of
 from heft.verify.finding import FAILED, Finding, judged
-from heft.verify.subject import Subject
+from heft.verify.subject import AdapterUnderTest
 
 _WHY = "a copy is exact"
 _NAMED = 3
 
 
-def check_loaded(subject: Subject) -> list[Finding]:
+def check_loaded(subject: AdapterUnderTest) -> list[Finding]:
     """Every tensor of every folder against the loaded model's, number by number and bit by bit."""
     pairs, faults = [], []
     for name in subject.model.peft_config:
@@ -38,7 +39,7 @@ def check_loaded(subject: Subject) -> list[Finding]:
     return [_compared("saved against loaded", compared, pairs, faults)]
 
 
-def check_saved_again(subject: Subject) -> list[Finding]:
+def check_saved_again(subject: AdapterUnderTest) -> list[Finding]:
     """The loaded adapters written to a temporary folder: tensors and settings against the directory's own."""
     pairs, faults = [], []
     with tempfile.TemporaryDirectory(prefix="heft-verify-") as scratch:
@@ -85,7 +86,7 @@ def _compared(check: str, compared: str, pairs: list, faults: list[str]) -> Find
     finding = judged(
         check, compared, "numbers", difference, 0.0, _WHY, differ=len(unequal), of=len(pairs), things="tensors"
     )
-    return Finding(**{**vars(finding), "state": FAILED}) if faults else finding
+    return replace(finding, state=FAILED) if faults else finding
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

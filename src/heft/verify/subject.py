@@ -25,6 +25,7 @@ from heft.verify.finding import Finding
 from heft.verify.logits import (
     Rounding,
     changed_predictions,
+    judged_logits,
     largest,
     logits_in_plain_peft,
     rounding_of,
@@ -52,11 +53,11 @@ class Probe:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row, prompt and answer."""
-        return [_length(row) for row in self.rows]
+        return [row.length for row in self.rows]
 
 
 @dataclass(frozen=True)
-class Subject:
+class AdapterUnderTest:
     """An adapter directory, loaded.
 
     Attributes:
@@ -106,6 +107,10 @@ class Subject:
         """Logits (B, K, V) of the probe, one batch padded on the left, with the model as it is now."""
         return row_logits(self.model, self.probe.rows, self.pad_id)
 
+    def compared(self, check: str, compared: str, first: torch.Tensor, second: torch.Tensor) -> Finding:
+        """A finding on two sets of logits (B, K, V) that may differ by rounding."""
+        return judged_logits(check, compared, first, second, self.rounding.logits, self.rounding.why)
+
     def logits_with(self, names: Sequence[str]) -> torch.Tensor:
         """As `logits_now`, with just these adapters on."""
         with activated(self.model, names):
@@ -118,7 +123,7 @@ def open_subject(
     device: str | None = None,
     trust_remote_code: bool = False,
     base_name: str | None = None,
-) -> Subject:
+) -> AdapterUnderTest:
     """Load what is to be verified.
 
     Args:
@@ -146,7 +151,7 @@ def open_subject(
     with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
-    return Subject(
+    return AdapterUnderTest(
         directory,
         manifest,
         model,
@@ -193,7 +198,7 @@ def make_probe(
         moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000
     )
     made_up = _chosen(tokenizer, task, positions, rows)
-    return Probe(made_up, f"made-up rows, since the adapter's own cannot be had: {why}")
+    return Probe(made_up, f"made-up rows, since the adapter's own cannot be read: {why}")
 
 
 def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows: int) -> list[EncodedExample]:
@@ -201,8 +206,8 @@ def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows:
     encoded = Encoder.of(tokenizer, task, positions)(load_examples(task, "eval"))
     if len(encoded) < 2:
         raise HeftError(f"{task.name} has {len(encoded)} row to compare on, and at least 2 are needed")
-    encoded.sort(key=_length)
-    short = [row for row in encoded if _length(row) <= STRETCH * _length(encoded[0])]
+    encoded.sort(key=lambda row: row.length)
+    short = [row for row in encoded if row.length <= STRETCH * encoded[0].length]
     short = short if len(short) >= rows else encoded[:rows]
     count = min(rows, len(short))
     spread = [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
@@ -214,11 +219,7 @@ def _unlike(rows: list[EncodedExample], needed: int) -> list[EncodedExample]:
 
     `needed` tokens of each prompt stay.
     """
-    if len({_length(row) for row in rows}) > len(rows) / 2:
+    if len({row.length for row in rows}) > len(rows) / 2:
         return rows
     cuts = [min(STEP * (len(rows) - 1 - i), len(row.prompt) - needed) for i, row in enumerate(rows)]
     return [replace(row, prompt=row.prompt[cut:]) for row, cut in zip(rows, cuts, strict=True)]
-
-
-def _length(row: EncodedExample) -> int:
-    return len(row.prompt) + len(row.answer)

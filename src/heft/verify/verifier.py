@@ -14,9 +14,9 @@ from heft.verify.finding import Finding, all_right, broken_off, finite
 from heft.verify.merging import check_merging
 from heft.verify.plain_peft import check_plain_peft
 from heft.verify.saved import check_loaded, check_saved_again
-from heft.verify.subject import Subject, open_subject
+from heft.verify.subject import AdapterUnderTest, open_subject
 
-CHECKS: dict[str, Callable[[Subject], list[Finding]]] = {
+CHECKS: dict[str, Callable[[AdapterUnderTest], list[Finding]]] = {
     "saved against loaded": check_loaded,
     "saved again": check_saved_again,
     "the adapters change something": check_effect,
@@ -42,7 +42,7 @@ class Report:
         seconds: from the first file to the last check.
     """
 
-    subject: Subject
+    subject: AdapterUnderTest
     findings: list[Finding]
     seconds: float
 
@@ -94,7 +94,7 @@ def verify(
     return Report(subject, list(findings_of(subject)), time.perf_counter() - start)
 
 
-def findings_of(subject: Subject) -> Iterator[Finding]:
+def findings_of(subject: AdapterUnderTest) -> Iterator[Finding]:
     """The findings of all checks, each as soon as it is there; a check that ends in an error has failed."""
     for name, check in CHECKS.items():
         try:
@@ -103,7 +103,7 @@ def findings_of(subject: Subject) -> Iterator[Finding]:
             yield broken_off(name, error)
 
 
-def heading(subject: Subject) -> list[str]:
+def heading(subject: AdapterUnderTest) -> list[str]:
     """What is verified with what, and how far mistakes can show."""
     lengths, adapters = subject.probe.lengths, subject.manifest.adapters
     lines = [
@@ -119,6 +119,6 @@ def heading(subject: Subject) -> list[str]:
     return lines
 
 
-def _times(subject: Subject) -> str:
+def _times(subject: AdapterUnderTest) -> str:
     tolerance = subject.rounding.logits
     return f"{subject.effect / tolerance:,.3g} times" if tolerance else "beside 0 for"

@@ -1,14 +1,19 @@
-"""What the frozen model makes of a row: computed when it is first needed, and cached where there is a store."""
+"""What the frozen model makes of a row: computed when it is first needed, and cached where there is a store.
+
+Shapes: B rows, S cached tokens, W numbers cached per token. A row's activations are one (S, W) matrix.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from heft.data.batching import batches_of_like_length, fixed_batches, pass_tokens
-from heft.data.encode import EncodedExample
+from heft.data.encode import EncodedExample, left_pad
 from heft.training.loss import Loss
 from heft.training.out_of_memory import in_halves
 from heft.training.reuse.stores import Store
@@ -19,20 +24,25 @@ if TYPE_CHECKING:
 ROWS_PER_PASS = 16
 
 
+@dataclass(frozen=True)
 class CachedActivations(ABC):
     """Activations of rows, in a store or computed now.
 
     Attributes:
         model: with the stage's adapters attached.
         examples: the training rows; a batch's `row_ids` are indices into them.
-        store: keeps them for later epochs, or nothing.
+        start: as in `heft.training.reuse.plan.ReusePlan`.
+        pad_id: id of the padding token.
+        store: keeps activations for later epochs, or nothing.
         rows_per_pass: most rows that are computed together to be cached.
     """
 
     model: "PreTrainedModel"
     examples: Sequence[EncodedExample]
+    start: int
+    pad_id: int
     store: Store
-    rows_per_pass: int
+    rows_per_pass: int = ROWS_PER_PASS
 
     @property
     @abstractmethod
@@ -40,22 +50,40 @@ class CachedActivations(ABC):
         """The loss of a batch that takes these activations from here."""
 
     @abstractmethod
-    def cached_length(self, row: int) -> int:
-        """Tokens of a row whose activations are cached."""
+    def tokens(self, row: int) -> tuple[int, ...]:
+        """Ids of those tokens of a row whose activations are cached."""
 
     @abstractmethod
-    def compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
-        """Run these rows through the model, in one pass."""
+    def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Activations (B, S, W) of a batch of such tokens, padded on the left."""
 
     @abstractmethod
     def bytes_per_token(self) -> int:
         """Of what is cached."""
+
+    def cached_length(self, row: int) -> int:
+        """How many tokens of a row are cached."""
+        return len(self.tokens(row))
 
     def activations_of(self, rows: Sequence[int]) -> dict[int, torch.Tensor | None]:
         """The activations of each row; None for a row of which no token is cached."""
         found = {row: self.store.get(row) for row in rows}
         missing = [row for row, tensor in found.items() if tensor is None and self.cached_length(row)]
         return found | self._computed(missing)
+
+    def padded(self, activations_SW: torch.Tensor, columns: int) -> torch.Tensor:
+        """A row's activations on the model's device, with zeros on the left up to so many columns."""
+        activations_SW = activations_SW.to(self.model.device, non_blocking=True)
+        return F.pad(activations_SW, (0, 0, columns - len(activations_SW), 0))
+
+    @torch.no_grad()
+    def compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Run these rows through the model, in one pass."""
+        inputs = left_pad([self.tokens(row) for row in rows], self.pad_id)
+        inputs["prompt_lengths"] = torch.tensor([len(self.examples[row].prompt) for row in rows])
+        states_BSW = self.run({key: value.to(self.model.device) for key, value in inputs.items()})
+        columns = states_BSW.shape[1]
+        return {row: states_BSW[i, columns - self.cached_length(row) :] for i, row in enumerate(rows)}
 
     def _computed(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         if not self.store.persistent:
@@ -65,7 +93,7 @@ class CachedActivations(ABC):
         # a cached row brings along the rows with which it is always computed
         for batch in {id(batch): batch for batch in map(self._fixed_batches.__getitem__, rows)}.values():
             in_halves(self._cache, batch)
-        # what the store gives back lets go of the passes' activations, of which it may hold a few rows only
+        # what the store returns does not hold on to the passes' activations, of which it may have a few rows only
         return {row: self.store.get(row) for row in rows}
 
     def _cache(self, rows: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ frozen model's activations in every layer, whatever the edits are. So those toke
 their keys and values stand for them afterwards; only the last N tokens and the answer run with gradients. Logits and
 gradients are those of the plain path.
 
-Shapes: B rows, S prefix tokens, W numbers cached per token (see prefix_states). A row's states are one (S, W) matrix.
+Shapes: B rows, T tokens; S prefix tokens, W numbers of a token in the cache (heft.models.prefix_states).
 """
 
 from collections.abc import Sequence
@@ -14,51 +14,34 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 from transformers import DynamicCache
 
 from heft.data.batching import select_rows
-from heft.data.encode import EncodedExample, left_pad
 from heft.models.prefix_states import LayerStates, packed, unpacked
 from heft.reft.sites import decoder_of
 from heft.training.loss import Loss, answer_loss, loss_of_labels
-from heft.training.reuse.activation_cache import ROWS_PER_PASS, CachedActivations
-from heft.training.reuse.stores import Store
+from heft.training.reuse.activation_cache import CachedActivations
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
 class PrefixReuse(CachedActivations):
-    """The prefixes of a stage's training rows.
+    """The prefixes of a stage's training rows; `start` counts edited tokens from the prompt's end.
 
     Attributes:
-        model: with the stage's adapters attached.
-        examples: the training rows; a batch's `row_ids` are indices into them.
-        edited_suffix: edited tokens from the prompt's end.
-        pad_id: id of the padding token.
-        store: keeps keys and values for later epochs, or nothing.
-        rows_per_pass: most rows that are computed together to be cached.
         layout: what the columns of a row's states are; known once a prefix was computed.
     """
 
-    model: "PreTrainedModel"
-    examples: Sequence[EncodedExample]
-    edited_suffix: int
-    pad_id: int
-    store: Store
-    rows_per_pass: int = ROWS_PER_PASS
     layout: list[LayerStates] = field(default_factory=list)
 
     @property
     def loss(self) -> Loss:
         return partial(answer_loss_on_prefixes, reuse=self)
 
-    def cached_length(self, row: int) -> int:
-        """Tokens of a row before the first edited one."""
-        return len(self.examples[row].prompt) - self.edited_suffix
+    def tokens(self, row: int) -> tuple[int, ...]:
+        return self.examples[row].prompt[: -self.start]
 
     def cache(self, rows: Sequence[int], lengths: Sequence[int]) -> DynamicCache:
         """Keys and values of the first `lengths` tokens of each row, aligned at the right; the rest is zeros.
@@ -67,27 +50,16 @@ class PrefixReuse(CachedActivations):
             rows: indices of the batch's rows.
             lengths: tokens taken of each, at most its `cached_length`.
         """
-        cached = self.activations_of(rows)
-        columns = max(lengths)
-        device = self.model.device
-        padded = [
-            F.pad(cached[row][:n].to(device, non_blocking=True), (0, 0, columns - n, 0)) if n else None
-            for row, n in zip(rows, lengths, strict=True)
-        ]
+        cached, columns = self.activations_of(rows), max(lengths)
+        padded = [self.padded(cached[row][:n], columns) if n else None for row, n in zip(rows, lengths, strict=True)]
         blank = torch.zeros_like(next(tensor for tensor in padded if tensor is not None))
         return unpacked(torch.stack([blank if tensor is None else tensor for tensor in padded]), self.layout)
 
-    @torch.no_grad()
-    def compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
-        examples = [self.examples[row] for row in rows]
-        inputs = left_pad([example.prompt[: -self.edited_suffix] for example in examples], self.pad_id)
-        inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
-        lengths = torch.tensor([len(example.prompt) for example in examples], device=self.model.device)
+    def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         cache = DynamicCache()
-        decoder_of(self.model)(**inputs, prompt_lengths=lengths, past_key_values=cache, use_cache=True)
+        decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
         states_BSW, self.layout[:] = packed(cache)
-        columns = states_BSW.shape[1]
-        return {row: states_BSW[i, columns - self.cached_length(row) :] for i, row in enumerate(rows)}
+        return states_BSW
 
     def bytes_per_token(self) -> int:
         """Bytes of keys and values of one token, read off a short row; 0 where no row has a token to cache."""
@@ -107,7 +79,7 @@ def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], 
     """
     batch = select_rows(batch, slice(None))
     mask_BT = batch["attention_mask"]
-    width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.edited_suffix
+    width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.start
     split = mask_BT.shape[1] - width
     if split <= 0:
         return answer_loss(model, batch)
