@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(recipe, who
     damaged = [note for note in notes.said if "is damaged" in note]
     assert len(damaged) == 1
     assert str(newest) in damaged[0]
-    assert "stage coarse goes on after step 3" in notes.said
+    assert "resuming stage coarse at step 3" in notes.said
     assert results(directory) == results(whole)
 
 
@@ -142,7 +142,7 @@ def test_a_stage_whose_adapter_was_damaged_goes_on_from_its_last_steps(recipe, w
     notes = Notes()
     resume(recipe, directory, notes)
     assert sum(str(trained) in note for note in notes.said) == 1
-    assert "stage coarse goes on after step 9" in notes.said
+    assert "resuming stage coarse at step 9" in notes.said
     assert results(directory) == results(whole)
 
 

@@ -126,10 +126,10 @@ def test_ended_by_a_signal_two_processes_keep_the_same_step_and_go_on_to_the_sam
     kept = [each.name for each in (tmp_path / "run" / "checkpoints" / "4-dropped").glob("step-*")]
     assert len(kept) == 1
     alone = heft_by_one(*train, "--resume")
-    assert "begun with 2 processes and cannot go on with 1" in alone.stderr
+    assert "started with 2 processes and cannot be resumed with 1" in alone.stderr
     done = finished(by_two(*train, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert f"stage dropped goes on after step {int(kept[0].partition('-')[2])}" in done.stdout
+    assert f"resuming stage dropped at step {int(kept[0].partition('-')[2])}" in done.stdout
     whole = finished(by_two(*train[:3], tmp_path / "whole", *train[4:]))
     assert whole.returncode == 0, whole.stderr
     assert resuming.results(tmp_path / "run") == resuming.results(tmp_path / "whole")

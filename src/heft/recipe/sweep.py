@@ -9,7 +9,7 @@ from heft.settings.base import Settings
 
 class SweepSettings(Settings):
     """Values to try for settings of the last stage, which must be a `reft` stage. `heft sweep` trains every
-    combination side by side and ranks them on rows held back from the training rows."""
+    combination side by side and ranks them on validation rows."""
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
     """Settings of the last stage, each with the list of its values, such as {rank: [4, 8], positions: [l4, l8]}; every

@@ -61,7 +61,7 @@ def why_ended(summary: dict) -> str:
     """Why a stage ended, from its entry of summary.json."""
     if summary.get("ended_because"):
         return summary["ended_because"].rstrip(".")
-    if summary.get("stopped_early") or summary.get("ended") == "plateau":
+    if summary.get("stopped_early") or summary.get("ended") == "early_stopping":
         return "its held-back loss no longer fell"
     return "its planned steps were taken"
 

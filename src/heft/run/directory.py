@@ -45,7 +45,7 @@ class StageSummary:
         trainable_parameters: what this stage trained; 0 for the base.
         seconds: of training; 0 for the base.
         evaluation_seconds: of the evaluation.
-        steps: optimiser steps taken; like `tokens` and the FLOPs 0 where nothing was trained.
+        steps: optimizer steps taken; like `tokens` and the FLOPs 0 where nothing was trained.
         tokens: real tokens of the rows trained on, prompts and answers, computed or reused.
         flops: of training, as it ran: heft.costs.stage counts the products of the stage's passes from shapes, with the
             kind of reuse and the store that the run had, and the passes from `tokens`. The evaluation is not in it.
@@ -53,7 +53,7 @@ class StageSummary:
         plain_flops: the same with every token computed in every layer at every step.
         stored_parameters: numbers that the adapter directory keeps of this stage and all before it.
         peak_bytes: peak memory of the training (heft.training.peak); None where unknown, and for the base.
-        ended: "planned", with all its steps, or "plateau", before them; None for the base.
+        ended: "planned", with all its steps, or "early_stopping", before them; None for the base.
         ended_because: the same in a sentence, with the figures.
     """
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from heft.adapters.attach import activate
-from heft.data.encode import EncodedExample
 from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
@@ -19,9 +18,9 @@ from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
-from heft.sweep.retry import RetryingForward
-from heft.sweep.room import TokenBudget
+from heft.sweep.retry import RetryingForward, TokenBudget
 from heft.sweep.training import SideBySide
+from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.reuse.decide import open_prefixes
 from heft.training.reuse.prefix import has_dropout
@@ -31,7 +30,7 @@ from heft.training.reuse.prefix import has_dropout
 def side_by_side(
     base: Base,
     tried: Sequence[Configuration],
-    data: tuple[Sequence[EncodedExample], Sequence[EncodedExample]],
+    data: TrainingData,
     seeds: Sequence[int],
     tokens_per_pass: int,
     reporter: Reporter,
@@ -41,22 +40,21 @@ def side_by_side(
     Args:
         base: the model, earlier stages attached.
         tried: the configurations.
-        data: rows to train on and rows held back.
+        data: the rows.
         seeds: of each configuration.
         tokens_per_pass: most tokens in a pass.
         reporter: is told how they go through the model.
     """
-    rows, held_back = data
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
         learners = [
-            Learner(base.model, number, configuration, data, seed, scratch)
+            Learner(base.model, number, configuration, data, seed)
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
         ]
         _name_owners(base, tried)
-        passes = _passes(base, learners, [*rows, *held_back], Path(scratch), reporter)
-        held_back_rows = range(len(rows), len(rows) + len(held_back))
-        trials = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
-        yield SideBySide(learners, passes, held_back_rows, trials)
+        passes = _passes(base, learners, data.examples, Path(scratch), reporter)
+        validation = range(len(data.rows), len(data.examples))
+        retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
+        yield SideBySide(learners, passes, validation, retrying)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
             "place",
             "name",
             *swept,
-            "held_back_loss",
-            "held_back_accuracy",
+            "validation_loss",
+            "validation_accuracy",
             "low",
             "high",
             "n",
@@ -43,7 +43,7 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
 
 def state(result: Result) -> str:
     """How its training ended, in a word."""
-    return "diverged" if result.diverged else "plateau" if result.at_plateau else "finished"
+    return "diverged" if result.diverged else "early_stopping" if result.stopped_early else "finished"
 
 
 def label(result: Result) -> str:
@@ -52,7 +52,7 @@ def label(result: Result) -> str:
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
-    """Held-back loss of every configuration, best on top, with its accuracy beside it where there is one."""
+    """Validation loss of every configuration, best on top, with its accuracy beside it where there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,7 +63,7 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
     axes = figure.subplots(1, 1 + has_accuracy, sharey=True, squeeze=False)[0]
     places = range(len(results))
     axes[0].scatter([r.loss for r in shown], range(len(shown)), color="#1f5a99", zorder=3)
-    axes[0].set_xlabel("held-back loss, nats an answer token")
+    axes[0].set_xlabel("validation loss, nats per answer token")
     axes[0].set_yticks(list(places), [f"{r.name}  {label(r)}{' (diverged)' * r.diverged}" for r in results], fontsize=8)
     axes[0].invert_yaxis()
     if has_accuracy:
@@ -73,7 +73,7 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
             [100 * (r.interval[1] - r.accuracy) for r in shown],
         ]
         axes[1].errorbar(accuracy, range(len(shown)), xerr=spread, fmt="o", color="#b35900", capsize=2, zorder=3)
-        axes[1].set_xlabel("held-back accuracy, %, with 95 % interval")
+        axes[1].set_xlabel("validation accuracy, %, with 95 % interval")
     for ax in axes:
         ax.grid(axis="both", color="#dddddd", linewidth=0.6)
     figure.suptitle(title, fontsize=10)
@@ -85,5 +85,5 @@ def _text(value: Any) -> str:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """A loss that is no number has no place in JSON."""
+    """JSON has no NaN."""
     return values | {"losses": [x if abs(x) < float("inf") else None for x in values["losses"]]}
