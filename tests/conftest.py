@@ -1,12 +1,15 @@
 """What all tests share: no network, one thread (several make tiny models slower), the tiny model and its recipe."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+
+from tiny_recipe import write_recipe
 
 torch.set_num_threads(1)
 
@@ -31,15 +34,9 @@ def real_multiplies_bfloat16(request):
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    """Writes a recipe for the tiny random model, in float32, and returns its path; `stages` and `rest` are YAML."""
+    """Writes a recipe for the tiny random model and returns its path (tiny_recipe.write_recipe, in tmp_path)."""
 
-    def write(stages: str, rest: str = "", task: str = "{name: whereabouts, train_size: 24, eval_size: 10}"):
-        path = tmp_path / "recipe.yaml"
-        model = "{name: 'random:tiny-llama', dtype: float32}"
-        path.write_text(f"name: t\nmodel: {model}\ntask: {task}\n{rest}\nstages: {stages}\n")
-        return path
-
-    return write
+    return partial(write_recipe, tmp_path)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A short run of two stages for the tests of going on: begun, ended in some way, gone on with, compared."""
+"""A short run of two stages for the tests of resuming: begun, interrupted in some way, resumed, compared."""
 
 import json
 import os
@@ -9,14 +9,9 @@ from pathlib import Path
 
 import heft
 from heft.recipe.files import load_recipe
+from tiny_recipe import recipe_text
 
-START = """
-name: t
-model: {name: 'random:tiny-llama', device: cpu, dtype: float32}
-task: {name: whereabouts, train_size: 24, eval_size: 10}
-checkpoint: {every_steps: 1}
-stages:
-"""
+START = recipe_text("", "checkpoint: {every_steps: 1}")
 RECIPE = (
     START
     + """

@@ -145,8 +145,8 @@ class Records(Target):
         return [_lines([RECORD, RECORD | {"id": "b"}]), _lines([text])]
 
     def run(self, data: bytes) -> None:
-        from heft.evaluation.metrics import measure
-        from heft.evaluation.records import read_records, write_records
+        from heft.results.metrics import measure
+        from heft.results.records import read_records, write_records
 
         path = self.folder / "records.jsonl"
         path.write_bytes(data)

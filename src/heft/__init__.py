@@ -21,7 +21,7 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "evaluate": "heft.evaluation",
-        "load": "heft.adapters.directory",
+        "load": "heft.adapters.load",
         "load_recipe": "heft.recipe.files",
         "stack": "heft.adapters.loaded",
         "train": "heft.run.train",

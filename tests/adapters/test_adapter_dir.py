@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import heft
 import tiny
-from heft.adapters.attach import adapter_parameters, attach, finish, parts
+from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.adapters.directory import save
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest
+from heft.adapters.methods import adapters_of
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
@@ -45,7 +46,7 @@ def tensors_of(model):
 
 
 def entry(part, stage):
-    return AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=stage)
+    return AdapterEntry(name=part.name, method=part.method.name, stage=stage)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,7 @@ def trained(tmp_path_factory):
             for parameter in adapter_parameters(base.model, attached.names).values():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         finish(base.model, attached)
-        entries += [
-            AdapterEntry(name=p.name, method="reft" if p.is_reft else "lora", stage=name) for p in parts(name, stage)
-        ]
+        entries += [AdapterEntry(name=p.name, method=p.method.name, stage=name) for p in adapters_of(name, stage)]
     manifest = AdapterManifest(
         format=FORMAT,
         heft_version="0",

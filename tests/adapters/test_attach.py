@@ -110,7 +110,7 @@ def test_every_adapter_without_a_place_is_reported_before_training(recipe_file):
 @pytest.mark.parametrize("name", ["train", "keys", "forward", "to"])
 def test_a_stage_cannot_have_a_name_that_torch_keeps_for_itself(recipe_file, name):
     recipe = load_recipe(recipe_file(f"{{{name}: {{method: lora, steps: 1}}}}"))
-    with pytest.raises(HeftError, match=f"stages.{name}: PyTorch keeps the name '{name}' for itself"):
+    with pytest.raises(HeftError, match=f"stages.{name}: PyTorch reserves the name '{name}'"):
         check_targets(tiny.tiny_model(), recipe)
 
 

@@ -82,7 +82,7 @@ def test_an_output_head_that_is_tied_is_no_target(architecture):
 
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
-def test_a_start_that_changed_the_base_is_settled_into_a_plain_adapter_of_equal_effect(init, rslora):
+def test_an_init_that_changed_the_base_becomes_a_plain_adapter_of_equal_effect(init, rslora):
     model = tiny.tiny_model()
     before = {name: p.clone() for name, p in model.named_parameters()}
     plain = logits(model)

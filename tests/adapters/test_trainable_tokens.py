@@ -127,7 +127,7 @@ def test_a_text_that_is_no_single_token_or_has_no_embedding_is_named():
     tokenizer = tiny.byte_tokenizer()
     tokenizer.add_tokens(NEW)
     assert token_ids(tokenizer, ["<a>", "x", "<b>"], 261) == [259, tokenizer("x")["input_ids"][0], 260]
-    with pytest.raises(HeftError, match="'xy' is no single token of this model .it is 'x', 'y'.") as caught:
+    with pytest.raises(HeftError, match="'xy' is not a single token of this model .it is 'x', 'y'.") as caught:
         token_ids(tokenizer, ["xy", "<b>"], 260)
     assert "'<b>' has id 260 and the model has embeddings for 0 to 259" in str(caught.value)
     with pytest.raises(HeftError, match="entries are the same token: 'Ġ'"):

@@ -13,10 +13,11 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 import heft
 from calls.examples import text_rows
 from calls.trainers import arguments, trainer_of
-from heft.adapters.attach import adapter_parameters, attach, finish, inject, parts
+from heft.adapters.attach import adapter_parameters, attach, finish, inject
 from heft.adapters.directory import save
 from heft.adapters.loaded import prepare
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.methods import adapters_of
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
@@ -53,9 +54,7 @@ def directory(tmp_path_factory):
         attached = attach(base.model, name, stage)
         move(base.model, attached.names)
         finish(base.model, attached)
-        entries += [
-            AdapterEntry(name=p.name, method="reft" if p.is_reft else "lora", stage=name) for p in parts(name, stage)
-        ]
+        entries += [AdapterEntry(name=p.name, method=p.method.name, stage=name) for p in adapters_of(name, stage)]
     manifest = AdapterManifest(
         format=FORMAT,
         heft_version="0",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from commands import COMMAND, heft, write_recipe
-from heft.evaluation.records import read_records
+from commands import COMMAND, heft
+from heft.results.records import read_records
+from tiny_recipe import write_recipe
 
 ROOT = Path(__file__).parents[2]
 STAGES = (

@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 import heft
-from commands import write_recipe
 from heft.builtin import byte_tokenizer
 from heft.cli.generate import run_generation
 from heft.errors import HeftError
 from heft.evaluation import generation
+from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l1, steps: 1, batch_size: 4}}"
 PLAIN, WRAPPED = "Where?", "<user>Where?"

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from commands import COMMAND, ENVIRONMENT, write_recipe
+from commands import COMMAND, ENVIRONMENT
+from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l2, steps: 1000000, batch_size: 4}}"
 
@@ -39,7 +40,7 @@ def started(*arguments, cwd):
     ],
 )
 def test_a_signal_ends_training_with_one_message_and_its_exit_status(tmp_path, command, sweep, number, then):
-    directory, recipe = tmp_path / "run", write_recipe(tmp_path, STAGES, sweep)
+    directory, recipe = tmp_path / "run", write_recipe(tmp_path, STAGES, f"sweep: {sweep}")
     with started(command, recipe, "--output", directory, cwd=tmp_path) as process:
         while process.poll() is None and not (directory / "metrics.jsonl").exists():  # the first step writes it
             time.sleep(0.1)

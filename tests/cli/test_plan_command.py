@@ -2,7 +2,8 @@
 
 import json
 
-from commands import heft, write_recipe
+from commands import heft
+from tiny_recipe import write_recipe
 
 STAGES = (
     "{coarse: {method: lora, rank: 2, steps: 2, batch_size: 4}, "

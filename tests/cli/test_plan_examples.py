@@ -7,12 +7,13 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from commands import heft, write_recipe
+from commands import heft
 from heft.cli.plan import run_plan
 from heft.cli.plan_examples import drawn, visible
 from heft.data.inspect import Editor, Shown, ShownExample, ShownToken, show_examples
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
+from tiny_recipe import write_recipe
 
 STAGES = (
     "{coarse: {method: lora, rank: 2, steps: 1}, fine: {method: reft, rank: 2, positions: f1+l3, steps: 1},"
@@ -53,7 +54,7 @@ def test_piped_output_has_the_marks_and_no_colour(tmp_path):
     assert "plan" in shown[-20:]  # the plan's table comes behind
 
 
-def test_a_terminal_shows_the_same_with_prompt_edits_and_answer_in_colours_of_their_own(tmp_path):
+def test_a_terminal_shows_prompt_edits_and_answer_in_different_colours(tmp_path):
     shown = drawn(show_examples(load_recipe(write_recipe(tmp_path, STAGES)), 2))
     screen = StringIO()
     Console(file=screen, force_terminal=True, color_system="standard", soft_wrap=True, highlight=False).print(shown)

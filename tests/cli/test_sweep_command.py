@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from commands import heft, write_recipe
+from commands import heft
+from tiny_recipe import write_recipe
 
 STAGES = (
     "{coarse: {method: lora, rank: 2, steps: 2, batch_size: 4}, "
@@ -17,11 +18,11 @@ STAGES = (
 def swept(tmp_path_factory):
     """A recipe, the directory of its sweep, and the finished command."""
     folder = tmp_path_factory.mktemp("sweep")
-    path = write_recipe(folder, STAGES, "{holdout: 0.25, grid: {rank: [2, 3], learning_rate: [1e-4, 3e-2]}}")
+    path = write_recipe(folder, STAGES, "sweep: {holdout: 0.25, grid: {rank: [2, 3], learning_rate: [1e-4, 3e-2]}}")
     return path, folder / "run", heft("sweep", path, "--output", folder / "run")
 
 
-def test_the_table_ranks_every_configuration_and_the_last_line_says_how_to_train_the_winner(swept):
+def test_the_table_ranks_all_configurations_and_ends_with_the_winners_command(swept):
     _, directory, done = swept
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -57,7 +58,7 @@ def test_a_directory_that_holds_a_sweep_is_refused_and_left_alone(swept):
     ],
 )
 def test_a_wrong_recipe_is_one_message_at_its_line_and_leaves_nothing(tmp_path, sweep, message):
-    path = write_recipe(tmp_path, STAGES, sweep)
+    path = write_recipe(tmp_path, STAGES, f"sweep: {sweep}")
     done = heft("sweep", path, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from commands import heft, write_recipe
+from commands import heft
 from tiny import forget_hashes
+from tiny_recipe import write_recipe
 
 STAGES = (
     "{coarse: {method: lora, rank: 2, steps: 2, batch_size: 4, learning_rate: 0.03}, "
@@ -36,7 +37,7 @@ def test_the_lines_say_what_was_compared_with_its_numbers_and_the_status_is_0(ad
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_that_gives_no_numbers_fails_with_status_1_and_json_says_which_checks(adapter, tmp_path):
+def test_an_adapter_that_gives_nan_fails_with_status_1_and_json_names_the_checks(adapter, tmp_path):
     forget_hashes(shutil.copytree(adapter, tmp_path / "adapter"))
     file = tmp_path / "adapter" / "fine" / "adapter_model.safetensors"
     tensors = load_file(file)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from heft.evaluation.metrics import measure
-from heft.evaluation.records import Record, write_records
+from heft.results.metrics import measure
+from heft.results.records import Record, write_records
 from heft.run.directory import RUN_FORMAT
 
 TRAINED = {"seconds": 10.0, "flops": 2e9, "plain_flops": 4e9, "tokens": 100, "trainable_parameters": 50}

@@ -70,7 +70,7 @@ def test_a_reference_without_a_finished_run_is_said(study):
     assert found.notes == ["The study’s reference, heft, has no finished run."]
 
 
-def test_failed_runs_are_told_with_the_first_line_of_their_error_those_of_one_error_together(study):
+def test_failed_runs_are_listed_by_the_first_line_of_their_error(study):
     failed = [{"seed": seed, "error": "no room\n  at line 7"} for seed in (1, 2)] + [{"seed": 3, "error": "  \n"}]
     found = read_inputs([study("s", failed=failed)])
     assert found.notes == [

@@ -97,7 +97,7 @@ def test_seeds_that_agree_on_every_question_add_nothing_to_the_spread():
     assert single.seed_sd is None
 
 
-def test_seeds_that_agree_by_chance_do_not_make_the_interval_narrower_than_these_very_runs():
+def test_seeds_that_agree_by_chance_do_not_narrow_the_interval_below_these_runs():
     values = np.zeros((2, 100))
     values[:, :3] = 1
     values[0, 3] = values[1, 4] = 1  # both seeds won four questions, so their means are equal

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny
 from heft.adapters.attach import attach
 from heft.costs.evaluation import evaluation_flops, evaluation_passes
-from heft.costs.operations import costs_of
+from heft.costs.operations import model_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import Encoder
 from heft.evaluation.likelihood import choice_log_likelihoods
@@ -29,7 +29,7 @@ def staged():
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_an_evaluation_is_counted(batch_size):
     with torch.device("meta"):
-        costs = costs_of(staged())
+        costs = model_costs(staged())
     model = staged()
     model.set_attn_implementation("eager")  # plain products, which torch counts on every device
     cost = pass_tokens(model.device, trains=False)

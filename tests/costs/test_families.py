@@ -7,7 +7,7 @@ from test_rows import ROWS, counted, plain_step, reft
 from torch.utils.flop_counter import FlopCounterMode
 
 from heft.adapters.attach import attach
-from heft.costs.operations import costs_of
+from heft.costs.operations import model_costs
 from heft.costs.rows import plain_row, span
 
 SIZES = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
@@ -37,7 +37,7 @@ def test_a_forward_pass_of_experts_is_counted(kind):
     ids = torch.arange(3, 3 + 37)[None]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         built(kind, **more)(input_ids=ids, use_cache=False)
-    costs = costs_of(skeleton(kind, **more))
+    costs = model_costs(skeleton(kind, **more))
     assert span(costs, 37, 0, 37, 37).forward == pytest.approx(counter.get_total_flops(), rel=1e-2)
 
 
@@ -47,18 +47,18 @@ def test_a_reft_step_on_experts_is_counted():
     attach(model, "fine", stage)
     with torch.device("meta"):
         attach(other, "fine", stage)
-    costs = costs_of(other)
+    costs = model_costs(other)
     expected = counted(lambda: plain_step(model, True))
     assert sum(plain_row(costs, row) for row in ROWS) == pytest.approx(expected, rel=1e-2)
 
 
 def test_weights_of_a_tokens_experts_are_not_taken_for_activations():
-    dense = costs_of(skeleton("Qwen3", intermediate_size=32)).kept.token
+    dense = model_costs(skeleton("Qwen3", intermediate_size=32)).saved.token
     stage = reft(positions="all")
     other = skeleton("Qwen3Moe", **EXPERTS)
     with torch.device("meta"):
         attach(other, "fine", stage)
-    kept = costs_of(other).kept.token
+    kept = model_costs(other).saved.token
     assert dense == 0.0  # nothing trains, so nothing is kept
     assert kept < 4 * 3 * 16 * 32  # bytes of one expert's weights, of which each token takes two a layer
 
@@ -74,5 +74,5 @@ def test_a_hybrid_and_scaling_by_length_are_counted(kind, more):
     ids = torch.arange(3, 3 + 37)[None]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         built(kind, **more)(input_ids=ids, use_cache=False)
-    costs = costs_of(skeleton(kind, **more))
+    costs = model_costs(skeleton(kind, **more))
     assert span(costs, 37, 0, 37, 37).forward == pytest.approx(counter.get_total_flops(), rel=2e-2)

@@ -6,12 +6,12 @@ import torch
 import tiny
 from heft.adapters.attach import attach
 from heft.costs.memory import Batch, edited_of, pass_bytes
-from heft.costs.operations import costs_of
+from heft.costs.operations import model_costs
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.tasks.base import generation_example
-from heft.training.loss import answer_loss, answer_loss_on_prefixes
-from heft.training.reuse.prefix import PrefixReuse
+from heft.training.loss import answer_loss
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore
 
 TEXTS = [("One that is sixty long, more or less, and has an end:", " yes"), ("A shorter one:", " no")]
@@ -33,7 +33,7 @@ def model_and_costs(architecture, stage):
         return model
 
     with torch.device("meta"):
-        costs = costs_of(build())
+        costs = model_costs(build())
     return build(), costs
 
 

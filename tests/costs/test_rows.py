@@ -6,14 +6,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from heft.adapters.attach import attach
-from heft.costs.operations import costs_of
+from heft.costs.operations import model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.base import generation_example
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.reuse.lower_layers import LowerLayerReuse
-from heft.training.reuse.prefix import PrefixReuse
+from heft.training.loss import answer_loss
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore
 
 ENCODE = Encoder(tiny.byte_tokenizer(), 256)
@@ -37,7 +37,7 @@ def both(stages, architecture="llama", lower_layers=0):
         skeleton = build(tiny.tiny_model(architecture), stages)
     model = build(tiny.tiny_model(architecture), stages)
     model.set_attn_implementation("eager")
-    return model, costs_of(skeleton, lower_layers)
+    return model, model_costs(skeleton, lower_layers)
 
 
 def batch():

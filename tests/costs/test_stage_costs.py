@@ -59,7 +59,7 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
     chosen = loss_for(model, stage, examples, 0, uses, tmp_path, reporter)
     assert chosen.reuses == (kind != "nothing")
     loss = chosen.compute
-    inner = loss.args[0] if loss.args else loss  # a loss that takes a batch in parts calls another
+    inner = loss.args[0] if loss.args else loss  # a loss in length buckets calls another
     if kind == "nothing":
         assert "reuse" not in inner.keywords
         assert heard == []
@@ -67,9 +67,8 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
         return
     reuse = inner.keywords["reuse"]
     assert reuse.store.kind == store
-    assert work.reuse.start == (reuse.reach if isinstance(reuse, PrefixReuse) else reuse.layer)
-    assert f"{work.reuse.tokens:,} tokens" in heard[0]
-    assert f"{work.reuse.bytes / 1e9:.2f} GB" in heard[0]
+    assert work.reuse.start == (reuse.edited_suffix if isinstance(reuse, PrefixReuse) else reuse.layer)
+    assert heard == [work.reuse.in_words()]
 
 
 @pytest.mark.parametrize("fine", ["positions: l2", "positions: l2, cache: off", KEPT[len("epochs: 2, ") :]])
@@ -105,7 +104,7 @@ def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
 
 def test_rows_held_back_are_those_of_the_run_and_are_kept_but_not_trained_on(recipe_file):
     work, recipe, examples = costs_and_recipe(recipe_file, f"{KEPT}, holdout: 0.25")
-    assert (work.rows, work.held_back) == hold_back(examples, 0.25, recipe.seed + 1)
+    assert (work.rows, work.validation_rows) == hold_back(examples, 0.25, recipe.seed + 1)
     assert work.reuse.tokens == sum(len(row.prompt) + len(row.answer) for row in examples)
     assert work.reuse.bytes == work.reuse.tokens * 64 * 4
 

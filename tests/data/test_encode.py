@@ -9,7 +9,7 @@ from tokenizers import normalizers
 import tiny
 from heft.data.encode import IGNORED, KEPT_HEAD, Encoder, left_pad, training_batch
 from heft.errors import HeftError
-from heft.reft.settings import Positions
+from heft.reft.positions import Positions
 from heft.tasks.base import choice_example, generation_example
 
 TOKENIZER = tiny.byte_tokenizer()
@@ -91,7 +91,7 @@ def test_a_chat_template_wraps_the_prompt_and_the_answer_loses_its_space():
     assert tokenizer.decode(encoded.answer) == "yes"
 
 
-def test_training_batch_labels_the_answer_alone_and_counts_positions_over_real_tokens():
+def test_a_training_batch_labels_only_the_answer_and_counts_only_real_tokens():
     rows = Encoder(TOKENIZER, 64)([question("A"), question("A longer one", ("no", "yes"))])
     batch = training_batch(rows, pad_id=0)
     for i, row in enumerate(rows):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import tiny
 from heft.data.encode import IGNORED, KEPT_HEAD, EncodedExample, Encoder, left_pad, training_batch
 from heft.errors import HeftError
-from heft.reft.settings import Positions
+from heft.reft.positions import Positions
 from heft.tasks.base import generation_example
 
 TOKENIZER = tiny.byte_tokenizer()

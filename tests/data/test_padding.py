@@ -71,7 +71,7 @@ def test_an_evaluation_gives_each_row_what_it_gets_alone():
     examples = Encoder(tokenizer, 512)(load_examples(TASK, "eval"))
     assert len({len(example.prompt) for example in examples}) > 1
     found = evaluate_examples(model, tokenizer, task_for(TASK), examples, EvaluationSettings(), Reporter())
-    alone = [plain_log_likelihoods(model, [example], 1, 0, edits_prompt=False)[0] for example in examples]
+    alone = [plain_log_likelihoods(model, [example], 1, 0)[0] for example in examples]
     for record, scores in zip(found.records, alone, strict=True):
         assert record.log_likelihoods == pytest.approx(tuple(scores), abs=1e-3)
 

@@ -47,7 +47,7 @@ def test_a_sound_environment_is_ok_in_every_line():
 @pytest.mark.parametrize(
     ("version", "words"), [(None, "peft is missing"), ("0.20.0", "peft 0.20.0"), ("0.22.0", "peft 0.22.0")]
 )
-def test_a_package_that_is_missing_or_out_of_range_is_a_fault_with_the_command_that_mends_it(installed, version, words):
+def test_a_missing_or_unsupported_package_is_a_fault_with_the_command_that_fixes_it(installed, version, words):
     installed("peft", version)
     line = line_of(check_versions(Facts()), words)
     assert line.state == FAULT
@@ -100,7 +100,7 @@ def modules(folder, monkeypatch, **sources):
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
-def test_an_import_that_raises_or_ends_the_process_is_named_and_the_others_are_still_tried(tmp_path, monkeypatch):
+def test_an_import_that_raises_or_ends_the_process_is_named_and_the_rest_still_tried(tmp_path, monkeypatch):
     modules(
         tmp_path,
         monkeypatch,

@@ -50,7 +50,7 @@ def test_sharing_that_differs_or_raises_gives_way_to_the_plain_path(fault, examp
     monkeypatch.setattr(likelihood, "score_batch", spoilt)
     found, heard = evaluated(model, examples)
     (note,) = heard
-    assert note.startswith("evaluation: nothing is shared, the plain path is taken: ")
+    assert note.startswith("evaluation: no prefix is shared, the plain path is taken: ")
     assert ("differs from the plain path by 0.1" if fault == "differs" else "RuntimeError: stack expects") in note
     assert found.records == expected.records
 

@@ -1,4 +1,4 @@
-"""Weights that are no numbers, and rotations of less than full rank, end an evaluation in words."""
+"""NaN weights and rotations of less than full rank end an evaluation with an error for people."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_log_likelihoods_that_are_no_numbers_are_an_error_with_ids_and_no_accura
     ids = [example.id for example in load_examples(TASK, "eval")]
     with pytest.raises(HeftError) as caught:
         heft.evaluate(*with_nan, TASK)
-    assert str(caught.value).startswith("6 of 6 rows have a choice whose log-likelihood is nan and no finite number")
+    assert str(caught.value).startswith("6 of 6 rows have a choice whose log-likelihood is nan (ids ")
     assert f"(ids {', '.join(ids[:3])} …)" in str(caught.value)
     assert "train the stage again with a lower learning_rate" in str(caught.value)
 

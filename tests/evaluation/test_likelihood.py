@@ -52,7 +52,7 @@ def test_scores_are_sums_of_log_probabilities_for_any_batch_size(architecture, e
     model = model_with_edit(architecture)
     expected = by_definition(model, examples)
     for batch_size in (1, 3, 100):
-        plain = plain_log_likelihoods(model, examples, batch_size, 0, edits_prompt=True)
+        plain = plain_log_likelihoods(model, examples, batch_size, 0)
         shared = choice_log_likelihoods(model, examples, batch_size=batch_size, pad_id=0)
         for row, other, reference in zip(plain, shared, expected, strict=True):
             assert row == rounded(reference)

@@ -9,7 +9,7 @@ import tiny
 from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.data.encode import Encoder
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods, plain_rows
-from heft.evaluation.shared_pass import score_batch
+from heft.evaluation.shared_pass import SharedPasses
 from heft.evaluation.shared_prefix import Pass, common_length, shared_batches, stem_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.recipe import LoraStage, ReftStage
@@ -74,7 +74,7 @@ def test_scores_are_those_of_the_plain_path(architecture, positions):
     model = staged(architecture, *positions)
     assert keeps_plain_keys(model)
     for examples in (MANY_TOKENS, ONE_TOKEN):
-        expected = plain_log_likelihoods(model, examples, 4, 0, edits_prompt=True)
+        expected = plain_log_likelihoods(model, examples, 4, 0)
         for batch_size in (1, 4):
             shared = choice_log_likelihoods(model, examples, batch_size=batch_size, pad_id=0)
             difference = max(
@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_plain_path(architecture, positions):
 
 def test_a_model_without_edits_shares_too():
     model = tiny.tiny_model("gemma3")
-    expected = plain_log_likelihoods(model, MANY_TOKENS, 4, 0, edits_prompt=False)
+    expected = plain_log_likelihoods(model, MANY_TOKENS, 4, 0)
     shared = choice_log_likelihoods(model, MANY_TOKENS, batch_size=4, pad_id=0)
     assert sum(shared, []) == rounded(sum(expected, []))
 
@@ -93,10 +93,10 @@ def test_a_model_without_edits_shares_too():
 def test_sharing_more_than_is_equal_would_show():
     """The test above can fail: tokens before a last position, but not the edited ones, are equal in all rows."""
     model = staged("llama", "l12")
-    expected = plain_log_likelihoods(model, ONE_TOKEN, 4, 0, edits_prompt=True)
+    expected = plain_log_likelihoods(model, ONE_TOKEN, 4, 0)
     wrong = [[0.0] * 2 for _ in ONE_TOKEN]
     for batch in shared_batches(ONE_TOKEN, 64, last_edited=1):  # 12 are edited: too much is shared
-        score_batch(model, batch, ONE_TOKEN, wrong, batch_size=64, pad_id=0, edits_prompt=True)
+        SharedPasses(model, ONE_TOKEN, wrong, batch_size=64, pad_id=0).score(batch)
     assert max(abs(a - b) for a, b in zip(sum(wrong, []), sum(expected, []), strict=True)) > 1e-2
 
 
@@ -115,7 +115,7 @@ def test_the_plan_is_what_runs_and_is_less_than_the_plain_path(examples, batch_s
     ran = computed_tokens(model, lambda: choice_log_likelihoods(model, examples, batch_size=batch_size, pad_id=0))
     assert ran == [p.tokens for p in planned]
     assert all(p.rows <= batch_size for p in planned)
-    plain = computed_tokens(model, lambda: plain_log_likelihoods(model, examples, batch_size, 0, edits_prompt=True))
+    plain = computed_tokens(model, lambda: plain_log_likelihoods(model, examples, batch_size, 0))
     assert sum(ran) < sum(plain) if batch_size > 1 or examples is MANY_TOKENS else sum(ran) == sum(plain)
 
 
@@ -157,5 +157,5 @@ def test_a_model_with_rotary_positions_scaled_by_length_takes_the_plain_path():
     model = tiny.tiny_model("llama", rope_parameters=rope)
     assert not keeps_plain_keys(model)
     ran = computed_tokens(model, lambda: choice_log_likelihoods(model, ONE_TOKEN, batch_size=100, pad_id=0))
-    assert ran == computed_tokens(model, lambda: plain_log_likelihoods(model, ONE_TOKEN, 100, 0, edits_prompt=False))
+    assert ran == computed_tokens(model, lambda: plain_log_likelihoods(model, ONE_TOKEN, 100, 0))
     assert len(plain_rows(0, ONE_TOKEN[0])) == 1

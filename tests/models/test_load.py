@@ -15,7 +15,7 @@ from heft.models.load import load_base, load_tokenizer
 from heft.recipe.recipe import ModelSettings
 
 
-def test_the_fingerprint_is_the_same_in_both_precisions_and_another_for_another_model():
+def test_the_fingerprint_is_equal_in_both_precisions_and_differs_between_models():
     model = tiny.tiny_model()
     own = fingerprint(model)
     assert fingerprint(tiny.tiny_model()) == own

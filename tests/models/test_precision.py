@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 import heft
 import tiny
 from heft.builtin import TINY
-from heft.costs.operations import costs_of
+from heft.costs.operations import model_costs
 from heft.costs.stage import stage_costs
 from heft.data.rows import read_data
 from heft.errors import HeftError
-from heft.evaluation.records import read_records
 from heft.models import precision
 from heft.models.load import load_base, load_skeleton
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import ModelSettings
+from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
 
 AUTO = ["model.dtype=auto", "model.device=cpu"]
@@ -123,13 +123,13 @@ def test_eager_and_sdpa_are_counted_alike(trains):
         skeleton = load_skeleton(ModelSettings(name=TINY, attention=attention, device="cpu"))
         skeleton.get_input_embeddings().requires_grad_(trains)
         skeleton.model.layers[0].self_attn.q_proj.requires_grad_(trains)
-        found.append(costs_of(skeleton))
+        found.append(model_costs(skeleton))
     sdpa, eager = found
     for part in ("token", "pair", "column", "step"):
         one, other = getattr(sdpa, part), getattr(eager, part)
         assert (one.forward, one.backward) == pytest.approx((other.forward, other.backward)), part
-    assert sdpa.kept.seen == eager.kept.seen
-    assert (eager.kept.pair > sdpa.kept.pair) == trains  # it keeps the scores, and sdpa a mask
+    assert sdpa.saved.seen == eager.saved.seen
+    assert (eager.saved.pair > sdpa.saved.pair) == trains  # it keeps the scores, and sdpa a mask
 
 
 def trained(recipe_file, folder, *overrides, **options):
@@ -196,6 +196,6 @@ def test_a_plan_counts_the_memory_of_the_attention_that_trains_and_the_same_flop
         recipe = load_recipe(recipe_file(STAGES), [*AUTO, f"model.attention={attention}"])
         works.append(stage_costs(recipe, "coarse", read_data(recipe, Reporter()).train))
     auto, eager, sdpa = works
-    assert auto.shape.costs.kept == eager.shape.costs.kept
-    assert auto.shape.costs.kept.pair > sdpa.shape.costs.kept.pair
+    assert auto.shape.costs.saved == eager.shape.costs.saved
+    assert auto.shape.costs.saved.pair > sdpa.shape.costs.saved.pair
     assert auto.flops(1) == pytest.approx(sdpa.flops(1))

@@ -47,7 +47,7 @@ def test_lower_layers_that_are_kept_are_counted_and_said(recipe_file):
     assert fine.reuse.bytes == plan.train.tokens * 64 * 4  # hidden size, float32
     assert fine.flops < 0.9 * fine.plain_flops
     size = f"{plan.train.tokens:,} tokens, {in_bytes(fine.reuse.bytes)}"
-    assert notes(plan)[0] == f"fine: layers 0 to 1 skipped, {size}, kept in memory"
+    assert notes(plan)[0] == f"fine: layers 0 to 1 skipped, {size}, cached in memory"
 
 
 def test_where_nothing_is_reused_the_plan_says_why(recipe_file):

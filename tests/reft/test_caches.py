@@ -73,7 +73,7 @@ def test_a_state_that_does_not_say_what_it_holds_is_refused_for_prompt_positions
         if positions == "all":
             assert logits(model, ids[:, 5:], state=state, use_cache=True).shape == (1, 1, 259)
             continue
-        with pytest.raises(ValueError, match=r"the cache does not say how many tokens it holds.*model\.generate"):
+        with pytest.raises(ValueError, match=r"the cache's length is unknown.*model\.generate"):
             model(input_ids=ids[:, 5:], state=state, use_cache=True)
 
 
@@ -81,7 +81,7 @@ def test_a_recurrent_cache_that_the_bare_base_filled_is_refused_for_prompt_posit
     base = odd_model("mamba")
     with torch.no_grad():
         cache = base(input_ids=token_ids(1, 5), use_cache=True).cache_params
-    with pytest.raises(ValueError, match="the cache does not say how many tokens it holds"):
+    with pytest.raises(ValueError, match="the cache's length is unknown"):
         with_reft(base, positions="l1")(input_ids=token_ids(1, 1), cache_params=cache)
 
 

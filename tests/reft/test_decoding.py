@@ -38,7 +38,7 @@ def assert_same(one, two) -> None:
 
 
 @pytest.mark.parametrize(("architecture", "positions"), CASES)
-def test_mistake_5_decoding_with_and_without_the_cache_gives_the_same_tokens_and_logits(architecture, positions):
+def test_mistake_5_decoding_gives_the_same_tokens_and_logits_with_and_without_cache(architecture, positions):
     model = with_reft(architecture, positions=positions)
     assert_same(generate(model), generate(model, use_cache=False))
 
@@ -50,7 +50,7 @@ def test_the_first_generated_logits_are_those_of_a_plain_forward_pass():
     assert torch.allclose(generate(model)[1][0], plain[:, -1], atol=1e-5)
 
 
-def test_each_decoded_token_is_what_the_model_says_of_prompt_and_answer_with_the_prompt_length_kept():
+def test_each_decoded_token_equals_the_full_pass_at_the_same_prompt_length():
     model, ids = with_reft(positions="f2+l3"), token_ids(2, 8)
     tokens, steps = generate(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     whole = logits(model, tokens, prompt_lengths=[8, 8])
@@ -100,7 +100,7 @@ def test_a_prefill_in_chunks_gives_the_same_even_where_padding_fills_a_chunk(chu
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral"])
-def test_a_static_cache_gives_the_same_also_with_a_sliding_window_shorter_than_the_prompt(architecture):
+def test_a_static_cache_gives_the_same_with_a_window_shorter_than_the_prompt(architecture):
     window = {"sliding_window": 4} if architecture != "llama" else {}
     model = with_reft(tiny_model(architecture, **window), positions="f3+l2")
     assert_same(generate(model), generate(model, cache_implementation="static"))

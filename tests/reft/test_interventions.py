@@ -100,7 +100,7 @@ def test_direft_with_an_activation_starts_at_the_identity_because_its_basis_is_z
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
-def test_mistake_7_dropout_acts_on_the_low_rank_difference_and_never_on_the_hidden_state(name):
+def test_mistake_7_dropout_acts_on_the_low_rank_difference_not_the_hidden_state(name):
     unit, h = trained_unit(name, dropout=0.5), torch.randn(64, HIDDEN)
     plain = unit.eval()(h).detach()
     dropped = unit.train()(h).detach()
@@ -119,7 +119,7 @@ def test_dropout_does_nothing_in_evaluation():
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
-def test_a_half_precision_hidden_state_is_edited_in_float32_and_given_back_in_its_own_type(name):
+def test_a_half_precision_hidden_state_is_edited_in_float32_and_cast_back(name):
     unit, h = trained_unit(name), torch.randn(TOKENS, HIDDEN).bfloat16()
     assert unit(h).dtype == torch.bfloat16
     assert torch.equal(unit(h), unit(h.float()).bfloat16())

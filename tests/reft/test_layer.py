@@ -105,7 +105,7 @@ def test_mistake_10_a_users_own_hooks_survive_attaching_and_detaching(way):
     assert len(seen) == all_hooks(base) == 2 * len(places)
 
 
-def test_a_users_hook_that_sits_on_the_same_block_sees_the_edited_output_if_put_there_later():
+def test_a_users_later_hook_on_the_same_block_sees_the_edited_output():
     model, ids, seen = with_reft(layers=[0]), token_ids(1, 5), []
     model.get_base_model().model.layers[0].register_forward_hook(lambda _, args, output: seen.append(output))
     with torch.no_grad():

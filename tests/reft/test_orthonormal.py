@@ -97,7 +97,7 @@ OPTIMISERS = {
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("intervention", ["loreft", "consreft", "lobireft"])
-def test_mistake_1_no_optimiser_and_no_weight_decay_takes_r_off_the_orthonormal_matrices(optimiser, intervention):
+def test_mistake_1_no_optimiser_and_no_weight_decay_makes_r_less_orthonormal(optimiser, intervention):
     torch.manual_seed(0)
     unit = INTERVENTIONS[intervention](HIDDEN, RANK)
     torch.nn.init.normal_(unit.bias)

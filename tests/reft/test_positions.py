@@ -5,21 +5,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heft.reft.positions import (
+from heft.reft.layout import (
     TokenLayout,
     attended_tokens,
     edited_token_indices,
     number_tokens,
     prompt_lengths_from_labels,
 )
-from heft.reft.settings import Positions, parse_positions
+from heft.reft.positions import GROUPS, Positions, parse_positions
 
 CPU = torch.device("cpu")
 
 
 def expected_tokens(prompt: int, length: int, positions: Positions, part: str) -> set[int]:
     """Numbers of the edited ones among a row's real tokens."""
-    if positions.every:
+    if positions.all_tokens:
         return set(range(length))
     first = set(range(min(positions.first, prompt)))
     last = set(range(max(0, prompt - positions.last), prompt)) - first
@@ -127,3 +127,39 @@ def test_a_mask_for_one_row_serves_the_batch():
 def test_a_window_that_has_dropped_cached_tokens_is_refused_and_says_what_to_pass():
     with pytest.raises(ValueError, match=r"covers 5 of 9 tokens.*2-D attention_mask"):
         attended_tokens(four_dimensional(window=2), 2, 9, CPU)
+
+
+@given(
+    text=st.sampled_from(["all", "f1", "l1", "f2+l3", "l4", "f5+l5"]),
+    prompt=st.integers(1, 12),
+    answer=st.integers(0, 4),
+    start=st.integers(0, 8),
+    group=st.sampled_from(GROUPS),
+)
+@settings(max_examples=100, deadline=None)
+def test_what_positions_answer_agrees_with_the_tokens_that_they_edit(text, prompt, answer, start, group):
+    positions, length = parse_positions(text), prompt + answer
+    edited = expected_tokens(prompt, length, positions, group)
+    assert positions.count(prompt, start, length, group) == len([token for token in edited if token >= start])
+    assert all(positions.edits(token, prompt, group) == (token in edited) for token in range(-1, length))
+    everywhere = expected_tokens(prompt, length, positions, "shared")
+    if positions.reach_back() is None:
+        assert 0 in everywhere
+    else:
+        assert min(everywhere) == max(0, prompt - positions.reach_back())
+    inner = set(range(positions.protected_head(), prompt - positions.protected_tail()))
+    assert positions.all_tokens or not inner & everywhere
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "tied", "untied"),
+    [
+        ("all", "all tokens, those of the answer too", ("shared",), ("shared",)),
+        ("f7", "the first 7 of the prompt (f7)", ("first",), ("first",)),
+        ("f7+l2", "the first 7 and the last 2 of the prompt (f7+l2)", ("shared",), ("first", "last")),
+    ],
+)
+def test_positions_are_said_in_words_and_have_their_groups_of_weights(text, words, tied, untied):
+    positions = parse_positions(text)
+    assert (str(positions), positions.in_words()) == (text, words)
+    assert (positions.groups(tied=True), positions.groups(tied=False)) == (tied, untied)

@@ -1,13 +1,14 @@
 import pytest
 from pydantic import ValidationError
 
-from heft.reft.settings import Positions, ReftSettings, parse_positions
+from heft.reft.positions import Positions, parse_positions
+from heft.reft.settings import ReftSettings
 
 
 @pytest.mark.parametrize(
     ("text", "positions"),
     [
-        ("all", Positions(every=True)),
+        ("all", Positions(all_tokens=True)),
         ("f1", Positions(first=1)),
         ("l10", Positions(last=10)),
         ("f7+l7", Positions(first=7, last=7)),
@@ -27,8 +28,8 @@ def test_positions_that_are_not_of_the_four_forms_are_refused_with_what_was_give
     assert repr(text) in str(error.value)
 
 
-def test_needed_is_the_shortest_prompt_that_holds_every_position():
-    assert [parse_positions(text).needed for text in ("all", "f3", "l4", "f3+l4")] == [0, 3, 4, 7]
+def test_the_shortest_prompt_is_the_shortest_prompt_that_holds_every_position():
+    assert [parse_positions(text).shortest_prompt() for text in ("all", "f3", "l4", "f3+l4")] == [0, 3, 4, 7]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Models that keep several hidden states a token, mix tokens or put out lists: edited in the right place or refused."""
+"""Models that keep several hidden states a token, mix tokens or return lists: edited in the right place or refused."""
 
 import copy
 
@@ -109,7 +109,7 @@ def test_a_model_that_adds_tokens_is_refused_with_the_shape_and_what_works(name)
 def test_a_model_that_puts_tokens_first_is_refused_when_the_adapter_is_attached():
     model = odd_model("xlnet")
     for call in (lambda: with_reft(model), lambda: require_editable(model)):
-        with pytest.raises(ValueError, match=r"xlnet model put out \(tokens, rows, hidden size\)"):
+        with pytest.raises(ValueError, match=r"xlnet model return \(tokens, rows, hidden size\)"):
             call()
     assert not reft_layers(model)
 
@@ -135,7 +135,7 @@ def test_a_model_that_cannot_be_run_is_not_said_to_be_editable():
 def test_an_output_that_is_no_tensor_is_refused_in_words():
     model = with_reft(layers=[0], positions="l1")
     model.get_base_model().model.layers[0].register_forward_hook(lambda *_: {"hidden": 1}, prepend=True)
-    with pytest.raises(ValueError, match="puts out a dict, and ReFT edits a tensor"):
+    with pytest.raises(ValueError, match="returns a dict, and ReFT edits a tensor"):
         logits(model, token_ids(1, 5))
 
 

@@ -120,7 +120,7 @@ def test_labels_from_the_first_token_on_are_refused_unless_every_token_is_edited
 
 
 @pytest.mark.parametrize("lengths", [[3], [3, 3, 3], [[3, 3]]])
-def test_a_list_of_lengths_that_does_not_fit_the_batch_is_refused_and_the_next_call_works(lengths):
+def test_prompt_lengths_that_do_not_fit_the_batch_are_refused_and_the_next_works(lengths):
     model, ids = with_reft(), token_ids(2, 6)
     before = logits(model, ids)
     with pytest.raises(ValueError, match="one length for each of 2 rows"):

@@ -8,9 +8,9 @@ import numpy as np
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
-from heft.evaluation.metrics import measure
-from heft.evaluation.records import Record, write_records
 from heft.recipe.recipe import Recipe
+from heft.results.metrics import measure
+from heft.results.records import Record, write_records
 from heft.tasks import load_examples
 
 HOSTILE = "<script>document.title='run'</script>"

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from heft.evaluation.records import Record
 from heft.report.calibration import calibration_error, confidence, reliability
+from heft.results.records import Record
 
 
 def record(share: float, correct: bool) -> Record:
@@ -11,7 +11,7 @@ def record(share: float, correct: bool) -> Record:
     return Record("x", 0, 0 if correct else 1, correct, (math.log(share), math.log(1 - share)), prompt="0")
 
 
-def test_confidence_is_the_largest_share_of_the_softmax_whatever_is_added_to_all_scores():
+def test_confidence_is_the_largest_softmax_probability_at_any_common_offset():
     assert confidence([math.log(0.7) - 900, math.log(0.3) - 900]) == pytest.approx(0.7)
 
 

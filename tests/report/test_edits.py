@@ -36,7 +36,7 @@ def test_a_fresh_loreft_edit_has_the_size_0():
 
 def test_a_run_s_edit_is_read_layer_by_layer(tmp_path):
     (edit,) = read_edits(read_run(write_run(tmp_path / "run")))
-    assert (edit.adapter, edit.intervention, edit.part, edit.layers) == ("fine", "loreft", "last", [0, 1, 2])
+    assert (edit.adapter, edit.intervention, edit.group, edit.layers) == ("fine", "loreft", "last", [0, 1, 2])
     assert len(edit.linear) == len(edit.constant) == 3
 
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 import heft
-from heft.evaluation.records import read_records
 from heft.recipe.files import load_recipe
+from heft.results.records import read_records
+from heft.results.summary import read_summaries
 from heft.run.base_evaluation import find_base_evaluation
-from heft.run.directory import read_summaries
 from heft.run.train import train
 from heft.runtime.reporter import Reporter
 from resuming import START

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(recipe, who
     damaged = [note for note in notes.said if "is damaged" in note]
     assert len(damaged) == 1
     assert str(newest) in damaged[0]
-    assert "resuming stage coarse at step 3" in notes.said
+    assert "resuming stage coarse after step 3" in notes.said
     assert results(directory) == results(whole)
 
 
@@ -142,7 +142,7 @@ def test_a_stage_whose_adapter_was_damaged_goes_on_from_its_last_steps(recipe, w
     notes = Notes()
     resume(recipe, directory, notes)
     assert sum(str(trained) in note for note in notes.said) == 1
-    assert "resuming stage coarse at step 9" in notes.said
+    assert "resuming stage coarse after step 9" in notes.said
     assert results(directory) == results(whole)
 
 
@@ -191,7 +191,7 @@ def test_when_it_is_kept_and_where_it_is_written_may_change(recipe, whole, tmp_p
 
 def test_without_resume_a_begun_run_is_refused_with_the_way_out(recipe, tmp_path):
     ended_after(recipe, tmp_path / "run", 3)
-    with pytest.raises(HeftError, match="not finished: go on with it with --resume"):
+    with pytest.raises(HeftError, match="not finished: resume it with --resume"):
         train(load_recipe(recipe, output=str(tmp_path / "run")))
 
 

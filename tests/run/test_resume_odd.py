@@ -8,7 +8,8 @@ import pytest
 
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
-from heft.run.directory import read_summaries, require_free, require_same
+from heft.results.summary import read_summaries
+from heft.run.begun import require_free, require_same
 from heft.run.train import train
 from heft.runtime.reporter import Reporter
 from resuming import START, results
@@ -189,5 +190,5 @@ def test_a_sweep_that_was_ended_is_not_taken_for_a_run_to_go_on_with(tmp_path):
     )
     with pytest.raises(HeftError, match="holds a sweep that is not finished, and a sweep begins again: remove it"):
         require_free(tmp_path)
-    with pytest.raises(HeftError, match="holds a sweep, which is not gone on with"):
+    with pytest.raises(HeftError, match="holds a sweep, which cannot be resumed"):
         require_same(load_recipe(recipe, ["sweep=null"], output=str(tmp_path)))

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 import heft
 from heft.errors import HeftError
-from heft.evaluation.records import read_records
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
+from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
 
 HEFT = (
@@ -168,7 +168,7 @@ def test_the_reporter_hears_what_trains_before_each_stage(recipe_file, tmp_path)
             notes.append(text)
 
     heft.train(load_recipe(recipe_file(HEFT), output=str(tmp_path / "run")), Listener())
-    assert notes[-1].startswith("prefixes reused: ")
+    assert notes[-1].startswith("prefixes reused, ")
     assert heard == [
         ("coarse", [("base", "frozen, active"), ("coarse", "trains, active")]),
         ("fine", [("base", "frozen, active"), ("coarse", "frozen, active"), ("fine", "trains, active")]),

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 import heft
 import resuming
-from heft.evaluation.records import read_records
 from heft.recipe.files import load_recipe
+from heft.results.records import read_records
+from tiny_recipe import write_recipe
 from tolerance import assert_tensors, of_weights, trained_losses
 
 COMPARED = ("coarse", "kept", "computed", "upper")
@@ -56,11 +57,7 @@ def runs(tmp_path_factory):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo, with which processes meet on a CPU")
     folder = tmp_path_factory.mktemp("processes")
-    path = folder / "recipe.yaml"
-    path.write_text(
-        "name: t\nmodel: {name: 'random:tiny-llama', device: cpu, dtype: float32}\n"
-        f"task: {{name: whereabouts, train_size: 19, eval_size: 6}}\nstages: {STAGES}\n"
-    )
+    path = write_recipe(folder, STAGES, task="{name: whereabouts, train_size: 19, eval_size: 6}")
     one = heft.train(load_recipe(path, output=str(folder / "one")))
     done = finished(by_two("train", path, "--output", folder / "two"))
     assert done.returncode == 0, done.stderr
@@ -100,7 +97,7 @@ def test_the_evaluation_records_are_those_of_one_process(runs, stage):
         assert mine.log_likelihoods == trained_losses(theirs.log_likelihoods, 4 * max(RATES.values()), 4)
 
 
-def test_each_row_goes_to_one_process_although_they_draw_different_numbers_for_dropout(runs):
+def test_each_row_goes_to_one_process_though_dropout_draws_different_numbers(runs):
     one, two = (figures(directory)["dropped"]["tokens"] for directory in runs[:2])
     assert one == two
 
@@ -114,7 +111,7 @@ def test_one_process_writes_and_speaks(runs):
     assert sum(line.startswith("run: ") for line in lines) == 1
 
 
-def test_ended_by_a_signal_two_processes_keep_the_same_step_and_go_on_to_the_same_result(runs, tmp_path):
+def test_after_a_signal_two_processes_resume_from_the_same_step_to_the_same_result(runs, tmp_path):
     recipe = runs[0].parent / "recipe.yaml"
     train = ("train", recipe, "--output", tmp_path / "run", "--set", "stages.dropped.epochs=20")
     process = by_two(*train)
@@ -126,10 +123,10 @@ def test_ended_by_a_signal_two_processes_keep_the_same_step_and_go_on_to_the_sam
     kept = [each.name for each in (tmp_path / "run" / "checkpoints" / "4-dropped").glob("step-*")]
     assert len(kept) == 1
     alone = heft_by_one(*train, "--resume")
-    assert "started with 2 processes and cannot be resumed with 1" in alone.stderr
+    assert "begun with 2 processes and cannot be resumed with 1" in alone.stderr
     done = finished(by_two(*train, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert f"resuming stage dropped at step {int(kept[0].partition('-')[2])}" in done.stdout
+    assert f"resuming stage dropped after step {int(kept[0].partition('-')[2])}" in done.stdout
     whole = finished(by_two(*train[:3], tmp_path / "whole", *train[4:]))
     assert whole.returncode == 0, whole.stderr
     assert resuming.results(tmp_path / "run") == resuming.results(tmp_path / "whole")

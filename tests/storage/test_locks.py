@@ -12,14 +12,14 @@ from heft.storage.locks import locked
 
 HOLD = """
 import sys, pathlib, time
-from heft.storage.locks import held
-with held(pathlib.Path(sys.argv[1]), "run"):
+from heft.storage.locks import locked
+with locked(pathlib.Path(sys.argv[1]), "run"):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_directory_that_another_process_holds_is_refused_until_that_one_is_gone_even_by_sigkill(tmp_path):
+def test_a_directory_locked_by_another_process_is_refused_until_that_one_ends(tmp_path):
     directory = tmp_path / "run"
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"

@@ -96,7 +96,7 @@ def test_a_file_over_its_bound_is_refused_before_it_is_read(tmp_path, monkeypatc
         list(read_lines(tmp_path / "long"))
 
 
-def test_the_bound_of_a_file_holds_for_the_bytes_that_are_read_whatever_size_the_file_says(tmp_path):
+def test_the_size_limit_holds_for_the_bytes_read_whatever_size_the_file_reports(tmp_path):
     path = tmp_path / "grows"
     path.write_text("1\n")
     lines = read_lines(path, limit=20)

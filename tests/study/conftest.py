@@ -4,17 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tiny_recipe import write_recipe
+
 LORA = "{coarse: {method: lora, rank: 2, epochs: 2, batch_size: 8}}"
 HEFT = (
     "{coarse: {method: lora, rank: 2, epochs: 1, batch_size: 8},"
     " fine: {method: reft, rank: 2, positions: l2, epochs: 2, batch_size: 8}}"
 )
-RECIPE = """\
-name: any
-model: {{name: 'random:tiny-llama', dtype: float32}}
-task: {{name: whereabouts, train_size: 24, eval_size: 8}}
-stages: {stages}
-"""
+TASK = "{name: whereabouts, train_size: 24, eval_size: 8}"
 
 
 @pytest.fixture
@@ -22,8 +19,8 @@ def study_file(tmp_path: Path):
     """Writes a study, given its YAML from `arms` on, beside the recipes lora.yaml and heft.yaml; returns its path."""
 
     def write(text: str) -> Path:
-        (tmp_path / "lora.yaml").write_text(RECIPE.format(stages=LORA))
-        (tmp_path / "heft.yaml").write_text(RECIPE.format(stages=HEFT))
+        write_recipe(tmp_path, LORA, file="lora.yaml", task=TASK)
+        write_recipe(tmp_path, HEFT, file="heft.yaml", task=TASK)
         path = tmp_path / "study.yaml"
         path.write_text(f"name: s\noutput: {(tmp_path / 'out').as_posix()}\n{text}")
         return path

@@ -37,7 +37,7 @@ def plan_of(recipe):
     return make_plan(recipe, probe_seconds=0).stages
 
 
-def test_a_budget_of_spent_flops_is_what_the_plan_says_will_be_spent_and_gives_reuse_more_steps(study_file):
+def test_a_budget_of_spent_flops_equals_the_plan_and_gives_reuse_more_steps(study_file):
     study, budgets = budgets_of(study_file(ARMS % ("", ", budget: {spent_flops_of: lora}")))
     spent = budgets.grant("heft")
     assert spent.amount == pytest.approx(sum(stage.flops for stage in plan_of(study.recipes["lora"])))

@@ -20,7 +20,7 @@ def faults(study_file, tmp_path):
     return lines
 
 
-def test_arms_are_recipes_with_settings_changed_first_by_the_study_then_by_themselves(study_file):
+def test_settings_of_the_study_come_before_an_arms_own(study_file):
     study = load_study(
         study_file(
             dedent("""\

@@ -222,7 +222,7 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(study_file):
     with pytest.raises(KeyboardInterrupt):
         run_study(load_study(path), Interrupts())
     result, listener = run(path)
-    assert "stage coarse is trained already" in listener.notes
+    assert "stage coarse is already trained" in listener.notes
     assert not any("removed" in note for note in listener.notes)
     assert result.failed == {}
 

@@ -8,7 +8,7 @@ from heft.adapters.attach import activate, adapter_parameters, attach, finish, t
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import parse_positions
+from heft.reft.positions import parse_positions
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 from heft.tasks.base import generation_example
@@ -47,7 +47,7 @@ def model_with_all(architecture, site="block", **options):
 
 def own(model, names):
     tracker = next(m for m in model.modules() if isinstance(m, ReftLayer)).tracker
-    tracker.owners = {name: n for n, name in enumerate(names)}
+    tracker.adapter_index = {name: n for n, name in enumerate(names)}
     activate(model, list(model.peft_config))
     train_only(model, names)
 
@@ -61,11 +61,11 @@ def passes_of(model):
 
 def plain(model, number, row):
     """Loss and gradients of one adapter alone on one row, by the plain path."""
-    next(m for m in model.modules() if isinstance(m, ReftLayer)).tracker.owners = {}
+    next(m for m in model.modules() if isinstance(m, ReftLayer)).tracker.adapter_index = {}
     activate(model, ["coarse", "earlier", NAMES[number]])
     train_only(model, [NAMES[number]])
     parameters = list(adapter_parameters(model, [NAMES[number]]).values())
-    loss = answer_loss(model, training_batch([ROWS[row]], 0), edits_prompt=True)
+    loss = answer_loss(model, training_batch([ROWS[row]], 0))
     return loss.item(), torch.autograd.grad(loss, parameters)
 
 

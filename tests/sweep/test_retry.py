@@ -74,7 +74,7 @@ def test_rotations_whose_rows_depend_on_each_other_end_their_configuration(run, 
 
 def test_a_nan_validation_loss_ends_its_configuration_alone(run, monkeypatch):
     with monkeypatch.context() as patched:
-        spoil(patched, lambda copy: copy.owner == 1 and copy.row >= TRAINED)
+        spoil(patched, lambda copy: copy.adapter == 1 and copy.row >= TRAINED)
         _, found, learners = swept(run)
     assert_only_the_second_has_diverged(run, found, learners, 2)
 

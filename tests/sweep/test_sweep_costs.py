@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from heft.adapters.attach import attach, edited_positions, train_only
+from heft.adapters.attach import attach, train_only
+from heft.adapters.methods import edited_positions
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.data.rows import read_data
@@ -12,7 +13,7 @@ from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
-from heft.reft.settings import parse_positions
+from heft.reft.positions import parse_positions
 from heft.runtime.reporter import Reporter
 from heft.sweep.arrange import side_by_side
 from heft.sweep.costs import packed, pass_flops, sequences, sweep_costs
@@ -68,9 +69,9 @@ def test_a_pass_is_counted(sweep_of, grid):
     names = [configuration.adapter for configuration in tried]
     train_only(model, names)
     tracker = next(m for m in model.modules() if hasattr(m, "tracker")).tracker
-    tracker.owners.update({name: number for number, name in enumerate(names)})
+    tracker.adapter_index.update({name: number for number, name in enumerate(names)})
     positions = [parse_positions(configuration.stage.positions) for configuration in tried]
-    apart = frozenset(n for n, member in enumerate(work.members) if member.reach is not None)
+    apart = frozenset(n for n, member in enumerate(work.members) if member.suffix is not None)
     reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, MemoryStore()) if apart else None
     passes = PackedForward(model, rows, positions, 0, reuse=reuse, apart=apart)
 
@@ -102,7 +103,7 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     tried = configurations(recipe)
     base = countable(recipe)
     attach(base.model, "coarse", recipe.stages["coarse"])
-    data = (work.rows, work.members[0].alone.held_back)
+    data = (work.rows, work.members[0].alone.validation_rows)
     seeds = [member.seed for member in work.members]
     with side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, Reporter()) as training:
         ran = counted(lambda: training.train("fine", Reporter(), lambda values: None))

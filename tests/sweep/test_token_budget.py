@@ -81,7 +81,7 @@ def test_smaller_passes_give_the_same_gradients_weights_and_results(run, monkeyp
     assert_equal(short, whole)
 
 
-def test_memory_that_runs_out_inside_a_dropout_leaves_all_random_numbers_as_they_were(run, monkeypatch):
+def test_running_out_of_memory_inside_a_dropout_restores_the_random_numbers(run, monkeypatch):
     grid, plain, calls = "{grid: {seed: [0, 1], dropout: [0.3]}}", nn.Dropout.forward, []
 
     def forward(dropout, hidden):

@@ -52,7 +52,7 @@ def test_an_example_that_breaks_a_promise_is_refused(change, fault):
 
 
 @pytest.mark.parametrize("choice_format", ["letters", "cloze"])
-def test_what_is_asked_is_the_question_its_options_and_the_right_one_in_whichever_format(choice_format):
+def test_a_question_is_its_text_its_options_and_the_right_one_in_every_format(choice_format):
     example = options_example("t", choice_format, "Where?", "Where?", ("here", "there"), 1)
     question, options, right = example.asked
     assert (question, [o.strip() for o in options], right.strip()) == ("Where?", ["here", "there"], "there")

@@ -14,8 +14,9 @@ from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.training.checked_loss import require_an_effect, why_not_fast
 from heft.training.fused_lora import FusedLinear
-from heft.training.reuse import decide as reuse_module
-from heft.training.reuse.decide import loss_for, may_be_fused, plain_loss
+from heft.training.loss import plain_loss
+from heft.training.reuse import lower_layers, prefix
+from heft.training.reuse.decide import loss_for, may_be_fused
 
 
 def fast_and_plain(model, tmp_path, **settings):
@@ -36,9 +37,12 @@ def test_a_fast_path_that_equals_the_plain_one_is_taken(architecture, tmp_path):
 @pytest.mark.parametrize("where", ["prefixes", "layers"])
 def test_a_fast_path_that_differs_is_not_taken_and_this_is_said(where, tmp_path, monkeypatch):
     settings = {} if where == "prefixes" else {"positions": "f1+l1", "layers": [1, 2]}
-    name = "answer_loss_on_prefixes" if where == "prefixes" else "answer_loss_on_lower_layers"
-    right = getattr(reuse_module, name)
-    monkeypatch.setattr(reuse_module, name, lambda *a, **k: right(*a, **k) * 1.001)
+    module, name = {
+        "prefixes": (prefix, "answer_loss_on_prefixes"),
+        "layers": (lower_layers, "answer_loss_on_lower_layers"),
+    }[where]
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *a, **k: right(*a, **k) * 1.001)
     chosen, heard = fast_and_plain(staged(**({"positions": "l2"} | settings)), tmp_path, **settings)
     assert not chosen.reuses
     (note,) = heard
@@ -49,7 +53,7 @@ def test_a_fast_path_that_raises_is_not_taken_and_its_error_is_said(tmp_path, mo
     def broken(*arguments, **keywords):
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr(reuse_module, "answer_loss_on_prefixes", broken)
+    monkeypatch.setattr(prefix, "answer_loss_on_prefixes", broken)
     chosen, heard = fast_and_plain(staged(), tmp_path)
     assert not chosen.reuses
     assert heard == ["reuse is off, the plain path is taken: IndexError: list index out of range"]
@@ -58,12 +62,12 @@ def test_a_fast_path_that_raises_is_not_taken_and_its_error_is_said(tmp_path, mo
 def test_edits_in_the_wrong_place_show_although_a_new_edit_is_the_identity(tmp_path, monkeypatch):
     model = tiny.tiny_model()
     attach(model, "fine", ReftStage(**REFT, positions="l2"))
-    right = reuse_module.answer_loss_on_prefixes
+    right = prefix.answer_loss_on_prefixes
 
     def shifted(model, batch, reuse):
         return right(model, batch | {"prompt_lengths": batch["prompt_lengths"] - 1}, reuse)
 
-    monkeypatch.setattr(reuse_module, "answer_loss_on_prefixes", shifted)
+    monkeypatch.setattr(prefix, "answer_loss_on_prefixes", shifted)
     chosen, heard = fast_and_plain(model, tmp_path)
     assert not chosen.reuses
     assert "differs" in heard[0]
@@ -85,7 +89,7 @@ def test_lack_of_memory_says_nothing_about_a_fast_path():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = staged()
-    assert why_not_fast(model, out_of_memory, plain_loss(model), ROWS, 0) is None
+    assert why_not_fast(model, out_of_memory, plain_loss(), ROWS, 0) is None
 
 
 def test_a_stage_whose_weights_reach_no_answer_is_refused():
@@ -148,13 +152,13 @@ def test_a_fused_layer_that_computes_something_else_is_not_taken_and_this_is_sai
 
 
 def test_a_fast_path_with_the_right_loss_and_a_wrong_gradient_is_not_taken(tmp_path, monkeypatch):
-    right = reuse_module.answer_loss_on_prefixes
+    right = prefix.answer_loss_on_prefixes
 
     def detached_in_part(*arguments, **keywords):
         loss = right(*arguments, **keywords)
         return 0.9 * loss + 0.1 * loss.detach()
 
-    monkeypatch.setattr(reuse_module, "answer_loss_on_prefixes", detached_in_part)
+    monkeypatch.setattr(prefix, "answer_loss_on_prefixes", detached_in_part)
     chosen, heard = fast_and_plain(staged(), tmp_path)
     assert not chosen.reuses
     assert "differs" in heard[0]

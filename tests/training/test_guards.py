@@ -145,7 +145,7 @@ def test_weights_that_the_last_step_spoiled_are_an_error(monkeypatch, stage, rat
     assert "Lower stages.s.learning_rate" in str(run.error)
 
 
-def test_weights_of_a_finite_norm_are_an_error_where_a_row_has_no_finite_loss(monkeypatch):
+def test_finite_weights_are_refused_at_the_end_where_a_row_has_no_finite_loss(monkeypatch):
     run = Trained(monkeypatch, lambda loss, batch: loss if torch.is_grad_enabled() else loss * math.nan, steps=2)
     assert "stage s: after step 1 the loss of a row that it was taken on is nan. " in str(run.error)
     assert not run.kept
@@ -158,7 +158,7 @@ def test_weights_that_a_step_spoiled_are_not_saved_as_a_checkpoint(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{}, {"holdout": 0.25, "evaluate_every": 1}])
-def test_a_rotation_that_cannot_be_made_orthonormal_is_a_learning_rate_that_is_too_high(monkeypatch, settings):
+def test_a_singular_rotation_is_reported_as_a_learning_rate_that_is_too_high(monkeypatch, settings):
     run = Trained(monkeypatch, plain, every_steps=None, stage=REFT, steps=3, learning_rate=1e38, **AT_ONCE, **settings)
     assert isinstance(run.error, Diverged)
     assert "after step 1 rows of a rotation depend on each other or are not finite" in str(run.error)

@@ -34,17 +34,17 @@ def test_it_is_the_sum_over_answer_tokens_of_rows_taken_alone_with_all_logits(ar
         logits = model(ids, prompt_lengths=[len(row.prompt)]).logits[0]
         start = len(row.prompt)
         expected = expected + F.cross_entropy(logits[start - 1 : -1], ids[0, start:], reduction="sum")
-    total = answer_loss(model, training_batch(rows(), 0), edits_prompt=True)
+    total = answer_loss(model, training_batch(rows(), 0))
     assert total.item() == rounded(expected.item())
 
 
 def test_gradients_equal_those_of_rows_taken_alone():
     model = model_with_edit()
-    answer_loss(model, training_batch(rows(), 0), edits_prompt=True).backward()
+    answer_loss(model, training_batch(rows(), 0)).backward()
     batched = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
     for row in rows():
-        answer_loss(model, training_batch([row], 0), edits_prompt=True).backward()
+        answer_loss(model, training_batch([row], 0)).backward()
     assert_gradients(batched, {n: p.grad for n, p in model.named_parameters() if p.requires_grad})
 
 
@@ -53,6 +53,6 @@ def test_the_head_works_on_answer_columns_only():
     seen = []
     model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     batch = training_batch(rows(), 0)
-    answer_loss(model, batch, edits_prompt=False)
+    answer_loss(model, batch)
     longest = max(len(row.answer) for row in rows())
     assert seen == [(3, longest, 259)]

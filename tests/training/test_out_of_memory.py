@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from heft.data.encode import IGNORED
 from heft.training.guards import rows_without_a_finite_loss
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
+from heft.training.loss import answer_loss, plain_loss
 from heft.training.out_of_memory import in_micro_batches
-from heft.training.reuse.decide import plain_loss
-from heft.training.reuse.lower_layers import LowerLayerReuse
-from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore, NoStore
 from tolerance import assert_gradients, assert_tensors, of_weights, rounded, trained_losses
 
@@ -36,7 +35,7 @@ def lower_layers(store):
 
 def plain(store):
     model = staged(positions="f1+l2")
-    return model, plain_loss(model)
+    return model, plain_loss()
 
 
 def mean(loss, model, batch):
@@ -58,7 +57,7 @@ def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(losses, stor
         value.backward()
         return value.detach()
 
-    unhalved = mean(partial(answer_loss, edits_prompt=True), model, batch_of(SHORT_FIRST))
+    unhalved = mean(answer_loss, model, batch_of(SHORT_FIRST))
     whole = loss_and_gradients(model, unhalved)
     trained = [p for p in model.parameters() if p.requires_grad]
     for size in (len(SHORT_FIRST), 2, 1):
@@ -193,7 +192,7 @@ def test_activations_to_cache_are_computed_in_halves_where_memory_runs_out(room,
             "heft.training.reuse.activation_cache.pass_tokens", lambda device, trains: None
         )  # all rows in one company
         model.get_decoder().register_forward_pre_hook(watched, with_kwargs=True)
-        whole = loss_and_gradients(model, mean(plain_loss(model), model, batch_of(SHORT_FIRST)))
+        whole = loss_and_gradients(model, mean(plain_loss(), model, batch_of(SHORT_FIRST)))
         value, _ = loss_and_gradients(model, mean(loss, model, batch_of(SHORT_FIRST)))
         assert_same(model, value, *whole)
         assert passes[0] > room

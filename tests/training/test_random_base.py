@@ -9,7 +9,7 @@ import tiny
 from heft.adapters.attach import attach
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.training.checked_loss import draws_random_numbers
-from heft.training.reuse.prefix import has_dropout, reach
+from heft.training.reuse.facts import edited_suffix, has_dropout
 
 
 def noisy(model):
@@ -44,7 +44,7 @@ def test_a_routers_jitter_counts_as_dropout():
     model = tiny.tiny_model()
     attach(model, "fine", ReftStage(**REFT, positions="l2"))
     assert not has_dropout(model)
-    assert reach(model) == 2
+    assert edited_suffix(model) == 2
     model.config.router_jitter_noise = 0.01
     assert has_dropout(model)
-    assert reach(model) is None
+    assert edited_suffix(model) is None

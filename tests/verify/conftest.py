@@ -5,6 +5,7 @@ from verify_recipes import RECIPES, TASK
 
 import heft
 from heft.verify.subject import open_subject
+from tiny_recipe import write_recipe
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +17,7 @@ def adapters(tmp_path_factory):
         if name not in made:
             stages, dtype = RECIPES[name]
             folder = tmp_path_factory.mktemp("verify")
-            path = folder / "recipe.yaml"
-            model = f"{{name: 'random:tiny-llama', dtype: {dtype}, device: cpu}}"
-            path.write_text(f"name: t\nmodel: {model}\ntask: {TASK}\nstages: {stages}\noutput: {folder / 'run'}\n")
+            path = write_recipe(folder, stages, f"output: {folder / 'run'}", task=TASK, dtype=dtype)
             made[name] = heft.train(path).directory / "adapter"
         return made[name]
 

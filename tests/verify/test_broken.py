@@ -12,6 +12,7 @@ from heft.adapters.attach import adapter_parameters
 from heft.reft import prompts, tracker
 from heft.reft.generating import GenerateCall
 from heft.reft.layer import ReftLayer
+from heft.training.reuse import prefix
 from heft.verify import fast_paths, merging
 from heft.verify.batching import check_batching
 from heft.verify.decoding import check_decoding
@@ -201,7 +202,7 @@ def test_a_shared_prefix_that_is_one_token_off_fails(subject, monkeypatch):
     assert states(check_sharing(subject)) == {"shared prefixes in evaluation": FAILED}
 
 
-def test_the_questions_that_sharing_is_checked_on_share_their_text_and_their_choices_a_start(subject):
+def test_sharing_is_checked_on_questions_with_a_common_text_and_choice_prefix(subject):
     from heft.evaluation.shared_prefix import shared_batches
 
     examples = [e for i, row in enumerate(subject.probe.rows) for e in two_questions(row, f"text {i}")]
@@ -220,13 +221,13 @@ def test_kept_states_that_are_stale_fail(subject, monkeypatch):
 
 
 def test_gradients_are_compared_apart_from_the_loss(subject, monkeypatch):
-    plain = fast_paths.answer_loss_on_prefixes
+    plain = prefix.answer_loss_on_prefixes
 
     def same_loss_weaker_gradient(model, batch, reuse):
         loss = plain(model, batch, reuse)
         return loss.detach() + 0.9 * (loss - loss.detach())
 
-    monkeypatch.setattr(fast_paths, "answer_loss_on_prefixes", same_loss_weaker_gradient)
+    monkeypatch.setattr(prefix, "answer_loss_on_prefixes", same_loss_weaker_gradient)
     assert states(check_training(subject)) == {"reuse in training: loss": OK, "reuse in training: gradients": FAILED}
 
 
@@ -234,7 +235,7 @@ def test_lower_layers_that_are_not_what_was_skipped_fail(adapters, monkeypatch):
     subject = open_subject(adapters("upper"), rows=2)
     findings = check_training(subject)
     assert set(states(findings).values()) == {OK}
-    assert "layers 0 to 1 kept" in findings[0].compared
+    assert "layers 0 to 1 cached" in findings[0].compared
     plain = fast_paths.MemoryStore.get
     monkeypatch.setattr(
         fast_paths.MemoryStore, "get", lambda self, row: None if plain(self, row) is None else -plain(self, row)
@@ -252,7 +253,7 @@ def test_a_folder_that_does_something_else_in_peft_fails(adapters, monkeypatch):
                 value.data.zero_()
         return model
 
-    monkeypatch.setattr("heft.verify.plain_peft.PeftModel.from_pretrained", without_effect)
+    monkeypatch.setattr("heft.verify.logits.PeftModel.from_pretrained", without_effect)
     subject = open_subject(adapters("last"), rows=2)
     assert states(check_plain_peft(subject)) == {"coarse in plain PEFT": FAILED}
 
@@ -261,7 +262,7 @@ def test_a_folder_that_peft_cannot_load_fails_with_its_words(adapters, monkeypat
     def refuse(base, folder):
         raise ValueError("unknown key")
 
-    monkeypatch.setattr("heft.verify.plain_peft.PeftModel.from_pretrained", refuse)
+    monkeypatch.setattr("heft.verify.logits.PeftModel.from_pretrained", refuse)
     (finding,) = check_plain_peft(open_subject(adapters("last"), rows=2))
     assert finding.state == FAILED
     assert finding.compared == "it ended in ValueError: unknown key"

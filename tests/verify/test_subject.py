@@ -98,7 +98,7 @@ def test_peft_sees_nothing_that_hefts_own_reader_refuses(adapters, tmp_path, mon
     directory = tiny.forget_hashes(altered(adapters("last"), tmp_path, name="whereabouts"))
     path = directory / "coarse" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 2**19}))
-    monkeypatch.setattr("heft.verify.plain_peft.PeftModel.from_pretrained", seen)
+    monkeypatch.setattr("heft.verify.logits.PeftModel.from_pretrained", seen)
     with pytest.raises(HeftError, match="coarse"):
         open_subject(directory)
 

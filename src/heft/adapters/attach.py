@@ -1,62 +1,33 @@
-"""Attach adapters, and say what trains, what is frozen and what is active.
+"""Attach adapters; what trains, what is frozen and what is active.
 
-The model stays a plain transformers model that carries PEFT's layers; each adapter has a name of its own. A stage's
-adapter is named like the stage; a joint stage `x` has `x_lora` and `x_reft`.
+The model stays a plain transformers model that carries PEFT's layers; each adapter has a name of its own.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peft import PeftConfig, TaskType
+from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from heft.adapters.lora import ReversibleInit, inject_quietly, lora_config, lora_faults
-from heft.adapters.lora_targets import left_out
-from heft.adapters.trainable_tokens import show_tokens_of, token_ids
+from heft.adapters.lora import ReversibleInit, inject_quietly
+from heft.adapters.methods import StageAdapter, adapters_of, method_name
+from heft.adapters.trainable_tokens import show_tokens_of
 from heft.errors import HeftError
-from heft.recipe.recipe import JointStage, LoraSettings, Recipe, Stage
-from heft.reft.config import ReftConfig
-from heft.reft.editable import require_editable
+from heft.recipe.recipe import Recipe, Stage
 from heft.reft.layer import ReftLayer
-from heft.reft.settings import Positions, ReftSettings, parse_positions
-from heft.reft.sites import blocks_without, site_names
 from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.reporter import AdapterRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Part:
-    """One adapter of a stage: its name, and its settings (LoRA's or ReFT's)."""
-
-    name: str
-    settings: LoraSettings | ReftSettings
-
-    @property
-    def is_reft(self) -> bool:
-        """Whether it edits hidden states (else it updates weights)."""
-        return isinstance(self.settings, ReftSettings)
-
-
-def parts(stage_name: str, stage: Stage) -> list[Part]:
-    """The adapters that a stage trains."""
-    if isinstance(stage, JointStage):
-        return [Part(f"{stage_name}_lora", stage.lora), Part(f"{stage_name}_reft", stage.reft)]
-    return [Part(stage_name, stage)]
-
-
-def edited_positions(recipe: Recipe) -> list[Positions]:
-    """What the ReFT adapters of all stages edit."""
-    every_part = [part for name, stage in recipe.stages.items() for part in parts(name, stage)]
-    return [parse_positions(part.settings.positions) for part in every_part if part.is_reft]
-
-
 def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None" = None) -> None:
-    """See that every adapter of the recipe finds its place in the model, before anything is trained.
+    """Check that every adapter of the recipe has a place in the model, before anything is trained.
 
     `tokenizer` is the model's; None where no stage has trainable tokens.
 
@@ -65,15 +36,15 @@ def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrain
     """
     faults, seen, taken = [], set(), _names_within(model)
     for stage_name, stage in recipe.stages.items():
-        for part in parts(stage_name, stage):
-            if part.name in seen:
-                faults.append(f"stages.{stage_name}: two adapters would be named {part.name!r}; rename a stage")
-            seen.add(part.name)
-            if hasattr(nn.ModuleDict, part.name):
-                faults.append(f"stages.{stage_name}: PyTorch keeps the name {part.name!r} for itself; rename the stage")
-            if part.name in taken:
-                faults.append(f"stages.{stage_name}: a part of the model is named {part.name!r}; rename the stage")
-            found = _reft_faults(model, part.settings) if part.is_reft else lora_faults(model, part.settings)
+        for adapter in adapters_of(stage_name, stage):
+            found = adapter.method.faults(model, adapter.settings)
+            if adapter.name in seen:
+                found.insert(0, f"two adapters would be named {adapter.name!r}; rename a stage")
+            elif hasattr(nn.ModuleDict, adapter.name):
+                found.insert(0, f"PyTorch reserves the name {adapter.name!r}; rename the stage")
+            elif adapter.name in taken:
+                found.insert(0, f"a part of the model is named {adapter.name!r}; rename the stage")
+            seen.add(adapter.name)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
     faults += _token_faults(model, recipe, tokenizer)
     if faults:
@@ -88,9 +59,9 @@ def _token_faults(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrain
     """Trainable tokens that the model does not have, or that two stages train."""
     faults, trained_by = [], {}
     for stage_name, stage in recipe.stages.items():
-        for part in parts(stage_name, stage):
+        for adapter in adapters_of(stage_name, stage):
             try:
-                tokens = _tokens(model, part, tokenizer)
+                tokens = adapter.method.tokens(model, adapter.settings, tokenizer)
             except HeftError as error:
                 faults.append(f"stages.{stage_name}: {error}")
                 continue
@@ -101,14 +72,6 @@ def _token_faults(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrain
                         f" {tokenizer.convert_ids_to_tokens(token)!r} already; let one of the two train it"
                     )
     return faults
-
-
-def _tokens(model: "PreTrainedModel", part: Part, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
-    """Ids of the tokens that a part trains."""
-    if part.is_reft or not part.settings.trainable_tokens:
-        return []
-    assert tokenizer is not None, "trainable tokens need the model's tokenizer"
-    return token_ids(tokenizer, part.settings.trainable_tokens, model.get_input_embeddings().weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -129,49 +92,40 @@ def attach(
     Raises:
         HeftError: an adapter has no place in the model.
     """
-    attached = Attached([], {})
-    for part in parts(stage_name, stage):
-        if not part.is_reft and ReversibleInit.needed(part.settings):
-            attached.starts[part.name] = ReversibleInit(model)
-        if part.is_reft:
-            config = _reft_config(part.settings)
-        else:
-            config = lora_config(model, part.settings, _tokens(model, part, tokenizer))
+    return attach_adapters(model, stage_name, adapters_of(stage_name, stage), tokenizer)
+
+
+def attach_adapters(
+    model: "PreTrainedModel",
+    stage_name: str,
+    adapters: Sequence[StageAdapter],
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> Attached:
+    """As `attach`, of adapters that need not be just those of the stage."""
+    starts = {}
+    for adapter in adapters:
+        start = adapter.method.start(model, adapter.settings)
+        config = adapter.method.config(model, adapter.settings, tokenizer)
         config.base_model_name_or_path = model.name_or_path
         try:
-            inject(model, part.name, config)
+            inject(model, adapter.name, config)
         except DOES_NOT_FIT as error:
             if is_out_of_memory(error):
                 raise
             raise HeftError(f"stages.{stage_name}: {error}") from error
-        if part.name in attached.starts:
-            attached.starts[part.name].injected(model, part.name)
-        attached.names.append(part.name)
-    train_only(model, attached.names)
-    return attached
+        if start is not None:
+            start.injected(model, adapter.name)
+            starts[adapter.name] = start
+    names = [adapter.name for adapter in adapters]
+    train_only(model, names)
+    return Attached(names, starts)
 
 
 def left_out_in_words(model: "PreTrainedModel", stage_name: str, stage: Stage) -> list[str]:
-    """What a stage's adapters have no part of although their settings say `all-linear` or all layers."""
-    found = []
-    for part in parts(stage_name, stage):
-        settings = part.settings
-        if settings.layers != "all":
-            continue
-        if part.is_reft:
-            sites = site_names(model, "all", settings.site)
-            without = blocks_without(model, sites)
-            if without:
-                found.append(
-                    f"{part.name}: {len(sites)} of {len(sites) + len(without)} blocks have a {settings.site} that is"
-                    f" edited; {', '.join(map(str, without))} have none"
-                )
-        elif settings.targets == "all-linear":
-            without = left_out(model, part.name, settings.exclude)
-            if without:
-                shown = ", ".join(f"{key} ({count} blocks)" for key, count in without.items())
-                found.append(f"{part.name}: LoRA leaves out {shown}; experts can be named in `targets`")
-    return found
+    """What a stage's adapters leave out although their settings say `all-linear` or all layers."""
+    adapters = adapters_of(stage_name, stage)
+    found = [adapter.method.left_out(model, adapter.name, adapter.settings) for adapter in adapters]
+    return [words for words in found if words is not None]
 
 
 def finish(model: "PreTrainedModel", attached: Attached) -> None:
@@ -197,6 +151,16 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
     model.requires_grad_(False)
 
 
+@contextmanager
+def activated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Just these adapters take part in forward passes inside; afterwards all that the model carries do."""
+    activate(model, names)
+    try:
+        yield
+    finally:
+        activate(model, list(model.peft_config))
+
+
 def train_only(model: nn.Module, names: Sequence[str]) -> None:
     """Freeze all but these adapters."""
     model.requires_grad_(False)
@@ -208,39 +172,29 @@ def adapter_parameters(model: nn.Module, names: Sequence[str]) -> dict[str, nn.P
     """The parameters of these adapters, by name."""
     theirs = set()
     for name in names:
-        for part in _parts_of(model, name):
-            theirs |= {id(p) for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+        for held in _held_by(model, name):
+            theirs |= {id(p) for p in ([held] if isinstance(held, nn.Parameter) else held.parameters())}
     return {key: parameter for key, parameter in model.named_parameters() if id(parameter) in theirs}
 
 
 def adapter_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
     """The modules of an adapter, and those within them."""
-    for part in _parts_of(model, name):
-        if isinstance(part, nn.Module):
-            yield from part.modules()
+    for held in _held_by(model, name):
+        if isinstance(held, nn.Module):
+            yield from held.modules()
 
 
-def _parts_of(model: nn.Module, name: str) -> Iterator[nn.Module | nn.Parameter]:
+def _held_by(model: nn.Module, name: str) -> Iterator[nn.Module | nn.Parameter]:
     """What PEFT's layers hold under an adapter's name."""
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):
-            for held in (*layer.adapter_layer_names, *layer.other_param_names):
-                container = getattr(layer, held, None)
+            for attribute in (*layer.adapter_layer_names, *layer.other_param_names):
+                container = getattr(layer, attribute, None)
                 if isinstance(container, nn.ModuleDict | nn.ParameterDict) and name in container:
                     yield container[name]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table before a stage: the base or an adapter, its state and its number of parameters."""
-
-    name: str
-    method: str
-    state: str
-    parameters: int
-
-
-def overview(model: "PreTrainedModel") -> list[Row]:
+def overview(model: "PreTrainedModel") -> list[AdapterRow]:
     """What trains, what is frozen, what is active, and how many parameters each has."""
     rows, counted = [], set()
     for name, config in model.peft_config.items():
@@ -249,9 +203,9 @@ def overview(model: "PreTrainedModel") -> list[Row]:
         is_active = any(name in m.active_adapters for m in model.modules() if isinstance(m, BaseTunerLayer))
         trains = any(p.requires_grad for p in parameters.values())
         state = f"{'trains' if trains else 'frozen'}, {'active' if is_active else 'off'}"
-        rows.append(Row(name, config.peft_type.value.lower(), state, sum(p.numel() for p in parameters.values())))
+        rows.append(AdapterRow(name, method_name(config), state, sum(p.numel() for p in parameters.values())))
     base = sum(_numel(p) for key, p in model.named_parameters() if key not in counted)
-    return [Row("base", "model", "frozen, active", base), *rows]
+    return [AdapterRow("base", "model", "frozen, active", base), *rows]
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -273,21 +227,3 @@ def _adapters_of(module: BaseTunerLayer) -> set[str]:
 def _numel(parameter: nn.Parameter) -> int:
     packed = getattr(parameter, "quant_state", None)  # 4-bit weights are stored two to a byte
     return packed.shape.numel() if packed is not None else parameter.numel()
-
-
-def _reft_config(settings: ReftSettings) -> ReftConfig:
-    config = ReftConfig(**{name: getattr(settings, name) for name in ReftSettings.model_fields})
-    config.task_type = TaskType.CAUSAL_LM
-    return config
-
-
-def _reft_faults(model: "PreTrainedModel", settings: ReftSettings) -> list[str]:
-    hidden_size = model.config.get_text_config().hidden_size
-    faults = []
-    if settings.rank > hidden_size:
-        faults.append(f"rank: {settings.rank} is above the model's hidden size, {hidden_size}")
-    try:
-        require_editable(model, settings.layers, settings.site)
-    except ValueError as error:
-        faults.append(str(error))
-    return faults

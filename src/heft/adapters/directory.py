@@ -9,7 +9,7 @@ Each folder loads alone with `PeftModel.from_pretrained(base, folder)`, a LoRA o
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,22 +20,18 @@ from safetensors.torch import load_file
 
 from heft.adapters.attach import DOES_NOT_FIT, activate, inject
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
+from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_folder, adapter_paths, read_config
 from heft.adapters.trainable_tokens import tokens_of
 from heft.adapters.weights import read_header, require_fit
 from heft.errors import HeftError
-from heft.models.chat import ChatTemplate
-from heft.models.endings import end_tokens
-from heft.models.fingerprints import fingerprint, tokenizer_fingerprint
+from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.limits import limits_of
-from heft.models.load import Base, load_base, load_tokenizer
-from heft.models.source import local_folder
-from heft.recipe.recipe import ModelSettings
+from heft.models.load import Base, load_base
 from heft.storage.atomic import atomic_folder, save_tensors, sha256_of
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PEFT_PREFIX = "base_model.model."
@@ -84,18 +80,18 @@ def save_adapter(
 
 
 def require_readable(directory: Path, model: "PreTrainedModel") -> None:
-    """See that what `save` wrote is read back: each adapter is known, finds its place, and has its tensors there.
+    """Check that what `save` wrote can be read back: each adapter is known, has a place, and has its tensors there.
 
     Raises:
         HeftError: it is not, which is heft's own fault.
     """
-    skeleton = skeleton_of(model)
+    skeleton = without_weights(model)
     for entry in read_manifest(directory).adapters:
         _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
 
 
 def stored_parameters(model: "PreTrainedModel") -> int:
-    """How many numbers `save` keeps of the adapters that a model carries."""
+    """How many parameters `save` writes of the adapters that a model carries."""
     return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
 
 
@@ -124,7 +120,7 @@ def open_adapters(
 ) -> Loaded:
     """Load the base that an adapter directory names, or take the one given, and attach its adapters.
 
-    `base_name` is a folder or Hub id to load the base from, where it is at another place than the directory says.
+    `base_name` is a folder or Hub id to load the base from, where it is not where the directory says.
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
@@ -148,11 +144,11 @@ def open_adapters(
             " vocabulary, special tokens or chat template differ, so prompts would be other tokens. Set model.revision"
             " in heft.json to the revision that was trained on, or give the folder that was (--base PATH)"
         )
-    skeleton = skeleton_of(base.model)
+    skeleton = without_weights(base.model)
     folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
     fitting = {name: _fitting(folder, name, skeleton) for name, folder in folders.items()}
     for entry in manifest.adapters:
-        found = fitting[entry.name][0].peft_type.value.lower()
+        found = method_name(fitting[entry.name][0])
         if found != entry.method:
             raise HeftError(f"heft.json calls {entry.name} a {entry.method} adapter, and its own folder {found}")
     for name, (config, path) in fitting.items():
@@ -168,7 +164,7 @@ def attach_saved(model: "PreTrainedModel", folder: Path, name: str) -> None:
         HeftError: files are missing or not as heft writes them, or tensors are missing, left over or of another shape;
             all are named.
     """
-    _attach(model, name, *_fitting(folder, name, skeleton_of(model)))
+    _attach(model, name, *_fitting(folder, name, without_weights(model)))
 
 
 def _fitting(folder: Path, name: str, skeleton: "PreTrainedModel") -> tuple[PeftConfig, Path]:
@@ -186,7 +182,7 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is no PeftModel
+    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is not a PeftModel
     with tokens_of(model, name):
         set_peft_model_state_dict(model, saved, adapter_name=name)
     loaded = _tensors(model, name)
@@ -204,7 +200,7 @@ def _same(loaded: "torch.Tensor", saved: "torch.Tensor") -> bool:
     return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
 
 
-def skeleton_of(model: "PreTrainedModel") -> "PreTrainedModel":
+def without_weights(model: "PreTrainedModel") -> "PreTrainedModel":
     """The model's modules without weights, so that what is attached to it takes no memory either."""
     import torch
 
@@ -234,82 +230,3 @@ def expected_tensors(
     except DOES_NOT_FIT as error:
         raise HeftError(f"adapter {name!r} in {path.parent} does not fit its base model: {error}") from None
     return {PEFT_PREFIX + key: tuple(value.shape) for key, value in _tensors(skeleton, name).items()}
-
-
-def load(
-    directory: str | Path,
-    model: "PreTrainedModel | None" = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    trainable: str | Sequence[str] = (),
-    base: str | None = None,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
-) -> tuple["PreTrainedModel | PeftModel", "PreTrainedTokenizerBase"]:
-    """The adapted model and its tokenizer, equal to the bit to what was trained.
-
-    Args:
-        directory: an adapter directory, such as `runs/quickstart/adapter`.
-        model: the base model, if it is loaded already; None loads the one that the directory names.
-        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
-        trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
-        trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
-        base: folder or Hub id of the base model, where it is at another place than the directory says.
-        tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
-
-    Returns:
-        A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left. With
-        `trainable` the model is a `PeftModel`, which TRL's trainers ask for. `save_pretrained` of either, which
-        `Trainer.save_model` calls, writes an adapter directory.
-
-    Raises:
-        HeftError: the directory cannot be read, asks to run a model's code without leave, the base is not the one
-            that the adapters were trained on, or `trainable` names what is not there.
-    """
-    from heft.adapters.loaded import prepare
-
-    if model is None:
-        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
-    else:
-        settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
-        loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
-    _end_as_trained(loaded)
-    return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer
-
-
-def _end_as_trained(loaded: Loaded) -> None:
-    """Let the model's own generation end at the token that answers were trained to end with, where it would not."""
-    tokenizer, config = loaded.tokenizer, loaded.model.generation_config
-    if loaded.manifest.task.get("chat_template") is not True or not getattr(tokenizer, "chat_template", None):
-        return
-    end, known = ChatTemplate(tokenizer).end, end_tokens(tokenizer, config)
-    if end is not None and end not in known:
-        config.eos_token_id = [*known, end]
-
-
-def _with_tokenizer(
-    directory: Path,
-    model: "PreTrainedModel",
-    trust_remote_code: bool,
-    base: str | None,
-    tokenizer: "PreTrainedTokenizerBase | None",
-) -> tuple[ModelSettings, "PreTrainedTokenizerBase"]:
-    """Settings and tokenizer that go with a model that is loaded already.
-
-    The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that
-    cannot be had, that of the folder that the model itself was loaded from.
-    """
-    manifest = read_manifest(directory)
-    if tokenizer is not None:
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "left"
-        return manifest.model, tokenizer
-    own = local_folder(model.name_or_path)
-    try:
-        settings = base_settings(directory, manifest, trust_remote_code, base)
-        return settings, load_tokenizer(settings)
-    except HeftError:
-        if base is not None or own is None:
-            raise
-    settings = base_settings(directory, manifest, trust_remote_code, str(own))
-    return settings, load_tokenizer(settings)

@@ -17,8 +17,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_paths, read_config
 from heft.errors import HeftError
+from heft.reft.config import ReftConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,11 +44,10 @@ class AttachedAdapters(dict):
             self[name] = config
 
     def __setitem__(self, name: str, config: PeftConfig) -> None:
-        method = config.peft_type.value
-        if method != "REFT":
+        if not isinstance(config, ReftConfig):
             raise HeftError(
-                f"attaching the {method} adapter {name!r} in this way would switch off those that heft.load attached:"
-                f" call heft.stack(model, config, {name!r}), which freezes them and keeps them active"
+                f"attaching the {config.peft_type.value} adapter {name!r} in this way would switch off those that"
+                f" heft.load attached: call heft.stack(model, config, {name!r}), which freezes them and leaves them on"
             )
         super().__setitem__(name, config)
 
@@ -81,11 +82,11 @@ class DirectoryWriter:
             HeftError: an option is set, an adapter is switched off, sharded or would not be read back, or nothing can
                 be written there.
         """
-        asked = sorted(name for name, value in options.items() if value)
-        if asked:
+        unsupported = sorted(name for name, value in options.items() if value)
+        if unsupported:
             raise HeftError(
-                f"a model from heft.load is saved as an adapter directory, which takes no {', '.join(asked)}: leave"
-                " that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
+                f"a model from heft.load is saved as an adapter directory, which takes no {', '.join(unsupported)}:"
+                " leave that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
             )
         self._require_active()
         if state_dict is None and any(hasattr(p, "full_tensor") for p in self._model.parameters()):
@@ -117,7 +118,7 @@ class DirectoryWriter:
         """With adapters that were attached after loading, as stages of their own."""
         known = {entry.name for entry in self._manifest.adapters}
         added = [
-            AdapterEntry(name=name, method=config.peft_type.value.lower(), stage=name)
+            AdapterEntry(name=name, method=method_name(config), stage=name)
             for name, config in self._model.peft_config.items()
             if name not in known
         ]
@@ -190,7 +191,7 @@ def stack(model: "PreTrainedModel | PeftModel", config: PeftConfig, adapter_name
 
 
 def _wrapped_around(model: "PreTrainedModel", name: str) -> PeftModel:
-    """A `PeftModel` of an adapter that is attached already: it is attached anew, and gets its tensors back."""
+    """A `PeftModel` of an adapter that is attached already: it is attached again, with its tensors."""
     tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     tensors = {PEFT_PREFIX + key: value.clone() for key, value in tensors.items()}
     config = model.peft_config[name]

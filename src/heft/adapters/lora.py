@@ -1,13 +1,13 @@
 """LoRA through PEFT: its configuration from a recipe, a check of its targets, and starts that change the base.
 
 PiSSA and OLoRA begin by taking s·B₀A₀ out of the base weights, so the trained A and B alone mean nothing on the
-untouched base. `ReversibleInit` keeps what is needed to undo that after training.
+untouched base. `ReversibleInit` undoes that after training.
 """
 
 import difflib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -158,7 +158,7 @@ def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> N
 class ReversibleInit:
     """Undoes a start that changed the base weights.
 
-    Made before the adapter is injected, told when it is, and asked to `undo` after training: the base gets its own
+    Made before the adapter is injected; `injected` follows, and `undo` after training: the base gets its own
     weights back, to the bit, and W₀ − sB₀A₀ + sBA = W₀ + s[B, −B₀][A; A₀] becomes a plain LoRA of twice the rank.
     """
 
@@ -178,7 +178,7 @@ class ReversibleInit:
         return settings.init.startswith(cls.INITS)
 
     def injected(self, model: "PreTrainedModel", adapter: str) -> None:
-        """Keep the factors that the adapter starts from, and only the base weights that it changed."""
+        """Copy the factors that the adapter starts from, and only the base weights that it changed."""
         for name, layer in _layers_with(model, adapter).items():
             self._factors[name] = _factors(layer, adapter)
         self._weights = {name: self._weights[name] for name in self._factors}
@@ -198,19 +198,32 @@ class ReversibleInit:
             layer.lora_B[adapter].weight.copy_(torch.cat([up, -up_0], dim=1))
 
 
+def plain_settings(settings: LoraSettings, finished: bool) -> LoraSettings:
+    """The settings whose start needs no base weights, with the ranks that the adapter has; doubled once `undo` ran."""
+    update: dict = {"init": "default"}
+    if finished and ReversibleInit.needed(settings):
+        update |= dict(zip(("rank", "rank_pattern"), _doubled_ranks(settings.rank, settings.rank_pattern), strict=True))
+    return settings.model_copy(update=update)
+
+
+def _doubled_ranks(rank: int, pattern: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    return 2 * rank, {key: 2 * other for key, other in pattern.items()}
+
+
 def _doubled(config: LoraConfig) -> LoraConfig:
+    rank, rank_pattern = _doubled_ranks(config.r, config.rank_pattern)
     grow = sqrt(2) if config.use_rslora else 2
     return LoraConfig(
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
-        r=2 * config.r,
+        r=rank,
         lora_alpha=grow * config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
         layers_to_transform=config.layers_to_transform,
         use_rslora=config.use_rslora,
-        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+        rank_pattern=rank_pattern,
         alpha_pattern={key: grow * alpha for key, alpha in config.alpha_pattern.items()},
     )
 

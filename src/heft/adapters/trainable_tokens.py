@@ -26,7 +26,7 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], embedd
         embeddings: rows of the model's input embedding.
 
     Raises:
-        HeftError: a text is no single token, two are the same token, or the model has no embedding for it; all are
+        HeftError: a text is not a single token, two are the same token, or the model has no embedding for it; all are
             named.
     """
     ids, faults = [], []
@@ -36,7 +36,7 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], embedd
         if token is None or token == tokenizer.unk_token_id != tokenizer.get_vocab().get(text):
             parts = ", ".join(repr(part) for part in tokenizer.convert_ids_to_tokens(split))
             faults.append(
-                f"{text!r} is no single token of this model (it is {parts or 'nothing'}); add it to a copy of the"
+                f"{text!r} is not a single token of this model (it is {parts or 'nothing'}); add it to a copy of the"
                 " model: tokenizer.add_tokens, model.resize_token_embeddings, save both"
             )
         elif token >= embeddings:
@@ -57,7 +57,7 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], embedd
 def show_tokens_of(model: nn.Module, names: Sequence[str]) -> None:
     """Let an embedding's `weight` be the one with the tokens of active adapters, of which `names` are all.
 
-    Which of them count is said by the layer within the wrapper; the wrapper has to have one of them, whichever.
+    The layer within the wrapper knows which of them count; the wrapper has to have one of them, any one.
     """
     for module in model.modules():
         if isinstance(module, TrainableTokensWrapper):

@@ -68,7 +68,7 @@ def train(
     from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import refuse_sweep
-    from heft.run.directory import is_begun, require_free, require_same
+    from heft.run.begun import is_begun, require_free, require_same
     from heft.runtime import distributed
 
     loaded = load_recipe(recipe, override, output=str(output) if output else None)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from heft.cli.show import ConsoleReporter
 from heft.errors import HeftError
-from heft.evaluation.metrics import Metrics
-from heft.evaluation.records import write_records
 from heft.recipe.files import evaluation_request
+from heft.results.metrics import Metrics
+from heft.results.records import write_records
 from heft.storage.atomic import readable_os_errors
 from heft.storage.reading import is_dir, nearest_existing
 from heft.tasks import TASKS, TaskSettings, unknown_task

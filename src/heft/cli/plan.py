@@ -16,7 +16,6 @@ from heft.text.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
     from heft.costs.figures import Plan, StagePlan, SweepPlan
-    from heft.costs.stage import Reuse
 
 
 def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool, show: int | None = None) -> None:
@@ -85,7 +84,7 @@ def _add_row(table: Table, name: str, stage: "StagePlan | SweepPlan", plain: str
 
 def notes(plan: "Plan") -> list[str]:
     """What does not fit into the table."""
-    lines = [f"{stage.name}: {reused(stage.reuse)}" for stage in plan.stages if stage.method == "reft"]
+    lines = [f"{stage.name}: {stage.reuse.in_words()}" for stage in plan.stages if stage.method == "reft"]
     lines += [f"{stage.name}: FLOPs are not counted, {stage.uncounted}" for stage in plan.stages if stage.uncounted]
     if plan.sweep is not None:
         lines += sweep_notes(plan.sweep)
@@ -107,16 +106,7 @@ def sweep_notes(sweep: "SweepPlan") -> list[str]:
     whole = sweep.configurations - sweep.behind_prefixes
     apart = f"; {whole} of {sweep.configurations} configurations run whole rows" if whole else ""
     return [
-        f"{sweep.stage}: {reused(sweep.reuse)}{apart}",
+        f"{sweep.stage}: {sweep.reuse.in_words()}{apart}",
         f"all {sweep.configurations} side by side: {in_flops(sweep.flops)}, {sweep.flops / one:.2g} times one plain run"
         f" of one ({in_flops(one)}) and {sweep.flops / alone:.2g} times all run alone ({in_flops(alone)})",
     ]
-
-
-def reused(reuse: "Reuse") -> str:
-    """What is computed once, and where it is kept; or why nothing is."""
-    if reuse.kind == "nothing":
-        return f"nothing is reused, {reuse.why_not}"
-    what = "prefixes" if reuse.kind == "prefixes" else f"layers 0 to {reuse.start - 1} skipped"
-    kept = "computed at every step" if reuse.store == "off" else f"kept in {reuse.store}"
-    return f"{what}, {reuse.tokens:,} tokens, {in_bytes(reuse.bytes)}, {kept}"

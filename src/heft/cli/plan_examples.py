@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from heft.reft.positions import parse_positions
+
 if TYPE_CHECKING:
     from heft.data.inspect import Editor, Shown, ShownExample, ShownToken
 
@@ -68,15 +70,9 @@ def _legend(editors: "Sequence[Editor]", letters: dict[int, str]) -> Iterator[Te
         if editor.positions is None:
             yield Text(f"– {editor.name}: edits no positions, it updates weights")
         else:
-            yield Text.assemble((letters[number], EDITED), f" {editor.name}: edits {_in_words(editor.positions)}")
-
-
-def _in_words(positions: str) -> str:
-    if positions == "all":
-        return "all tokens, those of the answer too"
-    first, _, last = positions.partition("+") if "f" in positions else ("", "", positions)
-    ends = [f"the {word} {part[1:]}" for word, part in (("first", first), ("last", last)) if part]
-    return f"{' and '.join(ends)} of the prompt ({positions})"
+            yield Text.assemble(
+                (letters[number], EDITED), f" {editor.name}: edits {parse_positions(editor.positions).in_words()}"
+            )
 
 
 def _example(number: int, total: int, example: "ShownExample", letters: dict[int, str]) -> Iterator[Text]:

@@ -26,8 +26,8 @@ from heft.text.escape import escape_controls
 from heft.text.units import percent
 
 if TYPE_CHECKING:
-    from heft.adapters.attach import Row
-    from heft.run.directory import StageSummary
+    from heft.results.summary import StageSummary
+    from heft.runtime.reporter import AdapterRow
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -57,7 +57,7 @@ class ConsoleReporter(Reporter):
         """A line of its own."""
         self.console.print(escape_controls(text), markup=False, emoji=False)
 
-    def overview(self, stage: str, rows: "Sequence[Row]") -> None:
+    def overview(self, stage: str, rows: "Sequence[AdapterRow]") -> None:
         """The table before a stage."""
         table = Table(title=f"stage {stage}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in ("adapter", "kind", "state"):
@@ -99,11 +99,13 @@ class ConsoleReporter(Reporter):
             self.note(f"{what} {done}/{total} {self._loss}".rstrip())
 
     def metrics(self, values: dict) -> None:
-        """Keeps the loss for the next step."""
+        """Keeps the loss for the next step; of a sweep's many configurations nothing is shown."""
+        if "configuration" in values:
+            return
         if "loss" in values:
             self._loss = f"loss {values['loss']:.4f}"
         if "eval_loss" in values:
-            self.note(f"{values['stage']} step {values['step']}: held-back loss {values['eval_loss']:.4f}")
+            self.note(f"{values['stage']} step {values['step']}: validation loss {values['eval_loss']:.4f}")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.table import Table
 from heft.cli.show import ConsoleReporter, results_table, saying_what_stays
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import require_sweep
-from heft.run.directory import require_free
+from heft.run.begun import require_free
 from heft.text.units import percent
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from heft.compare.arms import Arm, arms_of, read_study, stage_arms
 from heft.compare.costs import Costs, costs_of, mean_or_none
 from heft.compare.pairing import Answers, align
 from heft.errors import HeftError
-from heft.evaluation.metrics import wilson
+from heft.results.metrics import wilson
 
 __all__ = [
     "Arm",
@@ -38,7 +38,7 @@ class ArmResult:
         accuracy: share of right answers.
         interval: 95 %, of questions and, with several seeds, of seeds.
         wilson: Wilson's interval of each run.
-        balanced_accuracy, majority, predictions: see heft.evaluation.metrics.Metrics.
+        balanced_accuracy, majority, predictions: see heft.results.metrics.Metrics.
         collapsed: seeds of runs that give one answer only.
         seed_sd: standard deviation of the runs' accuracies; None with one seed.
         costs: see Costs.

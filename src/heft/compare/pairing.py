@@ -9,7 +9,7 @@ import numpy as np
 from heft.compare.arms import Arm
 from heft.compare.runs import RunFiles
 from heft.errors import HeftError
-from heft.evaluation.records import Record
+from heft.results.records import Record
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from heft.compare.schemas import ManifestFile, RecipeFile, Summary, require_shape
 from heft.errors import HeftError
-from heft.evaluation.metrics import measure
-from heft.evaluation.records import Record, read_records
+from heft.results.metrics import measure
+from heft.results.records import Record, read_records
 from heft.run.directory import RUN_FORMAT
 from heft.settings.files import faults_error
 from heft.settings.yaml import read_yaml_file
@@ -21,7 +21,7 @@ class Evaluated:
 
     Attributes:
         stage: "base" or the stage's name.
-        summary: its entry of summary.json (heft.run.directory.StageSummary).
+        summary: its entry of summary.json (heft.results.summary.StageSummary).
         records: one for each example.
     """
 

@@ -31,7 +31,7 @@ StageName = Annotated[str, AfterValidator(_stage_name)]
 
 
 class StageEntry(_Shape):
-    """An entry of summary.json (heft.run.directory.StageSummary), as far as it is read."""
+    """An entry of summary.json (heft.results.summary.StageSummary), as far as it is read."""
 
     name: StageName
     n: Annotated[int, Field(ge=1)]

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from heft.costs.operations import Costs
-from heft.costs.rows import edited_tokens, span
+from heft.costs.operations import ModelCosts
+from heft.costs.rows import span
 from heft.data.encode import EncodedExample
 from heft.evaluation.shared_prefix import Pass, shared_batches
 
@@ -31,18 +31,18 @@ def evaluation_passes(
     return rows
 
 
-def evaluation_flops(costs: Costs, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
+def evaluation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
     """FLOPs of these passes; each prompt's edits are counted once."""
     total = 0.0
     for p in passes:
         token = costs.token.forward * p.columns + costs.pair.forward * p.columns * (p.cached + p.columns)
         total += p.rows * (token + costs.column.forward * p.scored)
-    for (positions, part), edit in costs.edits.items():
-        total += edit.forward * sum(edited_tokens(positions, part, len(e.prompt), 0, len(e.prompt)) for e in examples)
+    for (positions, group), edit in costs.edits.items():
+        total += edit.forward * sum(positions.count(len(e.prompt), 0, len(e.prompt), group) for e in examples)
     return total
 
 
-def generation_flops(costs: Costs, examples: Sequence[EncodedExample], new_tokens: int) -> float:
+def generation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], new_tokens: int) -> float:
     """FLOPs of answers that are generated, at most: each as long as it may be."""
     ends = [len(example.prompt) + new_tokens for example in examples]
     prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)

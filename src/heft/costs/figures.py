@@ -1,8 +1,8 @@
-"""What a plan says."""
+"""The figures of a plan."""
 
 from dataclasses import asdict, dataclass
 
-from heft.costs.stage import Reuse
+from heft.training.reuse.plan import ReusePlan
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StagePlan:
     trainable_parameters: int
     flops: float | None
     plain_flops: float | None
-    reuse: Reuse
+    reuse: ReusePlan
     peak_bytes: int | None
     evaluation_flops: float | None
     uncounted: str | None = None
@@ -78,7 +78,7 @@ class SweepPlan:
     flops: float
     one_plain_flops: float
     all_alone_flops: float
-    reuse: Reuse
+    reuse: ReusePlan
     peak_bytes: int
     evaluation_flops: float
     seconds: float | None = None

@@ -1,6 +1,6 @@
-"""Peak memory of training: what is sure (weights, adapters, optimiser, what reuse keeps) and what is estimated.
+"""Peak memory of training: what is known (weights, adapters, optimizer, cached activations) and what is estimated.
 
-Estimated: activations, from what autograd would keep of one token on the meta device, times the longest rows; logits as
+Estimated: activations, from what autograd would save of one token on the meta device, times the longest rows; logits as
 three float32 copies. Not counted: libraries, workspaces of kernels, an accelerator's slack.
 """
 
@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.costs.operations import Costs
-from heft.costs.rows import edited_tokens
-from heft.costs.stage import Reuse, StageCosts
+from heft.costs.operations import ModelCosts
+from heft.costs.stage import StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
-from heft.reft.settings import Positions
+from heft.reft.positions import Positions
+from heft.training.optimizers import OPTIMIZERS
+from heft.training.reuse.plan import LOWER_LAYERS, PREFIXES, ReusePlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_OPTIMIZER_STATES = {"adamw": 2, "adafactor": 0, "sgd": 0}
 _QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5}
 _COPIES_OF_PREFIXES = 4
 """Of a batch's keys and values, while they are made ready: computed, padded, stacked, in the model's cache."""
 
 _HEAP_OF_ACTIVATIONS = 1.5
 """What the C library's heap takes for activations on a CPU, where freed temporaries leave holes between those that are
-kept; measured 1.31 (ReFT) and 1.66 (LoRA), see docs/plan.md."""
+saved; measured 1.31 (ReFT) and 1.66 (LoRA), see docs/plan.md."""
 
 
 def weight_bytes(model: "PreTrainedModel", quantization: str | None) -> int:
@@ -43,7 +43,7 @@ def weight_bytes(model: "PreTrainedModel", quantization: str | None) -> int:
 
 def trained_bytes(numbers: int, optimizer: str) -> int:
     """Bytes of that many float32 weights, their gradients and optimiser states."""
-    return 4 * numbers * (2 + _OPTIMIZER_STATES[optimizer])
+    return numbers * (4 + 4 + OPTIMIZERS[optimizer].state_bytes)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Batch:
         width: tokens of each that run.
         cached: tokens of each that the cache stands for.
         columns: places with logits, of all rows.
-        edited: tokens that are edited, of all rows, by adapter positions and part.
+        edited: tokens that are edited, of all rows, by adapter positions and group.
     """
 
     rows: int
@@ -66,7 +66,7 @@ class Batch:
 
 
 def pass_bytes(
-    costs: Costs, batch: Batch, text: "PreTrainedConfig", device: torch.device, checkpointed_bytes: int = 0
+    costs: ModelCosts, batch: Batch, text: "PreTrainedConfig", device: torch.device, checkpointed_bytes: int = 0
 ) -> int:
     """Bytes of activations, logits and keys and values of a pass with gradients and of what comes before it.
 
@@ -77,14 +77,14 @@ def pass_bytes(
         device: where it runs.
         checkpointed_bytes: of a token's hidden state, where blocks run again in the backward pass; else 0.
     """
-    kept, tokens = costs.kept, batch.rows * batch.width
-    body = kept.token * tokens + kept.pair * tokens * (batch.width + batch.cached) + kept.step
-    body += sum(size * batch.edited.get(key, 0) for key, size in kept.edits.items())
+    saved, tokens = costs.saved, batch.rows * batch.width
+    body = saved.token * tokens + saved.pair * tokens * (batch.width + batch.cached) + saved.step
+    body += sum(size * batch.edited.get(key, 0) for key, size in saved.edits.items())
     if checkpointed_bytes:
         body = body / text.num_hidden_layers + checkpointed_bytes * text.num_hidden_layers * tokens
     if device.type == "cpu":
         body *= _HEAP_OF_ACTIVATIONS
-    body += kept.seen * batch.rows * batch.cached + 3 * 4 * batch.columns * text.vocab_size
+    body += saved.seen * batch.rows * batch.cached + 3 * 4 * batch.columns * text.vocab_size
     prefixes = costs.kv_bytes * batch.rows * batch.cached
     return round(max(prefixes + body, _COPIES_OF_PREFIXES * prefixes))
 
@@ -95,42 +95,40 @@ def stage_bytes(work: StageCosts, text: "PreTrainedConfig", device: torch.device
     Args:
         work: the stage.
         text: the model's config.
-        device: where it runs; a CPU takes a batch in parts (heft.training.parts), which all wait for the backward pass.
+        device: where it runs; a CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass.
     """
     stage, shape, reuse = work.stage, work.shape, work.reuse
-    longest = sorted(work.rows, key=lambda row: -len(row.prompt) - len(row.answer))
+    longest = sorted(work.rows, key=lambda row: -row.length)
     longest = longest[: stage.micro_batch_size or stage.batch_size]
     needed = trained_bytes(shape.trainable_parameters, stage.optimizer)
-    if reuse.kind == "prefixes":
+    if reuse.kind == PREFIXES:
         width = reuse.start + max(len(row.answer) for row in longest)
         needed += pass_bytes(shape.costs, _batch(shape.costs, longest, width), text, device)
     else:
-        checkpointed = shape.state_bytes if stage.gradient_checkpointing else 0
-        lengths = [len(row.prompt) + len(row.answer) for row in longest]
+        checkpointed = shape.reuse.state_bytes if stage.gradient_checkpointing else 0
+        lengths = [row.length for row in longest]
         for part in batches_of_like_length(lengths, len(longest), pass_tokens(device, trains=True)):
             batch = _batch(shape.costs, [longest[i] for i in part], None)
             needed += pass_bytes(shape.costs, batch, text, device, checkpointed)
-            if reuse.kind == "lower layers":
-                needed += 2 * shape.state_bytes * batch.rows * batch.width  # padded, and stacked
+            if reuse.kind == LOWER_LAYERS:
+                needed += 2 * shape.reuse.state_bytes * batch.rows * batch.width  # padded, and stacked
     return needed + store_bytes(reuse, device)
 
 
-def store_bytes(reuse: Reuse, device: torch.device) -> int:
-    """Bytes of what is kept beside the model; a graphics card's memory is not where it is kept."""
+def store_bytes(reuse: ReusePlan, device: torch.device) -> int:
+    """Bytes of what is cached beside the model, which is never in a graphics card's memory."""
     return reuse.bytes if reuse.store == "memory" and device.type != "cuda" else 0
 
 
-def _batch(costs: Costs, rows: Sequence[EncodedExample], width: int | None) -> Batch:
+def _batch(costs: ModelCosts, rows: Sequence[EncodedExample], width: int | None) -> Batch:
     """A pass over rows, the longest first: their last `width` tokens, or all where it is None."""
-    prompt, total = len(rows[0].prompt), len(rows[0].prompt) + len(rows[0].answer)
+    prompt, total = len(rows[0].prompt), rows[0].length
     width = total if width is None else min(width, total)
     columns = len(rows) * max(len(row.answer) for row in rows)
     edited = edited_of(costs, len(rows), prompt, total - width, total)
     return Batch(len(rows), width, total - width, columns, edited)
 
 
-def edited_of(costs: Costs, rows: int, prompt: int, start: int, end: int) -> dict[tuple[Positions, str], int]:
-    """How many of the tokens `start` to `end` of `rows` equal rows are edited, by adapter positions and part."""
-    return {
-        (positions, part): rows * edited_tokens(positions, part, prompt, start, end) for positions, part in costs.edits
-    }
+def edited_of(costs: ModelCosts, rows: int, prompt: int, start: int, end: int) -> dict[tuple[Positions, str], int]:
+    """How many of the tokens `start` to `end` of `rows` equal rows are edited, by adapter positions and group."""
+    return {(each, group): rows * each.count(prompt, start, end, group) for each, group in costs.edits}

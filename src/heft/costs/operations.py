@@ -1,9 +1,9 @@
 """FLOPs of a model's matrix products, each counted where it stands and with the gradients that it needs.
 
 A product of an m×k by a k×n matrix is 2mkn FLOPs. Its backward pass is as much again for each factor that requires a
-gradient: for a weight matrix of N numbers, 2N a token forward, 2N backward where the input requires one (something
+gradient: for a weight matrix of N numbers, 2N per token forward, 2N backward where the input requires one (something
 below it trains), 2N where the weight itself trains. One forward pass on the meta device, which has shapes and no
-numbers, shows which do, and what autograd would keep for the backward pass. Elementwise work is not counted.
+numbers, shows which do, and what autograd would save for the backward pass. Elementwise work is not counted.
 """
 
 import inspect
@@ -19,11 +19,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
 from heft.errors import HeftError
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import ReftLayer, layers_of
 from heft.reft.orthonormal import orthonormal_rows
-from heft.reft.settings import Positions
+from heft.reft.positions import GROUPS, Positions
 from heft.reft.sites import block_names, decoder_of
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
@@ -54,14 +54,14 @@ class Flops:
 
 @dataclass
 class SavedBytes:
-    """Bytes that autograd keeps for the backward pass, in a batch with padding (which brings a mask to attention).
+    """Bytes that autograd saves for the backward pass, in a batch with padding (which brings a mask to attention).
 
     Attributes:
         token: for each token that runs with gradients.
         pair: for each pair of such a token and one that it is compared with: every layer's copy of the mask.
         seen: for each token of the cache: keys and values, repeated for the query heads that share them.
-        step: once a pass.
-        edits: for each edited token, by the same keys as `Costs.edits`.
+        step: once per pass.
+        edits: for each edited token, by the same keys as `ModelCosts.edits`.
     """
 
     token: float = 0.0
@@ -72,18 +72,18 @@ class SavedBytes:
 
 
 @dataclass
-class Costs:
+class ModelCosts:
     """What a model with its adapters costs.
 
     Attributes:
         token: FLOPs for each token that goes through the body.
         pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
         column: for each position with logits.
-        step: once a pass, whatever its size (orthonormal rows; factorisations are not counted).
-        edits: for each edited token, by adapter positions and part ("shared", "first", "last").
-        kept: what the backward pass needs.
+        step: once per pass, whatever its size (orthonormal rows; factorisations are not counted).
+        edits: for each edited token, by adapter positions and group (heft.reft.positions).
+        saved: what autograd saves for the backward pass.
         kv_bytes: a token's keys and values.
-        lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted apart.
+        lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted separately.
     """
 
     token: Flops = Flops()
@@ -91,21 +91,21 @@ class Costs:
     column: Flops = Flops()
     step: Flops = Flops()
     edits: dict[tuple[Positions, str], Flops] = field(default_factory=dict)
-    kept: SavedBytes = field(default_factory=SavedBytes)
+    saved: SavedBytes = field(default_factory=SavedBytes)
     kv_bytes: int = 0
-    lower: "Costs | None" = None
+    lower: "ModelCosts | None" = None
 
 
 class Uncountable(HeftError):
     """A model that does not run on the meta device."""
 
 
-def costs_of(model: nn.Module, lower_layers: int = 0) -> Costs:
+def model_costs(model: nn.Module, lower_layers: int = 0) -> ModelCosts:
     """Count a model on the meta device, with adapters attached and what trains marked (see heft.costs.skeleton).
 
     Args:
         model: the skeleton; it cannot run afterwards.
-        lower_layers: this many of the lowest layers are also counted apart.
+        lower_layers: this many of the lowest layers are also counted separately.
 
     Raises:
         Uncountable: the model does not run without weights.
@@ -136,9 +136,8 @@ def _run(model: nn.Module, recorder: "_Recorder", tokens: int, by_embeddings: bo
         call["inputs_embeds"] = torch.zeros(1, tokens, size, device="meta", dtype=model.dtype)
     else:
         call["input_ids"] = torch.zeros(1, tokens, device="meta", dtype=torch.long)
-    if edits_hidden_states(model):
-        call["prompt_lengths"] = torch.full((1,), tokens, device="meta")
-    counted = torch.autograd.graph.saved_tensors_hooks(recorder.keep, _never_unpacked)
+    call["prompt_lengths"] = torch.full((1,), tokens, device="meta")
+    counted = torch.autograd.graph.saved_tensors_hooks(recorder.save, _never_unpacked)
     without_autocast = patch.object(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta tensors have none
     with without_autocast, torch.enable_grad(), recorder, counted:
         logits_of(model, 1, **call)
@@ -156,8 +155,8 @@ def _tokens_unlike(model: nn.Module) -> int:
     return next((prime for prime in _PRIMES if not any(size % prime == 0 for size in sizes)), _PRIMES[0])
 
 
-def _never_unpacked(kept: None) -> torch.Tensor:
-    """No backward pass follows, so autograd gets nothing to keep: an operation with its own output is never freed."""
+def _never_unpacked(saved: None) -> torch.Tensor:
+    """No backward pass follows, so nothing is saved for it: an operation with its own output is never freed."""
     raise AssertionError("a skeleton has no backward pass")
 
 
@@ -169,7 +168,7 @@ class _Recorder(TorchFunctionMode):
         self._tokens = tokens
         experts = {tuple(p.shape[1:]) for p in model.parameters() if p.dim() == 3}
         self._expert_shapes = experts | {shape[::-1] for shape in experts}
-        self.costs = Costs(lower=Costs() if lower_layers else None)
+        self.costs = ModelCosts(lower=ModelCosts() if lower_layers else None)
         self._scope: Hashable = None
         self._edited: Hashable = None
         self._in_lower = False
@@ -190,29 +189,28 @@ class _Recorder(TorchFunctionMode):
                 # before the edit of the block's output, which runs where the block itself is skipped
                 block.register_forward_hook(lambda module, args, output: self._descend(False), prepend=True),
             ]
-        for layer in model.modules():
-            if isinstance(layer, ReftLayer):
-                self._follow(layer)
+        for layer in layers_of(model).values():
+            self._follow(layer)
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def keep(self, tensor: torch.Tensor) -> None:
+    def save(self, tensor: torch.Tensor) -> None:
         """Count a tensor that autograd saves, once, unless it is a weight or the weights of tokens' experts."""
-        storage, kept = tensor.untyped_storage(), self.costs.kept
+        storage, saved = tensor.untyped_storage(), self.costs.saved
         if storage._cdata in self._addresses or tuple(tensor.shape[1:]) in self._expert_shapes:
             return
         self._known.append(storage)
         self._addresses.add(storage._cdata)
         if self._is_of_pairs(tensor):
-            kept.pair += storage.nbytes() / self._tokens**2
+            saved.pair += storage.nbytes() / self._tokens**2
         elif self._is_by_token(tensor):
-            kept.token += storage.nbytes() / self._tokens
+            saved.token += storage.nbytes() / self._tokens
         elif self._edited is not None and tensor.dim() == 2 and len(tensor) == 1:
-            kept.edits[self._edited] = kept.edits.get(self._edited, 0.0) + storage.nbytes()
+            saved.edits[self._edited] = saved.edits.get(self._edited, 0.0) + storage.nbytes()
         else:
-            kept.step += storage.nbytes()
+            saved.step += storage.nbytes()
 
     def _is_of_pairs(self, tensor: torch.Tensor) -> bool:
         """Whether it has a number for each pair of tokens."""
@@ -230,9 +228,9 @@ class _Recorder(TorchFunctionMode):
     def _follow(self, layer: ReftLayer) -> None:
         """Let every unit edit one token, and tell its products from others."""
         layer.tracker.rows = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
-        for part in ("shared", "first", "last"):
-            for name, unit in getattr(layer, f"reft_{part}").items():
-                unit.forward = partial(self._edit, unit, (layer.positions[name], part))
+        for group in GROUPS:
+            for name, unit in getattr(layer, f"reft_{group}").items():
+                unit.forward = partial(self._edit, unit, (layer.positions[name], group))
 
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """As `Intervention.forward`, its products counted as the edit's."""
@@ -240,7 +238,7 @@ class _Recorder(TorchFunctionMode):
             rows_RD = orthonormal_rows(unit.rotation)
         self._enter(key)
         self._edited = key
-        difference, basis = unit._edit(hidden_ND.float(), rows_RD)
+        difference, basis = unit.factors(hidden_ND.float(), rows_RD)
         delta = (difference.expand(len(hidden_ND), -1) @ basis).to(hidden_ND.dtype)
         self._enter(None)
         return delta
@@ -258,7 +256,7 @@ class _Recorder(TorchFunctionMode):
             work = Flops(flops, flops * sum(factor.requires_grad for factor in factors))
             if self._is_of_pairs(output) or self._is_of_pairs(factors[0]):  # attention in plain products
                 self._add_pairs(work * (1 / self._tokens**2))
-                self._keep_repeated(*factors)
+                self._save_repeated(*factors)
             else:
                 self._add(work, output)
         return output
@@ -267,10 +265,10 @@ class _Recorder(TorchFunctionMode):
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
             costs.pair += work
 
-    def _keep_repeated(self, mine: torch.Tensor, others: torch.Tensor) -> None:
+    def _save_repeated(self, mine: torch.Tensor, others: torch.Tensor) -> None:
         """Count the keys or values of cached tokens too, where they are repeated for the heads that share them."""
         if mine.requires_grad and others.dim() == 4 and others.shape[1] > self._key_heads:
-            self.costs.kept.seen += others.numel() * others.element_size() / self._tokens
+            self.costs.saved.seen += others.numel() * others.element_size() / self._tokens
 
     def _add(self, work: Flops, output: torch.Tensor) -> None:
         for costs in (self.costs, self.costs.lower) if self._in_lower else (self.costs,):
@@ -285,29 +283,29 @@ class _Recorder(TorchFunctionMode):
 
     def _attention(self, function, args, kwargs):
         query, key, value = args[:3]
-        with torch.autograd.graph.saved_tensors_hooks(lambda saved: None, _never_unpacked):
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _never_unpacked):
             output = function(*args, **kwargs)
         if output.requires_grad:
-            self._keep_attention(query, key, value, output)
+            self._save_attention(query, key, value, output)
         scores, mixed = 2.0 * query.shape[1] * query.shape[3], 2.0 * query.shape[1] * value.shape[3]
         on_scores = query.requires_grad or key.requires_grad
         backward = scores * (query.requires_grad + key.requires_grad) + mixed * (on_scores + value.requires_grad)
         self._add_pairs(Flops(scores + mixed, backward))
         return output
 
-    def _keep_attention(self, query, key, value, output) -> None:
-        """Count what a fused kernel keeps: its factors, its output and a mask in their type, and not the scores.
+    def _save_attention(self, query, key, value, output) -> None:
+        """Count what a fused kernel saves: its factors, its output and a mask in their type, and not the scores.
 
         With a mask, keys and values are repeated for the heads of the query that share them.
         """
-        kept, heads, size = self.costs.kept, query.shape[1], query.element_size()
-        self.keep(query)
-        self.keep(output)
-        kept.pair += size
+        saved, heads, size = self.costs.saved, query.shape[1], query.element_size()
+        self.save(query)
+        self.save(output)
+        saved.pair += size
         if heads > (self._key_heads or heads):
             repeated = heads * (key.shape[3] + value.shape[3]) * size
-            kept.token += repeated
-            kept.seen += repeated
+            saved.token += repeated
+            saved.seen += repeated
         else:
-            self.keep(key)
-            self.keep(value)
+            self.save(key)
+            self.save(value)

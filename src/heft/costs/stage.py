@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heft.adapters.attach import trainable_parameters
-from heft.costs.operations import Costs, Uncountable, costs_of
+from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
 from heft.models.load import choose_device
-from heft.recipe.recipe import Recipe, ReftStage, Stage
+from heft.recipe.recipe import Recipe, Stage
 from heft.training.attention import trains_eager
-from heft.training.reuse.lower_layers import first_edited_layer
-from heft.training.reuse.prefix import has_dropout, reach
-from heft.training.reuse.stores import choose_store
+from heft.training.reuse.facts import ReuseFacts
+from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.stage import hold_back, planned_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_MOST_KV = 128
+"""Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
 
 
 @dataclass(frozen=True)
@@ -29,54 +32,30 @@ class Shape:
     """What a stage's model is like while it trains.
 
     Attributes:
-        costs: of one pass, the layers below the first edited one counted apart; None where it cannot be counted.
+        costs: of one pass, the layers below the first edited one counted separately; None where it cannot be counted.
         uncounted: why not, in words; None where it is counted.
         trainable_parameters: how many numbers train.
-        reach: edited tokens from a prompt's end, where prefixes can stand for their tokens; else None.
-        layer: the first edited layer, where the layers below can be skipped; else None.
-        state_bytes: of one token's hidden state.
-        has_dropout: whether the base drops anything out.
+        reuse: what of it can be computed once.
     """
 
-    costs: Costs | None
+    costs: ModelCosts | None
     uncounted: str | None
     trainable_parameters: int
-    reach: int | None
-    layer: int | None
-    state_bytes: int
-    has_dropout: bool
+    reuse: ReuseFacts
+
+    @property
+    def cached_prefix_bytes(self) -> int:
+        """Bytes of a token's keys and values; the most they are likely to be, where they cannot be counted."""
+        return self.costs.kv_bytes if self.costs is not None else _MOST_KV * self.reuse.state_bytes
 
 
 def shape_of(model: "PreTrainedModel") -> Shape:
     """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards."""
-    layer = first_edited_layer(model)
-    state_bytes = model.config.get_text_config().hidden_size * model.dtype.itemsize
-    about = (trainable_parameters(model), reach(model), layer, state_bytes, has_dropout(model))
+    about = (trainable_parameters(model), ReuseFacts.of(model))
     try:
-        return Shape(costs_of(model, layer or 0), None, *about)
+        return Shape(model_costs(model, about[1].first_edited_layer or 0), None, *about)
     except Uncountable as error:
         return Shape(None, str(error), *about)
-
-
-@dataclass(frozen=True)
-class Reuse:
-    """What a stage computes without gradients, and once where it is kept (see heft.training.reuse.decide).
-
-    Attributes:
-        kind: "prefixes", "lower layers" or "nothing".
-        start: edited tokens from a prompt's end (prefixes), or the first edited layer (lower layers).
-        tokens: of all rows, held-back ones included.
-        bytes: that keeping them takes.
-        store: "memory", "disk" or "off".
-        why_not: in words, where the kind is "nothing".
-    """
-
-    kind: str
-    start: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    store: str = "off"
-    why_not: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +63,14 @@ class StageCosts:
     """What a stage costs in training. `passes` is how often each row is seen, on average.
 
     Counted: every product in the forward and backward passes over the rows that are trained on, with what is computed
-    for reuse. Not counted: padding, held-back evaluations, the optimiser.
+    for reuse. Not counted: padding, validation, the optimizer.
     """
 
     stage: Stage
     shape: Shape
     rows: list[EncodedExample]
-    held_back: list[EncodedExample]
-    reuse: Reuse
+    validation_rows: list[EncodedExample]
+    reuse: ReusePlan
 
     @property
     def planned_steps(self) -> int:
@@ -105,7 +84,7 @@ class StageCosts:
 
     def passes_of(self, tokens: int) -> float:
         """What a run's tokens come to, those of prompts and answers trained on."""
-        return tokens / sum(len(row.prompt) + len(row.answer) for row in self.rows)
+        return tokens / sum(row.length for row in self.rows)
 
     @property
     def uncounted(self) -> str | None:
@@ -124,10 +103,10 @@ class StageCosts:
             return None
         costs, start = self.shape.costs, self.reuse.start
         once = passes if self.reuse.store == "off" else min(passes, 1.0)
-        if self.reuse.kind == "prefixes":
+        if self.reuse.kind == PREFIXES:
             every_time = passes * sum(suffix_row(costs, row, start) for row in self.rows)
             return every_time + once * sum(prefix_row(costs, row, start) for row in self.rows)
-        if self.reuse.kind == "lower layers":
+        if self.reuse.kind == LOWER_LAYERS:
             every_time = passes * sum(upper_row(costs, row) for row in self.rows)
             return every_time + once * sum(lower_row(costs, row) for row in self.rows)
         return self.plain_flops(passes)
@@ -136,23 +115,20 @@ class StageCosts:
 def stage_costs(
     recipe: Recipe, name: str, examples: Sequence[EncodedExample], shape: Shape | None = None
 ) -> StageCosts:
-    """Count a stage of a recipe. Where reuse goes is chosen now, by what is free now.
+    """Count a stage of a recipe. The store of what is reused is chosen now, by what is free now.
 
     Args:
         recipe: whose stage it is.
         name: of the stage.
-        examples: the training rows, with those that the stage holds back.
+        examples: the training rows, with the stage's validation rows.
         shape: of the model while the stage trains, where it is known already.
     """
     stage = recipe.stages[name]
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, held_back = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
+    rows, validation_rows = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
-    return StageCosts(stage, shape, rows, held_back, _reuse(stage, shape, [*rows, *held_back], uses))
-
-
-_MOST_KV = 128
-"""Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
+    reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
+    return StageCosts(stage, shape, rows, validation_rows, reuse)
 
 
 def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> "PreTrainedModel":
@@ -163,38 +139,9 @@ def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedE
     return model
 
 
-def _reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> Reuse:
-    """As `heft.training.reuse.decide.loss_for` decides."""
-    if not isinstance(stage, ReftStage):
-        return _nothing("weights train")
-    if not stage.reuse:
-        return _nothing("reuse is false")
-    if stage.gradient_checkpointing:
-        return _nothing("gradient checkpointing runs the blocks again")
-    if shape.has_dropout:
-        return _nothing("the base model has dropout of its own")
-    if shape.reach is not None:
-        kv_bytes = shape.costs.kv_bytes if shape.costs is not None else _MOST_KV * shape.state_bytes
-        return kept_prefixes(rows, shape.reach, kv_bytes, stage.cache, uses)
-    if shape.layer is None:
-        return _nothing(f"positions {stage.positions} edit from the first token and the first layer on")
-    lengths = [len(row.prompt) + len(row.answer) for row in rows]
-    found = _kept("lower layers", shape.layer, lengths, shape.state_bytes, stage.cache, uses)
-    if found.store != "off":
-        return found
-    why = "cache is off" if stage.cache == "off" else "no row is used twice" if uses <= 1 else "there is no room"
-    return _nothing(f"what enters layer {shape.layer}, the first that is edited, is not kept: {why}")
-
-
-def kept_prefixes(rows: Sequence[EncodedExample], start: int, kv_bytes: int, cache: str, uses: float) -> Reuse:
-    """Reuse of the tokens before the last `start` of each prompt; `cache` and `uses` as for `choose_store`."""
-    return _kept("prefixes", start, [len(row.prompt) - start for row in rows], kv_bytes, cache, uses)
-
-
-def _kept(kind: str, start: int, lengths: list[int], bytes_per_token: int, cache: str, uses: float) -> Reuse:
-    store = choose_store(cache, lengths, bytes_per_token, uses, Path(tempfile.gettempdir()))
-    return Reuse(kind, start, sum(lengths), sum(lengths) * bytes_per_token, store.kind)
-
-
-def _nothing(why: str) -> Reuse:
-    return Reuse("nothing", why_not=why)
+def _planned_reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> ReusePlan:
+    plan = decide_reuse(stage, shape.reuse)
+    if plan.kind == NOTHING:
+        return plan
+    bytes_per_token = shape.cached_prefix_bytes if plan.kind == PREFIXES else shape.reuse.state_bytes
+    return plan.stored(rows, bytes_per_token, stage.cache, uses, Path(tempfile.gettempdir()))

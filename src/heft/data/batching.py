@@ -62,15 +62,21 @@ def batches_of_like_length(
 def fixed_batches(lengths: Sequence[int], most_rows: int, tokens_of_a_pass: int | None) -> dict[int, list[int]]:
     """For each row with tokens, the rows of like length with which it is always computed, itself among them.
 
-    The last bits of a row's numbers depend on what else is in its pass. What is computed once and kept is computed in
-    the same company whoever asks for it first, so that it is the same in a run that was ended and goes on.
+    The last bits of a row's numbers depend on what else is in its pass. Cached
+    values are always computed in the same batch, so that they are bit-identical after a resume.
 
     Args:
         lengths: tokens of each row.
-        most_rows: of a company.
+        most_rows: of a batch.
         tokens_of_a_pass: see `batches_of_like_length`.
     """
     rows = [row for row, length in enumerate(lengths) if length]
     batches = batches_of_like_length([lengths[row] for row in rows], most_rows, tokens_of_a_pass)
     groups = [[rows[i] for i in batch] for batch in batches]
     return {row: group for group in groups for row in group}
+
+
+def select_rows(batch: "dict[str, torch.Tensor]", rows: list[int] | slice) -> "dict[str, torch.Tensor]":
+    """Some rows of a batch, without the columns in which all of them are padded."""
+    width = int(batch["attention_mask"][rows].sum(1).max())
+    return {key: value[rows, -width:] if value.dim() == 2 else value[rows] for key, value in batch.items()}

@@ -13,7 +13,7 @@ import torch
 
 from heft.errors import HeftError
 from heft.models.chat import REFERENCE_DATE, ChatTemplate
-from heft.reft.settings import Positions
+from heft.reft.positions import Positions, longest_tail
 from heft.tasks.base import Example, TaskSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ KEPT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
 IGNORED = -100
 _ANCHORS = ("a", "\n", ":")
-"""Texts that an answer is tokenised behind where its own prompt would not keep its tokens."""
+"""Texts that an answer is tokenised behind where its tokens behind its own prompt are not the prompt's and its own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EncodedExample:
         prompt: ids of the prompt, within the limit.
         choices: ids of each choice.
         answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated.
-        cut: tokens that were taken out of the prompt to keep to the limit.
+        cut: tokens that were taken out of the prompt to fit the limit.
         undated: the prompt with a fixed date, where a chat template writes today's into it; None elsewhere.
     """
 
@@ -47,8 +47,13 @@ class EncodedExample:
     undated: tuple[int, ...] | None = None
 
     @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.answer)
+
+    @property
     def fingerprint(self) -> str:
-        """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where a model was asked the same.
+        """8 hex digits of the SHA-256 of the prompt's and the choices' ids: equal where the model's input was the same.
 
         Prompts that differ by the day's date only count as the same.
         """
@@ -96,7 +101,7 @@ class Encoder:
                 chat template is missing or at fault.
         """
         encoded = self._encode(examples)
-        needed = max((p.needed for p in self.positions), default=0)
+        needed = max((p.shortest_prompt() for p in self.positions), default=0)
         short = [e for e in encoded if len(e.prompt) < max(1, needed)]
         if short:
             worst = min(short, key=lambda e: len(e.prompt))
@@ -116,7 +121,7 @@ class Encoder:
         Raises:
             HeftError: the chat template is missing or at fault.
         """
-        return [*self._bos, *self._ids([self._as_asked(text)])[0]]
+        return [*self._bos, *self._ids([self._templated(text)])[0]]
 
     @cached_property
     def chat(self) -> ChatTemplate | None:
@@ -142,10 +147,10 @@ class Encoder:
         return [self.chat.lead + choice.lstrip() for choice in example.choices]
 
     def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        asked = [self._as_asked(example.prompt) for example in examples]
-        prompts = self._ids(asked)
+        starts = [self._templated(example.prompt) for example in examples]
+        prompts = self._ids(starts)
         texts = [self._choice_texts(example) or [self.answer_text(example)] for example in examples]
-        whole = iter(self._ids([prompt + text for prompt, some in zip(asked, texts, strict=True) for text in some]))
+        whole = iter(self._ids([start + text for start, some in zip(starts, texts, strict=True) for text in some]))
         undated = self._undated(examples)
         encoded = []
         for i, example in enumerate(examples):
@@ -154,9 +159,9 @@ class Encoder:
             answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
             longest = max(map(len, (answer, *choices)))
             prompt = [*self._bos, *prompts[i]]
-            kept = self._shorten(prompt, longest, example)
+            fitting = self._shorten(prompt, longest, example)
             fixed = undated and tuple(self._shorten(undated[i], longest, example))
-            encoded.append(EncodedExample(example, tuple(kept), choices, answer, len(prompt) - len(kept), fixed))
+            encoded.append(EncodedExample(example, tuple(fitting), choices, answer, len(prompt) - len(fitting), fixed))
         return encoded
 
     def _undated(self, examples: Sequence[Example]) -> list[list[int]] | None:
@@ -165,7 +170,7 @@ class Encoder:
             return None
         return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(example.prompt) for example in examples])
 
-    def _as_asked(self, prompt: str) -> str:
+    def _templated(self, prompt: str) -> str:
         return prompt if self.chat is None else self.chat.prompt(prompt)
 
     def _behind(self, prompt: Sequence[int], whole: Sequence[int], text: str) -> tuple[int, ...]:
@@ -196,14 +201,18 @@ class Encoder:
         limit = self.max_length - longest_answer
         if len(prompt) <= limit:
             return prompt
-        head = max([KEPT_HEAD, *(p.first for p in self.positions)])
-        tail = max([1, *(p.last for p in self.positions)])
+        head, tail = uncut_head(self.positions), max(1, longest_tail(self.positions))
         if limit < head + tail:
             raise HeftError(
                 f"task.max_length {self.max_length} is too small: an answer of {longest_answer} tokens leaves {limit}"
                 f" for the prompt, of which the first {head} and the last {tail} are never cut: {example.answer[:80]!r}"
             )
         return prompt[:head] + prompt[len(prompt) - (limit - head) :]
+
+
+def uncut_head(positions: Sequence[Positions]) -> int:
+    """How many tokens at a prompt's start are never cut, where adapters edit these positions."""
+    return max([KEPT_HEAD, *(p.protected_head() for p in positions)])
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

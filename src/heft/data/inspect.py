@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from heft.adapters.attach import edited_positions, parts
+from heft.adapters.methods import all_adapters_of, edited_positions
 from heft.data.encode import IGNORED, EncodedExample, Encoder, training_batch
 from heft.models.load import load_tokenizer
 from heft.recipe.grid import configurations, recipe_of
 from heft.recipe.recipe import Recipe
-from heft.reft.positions import TokenLayout, edited_token_indices, number_tokens
-from heft.reft.settings import parse_positions
+from heft.reft.layout import TokenLayout, edited_token_indices, number_tokens
+from heft.reft.positions import parse_positions
 from heft.tasks import load_examples
 
 if TYPE_CHECKING:
@@ -82,18 +82,17 @@ def show_examples(recipe: Recipe, number: int) -> Shown:
     encode = Encoder.of(tokenizer, task, positions)
     editors = tuple(dict.fromkeys(editor for one in tried for editor in _editors(one)))
     rows = encode(load_examples(task, "train")[:number])
-    return Shown(editors, tuple(_shown(row, editors, tokenizer) for row in rows))
+    return Shown(editors, tuple(_tokenised(row, editors, tokenizer) for row in rows))
 
 
 def _editors(recipe: Recipe) -> list[Editor]:
     return [
-        Editor(part.name, part.settings.positions if part.is_reft else None)
-        for name, stage in recipe.stages.items()
-        for part in parts(name, stage)
+        Editor(adapter.name, None if adapter.positions is None else str(adapter.positions))
+        for adapter in all_adapters_of(recipe)
     ]
 
 
-def _shown(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTrainedTokenizerBase") -> ShownExample:
+def _tokenised(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTrainedTokenizerBase") -> ShownExample:
     batch = training_batch([row], tokenizer.pad_token_id)
     layout = TokenLayout(number_tokens(batch["attention_mask"].bool()), batch["prompt_lengths"])
     edited = [
@@ -116,7 +115,7 @@ def _shown(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTraine
 
 
 def token_texts(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """What each token stands for; the vocabulary's spelling where it is no text of its own, as a part of a character.
+    """What each token stands for; the vocabulary's spelling where that is no text, such as a part of a character.
 
     Each is decoded behind a fixed text, since some tokenizers drop the space of what they decode first.
     """

@@ -12,7 +12,7 @@ import torch
 
 from heft.data.encode import left_pad
 from heft.models.equality import rounding
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 from heft.models.prefix_states import scaled_beyond
 
 if TYPE_CHECKING:
@@ -48,6 +48,5 @@ def padding_matters(model: "PreTrainedModel", pad_id: int, longest: int) -> bool
 def _last_logits(model: "PreTrainedModel", rows: list[list[int]], pad_id: int) -> torch.Tensor:
     """Logits (V,) after the first row."""
     inputs = {key: value.to(model.device) for key, value in left_pad(rows, pad_id).items()}
-    if edits_hidden_states(model):
-        inputs["prompt_lengths"] = torch.tensor([len(row) for row in rows], device=model.device)
-    return logits_of(model, 1, **inputs, use_cache=False)[0, -1].float()
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    return logits_of(model, 1, **inputs, prompt_lengths=lengths, use_cache=False)[0, -1].float()

@@ -12,11 +12,11 @@ from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.evaluation.metrics import Metrics, measure
-from heft.evaluation.records import Record
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import positions_of
+from heft.results.metrics import Metrics, measure
+from heft.results.records import Record
 from heft.runtime.memory_errors import in_smaller_batches, no_room_for
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
@@ -57,14 +57,14 @@ def evaluate(
         tokenizer: its tokenizer.
         task: settings of the task, such as `heft.load_recipe(...).task`.
         settings: batch size and normalisation; None for the defaults.
-        reporter: is told of the progress; None for nobody.
+        reporter: hears of the progress; None for no one.
 
     Raises:
-        HeftError: the task's data cannot be read, its prompts do not fit, or what the model computes is no numbers.
+        HeftError: the task's data cannot be read, its prompts do not fit, or the model computes NaN or infinity.
     """
     from heft.data.checks.base import require_computable  # here, since the checks ask what a right answer is
 
-    encode, reporter = Encoder.of(tokenizer, task, _positions(model)), reporter or Reporter()
+    encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
@@ -86,7 +86,7 @@ def evaluate_examples(
     Whenever memory runs out, the evaluation starts again with half the batch size.
 
     Raises:
-        HeftError: what the model computes is no numbers, or memory does not suffice for a batch of one.
+        HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
     work = _generate if not examples[0].choices else _score
@@ -112,7 +112,7 @@ def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[R
         shares = settings.share_prefix and not equal_lengths
         why_not = why_not_shared(model, examples, tokenizer.pad_token_id) if shares else None
         if why_not is not None:
-            reporter.note(f"{what}: nothing is shared, the plain path is taken: {why_not}")
+            reporter.note(f"{what}: no prefix is shared, the plain path is taken: {why_not}")
         scores = choice_log_likelihoods(
             model,
             examples,
@@ -172,8 +172,3 @@ def _generate(model, tokenizer, task, examples, settings, reporter, what) -> lis
         )
         for encoded, text in zip(examples, texts, strict=True)
     ]
-
-
-def _positions(model: "PreTrainedModel") -> list:
-    layers = (module for module in model.modules() if isinstance(module, ReftLayer))
-    return [positions for layer in layers for positions in layer.positions.values()]

@@ -1,4 +1,4 @@
-"""Evaluation that meets what is no number: an error in words, never a figure."""
+"""NaN and infinity in an evaluation: an error for people, never a figure."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from transformers import LogitsProcessor
 
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.orthonormal import orthonormal_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LOOK = "`heft verify ADAPTER` names tensors of adapters that are not finite. " 
 
 
 def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence[float]]) -> None:
-    """See that every choice has a log-likelihood that is a number; not even −inf can be written to a record.
+    """Require that every choice has a log-likelihood that is finite; not even −inf can be written to a record.
 
     Raises:
         HeftError: one has not; the rows are named.
@@ -36,14 +36,13 @@ def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence
     shown = f"{', '.join(e.example.id for e, _ in bad[:_NAMED])}{' …' if len(bad) > _NAMED else ''}"
     found = ", ".join(sorted({str(score) for _, row in bad for score in row if not math.isfinite(score)}))
     raise HeftError(
-        f"{len(bad):,} of {len(examples):,} rows have a choice whose log-likelihood is {found} and no finite number, so"
-        f" there is nothing to compare (ids {shown}): weights, or the hidden states that come of them, are no numbers"
-        f" or far too large. {_LOOK}"
+        f"{len(bad):,} of {len(examples):,} rows have a choice whose log-likelihood is {found} (ids {shown}): weights"
+        f" or activations are NaN, infinite or overflow. {_LOOK}"
     )
 
 
-class NumbersWatch(LogitsProcessor):
-    """Sees, while texts are generated, whether the logits have a largest one; it changes nothing.
+class FiniteLogits(LogitsProcessor):
+    """Watches, while texts are generated, whether the logits are finite; changes nothing.
 
     Shapes: B rows, V vocabulary.
     """
@@ -57,17 +56,16 @@ class NumbersWatch(LogitsProcessor):
         return logits_BV
 
     def require_finite(self) -> None:
-        """See that every token was one that the model chose.
+        """Require that every token was chosen from finite logits.
 
         Raises:
-            HeftError: the logits were no numbers somewhere.
+            HeftError: logits were NaN or infinite.
         """
         bad = 0 if self._bad_B is None else int(self._bad_B.sum())
         if bad:
             raise HeftError(
-                f"logits are NaN or infinite in {bad:,} of the {len(self._bad_B):,} texts that were generated together,"
-                f" so there is no likeliest token: weights, or the hidden states that come of them, are no numbers or"
-                f" far too large. {_LOOK}"
+                f"logits are NaN or infinite in {bad:,} of the {len(self._bad_B):,} texts of a batch:"
+                f" weights or activations are NaN, infinite or overflow. {_LOOK}"
             )
 
 
@@ -86,7 +84,7 @@ def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
             raise
         more = f" and {len(places) - _NAMED:,} more places" if len(places) > _NAMED else ""
         raise HeftError(
-            f"a ReFT adapter's rotation has less than full rank, with rows that are zero, dependent or no numbers:"
+            f"a ReFT adapter's rotation has less than full rank, with rows that are zero, dependent or NaN:"
             f" {', '.join(places[:_NAMED])}{more}. There is no edit to compute. {_ADVICE}"
         ) from error
 
@@ -94,13 +92,10 @@ def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
 def _degenerate_rotations(model: "PreTrainedModel") -> list[str]:
     """`fine at model.layers.3` for each unit whose rotation has no orthonormal rows."""
     found = []
-    for path, layer in model.named_modules():
-        if not isinstance(layer, ReftLayer):
-            continue
-        for part in layer.adapter_layer_names:
-            for name, unit in getattr(layer, part).items():
-                if unit.rotation is not None and not _has_rows(unit.rotation.detach()):
-                    found.append(f"{name} at {path.removesuffix('.reft')}")
+    for path, layer in layers_of(model).items():
+        for name, unit in layer.units():
+            if unit.rotation is not None and not _has_rows(unit.rotation.detach()):
+                found.append(f"{name} at {path.removesuffix('.reft')}")
     return found
 
 

@@ -8,7 +8,7 @@ from transformers import LogitsProcessorList
 
 from heft.data.batching import batches_of_like_length
 from heft.data.encode import left_pad
-from heft.evaluation.finite import NumbersWatch, explain_singular_rotation
+from heft.evaluation.finite import FiniteLogits, explain_singular_rotation
 from heft.evaluation.greedy import greedy
 from heft.models.endings import text_of, until
 
@@ -34,7 +34,7 @@ def generate_texts(
     token and those of the model's generation settings end an answer in any case.
 
     Raises:
-        HeftError: what the model computes is no numbers.
+        HeftError: the model computes NaN or infinity.
     """
     texts = [""] * len(prompts)
     done = 0
@@ -43,7 +43,7 @@ def generate_texts(
             k: v.to(model.device) for k, v in left_pad([prompts[i] for i in indices], tokenizer.pad_token_id).items()
         }
         inputs.pop("position_ids")  # generate counts them from the mask itself
-        watch = NumbersWatch()
+        watch = FiniteLogits()
         with greedy(model, tokenizer, max_new_tokens, stop, answer_end) as config, explain_singular_rotation(model):
             output = model.generate(
                 **inputs,

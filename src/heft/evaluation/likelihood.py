@@ -10,11 +10,12 @@ import torch
 
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample, left_pad
-from heft.evaluation.shared_pass import score_batch
+from heft.evaluation.shared_pass import SharedPasses
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import positions_of
+from heft.reft.positions import longest_tail
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,17 +44,16 @@ def choice_log_likelihoods(
         share_prefix: whether choices of an example, and examples of one text, share the tokens they begin with; a
             model that does not keep plain keys and values takes the plain path either way.
         equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.data.padding).
-        on_batch: is told how many examples are done.
+        on_batch: called with the number of examples done.
     """
-    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
     if not share_prefix or equal_lengths or not keeps_plain_keys(model):
-        return plain_log_likelihoods(model, examples, batch_size, pad_id, bool(layers), equal_lengths, on_batch)
-    last_edited = max((p.last for layer in layers for p in layer.positions.values()), default=0)
+        return plain_log_likelihoods(model, examples, batch_size, pad_id, equal_lengths, on_batch)
+    last_edited = longest_tail(positions_of(model))
     scores = [[0.0] * len(example.choices) for example in examples]
-    done = 0
+    passes, done = SharedPasses(model, examples, scores, batch_size, pad_id), 0
     cost = pass_tokens(model.device, trains=False)
     for batch in shared_batches(examples, batch_size, last_edited, cost):
-        score_batch(model, batch, examples, scores, batch_size=batch_size, pad_id=pad_id, edits_prompt=bool(layers))
+        passes.score(batch)
         done += len(batch.stems)
         on_batch(done)
     return scores
@@ -65,7 +65,6 @@ def plain_log_likelihoods(
     examples: Sequence[EncodedExample],
     batch_size: int,
     pad_id: int,
-    edits_prompt: bool,
     equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[list[float]]:
@@ -81,8 +80,7 @@ def plain_log_likelihoods(
     for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size, cost, equal_lengths):
         batch = [rows[i] for i in indices]
         inputs = {key: value.to(model.device) for key, value in left_pad([ids for _, _, ids in batch], pad_id).items()}
-        if edits_prompt:
-            inputs["prompt_lengths"] = torch.tensor([len(examples[i].prompt) for i, _, _ in batch], device=model.device)
+        inputs["prompt_lengths"] = torch.tensor([len(examples[i].prompt) for i, _, _ in batch], device=model.device)
         keep = max(len(examples[i].choices[c]) if c is not None else 1 for i, c, _ in batch)
         logits_BKV = logits_of(model, keep, **inputs, use_cache=False)
         log_probs_BKV = logits_BKV.float().log_softmax(-1)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def edits_hidden_states(model: "nn.Module") -> bool:
-    """Whether the model carries a ReFT adapter, which is told where prompts end (`prompt_lengths`)."""
+    """Whether the model carries a ReFT adapter, which needs `prompt_lengths`."""
     from heft.reft.layer import ReftLayer
 
     return any(isinstance(module, ReftLayer) for module in model.modules())
@@ -19,8 +19,8 @@ def edits_hidden_states(model: "nn.Module") -> bool:
 def logits_of(model: "nn.Module", keep: "int | torch.Tensor", **inputs) -> torch.Tensor:
     """Logits (B, K, V) of a causal language model.
 
-    Inputs that the class has no use for, such as `position_ids` where a model counts its own, are left out; a class
-    that gives logits of all columns has them cut.
+    Inputs that the model has no use for are left out: `position_ids` where its class counts its own, `prompt_lengths`
+    where nothing edits hidden states. A class that gives logits of all columns has them cut.
 
     Args:
         model: perhaps wrapped for distribution, or by PEFT.
@@ -32,6 +32,8 @@ def logits_of(model: "nn.Module", keep: "int | torch.Tensor", **inputs) -> torch
     if isinstance(keep, int):  # as indices, whose result is contiguous: of a slice torch multiplies row by row
         keep = torch.arange(width - keep, width, device=tokens.device)
     call = {**inputs, "logits_to_keep": keep}
+    if "prompt_lengths" in call and not edits_hidden_states(model):
+        del call["prompt_lengths"]
     inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", model)
     parameters = inspect.signature(inner.forward).parameters
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.adapters.attach import check_targets, edited_positions
+from heft.adapters.attach import check_targets
+from heft.adapters.methods import edited_positions
 from heft.costs.evaluation import evaluation_flops, evaluation_passes, generation_flops
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
-from heft.costs.operations import Costs, Uncountable, costs_of
+from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.skeleton import skeleton_of, tokenizer_for
-from heft.costs.stage import Reuse, stage_costs
+from heft.costs.stage import stage_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, read_data
@@ -21,9 +22,11 @@ from heft.models.prefix_states import keeps_plain_keys
 from heft.plan.probe import matrix_rates
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
+from heft.reft.positions import longest_tail
 from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
 from heft.tasks import task_for
+from heft.training.reuse.plan import PREFIXES, ReusePlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +40,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
 
     Args:
         recipe: what would be run.
-        reporter: is told what is being done.
+        reporter: gets notes of progress.
         probe_seconds: how long this machine's matrix rate is measured; 0 leaves seconds out.
 
     Raises:
@@ -92,18 +95,18 @@ class _Planner:
             flops_per_second=self._rate,
         )
 
-    def _base_costs(self) -> Costs | None:
+    def _base_costs(self) -> ModelCosts | None:
         try:
-            return costs_of(skeleton_of(self._recipe, None))
+            return model_costs(skeleton_of(self._recipe, None))
         except Uncountable:
             return None
 
-    def _evaluation(self, costs: Costs | None, share: bool) -> float | None:
+    def _evaluation(self, costs: ModelCosts | None, share: bool) -> float | None:
         if costs is None:
             return None
         if not self._eval[0].choices:
             return generation_flops(costs, self._eval, task_for(self._recipe.task).max_new_tokens)
-        last_edited = max((positions.last for positions, _ in costs.edits), default=0)
+        last_edited = longest_tail(positions for positions, _ in costs.edits)
         batch_size, cost = self._recipe.evaluation.batch_size, pass_tokens(self._device, trains=False)
         shares = share and keeps_plain_keys(self._base)
         passes = evaluation_passes(self._eval, batch_size, last_edited, shares, cost)
@@ -148,14 +151,14 @@ class _Planner:
             evaluation_seconds=self._seconds(evaluation),
         )
 
-    def _seconds(self, flops: float | None, reuse: Reuse | None = None) -> float | None:
+    def _seconds(self, flops: float | None, reuse: ReusePlan | None = None) -> float | None:
         """At the rate of whole rows, or of few tokens where prefixes are reused and so few tokens are left."""
         if self._rate is None or flops is None:
             return None
-        return flops / (self._small_rate if reuse is not None and reuse.kind == "prefixes" else self._rate)
+        return flops / (self._small_rate if reuse is not None and reuse.kind == PREFIXES else self._rate)
 
 
 def _data_plan(rows: Sequence[EncodedExample]) -> DataPlan:
-    lengths = [len(row.prompt) + len(row.answer) for row in rows]
+    lengths = [row.length for row in rows]
     cut = sum(row.cut > 0 for row in rows)
     return DataPlan(len(rows), sum(lengths), sum(lengths) / len(rows), max(lengths), cut)

@@ -20,7 +20,7 @@ def matrix_rates(
 
     Args:
         shapes: (in, out) and how often the model has it.
-        tokens: rows of the products; more than `MOST_TOKENS` are probed as so many.
+        tokens: rows of the products; more than `MOST_TOKENS` are probed as `MOST_TOKENS`.
         dtype: of both factors.
         device: where to compute.
         seconds: for the whole probe.

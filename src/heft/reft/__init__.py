@@ -5,16 +5,18 @@
 | file | what it holds |
 |---|---|
 | settings.py | every setting, declared once, without torch |
-| interventions.py | the five equations |
+| equations.py | the interventions as facts, without torch |
+| interventions.py | the interventions as modules |
 | orthonormal.py | matrices with orthonormal rows, many at once |
-| positions.py | which tokens of a batch are edited |
+| positions.py | which tokens are edited, without torch |
+| layout.py | which tokens a forward pass holds |
 | packing.py | rows that hold several sequences |
 | tracker.py | what one forward pass is about: its prompts, its rotations |
 | prompts.py, generating.py, caches.py | where prompts end: in a pass, in `generate`, behind a cache |
 | refusals.py | why prompt positions are refused where that would be a guess |
-| collating.py | prompt lengths for Trainers that keep the labels from the model |
+| collating.py | prompt lengths for Trainers that remove the labels from the batch |
 | layer.py | the edit, hung on a module of the model |
-| streams.py, editable.py | models that keep several hidden states a token; which can be edited |
+| streams.py, editable.py | models with several hidden states per token; which can be edited |
 | sites.py | where blocks, attentions and MLPs are in a model |
 | config.py, model.py, registration.py | the PEFT method |
 """
@@ -37,12 +39,12 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "INTERVENTIONS": "heft.reft.interventions",
-        "Positions": "heft.reft.settings",
+        "Positions": "heft.reft.positions",
         "ReftConfig": "heft.reft.config",
         "ReftLayer": "heft.reft.layer",
         "ReftModel": "heft.reft.model",
         "orthonormal_rows": "heft.reft.orthonormal",
-        "parse_positions": "heft.reft.settings",
+        "parse_positions": "heft.reft.positions",
         "require_editable": "heft.reft.editable",
         "with_prompt_lengths": "heft.reft.collating",
     },

@@ -34,7 +34,7 @@ def cache_of(call: dict[str, Any]) -> Any:
 
 
 def cached_columns(cache: Any) -> int | None:
-    """How many columns the cache holds; None where it is not empty and does not say."""
+    """How many columns the cache holds; None where it is not empty and its length is unknown."""
     if cache is None or (isinstance(cache, list | tuple) and not cache):
         return 0
     if hasattr(cache, "seqlen_offset"):  # xLSTM
@@ -51,7 +51,7 @@ def cached_columns(cache: Any) -> int | None:
 
 
 def is_cache(value: Any) -> bool:
-    """Whether this is an object that a model keeps a past in."""
+    """Whether this is a cache object."""
     return hasattr(value, "get_seq_length") or hasattr(value, "seqlen_offset")
 
 

@@ -1,4 +1,4 @@
-"""Prompt lengths for training loops that keep the labels from the model.
+"""Prompt lengths for training loops that remove the labels from the batch.
 
 transformers' Trainer takes `labels` out of the batch for `label_smoothing_factor` and `compute_loss_func`, and TRL's
 SFTTrainer does likewise, so that the model cannot tell from them where prompts end.
@@ -7,8 +7,8 @@ SFTTrainer does likewise, so that the model cannot tell from them where prompts 
 from collections.abc import Callable
 from typing import Any
 
+from heft.reft.layout import attended_tokens, prompt_lengths_from_labels
 from heft.reft.packing import Sequences, sequence_starts
-from heft.reft.positions import attended_tokens, prompt_lengths_from_labels
 
 
 class WithPromptLengths:
@@ -47,7 +47,7 @@ class WithPromptLengths:
 
 
 def with_prompt_lengths(data_collator: Callable[[list], dict[str, Any]]) -> WithPromptLengths:
-    """A data collator whose batches tell a ReFT model where prompts end, also where a Trainer keeps the labels.
+    """A data collator whose batches tell a ReFT model where prompts end, also where a Trainer removes the labels.
 
     Args:
         data_collator: makes batches with `labels` in which the prompt is −100.

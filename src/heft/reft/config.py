@@ -7,7 +7,8 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from pydantic import ValidationError
 
-from heft.reft.settings import Positions, ReftSettings, parse_positions
+from heft.reft.positions import Positions, parse_positions
+from heft.reft.settings import ReftSettings
 
 
 def _default(name: str):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.sites import site_names
 from heft.reft.streams import Streams
 
@@ -13,7 +13,7 @@ ROWS, TOKENS = 2, 7
 
 
 def require_editable(model: nn.Module, layers: str | list[int] = "all", site: str = "block") -> bool:
-    """See in one small forward pass that what a site puts out has a row for each token.
+    """Check in one small forward pass that a site's output has a hidden state for each token.
 
     Args:
         model: a causal language model, with or without adapters, on any device; on the meta device it costs nothing.
@@ -61,7 +61,7 @@ def _small_batches(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _runs(model: nn.Module, tokens: dict[str, torch.Tensor]) -> bool:
-    if any(isinstance(module, ReftLayer) for module in model.modules()):
+    if layers_of(model):
         tokens = {**tokens, "prompt_lengths": torch.full((ROWS,), TOKENS - 2)}
     try:
         model(**tokens, use_cache=True)  # with a cache transformers does not look whether rows are packed

@@ -1,7 +1,7 @@
 """What a call of `generate` is about: how long the prompts are, whatever the passes that it makes.
 
 Passes may hold the whole prompt, a chunk of it, one new token, or several that are yet to be accepted (assisted and
-prompt-lookup decoding); the prompt's length is kept for all of them.
+prompt-lookup decoding); the prompt's length is the same for all of them.
 
 Shapes: B rows, S columns up to and with those of a pass.
 """
@@ -42,7 +42,7 @@ class GenerateCall:
         )
         seen = seen_by(kwargs.get("past_key_values"))
         if seen is not None and getattr(kwargs.get("generation_config"), "is_assistant", False):
-            call.columns, call.prompt_B = 0, seen.prompt_B  # an assistant is called anew for each proposal
+            call.columns, call.prompt_B = 0, seen.prompt_B  # an assistant is called once for each proposal
         return call
 
     def mask_of(self, batch: int, total: int) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ D·B with D the low-rank difference (n×r, dropout applies here) and B a basis (
 
 An activation, where given, is applied to Wh + b. Equations: ReFT, arXiv 2404.03592 (LoReFT, DiReFT) and pyreft's
 Noreft, Consreft and Lobireft. `direft` here is the paper's DiReFT, two free matrices, which pyreft calls Nodireft;
-pyreft's Direft keeps an orthonormal R.
+pyreft's Direft keeps an orthonormal R. The sum h + D·B is in heft.reft.layer.
 """
 
 from abc import ABC, abstractmethod
@@ -27,8 +27,12 @@ from heft.reft.orthonormal import orthonormal_rows, random_orthonormal_
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
+INTERVENTIONS: "dict[str, type[Intervention]]" = {}
+"""Every class below by its name; the same names have their facts in heft.reft.equations."""
+
+
 class Intervention(nn.Module, ABC):
-    """One set of edit weights.
+    """One set of edit weights. A subclass is registered under its name in heft.reft.equations.
 
     Args:
         hidden_size: d, the length of a hidden state.
@@ -39,6 +43,10 @@ class Intervention(nn.Module, ABC):
 
     rotation: nn.Parameter | None
     """Raw r×d matrix whose orthonormalised rows are R; None where the equation has no R."""
+
+    def __init_subclass__(cls, name: str, **options):
+        super().__init_subclass__(**options)
+        INTERVENTIONS[name] = cls
 
     def __init__(self, hidden_size: int, rank: int, activation: str | None = None, dropout: float = 0.0):
         super().__init__()
@@ -52,7 +60,7 @@ class Intervention(nn.Module, ABC):
         """Create the parameters, at the identity where the equation has one."""
 
     @abstractmethod
-    def _edit(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def factors(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The low-rank difference (n×r, or r for one that does not depend on h) and the basis (r×d)."""
 
     def forward(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
@@ -68,7 +76,7 @@ class Intervention(nn.Module, ABC):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             if rows_RD is None and self.rotation is not None:
                 rows_RD = orthonormal_rows(self.rotation)
-            difference, basis = self._edit(hidden_ND.float(), rows_RD)
+            difference, basis = self.factors(hidden_ND.float(), rows_RD)
             difference = self.dropout(difference.expand(len(hidden_ND), -1))
             return (difference @ basis).to(hidden_ND.dtype)
 
@@ -80,21 +88,21 @@ class Intervention(nn.Module, ABC):
         return orthonormal_rows(self.rotation.detach()).contiguous()  # fused optimisers expect plain strides
 
 
-class LoReft(Intervention):
+class LoReft(Intervention, name="loreft"):
     """h + (Wh + b − Rh)R, R with orthonormal rows."""
 
     def _build(self, hidden_size: int, rank: int) -> None:
         self.weight = nn.Parameter(self._add_rotation(hidden_size, rank))
         self.bias = nn.Parameter(torch.zeros(rank))
 
-    def _edit(self, hidden_ND, rows_RD):
+    def factors(self, hidden_ND, rows_RD):
         weight, bias = self.weight.float(), self.bias.float()
         if self.activation is None:
             return F.linear(hidden_ND, weight - rows_RD, bias), rows_RD
         return self._activate(F.linear(hidden_ND, weight, bias)) - F.linear(hidden_ND, rows_RD), rows_RD
 
 
-class NoReft(Intervention):
+class NoReft(Intervention, name="noreft"):
     """h + (W₁h + b − W₂h)W₂, both free."""
 
     def _build(self, hidden_size: int, rank: int) -> None:
@@ -102,14 +110,14 @@ class NoReft(Intervention):
         self.weight = nn.Parameter(self.basis.detach().clone())
         self.bias = nn.Parameter(torch.zeros(rank))
 
-    def _edit(self, hidden_ND, rows_RD):
+    def factors(self, hidden_ND, rows_RD):
         weight, bias, basis = self.weight.float(), self.bias.float(), self.basis.float()
         if self.activation is None:
             return F.linear(hidden_ND, weight - basis, bias), basis
         return self._activate(F.linear(hidden_ND, weight, bias)) - F.linear(hidden_ND, basis), basis
 
 
-class DiReft(Intervention):
+class DiReft(Intervention, name="direft"):
     """h + (W₁h + b)W₂, both free."""
 
     def _build(self, hidden_size: int, rank: int) -> None:
@@ -117,37 +125,28 @@ class DiReft(Intervention):
         self.bias = nn.Parameter(torch.zeros(rank))
         self.basis = nn.Parameter(torch.zeros(rank, hidden_size))
 
-    def _edit(self, hidden_ND, rows_RD):
+    def factors(self, hidden_ND, rows_RD):
         projected = F.linear(hidden_ND, self.weight.float(), self.bias.float())
         return self._activate(projected), self.basis.float()
 
 
-class ConsReft(Intervention):
+class ConsReft(Intervention, name="consreft"):
     """h + (b − Rh)R: the subspace is set to a constant, which no start can make the identity."""
 
     def _build(self, hidden_size: int, rank: int) -> None:
         self._add_rotation(hidden_size, rank)
         self.bias = nn.Parameter(torch.zeros(rank))
 
-    def _edit(self, hidden_ND, rows_RD):
+    def factors(self, hidden_ND, rows_RD):
         return self.bias.float() - F.linear(hidden_ND, rows_RD), rows_RD
 
 
-class LobiReft(Intervention):
+class LobiReft(Intervention, name="lobireft"):
     """h + bR: a constant is added in the subspace."""
 
     def _build(self, hidden_size: int, rank: int) -> None:
         self._add_rotation(hidden_size, rank)
         self.bias = nn.Parameter(torch.zeros(rank))
 
-    def _edit(self, hidden_ND, rows_RD):
+    def factors(self, hidden_ND, rows_RD):
         return self.bias.float(), rows_RD
-
-
-INTERVENTIONS: dict[str, type[Intervention]] = {
-    "loreft": LoReft,
-    "noreft": NoReft,
-    "direft": DiReft,
-    "consreft": ConsReft,
-    "lobireft": LobiReft,
-}

@@ -13,7 +13,7 @@ from torch import nn
 
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS, Intervention
-from heft.reft.settings import Positions
+from heft.reft.positions import GROUPS, Positions
 from heft.reft.streams import Places, Streams
 from heft.reft.tracker import ForwardTracker
 
@@ -23,7 +23,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
 
     Args:
         tracker: of the model that it becomes part of.
-        streams: how that model keeps its hidden states.
+        streams: how that model lays out its hidden states.
     """
 
     adapter_layer_names = ("reft_shared", "reft_first", "reft_last")
@@ -74,17 +74,22 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """Give an adapter its units, in float32; only those that its positions use."""
         for name in self.adapter_layer_names:
             getattr(self, name).pop(adapter_name) if adapter_name in getattr(self, name) else None
-        for part in _parts(config):
+        for group in config.edited_positions.groups(config.tied):
             unit = INTERVENTIONS[config.intervention](hidden_size, config.rank, config.activation, config.dropout)
             if not any(p.is_meta for p in unit.parameters()):
                 unit.to(device)
-            getattr(self, f"reft_{part}")[adapter_name] = unit
+            getattr(self, f"reft_{group}")[adapter_name] = unit
         self.positions[adapter_name] = config.edited_positions
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter's units (see PEFT)."""
         super().delete_adapter(adapter_name)
         self.positions.pop(adapter_name, None)
+
+    def units(self) -> Iterator[tuple[str, Intervention]]:
+        """Every adapter's name with each of its units."""
+        for name in self.adapter_layer_names:
+            yield from getattr(self, name).items()
 
     def active_units(self) -> Iterator[Intervention]:
         """The units that edit something in a forward pass now."""
@@ -123,17 +128,17 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """Nothing is ever merged here."""
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """False: an edit of hidden states is no weight update."""
+        """False: an edit of hidden states is not a weight update."""
         return False
 
     def _active(self) -> Iterator[tuple[str, str, Intervention]]:
         if self.disable_adapters:
             return
         for adapter_name in self.active_adapters:
-            for part in ("shared", "first", "last"):
-                units = getattr(self, f"reft_{part}")
+            for group in GROUPS:
+                units = getattr(self, f"reft_{group}")
                 if adapter_name in units:
-                    yield adapter_name, part, units[adapter_name]
+                    yield adapter_name, group, units[adapter_name]
 
     def _edit_output(self, module: nn.Module, args: tuple, output):
         active = list(self._active())
@@ -142,7 +147,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         hidden = output[0] if isinstance(output, tuple | list) else output
         if not torch.is_tensor(hidden):
             raise ValueError(
-                f"{type(module).__name__} puts out a {type(hidden).__name__}, and ReFT edits a tensor of hidden"
+                f"{type(module).__name__} returns a {type(hidden).__name__}, and ReFT edits a tensor of hidden"
                 " states: use another site (block, attention, mlp), or LoRA on this model"
             )
         places = self._streams.places(hidden.shape, *self._tracker.layout.index_BT.shape)
@@ -157,9 +162,9 @@ class ReftLayer(nn.Module, BaseTunerLayer):
     ) -> torch.Tensor:
         """The hidden states after each adapter's edit of its tokens."""
         edited, side_by_side = hidden, []
-        for adapter_name, part, unit in active:
-            rows_N = self._tracker.rows(self.positions[adapter_name], part, hidden.device, adapter_name)
-            if rows_N.numel() and adapter_name in self._tracker.owners:
+        for adapter_name, group, unit in active:
+            rows_N = self._tracker.rows(self.positions[adapter_name], group, hidden.device, adapter_name)
+            if rows_N.numel() and adapter_name in self._tracker.adapter_index:
                 side_by_side.append((places.of(rows_N), unit))
             elif rows_N.numel():
                 edited = self._edited(edited, [(places.of(rows_N), unit)])
@@ -183,14 +188,17 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         How many tokens are edited depends on values, which would end the compiled graph at every layer.
         """
         flat_MD = hidden.reshape(-1, self._streams.width)
-        for adapter_name, part, unit in active:
-            edited_N = self._tracker.tokens(self.positions[adapter_name], part, adapter_name).to(hidden.device)
+        for adapter_name, group, unit in active:
+            edited_N = self._tracker.tokens(self.positions[adapter_name], group, adapter_name).to(hidden.device)
             flat_MD = flat_MD + torch.where(places.spread(edited_N)[:, None], unit(flat_MD), 0)
         return flat_MD.view_as(hidden)
 
 
-def _parts(config: ReftConfig) -> list[str]:
-    positions = config.edited_positions
-    if positions.every or (config.tied and positions.first and positions.last):
-        return ["shared"]
-    return [part for part, count in (("first", positions.first), ("last", positions.last)) if count]
+def layers_of(model: nn.Module) -> dict[str, ReftLayer]:
+    """The ReFT layers that a model carries, by their full names such as `model.layers.3.reft`."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ReftLayer)}
+
+
+def positions_of(model: nn.Module) -> list[Positions]:
+    """What the ReFT adapters of a model edit, one entry for each adapter in each layer."""
+    return [positions for layer in layers_of(model).values() for positions in layer.positions.values()]

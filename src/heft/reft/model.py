@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from heft.reft.config import ReftConfig
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import ReftLayer, layers_of
 from heft.reft.sites import site_names
 from heft.reft.streams import Streams
 from heft.reft.tracker import ForwardTracker
@@ -37,7 +37,7 @@ class ReftModel(BaseTuner):
                 " adapter_name=...) or get_peft_model(model.get_base_model(), config, adapter_name=...). For a"
                 " directory that heft wrote, call heft.load(directory)"
             )
-        before = list(dict.fromkeys(name for layer in _layers(model).values() for name in layer.active_adapters))
+        before = list(dict.fromkeys(name for layer in layers_of(model).values() for name in layer.active_adapters))
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
         if before:
             self._activate([name for name in before if name != adapter_name] + [adapter_name])
@@ -45,7 +45,7 @@ class ReftModel(BaseTuner):
 
     def _activate(self, names: list[str]) -> None:
         """Let these adapters edit, in this order; what trains stays as it is."""
-        for layer in _layers(self.model).values():
+        for layer in layers_of(self.model).values():
             layer._active_adapter = [name for name in names if name in layer.positions]
         self.active_adapter = names
 
@@ -70,7 +70,7 @@ class ReftModel(BaseTuner):
         Raises:
             ValueError: a ReFT adapter would have to be merged.
         """
-        for layer in _layers(self.model).values():
+        for layer in layers_of(self.model).values():
             layer.merge(adapter_names=adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
@@ -100,7 +100,7 @@ class ReftModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args, **kwargs):
-        """Where PEFT hands over `adapter_names=[...]`, an adapter for each row: refused rather than ignored."""
+        """Where PEFT passes `adapter_names=[...]`, an adapter for each row: refused rather than ignored."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError(
                 "ReFT cannot edit each row of a batch by another adapter: leave out adapter_names, and call the model"
@@ -111,7 +111,7 @@ class ReftModel(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; a site that no adapter edits any more loses its hook."""
         super().delete_adapter(adapter_name)
-        self._detach([layer for layer in _layers(self.model).values() if not layer.positions])
+        self._detach([layer for layer in layers_of(self.model).values() if not layer.positions])
 
     def _prepare_adapter_config(self, peft_config: ReftConfig, model_config: dict) -> ReftConfig:
         return peft_config
@@ -139,7 +139,7 @@ class ReftModel(BaseTuner):
             layer.set_requires_grad(adapter_name, False)
 
     def _tracker(self) -> ForwardTracker:
-        existing = next(iter(_layers(self.model).values()), None)
+        existing = next(iter(layers_of(self.model).values()), None)
         if existing is not None:
             return existing.tracker
         tracker = ForwardTracker()
@@ -147,7 +147,7 @@ class ReftModel(BaseTuner):
         return tracker
 
     def _detach(self, layers: list[ReftLayer]) -> None:
-        for name, layer in _layers(self.model).items():
+        for name, layer in layers_of(self.model).items():
             if layer in layers:
                 layer.detach(self.model.get_submodule(name.rpartition(".")[0]))
                 if not layer.tracker.layers:
@@ -159,9 +159,5 @@ class ReftModel(BaseTuner):
                 "ReFT edits hidden states and cannot be merged into weights; unload() removes the edits, and LoRA"
                 " adapters beneath can be merged alone with merge_adapter(adapter_names=[...])"
             )
-        self._detach(list(_layers(self.model).values()))
+        self._detach(list(layers_of(self.model).values()))
         return super()._unload_and_optionally_merge(merge=False, **kwargs)
-
-
-def _layers(model: nn.Module) -> dict[str, ReftLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, ReftLayer)}

@@ -1,6 +1,6 @@
 """Rows that hold several sequences: TRL's packing and padding-free batches, transformers' DataCollatorWithFlattening.
 
-Where a sequence begins is read from what such batches carry: `position_ids` that begin anew, or `cu_seq_lens_q`. All
+Where a sequence begins is read from what such batches carry: `position_ids` that start again, or `cu_seq_lens_q`. All
 of it is arithmetic on tensors, without a look at their values, so that `torch.compile` takes it whole.
 
 Shapes: B rows, T tokens, N sequences, counted through the rows in order.

@@ -1,103 +1,113 @@
-"""Which tokens of a batch are edited.
+"""Which tokens a ReFT adapter edits: the one rule, and whatever others ask of it. No torch.
 
-Every rule here counts attended tokens, so it does not matter on which side a row is padded, whether rows are alone
-or in a batch, or how much of a row is already in the cache. Shapes: B rows, T tokens of this call, S = cached + T.
-Sequences that are packed into one row are in heft.reft.packing.
+A new syntax is read in `parse_positions`, answered by `Positions`, and documented in heft.reft.settings.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-import torch
-
-from heft.reft.settings import Positions
+GROUPS = ("shared", "first", "last")
+"""Edited tokens that have one set of weights: all of them, or the first and the last ones apart (`tied: false`)."""
 
 
 @dataclass(frozen=True)
-class TokenLayout:
-    """What one forward pass holds.
+class Positions:
+    """Which prompt tokens are edited.
 
-    Attributes:
-        index_BT: number of each token among its sequence's attended tokens, from 0; −1 for padding.
-        prompt_B: length of each row's prompt in attended tokens; (B, T) where rows are packed: of the prompt of the
-            sequence that each token is part of.
-        owner_BT: which adapter a token belongs to, where several run side by side (see `ForwardTracker.owners`); −1
-            for none.
-        order_BT: where given, an adapter takes its own tokens in this order (dropout is drawn in the order of rows).
+    `first` and `last` count tokens from the start and from the end of the prompt; `all_tokens` means prompt, answer
+    and generated tokens alike. Padding is never edited. In a prompt shorter than both counts together the first
+    positions are taken first, so no token is edited twice.
     """
 
-    index_BT: torch.Tensor
-    prompt_B: torch.Tensor
-    owner_BT: torch.Tensor | None = None
-    order_BT: torch.Tensor | None = None
+    first: int = 0
+    last: int = 0
+    all_tokens: bool = False
+
+    def edits(self, index: Any, prompt: Any, group: str) -> Any:
+        """Whether a token is edited with a group's weights.
+
+        Args:
+            index: number of the token in its sequence, from 0; −1 for padding. An integer or an array.
+            prompt: tokens of the sequence's prompt; an integer, or an array that broadcasts with `index`.
+            group: one of `GROUPS`; "shared" stands for all edited tokens.
+        """
+        if self.all_tokens:
+            return index >= 0
+        in_first = (index >= 0) & (index < self.first) & (index < prompt)
+        in_last = (index >= self.first) & (index >= prompt - self.last) & (index < prompt)
+        return {"first": in_first, "last": in_last, "shared": in_first | in_last}[group]
+
+    def count(self, prompt: int, start: int, end: int, group: str) -> int:
+        """How many of a sequence's tokens `start` to `end` are edited with a group's weights."""
+        return _count(self, prompt, start, end, group)
+
+    def groups(self, tied: bool) -> tuple[str, ...]:
+        """The sets of weights that an adapter has."""
+        if self.all_tokens or (tied and self.first and self.last):
+            return ("shared",)
+        return tuple(group for group, count in (("first", self.first), ("last", self.last)) if count)
 
     @property
-    def prompt_BT(self) -> torch.Tensor:
-        """Length of the prompt that each token's sequence has: (B, T), or (B, 1) where it is the row's."""
-        return self.prompt_B if self.prompt_B.dim() == 2 else self.prompt_B[:, None]
+    def depends_on_prompt(self) -> bool:
+        """Whether it matters where the prompt ends."""
+        return not self.all_tokens
+
+    def shortest_prompt(self) -> int:
+        """Tokens of the shortest prompt in which every position exists."""
+        return self.first + self.last
+
+    def protected_head(self) -> int:
+        """How many tokens at the start of a prompt have to stay where prompts are cut."""
+        return self.first
+
+    def protected_tail(self) -> int:
+        """How many tokens before the end of a prompt are edited because it ends there; they have to stay, too."""
+        return self.last
+
+    def reach_back(self) -> int | None:
+        """How far before a prompt's end the first edited token is at most; None where it may be the prompt's first.
+
+        All before that token has the frozen model's activations, whatever the edits are.
+        """
+        return None if self.all_tokens or self.first else self.last
+
+    def in_words(self) -> str:
+        """`the first 7 and the last 7 of the prompt (f7+l7)`."""
+        if self.all_tokens:
+            return "all tokens, those of the answer too"
+        ends = [f"the {word} {count}" for word, count in (("first", self.first), ("last", self.last)) if count]
+        return f"{' and '.join(ends)} of the prompt ({self})"
+
+    def __str__(self) -> str:
+        """As it is written in a recipe."""
+        if self.all_tokens:
+            return "all"
+        return "+".join(f"{letter}{count}" for letter, count in (("f", self.first), ("l", self.last)) if count)
 
 
-def attended_tokens(mask: torch.Tensor | dict | None, batch: int, total: int, device: torch.device) -> torch.Tensor:
-    """Bool (B, S): which tokens are real, from any attention mask that a transformers model is given.
-
-    Args:
-        mask: None (all are real), (B, S), (B, 1, T, S), or a dict of the latter by attention type.
-        batch: B.
-        total: S; positions of a fixed-size cache beyond it are dropped.
-        device: where the result lives when there is no mask.
+def parse_positions(text: str) -> Positions:
+    """Read `all`, `fN`, `lN` or `fN+lN`.
 
     Raises:
-        ValueError: a mask by queries that has dropped tokens of the cache, or one that is too short.
+        ValueError: the text is none of these, or a count is 0.
     """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention", next(iter(mask.values())))
-    if mask is None:
-        return torch.ones(batch, total, dtype=torch.bool, device=device)
-    if mask.dim() == 4:  # every real token of this call is seen by itself at least, also in a sliding window
-        mask = (mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0).any(dim=1)
-        if mask.shape[1] < total:
-            raise ValueError(
-                f"the attention mask covers {mask.shape[1]} of {total} tokens (a sliding window), so where the prompt"
-                " is cannot be told: pass a 2-D attention_mask, to generate too"
-            )
-    if mask.shape[1] < total:
-        raise ValueError(
-            f"the attention mask covers {mask.shape[1]} of {total} tokens, those in the cache included: pass one of"
-            f" shape ({batch}, {total})"
-        )
-    return mask[:, :total].bool().expand(batch, total)
+    if text == "all":
+        return Positions(all_tokens=True)
+    match = re.fullmatch(r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*))?", text)
+    if not text or match is None or ("+" in text) != (match[1] is not None and match[2] is not None):
+        expected = "'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as 'f7+l7'"
+        raise ValueError(f"positions must be {expected}; got {text!r}")
+    return Positions(first=int(match[1] or 0), last=int(match[2] or 0))
 
 
-def number_tokens(attended_BS: torch.Tensor) -> torch.Tensor:
-    """Int (B, S): the number of each token among its row's attended ones, from 0; −1 for padding."""
-    return (attended_BS.long().cumsum(1) - 1).masked_fill(~attended_BS, -1)
+def longest_tail(several: Iterable[Positions]) -> int:
+    """The largest `protected_tail`; 0 where there is none."""
+    return max((positions.protected_tail() for positions in several), default=0)
 
 
-def prompt_lengths_from_labels(labels_BT: torch.Tensor, attended_BT: torch.Tensor) -> torch.Tensor:
-    """Int (B,): attended tokens before the first label that is not −100 (all of them where there is none)."""
-    before_answer = (labels_BT != -100).long().cumsum(1) == 0
-    return (attended_BT & before_answer).sum(1)
-
-
-def edited_tokens(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
-    """Bool (B, T): the tokens that one set of weights edits.
-
-    In a prompt shorter than both counts together the first positions are taken first, so no token is edited twice.
-
-    Args:
-        layout: the tokens of this call.
-        positions: what the adapter asks for.
-        part: "shared" for all of them, "first" or "last" for one kind.
-    """
-    index_BT, prompt_BT = layout.index_BT, layout.prompt_BT
-    if positions.every:
-        return index_BT >= 0
-    first_BT = prompt_BT.clamp(max=positions.first)
-    last_BT = torch.maximum(prompt_BT - positions.last, first_BT)
-    is_first = (index_BT >= 0) & (index_BT < first_BT)
-    is_last = (index_BT >= last_BT) & (index_BT < prompt_BT)
-    return {"first": is_first, "last": is_last, "shared": is_first | is_last}[part]
-
-
-def edited_token_indices(layout: TokenLayout, positions: Positions, part: str) -> torch.Tensor:
-    """Flat indices into (B·T,) of the tokens that `edited_tokens` names, each once."""
-    return edited_tokens(layout, positions, part).flatten().nonzero().squeeze(1)
+@lru_cache(maxsize=1 << 16)
+def _count(positions: Positions, prompt: int, start: int, end: int, group: str) -> int:
+    return sum(positions.edits(index, prompt, group) for index in range(start, end))

@@ -11,8 +11,8 @@ import torch
 from heft.reft import refusals
 from heft.reft.caches import Seen, cache_of, cached_columns, note_on, seen_by
 from heft.reft.generating import GenerateCall
+from heft.reft.layout import TokenLayout, attended_tokens, number_tokens, prompt_lengths_from_labels
 from heft.reft.packing import Sequences, sequence_starts
-from heft.reft.positions import TokenLayout, attended_tokens, number_tokens, prompt_lengths_from_labels
 
 
 @dataclass

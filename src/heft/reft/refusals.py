@@ -1,4 +1,4 @@
-"""Why a call is refused, most often for prompt positions (`fN`, `lN`): each reason says what to pass or do instead."""
+"""Why a call is refused, most often for prompt positions (`fN`, `lN`): each message says what to pass or do."""
 
 import torch
 
@@ -14,10 +14,10 @@ NO_PROMPT_LENGTHS = (
 )
 PADDED_WITHOUT_MASK = (
     "some rows of this batch begin or end with a padding token (or id 0) and there is no attention_mask, so where the"
-    " prompts are cannot be told: pass attention_mask, and prompt_lengths=[...] too where a row holds an answer as well"
+    " prompts are is unknown: pass attention_mask, and prompt_lengths=[...] too where a row holds an answer as well"
 )
 CACHE_UNKNOWN = (
-    "the cache does not say how many tokens it holds, so where the prompt is cannot be told: call model.generate, or"
+    "the cache's length is unknown, and so is where the prompt is: call model.generate, or"
     " run prompt and answer in one pass without a cache, with prompt_lengths=[...]"
 )
 PAGED = (

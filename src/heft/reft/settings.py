@@ -4,57 +4,26 @@
 defaults and checks from here.
 """
 
-import re
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from heft.reft.equations import EQUATIONS
+from heft.reft.positions import parse_positions
 from heft.settings.base import Settings
 
-InterventionName = Literal["loreft", "noreft", "direft", "consreft", "lobireft"]
+InterventionName = Literal[tuple(EQUATIONS)]
 Site = Literal["block", "attention", "mlp"]
 ActivationName = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Which prompt tokens are edited.
-
-    `first` and `last` count tokens from the start and from the end of the prompt; `every` means all tokens, prompt,
-    answer and generated ones alike. Padding is never edited.
-    """
-
-    first: int = 0
-    last: int = 0
-    every: bool = False
-
-    @property
-    def needed(self) -> int:
-        """The shortest prompt, in tokens, in which every position asked for exists."""
-        return self.first + self.last
-
-
-def parse_positions(text: str) -> Positions:
-    """Read `all`, `fN`, `lN` or `fN+lN`.
-
-    Raises:
-        ValueError: the text is none of these, or a count is 0.
-    """
-    if text == "all":
-        return Positions(every=True)
-    match = re.fullmatch(r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*))?", text)
-    if not text or match is None or ("+" in text) != (match[1] is not None and match[2] is not None):
-        expected = "'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as 'f7+l7'"
-        raise ValueError(f"positions must be {expected}; got {text!r}")
-    return Positions(first=int(match[1] or 0), last=int(match[2] or 0))
 
 
 class ReftSettings(Settings):
     """A representation-space adapter (ReFT)."""
 
-    intervention: InterventionName = "loreft"
-    """The edit: loreft h+(Wh+b-Rh)R, noreft h+(W1h+b-W2h)W2, direft h+(W1h+b)W2, consreft h+(b-Rh)R, lobireft h+bR."""
+    intervention: InterventionName = Field(
+        default="loreft",
+        description=f"The edit: {', '.join(f'{name} {each.text}' for name, each in EQUATIONS.items())}.",
+    )
     rank: int = Field(default=4, ge=1)
     """Dimensions of the subspace that is edited, at most the hidden size."""
     layers: Literal["all"] | list[int] = "all"
@@ -80,7 +49,7 @@ class ReftSettings(Settings):
     @classmethod
     def _untied_has_two_kinds(cls, value: bool, info) -> bool:
         spec = info.data.get("positions")
-        if not value and spec is not None and not ("f" in spec and "+" in spec):
+        if not value and spec is not None and len(parse_positions(spec).groups(tied=False)) < 2:
             raise ValueError(
                 f"tied: false needs first and last positions to tell apart (fN+lN); got positions {spec!r}"
             )
@@ -96,6 +65,7 @@ class ReftSettings(Settings):
     @field_validator("activation")
     @classmethod
     def _activation_has_a_place(cls, value: str | None, info) -> str | None:
-        if value is not None and info.data.get("intervention") in ("consreft", "lobireft"):
-            raise ValueError(f"{info.data['intervention']} has no Wh+b to apply an activation to; remove activation")
+        name = info.data.get("intervention")
+        if value is not None and name is not None and not EQUATIONS[name].has_projection:
+            raise ValueError(f"{name} has no Wh+b to apply an activation to; remove activation")
         return value

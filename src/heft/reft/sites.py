@@ -21,7 +21,7 @@ of the experts in its place."""
 _SUMMED = ("block_sparse_moe", "shared_mlp")
 """Where a block has both, its MLP is their sum, which no module gives."""
 _MLP_MIXERS = ("mlp", "moe")
-"""What Nemotron-H's `block_type` says where a block's only module, `mixer`, is an MLP."""
+"""Values of Nemotron-H's `block_type` where a block's only module, `mixer`, is an MLP."""
 
 
 def decoder_of(model: "PreTrainedModel") -> "PreTrainedModel":

@@ -1,6 +1,6 @@
-"""Where a token's hidden state is in what a module puts out.
+"""Where a token's hidden state is in a module's output.
 
-Most modules put out (B, T, d). Some models keep several states a token between their blocks:
+Most modules return (B, T, d). Some models have several states per token between their blocks:
 
 - AltUp (Gemma 3n), (s, B, T, d): the active one (`altup_active_idx`) is edited, from which the next block predicts and
   corrects the others.
@@ -25,7 +25,7 @@ _TOKENS_FIRST = ("xlnet",)
 
 @dataclass(frozen=True)
 class Streams:
-    """How a model keeps its hidden states.
+    """How a model lays out its hidden states.
 
     Attributes:
         width: d.
@@ -39,15 +39,15 @@ class Streams:
 
     @classmethod
     def of(cls, config: "PretrainedConfig") -> "Streams":
-        """What a model's configuration says.
+        """Read a model's configuration.
 
         Raises:
-            ValueError: its blocks put out (T, B, d), which a batch of as many rows as tokens cannot be told from.
+            ValueError: its blocks return (T, B, d), which cannot be told from (B, T, d) where B = T.
         """
         text = config.get_text_config()
         if text.model_type in _TOKENS_FIRST:
             raise ValueError(
-                f"the blocks of a {text.model_type} model put out (tokens, rows, hidden size), and ReFT edits (rows,"
+                f"the blocks of a {text.model_type} model return (tokens, rows, hidden size), and ReFT edits (rows,"
                 " tokens, hidden size): use LoRA on this model, or another model"
             )
         inner = getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1

@@ -4,9 +4,9 @@ One tracker serves a base model, however many ReFT adapters it carries. It liste
 body, for callers that go past the head), never replaces a module, and takes off only what it put on.
 
 A prompt's length is, in this order: the `prompt_lengths` keyword of `forward`; the tokens before the first label that
-is not −100; inside `generate`, the attended input it was given, kept for every later step, cached or not; with a
+is not −100; inside `generate`, the attended input of the call, for every later step, cached or not; with a
 cache filled by an earlier call, that call's prompt; else the attended input. Where that would be a guess (a training
-pass, rows that look padded without a mask, a cache that does not say what it holds) edits of prompt positions are
+pass, rows that look padded without a mask, a cache of unknown length) edits of prompt positions are
 refused, and those of all tokens are not.
 
 Shapes: B rows, T tokens of this pass, S columns with those in the cache.
@@ -23,24 +23,24 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from heft.reft.caches import Seen, cache_of, is_cache, note_on
 from heft.reft.generating import GenerateCall
 from heft.reft.interventions import Intervention
+from heft.reft.layout import TokenLayout, edited_token_indices, edited_tokens
 from heft.reft.orthonormal import orthonormal_rows
-from heft.reft.positions import TokenLayout, edited_token_indices, edited_tokens
+from heft.reft.positions import Positions
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
-from heft.reft.settings import Positions
 from heft.reft.sites import decoder_of
 
 
 class ForwardTracker:
     """Follows the forward passes of one model. `layers` are the `ReftLayer`s that read it.
 
-    `owners` numbers the adapters that run side by side: each edits only the tokens that `owner_BT` of the pass's
-    `token_layout` gives to it, and none in a pass without one.
+    `adapter_index` numbers the adapters that run side by side: each edits only the tokens that have its number in
+    `adapter_BT` of the pass's `token_layout`, and none in a pass without one.
     """
 
     def __init__(self):
         self.layers: list = []
-        self.owners: dict[str, int] = {}
+        self.adapter_index: dict[str, int] = {}
         self._handles: list = []
         self._layout: TokenLayout | None = None
         self._seen: Seen | None = None
@@ -54,7 +54,7 @@ class ForwardTracker:
         self._replaced: dict = {}
 
     def attach(self, model: nn.Module) -> None:
-        """Listen to `model`; its `generate`, if it has one, is followed so that a prompt's length is kept."""
+        """Listen to `model`, and to its `generate`, so that a prompt's length is known in every step."""
         body = decoder_of(model)
         padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._padding_ids = {0} if padding_id is None else {0, padding_id}
@@ -90,30 +90,30 @@ class ForwardTracker:
         return self._layout
 
     def rows(
-        self, positions: Positions, part: str, device: torch.device, adapter_name: str | None = None
+        self, positions: Positions, group: str, device: torch.device, adapter_name: str | None = None
     ) -> torch.Tensor:
-        """Flat indices into (B·T,) of the tokens that an adapter's `part` edits in this pass."""
-        layout, owner = self.layout, self.owners.get(adapter_name)
-        key = (positions, part, owner)
+        """Flat indices into (B·T,) of the tokens that an adapter edits with a group's weights in this pass."""
+        layout, index = self.layout, self.adapter_index.get(adapter_name)
+        key = (positions, group, index)
         if key not in self._rows:
-            rows_N = edited_token_indices(layout, positions, part)
-            self._rows[key] = rows_N if owner is None else self._owned(rows_N, owner)
+            rows_N = edited_token_indices(layout, positions, group)
+            self._rows[key] = rows_N if index is None else self._own(rows_N, index)
         return self._rows[key].to(device)
 
-    def tokens(self, positions: Positions, part: str, adapter_name: str | None = None) -> torch.Tensor:
+    def tokens(self, positions: Positions, group: str, adapter_name: str | None = None) -> torch.Tensor:
         """Bool (B·T,): as `rows`, without a look at values, for `torch.compile`."""
-        edited_N = edited_tokens(self.layout, positions, part).flatten()
-        owner = self.owners.get(adapter_name)
-        if owner is None:
+        edited_N = edited_tokens(self.layout, positions, group).flatten()
+        index = self.adapter_index.get(adapter_name)
+        if index is None:
             return edited_N
-        owner_BT = self.layout.owner_BT
-        return torch.zeros_like(edited_N) if owner_BT is None else edited_N & (owner_BT.flatten() == owner)
+        adapter_BT = self.layout.adapter_BT
+        return torch.zeros_like(edited_N) if adapter_BT is None else edited_N & (adapter_BT.flatten() == index)
 
-    def _owned(self, rows_N: torch.Tensor, owner: int) -> torch.Tensor:
-        """Those of the rows that belong to an owner."""
-        if self._layout.owner_BT is None:
+    def _own(self, rows_N: torch.Tensor, index: int) -> torch.Tensor:
+        """Those of the tokens that have an adapter's number."""
+        if self._layout.adapter_BT is None:
             return rows_N[:0]
-        rows_N = rows_N[self._layout.owner_BT.flatten()[rows_N] == owner]
+        rows_N = rows_N[self._layout.adapter_BT.flatten()[rows_N] == index]
         if self._layout.order_BT is None:
             return rows_N
         return rows_N[self._layout.order_BT.flatten()[rows_N].argsort(stable=True)]
@@ -121,7 +121,7 @@ class ForwardTracker:
     def rotation(self, unit: Intervention) -> torch.Tensor | None:
         """R (r, d) of one unit; the first call of a pass computes those of all active units, stacked by shape.
 
-        None where each unit computes its own when asked: under gradient checkpointing a recomputed block must not
+        None where each unit computes its own: under gradient checkpointing a recomputed block must not
         reach into the graph of the others, sharded parameters (FSDP2, ZeRO-3) are whole in their own block only, and
         a compiler had better see each by itself.
         """
@@ -173,7 +173,7 @@ class ForwardTracker:
 
     def _edits_prompts(self) -> bool:
         """Whether an active adapter edits positions of the prompt."""
-        return any(not positions.every for layer in self.layers for positions in layer.active_positions())
+        return any(positions.depends_on_prompt for layer in self.layers for positions in layer.active_positions())
 
     def _after_forward(self, module: nn.Module, args: tuple, output) -> None:
         if self._running is not module or not self._is_same_thread():
@@ -195,7 +195,7 @@ class ForwardTracker:
         return torch.compiler.is_compiling() or self._thread in (None, threading.get_ident())
 
     def _resume_in_backward(self, outputs: list[torch.Tensor]) -> None:
-        """See that a recomputed attention or MLP edits its own pass's tokens, whatever has run in between."""
+        """Make a recomputed attention or MLP edit its own pass's tokens, whatever has run in between."""
         layout = self._layout
 
         def resume(_gradient):
@@ -213,7 +213,7 @@ class ForwardTracker:
             self._generating = before
 
     def _batch_continuously(self, *args, **kwargs):
-        """Refuse before a thread starts, which would keep the reason to itself."""
+        """Refuse before a thread starts, in which the error would be lost."""
         refuse_if(self._edits_prompts(), PAGED)
         return self._replaced["init_continuous_batching"](*args, **kwargs)
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heft.compare.arms import Arm
-from heft.evaluation.metrics import wilson
-from heft.evaluation.records import Record
 from heft.report import words
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject
 from heft.report.svg import Axis, Drawing
+from heft.results.metrics import wilson
+from heft.results.records import Record
 
 BINS = 10
 

@@ -1,9 +1,8 @@
 """How large the trained edits are, layer by layer, from the saved weights.
 
-Every ReFT edit adds D·B to a hidden state h, with D = Ah + c (docs/method.md has A, c and B of each intervention). As
-a map of h it has the linear part AᵀB (d×d) and the constant part cB. Their sizes, in the Frobenius and the Euclidean
-norm, do not depend on the basis in which the weights were stored; for LoReFT, whose B = R has orthonormal rows, they
-are those of W − R and of b.
+Every ReFT edit adds D·B to a hidden state h, with D = Ah + c (heft.reft.equations). As a map of h it has the linear
+part AᵀB (d×d) and the constant part cB. Their sizes, in the Frobenius and the Euclidean norm, do not depend on the
+basis in which the weights were stored; for LoReFT, whose B = R has orthonormal rows, they are those of W − R and of b.
 """
 
 import math
@@ -19,10 +18,12 @@ from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_header
 from heft.compare.runs import RunFiles
 from heft.errors import HeftError
+from heft.reft.equations import linear_and_constant
+from heft.reft.positions import GROUPS
 from heft.storage.reading import read_json
 
 _MOST_NUMBERS = 2**30
-_KEY = re.compile(r"\.(\d+)\.(?:.*\.)?reft\.reft_(shared|first|last)\.(\w+)$")
+_KEY = re.compile(rf"\.(\d+)\.(?:.*\.)?reft\.reft_({'|'.join(GROUPS)})\.(\w+)$")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Edit:
         adapter: its name.
         intervention: such as "loreft".
         activation: what acts on Wh + b, or None.
-        part: "shared", or "first" and "last" where these positions have weights of their own.
+        group: "shared", or "first" and "last" where these positions have weights of their own.
         layers: numbers of the edited layers.
         linear: Frobenius norm of the linear part in each; empty where there is none.
         constant: Euclidean norm of the constant part in each.
@@ -42,7 +43,7 @@ class Edit:
     adapter: str
     intervention: str
     activation: str | None
-    part: str
+    group: str
     layers: list[int]
     linear: list[float]
     constant: list[float]
@@ -74,37 +75,23 @@ def _adapter_edits(folder: Path, name: str) -> list[Edit]:
     units: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for key, tensor in load_file(path).items():
         if found := _KEY.search(key):
-            layer, part, kind = int(found[1]), found[2], found[3]
-            units.setdefault(part, {}).setdefault(layer, {})[kind] = tensor.astype(np.float64)
+            layer, group, kind = int(found[1]), found[2], found[3]
+            units.setdefault(group, {}).setdefault(layer, {})[kind] = tensor.astype(np.float64)
     edits = []
-    for part, layers in sorted(units.items()):
+    for group, layers in sorted(units.items()):
         sizes = [edit_size(config["intervention"], layers[layer]) for layer in sorted(layers)]
         linear = [size for size, _ in sizes if size is not None]
-        about = (name, config["intervention"], config.get("activation"), part, sorted(layers))
+        about = (name, config["intervention"], config.get("activation"), group, sorted(layers))
         edits.append(Edit(*about, linear, [constant for _, constant in sizes]))
     return edits
 
 
 def edit_size(intervention: str, weights: dict[str, np.ndarray]) -> tuple[float | None, float]:
-    """Norms of an edit's linear part (None where it has none) and of its constant part.
-
-    Args:
-        intervention: a name of docs/method.md.
-        weights: `bias` (r,) and, of `rotation`, `weight` and `basis` (r, d), those that the intervention has.
-    """
-    if intervention in ("loreft", "consreft", "lobireft"):
-        basis = orthonormal_rows(weights["rotation"])
-    else:
-        basis = weights["basis"]
-    constant = float(np.linalg.norm(weights["bias"] @ basis))
-    if intervention == "lobireft":
+    """Norms of an edit's linear part (None where it has none) and of its constant part; arguments as for
+    `heft.reft.equations.linear_and_constant`."""
+    inner, bias, basis = linear_and_constant(intervention, weights)
+    constant = float(np.linalg.norm(bias @ basis))
+    if inner is None:
         return None, constant
-    start = {"loreft": basis, "noreft": basis, "direft": 0.0, "consreft": basis}[intervention]
-    inner = weights.get("weight", 0.0) - start
     # ‖AᵀB‖² = tr(AAᵀ·BBᵀ), which needs no d×d matrix
     return float(np.sqrt(max(0.0, np.sum((inner @ inner.T) * (basis @ basis.T))))), constant
-
-
-def orthonormal_rows(raw: np.ndarray) -> np.ndarray:
-    """R = L⁻¹A with LLᵀ = AAᵀ, as heft.reft.orthonormal has it (r, d)."""
-    return np.linalg.solve(np.linalg.cholesky(raw @ raw.T), raw)

@@ -4,19 +4,12 @@ from collections.abc import Sequence
 
 from heft.compare.runs import RunFiles
 from heft.errors import HeftError
+from heft.reft.equations import EQUATIONS
 from heft.report import words
 from heft.report.edits import Edit, read_edits
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject, trained
 from heft.report.svg import Drawing, axis
-
-_LINEAR = {
-    "loreft": "‖W − R‖, the Frobenius norm of W − R",
-    "noreft": "‖(W₁ − W₂)ᵀW₂‖, a Frobenius norm",
-    "direft": "‖W₁ᵀW₂‖, a Frobenius norm",
-    "consreft": "‖RᵀR‖, which is the root of the rank in every layer",
-}
-_CONSTANT = {"loreft": "‖b‖", "noreft": "‖bW₂‖", "direft": "‖bW₂‖", "consreft": "‖b‖", "lobireft": "‖b‖"}
 
 
 def section(subject: Subject) -> Section:
@@ -27,7 +20,7 @@ def section(subject: Subject) -> Section:
         for run in group.runs:
             try:
                 for edit in read_edits(run):
-                    found.setdefault((edit.adapter, edit.part), []).append((run, edit))
+                    found.setdefault((edit.adapter, edit.group), []).append((run, edit))
             except HeftError as error:
                 notes.append(f"{group.title}, seed {run.seed}: not shown, since {error}.")
         panels += [_panel(group.title, edits) for edits in found.values()]
@@ -51,17 +44,18 @@ def _panel(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Panel:
             drawing.line(points, f"line thin {kind}")
             for point in points:
                 drawing.dot(point, f"fill {kind}" if kind == "a" else f"hollow {kind}", 2.4)
-    which = {"shared": "", "first": ", first positions", "last": ", last positions"}[first.part]
+    which = "" if first.group == "shared" else f", {first.group} positions"
     name = f"{title}: {first.adapter}{which}"
     svg = drawing.svg(f"Size of the edit by layer, {name}")
-    return Panel(name, svg, _told(first, len(edits)), _numbers(name, edits))
+    return Panel(name, svg, _about(first, len(edits)), _numbers(name, edits))
 
 
-def _told(edit: Edit, seeds: int) -> str:
+def _about(edit: Edit, seeds: int) -> str:
+    equation = EQUATIONS[edit.intervention]
     sentences = [f"{edit.intervention}, {words.several(len(edit.layers), 'layer')}."]
     if edit.linear:
-        sentences.append(f"Filled: {_LINEAR[edit.intervention]}, {_extremes(edit.layers, edit.linear)}.")
-    sentences.append(f"Hollow: {_CONSTANT[edit.intervention]}, {_extremes(edit.layers, edit.constant)}.")
+        sentences.append(f"Filled: {equation.linear_norm}, {_extremes(edit.layers, edit.linear)}.")
+    sentences.append(f"Hollow: {equation.constant_norm}, {_extremes(edit.layers, edit.constant)}.")
     if edit.activation:
         sentences.append(f"An activation ({edit.activation}) stands between, so these are not the whole edit.")
     if seeds > 1:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from heft.errors import HeftError
-from heft.evaluation.records import Record, read_records
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import Recipe
-from heft.run.directory import StageSummary, agrees, read_summaries
+from heft.results.records import Record, read_records
+from heft.results.summary import StageSummary, read_summaries
 from heft.storage.reading import read_json
 
 _SAME = ("format", "heft_version", "python", "platform", "libraries", "device", "base")
@@ -36,7 +36,7 @@ def find_base_evaluation(
                 continue
             summary = next((each for each in read_summaries(path) if each.name == "base"), None)
             file = path / "records" / "base.jsonl"
-            if summary is not None and agrees(summary, file):
+            if summary is not None and summary.agrees_with(file):
                 return path, summary, read_records(file)
         except HeftError:
             continue

@@ -1,4 +1,4 @@
-"""A run's checkpoints, from which a run that was ended goes on:
+"""A run's checkpoints, from which an interrupted run is resumed:
 
     checkpoints/<number>-<stage>/
       step-<n>/     values.json, tensors.safetensors: a stage in the middle of its training
@@ -68,7 +68,7 @@ class Checkpoints:
         folder: that holds them; need not be there yet.
         stages: names of the recipe's stages, in order.
         keep: how many checkpoints of steps stay.
-        note: is told of damage.
+        note: hears of damage.
     """
 
     folder: Path
@@ -77,7 +77,7 @@ class Checkpoints:
     note: Callable[[str], None]
 
     def write_step(self, stage: str, checkpoint: StepCheckpoint) -> None:
-        """Keep a stage in the middle of its training; of its earlier steps the newest stay.
+        """Write a checkpoint in the middle of a stage; of its earlier ones the newest stay.
 
         Raises:
             HeftError: it cannot be written; all checkpoints are as they were.
@@ -93,7 +93,7 @@ class Checkpoints:
     def write_trained(
         self, stage: str, outcome: dict, save_adapters: Callable[[Path], None], metrics_bytes: int
     ) -> None:
-        """Keep a stage after its training; the steps of the stages before it go.
+        """Write a checkpoint of a trained stage; those within the stages before it are removed.
 
         Raises:
             HeftError: it cannot be written; all checkpoints are as they were.
@@ -125,7 +125,7 @@ class Checkpoints:
         return None
 
     def forget_after(self, stage: str, step: int) -> None:
-        """Remove what was kept of a stage after that many steps, and of all stages behind it."""
+        """Remove checkpoints of a stage after that step, and of all later stages."""
         for each in self._steps(stage):
             if each.name > f"step-{step:08d}":
                 shutil.rmtree(each)

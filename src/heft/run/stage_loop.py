@@ -1,4 +1,4 @@
-"""The stages of a run, each trained, kept and evaluated, from wherever an earlier call has left them."""
+"""The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview, parts, trainable_parameters
+from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
+from heft.adapters.methods import adapters_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.errors import HeftError
 from heft.evaluation.evaluator import Evaluation, evaluate_examples
 from heft.models.load import Base
 from heft.recipe.recipe import Recipe, ReftStage, Stage
+from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
-from heft.run.directory import RunDirectory, StageSummary
+from heft.run.directory import RunDirectory
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
@@ -30,7 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageLoop:
-    """The pieces of a run: what it works on, and each step."""
+    """Trains and evaluates a run's stages; each step is a method.
+
+    Attributes:
+        recipe, base, data: what the run is about.
+        directory: where earlier results are found; one of the listeners of `reporter`.
+        reporter: hears metrics, evaluations and notes.
+    """
 
     recipe: Recipe
     base: Base
@@ -40,12 +48,12 @@ class StageLoop:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Where the run is kept on its way."""
+        """The checkpoints of the run."""
         folder = self.directory.path / "checkpoints"
         return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.note)
 
     def run(self) -> None:
-        """All evaluations and stages, but for what the directory has already."""
+        """Run all evaluations and stages except those that the directory has already."""
         evaluated = [summary.name for summary in self.directory.summaries]
         if "base" not in evaluated:
             self.evaluate_base()
@@ -58,11 +66,11 @@ class StageLoop:
                     outcome = self.train_and_checkpoint(index, name, stage, metrics_bytes)
                 metrics_bytes = self.directory.metrics_bytes
             else:
-                for part in parts(name, stage):
-                    adapter_dir.attach_saved(self.base.model, done.folder / part.name, part.name)
+                for adapter in adapters_of(name, stage):
+                    adapter_dir.attach_saved(self.base.model, done.folder / adapter.name, adapter.name)
                 self.base.model.eval()
                 outcome, metrics_bytes = Trained.from_dict(done.outcome), done.metrics_bytes
-                self.reporter.note(f"stage {name} is trained already")
+                self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
                 self.evaluate_stage(name, outcome)
 
@@ -70,10 +78,10 @@ class StageLoop:
         """Evaluate the model before any stage."""
         evaluation = self.evaluate("base")
         summary = StageSummary.of("base", evaluation.metrics, evaluation_seconds=evaluation.seconds)
-        self.directory.add_evaluation(summary, evaluation.records)
+        self.reporter.evaluated(summary, evaluation.records)
 
     def train_and_checkpoint(self, index: int, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
-        """Train a stage from its last checkpoint on, writing checkpoints on the way and at the end.
+        """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
 
         Args:
             index: of the stage.
@@ -92,7 +100,8 @@ class StageLoop:
             self.directory.cut_metrics(logged)
         if last:
             _require_as_many_processes(len(last.state.random))
-            self.reporter.note(f"resuming stage {name} at step {step:,}")
+            self.reporter.note(f"resuming stage {name} after step {step:,}")
+            self.reporter.resumed(name, step)
         costs = self.count(name, last.cache if last else None)
         cache = costs.reuse.store if isinstance(stage, ReftStage) else None
         if cache is not None:  # what is counted is what runs, and a resumed stage runs as it was started
@@ -109,7 +118,7 @@ class StageLoop:
         flops = costs.flops(passes) if outcome.reuses else plain
         trained = Trained(parameters, flops, plain, outcome)
         if distributed.is_main():
-            save = partial(_save_adapters, self.base.model, [part.name for part in parts(name, stage)])
+            save = partial(_save_adapters, self.base.model, [adapter.name for adapter in adapters_of(name, stage)])
             self.checkpoints.write_trained(name, asdict(trained), save, self.directory.metrics_bytes)
         return trained
 
@@ -132,7 +141,7 @@ class StageLoop:
             ended=outcome.ended,
             ended_because=outcome.ended_because,
         )
-        self.directory.add_evaluation(summary, evaluation.records)
+        self.reporter.evaluated(summary, evaluation.records)
 
     def count(self, name: str, cache: str | None) -> StageCosts:
         """What training a stage costs, with the store that `cache: auto` means now.
@@ -172,7 +181,7 @@ class StageLoop:
             self.data.train,
             pad_id=self.base.tokenizer.pad_token_id,
             seed=seed,
-            reporter=_Recording(self.reporter, self.directory),
+            reporter=self.reporter,
             holdout_seed=self.recipe.seed + index,
             plan=plan,
             attention=self.base.settings.attention,
@@ -195,7 +204,7 @@ class Trained:
 
     Attributes:
         parameters: how many numbers were trained.
-        flops, plain_flops: of the training, see heft.run.directory.StageSummary.
+        flops, plain_flops: of the training, see heft.results.summary.StageSummary.
         outcome: what it took.
     """
 
@@ -218,18 +227,6 @@ def _save_adapters(model: "PreTrainedModel", names: Sequence[str], folder: Path)
 def _require_as_many_processes(before: int) -> None:
     if before != distributed.count():
         raise HeftError(
-            f"this run was started with {before} processes and cannot be resumed with {distributed.count()}, since each"
+            f"this run was begun with {before} processes and cannot be resumed with {distributed.count()}, since each"
             f" draws its own random numbers; start {before}"
         )
-
-
-class _Recording(Reporter):
-    """Writes measurements to the run directory on their way to the person."""
-
-    def __init__(self, inner: Reporter, directory: RunDirectory):
-        self._directory = directory
-        self.note, self.progress, self.step, self._show = inner.note, inner.progress, inner.step, inner.metrics
-
-    def metrics(self, values: dict) -> None:
-        self._directory.add_metrics(values)
-        self._show(values)

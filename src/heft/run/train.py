@@ -10,38 +10,36 @@ from pathlib import Path
 
 from heft import __version__
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import check_targets, parts
+from heft.adapters.attach import check_targets
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_header
-from heft.costs.skeleton import skeleton_of as attached_skeleton
+from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
-from heft.evaluation.records import Record
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.grid import refuse_sweep
 from heft.recipe.recipe import Recipe
+from heft.results.summary import StageSummary, read_summaries
 from heft.run.base_evaluation import find_base_evaluation
-from heft.run.checkpoints import Checkpoints
-from heft.run.directory import (
-    RUN_FORMAT,
-    RunDirectory,
-    StageSummary,
+from heft.run.begun import (
     clear_first_files,
     is_begun,
     is_finished,
     model_begun_with,
-    read_summaries,
     require_free,
     require_same,
 )
+from heft.run.checkpoints import Checkpoints
+from heft.run.directory import RUN_FORMAT, RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.runtime import distributed
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Reporter, Reporters
 from heft.storage.locks import locked
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
@@ -72,15 +70,15 @@ def train(
 
     Args:
         recipe: a recipe, or the path of one.
-        reporter: is told what happens, by the main process; None for nobody.
-        resume: go on with what the run's directory holds, if it holds anything: with the same adapters, to the bit on
-            a CPU, and the same records as if the run had not been ended.
+        reporter: hears what happens, in the main process; None for no one.
+        resume: continue from the last checkpoint in the run directory, or start if there is none. Adapters (to the
+            bit on a CPU) and records are those of a run that was never interrupted.
         base_from: directories of runs; the evaluation of the base is taken from one of them if it is the same, with the
             seconds that it took there.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong, and nothing has been written; or the
-            directory is held by another process, or holds something that this recipe cannot go on with.
+            directory is locked by another process, or holds something that this recipe cannot resume.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter if reporter is not None and distributed.is_main() else Reporter()
@@ -106,9 +104,10 @@ def train(
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
         check_targets(base.model, recipe, base.tokenizer)
-        attached_skeleton(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+        skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
         distributed.wait_for_all()  # each has seen that the directory is free
-        directory = RunDirectory(path) if distributed.is_main() else _Unwritten(path)
+        directory = RunDirectory(path, writes=distributed.is_main())
+        reporter = Reporters([directory, reporter])
         manifest = run_manifest(recipe, base, data)
         if begun:
             _resume(directory, manifest, reporter)
@@ -126,9 +125,11 @@ def train(
 
 
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
-    others = directory.go_on(manifest)
+    others = directory.resume(manifest)
     if others:
-        reporter.note(f"begun with {others}: the result need not be to the bit that of a run never ended")
+        reporter.note(
+            f"begun with {others}: the result may differ in its last bits from that of a run without interruption"
+        )
 
 
 def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
@@ -138,7 +139,7 @@ def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
 
 
 def _require_room(path: Path, resume: bool) -> None:
-    """See that a run may begin there; where one may be gone on with, what ended before it did anything is removed."""
+    """Require that a run may begin there; with `resume`, what a run left before it did anything is removed."""
     if resume and distributed.is_main():
         clear_first_files(path)
     distributed.wait_for_all()
@@ -170,25 +171,12 @@ def _take_base(
     if found is not None:
         run, summary, records = found
         reporter.note(f"the base is evaluated already, in {run}")
-        directory.add_evaluation(summary, records)
+        reporter.evaluated(summary, records)
 
 
 def _held(path: Path) -> AbstractContextManager:
     """The run's directory, held against other runs; of several processes of one run, the main one holds it."""
     return locked(path, "run") if distributed.is_main() else nullcontext()
-
-
-class _Unwritten(RunDirectory):
-    """The run's directory to a process that does not write: only figures are kept."""
-
-    def create(self, recipe_yaml: str, manifest: dict) -> None:
-        pass
-
-    def add_metrics(self, values: dict) -> None:
-        pass
-
-    def add_evaluation(self, summary: StageSummary, records: list[Record]) -> None:
-        self.summaries.append(summary)
 
 
 def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
@@ -226,9 +214,9 @@ def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
 def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     """What heft.json holds of a recipe's adapters."""
     entries = [
-        AdapterEntry(name=part.name, method="reft" if part.is_reft else "lora", stage=name)
+        AdapterEntry(name=adapter.name, method=adapter.method.name, stage=name)
         for name, stage in recipe.stages.items()
-        for part in parts(name, stage)
+        for adapter in adapters_of(name, stage)
     ]
     folder = local_folder(recipe.model.name)
     return AdapterManifest(

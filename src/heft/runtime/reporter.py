@@ -1,28 +1,101 @@
-"""Who is told what happens during a run. The command line shows it; from Python, nothing is printed."""
+"""Who hears what happens during a run.
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+Everything speaks to one `Reporter`: stages, sweeps, evaluations. `Reporters` passes the news on to several: the run
+directory writes metrics and evaluations to its files, the console shows them, and a tracker (TensorBoard, Weights &
+Biases, one's own) is one further subclass:
 
-if TYPE_CHECKING:
-    from heft.adapters.attach import Row
+    class Tracker(Reporter):
+        def metrics(self, values): ...
+        def evaluated(self, summary, records): ...
+
+    heft.train(recipe, Reporters([ConsoleReporter(), Tracker()]))
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from heft.results.records import Record
+from heft.results.summary import StageSummary
+
+
+@dataclass(frozen=True)
+class AdapterRow:
+    """A line of the table before a stage.
+
+    Attributes:
+        name: of the adapter, or "base".
+        method: "lora", "reft" or "model".
+        state: "trains" or "frozen", "active" or "inactive".
+        parameters: how many numbers it has.
+    """
+
+    name: str
+    method: str
+    state: str
+    parameters: int
 
 
 class Reporter:
-    """Receives the news of a run and ignores it. Subclass what you want to see."""
+    """Hears the news of a run and ignores it. Subclass what you want to hear."""
 
     def note(self, text: str) -> None:
         """A line for the person: what is being done, what was counted."""
 
-    def overview(self, stage: str, rows: "Sequence[Row]") -> None:
+    def overview(self, stage: str, rows: Sequence[AdapterRow]) -> None:
         """Before a stage: what trains, what is frozen, what is active."""
 
     def progress(self, what: str, total: int) -> AbstractContextManager:
-        """Around a piece of work of `total` steps, which are told by `step`."""
+        """Around a piece of work of `total` steps; `step` counts them."""
         return nullcontext()
 
     def step(self, what: str, done: int, total: int) -> None:
-        """A step of the piece of work has been done."""
+        """A step of the piece of work is done."""
 
     def metrics(self, values: dict) -> None:
-        """A measurement: `stage`, `step` and loss, learning rate, gradient norm, epoch as far as known."""
+        """A measurement: `stage` (in a sweep also `configuration`), `step`, and as far as known `loss`, `eval_loss`,
+        `learning_rate`, `grad_norm`, `epoch`, `diverged`."""
+
+    def evaluated(self, summary: StageSummary, records: Sequence[Record]) -> None:
+        """The model after a stage, or the base, was evaluated: its figures and the record of every example."""
+
+    def resumed(self, stage: str, step: int) -> None:
+        """A stage continues after that step: what was reported of it beyond is void and comes again."""
+
+
+class Reporters(Reporter):
+    """Passes the news on to several listeners, in their order."""
+
+    def __init__(self, listeners: Sequence[Reporter]):
+        self.listeners = list(listeners)
+
+    def note(self, text: str) -> None:
+        for each in self.listeners:
+            each.note(text)
+
+    def overview(self, stage: str, rows: Sequence[AdapterRow]) -> None:
+        for each in self.listeners:
+            each.overview(stage, rows)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for each in self.listeners:
+                stack.enter_context(each.progress(what, total))
+            yield
+
+    def step(self, what: str, done: int, total: int) -> None:
+        for each in self.listeners:
+            each.step(what, done, total)
+
+    def metrics(self, values: dict) -> None:
+        for each in self.listeners:
+            each.metrics(values)
+
+    def evaluated(self, summary: StageSummary, records: Sequence[Record]) -> None:
+        for each in self.listeners:
+            each.evaluated(summary, records)
+
+    def resumed(self, stage: str, step: int) -> None:
+        for each in self.listeners:
+            each.resumed(stage, step)

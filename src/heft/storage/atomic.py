@@ -132,7 +132,7 @@ def _beside(path: Path) -> Path:
 
 
 def _fsync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk; where the system cannot do that, go on."""
+    """Wait until a file, or a folder's list of names, is on the disk; where the system cannot do that, do nothing."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)

@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
-from heft.adapters.attach import check_targets, edited_positions
+from heft.adapters.attach import check_targets
+from heft.adapters.methods import edited_positions
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.rows import Data, read_data

@@ -15,7 +15,8 @@ from heft.compare.arms import STUDY_FORMAT
 from heft.errors import HeftError
 from heft.recipe.files import difference, load_recipe
 from heft.recipe.recipe import Recipe
-from heft.run.directory import is_begun, is_finished, read_summaries, require_free
+from heft.results.summary import read_summaries
+from heft.run.begun import is_begun, is_finished, require_free
 from heft.storage.atomic import to_json, write_text
 from heft.storage.reading import read_json
 from heft.study.files import Study, dump_study

@@ -12,18 +12,19 @@ from heft.adapters.attach import activate
 from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
-from heft.reft.layer import ReftLayer
-from heft.reft.settings import parse_positions
+from heft.reft.layer import layers_of
+from heft.reft.positions import parse_positions
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
 from heft.sweep.retry import RetryingForward, TokenBudget
+from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.reuse.decide import open_prefixes
-from heft.training.reuse.prefix import has_dropout
+from heft.training.reuse.facts import has_dropout
 
 
 @contextmanager
@@ -43,15 +44,15 @@ def side_by_side(
         data: the rows.
         seeds: of each configuration.
         tokens_per_pass: most tokens in a pass.
-        reporter: is told how they go through the model.
+        reporter: gets notes on how they run.
     """
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
         learners = [
             Learner(base.model, number, configuration, data, seed)
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
         ]
-        _name_owners(base, tried)
-        passes = _passes(base, learners, data.examples, Path(scratch), reporter)
+        _number_adapters(base, tried)
+        passes = _passes(base, learners, data, Path(scratch), reporter)
         validation = range(len(data.rows), len(data.examples))
         retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
         yield SideBySide(learners, passes, validation, retrying)
@@ -66,59 +67,58 @@ def _gone_afterwards(base: Base) -> Iterator[None]:
     finally:
         added = [name for name in base.model.peft_config if name not in before]
         activate(base.model, before)
-        for module in list(base.model.modules()):
-            layer = getattr(module, "reft", None)
-            if isinstance(layer, ReftLayer):
-                for name in set(added) & set(layer.positions):
-                    layer.delete_adapter(name)
-                layer.tracker.owners.clear()
-                if not layer.positions:
-                    layer.detach(module)
-                if not layer.tracker.layers:
-                    layer.tracker.detach(base.model)
+        for path, layer in layers_of(base.model).items():
+            for name in set(added) & set(layer.positions):
+                layer.delete_adapter(name)
+            layer.tracker.adapter_index.clear()
+            if not layer.positions:
+                layer.detach(base.model.get_submodule(path.rpartition(".")[0]))
+            if not layer.tracker.layers:
+                layer.tracker.detach(base.model)
         for name in added:
             del base.model.peft_config[name]
 
 
-def _name_owners(base: Base, tried: Sequence[Configuration]) -> None:
+def _number_adapters(base: Base, tried: Sequence[Configuration]) -> None:
     """From here on each configuration's adapter edits its own tokens only."""
-    layer = next(module for module in base.model.modules() if isinstance(module, ReftLayer))
-    layer.tracker.owners.update({configuration.adapter: number for number, configuration in enumerate(tried)})
+    layer = next(iter(layers_of(base.model).values()))
+    layer.tracker.adapter_index.update({configuration.adapter: number for number, configuration in enumerate(tried)})
 
 
-def _passes(base: Base, learners: Sequence[Learner], examples: list, folder: Path, reporter: Reporter) -> PackedForward:
-    """How the configurations go through the model; told to the reporter."""
+def _passes(
+    base: Base, learners: Sequence[Learner], data: TrainingData, folder: Path, reporter: Reporter
+) -> PackedForward:
+    """How the configurations go through the model."""
     stages = [learner.configuration.stage for learner in learners]
+    pad_id = base.tokenizer.pad_token_id
     positions = [parse_positions(stage.positions) for stage in stages]
-    passes = PackedForward(base.model, examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
-    reusable = stages[0].reuse and can_stand_side_by_side(base.model)
-    apart = frozenset(n for n, p in enumerate(positions) if reusable and not p.first and not p.every)
+    plain = PackedForward(base.model, data.examples, positions, pad_id, stages[0].bf16)
+    seeds = [learner.seed for learner in learners]
+    sharing = decide_sharing(
+        stages, seeds, len(data.rows), len(data.validation_rows), can_stand_side_by_side(base.model)
+    )
     if has_dropout(base.model):
         reporter.note("the base model has dropout of its own, so configurations draw other numbers than alone")
-    if len(apart) < len(learners):
-        reporter.note(f"{len(learners) - len(apart)} configurations run whole rows, in a pass of their own")
-    if not apart:
-        return passes
-    rows = len(examples)
-    orders = {(learners[n].seed, stages[n].batch_size) for n in apart}
-    uses = len(orders) * max(learners[n].steps * stages[n].batch_size for n in apart) / rows
-    reach = min(positions[n].last for n in apart)
-    pad_id = base.tokenizer.pad_token_id
-    reuse = open_prefixes(base.model, examples, reach, pad_id, stages[0].cache, uses, folder, reporter)
+    if len(sharing.behind) < len(learners):
+        reporter.note(f"{len(learners) - len(sharing.behind)} configurations run whole rows, in a pass of their own")
+    if not sharing.behind:
+        return plain
+    cache = stages[0].cache
+    reuse = open_prefixes(base.model, sharing.plan, data.examples, pad_id, cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
-    shared = replace(passes, reuse=reuse, apart=apart)
-    why_not = _why_not_shared(shared, passes, [p for learner in learners for p in learner.parameters.values()])
+    shared = replace(plain, reuse=reuse, apart=sharing.behind)
+    why_not = _why_not_shared(shared, plain, [p for learner in learners for p in learner.parameters.values()])
     if why_not is not None:
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
-        return passes
+        return plain
     return shared
 
 
 def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:
-    """As `heft.training.checked_loss.why_not_fast`: why configurations are not to run behind prefixes."""
-    rows, owners = of_unlike_length(plain.examples), sorted({min(shared.apart), max(shared.apart)})
-    work = [(owner, row, plain.examples[row].answer) for owner in owners for row in rows]
+    """Why configurations are not to run behind prefixes, in words; None where they have the losses they have alone."""
+    rows, adapters = of_unlike_length(plain.examples), sorted({min(shared.apart), max(shared.apart)})
+    work = [(adapter, row, plain.examples[row].answer) for adapter in adapters for row in rows]
 
     def losses(passes: PackedForward, parts: Sequence[tuple]) -> list[float]:
         return passes.losses([passes.copy(*part) for part in parts]).tolist()

@@ -3,33 +3,39 @@
 Counted per row, without padding: a copy runs its row from its first edited token to the last token but one, copies that
 share a sequence are compared with each other too, and the backward pass goes down to the lowest layer that any of the
 configurations in a pass edits. Configurations whose seed and batch size are equal see the same rows in each step; that
-others ever do is left out. Held-back evaluations and the ranking are not counted, as in the plan of a stage.
+others ever do is left out. Validation and the ranking are not counted, as in the plan of a stage.
 """
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
-from heft.costs.operations import Costs, Flops
-from heft.costs.rows import edited_tokens, prefix_row
+from heft.costs.operations import Flops, ModelCosts
+from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
-from heft.costs.stage import Reuse, Shape, StageCosts, kept_prefixes, shape_of, stage_costs
+from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
-from heft.reft.settings import ReftSettings, parse_positions
+from heft.reft.settings import ReftSettings
 from heft.sweep.forward import can_stand_side_by_side
-from heft.sweep.packing import WorkItem, side_by_side
+from heft.sweep.packing import WorkItem, packs, side_by_side
+from heft.sweep.sharing import decide_sharing
+from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+_OF_ADAPTERS = set(ReftSettings.model_fields)
 
 
 @dataclass(frozen=True)
@@ -39,22 +45,22 @@ class Member:
     Attributes:
         alone: what it costs in a run of its own.
         seed: of its rows' order.
-        reach: edited tokens from a prompt's end, where it runs behind a shared prefix; None where it runs whole rows.
+        suffix: edited tokens from a prompt's end, where it runs behind a shared prefix; None where it runs whole rows.
     """
 
     alone: StageCosts
     seed: int
-    reach: int | None
+    suffix: int | None
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> ModelCosts:
         """Of its tokens."""
         return self.alone.shape.costs
 
     @property
     def group(self) -> tuple:
         """What members that run together on equal rows have in common."""
-        return (self.reach is None, self.seed, self.alone.stage.batch_size)
+        return (self.suffix is None, self.seed, self.alone.stage.batch_size)
 
     @property
     def micro_batch(self) -> int:
@@ -64,11 +70,11 @@ class Member:
 
     def start(self, row: EncodedExample) -> int:
         """The first token that runs."""
-        return 0 if self.reach is None else len(row.prompt) - self.reach
+        return 0 if self.suffix is None else len(row.prompt) - self.suffix
 
     def width(self, row: EncodedExample) -> int:
         """How many tokens run; the answer's last one does not, since it predicts nothing."""
-        return len(row.prompt) + len(row.answer) - 1 - self.start(row)
+        return row.length - 1 - self.start(row)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class SweepCosts:
     """
 
     members: Sequence[Member]
-    reuse: Reuse
+    reuse: ReusePlan
     tokens_per_pass: int
 
     @property
@@ -112,21 +118,21 @@ class SweepCosts:
         return total + self._prefix_flops()
 
     def _prefix_flops(self) -> float:
-        if self.reuse.kind == "nothing":
+        if self.reuse.kind == NOTHING:
             return 0.0
-        longest = [max(m.alone.planned_passes for m in g) for g in self.groups if g[0].reach is not None]
+        longest = [max(m.alone.planned_passes for m in g) for g in self.groups if g[0].suffix is not None]
         computed = sum(longest) if self.reuse.store == "off" else min(1.0, max(longest))
-        nearest = next(m for m in self.members if m.reach == self.reuse.start)  # its own edits are behind the prefix
+        nearest = next(m for m in self.members if m.suffix == self.reuse.start)  # its own edits are behind the prefix
         return computed * sum(prefix_row(nearest.costs, row, self.reuse.start) for row in self.rows)
 
     def peak_bytes(self, text: "PreTrainedConfig", device: torch.device) -> int:
         """Bytes of training at its peak, beside the base model's weights; arguments as for `stage_bytes`."""
         needed = sum(trained_bytes(m.alone.shape.trainable_parameters, m.alone.stage.optimizer) for m in self.members)
-        row = max(self.rows, key=lambda row: len(row.prompt) + len(row.answer))
+        row = max(self.rows, key=lambda row: row.length)
         packs = [p for g in self.groups for p in packed(g, [row], self.tokens_per_pass)]
         needed += max(_pack_bytes(pack, row, text, device) for pack in packs)
-        if self.reuse.kind == "prefixes" and self.reuse.store == "off":  # prefixes of one step are kept for the step
-            rows = sum(group[0].alone.stage.batch_size for group in self.groups if group[0].reach is not None)
+        if self.reuse.kind == PREFIXES and self.reuse.store == "off":  # prefixes are cached for one step
+            rows = sum(group[0].alone.stage.batch_size for group in self.groups if group[0].suffix is not None)
             needed += round(self.members[0].costs.kv_bytes * rows * (len(row.prompt) - self.reuse.start))
         return needed + store_bytes(self.reuse, device)
 
@@ -136,7 +142,7 @@ class SweepCosts:
         return SweepPlan(
             stage=stage,
             configurations=len(alone),
-            behind_prefixes=sum(member.reach is not None for member in self.members),
+            behind_prefixes=sum(member.suffix is not None for member in self.members),
             rows=len(self.rows),
             steps=max(each.planned_steps for each in alone),
             trainable_parameters=sum(each.shape.trainable_parameters for each in alone),
@@ -154,56 +160,39 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
 
     Args:
         recipe: with a `sweep`.
-        examples: the training rows, with those that are held back.
+        examples: the training rows, with the validation rows.
         model: the base's skeleton.
 
     Raises:
         HeftError: the model does not run without weights.
     """
     name, stage = last_stage(recipe)
-    shares = stage.reuse and recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
-    index = len(recipe.stages) - 1
+    tried = configurations(recipe)
     shapes: dict[str, Shape] = {}
-    members = []
-    for configuration in configurations(recipe):
-        alone, own = recipe_of(recipe, configuration), configuration.stage
-        looks = own.model_dump_json(include=set(ReftSettings.model_fields))
+    alone = []
+    for configuration in tried:
+        own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
         if looks not in shapes:
-            shapes[looks] = shape_of(skeleton_of(alone, name))
+            shapes[looks] = shape_of(skeleton_of(own, name))
             if shapes[looks].costs is None:
                 raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
-        positions = parse_positions(own.positions)
-        reach = positions.last if shares and not positions.first and not positions.every else None
-        seed = own.seed if own.seed is not None else recipe.seed + index
-        members.append(Member(stage_costs(alone, name, examples, shapes[looks]), seed, reach))
-    return SweepCosts(members, _shared_prefixes(members, bool(shares), stage.reuse), recipe.sweep.tokens_per_pass)
+        alone.append(stage_costs(own, name, examples, shapes[looks]))
+    stages = [configuration.stage for configuration in tried]
+    seeds = [recipe.seed + len(recipe.stages) - 1 if own.seed is None else own.seed for own in stages]
+    rows, validation_rows = alone[0].rows, alone[0].validation_rows
+    model_allows = recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
+    sharing = decide_sharing(stages, seeds, len(rows), len(validation_rows), model_allows)
+    plan = sharing.plan
+    if plan.kind == PREFIXES:
+        folder = Path(tempfile.gettempdir())
+        plan = plan.stored([*rows, *validation_rows], alone[0].shape.costs.kv_bytes, stage.cache, sharing.uses, folder)
+    members = [Member(*about) for about in zip(alone, seeds, sharing.suffixes, strict=True)]
+    return SweepCosts(members, plan, recipe.sweep.tokens_per_pass)
 
 
-def _shared_prefixes(members: Sequence[Member], shares: bool, wanted: bool) -> Reuse:
-    """As `heft.sweep.arrange` decides."""
-    behind = [member for member in members if member.reach is not None]
-    if not behind:
-        unfit = "all configurations edit first positions" if shares else "a prefix cannot stand for its tokens here"
-        return Reuse("nothing", why_not=unfit if wanted else "reuse is false")
-    first = members[0].alone
-    rows = [*first.rows, *first.held_back]
-    orders = {member.group for member in behind}
-    seen = max(member.alone.planned_steps * member.alone.stage.batch_size for member in behind)
-    reach = min(member.reach for member in behind)
-    return kept_prefixes(rows, reach, behind[0].costs.kv_bytes, first.stage.cache, len(orders) * seen / len(rows))
-
-
-def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int) -> Iterator[list[Member]]:
+def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int) -> list[list[Member]]:
     """Members whose micro-batches of mean rows go through the model together: `limit` tokens at most, or a lone one."""
-    pack, room = [], 0.0
-    for member in members:
-        tokens = member.micro_batch * sum(member.width(row) for row in rows) / len(rows)
-        if pack and tokens > room:
-            yield pack
-            pack = []
-        room = (room if pack else limit) - tokens
-        pack.append(member)
-    yield pack
+    return packs(members, lambda member: member.micro_batch * sum(map(member.width, rows)) / len(rows), limit)
 
 
 def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
@@ -220,15 +209,14 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
             seen = max(member.start(row) for member in sequence) + tokens
             total += costs.token * tokens + costs.pair * (tokens * seen) + costs.column * (answer * len(sequence))
         for member in pack:
-            for (positions, part), edit in member.costs.edits.items():
-                end = prompt + answer - 1
-                total += edit * edited_tokens(positions, part, prompt, member.start(row), end)
+            for (positions, group), edit in member.costs.edits.items():
+                total += edit * positions.count(prompt, member.start(row), prompt + answer - 1, group)
     return total.total
 
 
 def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]:
     """Which members' copies of a row share a sequence."""
-    if pack[0].reach is None:
+    if pack[0].suffix is None:
         return [[member] for member in pack]
     copies = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
     grid = side_by_side(copies, [row], 0)
@@ -237,7 +225,7 @@ def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]
 
 def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: "PreTrainedConfig", device: torch.device) -> int:
     """Bytes of one pass over micro-batches of rows like this one."""
-    costs = max((member.costs for member in pack), key=lambda costs: costs.kept.token)
+    costs = max((member.costs for member in pack), key=lambda costs: costs.saved.token)
     laid, rows, prompt = sequences(pack, row), pack[0].micro_batch, len(row.prompt)
     edited: dict = {}
     for member in pack:

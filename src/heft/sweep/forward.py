@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from heft.data.encode import IGNORED, EncodedExample
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.positions import TokenLayout
-from heft.reft.settings import Positions
+from heft.reft.layout import TokenLayout
+from heft.reft.positions import Positions
 from heft.sweep.packing import NO_ADAPTER, PackedBatch, WorkItem, mask_of, one_by_one, side_by_side
-from heft.training.reuse.prefix import PrefixReuse, has_dropout
+from heft.training.reuse.facts import has_dropout
+from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class StepStore(MemoryStore):
     """Keeps prefixes for the passes of one step."""
 
     kind = "off"
-    lasts = False
+    persistent = False
 
     def clear(self) -> None:
         """Forget all, at the end of the step."""
@@ -45,12 +46,12 @@ class PackedForward:
     """Forward passes for adapters that are attached side by side.
 
     Attributes:
-        model: with all adapters attached; its tracker knows them as owners.
+        model: with all adapters attached; which its tracker numbers.
         examples: the rows that copies point to.
         positions: what each adapter edits, by its number.
         pad_id: id of the padding token.
         bf16: whether to compute in bfloat16 where that is safe.
-        reuse: prefixes of the rows, up to the least reach of `apart`; None where nothing is reused.
+        reuse: prefixes of the rows, up to the shortest edited suffix of `apart`; None where nothing is reused.
         apart: numbers of the adapters whose copies stand side by side behind a prefix.
     """
 
@@ -62,11 +63,11 @@ class PackedForward:
     reuse: PrefixReuse | None = None
     apart: frozenset[int] = field(default=frozenset())
 
-    def copy(self, owner: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
+    def copy(self, adapter: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
         """An adapter's work on a row."""
-        is_apart = owner in self.apart
-        start = max(0, len(self.examples[row].prompt) - self.positions[owner].last) if is_apart else 0
-        return WorkItem(owner, row, start, continuation)
+        is_apart = adapter in self.apart
+        start = max(0, len(self.examples[row].prompt) - self.positions[adapter].reach_back()) if is_apart else 0
+        return WorkItem(adapter, row, start, continuation)
 
     def losses(self, copies: Sequence[WorkItem]) -> torch.Tensor:
         """−ln p of each copy's continuation, summed over its tokens: (N,), float32.
@@ -75,7 +76,7 @@ class PackedForward:
         """
         result = torch.zeros(len(copies), device=self.model.device)
         for is_apart in (True, False):
-            chosen = [n for n, copy in enumerate(copies) if (copy.owner in self.apart) == is_apart]
+            chosen = [n for n, copy in enumerate(copies) if (copy.adapter in self.apart) == is_apart]
             if chosen:
                 run = self._side_by_side if is_apart else self._one_by_one
                 values = run([copies[n] for n in chosen])
@@ -83,7 +84,7 @@ class PackedForward:
         return result
 
     def end_step(self) -> None:
-        """Let go of what was kept for one step only."""
+        """Drop what was cached for one step only."""
         if self.reuse is not None and isinstance(self.reuse.store, StepStore):
             self.reuse.store.clear()
 
@@ -126,11 +127,11 @@ class PackedForward:
 
     def _run(self, copies: Sequence[WorkItem], grid: PackedBatch, inputs: dict) -> torch.Tensor:
         device = self.model.device
-        owner_of = torch.tensor([copy.owner for copy in copies])
-        owner_UT = torch.where(grid.copies >= 0, owner_of[grid.copies.clamp(min=0)], NO_ADAPTER)
+        adapter_of = torch.tensor([copy.adapter for copy in copies])
+        adapter_UT = torch.where(grid.copies >= 0, adapter_of[grid.copies.clamp(min=0)], NO_ADAPTER)
         prompt_U = torch.tensor([len(self.examples[row].prompt) for row in grid.rows])
         layout = TokenLayout(
-            grid.numbers.to(device), prompt_U.to(device), owner_UT.to(device), order_BT=grid.copies.to(device)
+            grid.numbers.to(device), prompt_U.to(device), adapter_UT.to(device), order_BT=grid.copies.to(device)
         )
         columns_K = (grid.targets != IGNORED).any(0).nonzero().squeeze(1)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):

@@ -1,6 +1,6 @@
 """One configuration of a sweep: rows, optimizer, schedule, clipping and random numbers are those it has alone.
 
-They come from the functions that the training loop uses (heft.training.batches, heft.training.optimizer).
+They come from the functions that the training loop uses (heft.training.batches, heft.training.optimizers).
 """
 
 import itertools
@@ -17,11 +17,11 @@ from transformers import set_seed
 
 from heft.adapters.attach import adapter_parameters, attach, train_only
 from heft.recipe.grid import Configuration
-from heft.reft.layer import ReftLayer
+from heft.reft.layer import layers_of
 from heft.reft.orthonormal import orthonormal_rows
 from heft.training.batches import TrainingData
 from heft.training.early_stopping import EarlyStopping
-from heft.training.optimizer import make_optimizer, make_schedule
+from heft.training.optimizers import make_optimizer, make_schedule
 from heft.training.stage import planned_steps
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Learner:
 
     Args:
         model: the model; the configuration's adapter is attached to it here.
-        number: of the configuration, and of its adapter in the tracker.
+        number: of the configuration, its adapter's number in the tracker.
         configuration: what is trained.
         data: the rows.
         seed: of its weights, dropout and order of rows.
@@ -206,13 +206,10 @@ class Learner:
         def after(module, args, output):
             open_contexts.pop().__exit__(None, None, None)
 
-        for layer in (module for module in model.modules() if isinstance(module, ReftLayer)):
-            for part in layer.adapter_layer_names:
-                unit = getattr(layer, part)
-                if self.configuration.adapter in unit:
-                    dropout = unit[self.configuration.adapter].dropout
-                    dropout.register_forward_pre_hook(before)
-                    dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
+        units = [each for layer in layers_of(model).values() for each in layer.units()]
+        for dropout in (unit.dropout for name, unit in units if name == self.configuration.adapter):
+            dropout.register_forward_pre_hook(before)
+            dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
 
 def are_finite(tensors: Iterable[torch.Tensor | None]) -> bool:

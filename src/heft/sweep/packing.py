@@ -8,19 +8,21 @@ own.
 Shapes: N copies, U sequences, S prefix columns, T columns of this pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from heft.data.encode import IGNORED, EncodedExample
 
 SIDE_BY_SIDE = 256
-"""Tokens of a sequence of copies at most: attention between copies is computed and masked, so more is no gain."""
+"""Tokens of a sequence of copies at most: attention between copies is computed and masked, so more saves nothing."""
 
 PREFIX, PADDING = -1, -2
+Item = TypeVar("Item")
 NO_ADAPTER = -1
-"""Owner of a copy that no adapter edits."""
+"""The adapter of a copy that none edits."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class WorkItem:
     """One adapter's work on one row.
 
     Attributes:
-        owner: number of the adapter, or NO_ADAPTER.
+        adapter: number of the adapter, or NO_ADAPTER.
         row: index of the example.
         start: first token of the row that this copy runs; those before it are the row's prefix.
         continuation: ids that are predicted after the prompt.
     """
 
-    owner: int
+    adapter: int
     row: int
     start: int
     continuation: tuple[int, ...]
@@ -65,6 +67,20 @@ class PackedBatch:
     copies: torch.Tensor
     targets: torch.Tensor
     rows: list[int]
+
+
+def packs(items: Iterable[Item], size: Callable[[Item], float], limit: float) -> list[list[Item]]:
+    """Items in groups whose sizes add up to `limit` at most, in order; an item that is larger goes alone."""
+    groups: list[list[Item]] = []
+    room = 0.0
+    for item in items:
+        tokens = size(item)
+        if tokens > room or not groups:
+            groups.append([])
+            room = limit
+        groups[-1].append(item)
+        room -= tokens
+    return groups
 
 
 def side_by_side(copies: Sequence[WorkItem], examples: Sequence[EncodedExample], pad_id: int) -> PackedBatch:
@@ -119,7 +135,7 @@ def _fill(
 ) -> PackedBatch:
     """Write each copy so that it ends before a column; `places` are (sequence, copy, that column)."""
     ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORED)
-    numbers, owners = torch.full(shape, -1), torch.full(shape, PADDING)
+    numbers, copy_of = torch.full(shape, -1), torch.full(shape, PADDING)
     rows = [0] * shape[0]
     for sequence, n, end in places:
         copy = copies[n]
@@ -127,10 +143,10 @@ def _fill(
         here = slice(end - len(tokens), end)
         ids[sequence, here] = torch.tensor(tokens)
         numbers[sequence, here] = torch.arange(copy.start, copy.start + len(tokens))
-        owners[sequence, here] = n
+        copy_of[sequence, here] = n
         targets[sequence, end - len(copy.continuation) : end] = torch.tensor(copy.continuation)
         rows[sequence] = copy.row
-    return PackedBatch(ids, numbers, owners, targets, rows)
+    return PackedBatch(ids, numbers, copy_of, targets, rows)
 
 
 def mask_of(

@@ -13,7 +13,7 @@ from heft.errors import HeftError
 from heft.runtime.memory_errors import attempt, no_room_for
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Learner
-from heft.sweep.packing import NO_ADAPTER, WorkItem
+from heft.sweep.packing import NO_ADAPTER, WorkItem, packs
 from heft.training.guards import listed
 from heft.training.modes import frozen_dropouts, train_mode
 
@@ -79,8 +79,8 @@ class RetryingForward:
         bad = [item for item, value in zip(items, values, strict=True) if not math.isfinite(value)]
         if bad:
             self.require_finite_rows(bad)
-        for owner in {item.owner for item in bad}:
-            self.diverge(self.learners[owner])
+        for adapter in {item.adapter for item in bad}:
+            self.diverge(self.learners[adapter])
         return values
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class RetryingForward:
         return values
 
     def _in_passes(self, items: Sequence[WorkItem]) -> list[float]:
-        order = sorted(range(len(items)), key=lambda n: (items[n].row, items[n].owner))
+        order = sorted(range(len(items)), key=lambda n: (items[n].row, items[n].adapter))
         values = [0.0] * len(items)
         for chunk in self.packed(order, lambda n: self.tokens([items[n]])):
             for n, value in zip(chunk, self._in_a_pass([items[n] for n in chunk]), strict=True):
@@ -180,15 +180,7 @@ class RetryingForward:
 
     def packed(self, items: Iterable, size: Callable) -> list[list]:
         """Items in groups of at most the budget's tokens, in order; an item that is larger goes alone."""
-        packs, left = [], 0
-        for item in items:
-            tokens = size(item)
-            if tokens > left or not packs:
-                packs.append([])
-                left = self.budget.tokens
-            packs[-1].append(item)
-            left -= tokens
-        return packs
+        return packs(items, size, self.budget.tokens)
 
 
 def _one_of_each_row(numbers: Iterable[int], items: Sequence[WorkItem]) -> list[list[int]]:

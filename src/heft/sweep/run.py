@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import adapter_parameters, attach, check_targets, edited_positions, finish
+from heft.adapters.attach import adapter_parameters, attach, check_targets, finish
+from heft.adapters.methods import edited_positions
+from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
@@ -23,11 +25,13 @@ from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
 from heft.recipe.training import held_back_rows
-from heft.run.directory import RunDirectory, StageSummary, require_free
+from heft.results.summary import StageSummary
+from heft.run.begun import require_free
+from heft.run.directory import RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.run.train import adapter_manifest, run_manifest
 from heft.runtime import distributed
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Reporter, Reporters
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
 from heft.sweep.report import label, plot, write_results
@@ -92,7 +96,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
         reporter.note("checkpoint settings are for runs of the winner; a sweep writes no checkpoints")
     directory = RunDirectory(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
-    work = StageLoop(recipe, base, data, directory, reporter)
+    work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
     earlier = list(recipe.stages.items())[:-1]
     for index, (name, stage) in enumerate(earlier):
         work.train_stage(index, name, stage)
@@ -103,7 +107,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     """Rows that fit every configuration, and are to each of them what they are to it alone."""
     alone = [edited_positions(recipe_of(recipe, configuration)) for configuration in tried]
     data = read_data(recipe, reporter, [positions for each in alone for positions in each])
-    heads = {max([16, *(p.first for p in positions)]) for positions in alone}
+    heads = {uncut_head(positions) for positions in alone}
     if len(heads) > 1 and any(row.cut for row in data.train):
         raise HeftError(
             f"prompts are cut to task.max_length {recipe.task.max_length} behind the first tokens that are edited, and"
@@ -131,7 +135,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration], index: in
             f"{len(tried)} configurations of stage {name} side by side, ranked on {len(validation_rows):,} validation"
             " rows"
         )
-        seconds = training.train(name, reporter, directory.add_metrics)
+        seconds = training.train(name, reporter)
         results = rank(training, recipe.evaluation.normalize)
         for result in results:
             if not result.diverged and (note := flat_loss_note(f"{result.name} ({label(result)})", result.losses)):
@@ -169,7 +173,7 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
         summary = StageSummary.of(
             name, evaluation.metrics, trainable_parameters=parameters, evaluation_seconds=evaluation.seconds
         )
-        directory.add_evaluation(summary, evaluation.records)
+        work.reporter.evaluated(summary, evaluation.records)
     return Sweep(directory.path, results, winner, summary, seconds)
 
 

@@ -31,7 +31,7 @@ class SideBySide:
     validation: Sequence[int]
     retrying: RetryingForward
 
-    def train(self, what: str, reporter: Reporter, on_metrics: Callable[[dict], None]) -> float:
+    def train(self, what: str, reporter: Reporter) -> float:
         """Train all to their ends; returns the seconds it took."""
         train_only(self.forward.model, [learner.configuration.adapter for learner in self.learners])
         total = max(learner.steps for learner in self.learners)
@@ -42,8 +42,9 @@ class SideBySide:
                 live = [learner for learner in self.learners if learner.is_training]
                 if not live:
                     break
-                self._step(live, on_metrics)
-                self._validate([learner for learner in live if not learner.diverged and learner.is_due()], on_metrics)
+                self._step(live, reporter.metrics)
+                due = [learner for learner in live if not learner.diverged and learner.is_due()]
+                self._validate(due, reporter.metrics)
                 self.forward.end_step()
                 reporter.step(what, step, total)
             self.retrying.set_training(False)
@@ -129,7 +130,7 @@ class SideBySide:
         examples = self.forward.examples
         items = [self.forward.copy(lr.number, row, examples[row].answer) for lr in due for row in self.validation]
         losses = self.retrying.measure(items)
-        values = {(item.owner, item.row): value for item, value in zip(items, losses, strict=True)}
+        values = {(item.adapter, item.row): value for item, value in zip(items, losses, strict=True)}
         for learner in due:
             name = learner.configuration.name
             if learner.diverged:

@@ -1,7 +1,7 @@
-"""Before a stage: is the loss that computes less the loss that computes all, in this model, on these rows?
+"""Before a stage: does the loss that computes less equal the loss that computes all, in this model, on these rows?
 
-Fast paths rest on what most models do: plain keys and values, blocks that hand on (B, T, d), and so on. A model may do
-otherwise in ways that nobody has thought of, so it is tried.
+Fast paths rest on what most models do: plain keys and values, blocks that return (B, T, d), and so on. A model may
+differ in ways that nobody has thought of, so it is tried.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,22 +14,19 @@ from heft.adapters.attach import adapter_modules
 from heft.data.encode import EncodedExample, training_batch
 from heft.errors import HeftError
 from heft.models.equality import why_unequal
-from heft.models.forward import edits_hidden_states
 from heft.runtime.memory_errors import is_out_of_memory
-from heft.training.loss import answer_loss
+from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from heft.training.reuse.decide import Loss
 
 _SHAKE = 0.1
 """Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
 
 
 def why_not_fast(
-    model: "PreTrainedModel", fast: "Loss", plain: "Loss", rows: Sequence[EncodedExample], pad_id: int
+    model: "PreTrainedModel", fast: Loss, plain: Loss, rows: Sequence[EncodedExample], pad_id: int
 ) -> str | None:
     """Why the fast loss is not to be used, in words; None where it and its gradient equal the plain one's.
 
@@ -52,13 +49,13 @@ def why_not_fast(
             values = [_loss_and_gradient(model, plain, trained, batches) for batches in (alone, together)]
         except RuntimeError as error:
             if is_out_of_memory(error):
-                return None  # what halves batches in training has not begun yet
+                return None  # batches are halved in training only
             raise
         return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *values, model.dtype)
 
 
 def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
-    """See that what a stage trains has a part in the answers of its rows, tried on the shortest.
+    """Check that the answers depend on what a stage trains, tried on the shortest row.
 
     Raises:
         HeftError: no weight that trains would get a gradient.
@@ -66,7 +63,7 @@ def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[Encode
     trained = [p for p in model.parameters() if p.requires_grad]
     row = rows[of_unlike_length(rows)[0]]
     with _evaluating(model), torch.enable_grad():
-        value = answer_loss(model, _batch(model, [row], [0], pad_id), edits_hidden_states(model))
+        value = answer_loss(model, _batch(model, [row], [0], pad_id))
         found = value.requires_grad and any(
             g is not None for g in torch.autograd.grad(value, trained, allow_unused=True)
         )
@@ -87,7 +84,7 @@ def draws_random_numbers(model: "PreTrainedModel", rows: Sequence[EncodedExample
         for module in adapter_modules(model, name):
             module.eval()
     try:
-        answer_loss(model, batch, edits_hidden_states(model))
+        answer_loss(model, batch)
         after = random_state()
     finally:
         restore_random_state(before)
@@ -106,7 +103,7 @@ def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
     return [order[0], order[-1]] if len(order) > 1 else order
 
 
-def _loss_and_gradient(model, loss: "Loss", trained: Sequence[torch.Tensor], batches: Sequence[dict]) -> list[float]:
+def _loss_and_gradient(model, loss: Loss, trained: Sequence[torch.Tensor], batches: Sequence[dict]) -> list[float]:
     """The loss of all batches, and the norm of its gradient."""
     total = sum(loss(model, batch) for batch in batches)
     gradients = torch.autograd.grad(total, trained, allow_unused=True)

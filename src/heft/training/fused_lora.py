@@ -25,17 +25,17 @@ from torch import nn
 
 @contextmanager
 def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
-    """Meanwhile the model's plain LoRA layers compute as one function; afterwards they are PEFT's as before.
+    """Inside, the model's plain LoRA layers compute as one function; afterwards they are PEFT's as before.
 
-    Only the class of these modules is another meanwhile, so their weights, hooks, names and saved files are not
-    touched. A layer, and a call, that the function is not made for goes PEFT's way (see `FusedLinear`).
+    Only the class of these modules changes, so their weights, hooks, names and saved files are not
+    touched. A layer, or a call, that the function is not made for takes PEFT's forward (see `FusedLinear`).
 
     Args:
         model: with LoRA layers attached.
         enabled: False leaves all as it is.
 
     Yields:
-        How many layers that is true of.
+        How many layers compute so.
     """
     layers = [module for module in model.modules() if enabled and _is_plain(module)]
     for layer in layers:
@@ -69,7 +69,7 @@ class FusedLinear(lora.Linear):
         return _FusedLora.apply(x.to(dtype), base.weight.to(dtype), bias, scales, *factors)
 
     def _is_frozen_and_whole(self) -> bool:
-        """Whether the base layer is a plain frozen tensor that no one else has a hand in."""
+        """Whether the base layer is a plain frozen tensor, without hooks or merged adapters."""
         base = self.base_layer
         frozen = not any(parameter.requires_grad for parameter in base.parameters())
         local = type(base.weight) in (nn.Parameter, torch.Tensor)  # not a shard of one, not packed
@@ -117,7 +117,7 @@ class _FusedLora(torch.autograd.Function):
         up_OR = _joined([up * scale for up, scale in zip(ups, scales, strict=True)], 1).to(x.dtype)
         x_NI = x.reshape(-1, x.shape[-1])
         hidden_RN = down_RI @ x_NI.t()
-        y = x.new_empty(*x.shape[:-1], len(weight))  # whole: what autograd is given, and others may alter, is no view
+        y = x.new_empty(*x.shape[:-1], len(weight))  # not a view: autograd gets it, and others may alter it in place
         y_NO = y.view(-1, len(weight))
         if bias is None:
             torch.mm(x_NI, weight.t(), out=y_NO)

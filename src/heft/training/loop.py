@@ -26,11 +26,11 @@ from heft.training import guards, snapshot
 from heft.training.batches import TrainingData, epoch_of
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint, StageProgress
 from heft.training.early_stopping import EarlyStopping
+from heft.training.loss import Loss
 from heft.training.modes import bf16_forward, frozen_dropouts, train_mode
-from heft.training.optimizer import make_optimizer, make_schedule
+from heft.training.optimizers import make_optimizer, make_schedule
 from heft.training.out_of_memory import Batch, in_micro_batches
 from heft.training.peak import PeakMemory
-from heft.training.reuse.decide import Loss
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class TrainingLoop:
         name: of the stage.
         stage: its settings.
         data: its rows.
-        loss: sum over a batch's answer tokens, see heft.training.reuse.decide.
+        loss: sum over a batch's answer tokens, see heft.training.loss.
         steps: optimizer steps to take.
         seed: of the order of rows and of dropout.
         reporter: receives every step, the logged metrics and notes.

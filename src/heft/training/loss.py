@@ -1,24 +1,29 @@
-"""The loss of a batch: cross entropy of answer tokens, with logits computed only where an answer is predicted."""
+"""The loss of a batch: cross entropy of answer tokens, with logits computed only where an answer is predicted.
 
+Shapes: B rows, T tokens, K columns with logits, V vocabulary.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
+from heft.data.batching import batches_of_like_length, pass_tokens, select_rows
 from heft.data.encode import IGNORED
 from heft.models.forward import logits_of
-from heft.training.parts import select_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from heft.training.reuse.lower_layers import LowerLayerReuse
-    from heft.training.reuse.prefix import PrefixReuse
+INPUTS = ("input_ids", "attention_mask", "position_ids", "prompt_lengths")
 
-INPUTS = ("input_ids", "attention_mask", "position_ids")
+Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
+"""Sum over a batch's answer tokens of −ln p(token | all before it)."""
 
 
-def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt: bool) -> torch.Tensor:
+def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Sum over the batch's answer tokens of −ln p(token | all before it), in float32.
 
     Rows are padded on the left, so answers end in the last column and the head works on a few columns only: those
@@ -27,54 +32,37 @@ def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor], edits_prompt
     Args:
         model: a causal language model, perhaps wrapped for distribution.
         batch: from `heft.data.encode.training_batch`, on the model's device.
-        edits_prompt: whether the model carries a ReFT adapter, which is told where prompts end.
 
     Returns:
         A scalar; divide it by the number of answer tokens for the mean.
     """
-    inputs = {key: batch[key] for key in INPUTS}
-    if edits_prompt:
-        inputs["prompt_lengths"] = batch["prompt_lengths"]
-    return _loss_of_labelled_columns(model, inputs, batch["labels"])
+    return loss_of_labels(model, {key: batch[key] for key in INPUTS}, batch["labels"])
 
 
-def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], reuse: "PrefixReuse") -> torch.Tensor:
-    """`answer_loss` with the tokens before the first edited one taken from `reuse`: the same value and gradients.
-
-    The batch is cut at one column, as far left as its longest suffix (edited tokens and answer) needs; what stands
-    left of it in each row is frozen. Columns in which all rows are padded are left out, since `reuse` knows none.
-    """
-    batch = select_rows(batch, slice(None))
-    mask_BT = batch["attention_mask"]
-    width = int((mask_BT.sum(1) - batch["prompt_lengths"]).max()) + reuse.reach
-    split = mask_BT.shape[1] - width
-    if split <= 0:
-        return answer_loss(model, batch, edits_prompt=True)
-    inputs = {
-        "input_ids": batch["input_ids"][:, split:],
-        "attention_mask": mask_BT,
-        "position_ids": batch["position_ids"][:, split:],
-        "past_key_values": reuse.cache(batch["row_ids"].tolist(), mask_BT[:, :split].sum(1).tolist()),
-        "prompt_lengths": batch["prompt_lengths"],
-    }
-    return _loss_of_labelled_columns(model, inputs, batch["labels"][:, split:])
-
-
-def answer_loss_on_lower_layers(
-    model: "nn.Module", batch: dict[str, torch.Tensor], reuse: "LowerLayerReuse"
-) -> torch.Tensor:
-    """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients.
-
-    Columns in which all rows are padded are left out, since `reuse` knows none.
-    """
-    batch = select_rows(batch, slice(None))
-    with reuse.lower_layers_done(batch["row_ids"].tolist()):
-        return answer_loss(model, batch, edits_prompt=True)
-
-
-def _loss_of_labelled_columns(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
+def loss_of_labels(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
+    """As `answer_loss`, from the arguments of `forward` and labels (B, T) that are −100 but on the answer."""
     targets_BT = labels_BT[:, 1:]
     columns_K = (targets_BT != IGNORED).any(0).nonzero().squeeze(1)
     logits_BKV = logits_of(model, columns_K, **inputs, use_cache=False)
     targets = targets_BT[:, columns_K].flatten()
     return F.cross_entropy(logits_BKV.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum")
+
+
+def plain_loss(equal_lengths: bool = False) -> Loss:
+    """The loss that computes every token in every layer; with `equal_lengths` no row stands beside padding."""
+    return partial(loss_in_length_buckets, answer_loss, equal_lengths=equal_lengths)
+
+
+def loss_in_length_buckets(
+    loss: Loss, model: "nn.Module", batch: dict[str, torch.Tensor], equal_lengths: bool = False
+) -> torch.Tensor:
+    """The loss of a batch as the sum over buckets of rows of like length (see heft.data.batching).
+
+    The value and the gradients are those of the whole batch, with less padding, or none.
+    """
+    lengths = batch["attention_mask"].sum(1).tolist()
+    cost = pass_tokens(batch["input_ids"].device, trains=True)
+    buckets = batches_of_like_length(lengths, len(lengths), cost, equal_lengths)
+    if len(buckets) == 1:
+        return loss(model, batch)
+    return sum(loss(model, select_rows(batch, rows)) for rows in buckets)

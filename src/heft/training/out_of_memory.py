@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from heft.data.batching import select_rows
 from heft.runtime.memory_errors import attempt, in_smaller_batches, no_room_for
-from heft.training.parts import select_rows
 from heft.training.snapshot import random_state, restore_random_state
 
 Batch = dict[str, torch.Tensor]

@@ -3,20 +3,16 @@
 Shapes: B rows, T tokens of the padded prompts, N generated tokens, V vocabulary.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from heft.adapters.attach import activate
+from heft.adapters.attach import activated
 from heft.data.encode import left_pad
 from heft.data.padding import padding_matters
 from heft.evaluation.greedy import greedy
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import largest
-
-if TYPE_CHECKING:
-    from heft.verify.subject import Subject
+from heft.verify.subject import Subject
 
 NEW_TOKENS = 6
 TIMES = 3
@@ -24,8 +20,8 @@ TIMES = 3
 
 
 @torch.inference_mode()
-def check_decoding(subject: "Subject") -> list[Finding]:
-    """Greedy decoding: the logits of each step against one forward pass that is told where the prompts end.
+def check_decoding(subject: Subject) -> list[Finding]:
+    """Greedy decoding: the logits of each step against one forward pass that knows where the prompts end.
 
     Where two ways choose other tokens, what follows is another text; rows are compared up to there.
     """
@@ -59,16 +55,13 @@ def check_decoding(subject: "Subject") -> list[Finding]:
     return findings
 
 
-def _difference_of_base(subject: "Subject", prompts: list, in_one_pass: bool) -> float:
+def _difference_of_base(subject: Subject, prompts: list, in_one_pass: bool) -> float:
     """How far decoding with a cache is from decoding without one, or from one pass, all adapters off."""
-    activate(subject.model, [])
-    try:
+    with activated(subject.model, []):
         tokens_BN, cached_BNV = _decoded(subject, prompts, use_cache=True)
         if in_one_pass:
             return largest(cached_BNV, _in_one_pass(subject, prompts, tokens_BN))
         others_BN, plain_BNV = _decoded(subject, prompts, use_cache=False)
-    finally:
-        activate(subject.model, list(subject.model.peft_config))
     compared_BN = _up_to_the_first_other(tokens_BN, others_BN)
     return largest(cached_BNV[compared_BN], plain_BNV[compared_BN])
 
@@ -79,20 +72,20 @@ def _up_to_the_first_other(first_BN: torch.Tensor, second_BN: torch.Tensor) -> t
     return torch.cat([torch.ones_like(same[:, :1]), same[:, :-1]], 1).bool()
 
 
-def _decoded(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _decoded(subject: Subject, prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens (B, N) and the logits (B, N, V) that they were taken from, on the CPU."""
     found = [_decoded_together(subject, some, use_cache) for some in _batches(subject, prompts)]
     tokens, logits = zip(*found, strict=True)
     return torch.cat(tokens), torch.cat(logits)
 
 
-def _batches(subject: "Subject", prompts: list) -> list[list]:
+def _batches(subject: Subject, prompts: list) -> list[list]:
     """As heft decodes them: together, or one by one where padding matters."""
     alone = padding_matters(subject.model, subject.pad_id, max(map(len, prompts)) + NEW_TOKENS)
     return [[prompt] for prompt in prompts] if alone else [prompts]
 
 
-def _decoded_together(subject: "Subject", prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _decoded_together(subject: Subject, prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(prompts, subject.pad_id).items()}
     inputs.pop("position_ids")  # generate counts them from the mask itself
     options = {"use_cache": use_cache, "output_logits": True, "return_dict_in_generate": True}
@@ -103,16 +96,15 @@ def _decoded_together(subject: "Subject", prompts: list, use_cache: bool) -> tup
     return tokens_BN.cpu(), torch.stack([step.float().cpu() for step in output.logits], 1)
 
 
-def _in_one_pass(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
+def _in_one_pass(subject: Subject, prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
     """Logits (B, N, V) that predict the tokens, from one pass over all of the text."""
     batches = _batches(subject, prompts)
     parts = zip(batches, tokens_BN.split([len(batch) for batch in batches]), strict=True)
     return torch.cat([_pass_over(subject, batch, tokens) for batch, tokens in parts])
 
 
-def _pass_over(subject: "Subject", prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
+def _pass_over(subject: Subject, prompts: list, tokens_BN: torch.Tensor) -> torch.Tensor:
     texts = [(*prompt, *tokens[:-1]) for prompt, tokens in zip(prompts, tokens_BN.tolist(), strict=True)]
     inputs = {key: value.to(subject.model.device) for key, value in left_pad(texts, subject.pad_id).items()}
-    if edits_hidden_states(subject.model):
-        inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
+    inputs["prompt_lengths"] = torch.tensor([len(prompt) for prompt in prompts], device=subject.model.device)
     return logits_of(subject.model, tokens_BN.shape[1], **inputs, use_cache=False).float().cpu()

@@ -1,35 +1,30 @@
 """An adapter that loads and does nothing is a failure, unless its tensors stand where they do nothing."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
 
-from heft.adapters.attach import activate
+from heft.adapters.directory import PEFT_PREFIX
 from heft.adapters.safety import adapter_paths, read_config
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS
 from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import judged_logits
-
-if TYPE_CHECKING:
-    from heft.verify.subject import Subject
+from heft.verify.subject import Subject
 
 AT_IDENTITY = 1e-5
 """Largest update that counts as none: a fresh edit is W − R, which are equal within the rounding of R."""
 _HIDDEN_ROWS = 64
 
 
-def check_effect(subject: "Subject") -> list[Finding]:
+def check_effect(subject: Subject) -> list[Finding]:
     """All adapters against the base; all against all but one; and none against the base."""
-    names, off = list(subject.model.peft_config), _logits_with(subject, [])
+    names, off = list(subject.model.peft_config), subject.logits_with([])
     found = [_effect(subject, "the adapters change something", "all adapters on, against none", off, names)]
     if len(names) > 1:
         for name in names:
-            without = _logits_with(subject, [other for other in names if other != name])
+            without = subject.logits_with([other for other in names if other != name])
             compared = f"all adapters on, against all but {name}"
             found.append(_effect(subject, f"{name} changes something", compared, without, [name]))
     compared = "no adapter on, against the base before any was attached"
@@ -38,7 +33,7 @@ def check_effect(subject: "Subject") -> list[Finding]:
     return [*found, is_base]
 
 
-def _effect(subject: "Subject", check: str, compared: str, without: torch.Tensor, switched_off: list[str]) -> Finding:
+def _effect(subject: Subject, check: str, compared: str, without: torch.Tensor, switched_off: list[str]) -> Finding:
     why = "what two equal passes differ by"
     finding = judged_logits(check, compared, subject.logits, without, subject.noise, why, must_exceed=True)
     if finding.state != FAILED or subject.logits.isnan().any():
@@ -50,15 +45,7 @@ def _effect(subject: "Subject", check: str, compared: str, without: torch.Tensor
     return Finding(**{**vars(finding), "compared": grown})
 
 
-def _logits_with(subject: "Subject", names: Sequence[str]) -> torch.Tensor:
-    activate(subject.model, names)
-    try:
-        return subject.logits_now()
-    finally:
-        activate(subject.model, list(subject.model.peft_config))
-
-
-def largest_update(subject: "Subject", name: str) -> float:
+def largest_update(subject: Subject, name: str) -> float:
     """How much an adapter's saved tensors can change: 0 where they stand at the identity.
 
     ReFT: the largest edit of standard normal hidden states. LoRA: the largest |A| times the largest |B| of a module,
@@ -93,10 +80,10 @@ def _largest_product(saved: dict[str, torch.Tensor]) -> float:
 
 
 @torch.no_grad()
-def _largest_stretch(subject: "Subject", name: str, saved: dict[str, torch.Tensor]) -> float:
+def _largest_stretch(subject: Subject, name: str, saved: dict[str, torch.Tensor]) -> float:
     found = 0.0
     for path, layer in subject.model.named_modules():
-        key = f"base_model.model.{path}.lora_magnitude_vector"
+        key = f"{PEFT_PREFIX}{path}.lora_magnitude_vector"
         if isinstance(layer, LoraLayer) and key in saved:
             weight = dequantize_module_weight(layer.get_base_layer())
             norm = layer.lora_magnitude_vector[name].get_weight_norm(weight, weight.new_zeros(()), 1)

@@ -1,7 +1,6 @@
 """What heft computes once, against computing it for every row: in evaluation and in training."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,17 +10,15 @@ from heft.data.padding import padding_matters
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import ReftLayer
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
-from heft.training.reuse.prefix import PrefixReuse, reach
+from heft.reft.layer import positions_of
+from heft.reft.positions import longest_tail
+from heft.training.loss import Loss, answer_loss
+from heft.training.reuse.decide import reuse_of
+from heft.training.reuse.facts import ReuseFacts
+from heft.training.reuse.plan import PREFIXES, what_can_be_reused
 from heft.training.reuse.stores import MemoryStore
 from heft.verify.finding import Finding, does_not_apply, judged
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from heft.verify.subject import Subject
+from heft.verify.subject import Subject
 
 SHARING = "shared prefixes in evaluation"
 TRAINING = "reuse in training"
@@ -33,17 +30,15 @@ _TEXTS = 2
 """The plain path runs four rows a text, so two of the probe's are enough."""
 
 
-def check_sharing(subject: "Subject") -> list[Finding]:
+def check_sharing(subject: Subject) -> list[Finding]:
     """Log-likelihoods of choices with what rows have in common computed once, against every row from its start on."""
     model = subject.model
     if padding_matters(model, subject.pad_id, max(subject.probe.lengths)):
         return [does_not_apply(SHARING, _PADDED)]
     if not keeps_plain_keys(model):
-        return [does_not_apply(SHARING, "this model keeps no plain keys and values; heft takes the plain path there")]
+        return [does_not_apply(SHARING, "this model caches no plain keys and values; heft takes the plain path there")]
     examples = [e for i, row in enumerate(subject.probe.rows[:_TEXTS]) for e in two_questions(row, f"text {i}")]
-    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
-    last = max((p.last for layer in layers for p in layer.positions.values()), default=0)
-    batches = shared_batches(examples, len(examples), last)
+    batches = shared_batches(examples, len(examples), longest_tail(positions_of(model)))
     options = {"batch_size": len(examples), "pad_id": subject.pad_id}
     shared = torch.tensor(_flat(choice_log_likelihoods(model, examples, **options)))
     plain = torch.tensor(_flat(choice_log_likelihoods(model, examples, share_prefix=False, **options)))
@@ -78,8 +73,8 @@ def two_questions(row: EncodedExample, group: str) -> list[EncodedExample]:
     return [EncodedExample(example, prompt, choices, row.answer, 0) for prompt in prompts]
 
 
-def check_training(subject: "Subject") -> list[Finding]:
-    """Loss and gradients of the last ReFT adapter with what no edit changes kept, against computed anew."""
+def check_training(subject: Subject) -> list[Finding]:
+    """Loss and gradients of the last ReFT adapter with what no edit changes cached, against computed in every step."""
     reft = subject.names("reft")
     if not reft:
         return [does_not_apply(TRAINING, "there is no ReFT adapter; a LoRA stage reuses nothing")]
@@ -98,16 +93,16 @@ def check_training(subject: "Subject") -> list[Finding]:
         batch = {key: value.to(subject.model.device) for key, value in batch.items()}
         with torch.no_grad():
             reuse(subject.model, batch)  # fills the store, which later epochs read
-        kept = _loss_and_gradients(subject, reuse, batch)
-        plain = _loss_and_gradients(subject, lambda model, rows: answer_loss(model, rows, edits_prompt=True), batch)
+        cached = _loss_and_gradients(subject, reuse, batch)
+        plain = _loss_and_gradients(subject, answer_loss, batch)
     finally:
         subject.model.zero_grad()
         activate(subject.model, list(subject.model.peft_config))
-    return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", kept, plain)
+    return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", cached, plain)
 
 
-def _training_findings(subject: "Subject", compared: str, kept: tuple, plain: tuple) -> list[Finding]:
-    (loss, gradients), (plain_loss, expected) = kept, plain
+def _training_findings(subject: Subject, compared: str, cached: tuple, plain: tuple) -> list[Finding]:
+    (loss, gradients), (plain_loss, expected) = cached, plain
     apart = [(gradients[name] - value).abs().max().item() for name, value in expected.items()]
     worst = max(apart) if all(value == value for value in apart) else float("nan")
     scale = max(value.abs().max().item() for value in expected.values())
@@ -125,22 +120,18 @@ def _training_findings(subject: "Subject", compared: str, kept: tuple, plain: tu
     ]  # fmt: skip
 
 
-def _reuse(subject: "Subject") -> "tuple[Callable | None, str]":
-    """The loss that heft would train with where rows come again, and what it keeps."""
-    model, rows, pad_id = subject.model, subject.probe.rows, subject.pad_id
-    edited = reach(model)
-    if edited is not None:
-        prefixes = PrefixReuse(model, rows, edited, pad_id, MemoryStore())
-        words = f"the tokens before the last {edited} of each prompt kept"
-        return lambda m, batch: answer_loss_on_prefixes(m, batch, prefixes), words
-    layer = first_edited_layer(model)
-    if layer is None:
+def _reuse(subject: Subject) -> tuple[Loss | None, str]:
+    """The loss that heft would train with where rows come again, and what it caches."""
+    plan = what_can_be_reused(ReuseFacts.of(subject.model))
+    if plan is None:
         return None, ""
-    lower = LowerLayerReuse(model, rows, layer, pad_id, MemoryStore())
-    return lambda m, batch: answer_loss_on_lower_layers(m, batch, lower), f"layers 0 to {layer - 1} kept"
+    loss = reuse_of(plan, subject.model, subject.probe.rows, subject.pad_id, MemoryStore()).loss
+    if plan.kind == PREFIXES:
+        return loss, f"the tokens before the last {plan.start} of each prompt cached"
+    return loss, f"layers 0 to {plan.start - 1} cached"
 
 
-def _loss_and_gradients(subject: "Subject", loss: "Callable", batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
+def _loss_and_gradients(subject: Subject, loss: Loss, batch: dict) -> tuple[float, dict[str, torch.Tensor]]:
     subject.model.zero_grad()
     value = loss(subject.model, batch)
     value.backward()

@@ -18,9 +18,9 @@ class Finding:
     Attributes:
         check: its name.
         state: `OK`, `FAILED` or `DOES_NOT_APPLY`.
-        compared: what was set against what, and why where the check does not apply or broke off.
+        compared: what was compared with what, and why where the check does not apply or broke off.
         quantity: what `difference` is a difference of.
-        difference: the largest absolute one; NaN where a side is no number; None where nothing was compared.
+        difference: the largest absolute one; NaN where a side is NaN; None where nothing was compared.
         tolerance: the most that passes, or with `must_exceed` what the difference has to exceed.
         why: why that tolerance.
         must_exceed: whether the two sides have to differ.
@@ -78,7 +78,7 @@ def judged(
 
 
 def does_not_apply(check: str, why: str) -> Finding:
-    """A check that says nothing about this adapter."""
+    """A check that does not apply to this adapter."""
     return Finding(check, DOES_NOT_APPLY, why)
 
 

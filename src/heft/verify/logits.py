@@ -3,15 +3,18 @@
 Shapes: B rows, T tokens, K columns whose logits are compared, V vocabulary.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from peft import PeftModel
 
 from heft.data.encode import EncodedExample, left_pad
-from heft.models.forward import edits_hidden_states, logits_of
-from heft.verify.finding import Finding, judged
+from heft.models.forward import logits_of
+from heft.verify.finding import Finding, broken_off, judged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,8 +38,7 @@ def row_logits(
     ids = [row.prompt + row.answer for row in rows]
     inputs = left_pad(ids, pad_id) if side == "left" else right_pad(ids, pad_id)
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
-    if edits_hidden_states(model):
-        inputs["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows], device=model.device)
+    inputs["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows], device=model.device)
     width = inputs["input_ids"].shape[1]
     kept = min(COLUMNS, *map(len, ids)) if len(ids) > 1 else min(COLUMNS, len(ids[0]))
     ends = [width if side == "left" else len(row) for row in ids]
@@ -46,6 +48,31 @@ def row_logits(
     place = {column: i for i, column in enumerate(columns)}
     picked = [logits_BCV[i, [place[c] for c in range(end - kept, end)]] for i, end in enumerate(ends)]
     return torch.stack(picked)
+
+
+def logits_in_plain_peft(
+    base: "PreTrainedModel", folder: Path, name: str, rows: Sequence[EncodedExample], pad_id: int
+) -> torch.Tensor | Finding:
+    """Logits (B, K, V) with one folder loaded by `PeftModel.from_pretrained`; the base is left as it was.
+
+    A finding where PEFT cannot load it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the old name
+            model = PeftModel.from_pretrained(base, str(folder))
+    except Exception as error:  # whatever PEFT raises, the folder does not load
+        return broken_off(plain_peft_check(name), error)
+    try:
+        return row_logits(model.eval(), rows, pad_id)
+    finally:
+        model.unload()
+        base.requires_grad_(False)
+
+
+def plain_peft_check(name: str) -> str:
+    """Name of the check on an adapter that PEFT alone loads."""
+    return f"{name} in plain PEFT"
 
 
 def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
@@ -119,8 +146,8 @@ class Rounding:
 def rounding_of(model: "PreTrainedModel", quantization: str | None, logits_BKV: torch.Tensor) -> Rounding:
     """The tolerances for a model's number format.
 
-    float32 keeps 24 bits. Sums in another order were seen to change logits of models of 3 and 4 layers by up to 1e-6
-    of the largest; deeper ones add up more, so 1e-4 leaves room. bfloat16 keeps 8 bits.
+    float32 has 24 bits. Sums in another order were seen to change logits of models of 3 and 4 layers by up to 1e-6
+    of the largest; deeper ones add up more, so 1e-4 leaves room. bfloat16 has 8 bits.
     """
     scale = logits_BKV.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max().item()
     if quantization:

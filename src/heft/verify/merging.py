@@ -1,7 +1,5 @@
 """LoRA added into the weights against LoRA computed beside them; ReFT stays as it is."""
 
-from typing import TYPE_CHECKING
-
 import psutil
 import torch
 from peft.tuners.lora import LoraLayer
@@ -9,9 +7,7 @@ from peft.tuners.lora.layer import ParamWrapper
 
 from heft.verify.finding import Finding, does_not_apply, judged
 from heft.verify.logits import judged_logits, largest
-
-if TYPE_CHECKING:
-    from heft.verify.subject import Subject
+from heft.verify.subject import Subject
 
 CHECK = "merged against unmerged"
 SHARE_OF_MEMORY = 0.5
@@ -19,7 +15,7 @@ _ROUNDINGS = 4
 
 
 @torch.no_grad()
-def check_merging(subject: "Subject") -> list[Finding]:
+def check_merging(subject: Subject) -> list[Finding]:
     """Merge all LoRA adapters, compare, take them out again, compare the weights, and put the copies back."""
     names = subject.names("lora")
     layers = {path: m for path, m in subject.model.named_modules() if isinstance(m, LoraLayer)} if names else {}
@@ -42,12 +38,12 @@ def check_merging(subject: "Subject") -> list[Finding]:
     return [_merged(subject, names, merged), _unmerged(subject, len(layers), apart, scale)]
 
 
-def _merged(subject: "Subject", names: list[str], merged: torch.Tensor) -> Finding:
+def _merged(subject: Subject, names: list[str], merged: torch.Tensor) -> Finding:
     compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
     return judged_logits(CHECK, compared, merged, subject.logits, subject.rounding.logits, subject.rounding.why)
 
 
-def _unmerged(subject: "Subject", layers: int, apart: float, scale: float) -> Finding:
+def _unmerged(subject: Subject, layers: int, apart: float, scale: float) -> Finding:
     step = torch.finfo(subject.model.dtype).eps
     return judged(
         "weights after unmerging",
@@ -60,12 +56,12 @@ def _unmerged(subject: "Subject", layers: int, apart: float, scale: float) -> Fi
     )
 
 
-def _obstacle(subject: "Subject", layers: dict[str, LoraLayer], names: list[str]) -> str | None:
+def _obstacle(subject: Subject, layers: dict[str, LoraLayer], names: list[str]) -> str | None:
     """Why there is nothing to merge, or no way to."""
     if not names:
         return "there is no LoRA adapter"
     if subject.manifest.model.quantization:
-        return f"weights are kept in {subject.manifest.model.quantization}: merging would round them anew"
+        return f"weights are in {subject.manifest.model.quantization}: merging would round them again"
     if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):
         return "modules share weights: beside them each has an update of its own, in them all would have the sum"
     needed = sum(_weight(layer).nbytes for layer in layers.values())

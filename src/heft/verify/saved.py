@@ -2,46 +2,43 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from heft.adapters.attach import adapter_parameters
-from heft.adapters.directory import save_adapter
+from heft.adapters.directory import PEFT_PREFIX, save_adapter
 from heft.adapters.safety import adapter_paths
 from heft.adapters.trainable_tokens import tokens_of
 from heft.storage.reading import read_json
+from heft.text.listing import first_of
 from heft.verify.finding import FAILED, Finding, judged
+from heft.verify.subject import Subject
 
-if TYPE_CHECKING:
-    from heft.verify.subject import Subject
-
-_PREFIX = "base_model.model."
 _WHY = "a copy is exact"
 _NAMED = 3
 
 
-def check_loaded(subject: "Subject") -> list[Finding]:
+def check_loaded(subject: Subject) -> list[Finding]:
     """Every tensor of every folder against the loaded model's, number by number and bit by bit."""
     pairs, faults = [], []
     for name in subject.model.peft_config:
         saved = load_file(adapter_paths(subject.directory / name)[1])
         with tokens_of(subject.model, name):
             held = get_peft_model_state_dict(subject.model, adapter_name=name, save_embedding_layers=False)
-        held = {_PREFIX + key: value.detach().cpu() for key, value in held.items()}
+        held = {PEFT_PREFIX + key: value.detach().cpu() for key, value in held.items()}
         faults += [f"{name}/{key} is on one side only" for key in saved.keys() ^ held.keys()]
         pairs += [(f"{name}/{key}", saved[key], held[key]) for key in saved.keys() & held.keys()]
-        kept = sum(value.numel() for value in saved.values())
+        stored = sum(value.numel() for value in saved.values())
         carried = sum(value.numel() for value in adapter_parameters(subject.model, [name]).values())
-        if kept != carried:
-            faults.append(f"the file of {name} keeps {kept:,} numbers and the model has {carried:,} for it")
+        if stored != carried:
+            faults.append(f"the file of {name} stores {stored:,} parameters and the model has {carried:,} for it")
     compared = "every tensor in the adapters' files against the one that the loaded model computes with"
     return [_compared("saved against loaded", compared, pairs, faults)]
 
 
-def check_saved_again(subject: "Subject") -> list[Finding]:
+def check_saved_again(subject: Subject) -> list[Finding]:
     """The loaded adapters written to a temporary folder: tensors and settings against the directory's own."""
     pairs, faults = [], []
     with tempfile.TemporaryDirectory(prefix="heft-verify-") as scratch:
@@ -82,10 +79,9 @@ def _compared(check: str, compared: str, pairs: list, faults: list[str]) -> Find
             apart = (first.double() - second.double()).abs().max().item()
             difference = apart if not apart <= difference else difference  # NaN stays
     if unequal:
-        faults.append(f"not equal to the bit: {', '.join(unequal[:_NAMED])}{' …' if len(unequal) > _NAMED else ''}")
+        faults.append(f"not equal to the bit: {first_of(unequal, _NAMED)}")
     if faults:
-        more = f" (and {len(faults) - _NAMED} more)" if len(faults) > _NAMED else ""
-        compared = f"{compared}: {'; '.join(faults[-_NAMED:])}{more}"
+        compared = f"{compared}: {first_of(reversed(faults), _NAMED, '; ')}"
     finding = judged(
         check, compared, "numbers", difference, 0.0, _WHY, differ=len(unequal), of=len(pairs), things="tensors"
     )

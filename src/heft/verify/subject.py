@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from heft.adapters.directory import open_adapters, skeleton_of
+from heft.adapters.attach import activated
+from heft.adapters.directory import open_adapters, without_weights
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.evaluation.finite import explain_singular_rotation
 from heft.models.load import Base, load_base
 from heft.recipe.files import evaluation_request
-from heft.reft.layer import ReftLayer
-from heft.reft.settings import Positions
+from heft.reft.layer import positions_of
+from heft.reft.positions import Positions
 from heft.tasks import load_examples
 from heft.tasks.base import TaskSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.verify.finding import Finding
-from heft.verify.logits import Rounding, changed_predictions, largest, rounding_of, row_logits
-from heft.verify.plain_peft import logits_in_plain_peft
+from heft.verify.logits import (
+    Rounding,
+    changed_predictions,
+    largest,
+    logits_in_plain_peft,
+    rounding_of,
+    row_logits,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,6 +106,11 @@ class Subject:
         """Logits (B, K, V) of the probe, one batch padded on the left, with the model as it is now."""
         return row_logits(self.model, self.probe.rows, self.pad_id)
 
+    def logits_with(self, names: Sequence[str]) -> torch.Tensor:
+        """As `logits_now`, with just these adapters on."""
+        with activated(self.model, names):
+            return self.logits_now()
+
 
 def open_subject(
     directory: Path,
@@ -112,9 +124,9 @@ def open_subject(
     Args:
         directory: an adapter directory.
         rows: of the probe, at least 2, so that there is something to pad.
-        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
+        device: "cpu", "cuda" or "mps"; None takes the recipe's.
         trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
-        base_name: folder or Hub id of the base, where it is at another place than the directory says.
+        base_name: folder or Hub id of the base, where it is not where the directory says.
 
     Raises:
         HeftError: the directory, the base or the device is not as it should be, or an edit cannot be computed.
@@ -155,9 +167,9 @@ def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
     """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # there is nothing to copy to
-        skeleton = skeleton_of(base.model)
+        skeleton = without_weights(base.model)
         open_adapters(directory, Base(skeleton, base.tokenizer, base.settings, base.fingerprint))
-    return [p for layer in skeleton.modules() if isinstance(layer, ReftLayer) for p in layer.positions.values()]
+    return positions_of(skeleton)
 
 
 def make_probe(
@@ -176,7 +188,7 @@ def make_probe(
     except HeftError as error:
         why = str(error).strip().splitlines()[0]
     chat = manifest.task.get("chat_template") is True and bool(getattr(tokenizer, "chat_template", None))
-    longest = max((p.needed for p in positions), default=0)
+    longest = max((p.shortest_prompt() for p in positions), default=0)
     task = WhereaboutsSettings(
         moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000
     )
@@ -194,7 +206,7 @@ def _chosen(tokenizer, task: TaskSettings, positions: Sequence[Positions], rows:
     short = short if len(short) >= rows else encoded[:rows]
     count = min(rows, len(short))
     spread = [short[round(i * (len(short) - 1) / (count - 1))] for i in range(count)]
-    return _unlike(spread, max([1, *(p.needed for p in positions)]))
+    return _unlike(spread, max([1, *(p.shortest_prompt() for p in positions)]))
 
 
 def _unlike(rows: list[EncodedExample], needed: int) -> list[EncodedExample]:

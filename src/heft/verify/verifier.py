@@ -82,9 +82,9 @@ def verify(
     Args:
         directory: an adapter directory, such as `runs/quickstart/adapter`.
         rows: how many rows of the adapter's task it is probed with, at least 2.
-        device: "cpu", "cuda" or "mps"; None takes the one that the recipe asked for.
+        device: "cpu", "cuda" or "mps"; None takes the recipe's.
         trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
-        base: folder or Hub id of the base, where it is at another place than the directory says.
+        base: folder or Hub id of the base, where it is not where the directory says.
 
     Raises:
         HeftError: the directory cannot be read or asks to run code without leave, or its base is missing or another.

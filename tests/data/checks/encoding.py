@@ -15,7 +15,7 @@ def tokenizer_that_drops(text: str):
 
 
 def tokenizer_that_pads_with_the_end():
-    """The byte tokenizer, whose end token pads."""
+    """The byte tokenizer, whose EOS token pads."""
     tokenizer = tiny.byte_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -20,8 +20,8 @@ def test_nothing_is_found_in_rows_that_begin_once_or_not_at_all():
 
 @pytest.mark.parametrize("row", [generated("<bos><bos>Q"), generated("Q", " <bos>a"), chosen("Q", ("<bos>a", "no"))])
 def test_a_begin_token_twice_at_the_start_or_in_the_answer_is_found_in_either_split(row):
-    assert found([row, *GOOD]).startswith("1 of 4 train rows have the begin token twice at their start, or in their")
-    assert found(GOOD, [*GOOD, row]).startswith("1 of 4 eval rows have the begin token twice at their start, or in")
+    assert found([row, *GOOD]).startswith("1 of 4 train rows have the BOS token twice at their start, or in their")
+    assert found(GOOD, [*GOOD, row]).startswith("1 of 4 eval rows have the BOS token twice at their start, or in")
     both = found([row], [row, *GOOD])
     assert "1 of 1 train rows have" in both
     assert "; 1 of 4 eval rows have" in both

@@ -33,7 +33,7 @@ class Notes(Reporter):
 
 
 class EndlessEncoder(Encoder):
-    """Leaves the end token out."""
+    """Leaves the EOS token out."""
 
     def _encode(self, examples):
         return [replace(row, answer=row.answer[:-1]) for row in super()._encode(examples)]
@@ -98,9 +98,7 @@ def test_every_check_has_a_case():
 
 
 @pytest.mark.parametrize("check", CASES)
-def test_what_a_check_finds_is_an_error_before_weights_are_loaded_and_runs_where_it_is_allowed(
-    check, recipe_of, monkeypatch
-):
+def test_a_checks_finding_is_an_error_before_weights_load_unless_allowed(check, recipe_of, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(runner, "load_base", lambda settings: pytest.fail("weights were loaded"))
         with pytest.raises(HeftError) as caught:

@@ -1,4 +1,4 @@
-"""What is found in single training rows: labels, padding, end tokens."""
+"""What is found in single training rows: labels, padding, EOS tokens."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_an_end_token_that_pads_is_no_fault_since_padding_comes_from_lengths():
     assert found(rows, tokenizer) == {}
 
 
-def test_a_batch_that_masks_every_padding_id_hides_the_end_token_that_pads_and_is_found(monkeypatch):
+def test_masking_every_padding_id_hides_an_eos_token_that_pads_and_is_found(monkeypatch):
     def masking_by_id(rows, pad_id):
         batch = training_batch(rows, pad_id)
         batch["attention_mask"] = (batch["input_ids"] != pad_id).long()

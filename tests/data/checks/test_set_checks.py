@@ -28,7 +28,7 @@ def task(**options):
     return task_for(JsonlSettings(train_file="t", eval_file="e", **options))
 
 
-def test_a_row_stands_in_the_evaluation_whatever_the_whitespace_and_the_order_of_choices():
+def test_a_row_is_found_in_the_evaluation_at_any_whitespace_and_order_of_choices():
     held_out = [chosen("Who  is\nit?", ("Ann", "Bob"), 0)]
     rows = [chosen("Who is it?", ("Bob", "Ann"), 1), chosen("Who is she?", ("Ann", "Bob"), 0), chosen("Where?")]
     (fault,) = train_in_eval(rows, held_out)
@@ -45,7 +45,7 @@ def lettered(question: str, options: tuple[str, ...], gold: int) -> EncodedExamp
     return encoded(options_example("t", "letters", f"Question: {question}", question, options, gold))
 
 
-def test_options_that_the_prompt_lists_may_stand_there_in_any_order_and_under_any_letter():
+def test_options_in_the_prompt_may_have_any_order_and_any_letters():
     held_out = [lettered("Who is it?", ("Ann", "Bob", "Cy"), 0)]
     shuffled, other_answer = (lettered("Who is it?", ("Cy", "Ann", "Bob"), gold) for gold in (1, 2))
     (fault,) = train_in_eval([shuffled, other_answer, lettered("Who is she?", ("Ann", "Bob", "Cy"), 0)], held_out)
@@ -110,7 +110,7 @@ def test_what_stands_in_the_evaluation_is_what_comparing_every_pair_finds(train,
         assert faults[0].found.startswith(f"{expected} of {len(train)} train rows")
 
 
-def test_labels_are_alike_where_the_answer_or_the_number_of_the_right_choice_is_the_same_in_all_of_enough_rows():
+def test_labels_are_alike_where_enough_rows_share_one_answer_or_choice_number():
     same = [chosen(f"Q{n}?") for n in range(FEW_ROWS)]
     other = [*same[:-1], chosen("Q?", gold=1)]
     texts = [encoded(choice_example("t", f"Q{n}?", (f"right {n}", "wrong"), 0)) for n in range(FEW_ROWS)]
@@ -142,10 +142,10 @@ def test_an_end_token_inside_an_answer_that_is_generated_is_found():
     row = generated("Q:", " yes")
     ended = replace(row, answer=(*row.answer[:1], TOKENIZER.eos_token_id, *row.answer[1:]))
     (fault,) = answers_cut([], [row, ended], task(max_new_tokens=9), TOKENIZER)
-    assert "have an answer with the end token inside" in fault.found
+    assert "have an answer with the EOS token inside" in fault.found
 
 
-def test_an_answer_with_a_text_that_ends_it_is_cut_but_for_whitespace_that_the_chat_template_takes_off():
+def test_an_answer_with_a_stop_string_is_cut_except_whitespace_the_template_strips():
     examples = [generation_example("t", "Q:", answer, answer.strip()) for answer in ("\none", " one")]
     chatty = tiny.byte_tokenizer()
     chatty.chat_template = "{% for m in messages %}{{ m.content }}>{% endfor %}"
@@ -155,7 +155,7 @@ def test_an_answer_with_a_text_that_ends_it_is_cut_but_for_whitespace_that_the_c
     assert answers_cut([], rows, task(stop=["\n"], chat_template=True), chatty) == []
 
 
-def test_rows_that_the_tokenizer_cuts_are_found_and_long_ones_that_it_does_not_are_none():
+def test_rows_that_the_tokenizer_cuts_are_found_and_long_uncut_ones_are_not():
     cutting = CuttingTokenizer(12)
     rows = [generated(prompt, " a", cutting) for prompt in ("short", "rather longer than that", "again longer than")]
     faults = answers_cut(rows, rows[:1], task(), cutting)
@@ -182,9 +182,7 @@ def test_questions_asked_again_are_counted_within_a_split():
         ("arc_easy", {"format": "cloze"}, "1 of 2,251 train rows stands"),
     ],
 )
-def test_published_data_has_as_many_training_rows_in_its_validation_set_as_docs_checks_says(
-    shared_data, name, options, start
-):
+def test_published_data_has_the_train_rows_in_validation_that_docs_checks_lists(shared_data, name, options, start):
     settings = TASKS[name].settings_type(name=name, source=str(shared_data / name), **options)
     faults = train_in_eval(*(select_rows(load_examples(settings, split)) for split in ("train", "eval")))
     assert len(faults) == (start is not None)

@@ -1,7 +1,7 @@
 """Checks before training: what is wrong with a recipe's rows as the model will see them, all of it at once.
 
 Each check is an error unless the recipe's `allow` names it; docs/checks.md says what each finds and why it matters.
-`labels` looks at what is trained on, `begin` at begin tokens, `sets` at rows beside each other, `choices` at those that
+`labels` looks at what is trained on, `begin` at BOS tokens, `sets` at rows beside each other, `choices` at those that
 cannot win, `base` at what the model can take.
 """
 
@@ -40,7 +40,7 @@ def checked_rows(
         recipe: whose rows they are; its `allow` turns checks off.
         train, evaluation: all rows of the two splits, encoded.
         tokenizer: that encoded them; pads and ends answers.
-        reporter: is told of repeated rows and the like, and of what a check finds that is allowed.
+        reporter: hears of repeated rows and the like, and of what a check finds that is allowed.
 
     Returns:
         The rows to train on: all, but for those without a label where these are allowed.

@@ -47,7 +47,7 @@ def too_long_rows(splits: dict[str, Sequence[EncodedExample]], limits: BaseLimit
 
 
 def require_computable(rows: Sequence[EncodedExample], limits: BaseLimits, task: Task) -> None:
-    """See that a model can compute evaluation rows.
+    """Require that a model can compute evaluation rows.
 
     Raises:
         HeftError: it has no embedding for tokens of them, or no positions.

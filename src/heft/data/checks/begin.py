@@ -1,4 +1,4 @@
-"""The begin token where it does not belong: twice at a prompt's start, or in what follows a prompt."""
+"""The BOS token where it does not belong: twice at a prompt's start, or in what follows a prompt."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def double_bos(
     train: Sequence[EncodedExample], evaluation: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Fault]:
-    """Rows with a begin token too many: training rows in prompt and answer, evaluation rows in their choices too."""
+    """Rows with a BOS token too many: training rows in prompt and answer, evaluation rows in their choices too."""
     found = []
     for split, rows in (("train", train), ("eval", evaluation)):
         faulty = [row for row in rows if _begins_again(row, split == "eval", tokenizer)]
         if faulty:
             found.append(
-                f"{count(faulty, len(rows), split)} have the begin token twice at their start, or in their answer,"
+                f"{count(faulty, len(rows), split)} have the BOS token twice at their start, or in their answer,"
                 f" {such_as(faulty[0])}"
             )
     advice = "take it out of the text, or out of what the tokenizer or its chat template adds"

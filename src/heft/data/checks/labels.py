@@ -26,12 +26,12 @@ _WORDS = {
         "give them a prompt that the tokenizer has tokens for",
     ),
     "pad_trained": (
-        "train on padding, or on tokens behind the end token, where generation has stopped",
+        "train on padding, or on tokens behind the EOS token, where generation has stopped",
         "take special tokens out of the answers, or give the tokenizer a padding token of its own",
     ),
     "end_missing": (
-        "have an answer that is to be generated and does not end in the end token, so the model does not learn to stop",
-        "let the tokenizer's end token end each answer",
+        "have an answer that is to be generated and does not end in the EOS token, so the model does not learn to stop",
+        "let the tokenizer's EOS token end each answer",
     ),
 }
 
@@ -44,7 +44,7 @@ def has_label(row: EncodedExample) -> bool:
 def label_faults(
     rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase", answer_end: int | None = None
 ) -> list[Fault]:
-    """Faults of single training rows: no label, only labels, padding trained on, the end token.
+    """Faults of single training rows: no label, only labels, padding trained on, the EOS token.
 
     Args:
         rows: all training rows.
@@ -93,9 +93,9 @@ def _trains_padding(
     tokenizer: "PreTrainedTokenizerBase",
     answer_end: int,
 ) -> torch.Tensor:
-    """Bool (B,): whether labels stand on anything but a row's answer, up to its first end token.
+    """Bool (B,): whether labels stand on anything but a row's answer, up to its first EOS token.
 
-    heft pads by lengths, so an end token that also pads is told from padding; that is seen here and not assumed:
+    heft pads by lengths, so an EOS token that also pads is told from padding; that is seen here and not assumed:
     every token of a row is attended to, every label is attended to, and there are as many as the answer has tokens.
     """
     ids_BT, labels_BT, attended_BT = batch["input_ids"], batch["labels"], batch["attention_mask"].bool()

@@ -72,10 +72,10 @@ def answers_cut(
     lost = [row for row in generated if id(row) not in known and not can_be_right(task, row, tokenizer)]
     if ended:
         found.append(
-            f"{count(ended, len(evaluation), 'eval')} have an answer with the end token inside, where generating stops,"
+            f"{count(ended, len(evaluation), 'eval')} have an answer with the EOS token inside, where generating stops,"
             f" {such_as(ended[0])}"
         )
-        advice.append("take the end token out of answers")
+        advice.append("take the EOS token out of answers")
     if too_long:
         longest = max(_text_tokens(row, ends) for row in too_long)
         found.append(

@@ -1,45 +1,35 @@
 """Which loss a stage is trained with: the plain one, or an equal one that computes less."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
-from heft.models.forward import edits_hidden_states
-from heft.recipe.recipe import ReftStage, Stage
+from heft.recipe.recipe import Stage
 from heft.runtime.reporter import Reporter
 from heft.training.checked_loss import draws_random_numbers, longest_of, why_not_fast
 from heft.training.fused_lora import fused_lora
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers, answer_loss_on_prefixes
-from heft.training.parts import loss_in_length_buckets
-from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
-from heft.training.reuse.prefix import PrefixReuse, measure_bytes_per_token, reach
-from heft.training.reuse.stores import NoStore, Store, choose_store
+from heft.training.loss import Loss, plain_loss
+from heft.training.reuse.activation_cache import ROWS_PER_PASS
+from heft.training.reuse.facts import ReuseFacts
+from heft.training.reuse.lower_layers import LowerLayerReuse
+from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan, decide_reuse
+from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.stores import NoStore, Store, open_store
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
-Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
-"""Sum over a batch's answer tokens of −ln p; see heft.training.loss."""
-
-
-def plain_loss(model: "PreTrainedModel", equal_lengths: bool = False) -> Loss:
-    """The loss that computes every token in every layer; with `equal_lengths` no row stands beside padding."""
-    loss = partial(answer_loss, edits_prompt=edits_hidden_states(model))
-    return partial(loss_in_length_buckets, loss, equal_lengths=equal_lengths)
-
 
 def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
-    """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, the reporter is told."""
-    plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
+    """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, a note says why."""
+    plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
 
-    def fused(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def fused(model: "nn.Module", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
         with fused_lora(model):
             return plain(model, batch)
 
@@ -74,85 +64,66 @@ def loss_for(
     folder: Path,
     reporter: Reporter,
 ) -> StageLoss:
-    """The cheapest loss that the stage allows and that is the plain one on this model; the reporter is told of it.
+    """The cheapest loss that the stage allows and that equals the plain one on this model; a note says which.
 
     Args:
         model: with the stage's adapters attached.
         stage: its settings.
-        rows: training rows and rows held back; a batch's `row_ids` are indices into them.
+        rows: training rows and validation rows; a batch's `row_ids` are indices into them.
         pad_id: id of the padding token.
         uses: how often each row will be trained on.
-        folder: for a file of what is kept.
-        reporter: is told.
+        folder: for a file of cached activations.
+        reporter: gets the note.
     """
-    plain = plain_loss(model, padding_matters(model, pad_id, longest_of(rows)))
-    if not isinstance(stage, ReftStage) or not stage.reuse or stage.gradient_checkpointing:
+    plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
+    plan = decide_reuse(stage, ReuseFacts.of(model))
+    if plan.kind == NOTHING:
         return StageLoss(plain, False)
-    reuse = _reuse(model, stage, rows, pad_id)
-    if reuse is None:
-        return StageLoss(plain, False)
+    reuse = reuse_of(plan, model, rows, pad_id, NoStore(), stage.micro_batch_size or stage.batch_size)
     if draws_random_numbers(model, rows, pad_id):
         why_not = "the base model draws random numbers in training, and what is computed once would be one draw for all"
     else:
-        why_not = why_not_fast(model, _loss_with(reuse), plain, rows, pad_id)
+        why_not = why_not_fast(model, reuse.loss, plain, rows, pad_id)
     if why_not is not None:
         reporter.note(f"reuse is off, the plain path is taken: {why_not}")
         return StageLoss(plain, False)
-    what, lengths, bytes_per_token = _kept_of(reuse)
-    store = choose_store(stage.cache, lengths, bytes_per_token, uses, folder)
-    if isinstance(reuse, LowerLayerReuse) and store.kind == "off":
-        return StageLoss(plain, False)  # every step would run the lower layers, as the plain loss does
-    _tell(reporter, what, lengths, bytes_per_token, store)
-    return StageLoss(_loss_with(replace(reuse, store=store)), True)
-
-
-def _reuse(
-    model: "PreTrainedModel", stage: ReftStage, rows: Sequence[EncodedExample], pad_id: int
-) -> PrefixReuse | LowerLayerReuse | None:
-    """What the stage's edits leave as it is, kept nowhere yet."""
-    rows_a_pass = stage.micro_batch_size or stage.batch_size
-    edited = reach(model)
-    if edited is not None:
-        return PrefixReuse(model, rows, edited, pad_id, NoStore(), rows_a_pass)
-    layer = first_edited_layer(model)
-    return None if layer is None else LowerLayerReuse(model, rows, layer, pad_id, NoStore(), rows_a_pass)
-
-
-def _loss_with(reuse: PrefixReuse | LowerLayerReuse) -> Loss:
-    if isinstance(reuse, PrefixReuse):
-        return partial(answer_loss_on_prefixes, reuse=reuse)
-    return partial(loss_in_length_buckets, partial(answer_loss_on_lower_layers, reuse=reuse))
-
-
-def _kept_of(reuse: PrefixReuse | LowerLayerReuse) -> tuple[str, list[int], int]:
-    """What is kept, in words, of how many tokens of each row, and how many bytes a token."""
-    lengths = [reuse.kept_length(row) for row in range(len(reuse.examples))]
-    if isinstance(reuse, PrefixReuse):
-        return "prefixes reused", lengths, measure_bytes_per_token(reuse)
-    model = reuse.model
-    width = model.config.get_text_config().hidden_size * model.dtype.itemsize
-    return f"layers 0 to {reuse.layer - 1} skipped", lengths, width
+    stored = _stored(reuse, plan, stage.cache, uses, folder, reporter)
+    return StageLoss(plain, False) if stored is None else StageLoss(stored.loss, True)
 
 
 def open_prefixes(
     model: "PreTrainedModel",
+    plan: ReusePlan,
     rows: Sequence[EncodedExample],
-    edited: int,
     pad_id: int,
     cache: str,
     uses: float,
     folder: Path,
     reporter: Reporter,
 ) -> PrefixReuse:
-    """Prefixes of `rows` up to `edited` tokens before a prompt's end; other arguments as for `loss_for`."""
-    reuse = PrefixReuse(model, rows, edited, pad_id, NoStore())
-    what, lengths, bytes_per_token = _kept_of(reuse)
-    store = choose_store(cache, lengths, bytes_per_token, uses, folder)
-    _tell(reporter, what, lengths, bytes_per_token, store)
-    return replace(reuse, store=store)
+    """The prefixes of `rows` that a plan reuses, without a check; other arguments as for `loss_for`."""
+    return _stored(reuse_of(plan, model, rows, pad_id, NoStore()), plan, cache, uses, folder, reporter)
 
 
-def _tell(reporter: Reporter, what: str, lengths: Sequence[int], bytes_per_token: int, store: Store) -> None:
-    size = f"{sum(lengths) * bytes_per_token / 1e9:.2f} GB"
-    kept = f"{size} kept in {store.kind}" if store.kind != "off" else f"computed at every step ({size} to keep)"
-    reporter.note(f"{what}: {sum(lengths):,} tokens, {kept}")
+def reuse_of(
+    plan: ReusePlan,
+    model: "PreTrainedModel",
+    rows: Sequence[EncodedExample],
+    pad_id: int,
+    store: Store,
+    rows_per_pass: int = ROWS_PER_PASS,
+) -> PrefixReuse | LowerLayerReuse:
+    """What carries a plan out."""
+    kind = PrefixReuse if plan.kind == PREFIXES else LowerLayerReuse
+    return kind(model, rows, plan.start, pad_id, store, rows_per_pass)
+
+
+def _stored(
+    reuse: PrefixReuse | LowerLayerReuse, plan: ReusePlan, cache: str, uses: float, folder: Path, reporter: Reporter
+) -> PrefixReuse | LowerLayerReuse | None:
+    """With the store that the setting means now; None where reuse saves nothing without one."""
+    plan = plan.stored(reuse.examples, reuse.bytes_per_token(), cache, uses, folder)
+    if plan.kind == NOTHING:
+        return None
+    reporter.note(plan.in_words())
+    return replace(reuse, store=open_store(plan.store, plan.lengths(reuse.examples), folder))

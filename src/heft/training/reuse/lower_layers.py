@@ -1,13 +1,12 @@
-"""Lower-layer reuse: what enters the first edited layer is constant, so it is kept and the layers below are skipped.
+"""Lower-layer reuse: what enters the first edited layer is constant, so it is cached and the layers below are skipped.
 
 It serves stages that train edits at higher layers only, whatever their positions. The hidden states that enter the
 first edited layer are computed once a row, without gradients; afterwards a step runs that layer and those above it.
 The backward pass needs no help: nothing below requires a gradient.
 
-Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is kept as (S, d).
+Shapes: B rows, T tokens, S tokens of one row, d hidden size. A row is cached as (S, d).
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,43 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from heft.data.batching import select_rows
 from heft.data.encode import EncodedExample, left_pad
-from heft.reft.layer import ReftLayer
 from heft.reft.sites import block_names, decoder_of
-from heft.reft.streams import Streams
-from heft.training.reuse.activation_cache import ROWS_A_PASS, CachedActivations
-from heft.training.reuse.prefix import has_dropout, trains_reft_alone
+from heft.training.loss import Loss, answer_loss, loss_in_length_buckets
+from heft.training.reuse.activation_cache import ROWS_PER_PASS, CachedActivations
 from heft.training.reuse.stores import Store
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
-
-
-def first_edited_layer(model: "PreTrainedModel") -> int | None:
-    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
-
-    It does not apply where a layer hands on more than one hidden state a token: several streams, a router's state, or
-    keys and values that higher layers share.
-    """
-    if not trains_reft_alone(model) or has_dropout(model) or _hands_on_more(model):
-        return None
-    blocks = block_names(model)
-    edited = [
-        layer
-        for layer, name in enumerate(blocks)
-        for module in model.get_submodule(name).modules()
-        if isinstance(module, ReftLayer) and any(p.requires_grad for p in module.parameters())
-    ]
-    return min(edited) or None
-
-
-def _hands_on_more(model: "PreTrainedModel") -> bool:
-    config = model.config.get_text_config()
-    streams = Streams.of(config)
-    block = model.get_submodule(block_names(model)[0])
-    carries = any(name.startswith("prev_") for name in inspect.signature(type(block).forward).parameters)  # Zaya
-    shares = bool(getattr(config, "num_kv_shared_layers", 0))
-    return streams.active is not None or streams.inner > 1 or shares or carries
 
 
 @dataclass(frozen=True)
@@ -66,7 +38,7 @@ class LowerLayerReuse(CachedActivations):
         layer: the first edited layer.
         pad_id: id of the padding token.
         store: keeps hidden states for later epochs.
-        rows_a_pass: most rows that are computed together to be kept.
+        rows_per_pass: most rows that are computed together to be cached.
         extras: how many things a block gives beside its hidden states, or None where it gives these alone; known once
             rows were computed.
     """
@@ -76,21 +48,29 @@ class LowerLayerReuse(CachedActivations):
     layer: int
     pad_id: int
     store: Store
-    rows_a_pass: int = ROWS_A_PASS
+    rows_per_pass: int = ROWS_PER_PASS
     extras: list[int | None] = field(default_factory=list)
 
-    def kept_length(self, row: int) -> int:
+    @property
+    def loss(self) -> Loss:
+        return partial(loss_in_length_buckets, partial(answer_loss_on_lower_layers, reuse=self))
+
+    def cached_length(self, row: int) -> int:
         """Tokens of a row, prompt and answer."""
-        return len(self.examples[row].prompt) + len(self.examples[row].answer)
+        return self.examples[row].length
+
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's hidden state."""
+        return self.model.config.get_text_config().hidden_size * self.model.dtype.itemsize
 
     @contextmanager
     def lower_layers_done(self, rows: Sequence[int]) -> Iterator[None]:
         """Inside, a forward pass over these rows, padded on the left, starts at the first edited layer."""
-        kept = self.states_of(rows)
-        width = max(map(self.kept_length, rows))
+        cached = self.activations_of(rows)
+        width = max(map(self.cached_length, rows))
         device = self.model.device
         hidden_BTD = torch.stack(
-            [F.pad(kept[row].to(device), (0, 0, width - self.kept_length(row), 0)) for row in rows]
+            [F.pad(cached[row].to(device), (0, 0, width - self.cached_length(row), 0)) for row in rows]
         )
         blocks = [self.model.get_submodule(name) for name in block_names(self.model)]
         enter = blocks[self.layer].register_forward_pre_hook(
@@ -106,7 +86,7 @@ class LowerLayerReuse(CachedActivations):
                 del block.forward
 
     @torch.no_grad()
-    def compute_together(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+    def compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         examples = [self.examples[row] for row in rows]
         inputs = left_pad([example.prompt + example.answer for example in examples], self.pad_id)
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
@@ -124,10 +104,22 @@ class LowerLayerReuse(CachedActivations):
             for handle in handles:
                 handle.remove()
         columns = hidden_BTD.shape[1]
-        return {row: hidden_BTD[i, columns - self.kept_length(row) :] for i, row in enumerate(rows)}
+        return {row: hidden_BTD[i, columns - self.cached_length(row) :] for i, row in enumerate(rows)}
 
     def _note_extras(self, module, args, output) -> None:
         self.extras[:] = [len(output) - 1 if isinstance(output, tuple | list) else None]
+
+
+def answer_loss_on_lower_layers(
+    model: "nn.Module", batch: dict[str, torch.Tensor], reuse: LowerLayerReuse
+) -> torch.Tensor:
+    """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients.
+
+    Columns in which all rows are padded are left out, since `reuse` knows none.
+    """
+    batch = select_rows(batch, slice(None))
+    with reuse.lower_layers_done(batch["row_ids"].tolist()):
+        return answer_loss(model, batch)
 
 
 class _Reached(Exception):

@@ -1,4 +1,4 @@
-"""Where prefixes are kept between epochs: in memory, in a memory-mapped file, or nowhere.
+"""Where activations are cached between epochs: in memory, in a memory-mapped file, or nowhere.
 
 A store lives as long as its stage. It is filled from the frozen model of that stage and from its rows, and is gone
 before either can change, so what it holds is never stale.
@@ -26,11 +26,11 @@ class Store(ABC):
 
     Attributes:
         kind: its name in the settings.
-        lasts: whether what was put stays until the stage ends.
+        persistent: whether what was put stays until the stage ends.
     """
 
     kind: str
-    lasts = True
+    persistent = True
 
     @abstractmethod
     def get(self, row: int) -> torch.Tensor | None:
@@ -42,10 +42,10 @@ class Store(ABC):
 
 
 class NoStore(Store):
-    """Keeps nothing: every step computes its prefixes again, without gradients."""
+    """Keeps nothing: every step computes its activations again, without gradients."""
 
     kind = "off"
-    lasts = False
+    persistent = False
 
     def get(self, row: int) -> None:
         return None
@@ -75,8 +75,8 @@ class DiskStore(Store):
     The file has no name once it is open, so that its room is free again however the process ends.
 
     Args:
-        path: the file, made anew.
-        lengths: prefix tokens of each row, which give every row its place.
+        path: the file, which is overwritten.
+        lengths: cached tokens of each row, which give every row its place.
 
     Raises:
         HeftError: at the first `put`, if the disk has no room for all rows.
@@ -121,27 +121,28 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def choose_store(setting: str, lengths: Sequence[int], bytes_per_token: int, uses: float, folder: Path) -> Store:
-    """The store that a stage's `cache` setting means here.
+def choose_store(setting: str, size: int, uses: float, folder: Path) -> str:
+    """What a stage's `cache` setting means here: "memory", "disk" or "off".
 
     Args:
-        setting: "memory", "disk" or "off"; "auto" takes memory for up to a quarter of what is free, then disk for up
-            to half of what is free, and nothing where a row is used once only.
-        lengths: prefix tokens of each row.
-        bytes_per_token: of keys and values.
+        setting: one of these, or "auto", which takes memory for up to a quarter of what is free, then disk for up to
+            half of what is free, and nothing where a row is used once only.
+        size: bytes of all that would be cached, in each process.
         uses: how often each row will be trained on.
-        folder: for the file.
+        folder: for a file.
     """
-    if setting == "auto":
-        needed = sum(lengths) * bytes_per_token * distributed.count_on_this_machine()  # each keeps its own
-        if uses <= 1:
-            setting = "off"
-        elif needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
-            setting = "memory"
-        elif needed <= SHARE_OF_DISK * shutil.disk_usage(folder).free:
-            setting = "disk"
-        else:
-            setting = "off"
-    if setting == "memory":
+    if setting != "auto":
+        return setting
+    needed = size * distributed.count_on_this_machine()
+    if uses <= 1:
+        return "off"
+    if needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
+        return "memory"
+    return "disk" if needed <= SHARE_OF_DISK * shutil.disk_usage(folder).free else "off"
+
+
+def open_store(kind: str, lengths: Sequence[int], folder: Path) -> Store:
+    """A store of that kind for rows, given how many tokens of each are cached; `folder` is for a file."""
+    if kind == "memory":
         return MemoryStore()
-    return DiskStore(folder / "prefixes.bin", lengths) if setting == "disk" else NoStore()
+    return DiskStore(folder / "activations.bin", lengths) if kind == "disk" else NoStore()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from heft.evaluation.records import Record
+from heft.results.records import Record
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heft.errors import HeftError
-from heft.evaluation.records import Record, read_records, write_records
+from heft.results.records import Record, read_records, write_records
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from heft.evaluation.metrics import measure, wilson
-from heft.evaluation.records import Record
+from heft.results.metrics import measure, wilson
+from heft.results.records import Record
 
 
 def choice(gold, prediction):

@@ -1,19 +1,48 @@
 """The optimizer of a stage and its learning-rate schedule, from the stage's settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Adafactor, get_scheduler
 
 from heft.recipe.training import TrainingSettings
 
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimizer.
+
+    Attributes:
+        make: its class.
+        options: what it is made with, beside the learning rate and the weight decay.
+        state_bytes: bytes of state per float32 parameter.
+    """
+
+    make: Callable[..., torch.optim.Optimizer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    state_bytes: int = 0
+
+    def __call__(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+        """Make it for groups of parameters, each with a `weight_decay` and perhaps an `lr` of its own."""
+        return self.make(groups, lr=learning_rate, **self.options)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer(torch.optim.AdamW, {"betas": (0.9, 0.999), "eps": 1e-8, "fused": True}, state_bytes=8),
+    "adafactor": Optimizer(Adafactor, {"scale_parameter": False, "relative_step": False}),
+    "sgd": Optimizer(torch.optim.SGD),
+}
+"""By the name that the setting `optimizer` has. Adafactor's factored states are too small to count."""
+
 _UNDECAYED = (".rotation", ".bias")
 """Ends of the names of weights that weight decay leaves alone: rotations have no length, biases need no decay."""
 
 
-def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], stage: TrainingSettings) -> Optimizer:
+def make_optimizer(parameters: Mapping[str, nn.Parameter], stage: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW, Adafactor or SGD over these weights, in groups by learning rate and weight decay.
 
     Args:
@@ -21,7 +50,7 @@ def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], stage: Training
         stage: its settings; `reft_learning_rate`, where a joint stage has one, is that of ReFT's weights.
     """
     reft_rate = getattr(stage, "reft_learning_rate", None) or stage.learning_rate
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for is_reft in (False, True):  # the first group's rate is the one that is logged
         for name, parameter in parameters.items():
             if (".reft." in name) == is_reft:
@@ -31,14 +60,10 @@ def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], stage: Training
         {"params": members, "lr": rate, "weight_decay": stage.weight_decay if is_decayed else 0.0}
         for (rate, is_decayed), members in groups.items()
     ]
-    if stage.optimizer == "adafactor":
-        return Adafactor(settings, lr=stage.learning_rate, scale_parameter=False, relative_step=False)
-    if stage.optimizer == "sgd":
-        return torch.optim.SGD(settings, lr=stage.learning_rate)
-    return torch.optim.AdamW(settings, lr=stage.learning_rate, fused=True)
+    return OPTIMIZERS[stage.optimizer](settings, stage.learning_rate)
 
 
-def make_schedule(optimizer: Optimizer, stage: TrainingSettings, steps: int) -> LambdaLR:
+def make_schedule(optimizer: torch.optim.Optimizer, stage: TrainingSettings, steps: int) -> LambdaLR:
     """Linear warmup, then the stage's schedule, over so many steps (transformers: `lr_scheduler_type`)."""
     name = "constant_with_warmup" if stage.schedule == "constant" else stage.schedule
     return get_scheduler(name, optimizer, round(stage.warmup * steps), steps)

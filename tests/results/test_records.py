@@ -3,7 +3,7 @@
 import pytest
 
 from heft.errors import HeftError
-from heft.evaluation.records import Record, read_records, write_records
+from heft.results.records import Record, read_records, write_records
 
 RECORDS = [
     Record("a", 0, 1, False, (-0.1, -2.5), group="g"),
@@ -55,5 +55,5 @@ def test_reading_records_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, heft.evaluation.records, heft.evaluation.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, heft.results.records, heft.results.metrics; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

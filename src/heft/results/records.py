@@ -98,7 +98,7 @@ def _record(row: Any) -> Record:
 
 
 def _require_choices(row: dict) -> None:
-    """See that answers among choices are choices that there are, and right where they are the right ones."""
+    """Require that predicted and gold choices exist, and that `correct` says whether they are equal."""
     choices = len(row.get("log_likelihoods", ())) or _MOST_CHOICES
     for key in ("gold", "prediction"):
         is_index = isinstance(row[key], int)

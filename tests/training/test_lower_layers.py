@@ -6,8 +6,9 @@ from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
 import tiny
 from heft.adapters.attach import attach
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
-from heft.training.loss import answer_loss, answer_loss_on_lower_layers
-from heft.training.reuse.lower_layers import LowerLayerReuse, first_edited_layer
+from heft.training.loss import answer_loss
+from heft.training.reuse.facts import first_edited_layer
+from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
 from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore
 
 
@@ -30,12 +31,12 @@ def test_layers_below_run_once_a_row_and_the_model_is_left_as_it_was():
         block.self_attn.register_forward_hook(lambda module, args, output, number=number: ran.append(number))
     reuse = LowerLayerReuse(model, ROWS, 1, 0, MemoryStore())
     answer_loss_on_lower_layers(model, batch_of([0, 1]), reuse)
-    fixed_batches = len({tuple(company) for company in map(reuse._companies.get, (0, 1))})
+    fixed_batches = len({tuple(batch) for batch in map(reuse._fixed_batches.get, (0, 1))})
     assert ran == [0] * fixed_batches + [1, 2]
     answer_loss_on_lower_layers(model, batch_of([0, 1]), reuse)
     assert ran == [0] * fixed_batches + [1, 2, 1, 2]
     ran.clear()
-    answer_loss(model, batch_of([0, 1]), edits_prompt=True)
+    answer_loss(model, batch_of([0, 1]))
     assert ran == [0, 1, 2]
 
 

@@ -8,9 +8,10 @@ from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.base import generation_example
-from heft.training.loss import answer_loss, answer_loss_on_prefixes
-from heft.training.reuse.prefix import PrefixReuse, measure_bytes_per_token, reach
-from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore, choose_store
+from heft.training.loss import answer_loss
+from heft.training.reuse.facts import edited_suffix
+from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
+from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore, choose_store, open_store
 from tolerance import assert_gradients, rounded
 
 TEXTS = [("A short one:", " yes"), ("Something quite a bit longer than that:", " no it is not"), ("Q?", " 1"),
@@ -56,7 +57,7 @@ def loss_and_gradients(model, loss):
 def assert_same_as_plain(model, rows, loss):
     """The loss and its gradients are those of the plain path on the same rows."""
     fast, gradients = loss_and_gradients(model, loss)
-    plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows), edits_prompt=True))
+    plain, expected = loss_and_gradients(model, answer_loss(model, batch_of(rows)))
     assert fast == rounded(plain)
     assert_gradients(gradients, expected)
 
@@ -70,7 +71,7 @@ def stores(tmp_path):
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
 def test_loss_and_gradients_are_those_of_the_plain_path(architecture, site, tmp_path):
     model = staged(architecture, site=site)
-    assert reach(model) == 2
+    assert edited_suffix(model) == 2
     for store in stores(tmp_path):
         reuse = PrefixReuse(model, ROWS, 2, 0, store)
         for rows in ([0, 1, 2, 3], [1, 3], [2], [2, 1], [0, 1, 2, 3]):  # the last time from what was kept
@@ -98,19 +99,19 @@ def test_no_gradient_graph_is_kept_for_the_prefix():
 
 @pytest.mark.parametrize("positions", ["f1", "f1+l2", "all"])
 def test_it_does_not_apply_where_the_first_token_is_edited(positions):
-    assert reach(staged(positions=positions)) is None
+    assert edited_suffix(staged(positions=positions)) is None
 
 
 def test_it_does_not_apply_where_weights_train_or_the_model_drops_out():
     model = tiny.tiny_model()
     attach(model, "a", LoraStage(method="lora", steps=1))
-    assert reach(model) is None
+    assert edited_suffix(model) is None
     model = tiny.tiny_model()
     attach(model, "a", JointStage(method="joint", reft={"positions": "l2"}, steps=1))
-    assert reach(model) is None
+    assert edited_suffix(model) is None
     model = tiny.tiny_model("gpt2", attn_pdrop=0.1)
     attach(model, "a", ReftStage(**REFT, positions="l2"))
-    assert reach(model) is None
+    assert edited_suffix(model) is None
 
 
 def test_bytes_of_a_token_are_those_of_keys_and_values_in_every_layer():
@@ -118,7 +119,7 @@ def test_bytes_of_a_token_are_those_of_keys_and_values_in_every_layer():
     reuse = PrefixReuse(model, ROWS, 2, 0, MemoryStore())
     config = model.config
     head = config.hidden_size // config.num_attention_heads
-    assert measure_bytes_per_token(reuse) == 2 * config.num_hidden_layers * config.num_key_value_heads * head * 4
+    assert reuse.bytes_per_token() == 2 * config.num_hidden_layers * config.num_key_value_heads * head * 4
 
 
 def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch):
@@ -129,15 +130,22 @@ def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("heft.training.reuse.stores.psutil.virtual_memory", lambda: Free)
     monkeypatch.setattr("heft.training.reuse.stores.shutil.disk_usage", lambda folder: Free)
 
-    def kind(lengths, uses=2, setting="auto"):
-        return choose_store(setting, lengths, bytes_per_token=10, uses=uses, folder=tmp_path).kind
+    def kind(tokens, uses=2, setting="auto"):
+        return choose_store(setting, 10 * tokens, uses, tmp_path)
 
-    assert kind([100]) == "memory"
-    assert kind([101]) == "disk"
-    assert kind([200]) == "disk"
-    assert kind([201]) == "off"
-    assert kind([1], uses=1) == "off"
-    assert kind([900], setting="memory") == "memory"
-    assert kind([1], setting="off") == "off"
+    assert kind(100) == "memory"
+    assert kind(101) == "disk"
+    assert kind(200) == "disk"
+    assert kind(201) == "off"
+    assert kind(1, uses=1) == "off"
+    assert kind(900, setting="memory") == "memory"
+    assert kind(1, setting="off") == "off"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # two processes on one machine fill its memory twice
-    assert [kind([50]), kind([51]), kind([101])] == ["memory", "disk", "off"]
+    assert [kind(50), kind(51), kind(101)] == ["memory", "disk", "off"]
+
+
+@pytest.mark.parametrize(("kind", "store"), [("off", NoStore), ("memory", MemoryStore), ("disk", DiskStore)])
+def test_a_store_is_of_the_kind_that_was_chosen(kind, store, tmp_path):
+    opened = open_store(kind, [3], tmp_path)
+    assert type(opened) is store
+    assert opened.kind == kind

@@ -1,0 +1,97 @@
+"""`heft.load`: the adapted model of an adapter directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heft.adapters.directory import Loaded, open_adapters
+from heft.adapters.loaded import prepare
+from heft.adapters.manifest import base_settings, read_manifest
+from heft.errors import HeftError
+from heft.models.chat import ChatTemplate
+from heft.models.endings import end_tokens
+from heft.models.fingerprints import fingerprint
+from heft.models.load import Base, load_tokenizer
+from heft.models.source import local_folder
+from heft.recipe.recipe import ModelSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load(
+    directory: str | Path,
+    model: "PreTrainedModel | None" = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    trainable: str | Sequence[str] = (),
+    base: str | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> tuple["PreTrainedModel | PeftModel", "PreTrainedTokenizerBase"]:
+    """The adapted model and its tokenizer, equal to the bit to what was trained.
+
+    Args:
+        directory: an adapter directory, such as `runs/quickstart/adapter`.
+        model: the base model, if it is loaded already; None loads the one that the directory names.
+        device: "cpu", "cuda" or "mps"; None takes the recipe's.
+        trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
+        trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
+        base: folder or Hub id of the base model, where it is not where the directory says.
+        tokenizer: of the base model, where it is loaded already; goes with `model`, and is set to pad on the left.
+
+    Returns:
+        A transformers model with the adapters attached, frozen and active, and a tokenizer that pads on the left. With
+        `trainable` the model is a `PeftModel`, which TRL's trainers ask for. `save_pretrained` of either, which
+        `Trainer.save_model` calls, writes an adapter directory.
+
+    Raises:
+        HeftError: the directory cannot be read, asks to run a model's code without leave, the base is not the one
+            that the adapters were trained on, or `trainable` names what is not there.
+    """
+    if model is None:
+        loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
+    else:
+        settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
+        loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
+    _end_as_trained(loaded)
+    return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer
+
+
+def _end_as_trained(loaded: Loaded) -> None:
+    """Let the model's own generation end at the token that answers were trained to end with, where it would not."""
+    tokenizer, config = loaded.tokenizer, loaded.model.generation_config
+    if loaded.manifest.task.get("chat_template") is not True or not getattr(tokenizer, "chat_template", None):
+        return
+    end, known = ChatTemplate(tokenizer).end, end_tokens(tokenizer, config)
+    if end is not None and end not in known:
+        config.eos_token_id = [*known, end]
+
+
+def _with_tokenizer(
+    directory: Path,
+    model: "PreTrainedModel",
+    trust_remote_code: bool,
+    base: str | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> tuple[ModelSettings, "PreTrainedTokenizerBase"]:
+    """Settings and tokenizer that go with a model that is loaded already.
+
+    The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that
+    cannot be had, that of the folder that the model itself was loaded from.
+    """
+    manifest = read_manifest(directory)
+    if tokenizer is not None:
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        return manifest.model, tokenizer
+    own = local_folder(model.name_or_path)
+    try:
+        settings = base_settings(directory, manifest, trust_remote_code, base)
+        return settings, load_tokenizer(settings)
+    except HeftError:
+        if base is not None or own is None:
+            raise
+    settings = base_settings(directory, manifest, trust_remote_code, str(own))
+    return settings, load_tokenizer(settings)

@@ -1,0 +1,118 @@
+"""What a directory holds before a run starts there: nothing, a run that can be resumed, or something in its way."""
+
+import os
+import shlex
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from heft.errors import HeftError
+from heft.recipe.files import difference, load_recipe, with_date_of
+from heft.recipe.recipe import ModelSettings, Recipe
+from heft.storage.atomic import readable_os_errors
+from heft.storage.locks import LOCK_FILE, locked
+from heft.storage.reading import is_dir, is_file, nearest_existing, read_json
+
+_FIRST_FILES = {LOCK_FILE, "records", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
+"""What there is before manifest.json: a run that was ended so early has done nothing yet."""
+
+
+def is_begun(path: Path) -> bool:
+    """Whether there is a run that can be resumed, or that is finished."""
+    return is_file(path / "manifest.json") and is_file(path / "recipe.yaml")
+
+
+def model_begun_with(path: Path, model: ModelSettings) -> ModelSettings:
+    """A recipe's model with the dtype that `auto` was when the run in a directory was begun, perhaps elsewhere.
+
+    Raises:
+        HeftError: its manifest cannot be read, or does not say.
+    """
+    base = read_json(path / "manifest.json").get("base")
+    begun = {"dtype": base.get("dtype") if isinstance(base, dict) else None} if model.dtype == "auto" else {}
+    try:
+        return ModelSettings.model_validate(model.model_dump() | begun)
+    except ValidationError:
+        raise HeftError(
+            f"{path / 'manifest.json'} gives the base the dtype {begun['dtype']!r}, which this version of heft does"
+            " not know, so it cannot be resumed: give another directory with --output DIR"
+        ) from None
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run is there with its adapter, which is written last."""
+    return is_begun(path) and is_file(path / "adapter" / "heft.json")
+
+
+def require_free(path: Path) -> None:
+    """Require that a run may be written there.
+
+    Raises:
+        HeftError: the path is a file, cannot be a directory, or is one that is not empty.
+    """
+    above = nearest_existing(path)
+    if not is_dir(above):
+        what = "is a file" if above == path else f"cannot be made: {above} is a file"
+        raise HeftError(f"output {path} {what}; give a directory that does not exist yet (--output DIR)")
+    with readable_os_errors(path), suppress(FileNotFoundError):
+        os.stat(path)  # where its name is too long, or may not be looked up
+    if is_dir(path) and any(each.name != LOCK_FILE for each in path.iterdir()):
+        if is_begun(path) and not is_finished(path):
+            if _is_sweep(path):
+                raise HeftError(
+                    f"output {path} holds a sweep that is not finished, and a sweep begins again: remove it, or give"
+                    " another directory with --output DIR"
+                )
+            raise HeftError(
+                f"output {path} holds a run that is not finished: resume it with --resume, give another directory"
+                " with --output DIR, or remove it"
+            )
+        holds = "already holds a run" if is_file(path / "recipe.yaml") else "is not empty"
+        raise HeftError(f"output {path} {holds}; give another with --output DIR, or remove it")
+
+
+def require_same(recipe: Recipe) -> Recipe:
+    """Require that the run in a recipe's directory was begun with that recipe.
+
+    Returns:
+        The recipe, with the run's date for its chat template where it leaves that open.
+
+    Raises:
+        HeftError: it was another one.
+    """
+    path = recipe.output_dir / "recipe.yaml"
+    if _is_sweep(recipe.output_dir):
+        raise HeftError(f"{recipe.output_dir} holds a sweep, which cannot be resumed; give another with --output DIR")
+    there = load_recipe(path)
+    unlike = difference(there, recipe)
+    if unlike is not None:
+        command = shlex.join(["heft", "train", str(path), "--resume", "--output", str(recipe.output_dir)])
+        raise HeftError(
+            f"{recipe.output_dir} holds a run of another recipe ({unlike}); resume it with `{command}`, or"
+            " give another directory with --output DIR"
+        )
+    return with_date_of(there, recipe)
+
+
+def _is_sweep(path: Path) -> bool:
+    return load_recipe(path / "recipe.yaml").sweep is not None
+
+
+def clear_first_files(path: Path) -> None:
+    """Remove what a run left that was ended before it had done anything; nothing where there is more, or no such run.
+
+    Raises:
+        HeftError: another process is working there.
+    """
+    if is_file(path / LOCK_FILE) and {each.name for each in path.iterdir()} <= _FIRST_FILES:
+        with locked(path, "run"):
+            remove_first_files(path)
+
+
+def remove_first_files(path: Path) -> None:
+    """Remove what a run writes before manifest.json."""
+    shutil.rmtree(path / "records", ignore_errors=True)
+    for name in _FIRST_FILES - {LOCK_FILE, "records"}:
+        (path / name).unlink(missing_ok=True)

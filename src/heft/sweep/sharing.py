@@ -1,0 +1,54 @@
+"""Which configurations of a sweep run behind shared prompt prefixes: decided here, for the sweep and for its plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heft.recipe.recipe import ReftStage
+from heft.reft.positions import parse_positions
+from heft.training.reuse.plan import PREFIXES, ReusePlan, nothing
+from heft.training.stage import planned_steps
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How configurations go through the model.
+
+    Attributes:
+        suffixes: edited tokens from a prompt's end of each configuration that runs behind the prefix; None for those
+            that run whole rows.
+        plan: the prefixes that are shared, not stored yet; or why none are.
+        uses: how often each row's prefix is needed.
+    """
+
+    suffixes: list[int | None]
+    plan: ReusePlan
+    uses: float
+
+    @property
+    def behind(self) -> frozenset[int]:
+        """Numbers of the configurations that run behind the prefix."""
+        return frozenset(number for number, suffix in enumerate(self.suffixes) if suffix is not None)
+
+
+def decide_sharing(
+    stages: Sequence[ReftStage], seeds: Sequence[int], rows: int, validation_rows: int, model_allows: bool
+) -> Sharing:
+    """Decide for the stages of all configurations, which have one setting of `reuse`.
+
+    Args:
+        stages: of the configurations.
+        seeds: of their orders of rows; configurations of one seed and batch size see equal rows at every step.
+        rows: how many are trained on.
+        validation_rows: how many are not.
+        model_allows: whether copies can stand side by side behind a prefix (`can_stand_side_by_side`).
+    """
+    reusable = stages[0].reuse and model_allows
+    suffixes = [parse_positions(stage.positions).reach_back() if reusable else None for stage in stages]
+    behind = [n for n, suffix in enumerate(suffixes) if suffix is not None]
+    if not behind:
+        why = "all configurations edit first positions" if model_allows else "a prefix cannot stand for its tokens here"
+        return Sharing(suffixes, nothing(why if stages[0].reuse else "reuse is false"), 0.0)
+    orders = {(seeds[n], stages[n].batch_size) for n in behind}
+    seen = max(planned_steps(stages[n], rows) * stages[n].batch_size for n in behind)
+    plan = ReusePlan(PREFIXES, min(suffixes[n] for n in behind))
+    return Sharing(suffixes, plan, len(orders) * seen / (rows + validation_rows))

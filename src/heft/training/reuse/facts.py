@@ -1,0 +1,101 @@
+"""What of a model no trained edit changes, so that it can be computed once: read off the model, or off its skeleton."""
+
+import inspect
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from heft.adapters.attach import adapter_parameters
+from heft.models.prefix_states import keeps_plain_keys
+from heft.reft.config import ReftConfig
+from heft.reft.layer import layers_of
+from heft.reft.sites import block_names
+from heft.reft.streams import Streams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_RATES = re.compile("dropout|pdrop$|jitter")
+_HEADS = ("classifier_dropout", "summary_first_dropout")
+"""Dropout of heads that a causal language model does not have."""
+
+
+@dataclass(frozen=True)
+class ReuseFacts:
+    """What a model allows while a stage trains.
+
+    Attributes:
+        edited_suffix: how many tokens from a prompt's end the trained edits reach back, where a prefix can stand for
+            the tokens before them; else None.
+        first_edited_layer: the lowest layer with a trained edit, where the layers below it can be skipped; else None.
+        has_dropout: whether the base itself draws random numbers in training.
+        state_bytes: of one token's hidden state.
+    """
+
+    edited_suffix: int | None
+    first_edited_layer: int | None
+    has_dropout: bool
+    state_bytes: int
+
+    @classmethod
+    def of(cls, model: "PreTrainedModel") -> "ReuseFacts":
+        """Look at a model with a stage's adapters attached and marked as trainable; a skeleton does."""
+        state_bytes = model.config.get_text_config().hidden_size * model.dtype.itemsize
+        return cls(edited_suffix(model), first_edited_layer(model), has_dropout(model), state_bytes)
+
+
+def edited_suffix(model: "PreTrainedModel") -> int | None:
+    """How many tokens from a prompt's end the trained edits reach back; None where prefix reuse does not apply.
+
+    It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
+    the model caches plain keys and values, and has no dropout of its own.
+    """
+    if not _trains_edits_alone(model) or has_dropout(model) or not keeps_plain_keys(model):
+        return None
+    reaches = [config.edited_positions.reach_back() for config in _trained_configs(model)]
+    return None if None in reaches else max(reaches)
+
+
+def first_edited_layer(model: "PreTrainedModel") -> int | None:
+    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
+
+    It does not apply where a layer passes on more than one hidden state per token: several streams, a router's state,
+    or keys and values that higher layers share.
+    """
+    if not _trains_edits_alone(model) or has_dropout(model) or _passes_on_more(model):
+        return None
+    edited = [
+        number
+        for number, name in enumerate(block_names(model))
+        for layer in layers_of(model.get_submodule(name)).values()
+        if any(p.requires_grad for p in layer.parameters())
+    ]
+    return min(edited) or None
+
+
+def has_dropout(model: "PreTrainedModel") -> bool:
+    """Whether the base model itself draws random numbers in training: drops anything out, or jitters its routers."""
+    config = model.config.get_text_config().to_dict()
+    return any(value for key, value in config.items() if key not in _HEADS and _RATES.search(key))
+
+
+def _trains_edits_alone(model: "PreTrainedModel") -> bool:
+    trained = _trained_configs(model)
+    return bool(trained) and all(isinstance(config, ReftConfig) for config in trained)
+
+
+def _trained_configs(model: "PreTrainedModel") -> list:
+    return [
+        config
+        for name, config in model.peft_config.items()
+        if any(p.requires_grad for p in adapter_parameters(model, [name]).values())
+    ]
+
+
+def _passes_on_more(model: "PreTrainedModel") -> bool:
+    config = model.config.get_text_config()
+    streams = Streams.of(config)
+    block = model.get_submodule(block_names(model)[0])
+    carries = any(name.startswith("prev_") for name in inspect.signature(type(block).forward).parameters)  # Zaya
+    shares = bool(getattr(config, "num_kv_shared_layers", 0))
+    return streams.active is not None or streams.inner > 1 or shares or carries

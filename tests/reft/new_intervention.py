@@ -1,0 +1,67 @@
+"""A new intervention: its line and its class, and then all that a user does with it. Run by test_new_intervention.py.
+
+The line comes first, since settings take the names of interventions from the table when they are imported.
+"""
+
+# ruff: noqa: E402
+
+import sys
+from pathlib import Path
+
+from heft.reft.equations import EQUATIONS, Equation
+
+EQUATIONS["tworeft"] = Equation(
+    "h + (Wh + b)R", True, lambda weights, basis: weights["weight"], "‖W‖, a Frobenius norm", "‖b‖"
+)
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional as F
+
+from heft import load, train
+from heft.compare.runs import read_run
+from heft.costs.stage import stage_costs
+from heft.data.rows import read_data
+from heft.models.load import load_base
+from heft.recipe.files import load_recipe
+from heft.reft.interventions import Intervention
+from heft.reft.layer import layers_of
+from heft.report.edits import read_edits
+from heft.runtime.reporter import Reporter
+from heft.verify import verify
+
+
+class TwoReft(Intervention, name="tworeft"):
+    """h + (Wh + b)R, R with orthonormal rows."""
+
+    def _build(self, hidden_size: int, rank: int) -> None:
+        self._add_rotation(hidden_size, rank)
+        self.weight = nn.Parameter(torch.zeros(rank, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(rank))
+
+    def factors(self, hidden_ND, rows_RD):
+        return self._activate(F.linear(hidden_ND, self.weight.float(), self.bias.float())), rows_RD
+
+
+def main(recipe_path: Path) -> None:
+    recipe = load_recipe(recipe_path)
+    assert stage_costs(recipe, "fine", read_data(recipe, Reporter()).train).flops(1.0) > 0
+    run = train(recipe)
+    adapter = recipe.output_dir / "adapter"
+    model, _ = load(adapter)
+    units = [unit for layer in layers_of(model).values() for _, unit in layer.units()]
+    assert units
+    assert all(isinstance(unit, TwoReft) and unit.weight.any() for unit in units), "nothing was trained"
+    alone = PeftModel.from_pretrained(load_base(recipe.model).model, str(adapter / "fine"))
+    ids = torch.arange(3, 13)[None]
+    assert torch.equal(alone(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert verify(adapter, rows=2).ok
+    (edit,) = read_edits(read_run(recipe.output_dir))
+    for unit, linear, constant in zip(units, edit.linear, edit.constant, strict=True):
+        assert abs(unit.weight.norm().item() - linear) < 1e-5
+        assert abs(unit.bias.norm().item() - constant) < 1e-5
+    print(run)
+
+
+main(Path(sys.argv[1]))

@@ -1,0 +1,18 @@
+"""The recipe of nearly every test: a tiny random model in float32 and a few made-up stories."""
+
+from pathlib import Path
+
+TASK = "{name: whereabouts, train_size: 24, eval_size: 10}"
+
+
+def recipe_text(stages: str, rest: str = "", *, task: str = TASK, dtype: str = "float32") -> str:
+    """A recipe in YAML; `stages`, `task` and `rest` (further keys, one a line) are YAML too."""
+    model = f"{{name: 'random:tiny-llama', device: cpu, dtype: {dtype}}}"
+    return f"name: t\nmodel: {model}\ntask: {task}\n{rest}\nstages: {stages}\n"
+
+
+def write_recipe(folder: Path, stages: str, rest: str = "", *, file: str = "recipe.yaml", **options: str) -> Path:
+    """Write `recipe_text` to a file and return its path."""
+    path = folder / file
+    path.write_text(recipe_text(stages, rest, **options))
+    return path
