@@ -44,9 +44,9 @@ def test_a_stage_without_a_length_takes_one_epoch_and_one_with_steps_takes_no_ep
 
 
 def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults():
-    stage = LoraStage(method="lora", holdout=0.1, until="plateau")
-    assert (stage.epochs, stage.until.plateau.patience, stage.until.plateau.minimum_gain) == (20.0, 2, 0.01)
-    assert LoraStage(method="lora", holdout=0.1, until="plateau", steps=9).epochs is None
+    stage = LoraStage(method="lora", holdout=0.1, early_stopping=True)
+    assert (stage.epochs, stage.early_stopping.patience, stage.early_stopping.min_delta) == (20.0, 2, 0.01)
+    assert LoraStage(method="lora", holdout=0.1, early_stopping=True, steps=9).epochs is None
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,13 @@ def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults(
         ({"batch_size": 16, "micro_batch_size": 5}, "not a multiple"),
         ({"micro_batch_size": 32}, "not a multiple"),
         ({"best_checkpoint": True}, "set holdout"),
-        ({"until": "plateau"}, "set holdout"),
-        ({"until": "plato", "holdout": 0.1}, "valid dictionary or instance of Until"),
-        ({"until": "plateau", "holdout": 0.1, "epochs": 2}, "2 epochs hold 2 held-back evaluations, too few"),
-        ({"until": "plateau", "holdout": 0.1, "evaluate_every": 5, "steps": 14}, "14 steps hold 2 held-back"),
+        ({"early_stopping": True}, "set holdout"),
+        (
+            {"early_stopping": "plateau", "holdout": 0.1},
+            "give true, a mapping with the keys patience",
+        ),
+        ({"early_stopping": True, "holdout": 0.1, "epochs": 2}, "2 epochs hold 2 validation evaluations, too few"),
+        ({"early_stopping": True, "holdout": 0.1, "evaluate_every": 5, "steps": 14}, "14 steps hold 2 validation"),
         ({"evaluate_every": 10}, "set holdout"),
         ({"holdout": 1.0}, "less than 1"),
         ({"warmup": 1.5}, "less than or equal to 1"),
@@ -94,7 +97,7 @@ def test_settings_of_a_stage_that_do_not_fit_are_refused(given_settings, complai
     "given_settings",
     [
         {"micro_batch_size": 4},
-        {"holdout": 0.1, "best_checkpoint": True, "until": {"plateau": {"patience": 1}}, "evaluate_every": 5},
+        {"holdout": 0.1, "best_checkpoint": True, "early_stopping": {"patience": 1}, "evaluate_every": 5},
         {"dora": True, "init": "gaussian"},
         {"init": "pissa_niter_16"},
         {"init": "orthogonal", "rank": 4},

@@ -58,7 +58,7 @@ def test_every_setting_has_a_row():
             "all or a list (each entry: a whole number)",
         ),
         ({"type": "object", "additionalProperties": {"type": "string"}}, "a mapping (each value: text)"),
-        ({"$ref": schema_of(Recipe)["$defs"]["Plateau"]}, "a mapping with the keys patience, minimum_gain"),
+        ({"$ref": schema_of(Recipe)["$defs"]["EarlyStoppingSettings"]}, "a mapping with the keys patience, min_delta"),
     ],
 )
 def test_a_schema_is_put_in_words(schema, words):

@@ -83,8 +83,8 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         ("arms: {a: {recipe: lora.yaml, set: {a..b: 1}}}\n", "study.yaml:3: arms.a.set: expected a key such as"),
         (
             "arms: {a: {recipe: lora.yaml, budget: {steps: 9}, set: {stages.coarse.holdout: 0.2,"
-            " stages.coarse.epochs: 9, stages.coarse.until: plateau}}}\n",
-            "arms.a.set: stages.coarse.until: the stage's cost is not known beforehand",
+            " stages.coarse.epochs: 9, stages.coarse.early_stopping: true}}}\n",
+            "arms.a.set: stages.coarse.early_stopping: its cost is not known in advance",
         ),
         ("arms: {a: {recipe: lora.yaml, set: {sweep: {grid: {rank: [1]}}}}}\n", "arms.a.set: sweep"),
         (

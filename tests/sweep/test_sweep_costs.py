@@ -97,7 +97,7 @@ def test_a_pass_is_counted(sweep_of, grid):
     ],
 )
 def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
-    monkeypatch.setattr(SideBySide, "_watch", lambda *args: None)  # held-back evaluations are not counted
+    monkeypatch.setattr(SideBySide, "_validate", lambda *args: None)  # validation evaluations are not counted
     monkeypatch.setattr("heft.sweep.arrange._why_not_shared", lambda *args: None)  # nor is the check before the sweep
     recipe, work, rows = sweep_of(grid, fine)
     tried = configurations(recipe)

@@ -35,7 +35,8 @@ stages:
 
 STAGES = """\
 A mapping from a stage's name to the stage, whose `method` says which adapter it trains. In a `joint` stage, `lora` and
-`reft` are mappings with the settings of the two methods."""
+`reft` are mappings with the settings of the two methods. Names in parentheses are those of transformers'
+TrainingArguments."""
 
 
 def _default(key: str, node: Schema, required: list[str]) -> str:
@@ -100,7 +101,7 @@ def recipes_page() -> str:
     schema = schema_of(Recipe)
     keys = schema["properties"]
     stage = entry(keys["stages"]) or {}
-    until = resolve(variants(stage)["lora"]["properties"]["until"])
+    early_stopping = resolve(variants(stage)["lora"]["properties"]["early_stopping"])
     return "\n".join(
         [
             INTRODUCTION,
@@ -108,8 +109,7 @@ def recipes_page() -> str:
             _section("## `model`", keys["model"]),
             _choice_section("## `task`", keys["task"], "A mapping whose `name` says which task."),
             _choice_section("## `stages`", stage, STAGES),
-            _section("### `until`", until),
-            _section("#### `until.plateau`", until["properties"]["plateau"]),
+            _section("### `early_stopping`", early_stopping),
             _section("## `evaluation`", keys["evaluation"]),
             _section("## `checkpoint`", keys["checkpoint"]),
             _section("## `sweep`", keys["sweep"]),

@@ -139,9 +139,9 @@ def _faults_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> 
         if stage.seed is not None:
             text = "would be the same in all runs of a study, which have seeds to differ in; set it to null"
             yield Fault(document.place_of((*path, "seed")), (*path, "seed"), text)
-        if has_budget and stage.until is not None:
-            text = "the stage's cost is not known beforehand, so it fits no budget; set until or the budget to null"
-            yield Fault(document.place_of((*path, "until")), (*path, "until"), text)
+        if has_budget and stage.early_stopping is not None:
+            text = "its cost is not known in advance, so it fits no budget; set early_stopping or the budget to null"
+            yield Fault(document.place_of((*path, "early_stopping")), (*path, "early_stopping"), text)
 
 
 def _faults_between_arms(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> Iterator[Fault]:
@@ -149,9 +149,9 @@ def _faults_between_arms(settings: StudySettings, recipes: dict[str, Recipe], st
     for name in settings.arms:
         budget = settings.budget_of(name)
         other = None if budget is None else budget.other
-        if other in recipes and any(stage.until is not None for stage in recipes[other].stages.values()):
+        if other in recipes and any(stage.early_stopping is not None for stage in recipes[other].stages.values()):
             path = ("arms", name, "budget") if settings.arms[name].budget else ("budget",)
-            text = f"arm {other!r} has a stage that ends on a plateau, so its cost is not known beforehand"
+            text = f"arm {other!r} has a stage with early_stopping, so its cost is not known in advance"
             yield Fault(study.place_of(path), path, text)
     first = next(iter(recipes), None)
     unlike = [name for name, recipe in recipes.items() if recipe.model != recipes[first].model]

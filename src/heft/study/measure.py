@@ -62,7 +62,7 @@ def _short(stage: Stage) -> Stage:
             "epochs": 3.0,
             "holdout": 0.0,
             "evaluate_every": None,
-            "until": None,
+            "early_stopping": None,
             "best_checkpoint": False,
         }
     )

@@ -35,7 +35,7 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
 
 def state(result: Result) -> str:
     """How its training ended, in a word."""
-    return "diverged" if result.diverged else "plateau" if result.at_plateau else "finished"
+    return "diverged" if result.diverged else "early_stopping" if result.stopped_early else "finished"
 
 
 def label(result: Result) -> str:
