@@ -125,7 +125,7 @@ def stage_costs(
     """
     stage = recipe.stages[name]
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, validation_rows = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
+    rows, validation_rows = hold_back(examples, stage.holdout, recipe.holdout_seed(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
     reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)

@@ -169,7 +169,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
     name, stage = last_stage(recipe)
     tried = configurations(recipe)
     shapes: dict[str, Shape] = {}
-    alone = []
+    alone, seeds = [], []
     for configuration in tried:
         own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
         if looks not in shapes:
@@ -177,8 +177,8 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
             if shapes[looks].costs is None:
                 raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
         alone.append(stage_costs(own, name, examples, shapes[looks]))
+        seeds.append(own.stage_seed(name))
     stages = [configuration.stage for configuration in tried]
-    seeds = [recipe.seed + len(recipe.stages) - 1 if own.seed is None else own.seed for own in stages]
     rows, validation_rows = alone[0].rows, alone[0].validation_rows
     model_allows = recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
     sharing = decide_sharing(stages, seeds, len(rows), len(validation_rows), model_allows)

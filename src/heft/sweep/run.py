@@ -97,9 +97,9 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
     work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
     earlier = list(recipe.stages.items())[:-1]
-    for index, (name, stage) in enumerate(earlier):
-        work.train_stage(index, name, stage)
-    return _sweep_last_stage(work, tried, len(earlier))
+    for name, stage in earlier:
+        work.train_stage(name, stage)
+    return _sweep_last_stage(work, tried)
 
 
 def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporter) -> Data:
@@ -119,11 +119,11 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     return data
 
 
-def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration], index: int) -> Sweep:
+def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
-    rows, held_back = hold_back(work.data.train, tried[0].stage.holdout, recipe.seed + index)
     name, _ = last_stage(recipe)
-    seeds = [work.seed_of(index, configuration.stage) for configuration in tried]
+    rows, held_back = hold_back(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
         fused_lora(base.model, tried[0].stage.fused),
         attention_for_training(base.model, base.settings.attention, [*rows, *held_back]),
