@@ -10,8 +10,9 @@ from worker import read_rows, serve
 
 
 def load(job: dict) -> dict:
-    import adapters
     from transformers import DataCollatorForSeq2Seq
+
+    import adapters
 
     lengths = {len(row["answer"]) for row in read_rows(job)}
     if len(lengths) != 1:

@@ -17,7 +17,7 @@ SMALL_MODEL = "random:tiny-llama"
 def main(model: str, source: str, folder: Path, count: int, seed: int) -> None:
     """Write `model/`, `train.jsonl` and `evaluation.jsonl` to the folder, and `about.json` that says what they are."""
     from heft.data.encode import Encoder
-    from heft.reft.positions import Positions
+    from heft.edits.positions import Positions
     from heft.tasks import load_examples
 
     folder.mkdir(parents=True, exist_ok=True)

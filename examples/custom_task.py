@@ -34,7 +34,7 @@ class Larger(Task):
     settings: LargerSettings
 
     def rows(self, split: Split) -> Iterator[tuple[str, dict]]:
-        # Odd sums train and even sums evaluate, so no row is in both. Tasks of published data sets give `hub` instead.
+        # Odd sums train and even sums evaluate, so no row is in both. Published data sets have `sources` instead.
         generator = random.Random(f"{self.settings.sample_seed} {split}")
         count = 0
         while count < 200:

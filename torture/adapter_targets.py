@@ -99,11 +99,11 @@ class Weights(Target):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from heft.adapters.weights import read_header, require_fit
+        from heft.adapters.weights import read_shapes, require_fit
 
         path = self.folder / "adapter_model.safetensors"
         path.write_bytes(data)
-        require_fit(path, "a", read_header(path), self.expected)
+        require_fit(path, "a", read_shapes(path), self.expected)
         try:
             read = load_file(path)
         except SafetensorError as error:  # heft says it too, when it comes to the tensors

@@ -22,11 +22,11 @@ RECIPES = {
          steps: 6, batch_size: 6, optimizer: adafactor}
   fine: {method: reft, rank: 2, positions: l3, intervention: direft, steps: 8, batch_size: 7, cache: disk}
 """,
-    "pissa, then upper layers, until a plateau": START
+    "pissa, then upper layers, until early stopping": START
     + """
   coarse: {method: lora, rank: 2, init: pissa, steps: 6, batch_size: 6, bf16: true, schedule: cosine}
   fine: {method: reft, rank: 2, positions: all, layers: [1], steps: 12, batch_size: 8, holdout: 0.2,
-         evaluate_every: 2, until: {plateau: {patience: 2, minimum_gain: 0.05}}, schedule: constant, epochs: null}
+         evaluate_every: 2, early_stopping: {patience: 2, min_delta: 0.05}, schedule: constant, epochs: null}
 """,
     "fine, then coarse with sgd": START
     + """

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import atheris
 
-READERS = ("adapter_dir", "adapter_files", "adapter_manifest", "weights_files", "tasks")
-READERS += ("compare.comparison", "compare.table", "recipe_io", "study.files", "evaluation.metrics")
+READERS = ("adapters.directory", "adapters.manifest", "adapters.safety", "adapters.weights", "tasks", "recipe.files")
+READERS += ("compare.comparison", "compare.table", "study.files", "results.metrics")
 with atheris.instrument_imports(include=["heft", "ruamel"]):  # what is not imported here is not looked into
     for name in READERS:
         import_module(f"heft.{name}")

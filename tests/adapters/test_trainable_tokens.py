@@ -145,7 +145,7 @@ def test_a_directory_that_asks_for_odd_tokens_is_refused(base, tmp_path, value):
     adapter = tiny.forget_hashes(tmp_path / "run" / "adapter")
     path = adapter / "coarse" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"trainable_token_indices": value}))
-    with pytest.raises(HeftError, match="trainable_token_indices must be null or a list of distinct token ids"):
+    with pytest.raises(HeftError, match=r"trainable_token_indices(\[0\])?: "):
         heft.load(adapter)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from compare.making import make_run, records
-from heft.cli import compare as command
+from heft.cli.compare import compare
 from heft.errors import HeftError
 
 STAGES = {"base": records([0, 0, 1] * 20), "coarse": records([1, 0, 1] * 20), "fine": records([1, 1, 1] * 20)}
@@ -18,7 +18,7 @@ def run(tmp_path):
 
 def test_one_run_shows_what_each_stage_bought_with_no_figure_cut_off(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    command.run_compare([run], None, as_json=False)
+    compare([run], None, as_json=False)
     shown = capsys.readouterr().out
     assert "coarse is better than base" in shown
     assert "fine is better than coarse" in shown
@@ -27,7 +27,7 @@ def test_one_run_shows_what_each_stage_bought_with_no_figure_cut_off(run, capsys
 
 
 def test_stages_of_runs_and_a_reference_are_named(run, capsys):
-    command.run_compare([f"{run}:base", f"{run}:fine", f"{run}:coarse"], "t:base", as_json=True)
+    compare([f"{run}:base", f"{run}:fine", f"{run}:coarse"], "t:base", as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert [arm["name"] for arm in found["arms"]] == ["t:base", "t", "t:coarse"]
     assert [(pair["first"], pair["second"]) for pair in found["pairs"]] == [("t", "t:base"), ("t:coarse", "t:base")]
@@ -38,7 +38,7 @@ def test_a_study_directory_is_compared_with_its_reference(tmp_path, capsys):
         make_run(tmp_path / name, STAGES, recipe={"stages": {"coarse": {"rank": rank}, "fine": {"rank": rank}}})
     arms = [{"name": name, "runs": [name]} for name in ("a", "b")]
     (tmp_path / "study.json").write_text(json.dumps({"format": 1, "name": "s", "reference": "a", "arms": arms}))
-    command.run_compare([str(tmp_path)], None, as_json=True)
+    compare([str(tmp_path)], None, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert (found["reference"], found["pairs"][0]["first"], found["pairs"][0]["verdict"]) == ("a", "b", "undecidable")
 
@@ -47,17 +47,17 @@ def test_a_study_file_is_run_with_what_is_given_beside_it(monkeypatch, tmp_path)
     import heft.cli.study
 
     called = []
-    monkeypatch.setattr(heft.cli.study, "run_study", lambda *arguments: called.append(arguments))
-    command.run_compare(["s.yaml"], None, False, ["seeds=[0]"], tmp_path, True)
+    monkeypatch.setattr(heft.cli.study, "run_study", lambda path, reporter, *rest: called.append((path, *rest)))
+    compare(["s.yaml"], None, False, ["seeds=[0]"], tmp_path, True)
     assert [(str(path), *rest) for path, *rest in called] == [("s.yaml", ["seeds=[0]"], tmp_path, True)]
 
 
 def test_what_does_not_go_together_is_said(run):
-    with pytest.raises(HeftError, match="one study file, or directories"):
-        command.run_compare(["s.yaml", run], None, False)
+    with pytest.raises(HeftError, match="one study file, or run directories"):
+        compare(["s.yaml", run], None, False)
     with pytest.raises(HeftError, match="give it alone"):
-        command.run_compare(["s.yaml"], "a", False)
+        compare(["s.yaml"], "a", False)
     with pytest.raises(HeftError, match="are for a study file"):
-        command.run_compare([run], None, False, dry_run=True)
+        compare([run], None, False, dry_run=True)
     with pytest.raises(HeftError, match="no stage 'x'"):
-        command.run_compare([f"{run}:x"], None, False)
+        compare([f"{run}:x"], None, False)

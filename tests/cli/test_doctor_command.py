@@ -6,8 +6,9 @@ import pytest
 import typer
 
 from commands import heft
-from heft.cli import doctor
-from heft.doctor.line import fault, note, ok
+from heft import doctor
+from heft.cli.doctor import doctor as command
+from heft.doctor import Line
 
 
 def test_it_looks_at_everything_and_its_status_follows_from_the_faults(tmp_path):
@@ -18,7 +19,7 @@ def test_it_looks_at_everything_and_its_status_follows_from_the_faults(tmp_path)
     assert done.returncode == (1 if faults else 0)
     assert found["ok"] == (not faults)
     assert all(line["advice"] for line in faults)
-    topics = {"versions", "device", "threads", "memory", "disk", "cache", "hub", "extras"}
+    topics = {"versions", "device", "threads", "memory", "disk", "hub", "extras"}
     assert {line["topic"] for line in found["lines"]} == topics
     assert any("offline, by HF_HUB_OFFLINE" in line["text"] for line in found["lines"])
     assert list(tmp_path.iterdir()) == []
@@ -26,11 +27,11 @@ def test_it_looks_at_everything_and_its_status_follows_from_the_faults(tmp_path)
 
 @pytest.mark.parametrize("json_wanted", [True, False])
 def test_a_fault_is_exit_status_1_with_what_to_do_and_notes_are_not(monkeypatch, capsys, json_wanted):
-    lines = [ok("disk", "fine"), note("hub", "offline", "unset it")]
-    for more, status in (([], 0), ([fault("versions", "torch is missing", "pip install torch")], 1)):
+    lines = [Line("disk", "ok", "fine"), Line("hub", "note", "offline", "unset it")]
+    for more, status in (([], 0), ([Line("versions", "fault", "torch is missing", "pip install torch")], 1)):
         monkeypatch.setattr(doctor, "examine", lambda online, more=more: lines + more)
         with pytest.raises(typer.Exit) as left:
-            doctor.run_doctor(False, json_wanted)
+            command(False, json_wanted)
         assert left.value.exit_code == status
     shown = capsys.readouterr().out
     if json_wanted:

@@ -7,7 +7,7 @@ import pytest
 
 import heft
 from heft.builtin import byte_tokenizer
-from heft.cli.generate import run_generation
+from heft.cli.generate import generate as generate_command
 from heft.errors import HeftError
 from heft.evaluation import generation
 from tiny_recipe import write_recipe
@@ -45,7 +45,7 @@ def asked(trained, tmp_path, monkeypatch):
 
         monkeypatch.setattr("heft.models.load.byte_tokenizer", templated)
         monkeypatch.setattr(generation, "generate_texts", generate)
-        run_generation(directory, PLAIN, 4, chat_template, False)
+        generate_command(directory, PLAIN, 4, chat_template, False)
         return prompts[0]
 
     return run
@@ -58,7 +58,7 @@ def test_a_prompt_is_wrapped_as_it_was_in_training(asked, setting, expected):
 
 @pytest.mark.parametrize("value", ["false", "true", 1, None, []])
 def test_a_setting_that_is_no_switch_is_refused_as_heft_eval_refuses_it(asked, value):
-    told = r"say --chat-template or --no-chat-template\n .*heft.json: task.chat_template: expected true or false; got"
+    told = r"give --chat-template or --no-chat-template\n .*heft.json: task.chat_template: expected true or false; got"
     with pytest.raises(HeftError, match=told):
         asked({"name": "whereabouts", "chat_template": value})
 

@@ -34,9 +34,9 @@ def started(*arguments, cwd):
 @pytest.mark.parametrize(
     ("command", "sweep", "number", "then"),
     [
-        ("train", "null", signal.SIGINT, "go on with: heft train {recipe} --output {directory} --resume"),
-        ("train", "null", signal.SIGTERM, "go on with: heft train {recipe} --output {directory} --resume"),
-        ("sweep", "{grid: {rank: [2, 3]}}", signal.SIGINT, "remove it before the next try"),
+        ("train", "null", signal.SIGINT, "Resume with: heft train {recipe} --output {directory} --resume"),
+        ("train", "null", signal.SIGTERM, "Resume with: heft train {recipe} --output {directory} --resume"),
+        ("sweep", "{grid: {rank: [2, 3]}}", signal.SIGINT, "Remove it before the next try"),
     ],
 )
 def test_a_signal_ends_training_with_one_message_and_its_exit_status(tmp_path, command, sweep, number, then):
@@ -48,7 +48,7 @@ def test_a_signal_ends_training_with_one_message_and_its_exit_status(tmp_path, c
         stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (128 + number, "heft: interrupted\n")
     then = then.format(recipe=recipe, directory=directory)
-    assert stdout.splitlines()[-1] == f"interrupted; what was done stays in {directory}, {then}"
+    assert stdout.splitlines()[-1] == f"interrupted; progress is saved in {directory}. {then}"
     assert (directory / "recipe.yaml").is_file()
     assert not list(directory.rglob("*.partial"))
     assert not (directory / "adapter").exists()
@@ -75,5 +75,5 @@ def test_sigterm_in_a_study_keeps_the_step_and_says_how_to_go_on(tmp_path):
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (128 + signal.SIGTERM, "heft: interrupted\n")
-    assert stdout.splitlines()[-1] == "interrupted; what was done stays, and the same command goes on with the rest"
+    assert stdout.splitlines()[-1] == "interrupted; progress is saved. Resume with the same command"
     assert len(list((directory / "a" / "seed-0" / "checkpoints" / "0-fine").glob("step-*"))) == 1

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from commands import heft
-from heft.cli.plan import run_plan
+from heft.cli.plan import plan
 from heft.cli.plan_examples import drawn, visible
 from heft.data.inspect import Editor, Shown, ShownExample, ShownToken, show_examples
 from heft.errors import HeftError
@@ -68,7 +68,7 @@ def test_a_terminal_shows_prompt_edits_and_answer_in_different_colours(tmp_path)
 def test_json_holds_every_token_of_what_is_drawn_and_is_the_plan_otherwise(tmp_path, capsys):
     path, found = write_recipe(tmp_path, STAGES), []
     for show in (None, 2):
-        run_plan(path, [], probe=False, as_json=True, show=show)
+        plan(path, [], probe=False, as_json=True, show=show)
         found.append(json.loads(capsys.readouterr().out))
     assert found[1] == found[0] | {"shown": found[1]["shown"]}
     shown = found[1]["shown"]
@@ -85,7 +85,7 @@ def test_what_a_check_finds_ends_the_plan_after_the_examples_are_shown(tmp_path,
     rows.write_text(json.dumps({"prompt": "a prompt\x1b[2J\u202e", "completion": "a"}))
     task = f"task={{name: jsonl, train_file: {rows}, eval_file: {rows}}}"
     with pytest.raises(HeftError, match="1 of 1 train rows stands in the evaluation set too") as caught:
-        run_plan(write_recipe(tmp_path, STAGES), [task], probe=False, as_json=False, show=1)
+        plan(write_recipe(tmp_path, STAGES), [task], probe=False, as_json=False, show=1)
     printed = capsys.readouterr().out
     assert "\\u{1b}│\\[│2" in printed
     assert "{·│a│⟨<eos>⟩}" in printed

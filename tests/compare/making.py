@@ -5,6 +5,7 @@ from pathlib import Path
 
 from heft.results.metrics import measure
 from heft.results.records import Record, write_records
+from heft.results.summary import StageSummary
 from heft.run.directory import RUN_FORMAT
 
 TRAINED = {"seconds": 10.0, "flops": 2e9, "plain_flops": 4e9, "tokens": 100, "trainable_parameters": 50}
@@ -37,8 +38,7 @@ def make_run(path: Path, stages: dict, seed=0, recipe=None, manifest=None, summa
     for name, made in stages.items():
         write_records(path / "records" / f"{name}.jsonl", made)
         metrics = measure(made)
-        entry = {"name": name, "n": metrics.n, "accuracy": metrics.accuracy, "majority": metrics.majority}
-        entry |= {"balanced_accuracy": metrics.balanced_accuracy, "predictions": metrics.predictions}
-        entries.append(entry | (TRAINED if name != "base" else {"steps": 0}) | (summary or {}))
+        entry = StageSummary.of(name, metrics, **(TRAINED if name != "base" else {})).model_dump(mode="json")
+        entries.append(entry | (summary or {}))
     (path / "summary.json").write_text(json.dumps({"stages": entries}))
     return path

@@ -100,7 +100,7 @@ def test_a_base_is_set_against_every_seed(arm):
     runs = arm("a", 0.9, (0, 1, 2))
     pair = compare(arms_of([*runs, runs[0]], [None, None, None, "base"])).pairs[0]
     assert pair.seeds == [0, 1, 2]
-    assert pair.seed_sd == pytest.approx(np.std([r.final.summary["accuracy"] for r in runs], ddof=1))
+    assert pair.seed_sd == pytest.approx(np.std([r.final.summary.accuracy for r in runs], ddof=1))
 
 
 def test_what_is_like_chance_is_no_difference_shown(arm):
@@ -163,8 +163,8 @@ def test_a_base_whose_runs_differ_is_its_first_run_in_its_own_figures_and_in_pai
     other = read_run(make_run(tmp_path / "other", stages, 1, {"name": "a", "stages": runs[0].recipe["stages"]}))
     found = compare([arms_of(runs)[0], Arm("base", "base", (runs[0], other))])
     fine, base = found.arms
-    assert base.accuracy == runs[0].after("base").summary["accuracy"] != other.after("base").summary["accuracy"]
-    assert base.balanced_accuracy == runs[0].after("base").summary["balanced_accuracy"]
+    assert base.accuracy == runs[0].after("base").summary.accuracy != other.after("base").summary.accuracy
+    assert base.balanced_accuracy == runs[0].after("base").summary.balanced_accuracy
     assert found.pairs[0].difference == pytest.approx(fine.accuracy - base.accuracy)
 
 
@@ -242,10 +242,10 @@ def test_runs_that_were_asked_other_things_are_refused_with_how_many(arm, tmp_pa
     prompted = records(answers(0.3, 0), prompt="1")
     refused("do not pair: 200 of 200 questions were shown to the model with another prompt", made=prompted)
     refused("another right answer", records(answers(0.3, 0), gold=1))
-    refused("counted to another text", records(answers(0.3, 0), groups=range(N)))
+    refused("belong to another text", records(answers(0.3, 0), groups=range(N)))
     refused("task.name is boolq in the one and piqa in the other", task={"name": "piqa"})
     refused("normalize is none in the one and bytes", evaluation={"normalize": "bytes"})
-    refused("1 ids stand more than once", made=[*base, base[0]])
+    refused("1 ids occur more than once", made=[*base, base[0]])
 
 
 def test_a_reference_must_be_an_arm(arm):

@@ -15,11 +15,11 @@ from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.runtime.reporter import Reporter
 from heft.training import stage as stage_module
+from heft.training.loop import TrainingLoop
 from heft.training.loss import answer_loss
 from heft.training.reuse import decide as reuse_module
 from heft.training.reuse.decide import loss_for
 from heft.training.stage import hold_back, train_stage
-from heft.training.trainer import StageTrainer
 
 FINE = "method: reft, rank: 2, batch_size: 4, intervention: direft"
 KEPT = "epochs: 2, positions: all, layers: [1, 3]"
@@ -82,7 +82,7 @@ def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
     monkeypatch.setattr(reuse_module, "why_not_fast", lambda *a: None)
     monkeypatch.setattr(reuse_module, "padding_matters", lambda *a: False)
     monkeypatch.setattr(reuse_module, "draws_random_numbers", lambda *a: False)
-    monkeypatch.setattr(StageTrainer, "_require_sound_weights", lambda self: None)
+    monkeypatch.setattr(TrainingLoop, "_require_sound_weights", lambda self: None)
     task = "{name: whereabouts, train_size: 8, eval_size: 2}"
     path = recipe_file(f"{{fine: {{{FINE}, epochs: 3, {fine}}}}}", task=task)
     recipe = load_recipe(path)

@@ -8,8 +8,8 @@ from tokenizers import normalizers
 
 import tiny
 from heft.data.encode import IGNORED, UNCUT_HEAD, Encoder, left_pad, training_batch
+from heft.edits.positions import Positions
 from heft.errors import HeftError
-from heft.reft.positions import Positions
 from heft.tasks.base import choice_example, generation_example
 
 TOKENIZER = tiny.byte_tokenizer()

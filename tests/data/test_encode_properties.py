@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 import tiny
 from heft.data.encode import IGNORED, UNCUT_HEAD, EncodedExample, Encoder, left_pad, training_batch
+from heft.edits.positions import Positions
 from heft.errors import HeftError
-from heft.reft.positions import Positions
 from heft.tasks.base import generation_example
 
 TOKENIZER = tiny.byte_tokenizer()

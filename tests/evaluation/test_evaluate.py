@@ -92,12 +92,13 @@ def runs_out_above(monkeypatch, most):
     monkeypatch.setattr(evaluator, "choice_log_likelihoods", short)
 
 
-def test_where_memory_runs_out_it_begins_again_with_batches_of_half_the_size(monkeypatch):
+def test_out_of_memory_starts_again_with_half_the_batch_size(monkeypatch):
     task, settings, reporter = WhereaboutsSettings(train_size=1, eval_size=6), EvaluationSettings(batch_size=8), Notes()
     expected = heft.evaluate(BASE.model, BASE.tokenizer, task, settings)
     runs_out_above(monkeypatch, most=3)
     found = heft.evaluate(BASE.model, BASE.tokenizer, task, settings, reporter)
-    assert [note.split("; ")[1] for note in reporter.notes] == [f"it begins again with batches of {n}" for n in (4, 2)]
+    expected_notes = [f"evaluation: out of memory: batch size reduced to {n}, starting again" for n in (4, 2)]
+    assert reporter.notes == expected_notes
     for one, other in zip(expected.records, found.records, strict=True):
         assert other.log_likelihoods == rounded(one.log_likelihoods)
 

@@ -9,8 +9,8 @@ from transformers.utils import chat_template_utils
 
 import heft
 import tiny
-from heft.cli.compare import run_compare
-from heft.cli.generate import run_generation
+from heft.cli.compare import compare as compare_command
+from heft.cli.generate import generate as generate_command
 from heft.compare.comparison import compare
 from heft.compare.inputs import read_inputs
 from heft.data.encode import Encoder
@@ -152,7 +152,7 @@ def test_a_finished_run_and_an_adapter_keep_the_date_of_training(dated_recipe, d
         return ["there"]
 
     monkeypatch.setattr(generation, "generate_texts", generate)
-    run_generation(tmp_path / "run" / "adapter", "Where?", 4, None, False)
+    generate_command(tmp_path / "run" / "adapter", "Where?", 4, None, False)
     assert prompts == ["Today is 26 Nov 2026, 00:00.\nuser: Where?\nbot: "]
 
 
@@ -165,7 +165,7 @@ def test_runs_of_two_days_pair_and_a_note_says_which_days(dated_recipe, day, tmp
     assert any("2026-11-26, 2026-11-27" in note for note in found.notes)
     same = read_inputs([tmp_path / "one"])
     assert same.notes == []
-    run_compare([str(tmp_path / "one"), str(tmp_path / "two")], None, False, [], None, False)
+    compare_command([str(tmp_path / "one"), str(tmp_path / "two")])
     assert "runs are of several days" in " ".join(capsys.readouterr().out.split())
 
 

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 import heft
 import tiny
 from heft.builtin import TINY
-from heft.cli.generate import run_generation
+from heft.cli.generate import generate
 from heft.data.encode import Encoder
 from heft.evaluation.generation import generate_texts
 from heft.models.endings import end_tokens, text_of
@@ -136,5 +136,5 @@ def test_a_trained_turn_ends_in_evaluation_and_in_generation(turn_model, capsys)
     texts = [record.text for record in heft.evaluate(model, tokenizer, task).records]
     assert model.generation_config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert all(1 <= len(text) <= 3 for text in texts), texts  # what was learned is two letters, then the end
-    run_generation(turn_model / "run" / "adapter", "Say ab.", 12, None, False)
+    generate(turn_model / "run" / "adapter", "Say ab.", 12, None, False)
     assert capsys.readouterr().out.strip() == texts[0]

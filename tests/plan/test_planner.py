@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from heft.cli.plan import notes, run_plan
+from heft.cli.plan import notes
+from heft.cli.plan import plan as plan_command
 from heft.errors import HeftError
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
@@ -66,7 +67,7 @@ SWEEP = "sweep: {grid: {rank: [2, 4], positions: [l2, all]}}"
 
 
 def test_the_table_and_the_notes_of_a_sweep_compare_it_with_runs_of_their_own(recipe_file, capsys):
-    run_plan(recipe_file(STAGES, SWEEP), [], probe=False, as_json=False)
+    plan_command(recipe_file(STAGES, SWEEP), [], probe=False, as_json=False)
     printed = capsys.readouterr().out
     assert "fine × 4" in printed
     assert "2 of 4 configurations run whole rows" in printed
@@ -76,7 +77,7 @@ def test_the_table_and_the_notes_of_a_sweep_compare_it_with_runs_of_their_own(re
 
 
 def test_json_is_all_that_is_printed(recipe_file, capsys):
-    run_plan(recipe_file(STAGES), [], probe=False, as_json=True)
+    plan_command(recipe_file(STAGES), [], probe=False, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert [stage["name"] for stage in printed["stages"]] == ["coarse", "fine"]
 

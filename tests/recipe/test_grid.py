@@ -97,7 +97,7 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         " compute in one number format; set it in the stage",
         "r.yaml:13: sweep.grid.positions[1]: positions must be 'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as"
         " 'f7+l7'; got 'x9'",
-        "r.yaml:14: sweep.grid.dropout[1]: 0.1 is given twice",
+        "r.yaml:14: sweep.grid.dropout[1]: 0.1 is repeated",
     ]
 
 

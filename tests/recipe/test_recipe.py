@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from heft.edits.settings import ReftSettings
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
-from heft.reft.settings import ReftSettings
 from heft.settings.files import to_yaml
 from heft.tasks import TASKS
 
@@ -44,9 +44,9 @@ def test_a_stage_without_a_length_takes_one_epoch_and_one_with_steps_takes_no_ep
 
 
 def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults():
-    stage = LoraStage(method="lora", holdout=0.1, until="plateau")
-    assert (stage.epochs, stage.until.plateau.patience, stage.until.plateau.minimum_gain) == (20.0, 2, 0.01)
-    assert LoraStage(method="lora", holdout=0.1, until="plateau", steps=9).epochs is None
+    stage = LoraStage(method="lora", holdout=0.1, early_stopping=True)
+    assert (stage.epochs, stage.early_stopping.patience, stage.early_stopping.min_delta) == (20.0, 2, 0.01)
+    assert LoraStage(method="lora", holdout=0.1, early_stopping=True, steps=9).epochs is None
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,13 @@ def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults(
         ({"batch_size": 16, "micro_batch_size": 5}, "not a multiple"),
         ({"micro_batch_size": 32}, "not a multiple"),
         ({"best_checkpoint": True}, "set holdout"),
-        ({"until": "plateau"}, "set holdout"),
-        ({"until": "plato", "holdout": 0.1}, "valid dictionary or instance of Until"),
-        ({"until": "plateau", "holdout": 0.1, "epochs": 2}, "2 epochs hold 2 held-back evaluations, too few"),
-        ({"until": "plateau", "holdout": 0.1, "evaluate_every": 5, "steps": 14}, "14 steps hold 2 held-back"),
+        ({"early_stopping": True}, "set holdout"),
+        (
+            {"early_stopping": "plateau", "holdout": 0.1},
+            "give true, a mapping with the keys patience",
+        ),
+        ({"early_stopping": True, "holdout": 0.1, "epochs": 2}, "2 epochs hold 2 validation evaluations, too few"),
+        ({"early_stopping": True, "holdout": 0.1, "evaluate_every": 5, "steps": 14}, "14 steps hold 2 validation"),
         ({"evaluate_every": 10}, "set holdout"),
         ({"holdout": 1.0}, "less than 1"),
         ({"warmup": 1.5}, "less than or equal to 1"),
@@ -94,7 +97,7 @@ def test_settings_of_a_stage_that_do_not_fit_are_refused(given_settings, complai
     "given_settings",
     [
         {"micro_batch_size": 4},
-        {"holdout": 0.1, "best_checkpoint": True, "until": {"plateau": {"patience": 1}}, "evaluate_every": 5},
+        {"holdout": 0.1, "best_checkpoint": True, "early_stopping": {"patience": 1}, "evaluate_every": 5},
         {"dora": True, "init": "gaussian"},
         {"init": "pissa_niter_16"},
         {"init": "orthogonal", "rank": 4},
@@ -112,8 +115,8 @@ def test_settings_of_a_stage_that_fit_are_kept_as_given(given_settings):
     ("given_settings", "complaint"),
     [
         ({"name": "embedded:smollm3"}, "no built-in model"),
-        ({"revision": "main"}, "no meaning for the built-in model"),
-        ({"name": "random:tiny-llama", "trust_remote_code": True}, "no meaning for the built-in model"),
+        ({"revision": "main"}, "no effect on the built-in model"),
+        ({"name": "random:tiny-llama", "trust_remote_code": True}, "no effect on the built-in model"),
         ({"attention": "flash_attention_2", "dtype": "float32"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "device": "cpu"}, "bfloat16 on cuda"),
         ({"attention": "flash_attention_2", "dtype": "bfloat16", "device": "cpu"}, "bfloat16 on cuda"),

@@ -51,14 +51,14 @@ def test_every_setting_has_a_row():
     [
         ({"type": "integer", "minimum": 1}, "a whole number of at least 1"),
         ({"type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0}, "a number of at least 0 and below 1"),
-        ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, "true or false or null"),
+        ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, "true or false, or null"),
         ({"enum": ["a", "b"], "type": "string"}, "one of a, b"),
         (
             {"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "integer"}}]},
             "all or a list (each entry: a whole number)",
         ),
         ({"type": "object", "additionalProperties": {"type": "string"}}, "a mapping (each value: text)"),
-        ({"$ref": schema_of(Recipe)["$defs"]["Plateau"]}, "a mapping with the keys patience, minimum_gain"),
+        ({"$ref": schema_of(Recipe)["$defs"]["EarlyStoppingSettings"]}, "a mapping with the keys patience, min_delta"),
     ],
 )
 def test_a_schema_is_put_in_words(schema, words):

@@ -226,26 +226,26 @@ def test_overrides_replace_and_create_in_the_order_given(load):
         GOOD,
         "stages.fine.rank=2",
         "stages.fine.layers=[0, 1]",
-        "stages.last={method: lora, until: {plateau: {patience: 3}}, holdout: 0.1}",
-        "stages.last.until.plateau.minimum_gain=0.5",
+        "stages.last={method: lora, early_stopping: {patience: 3}, holdout: 0.1}",
+        "stages.last.early_stopping.min_delta=0.5",
         "stages.fine.rank=3",
         "evaluation.batch_size=7",
         "task.eval_limit=5 # few",
     )
     assert list(recipe.stages) == ["coarse", "fine", "last"]
     assert (recipe.stages["fine"].rank, recipe.stages["fine"].layers) == (3, [0, 1])
-    assert recipe.stages["last"].until.plateau.model_dump() == {"patience": 3, "minimum_gain": 0.5}
+    assert recipe.stages["last"].early_stopping.model_dump() == {"patience": 3, "min_delta": 0.5}
     assert (recipe.evaluation.batch_size, recipe.task.eval_limit) == (7, 5)
 
 
 def test_an_override_may_fill_in_a_group_that_is_null(load):
-    text = GOOD + "  last: {method: lora, holdout: 0.1, until: null}\n"
-    assert load(text, "stages.last.until.plateau.patience=7").stages["last"].until.plateau.patience == 7
+    text = GOOD + "  last: {method: lora, holdout: 0.1, early_stopping: null}\n"
+    assert load(text, "stages.last.early_stopping.patience=7").stages["last"].early_stopping.patience == 7
 
 
 def test_the_output_argument_wins_over_file_and_overrides(load, faults):
     assert load(GOOD + "output: a\n", "output=b", output="c").output == "c"
-    assert faults(GOOD, output="") == ["--output : output: expected text that is not empty or null; got ''"]
+    assert faults(GOOD, output="") == ["--output : output: expected non-empty text, or null; got ''"]
 
 
 @pytest.mark.parametrize(

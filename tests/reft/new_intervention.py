@@ -8,7 +8,7 @@ The line comes first, since settings take the names of interventions from the ta
 import sys
 from pathlib import Path
 
-from heft.reft.equations import EQUATIONS, Equation
+from heft.edits.equations import EQUATIONS, Equation
 
 EQUATIONS["tworeft"] = Equation(
     "h + (Wh + b)R", True, lambda weights, basis: weights["weight"], "‖W‖, a Frobenius norm", "‖b‖"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel
 
+from heft.edits.settings import ReftSettings
 from heft.reft import ReftConfig
-from heft.reft.settings import ReftSettings
 from reft.support import logits, reft_layers, reft_parameters, token_ids, with_reft
 from tiny import tiny_model
 

@@ -1,4 +1,4 @@
-"""A new intervention takes one line (heft.reft.equations) and one class (heft.reft.interventions)."""
+"""A new intervention takes one line (heft.edits.equations) and one class (heft.reft.interventions)."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 import torch
 
-from heft.reft.equations import EQUATIONS
+from heft.edits.equations import EQUATIONS
+from heft.edits.settings import InterventionName
 from heft.reft.interventions import INTERVENTIONS
-from heft.reft.settings import InterventionName
 
 
 def test_every_intervention_has_its_class_its_facts_and_its_name_in_settings():

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heft.edits.positions import GROUPS, Positions, parse_positions
 from heft.reft.layout import (
     TokenLayout,
     attended_tokens,
@@ -12,7 +13,6 @@ from heft.reft.layout import (
     number_tokens,
     prompt_lengths_from_labels,
 )
-from heft.reft.positions import GROUPS, Positions, parse_positions
 
 CPU = torch.device("cpu")
 

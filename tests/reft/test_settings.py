@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from heft.reft.positions import Positions, parse_positions
-from heft.reft.settings import ReftSettings
+from heft.edits.positions import Positions, parse_positions
+from heft.edits.settings import ReftSettings
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from report_files import write_run
 
 from heft.compare.runs import read_run
 from heft.report.curves import stage_curves, why_ended
+from heft.results.metrics import measure
+from heft.results.records import Record
+from heft.results.summary import StageSummary
 
 
 def test_stages_follow_one_another_on_one_axis_of_steps(tmp_path):
@@ -26,9 +29,9 @@ def test_losses_that_are_no_number_are_counted_and_not_drawn(tmp_path):
     ("summary", "words"),
     [
         ({"ended_because": "no gain in 3 evaluations."}, "no gain in 3 evaluations"),
-        ({"stopped_early": True}, "its held-back loss no longer fell"),
         ({}, "its planned steps were taken"),
     ],
 )
 def test_why_a_stage_ended_is_taken_from_what_the_run_says(summary, words):
-    assert why_ended(summary) == words
+    metrics = measure([Record("a", 0, 0, True, (-1.0, -2.0))])
+    assert why_ended(StageSummary.of("fine", metrics, **summary)) == words

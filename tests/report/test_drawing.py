@@ -3,7 +3,7 @@ import pytest
 from heft.report import words
 from heft.report.pareto import frontier
 from heft.report.parts import Cell, Heading, Table, figure, letter
-from heft.report.svg import Axis, Drawing, axis
+from heft.text.svg import Axis, Drawing, axis
 
 
 def test_the_ends_of_the_axes_are_the_corners_of_the_plot():
@@ -54,7 +54,7 @@ def test_reasons_become_notes_with_letters_each_once():
 
 
 def test_figures_in_words():
-    assert words.number(1.234e15) == "1.23 × 10¹⁵"
-    assert words.number(5e-4) == "5.00 × 10⁻⁴"
+    assert words.in_digits(1.234e15) == "1.23 × 10¹⁵"
+    assert words.in_digits(5e-4) == "5.00 × 10⁻⁴"
     assert words.points_interval((-0.012, 0.03)) == "−1.2 to +3.0"
     assert words.listed(["a", "b", "c"]) == "a, b and c"

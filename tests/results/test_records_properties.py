@@ -45,16 +45,16 @@ GOOD = {"id": "a", "gold": 0, "prediction": 1, "correct": False, "log_likelihood
 WRONG = [
     ({"gold": 2}, "gold must be the index of a choice, 0 to 1; got 2"),
     ({"gold": -1}, "gold must be the index"),
-    ({"gold": True}, "gold must be an index or text; got true or false"),
-    ({"gold": 0.0}, "gold must be an index or text; got a number"),
-    ({"gold": ["x"]}, "gold must be an index or text; got a list"),
+    ({"gold": True}, "gold: expected a whole number or text; got true"),
+    ({"gold": 0.0}, "gold: expected a whole number or text; got 0.0"),
+    ({"gold": ["x"]}, "gold: expected a whole number or text; got ['x']"),
     ({"prediction": None}, "prediction must be the index of a choice, since"),
-    ({"correct": 0}, "correct must be true or false; got a number"),
-    ({"log_likelihoods": [True, 0.5]}, "log_likelihoods must be finite numbers"),
-    ({"log_likelihoods": None}, "log_likelihoods must be a list of numbers; got null"),
-    ({"group": 3}, "group must be text or null"),
-    ({"text": {}}, "text must be text or null; got an object"),
-    ({"more": 1, "other": 2}, "unknown key 'more'"),
+    ({"correct": 0}, "correct: expected true or false; got 0"),
+    ({"log_likelihoods": [True, 0.5]}, "log_likelihoods[0]: expected a number; got true"),
+    ({"log_likelihoods": None}, "log_likelihoods: expected a list (each entry: a number); got null"),
+    ({"group": 3}, "group: expected text, or null; got 3"),
+    ({"text": {}}, "text: expected text, or null; got {}"),
+    ({"more": 1, "other": 2}, "more: unknown key; known here: correct, gold,"),
 ]
 
 

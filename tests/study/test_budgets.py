@@ -23,14 +23,14 @@ def budgets_of(path, known=()):
 
 def test_a_budget_of_flops_is_that_arms_plain_flops_to_half_a_step(study_file):
     study, budgets = budgets_of(study_file(ARMS % (", budget: {flops_of: heft}", "")))
-    grant = budgets.grant("lora")
+    grant = budgets.resolve("lora")
     heft = make_plan(study.recipes["heft"], probe_seconds=0).stages
     assert grant.amount == pytest.approx(sum(stage.plain_flops for stage in heft))
     [scaled] = make_plan(grant.apply(study.recipes["lora"]), probe_seconds=0).stages
     assert scaled.steps == grant.steps["coarse"]
     assert scaled.plain_flops == pytest.approx(grant.reached)
     assert abs(grant.reached - grant.amount) <= scaled.plain_flops / scaled.steps / 2
-    assert budgets.grant("heft") is None
+    assert budgets.resolve("heft") is None
 
 
 def plan_of(recipe):
@@ -39,14 +39,14 @@ def plan_of(recipe):
 
 def test_a_budget_of_spent_flops_equals_the_plan_and_gives_reuse_more_steps(study_file):
     study, budgets = budgets_of(study_file(ARMS % ("", ", budget: {spent_flops_of: lora}")))
-    spent = budgets.grant("heft")
+    spent = budgets.resolve("heft")
     assert spent.amount == pytest.approx(sum(stage.flops for stage in plan_of(study.recipes["lora"])))
     planned = plan_of(spent.apply(study.recipes["heft"]))
     assert [stage.steps for stage in planned] == list(spent.steps.values())
     assert sum(stage.flops for stage in planned) == pytest.approx(spent.reached)
     assert sum(stage.plain_flops for stage in planned) > 1.1 * spent.amount  # more than it could with nothing reused
     _, budgets = budgets_of(study_file(ARMS % ("", ", budget: {flops_of: lora}")))
-    assert spent.steps["fine"] > budgets.grant("heft").steps["fine"]
+    assert spent.steps["fine"] > budgets.resolve("heft").steps["fine"]
 
 
 @pytest.mark.parametrize("positions", ["l2", "f1+l1"])  # reused: prefixes, or the layers below the first edited one
@@ -56,21 +56,21 @@ def test_what_an_arm_spends_is_the_plans_figure_whether_or_not_it_sees_a_row_twi
     path = study_file(ARMS % (", budget: {spent_flops_of: heft}", f", set: {{stages: {{fine: {fine}}}}}"))
     study, budgets = budgets_of(path)
     [planned] = plan_of(study.recipes["heft"])
-    assert budgets.grant("lora").amount == pytest.approx(planned.flops)
+    assert budgets.resolve("lora").amount == pytest.approx(planned.flops)
     assert (planned.reuse.kind == "nothing") == (positions == "f1+l1" and steps <= 3)
 
 
 def test_a_budget_of_steps_keeps_the_ratio_of_the_stages_and_may_be_the_whole_studys(study_file):
     study, budgets = budgets_of(study_file("budget: {steps: 36}\n" + ARMS % ("", "")))
-    assert budgets.grant("lora").steps == {"coarse": 36}
-    assert budgets.grant("heft").steps == {"coarse": 12, "fine": 24}  # 3 and 6 as written
-    stages = budgets.grant("heft").apply(study.recipes["heft"]).stages
+    assert budgets.resolve("lora").steps == {"coarse": 36}
+    assert budgets.resolve("heft").steps == {"coarse": 12, "fine": 24}  # 3 and 6 as written
+    stages = budgets.resolve("heft").apply(study.recipes["heft"]).stages
     assert [(stage.steps, stage.epochs) for stage in stages.values()] == [(12, None), (24, None)]
 
 
 def test_the_arm_that_the_studys_budget_names_stays_as_it_is(study_file):
     _, budgets = budgets_of(study_file("budget: {steps_of: heft}\n" + ARMS % ("", "")))
-    assert (budgets.grant("lora").steps, budgets.grant("heft")) == ({"coarse": 9}, None)
+    assert (budgets.resolve("lora").steps, budgets.resolve("heft")) == ({"coarse": 9}, None)
 
 
 def test_seconds_are_measured_and_a_study_that_goes_on_keeps_what_it_measured(study_file, monkeypatch):
@@ -83,12 +83,12 @@ def test_seconds_are_measured_and_a_study_that_goes_on_keeps_what_it_measured(st
     monkeypatch.setattr(study_budgets, "seconds_a_step", measured)
     path = study_file(ARMS % (", budget: {seconds: 10}", ""))
     _, budgets = budgets_of(path)
-    grant = budgets.grant("lora")
+    grant = budgets.resolve("lora")
     assert (grant.kind, grant.steps, grant.reached) == ("seconds", {"coarse": 11}, 10.0)  # 3 · 2 + 8 · 0.5
-    _, again = budgets_of(path, {"lora": grant.to_dict()})
-    assert again.grant("lora") == grant
-    _, changed = budgets_of(study_file(ARMS % (", budget: {seconds: 20}", "")), {"lora": grant.to_dict()})
-    assert changed.grant("lora").amount == 20
+    _, again = budgets_of(path, {"lora": grant})
+    assert again.resolve("lora") == grant
+    _, changed = budgets_of(study_file(ARMS % (", budget: {seconds: 20}", "")), {"lora": grant})
+    assert changed.resolve("lora").amount == 20
     assert len(calls) == 2
 
 
@@ -107,10 +107,10 @@ def test_an_arm_that_cannot_be_counted_takes_only_those_with_it_whose_budget_it_
         "  other: {recipe: lora.yaml, budget: {steps: 7}}\n"
     )
     _, budgets = budgets_of(path)
-    with pytest.raises(HeftError, match=r"its budget is what arm 'heft' takes, which cannot be told: .*gone"):
-        budgets.grant("lora")
-    assert budgets.grant("heft") is None
-    assert budgets.grant("other").steps == {"coarse": 7}
+    with pytest.raises(HeftError, match=r"its budget is what arm 'heft' takes, which cannot be computed: .*gone"):
+        budgets.resolve("lora")
+    assert budgets.resolve("heft") is None
+    assert budgets.resolve("other").steps == {"coarse": 7}
 
 
 def test_steps_can_be_granted_where_flops_cannot_be_counted(study_file, monkeypatch):
@@ -119,9 +119,9 @@ def test_steps_can_be_granted_where_flops_cannot_be_counted(study_file, monkeypa
 
     monkeypatch.setattr("heft.costs.operations._run", refuse)
     _, budgets = budgets_of(study_file(ARMS % (", budget: {steps: 5}", ", budget: {flops: 1e9}")))
-    assert budgets.grant("lora").steps == {"coarse": 5}
+    assert budgets.resolve("lora").steps == {"coarse": 5}
     with pytest.raises(HeftError, match="FLOPs of stage coarse cannot be counted: NotImplementedError: no meta kernel"):
-        budgets.grant("heft")
+        budgets.resolve("heft")
 
 
 def test_what_arms_have_in_common_is_read_and_looked_at_once(study_file, monkeypatch):
@@ -138,7 +138,7 @@ def test_what_arms_have_in_common_is_read_and_looked_at_once(study_file, monkeyp
     )
     study, budgets = budgets_of(path)
     for arm in study.recipes:
-        budgets.grant(arm)
+        budgets.resolve(arm)
     assert len(read) == 2  # with the fine stage's positions and without
     assert len(looked) == 3  # coarse, fine after it, and the other rank
     for recipe in study.recipes.values():

@@ -56,7 +56,7 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
     assert faults(text) == [
         "study.yaml:3: seeds: seeds must not repeat one; got [0, 0]",
         "study.yaml:8: arms.one.set: stages.coarse.rnk: unknown key; did you mean 'rank'?",
-        "study.yaml:9: arms.one.set: stages.coarse.epochs: expected a number above 0 or null; got 'few'",
+        "study.yaml:9: arms.one.set: stages.coarse.epochs: expected a number above 0, or null; got 'few'",
         "study.yaml:10: arms.two.recipe: absent.yaml: no such file; expected a recipe, such as recipes/quickstart.yaml",
         "study.yaml:11: arms.three.budget: a budget is exactly one of steps, flops, spent_flops, seconds,"
         " steps_of, flops_of, spent_flops_of, seconds_of; steps and flops are given",
@@ -83,8 +83,8 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         ("arms: {a: {recipe: lora.yaml, set: {a..b: 1}}}\n", "study.yaml:3: arms.a.set: expected a key such as"),
         (
             "arms: {a: {recipe: lora.yaml, budget: {steps: 9}, set: {stages.coarse.holdout: 0.2,"
-            " stages.coarse.epochs: 9, stages.coarse.until: plateau}}}\n",
-            "arms.a.set: stages.coarse.until: what the stage will cost is not known before",
+            " stages.coarse.epochs: 9, stages.coarse.early_stopping: true}}}\n",
+            "arms.a.set: stages.coarse.early_stopping: its cost is not known in advance",
         ),
         ("arms: {a: {recipe: lora.yaml, set: {sweep: {grid: {rank: [1]}}}}}\n", "arms.a.set: sweep"),
         (

@@ -113,7 +113,7 @@ def test_an_arm_whose_budget_cannot_be_told_fails_with_all_seeds_and_the_others_
     assert [seen for seen in train.seen if seen[0] != "heft"] == [("other", 0), ("other", 1)]
     heft, lora, other = study_json(result)["arms"]
     assert (lora["runs"], [failed["seed"] for failed in lora["failed"]]) == ([], [0, 1])
-    assert lora["failed"][0]["error"].startswith("its budget is what arm 'heft' takes, which cannot be told: ")
+    assert lora["failed"][0]["error"].startswith("its budget is what arm 'heft' takes, which cannot be computed: ")
     assert (other["runs"], other["failed"]) == (["other/seed-0", "other/seed-1"], [])
     assert any(note.startswith("lora cannot be run: its budget is what arm 'heft' takes") for note in listener.notes)
     table = (result.directory / "comparison.md").read_text()

@@ -6,9 +6,9 @@ import torch
 import tiny
 from heft.adapters.attach import activate, adapter_parameters, attach, finish, train_only
 from heft.data.encode import Encoder, training_batch
+from heft.edits.positions import parse_positions
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.layer import ReftLayer
-from heft.reft.positions import parse_positions
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 from heft.tasks.base import generation_example

@@ -72,7 +72,7 @@ def test_rotations_whose_rows_depend_on_each_other_end_their_configuration(run, 
     assert len(found.results[1].losses) == at
 
 
-def test_a_held_back_loss_that_is_no_number_ends_its_configuration_alone(run, monkeypatch):
+def test_a_nan_validation_loss_ends_its_configuration_alone(run, monkeypatch):
     with monkeypatch.context() as patched:
         spoil(patched, lambda copy: copy.adapter == 1 and copy.row >= TRAINED)
         _, found, learners = swept(run)

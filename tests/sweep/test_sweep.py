@@ -2,6 +2,7 @@
 
 import csv
 import json
+from xml.etree import ElementTree
 
 import pytest
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward
+from heft.text.units import percent
 from tolerance import assert_tensors, of_weights, rounded, trained_losses
 
 
@@ -38,8 +40,8 @@ def assert_as_alone(recipe, learners, folder, numbers=None):
         way = learner.configuration.stage.learning_rate, learner.taken
         losses = values(metrics, "loss", stage="fine")
         assert learner.losses == trained_losses(losses, *way), learner.configuration
-        held_back = [loss for _, loss in learner.held_back_losses]
-        assert held_back == trained_losses(values(metrics, "eval_loss", stage="fine"), *way)
+        validation = [loss for _, loss in learner.validation_losses]
+        assert validation == trained_losses(values(metrics, "eval_loss", stage="fine"), *way)
         norms = values(folder / "sweep" / "metrics.jsonl", "grad_norm", configuration=learner.configuration.name)
         assert norms == pytest.approx(values(metrics, "grad_norm", stage="fine"), rel=1e-3)
         tensors = load_file(done.directory / "adapter" / "fine" / "adapter_model.safetensors")
@@ -83,13 +85,13 @@ def test_settings_of_every_kind_may_differ(run, tmp_path):
     assert_as_alone(recipe, learners, tmp_path, [0, 3, 4, 6])
 
 
-def test_plateaus_and_best_checkpoints_are_each_configurations_own(run, tmp_path):
+def test_early_stopping_and_best_checkpoints_are_each_configurations_own(run, tmp_path):
     recipe, found, learners = run(
         "{method: reft, positions: l2, steps: 9, batch_size: 4, warmup: 0, schedule: constant, holdout: 0.25,"
-        " evaluate_every: 2, until: {plateau: {patience: 1, minimum_gain: 0.001}}, best_checkpoint: true}",
+        " evaluate_every: 2, early_stopping: {patience: 1, min_delta: 0.001}, best_checkpoint: true}",
         "{grid: {learning_rate: [1e-9, 2e-2]}}",
     )
-    assert [learner.at_plateau for learner in learners] == [True, False]
+    assert [learner.stopped_early for learner in learners] == [True, False]
     assert_as_alone(recipe, learners, tmp_path)
 
 
@@ -119,11 +121,11 @@ def test_where_all_diverge_the_message_says_so(run):
             "{grid: {learning_rate: [1e38]}}")  # fmt: skip
 
 
-def test_a_loss_that_does_not_move_is_said_of_its_configuration(run):
+def test_a_flat_loss_is_noted_with_its_configuration(run):
     notes = Notes()
     run("{method: reft, positions: l2, steps: 12, batch_size: 4}", "{grid: {learning_rate: [1e-9, 3e-2]}}", to=notes)
-    (note,) = [note for note in notes.said if "has not moved" in note]
-    assert note.startswith("the loss of c00 (learning_rate 1e-09) has not moved: ")
+    (note,) = [note for note in notes.said if "is flat" in note]
+    assert note.startswith("the loss of c00 (learning_rate 1e-09) is flat: ")
 
 
 def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run, tmp_path):
@@ -133,16 +135,19 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
     )
     folder = found.directory
     assert {path.name for path in folder.iterdir()} == {
-        "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "results.csv", "sweep.png", "winner.yaml",
+        "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "results.csv", "sweep.svg", "winner.yaml",
         "adapter", "summary.json", "records",
     }  # fmt: skip
     losses = [result.loss for result in found.results]
     assert losses == sorted(losses)
     table = list(csv.DictReader((folder / "results.csv").open()))
-    assert [(row["name"], float(row["held_back_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
+    assert [(row["name"], float(row["validation_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
     assert [row["n"] for row in table] == ["6", "6"]
     assert json.loads((folder / "results.json").read_text())["winner"] == found.results[0].name
-    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    drawn = ElementTree.parse(folder / "sweep.svg").getroot()
+    assert len(drawn.findall("{*}circle")) == len(found.results)
+    text = " ".join(drawn.itertext())
+    assert all(result.name in text and percent(result.accuracy) in text for result in found.results)
     alone = heft.train(load_recipe(folder / "winner.yaml", output=str(tmp_path / "alone")))
     mine = load_file(folder / "adapter" / "fine" / "adapter_model.safetensors")
     other = load_file(alone.directory / "adapter" / "fine" / "adapter_model.safetensors")

@@ -9,11 +9,11 @@ from heft.adapters.methods import edited_positions
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.data.rows import read_data
+from heft.edits.positions import parse_positions
 from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
-from heft.reft.positions import parse_positions
 from heft.runtime.reporter import Reporter
 from heft.sweep.arrange import side_by_side
 from heft.sweep.costs import packed, pass_flops, sequences, sweep_costs
@@ -97,7 +97,7 @@ def test_a_pass_is_counted(sweep_of, grid):
     ],
 )
 def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
-    monkeypatch.setattr(SideBySide, "_watch", lambda *args: None)  # held-back evaluations are not counted
+    monkeypatch.setattr(SideBySide, "_validate", lambda *args: None)  # validation evaluations are not counted
     monkeypatch.setattr("heft.sweep.arrange._why_not_shared", lambda *args: None)  # nor is the check before the sweep
     recipe, work, rows = sweep_of(grid, fine)
     tried = configurations(recipe)

@@ -4,9 +4,7 @@ import pytest
 
 from heft.errors import HeftError
 from heft.tasks import load_examples
-from heft.tasks.arc_challenge import ArcChallenge, ArcChallengeSettings
-from heft.tasks.arc_easy import ArcEasy, ArcEasySettings
-from heft.tasks.openbookqa import Openbookqa, OpenbookqaSettings
+from heft.tasks.arc import ArcChallenge, ArcChallengeSettings, ArcEasy, ArcEasySettings, Openbookqa, OpenbookqaSettings
 
 ROW = {
     "id": "q1",

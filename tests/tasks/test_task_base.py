@@ -87,7 +87,7 @@ def test_choice_tasks_refuse_to_judge_generated_text():
 
 def test_wheel_is_refused_for_tasks_that_have_none_and_limits_below_one_are_too():
     assert BoolqSettings(source="wheel").source == "wheel"
-    with pytest.raises(ValueError, match="boolq only"):
+    with pytest.raises(ValueError, match="this task has no source .wheel.; expected hub"):
         PiqaSettings(source="wheel")
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         PiqaSettings(eval_limit=0)

@@ -1,4 +1,6 @@
-"""When a stage is kept while it trains, and that it goes on from there with the same numbers."""
+"""When a stage writes checkpoints, and that it resumes from each of them with the same numbers."""
+
+import json
 
 import pytest
 import torch
@@ -12,15 +14,14 @@ from heft.recipe.training import CheckpointSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
-from heft.training.checkpointing import Keeping
+from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.snapshot import (
-    Snapshot,
-    apart,
-    optimizer_state,
+    copied,
+    pack,
     random_state,
     restore_optimizer,
     restore_random_state,
-    together,
+    unpack,
 )
 from heft.training.stage import train_stage
 
@@ -36,7 +37,7 @@ class Losses(Reporter):
 
 
 def trained(settings, start=None, **stage):
-    """A stage of 12 rows on the tiny model: what was kept at which step, its metrics and its adapter."""
+    """A stage of 12 rows on the tiny model: its checkpoints by step, its metrics and its adapter."""
     base = load_base(ModelSettings(name=TINY, device="cpu"))
     examples = load_examples(WhereaboutsSettings(train_size=12, eval_size=1), "train")
     rows = Encoder(base.tokenizer, 512)(examples)
@@ -44,55 +45,65 @@ def trained(settings, start=None, **stage):
     torch.manual_seed(0)
     attach(base.model, "s", stage)
     kept, losses = {}, Losses()
-    keeping = Keeping(settings, kept.__setitem__, start)
-    train_stage(base.model, "s", stage, rows, pad_id=0, seed=0, reporter=losses, keeping=keeping)
+    plan = CheckpointPlan(settings, lambda state: kept.update({state.progress.step: state}), start)
+    train_stage(base.model, "s", stage, rows, pad_id=0, seed=0, reporter=losses, plan=plan)
     return kept, losses.seen, {n: p.detach().clone() for n, p in adapter_parameters(base.model, ["s"]).items()}
+
+
+def through_json(packed):
+    """As files hold it: strict JSON, and tensors."""
+    values, tensors = packed
+    return json.loads(json.dumps(values, allow_nan=False)), tensors
 
 
 @pytest.mark.parametrize(
     ("settings", "steps"),
     [
         ({"every_steps": 3, "every_minutes": None}, [3, 6]),
-        ({"every_steps": 1}, [1, 2, 3, 4, 5, 6]),  # not after the last step, when the stage is kept as trained
+        ({"every_steps": 1}, [1, 2, 3, 4, 5, 6]),  # not after the last step, when the trained stage is saved
         ({"every_minutes": None}, []),
         ({"every_minutes": 1e-9}, [1, 2, 3, 4, 5, 6]),
         ({}, []),  # five minutes have not gone by
     ],
 )
-def test_a_stage_is_kept_by_steps_and_by_the_clock(settings, steps):
+def test_checkpoints_are_written_by_steps_and_by_the_clock(settings, steps):
     assert list(trained(CheckpointSettings(**settings))[0]) == steps
 
 
 @pytest.mark.parametrize(
     "stage", [{}, {"optimizer": "adafactor"}, {"optimizer": "sgd"}, {"batch_size": 6, "micro_batch_size": 2}]
 )
-def test_from_every_step_it_goes_on_with_the_same_losses_to_the_same_adapter(stage):
+def test_resumed_at_any_step_it_has_the_same_losses_and_the_same_adapter(stage):
     stage |= {"holdout": 0.2, "evaluate_every": 2, "schedule": "cosine"}
     kept, whole, adapter = trained(CheckpointSettings(every_steps=1), **stage)
-    for step, start in kept.items():
+    for step, state in kept.items():
+        start = StageCheckpoint.unpacked(*through_json(state.packed()))
         _, losses, again = trained(CheckpointSettings(every_minutes=None), start, **stage)
         assert losses == [values for values in whole if values["step"] > step]
         assert all(torch.equal(tensor, again[name]) for name, tensor in adapter.items())
 
 
-def test_from_its_last_step_a_stage_ends_as_it_was_kept():
+def test_resumed_at_its_last_step_a_stage_ends_as_it_was_saved():
     kept, _, _ = trained(CheckpointSettings(every_steps=1))
     _, losses, again = trained(CheckpointSettings(every_minutes=None), kept[6], steps=6)
     assert not [values for values in losses if "loss" in values]
-    weights = apart(apart(kept[6])["trainer"])["weights"].tensors
+    weights = kept[6].weights
     assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
     assert weights.keys() == again.keys()
 
 
-def test_snapshots_put_together_come_apart_as_they_were():
-    one, other = Snapshot({"a": 1}, {"x": torch.zeros(2)}), Snapshot({}, {"y/z": torch.ones(1)})
-    nested = apart(together(both=together(one=one, other=other), third=one))
-    parts = apart(nested["both"])
-    assert (parts["one"].values, list(parts["one"].tensors), list(parts["other"].tensors)) == ({"a": 1}, ["x"], ["y/z"])
-    assert nested["third"].values == {"a": 1}
+def test_what_is_packed_is_unpacked_as_it_was():
+    one, other = torch.zeros(2), torch.ones(1)
+    tree = {"a": [1, {"x/y": one}, None], "b": {}, "c": {"d": "text", "e": [other, one]}}
+    values, tensors = through_json(pack(tree))
+    assert sorted(tensors) == ["a/1/x/y", "c/e/0", "c/e/1"]
+    found = unpack(values, tensors)
+    assert (found["a"][0], found["a"][2], found["b"], found["c"]["d"]) == (1, None, {}, "text")
+    assert found["a"][1]["x/y"] is found["c"]["e"][1] is one
+    assert found["c"]["e"][0] is other
 
 
-def test_random_numbers_go_on_from_where_they_were():
+def test_random_numbers_resume():
     import random
 
     import numpy as np
@@ -107,7 +118,7 @@ def test_random_numbers_go_on_from_where_they_were():
     assert drawn() == first
 
 
-def test_an_optimiser_goes_on_from_where_it_was():
+def test_an_optimizer_resumes():
     def stepped(optimizer, weight, times):
         for number in range(times):
             weight.grad = torch.full_like(weight, number + 1.0)
@@ -119,7 +130,7 @@ def test_an_optimiser_goes_on_from_where_it_was():
 
     weight, optimizer = begun()
     stepped(optimizer, weight, 3)
-    state, there = optimizer_state(optimizer), weight.detach().clone()
+    state, there = copied(optimizer.state_dict()), weight.detach().clone()
     stepped(optimizer, weight, 2)
     other, fresh = begun()
     other.data.copy_(there)

@@ -17,8 +17,8 @@ from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
-from heft.training.checkpointing import Keeping
-from heft.training.guards import Diverged, diverged, is_flat
+from heft.training.checkpointing import CheckpointPlan
+from heft.training.guards import Diverged, diverged, flat_loss_note
 from heft.training.stage import hold_back, train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
@@ -56,9 +56,10 @@ class Trained:
         monkeypatch.setattr(stage_module, "loss_for", spoilt)
         self.notes, self.error, self.kept = Notes(), None, {}
         self.parameters = adapter_parameters(base.model, ["s"])
-        keeping = Keeping(CheckpointSettings(every_steps=every_steps), self.kept.__setitem__, start)
+        settings = CheckpointSettings(every_steps=every_steps)
+        plan = CheckpointPlan(settings, lambda state: self.kept.update({state.progress.step: state}), start)
         try:
-            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes, keeping=keeping)
+            train_stage(base.model, "s", stage, self.rows, pad_id=0, seed=0, reporter=self.notes, plan=plan)
         except HeftError as error:
             self.error = error
 
@@ -96,8 +97,8 @@ def test_where_every_row_of_a_later_step_is_bad_the_learning_rate_is_blamed():
     ):
         said = str(diverged("s", step, "the loss is nan", ["a", "b"], ["a", "b"], weights_moved=step > 1))
         assert words in said
-        assert ("lower stages.s.learning_rate" in said) == (step == 2)
-        assert said.endswith("run it anew in another directory (--output DIR)")
+        assert ("Lower stages.s.learning_rate" in said) == (step == 2)
+        assert said.endswith("then rerun with another --output DIR")
 
 
 def test_the_weights_after_a_bad_step_are_those_before_it(monkeypatch):
@@ -119,7 +120,7 @@ def test_the_weights_after_a_bad_step_are_those_before_it(monkeypatch):
     assert all(torch.equal(tensor, short.tensors[name]) for name, tensor in spoiled.tensors.items())
 
 
-def test_a_gradient_that_is_no_number_stops_too(monkeypatch):
+def test_a_nan_gradient_stops_too(monkeypatch):
     class Bad(torch.autograd.Function):
         @staticmethod
         def forward(context, loss):
@@ -137,11 +138,11 @@ AT_ONCE = {"warmup": 0.0, "max_grad_norm": 0.0, "schedule": "constant"}
 
 
 @pytest.mark.parametrize(("stage", "rate", "norm"), [(LORA, 1e38, "nan"), (LORA, 1e18, "inf"), (REFT, 1e38, "inf")])
-def test_weights_that_the_last_step_spoiled_are_not_taken_for_trained(monkeypatch, stage, rate, norm):
+def test_weights_that_the_last_step_spoiled_are_an_error(monkeypatch, stage, rate, norm):
     run = Trained(monkeypatch, plain, stage=stage, steps=1, learning_rate=rate, **AT_ONCE)
     assert isinstance(run.error, Diverged)
     assert f"stage s: after step 1 the norm of the trained weights is {norm}. " in str(run.error)
-    assert "Then: lower stages.s.learning_rate" in str(run.error)
+    assert "Lower stages.s.learning_rate" in str(run.error)
 
 
 def test_finite_weights_are_refused_at_the_end_where_a_row_has_no_finite_loss(monkeypatch):
@@ -150,7 +151,7 @@ def test_finite_weights_are_refused_at_the_end_where_a_row_has_no_finite_loss(mo
     assert not run.kept
 
 
-def test_weights_that_a_step_spoiled_are_not_kept_as_a_checkpoint(monkeypatch):
+def test_weights_that_a_step_spoiled_are_not_saved_as_a_checkpoint(monkeypatch):
     run = Trained(monkeypatch, plain, steps=4, learning_rate=1e38, **{**AT_ONCE, "warmup": 0.5})  # step 1 moves nothing
     assert "after step 2 the norm of the trained weights is inf" in str(run.error)
     assert list(run.kept) == [1]
@@ -161,28 +162,28 @@ def test_a_singular_rotation_is_reported_as_a_learning_rate_that_is_too_high(mon
     run = Trained(monkeypatch, plain, every_steps=None, stage=REFT, steps=3, learning_rate=1e38, **AT_ONCE, **settings)
     assert isinstance(run.error, Diverged)
     assert "after step 1 rows of a rotation depend on each other or are not finite" in str(run.error)
-    assert "lower stages.s.learning_rate" in str(run.error)
+    assert "Lower stages.s.learning_rate" in str(run.error)
 
 
-@pytest.mark.parametrize("setting", [{"best_checkpoint": True}, {"until": "plateau"}])
-def test_a_held_back_loss_that_is_no_number_names_its_rows(monkeypatch, setting):
+@pytest.mark.parametrize("setting", [{"best_checkpoint": True}, {"early_stopping": True}])
+def test_a_validation_loss_that_is_nan_names_its_rows(monkeypatch, setting):
     def spoil(loss, batch):
         return loss * math.nan if 10 in batch["row_ids"].tolist() else loss
 
     run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=2, steps=8, **setting)
     bad = hold_back(run.rows, 0.25, seed=0)[1][10 - 9].example.id
     assert isinstance(run.error, Diverged)
-    assert "stage s, step 2: the held-back loss after it is nan; " in str(run.error)
+    assert "stage s, step 2: the validation loss after it is nan; " in str(run.error)
     assert f"rows whose loss alone is not finite: {bad}." in str(run.error)
 
 
-def test_where_every_held_back_row_is_bad_the_learning_rate_is_blamed(monkeypatch):
+def test_where_every_validation_row_is_bad_the_learning_rate_is_blamed(monkeypatch):
     def spoil(loss, batch):
         return loss * math.inf if min(batch["row_ids"].tolist()) >= 9 else loss
 
     run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=1, steps=3)
-    assert "step 1: the held-back loss after it is inf; each of its rows alone has no finite loss" in str(run.error)
-    assert "lower stages.s.learning_rate" in str(run.error)
+    assert "step 1: the validation loss after it is inf; each of its rows alone has no finite loss" in str(run.error)
+    assert "Lower stages.s.learning_rate" in str(run.error)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +197,13 @@ def test_where_every_held_back_row_is_bad_the_learning_rate_is_blamed(monkeypatc
         ([2.0] * 8, False),
     ],
 )
-def test_a_loss_has_moved_when_it_fell_by_more_than_its_noise(losses, moved):
-    assert (is_flat(losses) is None) == moved
+def test_a_loss_flat_loss_note_unless_it_fell_by_more_than_its_noise(losses, moved):
+    assert (flat_loss_note("it", losses) is None) == moved
 
 
-def test_a_loss_that_does_not_move_is_said_once(monkeypatch):
+def test_a_flat_loss_is_noted_once(monkeypatch):
     with monkeypatch.context() as patched:
         still = Trained(patched, plain, steps=12, learning_rate=1e-9)
     moving = Trained(monkeypatch, plain, steps=12, learning_rate=3e-2)
-    assert sum("the loss of stage s has not moved" in note for note in still.notes.said) == 1
-    assert not any("has not moved" in note for note in moving.notes.said)
+    assert sum("the loss of stage s is flat: " in note for note in still.notes.said) == 1
+    assert not any("is flat" in note for note in moving.notes.said)

@@ -1,4 +1,4 @@
-"""Passes in pieces, as memory allows: the same loss and gradients as the whole."""
+"""Micro-batches as memory allows: the same loss and gradients as the whole batch."""
 
 from functools import partial
 
@@ -13,15 +13,14 @@ from torch.nn import functional as F
 from heft.data.encode import IGNORED
 from heft.training.guards import rows_without_a_finite_loss
 from heft.training.loss import answer_loss, plain_loss
-from heft.training.out_of_memory import backward_in_micro_batches
+from heft.training.out_of_memory import in_micro_batches
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore, NoStore
-from heft.training.snapshot import apart, together
 from tolerance import assert_gradients, assert_tensors, of_weights, rounded, trained_losses
 
 SHORT_FIRST = [2, 0, 3, 1]
-"""So that most pieces lack the longest row."""
+"""So that most micro-batches lack the longest row."""
 
 
 def prefixes(store):
@@ -50,7 +49,7 @@ def assert_same(model, found, value, gradients):
 
 @pytest.mark.parametrize("store", [NoStore, MemoryStore])
 @pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
-def test_in_pieces_a_batch_has_the_loss_and_the_gradients_of_the_whole(losses, store):
+def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(losses, store):
     model, loss = losses(store())
 
     def step(batch):
@@ -61,9 +60,9 @@ def test_in_pieces_a_batch_has_the_loss_and_the_gradients_of_the_whole(losses, s
     unhalved = mean(answer_loss, model, batch_of(SHORT_FIRST))
     whole = loss_and_gradients(model, unhalved)
     trained = [p for p in model.parameters() if p.requires_grad]
-    for pieces in (1, 2, len(SHORT_FIRST)):
+    for size in (len(SHORT_FIRST), 2, 1):
         model.zero_grad()
-        value, _ = backward_in_micro_batches(step, batch_of(SHORT_FIRST), trained, pieces, print)
+        value = in_micro_batches(step, batch_of(SHORT_FIRST), size, print, trained)
         assert_same(model, value.item(), *whole)
 
 
@@ -89,7 +88,7 @@ def test_a_row_without_a_finite_loss_is_found_among_longer_ones(losses):
 
 
 def out_of_memory_above(rows, in_training=True):
-    """In training alone or, as the held-back evaluation is, in passes without gradients alone."""
+    """In training alone or, as in validation, in passes without gradients alone."""
 
     def spoil(loss, batch):
         if len(batch["input_ids"]) > rows and torch.is_grad_enabled() == in_training:
@@ -100,13 +99,13 @@ def out_of_memory_above(rows, in_training=True):
 
 
 @pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
-def test_out_of_memory_halves_the_pass_and_goes_on_with_the_same_step(monkeypatch, room, said):
+def test_out_of_memory_halves_the_micro_batch_and_takes_the_same_step(monkeypatch, room, said):
     with monkeypatch.context() as patched:
         short = Trained(patched, out_of_memory_above(room), steps=4)
     whole = Trained(monkeypatch, unspoiled, steps=4)
     assert short.error is None
     notes = [note for note in short.notes.said if "out of memory" in note]
-    assert notes == [f"s: out of memory; going on with {n} rows a pass, 4 a step as before" for n in said]
+    assert notes == [f"s: out of memory in training: micro-batch reduced to {n} (batch size stays 4)" for n in said]
     for one, other in zip(short.notes.values, whole.notes.values, strict=True):
         assert one["loss"] == trained_losses(other["loss"], LORA["learning_rate"], 4)
     assert_tensors(short.tensors, whole.tensors, of_weights(LORA["learning_rate"], 4))
@@ -126,8 +125,8 @@ def test_gradients_that_a_failed_pass_left_are_taken_back():
             raise torch.OutOfMemoryError
         return loss.detach()
 
-    loss, pieces = backward_in_micro_batches(step, batch, [weight], 1, halved.append)
-    assert (loss.item(), pieces, halved) == (values.sum().item(), 2, [2])
+    loss = in_micro_batches(step, batch, 4, halved.append, [weight])
+    assert (loss.item(), halved) == (values.sum().item(), [2])
     assert torch.equal(weight.grad, 5.0 + values.sum(0))
 
 
@@ -148,10 +147,10 @@ def test_another_error_of_a_pass_is_not_taken_for_it():
         raise RuntimeError("the sizes differ")
 
     with pytest.raises(RuntimeError, match="the sizes differ"):
-        backward_in_micro_batches(step, batch_of([0, 1]), [], 1, print)
+        in_micro_batches(step, batch_of([0, 1]), 2, print)
 
 
-def test_a_stage_that_goes_on_does_not_run_out_of_memory_again(monkeypatch):
+def test_a_resumed_stage_does_not_run_out_of_memory_again(monkeypatch):
     settings = {"steps": 4, "dropout": 0.3, "holdout": 0.4, "evaluate_every": 2}
     with monkeypatch.context() as patched:
         whole = Trained(patched, out_of_memory_above(1, in_training=False), **settings)
@@ -163,31 +162,21 @@ def test_a_stage_that_goes_on_does_not_run_out_of_memory_again(monkeypatch):
         assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
 
 
-def test_a_stage_kept_before_there_were_pieces_goes_on(monkeypatch):
-    with monkeypatch.context() as patched:
-        whole = Trained(patched, unspoiled, steps=3)
-    trainer = apart(apart(whole.kept[1])["trainer"])
-    del trainer["pieces"]
-    start = together(**{**apart(whole.kept[1]), "trainer": together(**trainer)})
-    again = Trained(monkeypatch, unspoiled, start=start, steps=3)
-    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
-
-
 @pytest.mark.parametrize(("room", "said"), [(2, [2]), (1, [2, 1]), (4, [])])
-def test_out_of_memory_in_the_held_back_evaluation_halves_its_passes(monkeypatch, room, said):
+def test_out_of_memory_in_validation_halves_its_micro_batches(monkeypatch, room, said):
     settings = {"steps": 4, "holdout": 0.4, "evaluate_every": 1}
     with monkeypatch.context() as patched:
         short = Trained(patched, out_of_memory_above(room, in_training=False), **settings)
     whole = Trained(monkeypatch, unspoiled, **settings)
     notes = [note for note in short.notes.said if "out of memory" in note]
-    assert notes == [f"s: out of memory in the held-back evaluation; going on with {n} rows a pass" for n in said]
+    assert notes == [f"s: out of memory in validation: micro-batch reduced to {n}" for n in said]
     for one, other in zip(short.notes.values, whole.notes.values, strict=True):
         assert one.pop("stage") == other.pop("stage")
         assert one == trained_losses(other, LORA["learning_rate"], 4)
 
 
 @pytest.mark.parametrize("room", [2, 1])
-def test_states_to_keep_are_computed_in_halves_where_memory_does_not_suffice(room, monkeypatch):
+def test_activations_to_cache_are_computed_in_halves_where_memory_runs_out(room, monkeypatch):
     for losses in (prefixes, lower_layers):
         model, loss = losses(MemoryStore())
         passes = []

@@ -1,4 +1,4 @@
-"""The course of a stage."""
+"""The training of a stage."""
 
 import pytest
 import torch
@@ -88,21 +88,21 @@ def test_tokens_counted_are_real_ones():
     assert outcome.tokens == sum(len(row.prompt) + len(row.answer) for row in rows)
 
 
-def test_a_stage_ends_on_a_plateau_of_the_held_back_loss_and_says_so():
+def test_a_stage_stops_early_where_the_validation_loss_stays_and_says_so():
     stage = LoraStage(
         **{**LORA, "learning_rate": 1e-9}, steps=30, batch_size=4, holdout=0.25, evaluate_every=1,
-        until={"plateau": {"patience": 2, "minimum_gain": 0.01}},
+        early_stopping={"patience": 2, "min_delta": 0.01},
     )  # fmt: skip
     outcome, values, _ = run(stage)
-    assert (outcome.steps, outcome.ended) == (3, "plateau")
+    assert (outcome.steps, outcome.ended) == (3, "early_stopping")
     first, second, third = (value["eval_loss"] for value in values if "eval_loss" in value)
     assert outcome.ended_because == (
-        "the held-back loss did not fall by 0.01 in the last 2 evaluations: "
+        "the validation loss did not fall by 0.01 in the last 2 evaluations: "
         f"it is {third:.4f}, its lowest before was {min(first, second):.4f}"
     )
 
 
-def test_best_checkpoint_brings_back_the_weights_of_the_lowest_held_back_loss():
+def test_best_checkpoint_restores_the_weights_of_the_lowest_validation_loss():
     settings = {**LORA, "learning_rate": 1.0, "schedule": "constant", "warmup": 0.0, "max_grad_norm": 0}
     common = {"batch_size": 4, "holdout": 0.25, "evaluate_every": 1}
     _, values, best = run(LoraStage(**settings, **common, steps=8, best_checkpoint=True))
@@ -211,7 +211,7 @@ def test_steps_are_planned_from_epochs_and_rows():
     assert planned_steps(LoraStage(method="lora", steps=5), 20) == 5
 
 
-def test_rows_are_held_back_once_and_never_trained_on():
+def test_validation_rows_are_chosen_by_their_seed_and_never_trained_on():
     train, held_back = hold_back(list(range(40)), 0.25, seed=3)
     assert len(held_back) == 10
     assert sorted(train + held_back) == list(range(40))

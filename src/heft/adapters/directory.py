@@ -23,7 +23,7 @@ from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
 from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_folder, adapter_paths, read_config
 from heft.adapters.trainable_tokens import tokens_of
-from heft.adapters.weights import read_header, require_fit
+from heft.adapters.weights import read_shapes, require_fit
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.limits import limits_of
@@ -171,7 +171,7 @@ def _fitting(folder: Path, name: str, skeleton: "PreTrainedModel") -> tuple[Peft
     """An adapter's configuration and weights file, tried on a model without weights."""
     config_path, path = adapter_paths(folder)
     config = read_config(config_path)
-    found = read_header(path)
+    found = read_shapes(path)
     require_fit(path, name, found, expected_tensors(skeleton, name, copy.deepcopy(config), path))
     return config, path
 

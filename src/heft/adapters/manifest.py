@@ -1,4 +1,4 @@
-"""`heft.json`, which says what an adapter directory holds: read strictly, and its files held against its hashes."""
+"""`heft.json`, which says what an adapter directory holds; its files are checked against the hashes in it."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,11 +11,11 @@ from heft.errors import HeftError
 from heft.models.source import local_folder
 from heft.recipe.recipe import ModelSettings
 from heft.settings.base import Settings
+from heft.settings.words import faults_of, in_one_line
 from heft.storage.atomic import sha256_of
 from heft.storage.reading import is_dir, is_file, read_json
 
 FORMAT = 1
-_FAULTS_SHOWN = 10
 
 
 class AdapterEntry(Settings):
@@ -24,11 +24,11 @@ class AdapterEntry(Settings):
     name: str
     """Its name and that of its folder."""
     method: Literal["lora", "reft"]
-    """What kind it is; so it says in its own folder too."""
+    """Its method, as its own folder says too."""
     stage: str
     """The stage that trained it."""
     sha256: dict[str, str] | None = None
-    """Of each file of its folder, filled in by `save`; None: not looked at."""
+    """File name → SHA-256, filled in by `save`; None: not checked."""
 
 
 class AdapterManifest(Settings):
@@ -41,29 +41,31 @@ class AdapterManifest(Settings):
     model: ModelSettings
     """The base model and how it was loaded."""
     base_folder: str | None = None
-    """Where the base model was, as an absolute path, where it was a local folder; None: not one, or not written."""
+    """Absolute path of the base model, if it was a local folder; None: it was not, or that is unknown."""
     base_fingerprint: str
     """Of the base model (heft.models.fingerprints)."""
     tokenizer_fingerprint: str | None = None
-    """Of its tokenizer , with its chat template where prompts go through it; None: not looked at."""
+    """Of its tokenizer, with its chat template where prompts go through it; None: not checked."""
     adapters: list[AdapterEntry] = Field(min_length=1)
-    """In the order in which they were trained."""
+    """In the order of training."""
     task: dict
-    """The task's settings, as resolved: how prompts were made."""
+    """The task's resolved settings: how prompts were made."""
     evaluation: dict
-    """The evaluation's settings, as resolved."""
+    """The evaluation's resolved settings."""
 
 
 def read_manifest(directory: Path) -> AdapterManifest:
     """Read `heft.json`.
 
     Raises:
-        HeftError: there is none, it is not one that this version reads, its adapters lead out of the directory, or a
-            file of theirs is not what was written.
+        HeftError: there is none, this version cannot read it, its adapters lead out of the directory, or a file of
+            theirs was changed.
     """
     path = directory / "heft.json"
     if not is_file(path):
-        raise HeftError(f"{directory} is no adapter directory: it has no heft.json (a run's is runs/<name>/adapter)")
+        raise HeftError(
+            f"{directory} is not an adapter directory: it has no heft.json (a run's is runs/<name>/adapter)"
+        )
     require_inside(directory, path)
     values = read_json(path)
     if values.get("format") != FORMAT:
@@ -71,9 +73,7 @@ def read_manifest(directory: Path) -> AdapterManifest:
     try:
         manifest = AdapterManifest.model_validate(values, strict=True)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:_FAULTS_SHOWN]
-        shown = "; ".join(f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}" for fault in faults)
-        raise HeftError(f"{path} cannot be read: {shown}") from None
+        raise HeftError(f"{path} cannot be read: {in_one_line(faults_of(error, AdapterManifest))}") from None
     twice = [name for name, count in Counter(entry.name for entry in manifest.adapters).items() if count > 1]
     if twice:
         raise HeftError(f"{path} names the adapter {twice[0][:80]!r} twice; each has a folder of its own")
@@ -86,27 +86,27 @@ def _require_as_written(folder: Path, entry: AdapterEntry) -> None:
     for path in adapter_paths(folder) if entry.sha256 is not None else ():
         if entry.sha256.get(path.name) != sha256_of(path):
             raise HeftError(
-                f"{path} is not what was written: its SHA-256 is another than in heft.json. Take a whole copy; if it"
-                f" was changed on purpose, take `sha256` of {entry.name!r} out of heft.json"
+                f"{path} is not what was written: its SHA-256 differs from the one in heft.json. Take a whole copy; if"
+                f" it was changed on purpose, remove `sha256` of {entry.name!r} from heft.json"
             )
 
 
 def base_settings(
     directory: Path, manifest: AdapterManifest, trust_remote_code: bool, base: str | None = None
 ) -> ModelSettings:
-    """How to load the base that an adapter directory names; whose code it may run is for the person to say.
+    """How to load the base that an adapter directory names; whether its code may run is for the user to say.
 
     A base in a local folder is looked for where it was, then at the path that the recipe had, from here. `base` is
     another place or Hub id to take it from.
 
     Raises:
-        HeftError: the directory asks to run code that comes with the model, and the person has not allowed it; or the
-            base was in a folder that is not there.
+        HeftError: the directory asks to run code that comes with the model, and the user has not allowed it; or the
+            base was in a folder that does not exist.
     """
     if manifest.model.trust_remote_code and not trust_remote_code:
         raise HeftError(
             f"the adapters in {directory} need code that comes with the model {manifest.model.name!r}, which could do"
-            " anything on this machine. Read that code; if you trust it, say so with --trust-remote-code, or from"
+            " anything on this machine. Read that code; if you trust it, give --trust-remote-code, or from"
             f" Python heft.load({str(directory)!r}, trust_remote_code=True)"
         )
     if base is not None:

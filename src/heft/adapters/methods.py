@@ -13,11 +13,11 @@ from peft import PeftConfig, TaskType
 from heft.adapters.lora import ReversibleInit, lora_config, lora_faults, plain_settings
 from heft.adapters.lora_targets import left_out
 from heft.adapters.trainable_tokens import token_ids
+from heft.edits.positions import Positions, parse_positions
+from heft.edits.settings import ReftSettings
 from heft.recipe.recipe import JointStage, Recipe, Stage
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
-from heft.reft.positions import Positions, parse_positions
-from heft.reft.settings import ReftSettings
 from heft.reft.sites import blocks_without, site_names
 
 if TYPE_CHECKING:

@@ -1,29 +1,31 @@
-"""The files of an adapter folder, looked at before anything is built from them: where they are and what they ask for.
+"""The files of an adapter folder, checked before anything is built from them: where they are and what they ask for.
 
-An adapter directory may be a stranger's, so nothing in it is believed: names cannot lead out of it, and configurations
+An adapter directory may be a stranger's, so nothing in it is trusted: names cannot lead out of it, and configurations
 hold only what heft itself writes and nothing that makes PEFT fetch, import, compute or match by a pattern. (Weights:
 heft.adapters.weights.) Needs no torch, but for `read_config`.
 """
 
-import json
-import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field, ValidationError
+
+from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
+from heft.settings.base import Settings
+from heft.settings.words import KeyPath, faults_of, in_one_line, show
 from heft.storage.reading import is_dir, is_file, read_json
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_MOST_SHOWN = 10
 _MOST_RANK = 2**20
 _MOST_NAMES = 10_000
+_LONGEST_NAME = 200
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ON_PARAMETERS = r".*\."
 """How PEFT begins the pattern of a rank or alpha that it gives to experts' weights, which are parameters."""
@@ -34,7 +36,7 @@ def adapter_folder(directory: Path, name: str) -> Path:
     """The folder of an adapter, which lies in the directory, links followed; it may be missing.
 
     Raises:
-        HeftError: the name is no plain name, or a link that leads out.
+        HeftError: the name is not a plain name, or is a link that leads out.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
         raise HeftError(
@@ -67,7 +69,7 @@ def adapter_paths(folder: Path) -> tuple[Path, Path]:
 
 
 def require_inside(folder: Path, path: Path) -> None:
-    """See that a path lies in a folder, links followed.
+    """Check that a path lies in a folder, links followed.
 
     Raises:
         HeftError: it does not.
@@ -81,147 +83,99 @@ def require_inside(folder: Path, path: Path) -> None:
 
 
 def read_config(path: Path) -> "PeftConfig":
-    """The configuration of a saved adapter, of which only what heft writes is taken.
+    """The configuration of a saved adapter; keys that heft does not use must have PEFT's default, or null.
 
     Raises:
-        HeftError: it cannot be read, is of another method than LoRA and ReFT, or asks for something else than they do;
-            all faults are named.
+        HeftError: it cannot be read, is of another method than LoRA and ReFT, or asks for something that heft does not
+            write; all faults are named.
     """
     values = read_json(path)
-    method = values.get("peft_type")
+    method = values.pop("peft_type", None)
     if method not in ("LORA", "REFT"):
-        raise HeftError(f"{path}: peft_type is {_shown(method)}; heft reads adapters of LORA and REFT")
-    faults, kept = _checked(values, method)
-    if faults:
-        more = [f"… and {len(faults) - _MOST_SHOWN} more"] if len(faults) > _MOST_SHOWN else []
-        shown = "\n  ".join([*faults[:_MOST_SHOWN], *more])
-        raise HeftError(f"{path} is not as heft writes it; save the adapter again, or ask who made it:\n  {shown}")
+        raise HeftError(f"{path}: peft_type is {show(method)}; heft reads adapters of LORA and REFT")
     from peft import LoraConfig
 
     from heft.reft.config import ReftConfig
 
+    config, allowed = (LoraConfig, _Lora) if method == "LORA" else (ReftConfig, _Reft)
+    used = {key: value for key, value in values.items() if key in allowed.model_fields}
+    faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, config())
     try:
-        return (LoraConfig if method == "LORA" else ReftConfig)(**kept)
+        allowed.model_validate(used, strict=True)
+    except ValidationError as error:
+        faults |= faults_of(error, allowed)
+    if faults:
+        raise HeftError(f"{path} is not as heft writes it; save the adapter again: {in_one_line(faults)}")
+    try:
+        return config(**used)
     except (ValueError, TypeError) as error:
         raise HeftError(f"{path}: {error}") from None
 
 
-def _checked(values: Mapping[str, Any], method: str) -> tuple[list[str], dict[str, Any]]:
-    """What is wrong with a configuration, and what of it is used; the rest has no effect and is left behind."""
-    from peft import LoraConfig
-
-    from heft.reft.config import ReftConfig
-
-    checks = {**_COMMON, **(_LORA if method == "LORA" else _REFT)}
-    blank = (LoraConfig if method == "LORA" else ReftConfig)()
-    defaults = {field.name: getattr(blank, field.name) for field in fields(blank)}
-    faults, kept = [], {}
+def _faults_of_others(values: dict[str, Any], blank: "PeftConfig") -> dict[KeyPath, str]:
+    """Keys that PEFT does not know, or whose value would have an effect; null has none, whatever a later PEFT means."""
+    faults: dict[KeyPath, str] = {}
     for key, value in values.items():
-        if key == "peft_type":
-            continue
-        if key in checks:
-            holds, words = checks[key]
-            kept[key] = value
-            if not holds(value):
-                faults.append(f"{key} must be {words}; got {_shown(value)}")
-        elif value is not None and key not in defaults:
-            faults.append(f"unknown key {_shown(key)}")
-        elif value is not None and value != defaults[key]:
-            faults.append(f"{key} must be {_shown(defaults[key])}, which heft leaves it at; got {_shown(value)}")
-    return faults, kept
+        if value is not None and not any(key == known.name for known in fields(blank)):
+            faults[key,] = "unknown key"
+        elif value is not None and value != getattr(blank, key):
+            faults[key,] = f"expected {show(getattr(blank, key))}, which heft leaves it at; got {show(value)}"
+    return faults
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _plain_name(value: str) -> str:
+    """The name of a module or, as PEFT writes it, of a parameter; no pattern can hide in one."""
+    if not _NAME.fullmatch(value.removeprefix(_ON_PARAMETERS)) or len(value) > _LONGEST_NAME:
+        raise ValueError(f"expected the name of a module, no pattern; got {show(value)}")
+    return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _distinct(value: list[int]) -> list[int]:
+    if len(set(value)) < len(value):
+        raise ValueError("an entry is repeated")
+    return value
 
 
-def _is_rank(value: Any) -> bool:
-    return _is_int(value) and 1 <= value <= _MOST_RANK
+Text = Annotated[str, Field(max_length=4096)] | None
+Name = Annotated[str, AfterValidator(_plain_name)]
+Names = Annotated[list[Name], Field(max_length=_MOST_NAMES)]
+Index = Annotated[int, Field(ge=0, lt=2**31)]
+Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
+Alpha = Annotated[float, Field(gt=0, le=1e9)]
 
 
-def _is_alpha(value: Any) -> bool:
-    return _is_number(value) and 0 < value <= 1e9
+class _Common(Settings):
+    task_type: Literal["CAUSAL_LM"] | None = None
+    base_model_name_or_path: Text = None
+    revision: Text = None
+    peft_version: Text = None
+    inference_mode: bool = False
 
 
-def _are_names(value: Any) -> bool:
-    """Whether these are names of modules, at most so many; no pattern can hide in one."""
-    if not isinstance(value, list | dict) or len(value) > _MOST_NAMES:
-        return False
-    return all(isinstance(name, str) and len(name) < 200 and _NAME.fullmatch(name) for name in value)
+class _Lora(_Common):
+    """What heft uses of PEFT's LoraConfig."""
+
+    r: Rank = 8
+    lora_alpha: Alpha = 8
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Annotated[Names, Field(min_length=1)] = []
+    target_parameters: Names | None = None
+    exclude_modules: Names | None = None
+    layers_to_transform: Annotated[list[Index], Field(max_length=_MOST_NAMES)] | None = None
+    rank_pattern: dict[Name, Rank] = Field(default={}, max_length=_MOST_NAMES)
+    alpha_pattern: dict[Name, Alpha] = Field(default={}, max_length=_MOST_NAMES)
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
+    trainable_token_indices: (
+        Annotated[list[Index], Field(min_length=1, max_length=_MOST_NAMES), AfterValidator(_distinct)] | None
+    ) = None
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
 
 
-def _are_places(value: Any) -> bool:
-    """Whether the keys are names of modules, or of parameters as PEFT writes them."""
-    return isinstance(value, dict) and _are_names([str(key).removeprefix(_ON_PARAMETERS) for key in value])
+class _Reft(_Common, ReftSettings):
+    """The settings of ReFT, but no sizes that no model has."""
 
-
-def _are_layers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= _MOST_NAMES and all(_is_int(i) and 0 <= i < 2**31 for i in value)
-
-
-def _is_word(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and len(value) <= 4096)
-
-
-_FLAG = (lambda value: isinstance(value, bool), "true or false")
-_WORD = (_is_word, "text or null")
-_COMMON = {
-    "task_type": (lambda value: value in (None, "CAUSAL_LM"), "CAUSAL_LM"),
-    "base_model_name_or_path": _WORD,
-    "revision": _WORD,
-    "peft_version": _WORD,
-    "inference_mode": _FLAG,
-}
-_LORA = {
-    "r": (_is_rank, f"a whole number from 1 to {_MOST_RANK:,}"),
-    "lora_alpha": (_is_alpha, "a number above 0"),
-    "lora_dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1"),
-    "target_modules": (
-        lambda value: isinstance(value, list) and value and _are_names(value),
-        "a list of names of modules, no pattern",
-    ),
-    "target_parameters": (
-        lambda value: value is None or (isinstance(value, list) and _are_names(value)),
-        "null or a list of names of parameters, no pattern",
-    ),
-    "exclude_modules": (
-        lambda value: value is None or (isinstance(value, list) and _are_names(value)),
-        "null or a list of names of modules, no pattern",
-    ),
-    "layers_to_transform": (lambda value: value is None or _are_layers(value), "null or a list of layer numbers"),
-    "rank_pattern": (
-        lambda value: _are_places(value) and all(map(_is_rank, value.values())),
-        "a mapping from names of modules, no patterns, to ranks",
-    ),
-    "alpha_pattern": (
-        lambda value: _are_places(value) and all(map(_is_alpha, value.values())),
-        "a mapping from names of modules, no patterns, to numbers above 0",
-    ),
-    "init_lora_weights": (
-        lambda value: isinstance(value, bool) or value in ("gaussian", "orthogonal"),
-        "true, false, gaussian or orthogonal",
-    ),
-    "trainable_token_indices": (
-        lambda value: value is None or (_are_layers(value) and value and len(set(value)) == len(value)),
-        "null or a list of distinct token ids",
-    ),
-    "use_rslora": _FLAG,
-    "use_dora": _FLAG,
-    "fan_in_fan_out": _FLAG,
-}
-_ANYTHING = (lambda value: True, "")
-_REFT = {  # ReftConfig checks all of them; here, sizes that no model has
-    **dict.fromkeys(("intervention", "site", "tied", "activation", "dropout"), _ANYTHING),
-    "rank": (lambda value: not _is_int(value) or value <= _MOST_RANK, f"at most {_MOST_RANK:,}"),
-    "layers": (lambda value: not isinstance(value, list) or len(value) <= _MOST_NAMES, f"at most {_MOST_NAMES:,}"),
-    "positions": (lambda value: not isinstance(value, str) or not re.search(r"\d{9}", value), "of fewer tokens"),
-}
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    rank: Rank = 4
+    layers: Literal["all"] | Annotated[list[int], Field(max_length=_MOST_NAMES)] = "all"
+    positions: Annotated[str, Field(max_length=20)] = "f1+l1"

@@ -1,4 +1,4 @@
-"""The command line. `main` is the entry point; nothing here imports torch before a command needs it."""
+"""The command line. `main` is the entry point; torch is imported when a command needs it."""
 
 import sys
 
@@ -13,7 +13,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run the command line; a `HeftError` is one message and exit status 2, Ctrl-C is 130, and SIGTERM 143."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what an encoding lacks is no reason for a run to end in an error
+        if hasattr(stream, "reconfigure"):  # a character that the encoding lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
         from heft.cli.app import app

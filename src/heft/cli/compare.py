@@ -1,56 +1,75 @@
-"""`heft compare`: which runs, and what sets them apart."""
+"""`heft compare`: finished runs question by question, or a study that is run first."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-from heft.cli.show import ConsoleReporter
-from heft.compare.comparison import Comparison, compare
-from heft.compare.inputs import read_inputs
-from heft.compare.table import Table, tables
+from heft.cli.options import AsJson, OutputDirectory, Overrides
 from heft.errors import HeftError
 from heft.text.escape import escape_controls
 
+if TYPE_CHECKING:
+    from heft.cli.show import ConsoleReporter
+    from heft.compare.comparison import Comparison
+    from heft.compare.table import Table
 
-def run_compare(
-    given: Sequence[str],
-    reference: str | None,
-    as_json: bool,
-    overrides: Sequence[str] = (),
-    output: Path | None = None,
-    dry_run: bool = False,
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directories, RUN:stage for a stage of one; or one study: its directory, or its YAML file, which "
+            "is then run.",
+        ),
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Baseline that all others are compared with (default: all pairs)."),
+    ] = None,
+    as_json: AsJson = False,
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    output: OutputDirectory = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate what a study costs, and train nothing.")] = False,
 ) -> None:
-    """Run a study where a study file is given; else compare runs, or one run's stages, or studies' arms, and print.
+    """Compare finished runs question by question, or run a study (several recipes × seeds) and compare."""
+    from heft.cli.show import ConsoleReporter
 
-    Raises:
-        HeftError: something of it cannot be read, or does not compare.
-    """
-    if any(name.endswith((".yaml", ".yml")) for name in given):
-        if len(given) > 1:
-            raise HeftError("give one study file, or directories of runs; got both or several")
+    if any(name.endswith((".yaml", ".yml")) for name in runs):
+        if len(runs) > 1:
+            raise HeftError("give one study file, or run directories; got both or several")
         if reference is not None or as_json:
-            raise HeftError(f"{given[0]} names its reference itself and leaves comparison.json; give it alone")
+            raise HeftError(f"{runs[0]} names its own reference and writes comparison.json; give it alone")
         from heft.cli.study import run_study
 
-        run_study(Path(given[0]), overrides, output, dry_run)
+        reporter = ConsoleReporter()
+        result = run_study(Path(runs[0]), reporter, override, output, dry_run)
+        if result is not None:
+            _show(result.comparison, reporter, result.notes)
+            reporter.note(f"study: {result.directory}   table: {result.directory / 'comparison.md'}")
         return
-    if overrides or output is not None or dry_run:
+    if override or output is not None or dry_run:
         raise HeftError("--set, --output and --dry-run are for a study file; runs are compared as they are")
-    found = read_inputs(given)
+    from heft.compare.comparison import compare as compare_arms
+    from heft.compare.inputs import read_inputs
+
+    inputs = read_inputs(runs)
     if reference is None:
-        comparison = compare(found.arms, found.reference, found.pairs)
+        comparison = compare_arms(inputs.arms, inputs.reference, inputs.pairs)
     else:
-        comparison = compare(found.arms, reference)
+        comparison = compare_arms(inputs.arms, reference)
     if as_json:
         print(escape_controls(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
     else:
-        show(comparison, ConsoleReporter(), found.notes)
+        _show(comparison, ConsoleReporter(), inputs.notes)
 
 
-def show(comparison: Comparison, reporter: ConsoleReporter, notes: Sequence[str] = ()) -> None:
+def _show(comparison: "Comparison", reporter: "ConsoleReporter", notes: Sequence[str] = ()) -> None:
     """Print the verdicts, what else there is to know, and the tables."""
     for pair in comparison.pairs:
         reporter.note(pair.words)
@@ -58,12 +77,14 @@ def show(comparison: Comparison, reporter: ConsoleReporter, notes: Sequence[str]
         reporter.note("one arm alone: nothing to compare it with")
     for note in notes:
         reporter.note(note)
+    from heft.compare.table import tables
+
     for table in tables(comparison):
         reporter.console.print(_rich(table))
 
 
-def _rich(table: Table) -> RichTable:
-    # as wide as it is, on a narrow screen too: figures that are cut off say something else
+def _rich(table: "Table") -> RichTable:
+    # as wide as it is, on a narrow screen too: figures that are cut off mislead
     shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, width=_width(table))
     for number, heading in enumerate(table.headings):
         shown.add_column(heading, justify="left" if number < table.texts else "right", no_wrap=True)
@@ -72,6 +93,6 @@ def _rich(table: Table) -> RichTable:
     return shown
 
 
-def _width(table: Table) -> int:
-    """What the table takes with nothing cut off: its cells, and three columns of space and border for each."""
+def _width(table: "Table") -> int:
+    """Columns that the table takes with nothing cut off: its cells, and three of space and border for each."""
     return sum(3 + max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True))

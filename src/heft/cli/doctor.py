@@ -1,13 +1,21 @@
-"""`heft doctor`: the lines, or JSON."""
+"""`heft doctor`: a line per finding, or JSON."""
+
+from typing import Annotated
 
 import typer
 
-from heft.doctor import examine
-from heft.doctor.line import as_json, as_text, has_fault
+from heft.cli.options import AsJson
 
 
-def run_doctor(online: bool, machine_readable: bool) -> None:
-    """Print what was seen; exit status 1 where something is at fault."""
-    lines = examine(online)
-    typer.echo(as_json(lines) if machine_readable else as_text(lines))
-    raise typer.Exit(1 if has_fault(lines) else 0)
+def doctor(
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask the Hub whether it answers (else nothing is sent).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Diagnose the environment and suggest fixes. Exit status 1: a fault."""
+    from heft import doctor as checks
+
+    lines = checks.examine(online)
+    typer.echo(checks.as_json(lines) if as_json else checks.as_text(lines))
+    raise typer.Exit(1 if checks.has_fault(lines) else 0)

@@ -1,65 +1,55 @@
-"""`heft eval`: which model, which task with which settings, and the figures."""
+"""`heft eval`: an adapter or a base model on a task."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from heft.cli.show import ConsoleReporter
+import typer
+
+from heft.cli.options import Base, Overrides, TrustRemoteCode
 from heft.errors import HeftError
-from heft.recipe.files import evaluation_request
-from heft.results.metrics import Metrics
-from heft.results.records import write_records
-from heft.storage.atomic import readable_os_errors
-from heft.storage.reading import is_dir, nearest_existing
-from heft.tasks import TASKS, TaskSettings, unknown_task
 from heft.text.units import percent
 
+if TYPE_CHECKING:
+    from heft.recipe.recipe import EvaluationRequest
+    from heft.results.metrics import Metrics
+    from heft.tasks import TaskSettings
 
-def run_evaluation(
-    model: str,
-    task: str | None,
-    split: str | None,
-    limit: int | None,
-    output: Path | None,
-    batch_size: int | None,
-    overrides: Sequence[str],
-    trust_remote_code: bool = False,
-    base: str | None = None,
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An adapter directory, or a base model as in a recipe's model.name.")
+    ],
+    task: Annotated[str | None, typer.Option(help="Task to evaluate on (default: the adapter's own).")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows to evaluate on.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one record per example, as JSON Lines.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
-    """Evaluate and print; settings come from the adapter where it was trained on that task, else from the defaults."""
-    if task is not None and task not in TASKS:
-        raise unknown_task(task)
-    from heft.adapters.directory import open_adapters
+    """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
+    from heft.cli.show import ConsoleReporter
 
-    path = Path(model)
-    is_adapter = os.path.isfile(path / "heft.json")
-    known = _known_of_adapter(path, overrides, trust_remote_code, base) if is_adapter else _known_of_base(model, base)
-    if not is_adapter and trust_remote_code:
-        known["model"]["trust_remote_code"] = True
-    if task is None and not is_adapter:
-        raise HeftError(
-            f"{model} is no adapter directory, so it has no task of its own; give one with --task: {', '.join(TASKS)}"
-        )
-    own_task = known["task"] if task in (None, known["task"].get("name")) else {"name": task}
-    values = {"task": dict(own_task), "evaluation": dict(known["evaluation"]), "model": dict(known["model"])}
-    if split is not None:
-        _require_splits(values["task"].get("name"))
-        values["task"]["eval_split"] = split
-    if limit is not None:
-        values["task"]["eval_limit"] = limit
-    if batch_size is not None:
-        values["evaluation"]["batch_size"] = batch_size
-    settings = evaluation_request(values, overrides)
+    is_adapter = os.path.isfile(Path(model) / "heft.json")
+    options = {"split": split, "limit": limit, "batch_size": batch_size}
+    settings = _settings(model, is_adapter, task, options, override, trust_remote_code, base)
     if output is not None:
         _require_a_place(output)
-
     reporter = ConsoleReporter()
-    from heft.evaluation import evaluate
+    from heft.adapters.directory import open_adapters
+    from heft.evaluation import evaluate as run_evaluation
     from heft.models.load import load_base
+    from heft.results.records import write_records
+    from heft.storage.atomic import readable_os_errors
 
     loaded = load_base(settings.model)
-    adapted = open_adapters(path, loaded).model if is_adapter else loaded.model
-    result = evaluate(adapted, loaded.tokenizer, settings.task, settings.evaluation, reporter)
+    adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
+    result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, reporter)
     for line in _lines(result.metrics, settings.task):
         reporter.note(line)
     if result.prompts_cut:
@@ -70,6 +60,41 @@ def run_evaluation(
             output.parent.mkdir(parents=True, exist_ok=True)
         write_records(output, result.records)
         reporter.note(f"records: {output}")
+
+
+def _settings(
+    model: str,
+    is_adapter: bool,
+    task: str | None,
+    options: dict,
+    overrides: Sequence[str],
+    trust_remote_code: bool,
+    base: str | None,
+) -> "EvaluationRequest":
+    """Settings from the adapter where it was trained on that task, else the defaults; then what the person gave."""
+    from heft.recipe.files import evaluation_request
+    from heft.tasks import TASKS, unknown_task
+
+    if task is not None and task not in TASKS:
+        raise unknown_task(task)
+    if is_adapter:
+        known = _known_of_adapter(Path(model), overrides, trust_remote_code, base)
+    else:
+        known = _known_of_base(model, base)
+        known["model"] |= {"trust_remote_code": True} if trust_remote_code else {}
+        if task is None:
+            expected = f"give a task with --task: {', '.join(TASKS)}"
+            raise HeftError(f"{model} is not an adapter directory, so it has no task of its own; {expected}")
+    own_task = known["task"] if task in (None, known["task"].get("name")) else {"name": task}
+    values = {"task": dict(own_task), "evaluation": dict(known["evaluation"]), "model": dict(known["model"])}
+    if options["split"] is not None:
+        _require_splits(values["task"].get("name"))
+        values["task"]["eval_split"] = options["split"]
+    if options["limit"] is not None:
+        values["task"]["eval_limit"] = options["limit"]
+    if options["batch_size"] is not None:
+        values["evaluation"]["batch_size"] = options["batch_size"]
+    return evaluation_request(values, overrides)
 
 
 def _known_of_adapter(path: Path, overrides: Sequence[str], trust_remote_code: bool, base: str | None) -> dict:
@@ -85,24 +110,28 @@ def _known_of_adapter(path: Path, overrides: Sequence[str], trust_remote_code: b
 
 def _known_of_base(model: str, base: str | None) -> dict:
     if base is not None:
-        raise HeftError(f"--base {base} goes with an adapter directory, and {model} is none: give the base itself")
+        raise HeftError(f"--base {base} goes with an adapter directory, and {model} is not one: give the base itself")
     return {"model": {"name": model}, "task": {}, "evaluation": {}}
 
 
 def _require_a_place(output: Path) -> None:
+    from heft.storage.reading import is_dir, nearest_existing
+
     if is_dir(output):
-        raise HeftError(f"--output {output} is a folder; give the file that records are to be written to")
+        raise HeftError(f"--output {output} is a folder; give the file to write records to")
     above = nearest_existing(output.parent)
     if not is_dir(above):
         raise HeftError(f"--output {output} cannot be made: {above} is a file")
 
 
 def _require_splits(task: object) -> None:
+    from heft.tasks import TASKS
+
     if task in TASKS and "eval_split" not in TASKS[task].settings_type.model_fields:
         raise HeftError(f"task {task} has no named splits; leave out --split")
 
 
-def _lines(metrics: Metrics, task: TaskSettings) -> list[str]:
+def _lines(metrics: "Metrics", task: "TaskSettings") -> list[str]:
     low, high = metrics.interval
     lines = [
         f"{task.name}: accuracy {percent(metrics.accuracy)} ({percent(low)} to {percent(high)}), {metrics.n:,} examples"

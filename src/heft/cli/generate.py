@@ -1,38 +1,40 @@
-"""`heft generate`: one prompt, asked as the adapter was trained to be asked."""
+"""`heft generate`: the answer to one prompt."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from heft.cli.options import AdapterDirectory, Base, TrustRemoteCode
 from heft.errors import HeftError
-from heft.recipe.files import evaluation_request
-from heft.text.escape import escape_controls
 
 
-def run_generation(
-    adapter: Path,
-    prompt: str,
-    max_new_tokens: int,
-    chat_template: bool | None,
-    trust_remote_code: bool,
-    base: str | None = None,
+def generate(
+    adapter: AdapterDirectory,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, as text.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
+    chat_template: Annotated[
+        bool | None, typer.Option(help="Apply the chat template (default: as in training).")
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
-    """Print the answer; `chat_template` None takes what the adapter was trained with."""
+    """Answer a prompt with an adapted model."""
     if not prompt.strip():
-        raise HeftError("the prompt is empty; give the text to go on from")
+        raise HeftError("the prompt is empty; give some text")
     from heft.adapters.directory import open_adapters
     from heft.adapters.manifest import read_manifest
 
-    asked = _as_trained(adapter, read_manifest(adapter).task, chat_template)
-
+    options = _as_trained(adapter, read_manifest(adapter).task, chat_template)
     from heft.data.encode import Encoder
     from heft.evaluation.generation import generate_texts
     from heft.models.limits import limits_of, require_room
     from heft.models.load import quiet
+    from heft.text.escape import escape_controls
 
     quiet()
     loaded = open_adapters(adapter, trust_remote_code=trust_remote_code, base_name=base)
-    encode = Encoder(loaded.tokenizer, 2**30, **asked)
+    encode = Encoder(loaded.tokenizer, 2**30, **options)
     ids = encode.prompt(prompt.rstrip())
     require_room(limits_of(loaded.model), ids, max_new_tokens)
     texts = generate_texts(
@@ -47,11 +49,13 @@ def run_generation(
 
 
 def _as_trained(adapter: Path, task: dict, chat_template: bool | None) -> dict:
-    """How prompts were wrapped, as options of an `Encoder`; `chat_template` goes before what the directory says.
+    """How prompts were wrapped in training, as options of an `Encoder`; `chat_template`, if given, overrides it.
 
     Raises:
-        HeftError: the task's settings are not such as a recipe may have, and the person has not said it.
+        HeftError: the task's settings are not valid in a recipe, and `chat_template` is not given.
     """
+    from heft.recipe.files import evaluation_request
+
     try:
         trained = evaluation_request({"task": dict(task)}, where=str(adapter / "heft.json")).task
         if chat_template in (None, trained.chat_template):
@@ -62,5 +66,5 @@ def _as_trained(adapter: Path, task: dict, chat_template: bool | None) -> dict:
         if chat_template is not None:
             return {"chat_template": chat_template}
         raise HeftError(
-            f"how prompts were made cannot be told: say --chat-template or --no-chat-template\n  {error}"
+            f"how prompts were made in training is not known: give --chat-template or --no-chat-template\n  {error}"
         ) from None

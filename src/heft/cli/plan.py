@@ -1,60 +1,72 @@
 """`heft plan`: what a recipe will cost, as tables or as JSON."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heft.cli.plan_examples import drawn
-from heft.cli.show import ConsoleReporter
-from heft.recipe.files import load_recipe
-from heft.runtime.reporter import Reporter
+from heft.cli.options import AsJson, Overrides, RecipeFile
 from heft.text.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
     from heft.costs.figures import Plan, StagePlan, SweepPlan
 
 
-def run_plan(path: Path, overrides: Sequence[str], probe: bool, as_json: bool, show: int | None = None) -> None:
-    """Plan a recipe and print what was found; with JSON, nothing else goes to standard output.
+def plan(
+    recipe: RecipeFile,
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    probe: Annotated[bool, typer.Option(help="Benchmark this machine for 10 s to estimate run time.")] = True,
+    as_json: AsJson = False,
+    show: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Show N training examples token by token, as the model will see them."),
+    ] = None,
+) -> None:
+    """Estimate steps, FLOPs, memory and time without loading weights."""
+    from heft.cli.plan_examples import drawn
+    from heft.cli.show import ConsoleReporter
+    from heft.recipe.files import load_recipe
+    from heft.runtime.reporter import Reporter
 
-    `show` so many training examples come first, so that a check that ends the plan finds them on the screen.
-    """
-    recipe = load_recipe(path, overrides)
+    loaded = load_recipe(recipe, override)
     reporter = ConsoleReporter()
     from heft.data.inspect import show_examples
     from heft.models.load import quiet
     from heft.plan.planner import make_plan
 
     quiet()
-    shown = None if show is None else show_examples(recipe, show)
-    if shown is not None and not as_json:
+    shown = None if show is None else show_examples(loaded, show)
+    if shown is not None and not as_json:  # first, so that they are there if a check ends the plan
         reporter.console.print(drawn(shown))
-    plan = make_plan(recipe, Reporter() if as_json else reporter, probe_seconds=10.0 if probe else 0.0)
+    found = make_plan(loaded, Reporter() if as_json else reporter, probe_seconds=10.0 if probe else 0.0)
     if as_json:
-        found = plan.to_dict() | ({} if shown is None else {"shown": shown.to_dict()})
-        print(json.dumps(found, indent=2, allow_nan=False))
+        values = found.to_dict() | ({} if shown is None else {"shown": shown.to_dict()})
+        print(json.dumps(values, indent=2, allow_nan=False))
         return
     if shown is not None:
         reporter.note("")
-    reporter.note(
-        f"{plan.model} on {plan.device}: {plan.parameters:,} parameters, {in_bytes(plan.weight_bytes)} of weights"
-    )
-    for what, data in (("train", plan.train), ("eval", plan.eval)):
-        reporter.note(
-            f"{what}: {data.rows:,} rows, {data.tokens:,} tokens (mean {data.mean_tokens:.0f}, longest {data.longest}),"
-            f" {data.cut:,} prompts cut"
-        )
-    reporter.console.print(stages_table(plan))
-    for line in notes(plan):
+    for line in summary(found):
+        reporter.note(line)
+    reporter.console.print(stages_table(found))
+    for line in notes(found):
         reporter.note(line)
 
 
+def summary(plan: "Plan") -> list[str]:
+    """The model and the data, above the table."""
+    lines = [f"{plan.model} on {plan.device}: {plan.parameters:,} parameters, {in_bytes(plan.weight_bytes)} of weights"]
+    for what, data in (("train", plan.train), ("eval", plan.eval)):
+        lines.append(
+            f"{what}: {data.rows:,} rows, {data.tokens:,} tokens (mean {data.mean_tokens:.0f}, longest {data.longest}),"
+            f" {data.cut:,} prompts cut"
+        )
+    return lines
+
+
 def stages_table(plan: "Plan") -> Table:
-    """A line a stage; a sweep's configurations are one line."""
+    """One line per stage; a sweep's configurations are one line."""
     table = Table(title="plan", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
     for heading in ("steps", "trains", "FLOPs", "no reuse", "memory", "time", "eval"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from heft.reft.positions import parse_positions
+from heft.edits.positions import parse_positions
 
 if TYPE_CHECKING:
     from heft.data.inspect import Editor, Shown, ShownExample, ShownToken

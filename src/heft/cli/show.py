@@ -1,4 +1,4 @@
-"""What a person sees: tables, and progress as a bar in a terminal or as plain lines elsewhere."""
+"""The console: tables, and progress as a bar in a terminal or as plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -109,25 +109,28 @@ class ConsoleReporter(Reporter):
 
 
 @contextmanager
-def saying_what_stays(directory: Path, reporter: Reporter, go_on: str | None = None) -> Iterator[None]:
-    """Around work that fills `directory`: after Ctrl-C or SIGTERM, say that what was done is still there.
+def explain_interrupts(directory: Path, reporter: Reporter, resume: str | None = None) -> Iterator[None]:
+    """Around work that fills `directory`: after Ctrl-C or SIGTERM, say what is saved there.
 
-    `go_on` is the command that goes on with it; None where there is none.
+    `resume` is the command that resumes the work; None where none does.
     """
     with signals.listening():
         try:
             yield
         except KeyboardInterrupt:
             if directory.is_dir():
-                then = "remove it before the next try" if go_on is None else f"go on with: {go_on}"
-                reporter.note(f"interrupted; what was done stays in {directory}, {then}")
+                then = "Remove it before the next try" if resume is None else f"Resume with: {resume}"
+                reporter.note(f"interrupted; progress is saved in {directory}. {then}")
             raise
 
 
 def results_table(stages: "Sequence[StageSummary]") -> Table:
-    """What each stage bought: accuracy with its interval beside the majority class, and what it cost."""
+    """Accuracy after each stage with its interval, the majority class, and what the stage cost."""
     table = Table(
-        title=f"results on {stages[0].n:,} held-out examples", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=f"results on {stages[0].n:,} evaluation examples",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("after")
     for heading in ("accuracy", "95 % interval", "majority", "balanced", "parameters", "seconds"):

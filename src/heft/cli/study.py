@@ -1,4 +1,4 @@
-"""`heft compare STUDY.yaml`: a study's runs and their comparison, or with --dry-run what they would be."""
+"""`heft compare STUDY.yaml`: run a study, or with --dry-run estimate what it costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,30 +15,29 @@ from heft.text.units import in_flops, in_time
 if TYPE_CHECKING:
     from heft.costs.stage import StageCosts
     from heft.study.budgets import ResolvedBudget
+    from heft.study.runner import StudyResult
 
 
-def run_study(path: Path, overrides: Sequence[str] = (), output: Path | None = None, dry_run: bool = False) -> None:
-    """Run a study and print what it found; a dry run trains nothing and writes nothing."""
+def run_study(
+    path: Path, reporter: ConsoleReporter, overrides: Sequence[str], output: Path | None, dry_run: bool
+) -> "StudyResult | None":
+    """Run a study; a dry run prints its costs, trains and writes nothing, and gives None."""
     study = load_study(path, overrides, output=str(output) if output else None)
-    reporter = ConsoleReporter()
     reporter.note("importing torch and transformers")
     from heft.models.load import quiet
 
     quiet()
     if dry_run:
         _show_plans(study, reporter)
-        return
-    from heft.cli.compare import show
+        return None
     from heft.study.runner import run_study as run_all
 
     with signals.listening():
         try:
-            result = run_all(study, reporter)
+            return run_all(study, reporter)
         except KeyboardInterrupt:
-            reporter.note("interrupted; what was done stays, and the same command goes on with the rest")
+            reporter.note("interrupted; progress is saved. Resume with the same command")
             raise
-    show(result.comparison, reporter, result.notes)
-    reporter.note(f"study: {result.directory}   table: {result.directory / 'comparison.md'}")
 
 
 def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
@@ -48,15 +47,15 @@ def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
     reporter.note("counting what each arm costs")
     for arm, recipe in study.recipes.items():
         try:
-            grant = None if budgets.needs_measuring(arm) else budgets.grant(arm)
-            counted[arm] = budgets.costs(recipe if grant is None else grant.apply(recipe))
-        except Exception as error:  # what stands in one arm's way need not stand in the others'
+            budget = None if budgets.needs_measuring(arm) else budgets.resolve(arm)
+            counted[arm] = budgets.costs(recipe if budget is None else budget.apply(recipe))
+        except Exception as error:  # one arm's error need not stop the others
             failed[arm] = in_words(error)
             continue
         if budgets.needs_measuring(arm):
             notes.append(f"{arm}: seconds are measured when the study is run; shown as its recipe has it")
-        elif grant is not None:
-            notes.append(_budget_words(arm, grant))
+        elif budget is not None:
+            notes.append(_budget_words(arm, budget))
     require_some(study, failed)
     reporter.console.print(plans_table(study, counted))
     for note in [*notes, *(f"cannot be run: {reason}" for reason in reasons(failed))]:
@@ -65,7 +64,7 @@ def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
 
 
 def plans_table(study: Study, counted: "dict[str, list[StageCosts]]") -> Table:
-    """A line for each stage of each arm."""
+    """One line per stage of each arm."""
     table = Table(title=f"study {study.settings.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm")
     table.add_column("stage")
@@ -96,9 +95,9 @@ def _sum_words(study: Study, counted: "dict[str, list[StageCosts]]") -> str:
     )
 
 
-def _budget_words(arm: str, grant: "ResolvedBudget") -> str:
-    shown = {"seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}.get(grant.kind, in_flops)
-    off = grant.reached / grant.amount - 1
-    spent = " to spend" if grant.kind == "spent_flops" else ""
-    reached = f"{shown(grant.reached)} in whole steps ({off:+.2%})"
-    return f"{arm}: budget {shown(grant.amount)}{spent}, comes to {reached}"
+def _budget_words(arm: str, budget: "ResolvedBudget") -> str:
+    shown = {"seconds": in_time, "steps": lambda amount: f"{amount:,.0f} steps"}.get(budget.kind, in_flops)
+    off = budget.reached / budget.amount - 1
+    spent = " to spend" if budget.kind == "spent_flops" else ""
+    reached = f"{shown(budget.reached)} in whole steps ({off:+.2%})"
+    return f"{arm}: budget {shown(budget.amount)}{spent}, comes to {reached}"

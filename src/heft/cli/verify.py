@@ -1,35 +1,43 @@
-"""`heft verify`: the checks as they come, or as JSON."""
+"""`heft verify`: the checks of an adapter as they come, or as JSON."""
 
 import json
 from collections import Counter
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from heft.cli.options import AdapterDirectory, AsJson, Base, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.escape import escape_controls
 
 DEVICES = ("cpu", "cuda", "mps")
 
 
-def run_verification(
-    adapter: Path, rows: int, device: str | None, as_json: bool, trust_remote_code: bool, base: str | None = None
+def verify(
+    adapter: AdapterDirectory,
+    rows: Annotated[int, typer.Option(help="Rows of the adapter's task to compare on, at least 2.")] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps (default: as in the recipe).")] = None,
+    as_json: AsJson = False,
+    trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
-    """Print every finding; exit status 1 where one failed."""
+    """Check that a saved adapter gives the same outputs however it is loaded and run (save/load, KV cache, batching,
+    padding, merging). Exit status 1: a check failed."""
     if device is not None and device not in DEVICES:
         raise HeftError(f"--device is {device!r}; expected one of {', '.join(DEVICES)}")
     if rows < 2:
-        raise HeftError(f"--rows is {rows}; a batch to be compared with single rows needs at least 2")
+        raise HeftError(f"--rows is {rows}; comparing a batch with single rows needs at least 2")
     if not as_json:
         typer.echo("importing torch and transformers")
     from heft.models.load import quiet
     from heft.verify.finding import DOES_NOT_APPLY, FAILED, OK, all_right
     from heft.verify.subject import open_subject
-    from heft.verify.verifier import findings_of, heading, verify
+    from heft.verify.verifier import findings_of, heading
+    from heft.verify.verifier import verify as run_checks
 
     quiet()
     if as_json:
-        report = verify(adapter, rows, device, trust_remote_code, base)
+        report = run_checks(adapter, rows, device, trust_remote_code, base)
         typer.echo(escape_controls(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
         raise typer.Exit(0 if report.ok else 1)
     subject = open_subject(adapter, rows, device, trust_remote_code, base)

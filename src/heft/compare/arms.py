@@ -1,4 +1,4 @@
-"""Arms: which runs are one thing, tried with several seeds."""
+"""Arms: experimental conditions, each of one or more runs that differ in their seed."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from heft.compare.runs import RunFiles, read_run, require_format
-from heft.compare.schemas import StudyFile, require_shape
+from heft.compare.schemas import StudyFile, require_schema
 from heft.errors import HeftError
 from heft.recipe.files import ONLY_WRITING
 from heft.recipe.recipe import Recipe
@@ -24,7 +24,7 @@ class Arm:
     """Runs that differ in their seed only: recipes equal but for seed, name and output.
 
     Attributes:
-        name: for people, unlike that of any other arm.
+        name: for people, unique.
         stage: after which the runs are compared; "base" for the model before any.
         runs: one for each seed.
     """
@@ -41,7 +41,7 @@ def arms_of(runs: Sequence[RunFiles], stages: Sequence[str | None] | None = None
 
     Args:
         runs: finished runs.
-        stages: after which stage each run is looked at; None for its last.
+        stages: after which stage each run is compared; None for its last.
 
     Raises:
         HeftError: a run is unfinished and no stage of it was named, or one recipe and seed was given twice.
@@ -82,7 +82,7 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
         raise HeftError(f"{path} is not a study directory: it has no study.json")
     study = read_json(path / "study.json")
     require_format(path, study, STUDY_FORMAT)
-    require_shape(path / "study.json", study, StudyFile)
+    require_schema(path / "study.json", study, StudyFile)
     arms = []
     for entry in study["arms"]:
         runs = tuple(read_run(path / run) for run in entry["runs"])
@@ -97,17 +97,17 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
 
 
 def _recipe_key(run: RunFiles, stage: str) -> str:
-    """What must be equal in an arm: all of a recipe that can bear on the model after a stage, but for the seed."""
+    """What must be equal in an arm: everything in a recipe that can affect the model after a stage, but the seed."""
     recipe = _as_now(run.recipe)
-    dtype = (run.manifest.get("base") or {}).get("dtype")  # what model.dtype auto came to on the run's machine
-    kept = {key: value for key, value in recipe.items() if key not in {"seed", "name", "stages"} | ONLY_WRITING}
+    dtype = (run.manifest.get("base") or {}).get("dtype")  # what model.dtype auto resolved to on the run's machine
+    compared = {key: value for key, value in recipe.items() if key not in {"seed", "name", "stages"} | ONLY_WRITING}
     names = list(recipe["stages"])
     done = names[: names.index(stage) + 1] if stage in names else []
-    return json.dumps([kept, dtype, [[name, recipe["stages"][name]] for name in done]], sort_keys=True)
+    return json.dumps([compared, dtype, [[name, recipe["stages"][name]] for name in done]], sort_keys=True)
 
 
 def _as_now(recipe: dict) -> dict:
-    """A resolved recipe with the settings that came after it at their defaults; as it is where it is no recipe now."""
+    """A resolved recipe with later settings at their defaults; unchanged where it is not a valid recipe now."""
     try:
         return Recipe.model_validate(recipe).model_dump(mode="json")
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Arms against each other: what each scored and cost, what separates them, and whether that can be told from chance."""
+"""Compare arms: what each scored and cost, how they differ, and whether the difference could be chance."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -152,7 +152,7 @@ def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
     same = [len(each.records) > 1 and len({record.prediction for record in each.records}) == 1 for each in found]
     if arm.stage == "base":  # it has no seed: its runs are one
         right, found, same = right[:1], found[:1], same[:1] * len(seeds)
-    shares = [evaluation.summary.get("predictions") for evaluation in found]
+    shares = [evaluation.summary.predictions for evaluation in found]
     return ArmResult(
         name=arm.name,
         stage=arm.stage,
@@ -161,8 +161,8 @@ def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
         accuracy=float(right.mean()),
         interval=statistics.accuracy_interval(right, answers.groups),
         wilson=[wilson(int(row.sum()), len(row)) for row in answers.right[arm.name]],
-        balanced_accuracy=mean_or_none([e.summary.get("balanced_accuracy") for e in found]),
-        majority=mean_or_none([e.summary.get("majority") for e in found]),
+        balanced_accuracy=mean_or_none([e.summary.balanced_accuracy for e in found]),
+        majority=mean_or_none([e.summary.majority for e in found]),
         predictions=None if None in shares else {k: mean_or_none([s.get(k) for s in shares]) for k in shares[0]},
         collapsed=[seed for seed, one in zip(seeds, same, strict=True) if one],
         seed_sd=float(right.mean(1).std(ddof=1)) if len(right) > 1 else None,

@@ -10,12 +10,12 @@ _SUMMED = ("seconds", "flops", "plain_flops", "tokens", "trainable_parameters")
 
 @dataclass(frozen=True)
 class Costs:
-    """Means over an arm's runs; None where a run does not say.
+    """Means over an arm's runs; None where a run does not know.
 
     Attributes:
         seconds, flops, plain_flops, tokens: of training, sums over the stages up to the arm's.
         trainable_parameters: sum of what each stage trained.
-        stored_parameters: numbers kept in the adapter directory.
+        stored_parameters: numbers in the adapter directory.
         peak_bytes: memory of the stage that took the most.
     """
 
@@ -42,9 +42,9 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
 def _run_costs(run: RunFiles, stage: str) -> dict[str, float | None]:
     names = [evaluation.stage for evaluation in run.evaluations]
     trained = [evaluation.summary for evaluation in run.evaluations[1 : names.index(stage) + 1]]
-    costs = {key: _sum_or_none([summary.get(key) for summary in trained]) for key in _SUMMED}
-    costs["stored_parameters"] = trained[-1].get("stored_parameters") if trained else 0
-    peaks = [summary.get("peak_bytes") for summary in trained]
+    costs = {key: _sum_or_none([getattr(summary, key) for summary in trained]) for key in _SUMMED}
+    costs["stored_parameters"] = trained[-1].stored_parameters if trained else 0
+    peaks = [summary.peak_bytes for summary in trained]
     costs["peak_bytes"] = max(peaks) if peaks and None not in peaks else None
     return costs
 

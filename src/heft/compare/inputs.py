@@ -1,4 +1,4 @@
-"""What a person names on the command line: runs, stages of runs, studies."""
+"""The inputs of a comparison: runs, stages of runs, studies."""
 
 import os
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from heft.errors import HeftError
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is to be compared.
+    """What to compare.
 
     Attributes:
         names: of the studies and of what else there is, for a title.
         arms: those of the studies, then those of the runs.
         reference: the study's, where there is one study and that arm has a finished run; else None.
-        pairs: names of the arms to set against each other, where it is the stages of one run; else None.
+        pairs: names of the arms to compare, where they are the stages of one run; else None.
         studies: the study.json of each study.
-        labels: what arms of studies are, in their authors' words, by the arm's name; of those that have such words.
-        notes: which runs failed and why, or are not finished, in sentences, and what follows from it.
+        labels: the label of each arm of a study that has one, by the arm's name.
+        notes: which runs failed and why, or are not finished, in sentences.
     """
 
     names: list[str]
@@ -37,7 +37,7 @@ class Inputs:
 def read_inputs(given: Sequence[str | Path]) -> Inputs:
     """Read directories of runs and studies, and `RUN:stage` for a stage of a run.
 
-    One run alone, no stage of it named, is looked at stage by stage.
+    One run alone, without a stage, is compared stage by stage.
 
     Raises:
         HeftError: one of them cannot be read, or has no such stage.
@@ -77,7 +77,7 @@ def read_inputs(given: Sequence[str | Path]) -> Inputs:
 
 
 def failures(study: dict) -> list[str]:
-    """What of a study failed, from its study.json: a sentence for each arm and error, with the error's first line."""
+    """What failed in a study, from its study.json: a sentence for each arm and error, with the error's first line."""
     sentences = []
     for arm in study.get("arms", ()):
         seeds_by_error: dict[str, list[str]] = {}
@@ -90,7 +90,7 @@ def failures(study: dict) -> list[str]:
 
 
 def _dates(runs: Sequence[RunFiles]) -> list[str]:
-    """That runs of several days were shown several dates; nothing where they were not."""
+    """A note where prompts of several runs hold different dates."""
     dates = {run.manifest.get("template_date") for run in runs}
     days = sorted(day for day in dates if isinstance(day, str))
     if len(dates) < 2 or not days:
@@ -115,10 +115,10 @@ def _unfinished(arms: Sequence[Arm], study: dict) -> list[str]:
 
 
 def _require_once(arms: Sequence[Arm]) -> None:
-    """See that no run is counted twice; a base is one evaluation, whichever run it stands in.
+    """Check that no run is counted twice; a base is one evaluation, whichever run it is from.
 
     Raises:
-        HeftError: the same stage of the same run stands in two places.
+        HeftError: the same stage of the same run is given twice.
     """
     seen: dict[tuple[Path, str], str] = {}
     for arm in arms:
@@ -145,7 +145,7 @@ def _is_study(path: Path) -> bool:
 def _names_in_studies(
     paths: Sequence[Path], studies: Sequence[tuple[list[Arm], dict]], taken: Sequence[str]
 ) -> dict[tuple[int, str], str]:
-    """What each arm of each study is called here: as there, or STUDY/ARM where plain names are not all different.
+    """The name of each arm of each study: as there, or STUDY/ARM where plain names are not all different.
 
     STUDY is its name, or its directory where studies have the same.
     """

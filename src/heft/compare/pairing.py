@@ -1,4 +1,4 @@
-"""Which answers belong to the same question; runs that were asked other things are refused."""
+"""Pair the answers of runs by question; runs that were asked different questions are refused."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ def align(arms: Sequence[Arm]) -> Answers:
     """Put the answers of all runs in one order.
 
     Raises:
-        HeftError: runs are of other tasks, were scored otherwise, or did not answer the same questions as shown to the
-            model; how many differ is said.
+        HeftError: runs are of different tasks, were scored differently, or did not answer the same questions with the
+            same prompts; the message counts those that differ.
     """
     first = arms[0].runs[0]
     reference = _by_id(first, arms[0].runs[0].after(arms[0].stage).records)
@@ -54,7 +54,7 @@ def align(arms: Sequence[Arm]) -> Answers:
 def _by_id(run: RunFiles, records: Sequence[Record]) -> dict[str, Record]:
     twice = sum(count > 1 for count in Counter(record.id for record in records).values())
     if twice:
-        raise HeftError(f"{run.path}: {twice:,} ids stand more than once in its records, so they cannot be paired")
+        raise HeftError(f"{run.path}: {twice:,} ids occur more than once in its records, so they cannot be paired")
     return {record.id: record for record in records}
 
 
@@ -82,7 +82,7 @@ def _require_same_questions(
     for field, what in (
         ("prompt", "were shown to the model with another prompt (tokenizer, chat template or length limit)"),
         ("gold", "have another right answer"),
-        ("group", "are counted to another text"),
+        ("group", "belong to another text"),
     ):
         differ = sum(getattr(r, field) != getattr(records[key], field) for key, r in reference.items())
         if differ:

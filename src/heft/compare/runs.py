@@ -2,13 +2,14 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from heft.compare.schemas import ManifestFile, RecipeFile, Summary, require_shape
+from heft.compare.schemas import ManifestFile, RecipeFile, require_schema
 from heft.errors import HeftError
 from heft.results.metrics import measure
 from heft.results.records import Record, read_records
+from heft.results.summary import StageSummary, read_summaries
 from heft.run.directory import RUN_FORMAT
 from heft.settings.files import faults_error
 from heft.settings.yaml import read_yaml_file
@@ -21,18 +22,18 @@ class Evaluated:
 
     Attributes:
         stage: "base" or the stage's name.
-        summary: its entry of summary.json (heft.results.summary.StageSummary).
+        summary: its figures, from summary.json.
         records: one for each example.
     """
 
     stage: str
-    summary: dict
+    summary: StageSummary
     records: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run left behind.
+    """The files of a run.
 
     Attributes:
         path: its directory.
@@ -86,16 +87,18 @@ def read_run(path: Path) -> RunFiles:
         )
     manifest = read_json(path / "manifest.json")
     require_format(path, manifest, RUN_FORMAT)
-    require_shape(path / "manifest.json", manifest, ManifestFile)
+    require_schema(path / "manifest.json", manifest, ManifestFile)
     recipe = _read_recipe(path / "recipe.yaml")
     if recipe.get("sweep") is not None:
         raise HeftError(f"{path} is a sweep, not a run; train its winner with heft train {path / 'winner.yaml'}")
-    require_shape(path / "recipe.yaml", recipe, RecipeFile)
+    require_schema(path / "recipe.yaml", recipe, RecipeFile)
     if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
-    summary = read_json(path / "summary.json")
-    require_shape(path / "summary.json", summary, Summary)
-    evaluations = tuple(_evaluated(path, entry) for entry in summary["stages"])
+    summaries = read_summaries(path)
+    names = [summary.name for summary in summaries]
+    if names[:1] != ["base"] or len(set(names)) < len(names):
+        raise HeftError(f"{path / 'summary.json'} must hold the base, then stages, each once; got {', '.join(names)}")
+    evaluations = tuple(_evaluated(path, summary) for summary in summaries)
     return RunFiles(path, recipe["name"], recipe["seed"], recipe, manifest, evaluations)
 
 
@@ -116,7 +119,7 @@ def read_metrics(path: Path) -> list[dict]:
         if not line.endswith(b"\n"):
             break
         try:
-            rows.append(parse_json(line, finite=False))  # a loss may have been none
+            rows.append(parse_json(line, finite=False))  # a loss may have been NaN
         except ValueError as error:
             raise HeftError(f"{file}:{number}: {error}") from None
         if not isinstance(rows[-1], dict):
@@ -125,15 +128,15 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def require_format(path: Path, value: dict, known: int) -> None:
-    """See that files were written in the format that is read here.
+    """Check that files have the format that is read here.
 
     Raises:
-        HeftError: they were not.
+        HeftError: they have another.
     """
     found = value.get("format")
     if found != known:
-        said = "no format" if found is None else f"format {found!r}"
-        raise HeftError(f"{path} was made by another version of heft ({said}, this one reads {known}); run it again")
+        given = "no format" if found is None else f"format {found!r}"
+        raise HeftError(f"{path} was made by another version of heft ({given}, this one reads {known}); run it again")
 
 
 def _read_recipe(path: Path) -> dict:
@@ -145,22 +148,19 @@ def _read_recipe(path: Path) -> dict:
     return document.data
 
 
-def _evaluated(path: Path, entry: dict) -> Evaluated:
-    file = path / "records" / f"{entry['name']}.jsonl"
+def _evaluated(path: Path, summary: StageSummary) -> Evaluated:
+    file = path / "records" / f"{summary.name}.jsonl"
     records = read_records(file)
-    if len(records) != entry["n"]:
-        raise HeftError(f"{file} holds {len(records):,} records, summary.json counts {entry['n']:,}; run it again")
-    figures = asdict(measure(records))
-    unlike = [
-        key
-        for key in ("accuracy", "balanced_accuracy", "majority", "predictions")
-        if not _same(figures[key], entry.get(key))
-    ]
+    if len(records) != summary.n:
+        raise HeftError(f"{file} holds {len(records):,} records, summary.json counts {summary.n:,}; run it again")
+    figures = measure(records)
+    checked = ("accuracy", "balanced_accuracy", "majority", "predictions")
+    unlike = [key for key in checked if not _same(getattr(figures, key), getattr(summary, key))]
     if unlike:
         raise HeftError(
             f"{file} and summary.json do not agree on {', '.join(unlike)}: one of them was changed; run it again"
         )
-    return Evaluated(entry["name"], entry, tuple(records))
+    return Evaluated(summary.name, summary, tuple(records))
 
 
 def _same(computed: object, written: object) -> bool:

@@ -14,7 +14,7 @@ from heft.costs.operations import ModelCosts
 from heft.costs.stage import StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
-from heft.reft.positions import Positions
+from heft.edits.positions import Positions
 from heft.training.optimizers import OPTIMIZERS
 from heft.training.reuse.plan import LOWER_LAYERS, PREFIXES, ReusePlan
 

@@ -19,12 +19,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
+from heft.edits.positions import GROUPS, Positions
 from heft.errors import HeftError
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
-from heft.reft.positions import GROUPS, Positions
 from heft.reft.sites import block_names, decoder_of
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
@@ -81,7 +81,7 @@ class ModelCosts:
         pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
         column: for each position with logits.
         step: once per pass, whatever its size (orthonormal rows; factorisations are not counted).
-        edits: for each edited token, by adapter positions and group (heft.reft.positions).
+        edits: for each edited token, by adapter positions and group (heft.edits.positions).
         saved: what autograd saves for the backward pass.
         kv_bytes: a token's keys and values.
         lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted separately.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heft.edits.positions import Positions, longest_tail
 from heft.errors import HeftError
 from heft.models.chat import REFERENCE_DATE, ChatTemplate
-from heft.reft.positions import Positions, longest_tail
 from heft.tasks.base import Example, TaskSettings
 
 if TYPE_CHECKING:

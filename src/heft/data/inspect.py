@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from heft.adapters.methods import all_adapters_of, edited_positions
 from heft.data.encode import IGNORED, EncodedExample, Encoder, training_batch
+from heft.edits.positions import parse_positions
 from heft.models.load import load_tokenizer
 from heft.recipe.grid import configurations, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.reft.layout import TokenLayout, edited_token_indices, number_tokens
-from heft.reft.positions import parse_positions
 from heft.tasks import load_examples
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from heft.adapters.methods import edited_positions
 from heft.data.checks import checked_rows
 from heft.data.encode import EncodedExample, Encoder
+from heft.edits.positions import Positions
 from heft.errors import HeftError
 from heft.models.chat import today
 from heft.models.load import load_tokenizer
 from heft.recipe.files import with_date
 from heft.recipe.recipe import Recipe
 from heft.recipe.training import held_back_rows
-from heft.reft.positions import Positions
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from accelerate.utils.memory import clear_device_cache
-
 from heft.data.answers import is_right
 from heft.data.encode import EncodedExample, Encoder
 from heft.data.padding import padding_matters
-from heft.errors import HeftError
 from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
@@ -20,7 +17,7 @@ from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
-from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.memory_errors import in_smaller_batches, no_room_for
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
@@ -86,36 +83,25 @@ def evaluate_examples(
 ) -> Evaluation:
     """As `evaluate`, on examples that are encoded already. `what` names the work to the reporter.
 
-    Where memory runs out, all of it begins again with batches of half the size.
+    Whenever memory runs out, the evaluation starts again with half the batch size.
 
     Raises:
         HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
     work = _generate if not examples[0].choices else _score
-    records = None
-    while records is None:
-        try:
-            records = work(model, tokenizer, task, examples, settings, reporter, what)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        if records is None:  # outside, where nothing holds on to the failed pass
-            settings = _halved(settings, what, reporter)
+
+    def records_of(batch_size: int) -> list[Record]:
+        sized = settings.model_copy(update={"batch_size": batch_size})
+        return work(model, tokenizer, task, examples, sized, reporter, what)
+
+    def on_halved(batch_size: int) -> None:
+        reporter.note(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
+
+    no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
+    records = in_smaller_batches(records_of, settings.batch_size, on_halved, no_room)
     cut = sum(example.cut > 0 for example in examples)
     return Evaluation(records, measure(records), time.perf_counter() - start, cut)
-
-
-def _halved(settings: EvaluationSettings, what: str, reporter: Reporter) -> EvaluationSettings:
-    if settings.batch_size == 1:
-        raise HeftError(
-            f"{what}: the device's memory does not suffice for a batch of one; lower task.max_length, set"
-            " evaluation.share_prefix: false, or quantise the base model (model.quantization: 4bit)"
-        )
-    clear_device_cache()
-    halved = settings.model_copy(update={"batch_size": settings.batch_size // 2})
-    reporter.note(f"{what}: out of memory; it begins again with batches of {halved.batch_size}")
-    return halved
 
 
 def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:

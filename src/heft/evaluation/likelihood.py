@@ -10,12 +10,12 @@ import torch
 
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample, left_pad
+from heft.edits.positions import longest_tail
 from heft.evaluation.shared_pass import SharedPasses
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import positions_of
-from heft.reft.positions import longest_tail
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

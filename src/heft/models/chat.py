@@ -1,7 +1,6 @@
-"""A tokenizer's chat template: a prompt as a user's turn, what stands around the answer to it, and today's date.
+"""A tokenizer's chat template: the prompt as the user's turn, what surrounds the answer, and today's date.
 
-Templates may ask for the date (`strftime_now`). They get one that is fixed, so that a run of two days, or two runs on
-two days, see the same prompts.
+Templates may ask for the date (`strftime_now`). They get a fixed one, so that prompts do not depend on the day.
 """
 
 import re
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REFERENCE_DATE = "2000-01-01"
-"""What prompts are fingerprinted with where they hold a date, so that runs of two days still pair."""
+"""The date with which prompts are fingerprinted, so that runs of different days still pair."""
 _QUESTION, _ANSWER = "heftquestion", "heftanswer"
 _THINKING_TAG = re.compile(r"<(/?)\|?(?:think|thinking|thought|reason|reasoning|reflection)\|?>", re.IGNORECASE)
 
@@ -31,8 +30,8 @@ class ChatTemplate:
 
     Attributes:
         tokenizer: whose template it is.
-        args: what the template is handed beside the messages, such as `{"enable_thinking": False}`.
-        date: YYYY-MM-DD that it is given as today's; None for today.
+        args: what is passed to the template beside the messages, such as `{"enable_thinking": False}`.
+        date: YYYY-MM-DD, passed as today's date; None for today.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -52,7 +51,7 @@ class ChatTemplate:
         if self._unknown_args:
             raise HeftError(
                 f"task.chat_template_args: the chat template of this model's tokenizer has no variable"
-                f" {', '.join(map(repr, self._unknown_args))}; remove it, or use a name that stands in the template"
+                f" {', '.join(map(repr, self._unknown_args))}; remove it, or use a name that is in the template"
             )
         try:
             return self._render([{"role": "user", "content": text}], add_generation_prompt=True)
@@ -60,7 +59,7 @@ class ChatTemplate:
             reason = str(error).strip().splitlines()[:1] or ["no message"]
             raise HeftError(
                 f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
-                f" {reason[0]}. Mend chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
+                f" {reason[0]}. Fix chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
                 f" task.chat_template to false; the prompt was {text[:80]!r}"
             ) from error
 
@@ -71,7 +70,7 @@ class ChatTemplate:
 
     @cached_property
     def end(self) -> int | None:
-        """The token that the template writes behind an answer; None where it writes no such token there."""
+        """The token that the template writes after an answer; None where it writes none."""
         ids = self.tokenizer(self._around_answer[1].lstrip(), add_special_tokens=False)["input_ids"]
         known = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         first = next((i for i, token in enumerate(ids) if token in known), None)
@@ -90,7 +89,7 @@ class ChatTemplate:
         return tags[-1][0] if tags and not tags[-1][1] else None
 
     def takes(self, name: str) -> bool:
-        """Whether the template names a variable."""
+        """Whether the template uses a variable."""
         return re.search(rf"\b{re.escape(name)}\b", self._source) is not None
 
     @property
@@ -103,7 +102,7 @@ class ChatTemplate:
 
     @cached_property
     def _around_answer(self) -> tuple[str, str]:
-        """What stands before an answer, behind the prompt, if it is whitespace; and what stands behind the answer."""
+        """The whitespace between a prompt and its answer, and what follows the answer."""
         turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
         try:
             before = self._render(turns[:1], add_generation_prompt=True)
@@ -139,7 +138,7 @@ class _Calendar:
 
 @contextmanager
 def _today_is(day: str | None) -> Iterator[None]:
-    """transformers lets nothing but plain values into a template, so its clock is set and not its function replaced."""
+    """Set the clock that templates read: transformers passes nothing but plain values to a template."""
     if day is None:
         yield
         return

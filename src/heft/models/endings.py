@@ -26,13 +26,13 @@ def text_of(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], ends: Iter
     """
     ends = set(ends)
     none = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
-    kept = []
+    left = []
     for token in map(int, ids):
         if token in ends:
             break
         if token not in none:
-            kept.append(token)
-    return tokenizer.decode(kept, skip_special_tokens=False)
+            left.append(token)
+    return tokenizer.decode(left, skip_special_tokens=False)
 
 
 def until(text: str, stop: Sequence[str]) -> str:

@@ -70,8 +70,8 @@ def _configuration(model: "PreTrainedModel") -> str:
 
 
 def _with_effect(values: dict) -> dict:
-    kept = {}
+    found = {}
     for key, value in values.items():
         if key not in _NO_EFFECT and not key.startswith("_") and not key.endswith(_NO_EFFECT_ENDS):
-            kept[key] = _with_effect(value) if isinstance(value, dict) else value
-    return kept
+            found[key] = _with_effect(value) if isinstance(value, dict) else value
+    return found

@@ -22,7 +22,7 @@ _OTHER_INPUTS = re.compile("vision|visual|image|audio|speech|video", re.IGNORECA
 _SPARE_ROWS = 16
 """Rows that a table may have beyond the positions that the configuration declares."""
 _EXTENDABLE = ("dynamic",)
-"""Kinds of rotary scaling that go on past `max_position_embeddings`, by design."""
+"""Kinds of rotary scaling that extend past `max_position_embeddings`, by design."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def limits_of(model: "PreTrainedModel") -> BaseLimits:
 
 
 def require_room(limits: BaseLimits, prompt: Sequence[int], new_tokens: int) -> None:
-    """See that a model can compute a prompt and generate so many tokens after it.
+    """Check that a model can compute a prompt and generate so many tokens after it.
 
     Raises:
         HeftError: it has no embedding for a token, or too few positions.

@@ -1,4 +1,4 @@
-"""Load a base model and its tokenizer, and tell one base model from another."""
+"""Load a base model and its tokenizer."""
 
 import os
 import re
@@ -35,7 +35,7 @@ class Base:
     Attributes:
         model: in evaluation mode, all parameters frozen, on its device.
         tokenizer: pads on the left.
-        settings: what was asked for, with the dtype that was taken in place of `auto`.
+        settings: the model settings, with `auto` resolved in dtype.
         fingerprint: see heft.models.fingerprints.
     """
 
@@ -49,7 +49,7 @@ def load_base(settings: ModelSettings) -> Base:
     """Load the model that a recipe names, with nothing attached.
 
     Raises:
-        HeftError: the model is missing, gated or unreadable, or the device that it needs is not there.
+        HeftError: the model is missing, gated or unreadable, or its device is not available.
     """
     device = choose_device(settings.device)
     if settings.quantization and device.type != "cuda":
@@ -81,7 +81,7 @@ def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
                 config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
                 model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
     if model._can_set_experts_implementation():
-        model.set_experts_implementation("batched_mm")  # the others need numbers, to know which expert is whose
+        model.set_experts_implementation("batched_mm")  # the others need real values, to route tokens to experts
     return model.eval().requires_grad_(False)
 
 
@@ -116,7 +116,7 @@ def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
         )
     if tokenizer.eos_token_id is None:
         raise HeftError(
-            f"the tokenizer of {settings.name!r} has no EOS token; heft needs one to pad and to end answers"
+            f"the tokenizer of {settings.name!r} has no EOS token, which heft needs for padding and to end answers"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -124,16 +124,16 @@ def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
 
 
 def quiet() -> None:
-    """Keep transformers' bars and advice off the screen; its errors stay."""
+    """Silence transformers' progress bars and advice; its errors stay."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the first of cuda, mps and cpu that is there.
+    """The device of that name; "auto" takes the first of cuda, mps and cpu that is available.
 
     Raises:
-        HeftError: the device is not there.
+        HeftError: the device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -176,7 +176,7 @@ def _refuse_adapter(settings: ModelSettings) -> None:
 
 
 def _require_all_weights(name: str, loading: dict) -> None:
-    """transformers would draw at random, in every run anew, what a checkpoint lacks or has in another shape."""
+    """transformers would draw at random, differently in every run, what a checkpoint lacks or has in another shape."""
     for what, keys in (
         ("lacks", sorted(loading["missing_keys"])),
         ("has in other shapes than config.json says", sorted(key for key, *_ in loading["mismatched_keys"])),
@@ -195,9 +195,9 @@ class _PickledWeights(OSError):
 
 @contextmanager
 def _safetensors_only() -> Iterator[None]:
-    """Nothing is unpickled meanwhile, and no copy in another format is asked for.
+    """Forbid unpickling, and requests for a converted copy.
 
-    `use_safetensors` alone does not see to that: a config or an index of shards may name a pickle as the weights, and
+    `use_safetensors` alone does not do that: a config or an index of shards may name a pickle as the weights, and
     for a Hub model without safetensors transformers asks a service of the Hub to convert it.
     """
 
@@ -229,7 +229,7 @@ def _quantization(settings: ModelSettings, dtype: torch.dtype) -> BitsAndBytesCo
 
 
 class _readable_errors:
-    """Turns what transformers raises for a model that cannot be had into one message."""
+    """Turns what transformers raises for a model that cannot be loaded into one message."""
 
     def __init__(self, name: str, what: str):
         self.name, self.what = name, what

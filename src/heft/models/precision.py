@@ -1,4 +1,4 @@
-"""What `model.dtype: auto` comes to: the one place where that is decided. Without torch until a device is asked.
+"""What `model.dtype: auto` resolves to: the one place where that is decided. Imports no package until it is asked.
 
 bfloat16 where the hardware multiplies in it, that is on CUDA cards from Ampere on and on CPUs with AMX or AVX512-BF16;
 float32 elsewhere. It says how the base computes, whatever format its file has: a checkpoint saved in bfloat16 is
@@ -6,11 +6,14 @@ computed in float32 where that is faster, and one saved in float32 is rounded to
 Adapters are float32 always. benchmarks/PRECISION.md has the measurements behind the rule for CPUs.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from heft.errors import HeftError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     import torch
 
     from heft.recipe.recipe import ModelSettings
@@ -44,8 +47,23 @@ def multiplies_bfloat16(device: "torch.device") -> bool:
     """Whether a device has units for products of bfloat16, rather than emulating them."""
     import torch
 
-    from heft.doctor.child import bfloat16_units  # here, since heft.doctor says what auto is
-
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(bfloat16_units(torch))
+
+
+def bfloat16_units(torch: "ModuleType") -> list[str]:
+    """The CPU's units for products of bfloat16; none where they would be emulated."""
+    units = {
+        "AMX": lambda: torch.cpu._is_amx_tile_supported(),
+        "AVX512-BF16": lambda: torch.cpu._is_avx512_bf16_supported(),
+    }
+    return [name for name, question in units.items() if answer(question)]
+
+
+def answer(question: "Callable[[], Any]") -> "Any | None":
+    """What torch answers, or None where it does not know the question: parts of it differ between versions."""
+    try:
+        return question()
+    except Exception:
+        return None

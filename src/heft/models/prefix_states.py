@@ -1,6 +1,6 @@
-"""Whether a prefix can stand for its tokens in a model, and what of a prefix is kept: each layer's keys and values.
+"""Whether a model's prefix can be cached, and the cache: each layer's keys and values.
 
-Shapes: B rows, S prefix tokens, W numbers a token keeps in all layers together. Heads and their sizes may differ from
+Shapes: B rows, S prefix tokens, W numbers per token in all layers together. Heads and their sizes may differ from
 layer to layer, and between keys and values, so a row's states are one (S, W) matrix.
 """
 
@@ -26,7 +26,7 @@ _PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 def keeps_plain_keys(model: "PreTrainedModel") -> bool:
     """Whether keys and values of a row's first tokens can stand for these tokens, whatever comes after them.
 
-    Not so where a layer keeps something else (recurrent states, convolutions, an index), where the model takes no
+    Not so where a layer caches something else (recurrent states, convolutions, an index), where the model takes no
     `past_key_values` or puts tokens of its own before a row, or where rotary positions are scaled by the length of the
     input.
     """

@@ -4,8 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from heft.builtin import embedded_path
-from heft.recipe.recipe import BUILT_IN_MODELS
+from heft.builtin import BUILT_IN_MODELS, embedded_path
 from heft.storage.reading import is_dir
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)

@@ -17,12 +17,12 @@ from heft.costs.stage import stage_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, read_data
+from heft.edits.positions import longest_tail
 from heft.models.load import choose_device
 from heft.models.prefix_states import keeps_plain_keys
 from heft.plan.probe import matrix_rates
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
-from heft.reft.positions import longest_tail
 from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
 from heft.tasks import task_for

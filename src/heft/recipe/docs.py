@@ -11,9 +11,9 @@ from heft.settings.words import Schema, describe, entry, resolve, schema_of, var
 INTRODUCTION = """\
 # Recipes
 
-<!-- Written by `python -m heft.recipe.docs > docs/recipes.md`; change src/heft/recipe.py, not this file. -->
+<!-- Written by `python -m heft.recipe.docs > docs/recipes.md`; change the settings, not this file. -->
 
-A recipe is one YAML file that says everything about a run. The ready ones in `recipes/` each state what they are for.
+A recipe is one YAML file with every setting of a run. Those in `recipes/` each state what they are for.
 
 ```yaml
 name: boolq
@@ -23,19 +23,20 @@ stages:
   fine: {method: reft, positions: l4, epochs: 2}
 ```
 
-- Unknown keys, repeated keys and values of the wrong kind are errors. All faults of a recipe are reported together,
+- Unknown keys, repeated keys and values of the wrong type are errors. All errors of a recipe are reported together,
   each with its line, before any model is loaded.
 - YAML 1.2: `no` and `on` are text, `true` and `false` are the truth values, `1e-4` is a number. A whole number may
   stand where a number is expected; a quoted number is text. Anchors, aliases and tags are not part of a recipe.
 - `--set stages.fine.rank=4` overrides one key. The value is read as YAML; lists and mappings are replaced whole
   (`--set 'stages.fine.layers=[0, 1]'`); a key that itself contains a dot is set with the mapping that holds it.
-- Of `name`, `task` and `stages` there is no default; all else has one. The run writes the resolved recipe, every
-  default included, beside its results.
+- `name`, `task` and `stages` have no default; everything else has one. The run writes the resolved recipe, with every
+  default, beside its results.
 """
 
 STAGES = """\
 A mapping from a stage's name to the stage, whose `method` says which adapter it trains. In a `joint` stage, `lora` and
-`reft` are mappings with the settings of the two methods."""
+`reft` are mappings with the settings of the two methods. Names in parentheses are those of transformers'
+TrainingArguments."""
 
 
 def _default(key: str, node: Schema, required: list[str]) -> str:
@@ -100,7 +101,7 @@ def recipes_page() -> str:
     schema = schema_of(Recipe)
     keys = schema["properties"]
     stage = entry(keys["stages"]) or {}
-    until = resolve(variants(stage)["lora"]["properties"]["until"])
+    early_stopping = resolve(variants(stage)["lora"]["properties"]["early_stopping"])
     return "\n".join(
         [
             INTRODUCTION,
@@ -108,8 +109,7 @@ def recipes_page() -> str:
             _section("## `model`", keys["model"]),
             _choice_section("## `task`", keys["task"], "A mapping whose `name` says which task."),
             _choice_section("## `stages`", stage, STAGES),
-            _section("### `until`", until),
-            _section("#### `until.plateau`", until["properties"]["plateau"]),
+            _section("### `early_stopping`", early_stopping),
             _section("## `evaluation`", keys["evaluation"]),
             _section("## `checkpoint`", keys["checkpoint"]),
             _section("## `sweep`", keys["sweep"]),

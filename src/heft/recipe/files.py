@@ -17,8 +17,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | N
         output: replaces the recipe's `output`.
 
     Raises:
-        HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has a line for
-            each fault, in the order in which they were written.
+        HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
+            fault, in the order in which they were written.
     """
     document = read_document(Path(path), Recipe, "recipe", "recipes/quickstart.yaml")
     apply_overrides(document, overrides, output)
@@ -28,12 +28,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | N
 def evaluation_request(
     values: dict[str, Any], overrides: Sequence[str] = (), where: str = "heft eval"
 ) -> EvaluationRequest:
-    """What `heft eval` is told: values from the command line or an adapter directory, then overrides as in a recipe.
+    """The settings of `heft eval`: values from the command line or an adapter directory, then overrides as in a recipe.
 
-    `where` the values stand is for messages.
+    `where` is where the values come from, for messages.
 
     Raises:
-        HeftError: anything in them is wrong; the message has a line for each fault.
+        HeftError: anything in them is wrong; the message has one line per fault.
     """
     document = Document(values, {(): Place(0, 0, where)})
     apply_overrides(document, overrides)
@@ -49,13 +49,13 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 ONLY_WRITING = {"output", "checkpoint"}
-"""Settings of where a run is written and when it is kept, which change nothing about it."""
+"""Settings of where a run is written and when it is checkpointed, which do not change its result."""
 
 
 def difference(there: Recipe, wanted: Recipe) -> str | None:
     """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
 
-    `ONLY_WRITING` is left out, and so is a date that the recipe wanted leaves open.
+    `ONLY_WRITING` is not compared, nor is a date that the wanted recipe leaves open.
     """
     wanted = with_date_of(there, wanted)
     one, other = (_flat(recipe.model_dump(mode="json", exclude=ONLY_WRITING)) for recipe in (there, wanted))
@@ -64,7 +64,7 @@ def difference(there: Recipe, wanted: Recipe) -> str | None:
 
 
 def with_date_of(there: Recipe, wanted: Recipe) -> Recipe:
-    """The recipe wanted, with the date of its chat template from the run that is there, where it leaves that open."""
+    """The wanted recipe, with the date of its chat template from the existing run, where it leaves that open."""
     if there.task.template_date is None or wanted.task.template_date is not None:
         return wanted
     return with_date(wanted, there.task.template_date)

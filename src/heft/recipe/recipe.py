@@ -1,4 +1,4 @@
-"""The recipe: everything that a run is told, each setting declared, defaulted, documented and checked once.
+"""The recipe: every setting of a run, declared, defaulted, documented and checked once.
 
 `heft.recipe.files` reads and writes it as YAML, `heft.recipe.docs` turns the declarations below into docs/recipes.md.
 Checks between two settings sit on the later of the two, so that an error points at a line a person wrote.
@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from heft.recipe.sweep import SweepSettings
+from heft.builtin import BUILT_IN_MODELS
+from heft.edits.settings import ReftSettings
+from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
-from heft.reft.settings import ReftSettings
 from heft.settings.base import FileName, Settings, suggest
-from heft.tasks import AnyTask
+from heft.tasks import TASKS, AnyTask
 
-BUILT_IN_MODELS = ("embedded:smollm2-135m-instruct", "random:tiny-llama")
-GENERATED_TASKS = ("gsm8k",)
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
 CheckName = Literal[
     "no_labels",
@@ -45,14 +44,15 @@ class ModelSettings(Settings):
     """Branch, tag or commit of a Hub model; null takes the Hub's default branch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the base model's weights and products, whatever its file has (transformers: `dtype`). auto is
-    bfloat16 where the hardware multiplies in it (CUDA, CPUs with AMX or AVX512-BF16; `heft doctor` says so), else
-    float32. Adapters are float32 always. A run keeps what it was begun with, an adapter what it was trained in."""
+    bfloat16 where the hardware multiplies in it (CUDA, CPUs with AMX or AVX512-BF16; see `heft doctor`), else float32.
+    Adapters are always float32. A resumed run uses the dtype it began with, a saved adapter the one it was trained in.
+    """
     quantization: Literal["8bit", "4bit"] | None = None
-    """Keep the base model's linear weights in 8 or 4 bits (needs the `quantization` extra)."""
+    """Quantize the base model's linear weights to 8 or 4 bits (bitsandbytes; needs the `quantization` extra)."""
     trust_remote_code: bool = False
     """Run model code that comes with the model; only for sources you trust."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes the first of cuda, mps and cpu that is there."""
+    """Where to compute; auto takes the first of cuda, mps and cpu that is available."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention (transformers: `attn_implementation`). auto is what transformers picks for the
     model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster; flash_attention_2 needs
@@ -69,7 +69,7 @@ class ModelSettings(Settings):
     @classmethod
     def _source_has_a_use_for_it(cls, value: str | bool | None, info: ValidationInfo) -> str | bool | None:
         if value and info.data.get("name") in BUILT_IN_MODELS:
-            raise ValueError(f"has no meaning for the built-in model {info.data['name']!r}; remove {info.field_name}")
+            raise ValueError(f"has no effect on the built-in model {info.data['name']!r}; remove {info.field_name}")
         return value
 
     @field_validator("attention")
@@ -86,29 +86,29 @@ class LoraSettings(Settings):
     """A weight-space adapter (LoRA)."""
 
     rank: int = Field(default=8, ge=1)
-    """Rank of the update."""
+    """Rank r of LoRA (PEFT: `r`)."""
     alpha: float = Field(default=16.0, gt=0)
-    """Scale of the update: it is multiplied by alpha/rank (alpha/sqrt(rank) with rslora)."""
+    """Scale of the update: it is multiplied by alpha/rank, or alpha/sqrt(rank) with rslora (PEFT: `lora_alpha`)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout on the input of the update."""
+    """Dropout on the input of the update (PEFT: `lora_dropout`)."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Linear modules that are adapted: all of them but the output head, or a list of module-name endings such as
-    [q_proj, v_proj]."""
+    """Linear modules that are adapted: all but the output head, or a list of module-name suffixes such as
+    [q_proj, v_proj] (PEFT: `target_modules`)."""
     exclude: list[str] = Field(default=[])
-    """Module-name endings that are left out of the targets."""
+    """Module-name suffixes that are excluded from the targets (PEFT: `exclude_modules`)."""
     layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
-    """Layers that are adapted, counted from 0."""
+    """Layers that are adapted, counted from 0 (PEFT: `layers_to_transform`)."""
     rslora: bool = False
-    """Scale by alpha/sqrt(rank), which keeps large ranks stable."""
+    """Scale by alpha/sqrt(rank), which keeps large ranks stable (PEFT: `use_rslora`)."""
     dora: bool = False
-    """Learn the magnitude of each weight column apart from its direction (DoRA)."""
+    """Learn the magnitude of each weight column separately from its direction (DoRA; PEFT: `use_dora`)."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
-    """Another rank for the modules whose names end so, such as {down_proj: 16}."""
+    """Rank by module-name suffix, such as {down_proj: 16} (PEFT: `rank_pattern`)."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
-    """Another alpha for the modules whose names end so."""
+    """Alpha by module-name suffix (PEFT: `alpha_pattern`)."""
     init: str = "default"
-    """Start of the update: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
-    iterations) or olora; the last three need a base in float32."""
+    """Initialization: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
+    iterations) or olora; the last three need a base in float32 (PEFT: `init_lora_weights`)."""
     trainable_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
     """Tokens whose embeddings are trained too, in the output head as well where it is tied to them, such as
     ["<yes>", "<no>"] added to the tokenizer (PEFT: `trainable_token_indices`)."""
@@ -157,18 +157,18 @@ class ReftStage(TrainingSettings, ReftSettings):
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate at the end of the warmup."""
     reuse: bool = True
-    """Compute what no edit changes once, without gradients: tokens before the first edited one (positions lN), else
-    layers below the first edited one; the result is the same."""
+    """Cache activations that training cannot change: the prompt prefix (positions `lN`) or the layers below the first
+    edit. Same result, faster."""
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
-    """Where that is kept between epochs; auto takes memory up to a quarter of what is free, then disk up to half of
-    what is free; off computes it at every step."""
+    """Where cached activations are stored between epochs; auto takes memory up to a quarter of what is free, then disk
+    up to half of what is free; off computes them at every step."""
 
 
 class JointStage(TrainingSettings):
     """Train a LoRA and a ReFT adapter together, in one stage."""
 
     method: Literal["joint"]
-    """Both adapters at once, a baseline for training them one after the other."""
+    """Both adapters at once: a baseline for training in stages."""
     lora: LoraSettings = LoraSettings()
     """The weight-space adapter."""
     reft: ReftSettings = ReftSettings()
@@ -195,33 +195,34 @@ class EvaluationSettings(Settings):
     batch_size: int = Field(default=16, ge=1)
     """Examples per forward pass."""
     normalize: Literal["none", "tokens", "bytes"] = "none"
-    """A choice's log-likelihood is taken whole or divided by the number of its tokens or of its UTF-8 bytes."""
+    """Length normalization of a choice's log-likelihood: none, per token, or per UTF-8 byte (bytes: lm-eval's
+    `acc_norm`)."""
     share_prefix: bool = True
-    """Compute once what the choices of a question, and questions on one passage, begin with; the result is the same."""
+    """Compute the shared prefix of a question's choices, and of questions on one passage, once. Same result, faster."""
 
 
 class EvaluationRequest(Settings):
-    """What `heft eval` is told: the part of a recipe that it needs."""
+    """The settings of `heft eval`: the part of a recipe that it needs."""
 
     model: ModelSettings = ModelSettings()
     """The base model."""
     task: AnyTask
-    """What is asked."""
+    """The task: data source, prompt format, splits."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """How answers are taken."""
+    """How the model is evaluated."""
 
 
 class Recipe(Settings):
-    """Everything that a run is told."""
+    """The settings of a run."""
 
     name: FileName
     """Name of the run: letters, digits, `.`, `_` and `-`."""
     model: ModelSettings = ModelSettings()
     """The base model, which stays frozen."""
     task: AnyTask
-    """What is learned: where rows come from and how they are asked."""
+    """The task: data source, prompt format, splits."""
     stages: dict[Annotated[str, AfterValidator(_check_stage_name)], Stage] = Field(min_length=1)
-    """The adapters, trained one after the other in this order, each on top of all before it."""
+    """The adapters, trained in this order, each on top of those before it."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How the model is evaluated."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
@@ -229,16 +230,16 @@ class Recipe(Settings):
     output: str | None = Field(default=None, min_length=1)
     """Directory that the run writes; null means runs/<name>."""
     checkpoint: CheckpointSettings = CheckpointSettings()
-    """When the run keeps where it is."""
+    """Checkpointing of a run in progress."""
     allow: list[CheckName] = Field(default=[])
-    """Checks before training that may find something, on purpose; docs/checks.md says what each of them finds."""
+    """Pre-training checks to turn from errors into notes; docs/checks.md says what each of them finds."""
     sweep: SweepSettings | None = None
-    """What `heft sweep` tries in the last stage; `heft train` refuses a recipe that has it."""
+    """What `heft sweep` varies in the last stage; `heft train` refuses a recipe that has it."""
 
     @field_validator("evaluation")
     @classmethod
     def _there_are_choices_to_normalize(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
-        if value.normalize != "none" and "task" in info.data and info.data["task"].name in GENERATED_TASKS:
+        if value.normalize != "none" and "task" in info.data and TASKS[info.data["task"].name].generates:
             text = f"{info.data['task'].name} has no choices, its answers are generated; use normalize: none"
             raise PydanticCustomError("value_error", "{text}", {"text": text, "below": ("normalize",)})
         return value
@@ -264,8 +265,6 @@ class Recipe(Settings):
     @field_validator("sweep")
     @classmethod
     def _every_combination_is_a_stage(cls, value: SweepSettings | None, info: ValidationInfo) -> SweepSettings | None:
-        from heft.recipe.grid import check_sweep  # here, since it describes a recipe's settings in its messages
-
         return check_sweep(value, info.data["stages"]) if value is not None and "stages" in info.data else value
 
     @property

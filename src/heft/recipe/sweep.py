@@ -1,24 +1,132 @@
-"""What a sweep is told. `heft.recipe.grid` checks the values in `grid` as settings of the stage they belong to."""
+"""The settings of a sweep. The values in its `grid` are checked as settings of the stage they belong to."""
 
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from heft.settings.base import Settings
+from heft.recipe.training import TrainingSettings
+from heft.settings.base import Settings, suggest
+from heft.settings.words import explain, schema_of, show
+
+HOLDOUT = 0.1
+"""Fraction of validation rows where neither the sweep nor its stage gives one."""
+
+FIXED = {
+    "method": "a sweep trains `reft` adapters only",
+    "holdout": "all configurations are ranked on the same rows; set sweep.holdout",
+    "bf16": "configurations share a forward pass, so they compute in one number format; set it in the stage",
+    "fused": "configurations share a forward pass, so it is the same for all; set it in the stage",
+    "gradient_checkpointing": "a sweep stores its activations; lower sweep.tokens_per_pass for less memory",
+    "micro_batch_size": "it changes no result; set it in the stage",
+    "reuse": "it changes no result; set it in the stage",
+    "cache": "configurations share one store of prefixes; set it in the stage",
+}
+"""Settings that cannot differ between configurations, and why."""
+
+_Path = tuple[str | int, ...]
 
 
 class SweepSettings(Settings):
     """Values to try for settings of the last stage, which must be a `reft` stage. `heft sweep` trains every
-    combination side by side and ranks them on rows held back from the training rows."""
+    combination side by side and ranks them on validation rows."""
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
     """Settings of the last stage, each with the list of its values, such as {rank: [4, 8], positions: [l4, l8]}; every
     combination is trained."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Share of the training rows that no configuration trains on and all are ranked on; null means the stage's
+    """Fraction of the training set used as the validation set that ranks the configurations; null means the stage's
     holdout, or 0.1 where that is 0."""
     tokens_per_pass: int = Field(default=4096, ge=1)
     """Most tokens of all configurations together in one forward pass; fewer need less memory. One configuration's
     (micro-)batch is split only where memory runs out."""
     evaluate_winner: bool = False
     """Evaluate the winner, and it alone, on the task's evaluation split at the end."""
+
+
+def check_sweep(sweep: SweepSettings, stages: Mapping[str, TrainingSettings]) -> SweepSettings:
+    """Check every combination as a stage.
+
+    Raises:
+        pydantic.ValidationError: all that is wrong, each at its key or value.
+    """
+    name, base = list(stages.items())[-1]
+    faults = _faults(sweep, name, base)
+    if faults:
+        raise ValidationError.from_exception_data("sweep", list(faults.values()))
+    return sweep
+
+
+def _faults(sweep: SweepSettings, name: str, base: TrainingSettings) -> dict[_Path, InitErrorDetails]:
+    if base.method != "reft":
+        text = (
+            f"varies the last stage, which must be a reft stage; the last one here, {name!r}, is a {base.method} stage"
+        )
+        return {(): _fault((), text)}
+    faults: dict[_Path, InitErrorDetails] = {}
+    known = {key: values for key, values in sweep.grid.items() if key in type(base).model_fields and key not in FIXED}
+    for path, text in (
+        *_faults_of_keys(sweep, base),
+        *_faults_of_stage(sweep, name, base),
+        *_faults_of_combinations(sweep.model_copy(update={"grid": known}), name, base),
+    ):
+        faults.setdefault(path, _fault(path, text))
+    return faults
+
+
+def _fault(path: _Path, text: str) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=path, input=None)
+
+
+def _faults_of_keys(sweep: SweepSettings, base: TrainingSettings) -> Iterator[tuple[_Path, str]]:
+    known = [key for key in type(base).model_fields if key not in FIXED]
+    for key, values in sweep.grid.items():
+        if key in FIXED:
+            yield ("grid", key), f"cannot differ between configurations: {FIXED[key]}"
+        elif key not in known:
+            yield ("grid", key), f"unknown key{suggest(key, known)}"
+        for number, value in enumerate(values):
+            if any(value == other and type(value) is type(other) for other in values[:number]):
+                yield ("grid", key, number), f"{show(value)} is repeated"
+
+
+def _faults_of_stage(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[_Path, str]]:
+    if base.gradient_checkpointing:
+        yield (), f"stages.{name}.gradient_checkpointing is true, but {FIXED['gradient_checkpointing']}"
+    if sweep.holdout is not None and base.holdout not in (0.0, sweep.holdout):
+        yield ("holdout",), f"{sweep.holdout} here, but stages.{name}.holdout is {base.holdout}; give one of them"
+
+
+def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[_Path, str]]:
+    """Faults of a value are placed at the value; those of a combination, at the value that they name."""
+    for values, numbers in combinations(sweep):
+        try:
+            type(base).model_validate(merged(base, sweep, values), strict=True)
+        except ValidationError as error:
+            for details in error.errors(include_url=False):
+                if details["type"] != "default_factory_not_called":
+                    key = details["loc"][0]
+                    path = ("grid", key, numbers[key]) if key in numbers else ("grid",)
+                    yield path, _words(details, name, base, key in numbers)
+
+
+def _words(details: ErrorDetails, name: str, base: TrainingSettings, is_swept: bool) -> str:
+    path, text = explain(details, schema_of(type(base)))
+    return text if is_swept else f"{'.'.join(map(str, ('stages', name, *path)))}: {text}"
+
+
+def combinations(sweep: SweepSettings) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:
+    """Each combination, and the number of each value in its list."""
+    for numbered in itertools.product(*(enumerate(values) for values in sweep.grid.values())):
+        yield (
+            {key: value for key, (_, value) in zip(sweep.grid, numbered, strict=True)},
+            {key: number for key, (number, _) in zip(sweep.grid, numbered, strict=True)},
+        )
+
+
+def merged(base: TrainingSettings, sweep: SweepSettings, values: dict[str, Any]) -> dict[str, Any]:
+    """A stage as a person would write it; defaults are left out, since some follow from other settings."""
+    holdout = sweep.holdout or base.holdout or HOLDOUT
+    return {**base.model_dump(exclude_unset=True), "holdout": holdout, **values}

@@ -8,79 +8,81 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from heft.settings.base import Settings
 
 MOST_EPOCHS = 20.0
-"""Passes that a stage with `until` takes at most, where neither its epochs nor its steps are given."""
+"""Epochs that a stage with `early_stopping` takes at most, where neither its epochs nor its steps are given."""
 
 
-class Plateau(Settings):
-    """When the held-back loss counts as falling no more."""
+class EarlyStoppingSettings(Settings):
+    """When a stage ends before its steps or epochs do (transformers: `EarlyStoppingCallback`).
+
+    `early_stopping: true` takes the defaults.
+    """
 
     patience: int = Field(default=2, ge=1)
-    """Held-back evaluations in a row without a gain that end the stage."""
-    minimum_gain: float = Field(default=0.01, ge=0.0)
-    """How far the held-back loss must fall below its lowest so far to count as a gain, in nats an answer token."""
-
-
-class Until(Settings):
-    """What ends a stage before its steps or epochs do. `until: plateau` takes the defaults."""
-
-    plateau: Plateau
-    """The held-back loss falls no more; the mapping's keys are `patience` and `minimum_gain`."""
+    """Validation evaluations in a row without an improvement that end the stage (`early_stopping_patience`)."""
+    min_delta: float = Field(default=0.01, ge=0.0)
+    """How far the validation loss must fall below its lowest so far to count as an improvement, in nats per answer
+    token (`early_stopping_threshold`)."""
 
     @model_validator(mode="before")
     @classmethod
-    def _in_a_word(cls, value: Any) -> Any:
-        return {"plateau": {}} if value == "plateau" else value
+    def _defaults_for_true(cls, value: Any) -> Any:
+        if value is not True and not isinstance(value, dict | cls):
+            raise ValueError("give true, a mapping with the keys patience and min_delta, or null")
+        return {} if value is True else value
 
 
 class TrainingSettings(Settings):
-    """How a stage is trained."""
+    """How a stage is trained. Names in parentheses are those of transformers' TrainingArguments."""
 
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training rows held back from training to watch the loss on; never the evaluation split."""
+    """Fraction of the training set used as validation rows; the evaluation split is never used."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimiser steps between two evaluations of the held-back rows; null means once an epoch."""
-    until: Until | None = None
-    """End the stage when the held-back loss stops falling: `plateau`, or {plateau: {patience: 2, minimum_gain: 0.01}}.
-    Its steps or epochs are then the most that it takes, and what the schedule of the learning rate is made for."""
+    """Optimizer steps between two validation evaluations (`eval_steps`); null means once an epoch."""
+    early_stopping: EarlyStoppingSettings | None = None
+    """End the stage when the validation loss stops falling: `true`, or {patience: 2, min_delta: 0.01}. Its steps or
+    epochs are then the most that it takes, and what the learning-rate schedule is made for."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps to take; give this or epochs."""
+    """Optimizer steps to take (`max_steps`); give this or epochs."""
     epochs: float | None = Field(
-        default_factory=lambda data: None if data.get("steps") else MOST_EPOCHS if data.get("until") else 1.0,
+        default_factory=lambda data: None if data.get("steps") else MOST_EPOCHS if data.get("early_stopping") else 1.0,
         gt=0,
         validate_default=True,
-        json_schema_extra={"default_in_words": f"1, {MOST_EPOCHS:.0f} with `until`, or null where steps is given"},
+        json_schema_extra={
+            "default_in_words": f"1, {MOST_EPOCHS:.0f} with `early_stopping`, or null where steps is given"
+        },
     )
-    """Passes over the training rows; a fraction is fine; give this or steps."""
+    """Passes over the training rows (`num_train_epochs`); a fraction is fine; give this or steps."""
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Learning rate at the end of the warmup."""
+    """Learning rate at the end of the warmup (`learning_rate`)."""
     batch_size: int = Field(default=16, ge=1)
-    """Examples per optimiser step."""
+    """Rows per optimizer step (`per_device_train_batch_size` × `gradient_accumulation_steps` × processes)."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Examples per forward pass, a divisor of batch_size; smaller needs less memory; null means batch_size."""
+    """Rows per forward pass, a divisor of batch_size (`per_device_train_batch_size`); smaller needs less memory; null
+    means batch_size."""
     warmup: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the steps over which the learning rate rises from 0."""
+    """Fraction of the steps over which the learning rate rises from 0 (`warmup_ratio`)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Course of the learning rate after the warmup; linear and cosine end at 0."""
+    """Learning-rate schedule after the warmup (`lr_scheduler_type`); linear and cosine end at 0."""
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
-    """Optimiser of the trained weights."""
+    """Optimizer of the trained weights (`optim`)."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay of the trained weights."""
+    """Decoupled weight decay of the trained weights, but for rotations and biases (`weight_decay`)."""
     max_grad_norm: float = Field(default=1.0, ge=0.0)
-    """Gradients with a larger norm are scaled down to it; 0 leaves them alone."""
+    """Gradients with a larger norm are scaled down to it (`max_grad_norm`); 0 turns clipping off."""
     bf16: bool = False
-    """Mixed precision (TRL: `bf16`): a base in float32, whose products autocast rounds to bfloat16. Over a base that is
-    in bfloat16 already (model.dtype) only LoRA layers that `fused` does not take compute otherwise than without it."""
+    """Mixed precision (`bf16`): a base in float32, whose products autocast rounds to bfloat16. Over a base that is in
+    bfloat16 already (model.dtype) it changes only LoRA layers that `fused` does not take."""
     fused: bool = True
     """Compute plain LoRA layers (a frozen linear module, no dropout, no dora) forward and backward in one function
     each, in the base's dtype, instead of PEFT's operation by operation: the same to rounding, faster. Trained weights
     and saved files are PEFT's either way."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time, same gradients."""
+    """Recompute activations in the backward pass (`gradient_checkpointing`): less memory, more time, same gradients."""
     best_checkpoint: bool = False
-    """Keep the weights of the lowest held-back loss instead of the last ones."""
+    """Use the weights of the lowest validation loss instead of the last ones (`load_best_model_at_end`)."""
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
-    """Seed of this stage's initial weights, dropout and order of rows; null means the recipe's seed plus the number of
-    stages before this one. Which rows are held back always follows from the recipe's seed."""
+    """Seed of this stage's initial weights, dropout and order of rows (`seed`, `data_seed`); null means the recipe's
+    seed plus the number of stages before this one. The choice of validation rows always follows the recipe's seed."""
 
     @field_validator("epochs")
     @classmethod
@@ -93,15 +95,15 @@ class TrainingSettings(Settings):
 
     @field_validator("steps", "epochs")
     @classmethod
-    def _a_plateau_can_show(cls, value: float | None, info: ValidationInfo) -> float | None:
-        until, every = info.data.get("until"), info.data.get("evaluate_every")
-        if value is None or until is None or (every is None) != (info.field_name == "epochs"):
+    def _can_stop_early(cls, value: float | None, info: ValidationInfo) -> float | None:
+        stopping, every = info.data.get("early_stopping"), info.data.get("evaluate_every")
+        if value is None or stopping is None or (every is None) != (info.field_name == "epochs"):
             return value
-        looks = math.ceil(value) if every is None else value // every
-        if looks <= until.plateau.patience:
+        evaluations = math.ceil(value) if every is None else value // every
+        if evaluations <= stopping.patience:
             raise ValueError(
-                f"{value:g} {info.field_name} hold {looks:.0f} held-back evaluations, too few for until: plateau with"
-                f" patience {until.plateau.patience}; give more, or a smaller evaluate_every"
+                f"{value:g} {info.field_name} hold {evaluations:.0f} validation evaluations, too few for early_stopping"
+                f" with patience {stopping.patience}; give more, or a smaller evaluate_every"
             )
         return value
 
@@ -113,25 +115,32 @@ class TrainingSettings(Settings):
             raise ValueError(f"batch_size {batch_size} is not a multiple of micro_batch_size {value}")
         return value
 
-    @field_validator("evaluate_every", "until", "best_checkpoint")
+    @field_validator("evaluate_every", "early_stopping", "best_checkpoint")
     @classmethod
-    def _something_is_held_back(cls, value: Any, info: ValidationInfo) -> Any:
+    def _needs_validation_rows(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("holdout") == 0:
-            raise ValueError(f"{info.field_name} needs rows that are held back; set holdout, such as 0.05")
+            raise ValueError(f"{info.field_name} needs validation rows; set holdout, such as 0.05")
         return value
 
 
 class CheckpointSettings(Settings):
-    """When a run keeps where it is, so that `heft train RECIPE --resume` can go on from there."""
+    """Checkpointing of a run in progress, from which `heft train RECIPE --resume` continues."""
 
     every_minutes: float | None = Field(default=5.0, gt=0)
-    """Minutes of training between two checkpoints; null means none by the clock. The end of a stage always is one."""
+    """Minutes of training between two checkpoints; null means none by the clock. The end of a stage always writes
+    one."""
     every_steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps between two checkpoints; null means none by steps."""
+    """Optimizer steps between two checkpoints (`save_steps`); null means none by steps."""
     keep: int = Field(default=2, ge=1)
-    """Checkpoints within a stage that are kept, the newest ones; all go when the run is finished."""
+    """The newest checkpoints within a stage that are kept (`save_total_limit`); all are removed when the run is
+    finished."""
+
+    def is_due(self, step: int, seconds: float) -> bool:
+        """Whether to write one after this step, so many seconds after the last one."""
+        by_the_clock = self.every_minutes is not None and seconds >= 60 * self.every_minutes
+        return by_the_clock or (self.every_steps is not None and step % self.every_steps == 0)
 
 
 def held_back_rows(share: float, rows: int) -> int:
-    """How many of so many rows a `holdout` holds back: at least one, if it is above 0."""
+    """How many of so many rows a `holdout` makes validation rows: at least one, if it is above 0."""
     return max(1, round(share * rows)) if share else 0

@@ -1,13 +1,11 @@
 """Representation fine-tuning (ReFT) as a PEFT method: small edits of chosen hidden states.
 
-`import heft` makes `ReftConfig` work with PEFT's own calls (`get_peft_model`, `PeftModel.from_pretrained`, ...).
+`import heft.reft` registers it with PEFT, whose own calls (`get_peft_model`, `PeftModel.from_pretrained`, ...) then
+take a `ReftConfig`.
 
 | file | what it holds |
 |---|---|
-| settings.py | every setting, declared once, without torch |
-| equations.py | the interventions as facts, without torch |
 | interventions.py | the interventions as modules |
-| positions.py | which tokens are edited, without torch |
 | layout.py | which tokens a forward pass holds |
 | packing.py | rows that hold several sequences |
 | tracker.py | what one forward pass is about: its prompts, its rotations |
@@ -17,10 +15,19 @@
 | layer.py | the edit, hung on a module of the model |
 | streams.py, editable.py | models with several hidden states per token; which can be edited |
 | sites.py | where blocks, attentions and MLPs are in a model |
-| config.py, model.py, registration.py | the PEFT method |
+| config.py, model.py, registration.py, builtin_bases.py | the PEFT method |
+
+Equations, positions and settings are in heft.edits, since recipes and reports need them without torch.
 """
 
-from heft._lazy import lazy_attributes
+from heft.edits.positions import Positions, parse_positions
+from heft.reft.collating import with_prompt_lengths
+from heft.reft.config import ReftConfig
+from heft.reft.editable import require_editable
+from heft.reft.interventions import INTERVENTIONS, orthonormal_rows
+from heft.reft.layer import ReftLayer
+from heft.reft.model import ReftModel
+from heft.reft.registration import register
 
 __all__ = [
     "INTERVENTIONS",
@@ -34,17 +41,4 @@ __all__ = [
     "with_prompt_lengths",
 ]
 
-__getattr__, __dir__ = lazy_attributes(
-    __name__,
-    {
-        "INTERVENTIONS": "heft.reft.interventions",
-        "Positions": "heft.reft.positions",
-        "ReftConfig": "heft.reft.config",
-        "ReftLayer": "heft.reft.layer",
-        "ReftModel": "heft.reft.model",
-        "orthonormal_rows": "heft.reft.interventions",
-        "parse_positions": "heft.reft.positions",
-        "require_editable": "heft.reft.editable",
-        "with_prompt_lengths": "heft.reft.collating",
-    },
-)
+register()

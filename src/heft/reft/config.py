@@ -7,8 +7,9 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from pydantic import ValidationError
 
-from heft.reft.positions import Positions, parse_positions
-from heft.reft.settings import ReftSettings
+from heft.edits.positions import Positions, parse_positions
+from heft.edits.settings import ReftSettings
+from heft.settings.words import faults_of, in_one_line
 
 
 def _default(name: str):
@@ -17,7 +18,7 @@ def _default(name: str):
 
 @dataclass
 class ReftConfig(PeftConfig):
-    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.reft.settings.ReftSettings`.
+    """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.edits.settings.ReftSettings`.
 
     Args:
         intervention: `loreft`, `noreft`, `direft`, `consreft` or `lobireft` (equations: heft.reft.interventions).
@@ -54,8 +55,7 @@ class ReftConfig(PeftConfig):
         try:
             ReftSettings.model_validate({name: getattr(self, name) for name in names}, strict=True)
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ValueError(f"ReftConfig: {faults}") from None
+            raise ValueError(f"ReftConfig: {in_one_line(faults_of(error, ReftSettings))}") from None
 
     @property
     def edited_positions(self) -> Positions:

@@ -26,11 +26,11 @@ ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tan
 
 
 INTERVENTIONS: "dict[str, type[Intervention]]" = {}
-"""Every class below by its name; the same names have their facts in heft.reft.equations."""
+"""Every class below by its name; the same names have their facts in heft.edits.equations."""
 
 
 class Intervention(nn.Module, ABC):
-    """One set of edit weights. A subclass is registered under its name in heft.reft.equations.
+    """One set of edit weights. A subclass is registered under its name in heft.edits.equations.
 
     Args:
         hidden_size: d, the length of a hidden state.

@@ -11,9 +11,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from heft.edits.positions import GROUPS, Positions
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import INTERVENTIONS, Intervention
-from heft.reft.positions import GROUPS, Positions
 from heft.reft.streams import Places, Streams
 from heft.reft.tracker import ForwardTracker
 

@@ -1,4 +1,4 @@
-"""What one forward pass holds, and which of its tokens are edited (the rule itself: heft.reft.positions).
+"""What one forward pass holds, and which of its tokens are edited (the rule itself: heft.edits.positions).
 
 Every rule here counts attended tokens, so it does not matter on which side a row is padded, whether rows are alone
 or in a batch, or how much of a row is already in the cache. Shapes: B rows, T tokens of this call, S = cached + T.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from heft.reft.positions import Positions
+from heft.edits.positions import Positions
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from heft.compare.arms import Arm
 from heft.report import words
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject
-from heft.report.svg import Axis, Drawing
 from heft.results.metrics import wilson
 from heft.results.records import Record
+from heft.text.svg import Axis, Drawing
 
 BINS = 10
 

@@ -8,7 +8,8 @@ from heft.compare.runs import RunFiles, read_metrics
 from heft.report import words
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject, Trained, trained
-from heft.report.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
+from heft.results.summary import StageSummary
+from heft.text.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,16 @@ def stage_curves(run: RunFiles) -> list[StageCurve]:
         }
         finite = {key: [p for p in found if math.isfinite(p[1])] for key, found in points.items()}
         lost = sum(len(points[key]) - len(finite[key]) for key in points)
-        end = done + evaluation.summary["steps"]
+        end = done + evaluation.summary.steps
         why = why_ended(evaluation.summary)
         curves.append(StageCurve(evaluation.stage, done, end, finite["loss"], finite["eval_loss"], lost, why))
         done = end
     return curves
 
 
-def why_ended(summary: dict) -> str:
+def why_ended(summary: StageSummary) -> str:
     """Why a stage ended, from its entry of summary.json."""
-    if summary.get("ended_because"):
-        return summary["ended_because"].rstrip(".")
-    if summary.get("stopped_early") or summary.get("ended") == "plateau":
-        return "its held-back loss no longer fell"
-    return "its planned steps were taken"
+    return (summary.ended_because or "its planned steps were taken").rstrip(".")
 
 
 def section(subject: Subject) -> Section:
@@ -131,4 +128,4 @@ def _told(seeds: Sequence[int], by_run: Sequence[Sequence[StageCurve]]) -> list[
 
 
 def _ends(points: Sequence[Point]) -> str:
-    return f"{words.number(points[0][1])} → {words.number(points[-1][1])}"
+    return f"{words.in_digits(points[0][1])} → {words.in_digits(points[-1][1])}"

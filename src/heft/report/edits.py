@@ -1,6 +1,6 @@
 """How large the trained edits are, layer by layer, from the saved weights.
 
-Every ReFT edit adds D·B to a hidden state h, with D = Ah + c (heft.reft.equations). As a map of h it has the linear
+Every ReFT edit adds D·B to a hidden state h, with D = Ah + c (heft.edits.equations). As a map of h it has the linear
 part AᵀB (d×d) and the constant part cB. Their sizes, in the Frobenius and the Euclidean norm, do not depend on the
 basis in which the weights were stored; for LoReFT, whose B = R has orthonormal rows, they are those of W − R and of b.
 """
@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from heft.adapters.safety import adapter_folder, adapter_paths
-from heft.adapters.weights import read_header
+from heft.adapters.weights import read_shapes
 from heft.compare.runs import RunFiles
+from heft.edits.equations import linear_and_constant
+from heft.edits.positions import GROUPS
 from heft.errors import HeftError
-from heft.reft.equations import linear_and_constant
-from heft.reft.positions import GROUPS
 from heft.storage.reading import read_json
 
 _MOST_NUMBERS = 2**30
@@ -70,7 +70,7 @@ def read_edits(run: RunFiles) -> list[Edit]:
 def _adapter_edits(folder: Path, name: str) -> list[Edit]:
     config_path, path = adapter_paths(folder)
     config = read_json(config_path)
-    if sum(math.prod(tensor.shape) for tensor in read_header(path).values()) > _MOST_NUMBERS:
+    if sum(math.prod(shape) for shape in read_shapes(path).values()) > _MOST_NUMBERS:
         raise HeftError(f"{path} is larger than any adapter of edits")
     units: dict[str, dict[int, dict[str, np.ndarray]]] = {}
     for key, tensor in load_file(path).items():
@@ -88,7 +88,7 @@ def _adapter_edits(folder: Path, name: str) -> list[Edit]:
 
 def edit_size(intervention: str, weights: dict[str, np.ndarray]) -> tuple[float | None, float]:
     """Norms of an edit's linear part (None where it has none) and of its constant part; arguments as for
-    `heft.reft.equations.linear_and_constant`."""
+    `heft.edits.equations.linear_and_constant`."""
     inner, bias, basis = linear_and_constant(intervention, weights)
     constant = float(np.linalg.norm(bias @ basis))
     if inner is None:

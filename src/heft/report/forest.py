@@ -4,7 +4,7 @@ from heft.report import words
 from heft.report.parts import Panel
 from heft.report.results import pair_name
 from heft.report.subject import Subject
-from heft.report.svg import BOTTOM, CHARACTER, LEFT, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
+from heft.text.svg import BOTTOM, CHARACTER, LEFT, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
 
 _ROW = 40
 
@@ -35,4 +35,4 @@ def differences(subject: Subject) -> list[Panel]:
 
 
 def _spoken(value: float) -> str:
-    return words.number(value) if value <= 0 else f"+{words.number(value)}"
+    return words.in_digits(value) if value <= 0 else f"+{words.in_digits(value)}"

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from heft.compare.runs import RunFiles
+from heft.edits.equations import EQUATIONS
 from heft.errors import HeftError
-from heft.reft.equations import EQUATIONS
 from heft.report import words
 from heft.report.edits import Edit, read_edits
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject, trained
-from heft.report.svg import Drawing, axis
+from heft.text.svg import Drawing, axis
 
 
 def section(subject: Subject) -> Section:
@@ -66,7 +66,7 @@ def _about(edit: Edit, seeds: int) -> str:
 def _extremes(layers: Sequence[int], sizes: Sequence[float]) -> str:
     by_size = sorted(zip(sizes, layers, strict=True))
     (least, low), (most, high) = by_size[0], by_size[-1]
-    return f"largest in layer {high} ({words.number(most)}), smallest in layer {low} ({words.number(least)})"
+    return f"largest in layer {high} ({words.in_digits(most)}), smallest in layer {low} ({words.in_digits(least)})"
 
 
 def _numbers(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Table:
@@ -75,6 +75,6 @@ def _numbers(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Table:
         headings += [Heading(f"linear, seed {run.seed}")] * bool(edit.linear) + [Heading(f"constant, seed {run.seed}")]
     rows = []
     for place, layer in enumerate(edits[0][1].layers):
-        cells = [Cell(words.number(v[place])) for _, edit in edits for v in (edit.linear, edit.constant) if v]
+        cells = [Cell(words.in_digits(v[place])) for _, edit in edits for v in (edit.linear, edit.constant) if v]
         rows.append([Cell(str(layer)), *cells])
     return Table(f"Norms of the edit’s parts, {title}", headings, rows)

@@ -6,7 +6,7 @@ from heft.compare.comparison import ArmResult
 from heft.report import words
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject
-from heft.report.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Drawing, Point, axis, shortened
+from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Drawing, Point, axis, shortened
 
 _MOST_CHARACTERS = 22
 
@@ -39,7 +39,7 @@ def _cost(arms: Sequence[ArmResult]) -> tuple[Callable[[ArmResult], float | None
 
 
 def _words(unit: str) -> Callable[[float], str]:
-    return (lambda cost: words.in_flops(cost) if cost else "0") if unit.startswith("FLOPs") else words.number
+    return (lambda cost: words.in_flops(cost) if cost else "0") if unit.startswith("FLOPs") else words.in_digits
 
 
 def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: str) -> Panel:

@@ -67,5 +67,5 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
     if isinstance(value, str):
         return {path: value}
     if isinstance(value, float) and abs(value) >= 1e6:
-        return {path: words.number(value)}
+        return {path: words.in_digits(value)}
     return {path: json.dumps(value, ensure_ascii=False)}

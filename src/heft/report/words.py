@@ -1,25 +1,22 @@
 """Figures as people read them. What is undefined is not a figure and has no words here (see parts.figure)."""
 
 from heft.compare.verdicts import p_text, points
-from heft.text.units import in_bytes, in_flops, in_time, percent
+from heft.text.units import in_bytes, in_digits, in_flops, in_time, percent
 
 __all__ = [
     "count",
     "in_bytes",
+    "in_digits",
     "in_flops",
     "in_time",
     "interval",
     "listed",
-    "number",
     "p_text",
     "percent",
     "points",
     "points_interval",
     "several",
 ]
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MINUS = str.maketrans("-", "−")
 
 
 def interval(bounds: tuple[float, float]) -> str:
@@ -35,18 +32,6 @@ def points_interval(bounds: tuple[float, float]) -> str:
 def count(number: float) -> str:
     """A whole number with separators."""
     return f"{round(number):,}"
-
-
-def number(value: float) -> str:
-    """Three digits that count: `0.0123`, `12.3`, `1.23 × 10⁷`."""
-    if value == 0:
-        return "0"
-    if not 0.001 <= abs(value) < 100_000:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".translate(_MINUS)
-    if abs(value) >= 1000:
-        return f"{value:,.0f}".translate(_MINUS)
-    return f"{value:.3g}".translate(_MINUS)
 
 
 def several(number_: int, thing: str) -> str:

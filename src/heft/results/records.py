@@ -4,29 +4,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from heft.errors import HeftError
+from heft.settings.words import faults_of, in_one_line
 from heft.storage.atomic import atomic_write
 from heft.storage.reading import is_file, kind_of, parse_json, read_lines
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "id": (str,),
-    "gold": (int, str),
-    "prediction": (int, str, NoneType),
-    "correct": (bool,),
-    "log_likelihoods": (list,),
-    "group": (str, NoneType),
-    "text": (str, NoneType),
-    "prompt": (str,),
-}
-_WORDS = {"id": "text", "prompt": "text", "correct": "true or false", "log_likelihoods": "a list of numbers"}
-_WORDS |= {"gold": "an index or text", "prediction": "an index, text or null"}
-_WORDS |= {"group": "text or null", "text": "text or null"}
-_REQUIRED = {"id", "gold", "prediction", "correct"}
 _MOST_CHOICES = 2**20
-_MOST_FAULTS = 10
 
 
 @dataclass(frozen=True)
@@ -44,6 +30,8 @@ class Record:
         prompt: 8 hex digits that stand for what the model was shown (heft.data.encode.EncodedExample.fingerprint).
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
     id: str
     gold: int | str
     prediction: int | str | None
@@ -54,8 +42,11 @@ class Record:
     prompt: str = ""
 
 
+_READER = TypeAdapter(Record)
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write one JSON object a line, whole or not at all."""
+    """Write one JSON object per line, whole or not at all."""
     with atomic_write(path) as file:
         for record in records:
             file.write(json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n")
@@ -72,7 +63,7 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in read_lines(path):
         try:
-            records.append(_record(parse_json(line)))
+            records.append(_record(line))
         except ValueError as error:
             raise HeftError(f"{path}:{number}: not a record: {error}") from None
     if not records:
@@ -80,32 +71,26 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def _record(row: Any) -> Record:
-    """A record from a line's value; every fault is a ValueError with a message for people."""
-    if not isinstance(row, dict):
+def _record(line: bytes) -> Record:
+    """A record from a line; every fault is a ValueError with a message for people."""
+    if not isinstance(row := parse_json(line), dict):  # stricter than pydantic: no key twice, no half of a surrogate
         raise ValueError(f"{kind_of(row)} where an object {{…}} was expected")
-    unknown, missing = row.keys() - _KINDS.keys(), _REQUIRED - row.keys()
-    if unknown or missing:
-        found = [f"{key} is missing" for key in sorted(missing)] + [f"unknown key {key[:60]!r}" for key in unknown]
-        raise ValueError("; ".join(found[:_MOST_FAULTS]))
-    for key, value in row.items():
-        if type(value) not in _KINDS[key]:  # not isinstance, for which true is a number
-            raise ValueError(f"{key} must be {_WORDS[key]}; got {kind_of(value)}")
-    if not all(type(number) in (int, float) for number in row.get("log_likelihoods", ())):
-        raise ValueError("log_likelihoods must be finite numbers")
-    _require_choices(row)
-    return Record(**{**row, "log_likelihoods": tuple(map(float, row.get("log_likelihoods", ())))})
+    try:
+        record = _READER.validate_json(line)
+    except ValidationError as error:
+        raise ValueError(in_one_line(faults_of(error, Record))) from None
+    _require_choices(record)
+    return record
 
 
-def _require_choices(row: dict) -> None:
-    """Require that predicted and gold choices exist, and that `correct` says whether they are equal."""
-    choices = len(row.get("log_likelihoods", ())) or _MOST_CHOICES
+def _require_choices(record: Record) -> None:
+    """Check that indices are those of choices, and that `correct` follows from them."""
+    choices = len(record.log_likelihoods)
     for key in ("gold", "prediction"):
-        is_index = isinstance(row[key], int)
-        if is_index and not 0 <= row[key] < choices:
-            raise ValueError(f"{key} must be the index of a choice, 0 to {choices - 1}; got {row[key]}")
-        if row.get("log_likelihoods") and not is_index:
+        value = getattr(record, key)
+        if isinstance(value, int) and not 0 <= value < (choices or _MOST_CHOICES):
+            raise ValueError(f"{key} must be the index of a choice, 0 to {(choices or _MOST_CHOICES) - 1}; got {value}")
+        if choices and not isinstance(value, int):
             raise ValueError(f"{key} must be the index of a choice, since there are log_likelihoods; got text or null")
-    if row.get("log_likelihoods") and row["correct"] != (row["prediction"] == row["gold"]):
-        said = "correct" if row["correct"] else "not correct"
-        raise ValueError(f"it is said to be {said}, with prediction {row['prediction']} and gold {row['gold']}")
+    if choices and record.correct != (record.prediction == record.gold):
+        raise ValueError(f"correct is {record.correct}, with prediction {record.prediction} and gold {record.gold}")

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from heft.errors import HeftError
 from heft.results.metrics import Metrics
 from heft.results.records import read_records
+from heft.settings.words import faults_of, in_one_line
 from heft.storage.atomic import to_json, write_text
 from heft.storage.reading import read_json
 
@@ -107,5 +108,5 @@ def read_summaries(directory: Path) -> list[StageSummary]:
     try:
         return _Summary.model_validate(read_json(file)).stages
     except ValidationError as error:
-        why = str(error).strip().replace("\n", " ")
-        raise HeftError(f"{file} is not one that this version of heft has written: {why}") from None
+        shown = in_one_line(faults_of(error, _Summary))
+        raise HeftError(f"{file} was changed by hand or written by another version of heft: {shown}") from None

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from heft.errors import HeftError
 from heft.storage.atomic import atomic_folder, save_tensors, sha256_of, to_json
 from heft.storage.reading import read_json
-from heft.training.snapshot import Snapshot
+from heft.training.checkpointing import StageCheckpoint
 
-FORMAT = 1
+FORMAT = 2
 VALUES_LIMIT = 2**28
-"""Bytes of values.json: it has every logged step and validation loss."""
+"""Bytes of values.json that are read at most."""
 _ABOUT = "checkpoint.json"
 
 
@@ -35,13 +35,13 @@ class StepCheckpoint:
     """A stage in the middle of its training.
 
     Attributes:
-        step: optimiser steps taken.
-        snapshot: what the next one depends on.
+        state: what the next step depends on.
+        cache: the store that the stage's `cache: auto` meant; None where it caches nothing.
         metrics_bytes: length of metrics.jsonl then.
     """
 
-    step: int
-    snapshot: Snapshot
+    state: StageCheckpoint
+    cache: str | None
     metrics_bytes: int
 
 
@@ -76,16 +76,17 @@ class Checkpoints:
     keep: int
     note: Callable[[str], None]
 
-    def write_step(self, stage: str, step: int, snapshot: Snapshot, metrics_bytes: int) -> None:
+    def write_step(self, stage: str, checkpoint: StepCheckpoint) -> None:
         """Write a checkpoint in the middle of a stage; of its earlier ones the newest stay.
 
         Raises:
             HeftError: it cannot be written; all checkpoints are as they were.
         """
-        folder = self._of(stage) / f"step-{step:08d}"
-        with _written(folder, {"step": step, "metrics_bytes": metrics_bytes}) as partial:
-            (partial / "values.json").write_text(to_json(snapshot.values), encoding="utf-8")
-            save_tensors(snapshot.tensors, partial / "tensors.safetensors")
+        values, tensors = checkpoint.state.packed()
+        about = {"cache": checkpoint.cache, "metrics_bytes": checkpoint.metrics_bytes}
+        with _written(self._of(stage) / f"step-{checkpoint.state.progress.step:08d}", about) as partial:
+            (partial / "values.json").write_text(to_json(values), encoding="utf-8")
+            save_tensors(tensors, partial / "tensors.safetensors")
         for old in self._steps(stage)[: -self.keep]:
             shutil.rmtree(old)
 
@@ -119,8 +120,8 @@ class Checkpoints:
             about = self._intact(folder)
             if about is not None:
                 values = read_json(folder / "values.json", VALUES_LIMIT)
-                snapshot = Snapshot(values, load_file(folder / "tensors.safetensors"))
-                return StepCheckpoint(about["step"], snapshot, about["metrics_bytes"])
+                state = StageCheckpoint.unpacked(values, load_file(folder / "tensors.safetensors"))
+                return StepCheckpoint(state, about["cache"], about["metrics_bytes"])
         return None
 
     def forget_after(self, stage: str, step: int) -> None:

@@ -18,13 +18,12 @@ from heft.evaluation.evaluator import Evaluation, evaluate_examples
 from heft.models.load import Base
 from heft.recipe.recipe import Recipe, ReftStage, Stage
 from heft.results.summary import StageSummary
-from heft.run.checkpoints import Checkpoints
+from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
-from heft.training.checkpointing import Keeping
-from heft.training.snapshot import Snapshot, apart, together
+from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.stage import StageOutcome, train_stage
 
 if TYPE_CHECKING:
@@ -91,30 +90,28 @@ class StageLoop:
         """
         last = self.checkpoints.last_step(name)
         distributed.wait_for_all()  # each has read what the main one now removes or replaces
+        step = last.state.progress.step if last else 0
         if distributed.is_main():
-            self.checkpoints.forget_after(name, last.step if last else 0)
+            self.checkpoints.forget_after(name, step)
             logged = last.metrics_bytes if last else metrics_bytes
             if self.directory.metrics_bytes < logged:
                 self.reporter.note("metrics.jsonl lacks what was logged before; curves will lack it too")
             self.directory.cut_metrics(logged)
-        earlier = apart(last.snapshot) if last else {}
         if last:
-            _require_as_many_processes(earlier["run"].values["processes"])
-            self.reporter.note(f"resuming stage {name} after step {last.step:,}")
-            self.reporter.resumed(name, last.step)
-        costs = self.count(name, earlier["run"].values["cache"] if last else None)
+            _require_as_many_processes(len(last.state.random))
+            self.reporter.note(f"resuming stage {name} after step {step:,}")
+            self.reporter.resumed(name, step)
+        costs = self.count(name, last.cache if last else None)
         cache = costs.reuse.store if isinstance(stage, ReftStage) else None
-        if cache is not None:  # what is counted is what runs, also after a resume
+        if cache is not None:  # what is counted is what runs, and a resumed stage runs as it was started
             stage = stage.model_copy(update={"cache": cache})
-        about = Snapshot({"cache": cache, "processes": distributed.count()}, {})
 
-        def write(step: int, snapshot: Snapshot) -> None:
+        def write(state: StageCheckpoint) -> None:
             if distributed.is_main():
-                whole = together(training=snapshot, run=about)
-                self.checkpoints.write_step(name, step, whole, self.directory.metrics_bytes)
+                self.checkpoints.write_step(name, StepCheckpoint(state, cache, self.directory.metrics_bytes))
 
-        keeping = Keeping(self.recipe.checkpoint, write, earlier.get("training"))
-        parameters, outcome = self.train_stage(name, stage, keeping)
+        plan = CheckpointPlan(self.recipe.checkpoint, write, last and last.state)
+        parameters, outcome = self.train_stage(name, stage, plan)
         passes = costs.passes_of(outcome.tokens)
         plain = costs.plain_flops(passes)
         flops = costs.flops(passes) if outcome.reuses else plain
@@ -161,7 +158,7 @@ class StageLoop:
             self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.uncounted}")
         return costs
 
-    def train_stage(self, name: str, stage: Stage, keeping: Keeping | None = None) -> tuple[int, StageOutcome]:
+    def train_stage(self, name: str, stage: Stage, plan: CheckpointPlan | None = None) -> tuple[int, StageOutcome]:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
         seed = self.recipe.stage_seed(name)
         set_seed(seed)
@@ -179,7 +176,7 @@ class StageLoop:
             seed=seed,
             reporter=self.reporter,
             holdout_seed=self.recipe.holdout_seed(name),
-            keeping=keeping,
+            plan=plan,
             attention=self.base.settings.attention,
         )
         finish(self.base.model, attached)

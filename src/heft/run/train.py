@@ -14,7 +14,7 @@ from heft.adapters.attach import check_targets
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
 from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
-from heft.adapters.weights import read_header
+from heft.adapters.weights import read_shapes
 from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
@@ -154,7 +154,7 @@ def _finished(recipe: Recipe) -> list[StageSummary]:
     """
     path = recipe.output_dir
     for entry in read_manifest(path / "adapter").adapters:
-        read_header(adapter_paths(adapter_folder(path / "adapter", entry.name))[1])
+        read_shapes(adapter_paths(adapter_folder(path / "adapter", entry.name))[1])
     summaries = read_summaries(path)
     if [summary.name for summary in summaries] != ["base", *recipe.stages]:
         raise HeftError(

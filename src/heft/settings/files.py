@@ -1,7 +1,6 @@
-"""Files of settings: a strict read that knows at which line everything was written, overrides, checks, and a write.
+"""Files of settings: a strict read with line numbers, overrides, checks, and a write.
 
-heft.settings.yaml reads the YAML. pydantic then checks the values, strictly; its complaints are put in words
-(heft.settings.words) and at the lines of the file.
+heft.settings.yaml reads the YAML, pydantic checks the values, and heft.settings.words puts its errors in words.
 """
 
 import io
@@ -17,7 +16,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from heft.errors import HeftError
 from heft.settings.base import Settings
-from heft.settings.words import KeyPath, explain, schema_of, show
+from heft.settings.words import KeyPath, faults_of, schema_of, show
 from heft.settings.yaml import Document, Fault, Place, read_yaml, read_yaml_file
 
 _Checked = TypeVar("_Checked", bound=Settings)
@@ -70,8 +69,8 @@ def _override(document: Document, text: str, source: int, dotted_below: str | No
         document.faults.append(Fault(place, (), "expected key=value, such as stages.fine.rank=4"))
         return
     if dotted_below in path[:-1]:
-        kept = path.index(dotted_below) + 1
-        path = (*path[:kept], ".".join(path[kept:]))
+        start = path.index(dotted_below) + 1
+        path = (*path[:start], ".".join(path[start:]))
     set_value(document, path, read_yaml(value, lambda line: place), place)
 
 
@@ -91,7 +90,7 @@ def set_value(document: Document, path: KeyPath, part: Document, place: Place) -
 
 
 def validate(document: Document, kind: type[_Checked]) -> _Checked:
-    """Check the values; what is wrong with them, one fault for each key at most, is raised with all faults so far."""
+    """Check the values; what is wrong with them, at most one fault per key, is raised with all faults so far."""
     checked = check(document, kind) if isinstance(document.data, dict) else None
     if checked is None or document.faults:
         raise faults_error(document.faults)
@@ -99,7 +98,7 @@ def validate(document: Document, kind: type[_Checked]) -> _Checked:
 
 
 def faults_error(faults: Iterable[Fault]) -> HeftError:
-    """All faults, a line each, in the order in which they were written; equal ones once."""
+    """All faults, one per line, in the order in which they were written; equal ones once."""
     return HeftError("\n".join(dict.fromkeys(str(fault) for fault in sorted(faults, key=lambda fault: fault.place))))
 
 
@@ -108,12 +107,9 @@ def check(document: Document, kind: type[_Checked]) -> _Checked | None:
     try:
         return kind.model_validate(document.data, strict=True)
     except ValidationError as error:
-        seen = {fault.path for fault in document.faults}
-        for details in error.errors(include_url=False):
-            path, text = explain(details, schema_of(kind))
-            # A default that waits for the value of a key at fault is no fault of its own.
-            if path not in seen and details["type"] != "default_factory_not_called":
-                seen.add(path)
+        known = {fault.path for fault in document.faults}
+        for path, text in faults_of(error, kind).items():
+            if path not in known:
                 document.faults.append(Fault(document.place_of(path), path, text))
     return None
 

@@ -1,7 +1,6 @@
-"""What settings are, in words: what a value must be, and what is wrong with one that is not so.
+"""pydantic's models and errors in words: what a value must be, and what is wrong with one that is not.
 
-Everything here reads the JSON schema of the settings' models, so a setting is described from the place where it is
-declared.
+Everything here reads the JSON schema of a model, so a setting is described from the place where it is declared.
 """
 
 from collections.abc import Sequence
@@ -9,18 +8,19 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from heft.settings.base import Settings, suggest
+from heft.settings.base import suggest
 
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]
 
 
 @cache
-def schema_of(kind: type[Settings]) -> Schema:
-    """The JSON schema of settings, where a reference holds what it refers to; shared, so treat it as read-only."""
-    schema = kind.model_json_schema()
+def schema_of(kind: type) -> Schema:
+    """The JSON schema of a model or dataclass, with references resolved; it is shared: do not change it."""
+    schema = TypeAdapter(kind).json_schema()
     definitions = schema.get("$defs", {})
 
     def link(node: Any) -> None:
@@ -61,8 +61,8 @@ def describe(node: Schema) -> str:
     if named := variants(node):
         return f"a mapping with {node['discriminator']['propertyName']} one of {', '.join(named)}"
     if "anyOf" in node:
-        branches = sorted(node["anyOf"], key=lambda branch: branch.get("type") == "null")
-        return " or ".join(describe(branch) for branch in branches)
+        branches = [branch for branch in node["anyOf"] if branch.get("type") != "null"]
+        return " or ".join(map(describe, branches)) + (", or null" if len(branches) < len(node["anyOf"]) else "")
     if "const" in node or "enum" in node:
         words = _words(node)
         return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
@@ -77,22 +77,25 @@ def _describe_kind(node: Schema) -> str:
     match node.get("type"):
         case "integer" | "number":
             return ("a whole number" if node["type"] == "integer" else "a number") + _describe_bounds(node)
-        case "array":
+        case "array" if "items" in node:
             return f"a list (each entry: {describe(node['items'])})"
+        case "array":
+            return f"a list of {len(node['prefixItems'])}"
         case "object" if "properties" in node:
             return f"a mapping with the keys {', '.join(node['properties'])}"
         case "object":
             size = " of at least one entry" if node.get("minProperties") else ""
             return f"a mapping{size} (each value: {describe(entry(node) or {})})"
         case "string":
-            return "text" if not node.get("minLength") else "text that is not empty"
+            return "text" if not node.get("minLength") else "non-empty text"
         case kind:
             return {"boolean": "true or false", "null": "null"}.get(kind, "any value")
 
 
 def _describe_bounds(node: Schema) -> str:
     words = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    bounds = [f"{word} {node[key]:.15g}" for key, word in words.items() if key in node]
+    values = {key: node[key] for key in words if key in node}
+    bounds = [f"{words[key]} {n if isinstance(n, int) else format(n, '.15g')}" for key, n in values.items()]
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
@@ -132,10 +135,10 @@ def explain(error: ErrorDetails, schema: Schema) -> tuple[KeyPath, str]:
     path, node = locate(error["loc"], schema)
     context, bare = error.get("ctx", {}), resolve(node)
     match error["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             *above, key = error["loc"]
             path, group = locate(above, schema)
-            return (*path, key), f"unknown key{suggest(str(key), list(resolve(group)['properties']))}"
+            return (*path, key), f"unknown key{suggest(str(key)[:100], list(resolve(group)['properties']))}"
         case "missing":
             return path, f"missing; expected {describe(node)}"
         case "union_tag_not_found":
@@ -151,3 +154,25 @@ def explain(error: ErrorDetails, schema: Schema) -> tuple[KeyPath, str]:
             close = get_close_matches(str(error["input"]), _words(bare), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             return path, f"expected {describe(node)}; got {show(error['input'])}{hint}"
+
+
+def faults_of(error: ValidationError, kind: type) -> dict[KeyPath, str]:
+    """What is wrong with the value that was to be a `kind`: one fault for each key, by its path."""
+    faults: dict[KeyPath, str] = {}
+    for details in error.errors(include_url=False):
+        if details["type"] != "default_factory_not_called":  # such a default waits for a value that has its own fault
+            path, text = explain(details, schema_of(kind))
+            faults.setdefault(path, text)
+    return faults
+
+
+def in_one_line(faults: dict[KeyPath, str], most: int = 10) -> str:
+    """The first faults, as `stages[1].steps: missing; …`."""
+    shown = [": ".join(filter(None, (dotted(path)[:200], text[:300]))) for path, text in list(faults.items())[:most]]
+    more = [f"and {len(faults) - most:,} more"] if len(faults) > most else []
+    return "; ".join(shown + more)
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as a person would write it, such as `stages.fine.layers[0]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

@@ -1,44 +1,27 @@
 """YAML read strictly, with the line at which everything was written.
 
-It is read from the parser's events, which carry line numbers, with the core schema of YAML 1.2.2 (section 10.3.2): no
-anchors, no tags, no repeated keys, a bounded depth and size.
+ruamel.yaml composes nodes, which carry line numbers and the tags of YAML 1.2: no anchors, no tags of one's own, no
+repeated keys, a bounded depth and size.
 """
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    MappingEndEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    SequenceStartEvent,
-    StreamEndEvent,
-)
+from ruamel.yaml.events import AliasEvent, CollectionStartEvent, StreamEndEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from heft.errors import HeftError
-from heft.settings.words import KeyPath, show
+from heft.settings.words import KeyPath, dotted, show
 from heft.storage.reading import FileFault, read_bytes
 
 LIMIT_BYTES = 2**20
 MAX_DEPTH = 16
-
-# What a plain scalar means: YAML 1.2.2, section 10.3.2. Anything else is text.
-CORE_SCHEMA: tuple[tuple[str, Callable[[str], Any]], ...] = (
-    (r"null|Null|NULL|~|", lambda text: None),
-    (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
-    (r"[-+]?[0-9]+", int),
-    (r"0o[0-7]+", lambda text: int(text[2:], 8)),
-    (r"0x[0-9a-fA-F]+", lambda text: int(text[2:], 16)),
-    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
-    (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.lower().replace(".", ""))),
-)
 
 
 class Place(NamedTuple):
@@ -57,8 +40,7 @@ class Fault(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path]
-        where = f"{''.join(parts).lstrip('.')}: " if parts else ""
+        where = f"{dotted(self.path)}: " if self.path else ""
         return f"{self.place.label}: {where}{self.text}"
 
 
@@ -134,19 +116,19 @@ class _Reader:
         self.document = Document()
         self._place_at = place_at
         self._text, self._what = text, what
+        self._yaml = YAML(typ="safe", pure=True)
+        self._yaml.Composer = _Composer
+        self._composer: _Composer = self._yaml.composer
 
     def read(self) -> Document:
         self.document.places[()] = self._place_at(1)
         try:
-            events = YAML(typ="safe", pure=True).parse(self._text)
-            next(events)
-            event = next(events)
-            self.document.data = None
-            if not isinstance(event, StreamEndEvent):
-                self.document.data = self._value(next(events), events, ())
-                next(events)
-                if not isinstance(event := next(events), StreamEndEvent):
-                    self._fault(event, (), f"a second document starts here; a {self._what} is one document")
+            _, parser = self._yaml.get_constructor_parser(self._text)
+            if self._composer.check_node():
+                self.document.data = self._value(self._composer.get_node(), ())
+            if not parser.check_event(StreamEndEvent):
+                line = parser.peek_event().start_mark.line + 1
+                self._fault(line, (), f"a second document starts here; a {self._what} is one document")
         except MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             self._stop(line, f"{error.context or ''} {error.problem}".strip())
@@ -160,52 +142,75 @@ class _Reader:
         self.document.data = None
         self.document.faults = [Fault(self._place_at(line), (), f"not readable as YAML: {problem}{hint}")]
 
-    def _fault(self, event: Any, path: KeyPath, text: str) -> None:
-        self.document.faults.append(Fault(self._place_at(event.start_mark.line + 1), path, text))
+    def _fault(self, line: int, path: KeyPath, text: str) -> None:
+        self.document.faults.append(Fault(self._place_at(line), path, text))
 
-    def _value(self, event: Any, events: Iterator, path: KeyPath) -> Any:
-        if isinstance(event, AliasEvent) or event.anchor or event.tag:
-            self._fault(event, path, "anchors (&), aliases (*) and tags (!) are not read; write the value out")
-        if isinstance(event, AliasEvent):
-            return None
-        if isinstance(event, ScalarEvent):
-            return self._scalar(event, path)
-        if len(path) >= MAX_DEPTH:
-            raise MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark)
-        if isinstance(event, SequenceStartEvent):
-            return self._list(events, path)
-        return self._mapping(events, path)
+    def _value(self, node: Node, path: KeyPath) -> Any:
+        if id(node) in self._composer.refused:
+            text = "anchors (&), aliases (*) and tags (!) are not read; write the value out"
+            self._fault(_line(node), path, text)
+        if isinstance(node, SequenceNode):
+            return [self._item(item, (*path, number)) for number, item in enumerate(node.value)]
+        return self._mapping(node, path) if isinstance(node, MappingNode) else self._scalar(node, path)
 
-    def _scalar(self, event: ScalarEvent, path: KeyPath) -> Any:
+    def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
+        convert = getattr(self._yaml.constructor, f"construct_yaml_{_kind(node)}", None)
         try:
-            for pattern, convert in CORE_SCHEMA if event.style is None else ():
-                if re.fullmatch(pattern, event.value):
-                    return convert(event.value)
+            return node.value if convert is None else convert(node)
         except ValueError:
-            self._fault(event, path, f"a number of {len(event.value)} digits is too long")
-        return event.value
+            self._fault(_line(node), path, f"a number of {len(node.value)} digits is too long")
+            return node.value
 
-    def _list(self, events: Iterator, path: KeyPath) -> list:
-        values: list[Any] = []
-        while not isinstance(event := next(events), SequenceEndEvent):
-            here = (*path, len(values))
-            self.document.places[here] = self._place_at(event.start_mark.line + 1)
-            values.append(self._value(event, events, here))
-        return values
+    def _item(self, node: Node, path: KeyPath) -> Any:
+        self.document.places[path] = self._place_at(_line(node))
+        return self._value(node, path)
 
-    def _mapping(self, events: Iterator, path: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        while not isinstance(event := next(events), MappingEndEvent):
-            key = self._value(event, events, path)
-            place = self._place_at(event.start_mark.line + 1)
+        for key_node, value_node in node.value:
+            key, line = self._value(key_node, path), _line(key_node)
             if not isinstance(key, str):
-                self._fault(event, path, f"a key must be text; got {show(key)}, put it in quotes if it is meant")
+                self._fault(line, path, f"a key must be text; got {show(key)}, put it in quotes if it is meant")
                 key = str(key)
             here = (*path, key)
             if key in values:
-                self._fault(event, here, f"repeated; it was first given at {self.document.places[here].label}")
-                self._value(next(events), events, here)
+                self._fault(line, here, f"repeated; it was first given at {self.document.places[here].label}")
+                self._value(value_node, here)
                 continue
-            self.document.places[here] = place
-            values[key] = self._value(next(events), events, here)
+            self.document.places[here] = self._place_at(line)
+            values[key] = self._value(value_node, here)
         return values
+
+
+class _Composer(Composer):
+    """Composes nodes of bounded depth, follows no alias, and notes which nodes have an anchor, an alias or a tag."""
+
+    def __init__(self, loader: YAML) -> None:
+        super().__init__(loader)
+        self.warn_double_anchors = False
+        self.refused: set[int] = set()
+        """`id` of these nodes."""
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node:
+        event = self.parser.peek_event()
+        if isinstance(event, CollectionStartEvent) and self.depth >= MAX_DEPTH:
+            raise MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark)
+        if isinstance(event, AliasEvent):
+            self.parser.get_event()
+            node = ScalarNode("tag:yaml.org,2002:null", "", event.start_mark, event.end_mark)
+        else:
+            node = super().compose_node(parent, index)
+        if event.anchor or event.tag:
+            self.refused.add(id(node))
+        return node
+
+
+def _kind(node: ScalarNode) -> str | None:
+    """`int`, `float`, `bool` or `null`; None for text, which here includes dates, `1_000` and whatever is quoted."""
+    kind = str(node.tag).rpartition(":")[2]
+    is_plain = node.style is None and "_" not in node.value
+    return kind if is_plain and kind in ("int", "float", "bool", "null") else None
+
+
+def _line(node: Node) -> int:
+    return node.start_mark.line + 1

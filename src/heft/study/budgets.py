@@ -3,14 +3,19 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from heft.costs.stage import StageCosts
 from heft.errors import HeftError
 from heft.recipe.files import dump_recipe
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
+from heft.settings.words import faults_of, in_one_line
+from heft.storage.reading import is_file, read_json
 from heft.study.costing import Costing
 from heft.study.files import Study
 from heft.study.measure import seconds_a_step
@@ -19,14 +24,14 @@ from heft.study.scaling import Rate, scaled, total
 
 @dataclass(frozen=True)
 class ResolvedBudget:
-    """What an arm's budget came to.
+    """An arm's budget in whole steps.
 
     Attributes:
         kind: "steps", "flops", "spent_flops" or "seconds".
         amount: what the arm may cost.
-        reached: what it costs in the whole steps that it takes.
+        reached: what it costs in whole steps.
         steps: of each stage.
-        fingerprint: 16 hex digits of what this follows from; a study that goes on takes what it had found for the same.
+        fingerprint: 16 hex digits of what this follows from; a study that is resumed reuses what has the same.
     """
 
     kind: str
@@ -35,31 +40,27 @@ class ResolvedBudget:
     steps: dict[str, int]
     fingerprint: str
 
-    def to_dict(self) -> dict:
-        """For study.json."""
-        return asdict(self)
-
     def apply(self, recipe: Recipe) -> Recipe:
         """The recipe with stages of that many steps."""
         return _of_length(recipe, self.steps)
 
 
 class Budgets:
-    """Finds each arm's grant; arms are counted, and measured where seconds are asked for, only as needed.
+    """Resolves the budget of each arm; arms are counted, and measured where seconds are asked for, only as needed.
 
     Args:
         study: whose arms these are.
-        known: what an earlier call wrote to study.json, by arm.
-        reporter: is told what is being done.
+        known: what an earlier call resolved, by arm (see `read_budgets`).
+        reporter: gets notes on what is being done.
     """
 
-    def __init__(self, study: Study, known: Mapping[str, dict], reporter: Reporter):
+    def __init__(self, study: Study, known: Mapping[str, ResolvedBudget], reporter: Reporter):
         self._study, self._known, self._reporter = study, known, reporter
         self._costing = Costing()
         self._rates: dict[tuple[str, str], list[Rate]] = {}
 
-    def grant(self, arm: str) -> ResolvedBudget | None:
-        """What an arm's budget comes to; None where it has none.
+    def resolve(self, arm: str) -> ResolvedBudget | None:
+        """An arm's budget in whole steps; None where it has none.
 
         Raises:
             HeftError: the arm, or the one whose cost is its budget, cannot be counted.
@@ -69,8 +70,8 @@ class Budgets:
             return None
         fingerprint = self._fingerprint(arm)
         known = self._known.get(arm)
-        if known is not None and known.get("fingerprint") == fingerprint:
-            return ResolvedBudget(**known)
+        if known is not None and known.fingerprint == fingerprint:
+            return known
         target = budget.amount(budget.kind)
         target = self._cost_of_other(budget.other, budget.kind) if target is None else target
         recipe, rates = self._study.recipes[arm], self._rates_of(arm, budget.kind)
@@ -79,7 +80,7 @@ class Budgets:
         return ResolvedBudget(budget.kind, float(target), float(total(rates, steps)), named, fingerprint)
 
     def needs_measuring(self, arm: str) -> bool:
-        """Whether an arm's grant, or the one that it follows from, asks for seconds."""
+        """Whether an arm's budget, or the one that it follows from, is in seconds."""
         budget = self._study.settings.budget_of(arm)
         if budget is None:
             return False
@@ -94,13 +95,15 @@ class Budgets:
         return self._costing.stages(recipe)
 
     def _cost_of_other(self, arm: str, kind: str) -> float:
-        """What an arm will cost whose cost is another's budget; its own budget applied."""
+        """What an arm costs, its own budget applied, where that is the budget of another."""
         try:
-            grant = self.grant(arm)
-            steps = self._costing.steps(self._study.recipes[arm]) if grant is None else list(grant.steps.values())
+            budget = self.resolve(arm)
+            steps = self._costing.steps(self._study.recipes[arm]) if budget is None else list(budget.steps.values())
             return total(self._rates_of(arm, kind), steps)
         except Exception as error:
-            raise HeftError(f"its budget is what arm {arm!r} takes, which cannot be told: {in_words(error)}") from error
+            raise HeftError(
+                f"its budget is what arm {arm!r} takes, which cannot be computed: {in_words(error)}"
+            ) from error
 
     def _rates_of(self, arm: str, kind: str) -> list[Rate]:
         if (arm, kind) not in self._rates:
@@ -110,8 +113,8 @@ class Budgets:
     def _new_rates(self, recipe: Recipe, arm: str, kind: str) -> list[Rate]:
         if kind == "steps":
             return [Rate(1.0, 1.0, 1)] * len(recipe.stages)
-        # what is kept pays from the second epoch on, and in the first it costs what not keeping does: so counting as
-        # if rows came more than once is right for any number of steps
+        # a cache pays from the second epoch on and costs nothing extra in the first, so counting as if rows came more
+        # than once is right for any number of steps
         often = {name: 2 * _epoch(stage) for name, stage in zip(recipe.stages, self.costs(recipe), strict=True)}
         stages = self.costs(_of_length(recipe, often))
         if kind == "seconds":
@@ -128,8 +131,23 @@ class Budgets:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def read_budgets(path: Path) -> dict[str, ResolvedBudget]:
+    """What an earlier call wrote to study.json, by arm; none where there is no such file.
+
+    Raises:
+        HeftError: it cannot be read.
+    """
+    if not is_file(path):
+        return {}
+    kind = dict[str, ResolvedBudget]
+    try:
+        return TypeAdapter(kind).validate_python(read_json(path).get("budget", {}))
+    except ValidationError as error:
+        raise HeftError(f"{path} was changed by hand: budget.{in_one_line(faults_of(error, kind))}") from None
+
+
 def require_some(study: Study, failed: Mapping[str, str]) -> None:
-    """See that an arm is left to be run.
+    """Check that an arm is left to run.
 
     Args:
         study: whose arms they are.
@@ -143,7 +161,7 @@ def require_some(study: Study, failed: Mapping[str, str]) -> None:
 
 
 def reasons(failed: Mapping[str, str]) -> list[str]:
-    """Why arms cannot be run, a text for each reason."""
+    """Why arms cannot be run, one text per reason."""
     arms_by_error: dict[str, list[str]] = {}
     for arm, error in failed.items():
         arms_by_error.setdefault(error, []).append(arm)
@@ -162,7 +180,7 @@ def _epoch(stage: StageCosts) -> int:
 
 
 def _of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
-    """A recipe with stages of so many steps."""
+    """A recipe whose stages have these steps."""
     stages = {
         name: stage.model_copy(update={"steps": steps[name], "epochs": None}) for name, stage in recipe.stages.items()
     }
@@ -170,5 +188,5 @@ def _of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong, for people; with its kind where it is none of heft's own errors."""
+    """An error for people; with its type where it is not one of heft's own."""
     return str(error) if isinstance(error, HeftError) else f"{type(error).__name__}: {error}"

@@ -23,8 +23,8 @@ _LENGTH = {"epochs", "steps"}
 class Costing:
     """Counts the stages of recipes as `heft plan` does, evaluations left out.
 
-    Rows are read, encoded and checked once for each distinct model, task, set of edited positions and share held back;
-    a stage is looked at once for each distinct model and stages up to it, their length left out.
+    Rows are read, encoded and checked once for each distinct model, task, set of edited positions and validation share;
+    a stage is examined once for each distinct model and stages up to it, their length left out.
     """
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Costing:
         """Optimiser steps of each stage, as its recipe has it.
 
         Raises:
-            HeftError: its rows cannot be had.
+            HeftError: its rows cannot be read.
         """
         rows = self._read(recipe).train
         trained = {name: hold_back(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
@@ -46,7 +46,7 @@ class Costing:
         """What each stage costs.
 
         Raises:
-            HeftError: its rows or its model's config cannot be had, an adapter has no place in the model, or the model
+            HeftError: its rows or its model's config cannot be read, an adapter does not fit the model, or the model
                 cannot be counted.
         """
         rows = self._read(recipe).train

@@ -1,14 +1,14 @@
 """A study's directory:
 
 study.yaml        the study, every default written out
-study.json        its arms, which runs are finished, which failed and why, what budgets came to
+study.json        its arms, which runs are finished, which failed and why, resolved budgets
 <arm>/seed-<n>/   a run's directory (heft.run.directory)
 comparison.json   the arms against each other (heft.compare)
 comparison.md
 """
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from heft.compare.arms import STUDY_FORMAT
@@ -18,7 +18,7 @@ from heft.recipe.recipe import Recipe
 from heft.results.summary import read_summaries
 from heft.run.begun import is_begun, is_finished, require_free
 from heft.storage.atomic import to_json, write_text
-from heft.storage.reading import read_json
+from heft.study.budgets import ResolvedBudget, read_budgets
 from heft.study.files import Study, dump_study
 
 
@@ -28,14 +28,14 @@ class StudyDirectory:
 
     Attributes:
         study: whose directory it is.
-        grants: what each budget came to, by arm.
+        budgets: the resolved budget of each arm that has one.
         failed: what went wrong, by arm and seed.
-        unplanned: arms that cannot be run, since it cannot be told how long; what is there of them is of an earlier
-            budget or recipe, and not counted.
+        unplanned: arms that cannot be run, since their budget cannot be computed; what is there of them is from an
+            earlier budget or recipe, and not counted.
     """
 
     study: Study
-    grants: dict[str, dict] = field(default_factory=dict)
+    budgets: dict[str, ResolvedBudget] = field(default_factory=dict)
     failed: dict[tuple[str, int], str] = field(default_factory=dict)
     unplanned: set[str] = field(default_factory=set)
 
@@ -49,20 +49,18 @@ class StudyDirectory:
         """Whether an earlier call has written there."""
         return (self.path / "study.yaml").is_file()
 
-    def known_grants(self) -> dict[str, dict]:
-        """What budgets came to at an earlier call.
+    def known_budgets(self) -> dict[str, ResolvedBudget]:
+        """The budgets that an earlier call resolved.
 
         Raises:
-            HeftError: the directory is something else than a study's.
+            HeftError: the directory is not a study's, or its study.json cannot be read.
         """
         if not self.is_begun:
             require_free(self.path)
-        file = self.path / "study.json"
-        known = read_json(file).get("budget") if file.is_file() else None
-        return known if isinstance(known, dict) else {}
+        return read_budgets(self.path / "study.json")
 
     def finished(self, recipe: Recipe) -> bool:
-        """Whether a run is there with all its stages.
+        """Whether a run has all its stages.
 
         Raises:
             HeftError: what is there is a finished run of another recipe.
@@ -79,9 +77,9 @@ class StudyDirectory:
         return True
 
     def clear(self, recipe: Recipe) -> bool:
-        """Remove what an unfinished run of another recipe left; whether there was such a thing.
+        """Remove what an unfinished run of another recipe left; whether there was any.
 
-        What is left of the same recipe stays, to be gone on with. Never anything outside the study is removed.
+        An unfinished run of the same recipe stays, to be resumed. Nothing outside the study is removed.
         """
         path = recipe.output_dir
         if not path.is_dir():
@@ -107,9 +105,10 @@ class StudyDirectory:
         if settings.base:
             base = {"name": "base", "label": "the model before any stage", "stage": "base"}
             arms.append({**base, "runs": next((arm["runs"] for arm in arms if arm["runs"]), []), "failed": []})
+        budgets = {arm: asdict(budget) for arm, budget in self.budgets.items()}
         about = {"format": STUDY_FORMAT, "name": settings.name, "reference": settings.reference}
         about["seeds"] = settings.seeds
-        write_text(self.path / "study.json", to_json({**about, "arms": arms, "budget": self.grants}))
+        write_text(self.path / "study.json", to_json({**about, "arms": arms, "budget": budgets}))
 
     def _arm(self, name: str, recipe: Recipe) -> dict:
         seeds = [] if name in self.unplanned else self.study.settings.seeds

@@ -31,7 +31,7 @@ class Study:
     Attributes:
         path: its file.
         settings: what it says.
-        recipes: each arm's, as long as it was written: budget and seeds are applied later.
+        recipes: each arm's, before budget and seeds are applied.
     """
 
     path: Path
@@ -92,7 +92,7 @@ def dump_study(study: Study) -> str:
 
 
 def _readable_arms(data: dict[str, Any]) -> Iterator[str]:
-    """Arms whose recipe can be looked at, whatever else is wrong with the study."""
+    """Arms whose recipe can be read, whatever else is wrong with the study."""
     arms = data.get("arms")
     for name, arm in arms.items() if isinstance(arms, dict) else ():
         if isinstance(arm, dict) and isinstance(arm.get("recipe"), str) and arm["recipe"]:
@@ -100,7 +100,7 @@ def _readable_arms(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _arm_document(study: Document, arm: str, folder: Path) -> Document:
-    """An arm's recipe with the study's changes; what these are at fault for is told at their lines in the study."""
+    """An arm's recipe with the study's changes; faults of these are reported at their lines in the study."""
     file = folder / study.data["arms"][arm]["recipe"]
     try:
         document = read_document(file, Recipe, "recipe", "recipes/quickstart.yaml", source=_RECIPES)
@@ -119,15 +119,15 @@ def _arm_document(study: Document, arm: str, folder: Path) -> Document:
 def _change(recipe: Document, study: Document, path: tuple[str, ...]) -> None:
     """Apply what the study sets at `path`, whose last part is a key of the recipe, dots and all."""
 
-    def told_at(place: Place) -> Place:
+    def place_in_study(place: Place) -> Place:
         return place._replace(label=f"{place.label}: {'.'.join(path[:-1])}")
 
     keys = tuple(path[-1].split("."))
-    place = told_at(study.place_of(path))
+    place = place_in_study(study.place_of(path))
     if not all(keys):
         recipe.faults.append(Fault(place, (), f"expected a key such as stages.fine.rank; got {path[-1]!r}"))
         return
-    set_value(recipe, keys, study.part(path, told_at), place)
+    set_value(recipe, keys, study.part(path, place_in_study), place)
 
 
 def _faults_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> Iterator[Fault]:
@@ -139,19 +139,19 @@ def _faults_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> 
         if stage.seed is not None:
             text = "would be the same in all runs of a study, which have seeds to differ in; set it to null"
             yield Fault(document.place_of((*path, "seed")), (*path, "seed"), text)
-        if has_budget and stage.until is not None:
-            text = "what the stage will cost is not known before, so it fits no budget; set until or the budget to null"
-            yield Fault(document.place_of((*path, "until")), (*path, "until"), text)
+        if has_budget and stage.early_stopping is not None:
+            text = "its cost is not known in advance, so it fits no budget; set early_stopping or the budget to null"
+            yield Fault(document.place_of((*path, "early_stopping")), (*path, "early_stopping"), text)
 
 
 def _faults_between_arms(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> Iterator[Fault]:
-    """Arms whose cost is to be another's budget, though it is not known before; a base that is not one for all arms."""
+    """Arms whose cost is another's budget but not known beforehand; a base that is not one for all arms."""
     for name in settings.arms:
         budget = settings.budget_of(name)
         other = None if budget is None else budget.other
-        if other in recipes and any(stage.until is not None for stage in recipes[other].stages.values()):
+        if other in recipes and any(stage.early_stopping is not None for stage in recipes[other].stages.values()):
             path = ("arms", name, "budget") if settings.arms[name].budget else ("budget",)
-            text = f"arm {other!r} has a stage that ends on a plateau, so its cost is not known before"
+            text = f"arm {other!r} has a stage with early_stopping, so its cost is not known in advance"
             yield Fault(study.place_of(path), path, text)
     first = next(iter(recipes), None)
     unlike = [name for name, recipe in recipes.items() if recipe.model != recipes[first].model]

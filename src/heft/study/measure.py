@@ -1,4 +1,4 @@
-"""How long a step of each stage takes on this machine: a few are taken, on a few rows, and thrown away."""
+"""How long a step of each stage takes on this machine: a few are run, on a few rows, and discarded."""
 
 import math
 import random
@@ -21,13 +21,13 @@ STEPS = 3
 
 
 def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
-    """Seconds of a step of each stage, in its first epoch and, where that keeps something for later ones, after it.
+    """Seconds per step of each stage, in its first epoch and, where that caches activations for later ones, after it.
 
-    Medians, without each stage's first step, which warms up. Held-back evaluations are not counted.
+    Medians, without each stage's first step, which warms up. Validation is not counted.
 
     Args:
         recipe: whose stages are measured.
-        counted: each stage's rows, and what is kept of them when they come more than once.
+        counted: each stage's rows, and what is cached of them when they come more than once.
     """
     base = load_base(recipe.model)
     check_targets(base.model, recipe, base.tokenizer)
@@ -49,9 +49,9 @@ def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
             attention=base.settings.attention,
         )
         finish(base.model, attached)
-        keeps = costs.reuse.store != "off"
+        caches = costs.reuse.store != "off"
         epoch = math.ceil(len(costs.rows) / stage.batch_size)
-        rates.append(_rate(clock.intervals, math.ceil(len(few) / stage.batch_size), epoch, keeps))
+        rates.append(_rate(clock.intervals, math.ceil(len(few) / stage.batch_size), epoch, caches))
     return rates
 
 
@@ -62,17 +62,17 @@ def _short(stage: Stage) -> Stage:
             "epochs": 3.0,
             "holdout": 0.0,
             "evaluate_every": None,
-            "until": None,
+            "early_stopping": None,
             "best_checkpoint": False,
         }
     )
 
 
-def _rate(intervals: list[float], tried: int, epoch: int, keeps: bool) -> Rate:
+def _rate(intervals: list[float], tried: int, epoch: int, caches: bool) -> Rate:
     """From the time between each step and the one before it; `tried` steps were an epoch."""
     first = statistics.median(intervals[: max(1, tried - 1)])
     later = statistics.median(intervals[tried:] or intervals)
-    return Rate(first, later, epoch) if keeps else Rate(*[statistics.median(intervals)] * 2, epoch)
+    return Rate(first, later, epoch) if caches else Rate(*[statistics.median(intervals)] * 2, epoch)
 
 
 class _Clock(Reporter):

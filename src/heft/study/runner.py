@@ -45,17 +45,16 @@ class StudyResult:
 def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> StudyResult:
     """Run what is not finished yet, then compare the arms.
 
-    A run that was begun and not finished goes on. One that fails is noted and not fatal, and is tried again at the next
-    call; so is an arm whose budget cannot be told. Seeds are the outer loop, so that a study that is
-    cut short has whole comparisons.
+    An unfinished run is resumed. One that fails is noted and not fatal, and is tried again at the next call; so is an
+    arm whose budget cannot be computed. Seeds are the outer loop, so that an interrupted study has whole comparisons.
 
     Args:
         study: a study, or the path of one.
-        reporter: is told what happens; None for nobody.
+        reporter: gets notes and progress; None for none.
 
     Raises:
-        HeftError: the study cannot be run where it should be, or no budget can be told (nothing has been changed); or
-            another process holds its directory; or every run failed.
+        HeftError: the study cannot be run where it should be, or no budget can be computed (nothing has been changed);
+            or another process holds its directory; or every run failed.
     """
     study = load_study(study) if isinstance(study, str | Path) else study
     reporter = reporter or Reporter()
@@ -75,7 +74,7 @@ def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> St
 
 def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Reporter) -> None:
     """Run what is not finished yet."""
-    _let_go()
+    _free_memory()
     study = directory.study
     wanted = {
         (arm, seed): study.run_of(arm, recipes[arm], seed)
@@ -98,39 +97,39 @@ def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Re
 
 
 def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, Recipe]:
-    """Every arm's recipe, as long as its budget lets it be; an arm of which that cannot be told is given up."""
+    """Every arm's recipe at the length of its budget; an arm whose budget cannot be computed is given up."""
     study, recipes, failed = directory.study, {}, {}
-    budgets = Budgets(study, directory.known_grants(), reporter)
+    budgets = Budgets(study, directory.known_budgets(), reporter)
     for arm, recipe in study.recipes.items():
         recipes[arm] = recipe
         try:
-            grant = budgets.grant(arm)
-        except Exception as error:  # what stands in one arm's way need not stand in the others'
+            budget = budgets.resolve(arm)
+        except Exception as error:  # one arm's error need not stop the others
             failed[arm] = in_words(error)
             directory.give_up(arm, failed[arm])
             reporter.note(f"{arm} cannot be run: {failed[arm]}")
             continue
-        if grant is not None:
-            recipes[arm], directory.grants[arm] = grant.apply(recipe), grant.to_dict()
+        if budget is not None:
+            recipes[arm], directory.budgets[arm] = budget.apply(recipe), budget
     require_some(study, failed)
     return recipes
 
 
 def _try_run(recipe: Recipe, directory: StudyDirectory, reporter: Reporter, runs: Sequence[Path]) -> str | None:
-    """Run a recipe, one of all `runs`, and let go of what it held; what went wrong, if anything did."""
+    """Run a recipe, one of all `runs`, and free its memory; the error, if there is one."""
     if directory.clear(recipe):
         reporter.note(f"{recipe.output} was begun with another recipe and not finished; it is removed and run again")
     error = None
     try:
         train(recipe, reporter, resume=True, base_from=runs)
-    except Exception as caught:  # whatever stops one run, such as memory, need not stop the others
+    except Exception as caught:  # what stops one run, such as memory, need not stop the others
         error = in_words(caught)
-    _let_go()
+    _free_memory()
     return error
 
 
-def _let_go() -> None:
-    """Give back what the last run took, so that runs do not add up and each one's peak is its own."""
+def _free_memory() -> None:
+    """Free the memory of the last run, so that each run's peak is its own."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

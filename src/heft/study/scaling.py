@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Rate:
     """What a step costs: `first` for the stage's first `epoch` steps, `later` after them.
 
-    They differ where what the first epoch computes is kept for later ones.
+    They differ where the first epoch caches activations for later ones.
     """
 
     first: float

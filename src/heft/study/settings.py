@@ -1,4 +1,4 @@
-"""What a study is told. `heft.study.files` reads it from YAML, together with the recipes of its arms."""
+"""The settings of a study. `heft.study.files` reads them from YAML, together with the recipes of its arms."""
 
 import re
 from pathlib import Path
@@ -19,17 +19,17 @@ class Budget(Settings):
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps."""
     flops: float | None = Field(default=None, gt=0)
-    """FLOPs of training as `heft plan` counts them with nothing reused."""
+    """FLOPs of training as `heft plan` counts them with nothing cached."""
     spent_flops: float | None = Field(default=None, gt=0)
-    """FLOPs of training that are spent, without what heft reuses."""
+    """Executed FLOPs of training: what heft caches is not counted again."""
     seconds: float | None = Field(default=None, gt=0)
     """Seconds of training on this machine, by a few steps of each stage that are measured first."""
     steps_of: str | None = None
     """As many steps as this arm takes."""
     flops_of: str | None = None
-    """As many FLOPs as this arm takes, with nothing reused in either."""
+    """As many FLOPs as this arm takes, with nothing cached in either."""
     spent_flops_of: str | None = None
-    """As many FLOPs as this arm spends, without what heft reuses in either."""
+    """As many executed FLOPs as this arm takes."""
     seconds_of: str | None = None
     """As many seconds as this arm takes, both measured first."""
 
@@ -61,7 +61,7 @@ class Budget(Settings):
 
 
 class ArmSettings(Settings):
-    """One thing that is tried: a recipe, with some settings changed."""
+    """One experimental condition: a recipe, with some settings changed."""
 
     recipe: str = Field(min_length=1)
     """Path of the recipe, from the study's file."""
@@ -80,7 +80,7 @@ def _check_arm_name(value: str) -> str:
 
 
 class StudySettings(Settings):
-    """Everything that a study is told."""
+    """The settings of a study: several recipes × seeds."""
 
     name: FileName
     """Name of the study: letters, digits, `.`, `_` and `-`."""
@@ -125,11 +125,9 @@ class StudySettings(Settings):
     @classmethod
     def _budget_names_an_arm(cls, value: Budget | None, info: ValidationInfo) -> Budget | None:
         arms = info.data.get("arms")
-        other = value.other if value is not None and arms else None
-        if other is not None and other not in arms:
-            raise ValueError(f"no arm {other!r}{suggest(other, list(arms))}")
-        if other is not None and arms[other].budget is not None and arms[other].budget.other is not None:
-            raise ValueError(f"arm {other!r} has the budget of another arm itself; name that one")
+        problem = _problem_of(value, None, arms) if value is not None and arms else None
+        if problem:
+            raise ValueError(problem)
         return value
 
     @field_validator("reference")
@@ -151,7 +149,8 @@ class StudySettings(Settings):
         return None if budget is None or budget.other == arm else budget
 
 
-def _problem_of(budget: Budget, name: str, arms: dict[str, ArmSettings]) -> str | None:
+def _problem_of(budget: Budget, name: str | None, arms: dict[str, ArmSettings]) -> str | None:
+    """What is wrong with a budget that is another arm's; `name` is the arm that has it, None for all arms."""
     other = budget.other
     if other is None:
         return None

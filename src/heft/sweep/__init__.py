@@ -2,15 +2,16 @@
 
 | file | what it holds |
 |---|---|
-| settings.py | the recipe's `sweep`, declared once, without torch |
-| grid.py | the combinations, each checked as a stage; the winner as a recipe; without torch |
-| copies.py | who trains on which row: laid side by side, or in rows of their own |
-| passes.py | the forward passes over these layouts, and the loss of every copy |
-| learner.py | one configuration: its rows, optimiser, schedule and random numbers, those that it has alone |
-| memory.py | how many tokens a pass may hold, and fewer once memory ran out |
-| trials.py | passes that may fail, and what is done where one does |
-| training.py | all learners in lock-step |
-| results.py | held-back figures, ranked |
-| report.py | table, JSON, CSV and plot |
+| packing.py | which tokens run: work items side by side in one sequence, or in rows of their own |
+| forward.py | the forward pass over these, and the loss of every work item |
+| learner.py | one configuration: rows, optimizer, schedule and random numbers, as in a run of its own |
+| retry.py | passes that may fail: the token budget, and what happens where one fails |
+| training.py | all learners in lockstep |
+| arrange.py | the configurations attached to one model, and removed afterwards |
+| results.py | validation loss and accuracy, ranked |
+| report.py | results.json, results.csv and sweep.png |
 | run.py | `heft sweep`, from recipe to directory |
+| costs.py | what a sweep will cost |
+
+The settings are in heft.recipe.sweep, the combinations in heft.recipe.grid.
 """

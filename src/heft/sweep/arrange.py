@@ -9,20 +9,19 @@ from pathlib import Path
 import torch
 
 from heft.adapters.attach import activate
-from heft.data.encode import EncodedExample
+from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
 from heft.reft.layer import layers_of
-from heft.reft.positions import parse_positions
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
-from heft.sweep.retry import RetryingForward
-from heft.sweep.room import TokenBudget
+from heft.sweep.retry import RetryingForward, TokenBudget
 from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
+from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.reuse.decide import open_prefixes
 from heft.training.reuse.facts import has_dropout
@@ -32,7 +31,7 @@ from heft.training.reuse.facts import has_dropout
 def side_by_side(
     base: Base,
     tried: Sequence[Configuration],
-    data: tuple[Sequence[EncodedExample], Sequence[EncodedExample]],
+    data: TrainingData,
     seeds: Sequence[int],
     tokens_per_pass: int,
     reporter: Reporter,
@@ -42,22 +41,21 @@ def side_by_side(
     Args:
         base: the model, earlier stages attached.
         tried: the configurations.
-        data: training rows and validation rows.
+        data: the rows.
         seeds: of each configuration.
         tokens_per_pass: most tokens in a pass.
         reporter: gets notes on how they run.
     """
-    rows, held_back = data
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
         learners = [
-            Learner(base.model, number, configuration, data, seed, scratch)
+            Learner(base.model, number, configuration, data, seed)
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
         ]
         _number_adapters(base, tried)
-        passes = _passes(base, learners, len(rows), [*rows, *held_back], Path(scratch), reporter)
-        held_back_rows = range(len(rows), len(rows) + len(held_back))
-        trials = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
-        yield SideBySide(learners, passes, held_back_rows, trials)
+        passes = _passes(base, learners, data, Path(scratch), reporter)
+        validation = range(len(data.rows), len(data.examples))
+        retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
+        yield SideBySide(learners, passes, validation, retrying)
 
 
 @contextmanager
@@ -88,15 +86,17 @@ def _number_adapters(base: Base, tried: Sequence[Configuration]) -> None:
 
 
 def _passes(
-    base: Base, learners: Sequence[Learner], rows: int, examples: list, folder: Path, reporter: Reporter
+    base: Base, learners: Sequence[Learner], data: TrainingData, folder: Path, reporter: Reporter
 ) -> PackedForward:
-    """How the configurations go through the model, of whose examples the first `rows` are trained on."""
+    """How the configurations go through the model."""
     stages = [learner.configuration.stage for learner in learners]
     pad_id = base.tokenizer.pad_token_id
     positions = [parse_positions(stage.positions) for stage in stages]
-    plain = PackedForward(base.model, examples, positions, pad_id, stages[0].bf16)
+    plain = PackedForward(base.model, data.examples, positions, pad_id, stages[0].bf16)
     seeds = [learner.seed for learner in learners]
-    sharing = decide_sharing(stages, seeds, rows, len(examples) - rows, can_stand_side_by_side(base.model))
+    sharing = decide_sharing(
+        stages, seeds, len(data.rows), len(data.validation_rows), can_stand_side_by_side(base.model)
+    )
     if has_dropout(base.model):
         reporter.note("the base model has dropout of its own, so configurations draw other numbers than alone")
     if len(sharing.behind) < len(learners):
@@ -104,7 +104,7 @@ def _passes(
     if not sharing.behind:
         return plain
     cache = stages[0].cache
-    reuse = open_prefixes(base.model, sharing.plan, examples, pad_id, cache, sharing.uses, folder, reporter)
+    reuse = open_prefixes(base.model, sharing.plan, data.examples, pad_id, cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
     shared = replace(plain, reuse=reuse, behind_prefix=sharing.behind)

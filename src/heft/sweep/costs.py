@@ -23,10 +23,10 @@ from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.encode import EncodedExample
+from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
-from heft.reft.settings import ReftSettings
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, packs, side_by_side
 from heft.sweep.sharing import decide_sharing

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from heft.data.encode import IGNORED, EncodedExample
+from heft.edits.positions import Positions
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layout import TokenLayout
-from heft.reft.positions import Positions
 from heft.sweep.packing import NO_ADAPTER, PackedBatch, WorkItem, mask_of, one_by_one, side_by_side
 from heft.training.reuse.facts import has_dropout
 from heft.training.reuse.prefix import PrefixReuse

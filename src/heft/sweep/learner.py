@@ -1,7 +1,6 @@
-"""One configuration of a sweep: rows, optimiser, schedule, clipping and random numbers are those it has alone.
+"""One configuration of a sweep: rows, optimizer, schedule, clipping and random numbers are those it has alone.
 
-The Trainer that `heft train` would use builds the order of rows, the optimiser and the schedule. It is never run; the
-learner draws from it what a step needs, in the order in which a run would.
+They come from the functions that the training loop uses (heft.training.batches, heft.training.optimizers).
 """
 
 import itertools
@@ -13,16 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import TrainerControl, set_seed
+from torch.nn.utils import get_total_norm
+from transformers import set_seed
 
 from heft.adapters.attach import adapter_parameters, attach, train_only
-from heft.data.encode import EncodedExample
 from heft.recipe.grid import Configuration
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
-from heft.training.early_stopping import HeldBack
-from heft.training.stage import planned_steps, training_arguments
-from heft.training.trainer import Rows, StageTrainer
+from heft.training.batches import TrainingData
+from heft.training.early_stopping import EarlyStopping
+from heft.training.optimizers import make_optimizer, make_schedule
+from heft.training.stage import planned_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +48,7 @@ class RandomNumbers:
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
-        """While this is open, torch draws from this run's numbers."""
+        """Meanwhile torch draws from this run's random numbers."""
         before = self.state_of_torch()
         self._set(self.state)
         try:
@@ -63,8 +63,8 @@ class Job:
     """One learner's (micro-)batch.
 
     Attributes:
-        learner: whose.
-        rows: indices of the examples.
+        learner: whose it is.
+        rows: numbers of its rows.
         answer_tokens: of the learner's whole step, by which the loss is divided.
     """
 
@@ -80,88 +80,85 @@ class Learner:
         model: the model; the configuration's adapter is attached to it here.
         number: of the configuration, its adapter's number in the tracker.
         configuration: what is trained.
-        data: rows to train on and rows held back, numbered in this order.
+        data: the rows.
         seed: of its weights, dropout and order of rows.
-        scratch: a folder that the Trainer wants to know of.
+
+    Attributes:
+        parameters: the trained weights, by name.
+        steps: optimizer steps to take.
+        taken: those that it has taken.
+        losses: the training loss of each step.
+        validation_losses: (step, loss) of each validation evaluation.
+        diverged: whether it has ended on a loss, a gradient or a weight that is not finite.
     """
 
     def __init__(
-        self,
-        model: "PreTrainedModel",
-        number: int,
-        configuration: Configuration,
-        data: tuple[Sequence[EncodedExample], Sequence[EncodedExample]],
-        seed: int,
-        scratch: str,
+        self, model: "PreTrainedModel", number: int, configuration: Configuration, data: TrainingData, seed: int
     ):
         self.number, self.configuration, self.seed = number, configuration, seed
-        self._rows, held_back = data
-        stage = configuration.stage
+        stage = self._stage = configuration.stage
         set_seed(seed)
         attach(model, configuration.adapter, stage)
         train_only(model, [configuration.adapter])
         self.parameters = adapter_parameters(model, [configuration.adapter])
-        self.steps = planned_steps(stage, len(self._rows))
-        on_cpu = model.device.type == "cpu"
-        self._arguments = training_arguments(stage, self.steps, len(self._rows), seed, scratch, on_cpu)
-        self._trainer = self._make_trainer(model, held_back)
+        self.steps = planned_steps(stage, len(data.rows))
+        self._optimizer = make_optimizer(self.parameters, stage)
+        self._schedule = make_schedule(self._optimizer, stage, self.steps)
         self.random = RandomNumbers(seed, model.device)
         self._draw_dropout_apart(model)
-        self._batches = self._steps_of_epochs()
-        self._control, self._held_back = TrainerControl(), HeldBack(stage)
-        self._weights = nn.ParameterDict({key.replace(".", "/"): p for key, p in self.parameters.items()})
-        self.taken, self.tokens, self.seconds = 0, 0, 0.0
+        self._data, self._early_stopping = data, EarlyStopping(stage)
+        self._batches = itertools.chain.from_iterable(data.epoch(stage) for _ in itertools.count())
+        self.taken = 0
         self.losses: list[float] = []
-        self.held_back_losses: list[tuple[int, float]] = []
+        self.validation_losses: list[tuple[int, float]] = []
         self.diverged = False
 
     @property
     def is_training(self) -> bool:
         """Whether there are steps to take."""
-        return self.taken < self.steps and not self.diverged and not self.at_plateau
+        return self.taken < self.steps and not self.diverged and not self.stopped_early
 
     @property
-    def at_plateau(self) -> bool:
-        """Whether its held-back loss has ended it before its steps did."""
-        return self._held_back.plateau is not None and self.taken < self.steps
+    def stopped_early(self) -> bool:
+        """Whether its validation loss has ended it before its steps did."""
+        return self._early_stopping.reason is not None and self.taken < self.steps
 
     def next_step(self) -> list[Job]:
         """The micro-batches of the next step."""
         with self.random.drawn():
-            batches = next(self._batches)
-        rows = [tuple(batch["row_ids"].tolist()) for batch in batches]
-        answers = sum(len(self._rows[row].answer) for batch in rows for row in batch)
+            micro_batches = next(self._batches)
+        answers = sum(self._data.answer_tokens(rows) for rows in micro_batches)
         self.losses.append(0.0)
-        return [Job(self, batch, answers) for batch in rows]
+        return [Job(self, tuple(rows), answers) for rows in micro_batches]
 
     def add_gradients(self, gradients: Sequence[torch.Tensor | None], loss: float) -> None:
         """Take a micro-batch's gradients, in the order of `parameters`, and its part of the step's loss."""
         self.losses[-1] += loss
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             if gradient is not None:
-                # laid out as the parameter: fused optimisers read both in the order of memory
+                # laid out as the parameter: fused optimizers read both in the order of memory
                 gradient = torch.empty_like(parameter).copy_(gradient)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def update(self) -> dict[str, float] | None:
-        """Take the step; its figures, or None where its gradient is not finite or it leaves weights that are not."""
+        """Take the step; its metrics, or None where its gradient is not finite or it leaves weights that are not."""
         parameters = [p for p in self.parameters.values() if p.grad is not None]
-        limit = self._arguments.max_grad_norm
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)) if parameters else 0.0
+        limit = self._stage.max_grad_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
         if not math.isfinite(norm):
             return None
-        figures = {"loss": self.losses[-1], "learning_rate": self._trainer.lr_scheduler.get_last_lr()[0]}
-        self._trainer.optimizer.step()
+        metrics = {"loss": self.losses[-1], "learning_rate": self._schedule.get_last_lr()[0]}
+        self._optimizer.step()
         if not are_finite(self.parameters.values()):
             return None
-        self._trainer.lr_scheduler.step()
-        self._trainer.optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self.taken += 1
-        return {"step": self.taken, **figures, "grad_norm": norm}
+        return {"step": self.taken, **metrics, "grad_norm": norm}
 
     @torch.no_grad()
     def has_rotations(self) -> bool:
-        """Whether its rotations can be computed; where one cannot, neither can a pass, whoever takes part in it."""
+        """Whether its rotations can be computed; with one that cannot, no pass that it takes part in can."""
         try:
             for key, parameter in self.parameters.items():
                 if key.endswith(".rotation"):
@@ -171,50 +168,31 @@ class Learner:
         return True
 
     def diverge(self) -> None:
-        """End here, without a step that was begun: a loss, a gradient or a weight is not a number any more."""
+        """End here, without a step that was begun: a loss, a gradient or a weight is NaN or infinite."""
         self.diverged = True
         del self.losses[self.taken :]
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def is_due(self) -> bool:
-        """Whether its held-back rows are evaluated after the step just taken."""
-        return self.taken % self._arguments.eval_steps == 0 or self.taken == self.steps
+        """Whether its validation rows are evaluated after the step just taken."""
+        every = self._stage.evaluate_every or math.ceil(len(self._data.rows) / self._stage.batch_size)
+        return self.taken % every == 0 or self.taken == self.steps
 
-    def held_back_batches(self) -> list[list[int]]:
-        """Its held-back rows in the batches over whose means a run takes the mean."""
+    def validation_batches(self) -> list[list[int]]:
+        """Its validation rows in the batches over whose means a run takes the mean."""
         with self.random.drawn():
-            return [batch["row_ids"].tolist() for batch in self._trainer.get_eval_dataloader()]
+            return self._data.validation(self._stage, self.seed)
 
-    def watch(self, loss: float) -> None:
-        """Note a held-back loss: it may end the training, or mark the weights to keep."""
-        self.held_back_losses.append((self.taken, loss))
-        self._held_back.on_evaluate(None, None, self._control, {"eval_loss": loss}, self._weights)
+    def add_validation_loss(self, loss: float) -> None:
+        """Take in a validation loss: it may end the training, or mark the best weights."""
+        self.validation_losses.append((self.taken, loss))
+        self._early_stopping.update(loss, self.parameters)
 
     def finish(self) -> None:
-        """Bring back the weights to keep, where the stage asks for the best ones."""
-        self._held_back.on_train_end(None, None, self._control, self._weights)
-        self._trainer = self._batches = None
-
-    def _make_trainer(self, model: "PreTrainedModel", held_back: Sequence[EncodedExample]) -> StageTrainer:
-        trainer = StageTrainer(
-            model,
-            self._arguments,
-            train_dataset=Rows(self._rows),
-            eval_dataset=Rows(held_back, first_id=len(self._rows)),
-            pad_id=0,
-        )
-        trainer.data_collator = _numbers
-        trainer.create_optimizer()
-        trainer.create_scheduler(self.steps)
-        return trainer
-
-    def _steps_of_epochs(self) -> Iterator[list[dict]]:
-        loader = self._trainer.get_train_dataloader()
-        while True:
-            epoch = iter(loader)
-            while batches := list(itertools.islice(epoch, self._arguments.gradient_accumulation_steps)):
-                yield batches
+        """Restore the best weights, where the stage asks for them."""
+        self._early_stopping.restore_best(self.parameters)
+        self._optimizer = self._schedule = self._batches = None
 
     def _draw_dropout_apart(self, model: "PreTrainedModel") -> None:
         if self.configuration.stage.dropout == 0:
@@ -234,11 +212,7 @@ class Learner:
             dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
 
-def _numbers(rows: list[dict]) -> dict[str, torch.Tensor]:
-    return {"row_ids": torch.tensor([row["id"] for row in rows])}
-
-
 def are_finite(tensors: Iterable[torch.Tensor | None]) -> bool:
     """Whether all numbers are finite; a tensor may be absent."""
     given = [tensor.detach() for tensor in tensors if tensor is not None]
-    return not given or bool(torch.isfinite(torch.stack(torch._foreach_norm(given, math.inf))).all())
+    return not given or bool(torch.isfinite(get_total_norm(given, math.inf)))

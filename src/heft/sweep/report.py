@@ -1,4 +1,4 @@
-"""What is left of a sweep: results.json, results.csv and sweep.png. The table on the screen is in heft.cli.sweep."""
+"""The results of a sweep as files: results.json, results.csv and sweep.svg. heft.cli.sweep prints the table."""
 
 import csv
 import io
@@ -9,6 +9,11 @@ from typing import Any
 
 from heft.storage.atomic import to_json, write_text
 from heft.sweep.results import Result
+from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
+from heft.text.units import percent
+
+_ROW = 30
+"""Height of a configuration in the drawing."""
 
 
 def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
@@ -17,21 +22,8 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
     swept = list(results[0].values)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        [
-            "place",
-            "name",
-            *swept,
-            "held_back_loss",
-            "held_back_accuracy",
-            "low",
-            "high",
-            "n",
-            "steps",
-            "parameters",
-            "state",
-        ]
-    )
+    measured = ("validation_loss", "validation_accuracy", "low", "high", "n", "steps", "parameters", "state")
+    table.writerow(["place", "name", *swept, *measured])
     for place, r in enumerate(results, start=1):
         values = [_text(r.values[key]) for key in swept]
         low, high = r.interval or (None, None)
@@ -43,7 +35,7 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
 
 def state(result: Result) -> str:
     """How its training ended, in a word."""
-    return "diverged" if result.diverged else "plateau" if result.at_plateau else "finished"
+    return "diverged" if result.diverged else "early_stopping" if result.stopped_early else "finished"
 
 
 def label(result: Result) -> str:
@@ -52,32 +44,27 @@ def label(result: Result) -> str:
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
-    """Held-back loss of every configuration, best on top, with its accuracy beside it where there is one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draw the validation loss of every configuration, best on top, with its accuracy where there is one."""
+    shown = [result for result in results if result.loss is not None] or list(results)
+    x = axis("validation loss per answer token", [result.loss or 0.0 for result in shown])
+    rows = len(results) + 1  # the title takes the first
+    drawing = Drawing(x, Axis("", 0, rows), TOP + BOTTOM + _ROW * rows, left=RIGHT, y_axis=False)
+    most = int((WIDTH - 2 * RIGHT) / CHARACTER)
+    drawing.text(RIGHT, TOP + 8, shortened(title, most))
+    for place, result in enumerate(results, start=1):
+        end = "diverged" if result.diverged else _accuracy(result)
+        text = ", ".join(part for part in (f"{result.name}  {label(result)}", end) if part)
+        drawing.text(RIGHT, TOP + _ROW * place + 8, shortened(text, most))
+        if result.loss is not None:
+            drawing.dot((result.loss, rows - place - 0.6), "fill a", 4)
+    write_text(path, drawing.file(title))
 
-    shown = [result for result in results if result.loss is not None]
-    has_accuracy = any(result.accuracy is not None for result in shown)
-    figure = Figure(figsize=(10, 1.6 + 0.32 * max(3, len(results))), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 1 + has_accuracy, sharey=True, squeeze=False)[0]
-    places = range(len(results))
-    axes[0].scatter([r.loss for r in shown], range(len(shown)), color="#1f5a99", zorder=3)
-    axes[0].set_xlabel("held-back loss, nats an answer token")
-    axes[0].set_yticks(list(places), [f"{r.name}  {label(r)}{' (diverged)' * r.diverged}" for r in results], fontsize=8)
-    axes[0].invert_yaxis()
-    if has_accuracy:
-        accuracy = [100 * r.accuracy for r in shown]
-        spread = [
-            [100 * (r.accuracy - r.interval[0]) for r in shown],
-            [100 * (r.interval[1] - r.accuracy) for r in shown],
-        ]
-        axes[1].errorbar(accuracy, range(len(shown)), xerr=spread, fmt="o", color="#b35900", capsize=2, zorder=3)
-        axes[1].set_xlabel("held-back accuracy, %, with 95 % interval")
-    for ax in axes:
-        ax.grid(axis="both", color="#dddddd", linewidth=0.6)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=130, format="png")
+
+def _accuracy(result: Result) -> str:
+    if result.accuracy is None:
+        return ""
+    low, high = result.interval
+    return f"accuracy {percent(result.accuracy)} ({100 * low:.1f}–{100 * high:.1f} %)"
 
 
 def _text(value: Any) -> str:
@@ -85,5 +72,5 @@ def _text(value: Any) -> str:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """A loss that is no number has no place in JSON."""
+    """JSON has no NaN."""
     return values | {"losses": [x if abs(x) < float("inf") else None for x in values["losses"]]}

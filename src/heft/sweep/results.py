@@ -1,4 +1,4 @@
-"""What a sweep found: every configuration on the rows held back from training, best first."""
+"""What a sweep found: every configuration on the validation rows, best first."""
 
 import math
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ class Result:
 
     Attributes:
         name: c00, c01, …
-        values: what the grid gave it.
-        loss: mean of −ln p over the answer tokens of the held-back rows; None where it diverged.
-        accuracy: share of the held-back rows answered rightly; None where answers are generated or it diverged.
+        values: its settings from the grid.
+        loss: mean of −ln p over the answer tokens of the validation rows; None where it diverged.
+        accuracy: share of the validation rows answered correctly; None where answers are generated or it diverged.
         interval: Wilson's 95 % interval of the accuracy.
-        n: held-back rows.
-        steps: optimiser steps taken.
+        n: validation rows.
+        steps: optimizer steps taken.
         trainable_parameters: numbers that were trained.
-        at_plateau: whether its held-back loss ended it before its steps did.
-        diverged: whether a loss, a gradient or a weight was no number.
+        stopped_early: whether its validation loss ended it before its steps did.
+        diverged: whether a loss, a gradient or a weight was NaN or infinite.
         losses: training loss of each step.
-        held_back_losses: (step, loss) of each evaluation on the way.
+        validation_losses: (step, loss) of each validation evaluation.
     """
 
     name: str
@@ -38,34 +38,34 @@ class Result:
     n: int
     steps: int
     trainable_parameters: int
-    at_plateau: bool
+    stopped_early: bool
     diverged: bool
     losses: list[float]
-    held_back_losses: list[tuple[int, float]]
+    validation_losses: list[tuple[int, float]]
 
 
 def rank(training: SideBySide, normalize: str) -> list[Result]:
-    """Measure all configurations on the held-back rows; lowest loss first, then highest accuracy, then grid order.
+    """Measure all configurations on the validation rows; lowest loss first, then highest accuracy, then grid order.
 
     Raises:
-        HeftError: held-back rows have no finite loss, whatever the configuration.
+        HeftError: validation rows have no finite loss, whatever the configuration.
     """
     sound = [learner for learner in training.learners if not learner.diverged]
-    passes = training.passes
+    forward = training.forward
     wanted = [
         (learner.number, row, continuation)
-        for row in training.held_back
-        for continuation in dict.fromkeys((passes.examples[row].answer, *passes.examples[row].choices))
+        for row in training.validation
+        for continuation in dict.fromkeys((forward.examples[row].answer, *forward.examples[row].choices))
         for learner in sound
     ]
-    values = training.trials.measure([passes.copy(*key) for key in wanted])
+    values = training.retrying.measure([forward.copy(*key) for key in wanted])
     costs = dict(zip(wanted, values, strict=True))
     results = [_measure(learner, training, costs, normalize) for learner in training.learners]
     return sorted(results, key=lambda r: (math.inf if r.loss is None else r.loss, -(r.accuracy or 0.0)))
 
 
 def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str) -> Result:
-    examples = [(row, training.passes.examples[row]) for row in training.held_back]
+    examples = [(row, training.forward.examples[row]) for row in training.validation]
     loss = accuracy = interval = None
     if not learner.diverged:
         total = sum(costs[learner.number, row, example.answer] for row, example in examples)
@@ -84,10 +84,10 @@ def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str
         n=len(examples),
         steps=learner.taken,
         trainable_parameters=sum(p.numel() for p in learner.parameters.values()),
-        at_plateau=learner.at_plateau,
+        stopped_early=learner.stopped_early,
         diverged=learner.diverged,
         losses=learner.losses,
-        held_back_losses=learner.held_back_losses,
+        validation_losses=learner.validation_losses,
     )
 
 

@@ -1,13 +1,12 @@
 """`heft sweep`: a recipe with a `sweep`, from its checks to its directory.
 
-recipe.yaml, manifest.json, metrics.jsonl   as in a run; metrics.jsonl has a line a step and configuration
-results.json, results.csv, sweep.png        every configuration on the held-back rows, best first
+recipe.yaml, manifest.json, metrics.jsonl   as in a run; metrics.jsonl has a line per step and configuration
+results.json, results.csv, sweep.svg        every configuration on the validation rows, best first
 winner.yaml                                 the best one as a recipe for `heft train`
 adapter/                                    the earlier stages and the winner, as trained here
 summary.json, records/                      the winner on the evaluation split, where the recipe asks for it
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +30,17 @@ from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.run.train import adapter_manifest, run_manifest
+from heft.runtime import distributed
 from heft.runtime.reporter import Reporter, Reporters
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, best, rank
 from heft.training.attention import attention_for_training
+from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.fused_lora import fused_lora
-from heft.training.guards import is_flat
+from heft.training.guards import flat_loss_note
 from heft.training.stage import hold_back
 
 
@@ -63,11 +64,11 @@ class Sweep:
 
 
 def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Sweep:
-    """Train the earlier stages, then every configuration of the last one side by side; rank them and keep the best.
+    """Train the earlier stages, then every configuration of the last one side by side; rank them and save the best.
 
     Args:
         recipe: a recipe with a `sweep`, or the path of one.
-        reporter: is told what happens; None for nobody.
+        reporter: receives progress and notes; None for nobody.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong (nothing has been written), rows have no
@@ -77,7 +78,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     reporter = reporter or Reporter()
     require_sweep(recipe)
     require_free(recipe.output_dir)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if distributed.count() > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
     recipe = dated(recipe, reporter)
     tried = configurations(recipe)
@@ -92,7 +93,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
     if recipe.checkpoint != CheckpointSettings():
-        reporter.note("checkpoint is for the runs of the winner; a sweep keeps nothing on its way")
+        reporter.note("checkpoint settings are for runs of the winner; a sweep writes no checkpoints")
     directory = RunDirectory(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
     work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
@@ -122,23 +123,28 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
 def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     name, _ = last_stage(recipe)
-    rows, held_back = hold_back(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = hold_back(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
         fused_lora(base.model, tried[0].stage.fused),
-        attention_for_training(base.model, base.settings.attention, [*rows, *held_back]),
-        side_by_side(base, tried, (rows, held_back), seeds, recipe.sweep.tokens_per_pass, reporter) as training,
+        attention_for_training(base.model, base.settings.attention, data.examples),
+        side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, reporter) as training,
     ):
         reporter.note(
-            f"{len(tried)} configurations of stage {name} side by side, ranked on {len(held_back):,} rows held back"
+            f"{len(tried)} configurations of stage {name} side by side, ranked on {len(validation_rows):,} validation"
+            " rows"
         )
         seconds = training.train(name, reporter)
         results = rank(training, recipe.evaluation.normalize)
-        _tell_what_has_not_moved(results, reporter)
+        for result in results:
+            if not result.diverged and (note := flat_loss_note(f"{result.name} ({label(result)})", result.losses)):
+                reporter.note(note)
         winner = best(results)
-        about = {"stage": name, "held_back_rows": len(held_back), "seconds": seconds}
+        about = {"stage": name, "validation_rows": len(validation_rows), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})
-        plot(directory.path / "sweep.png", results, f"{recipe.name}: stage {name}, {len(held_back):,} held-back rows")
+        title = f"{recipe.name}: stage {name}, {len(validation_rows):,} validation rows"
+        plot(directory.path / "sweep.svg", results, title)
         if winner is None:
             raise HeftError(
                 f"every configuration diverged (losses are in {directory.path / 'metrics.jsonl'}); lower learning_rate"
@@ -146,16 +152,6 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
         chosen = next(c for c in tried if c.name == winner.name)
         tensors = {k: p.detach().clone() for k, p in adapter_parameters(base.model, [chosen.adapter]).items()}
     return _keep_winner(work, results, chosen, tensors, seconds)
-
-
-def _tell_what_has_not_moved(results: Sequence[Result], reporter: Reporter) -> None:
-    for result in results:
-        stays = None if result.diverged else is_flat(result.losses)
-        if stays is not None:
-            reporter.note(
-                f"the loss of {result.name} ({label(result)}) has not moved: {stays}; a higher learning_rate, a larger"
-                " rank or other positions may move it"
-            )
 
 
 def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, tensors: dict, seconds: float) -> Sweep:
@@ -185,7 +181,7 @@ def _header(recipe: Recipe, result: Result) -> str:
     accuracy = "" if result.accuracy is None else f", accuracy {100 * result.accuracy:.1f} %"
     return (
         f"# The best of {recipe.name}'s sweep: {result.name}, {label(result)}.\n"
-        f"# On the {result.n:,} rows held back from training: loss {result.loss:.4f}{accuracy}. It was chosen by that"
-        " loss, so\n# an evaluation must use other rows. The stage holds these rows back here too, and so repeats the"
-        " sweep's training;\n# set its holdout to 0 (and until and best_checkpoint off) to train on all rows.\n"
+        f"# On the {result.n:,} validation rows: loss {result.loss:.4f}{accuracy}. It was chosen by that loss, so an\n"
+        "# evaluation must use other rows. The stage has the same validation rows: it repeats the sweep's training.\n"
+        "# Set its holdout to 0 (and early_stopping and best_checkpoint off) to train on all rows.\n"
     )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heft.edits.positions import parse_positions
 from heft.recipe.recipe import ReftStage
-from heft.reft.positions import parse_positions
 from heft.training.reuse.plan import PREFIXES, ReusePlan, nothing
 from heft.training.stage import planned_steps
 

@@ -1,4 +1,4 @@
-"""All learners of a sweep in lock-step: in each step, their batches go through the frozen model together."""
+"""All learners of a sweep in lockstep: in each step, their batches go through the frozen model together."""
 
 import itertools
 import time
@@ -21,58 +21,56 @@ class SideBySide:
 
     Attributes:
         learners: one for each configuration.
-        passes: the forward passes.
-        held_back: indices of the rows that nobody trains on.
-        trials: runs these, and does what is to be done where one fails.
+        forward: runs the forward passes.
+        validation: numbers of the validation rows.
+        retrying: runs them too, and repeats those that fail.
     """
 
     learners: Sequence[Learner]
-    passes: PackedForward
-    held_back: Sequence[int]
-    trials: RetryingForward
+    forward: PackedForward
+    validation: Sequence[int]
+    retrying: RetryingForward
 
     def train(self, what: str, reporter: Reporter) -> float:
         """Train all to their ends; returns the seconds it took."""
-        train_only(self.passes.model, [learner.configuration.adapter for learner in self.learners])
+        train_only(self.forward.model, [learner.configuration.adapter for learner in self.learners])
         total = max(learner.steps for learner in self.learners)
         start = time.perf_counter()
         with reporter.progress(what, total):
-            self.trials.set_training(True)
+            self.retrying.set_training(True)
             for step in range(1, total + 1):
                 live = [learner for learner in self.learners if learner.is_training]
                 if not live:
                     break
                 self._step(live, reporter.metrics)
-                self._watch(
-                    [learner for learner in live if not learner.diverged and learner.is_due()], reporter.metrics
-                )
-                self.passes.end_step()
+                due = [learner for learner in live if not learner.diverged and learner.is_due()]
+                self._validate(due, reporter.metrics)
+                self.forward.end_step()
                 reporter.step(what, step, total)
-            self.trials.set_training(False)
+            self.retrying.set_training(False)
         for learner in self.learners:
             learner.finish()
         return time.perf_counter() - start
 
     def _step(self, live: Sequence[Learner], on_metrics: Callable[[dict], None]) -> None:
         jobs_of_learners = [learner.next_step() for learner in live]
-        for together in itertools.zip_longest(*jobs_of_learners):  # one micro-batch of each, as each has them alone
-            jobs = sorted(
-                (job for job in together if job is not None), key=lambda job: job.rows
-            )  # equal rows, one pass
-            for pack in self.trials.packed(jobs, lambda job: self._tokens([job])):
+        for micro_batches in itertools.zip_longest(*jobs_of_learners):  # one of each, as each has them alone
+            jobs = [job for job in micro_batches if job is not None]
+            jobs.sort(key=lambda job: job.rows)  # equal rows, one pass
+            for pack in self.retrying.packed(jobs, lambda job: self._tokens([job])):
                 self._accumulate(pack)
         for learner in live:
-            figures = None if learner.diverged else learner.update()
-            if figures is None:
-                self.trials.diverge(learner)
-                figures = {"step": learner.taken + 1, "diverged": True}
-            on_metrics({"configuration": learner.configuration.name, **figures})
+            metrics = None if learner.diverged else learner.update()
+            if metrics is None:
+                self.retrying.diverge(learner)
+                metrics = {"step": learner.taken + 1, "diverged": True}
+            on_metrics({"configuration": learner.configuration.name, **metrics})
 
     def _accumulate(self, pack: Sequence[Job]) -> None:
         """Add the gradients of these jobs, each to its own learner; in halves where memory does not suffice.
 
-        Weights that are no numbers any more would spoil the whole pass, since a masked token still counts 0 · NaN. Then
-        the jobs run one by one, and those at fault end.
+        NaN among the weights would spoil the whole pass, since a masked token still counts 0 · NaN. Then the jobs run
+        one by one, and those at fault end.
 
         Raises:
             HeftError: rows have no finite loss, whatever the configuration; or memory does not suffice for one row.
@@ -81,12 +79,12 @@ class SideBySide:
         if not pack:
             return
         halves = _halves(pack)
-        if halves and self.trials.room.is_short_for(self._tokens(pack)):
+        if halves and self.retrying.budget.is_exceeded_by(self._tokens(pack)):
             for half in halves:
                 self._accumulate(half)
             return
         states = [(job.learner.random, job.learner.random.state) for job in pack]
-        results = self.trials.tried(lambda: self._gradients(pack), [self._tokens(half) for half in halves])
+        results = self.retrying.tried(lambda: self._gradients(pack), [self._tokens(half) for half in halves])
         if results is not None and all(torch.isfinite(loss) and are_finite(found) for loss, found in results):
             for job, (loss, gradients) in zip(pack, results, strict=True):
                 job.learner.add_gradients(gradients, loss.item())
@@ -99,16 +97,16 @@ class SideBySide:
             for job in pack:
                 self._accumulate([job])
         else:
-            self.trials.require_finite_rows(self._copies(pack[0]))
-            self.trials.diverge(pack[0].learner)
+            self.retrying.require_finite_rows(self._items(pack[0]))
+            self.retrying.diverge(pack[0].learner)
 
     def _gradients(self, pack: Sequence[Job]) -> list[tuple[torch.Tensor, list[torch.Tensor | None]]]:
         """Loss and gradients of each job; each is another learner's."""
-        copies = [self._copies(job) for job in pack]
-        by_copy = self.passes.losses(list(itertools.chain.from_iterable(copies)))
+        items = [self._items(job) for job in pack]
+        by_item = self.forward.losses(list(itertools.chain.from_iterable(items)))
         losses = [
             part.sum() / job.answer_tokens
-            for job, part in zip(pack, by_copy.split([len(part) for part in copies]), strict=True)
+            for job, part in zip(pack, by_item.split([len(part) for part in items]), strict=True)
         ]
         parameters = [p for job in pack for p in job.learner.parameters.values()]
         found = iter(torch.autograd.grad(sum(losses), parameters, allow_unused=True))
@@ -118,34 +116,34 @@ class SideBySide:
         ]
 
     def _tokens(self, pack: Sequence[Job]) -> int:
-        return sum(self.trials.tokens(self._copies(job)) for job in pack)
+        return sum(self.retrying.tokens(self._items(job)) for job in pack)
 
-    def _copies(self, job: Job) -> list[WorkItem]:
-        examples = self.passes.examples
-        return [self.passes.copy(job.learner.number, row, examples[row].answer) for row in job.rows]
+    def _items(self, job: Job) -> list[WorkItem]:
+        examples = self.forward.examples
+        return [self.forward.copy(job.learner.number, row, examples[row].answer) for row in job.rows]
 
-    def _watch(self, due: Sequence[Learner], on_metrics: Callable[[dict], None]) -> None:
-        """Evaluate the held-back rows for all learners that are due, as the Trainer takes its mean: over batches."""
+    def _validate(self, due: Sequence[Learner], on_metrics: Callable[[dict], None]) -> None:
+        """Evaluate the validation rows for all learners that are due: the mean over batches, as in a run of its own."""
         if not due:
             return
-        self.trials.set_training(False)
-        examples = self.passes.examples
-        copies = [self.passes.copy(lr.number, row, examples[row].answer) for lr in due for row in self.held_back]
-        losses = self.trials.measure(copies)
-        values = {(copy.adapter, copy.row): value for copy, value in zip(copies, losses, strict=True)}
+        self.retrying.set_training(False)
+        examples = self.forward.examples
+        items = [self.forward.copy(lr.number, row, examples[row].answer) for lr in due for row in self.validation]
+        losses = self.retrying.measure(items)
+        values = {(item.adapter, item.row): value for item, value in zip(items, losses, strict=True)}
         for learner in due:
             name = learner.configuration.name
             if learner.diverged:
                 on_metrics({"configuration": name, "step": learner.taken, "diverged": True})
                 continue
             total = 0.0
-            for batch in learner.held_back_batches():
+            for batch in learner.validation_batches():
                 tokens = sum(len(examples[row].answer) for row in batch)
                 total += len(batch) * sum(values[learner.number, row] for row in batch) / tokens
-            loss = total / len(self.held_back)
+            loss = total / len(self.validation)
             on_metrics({"configuration": name, "step": learner.taken, "eval_loss": loss})
-            learner.watch(loss)
-        self.trials.set_training(True)
+            learner.add_validation_loss(loss)
+        self.retrying.set_training(True)
 
 
 def _halves(pack: Sequence[Job]) -> list[list[Job]]:

@@ -1,23 +1,21 @@
-"""Tasks: what a model is adapted to. One file a task, and one line in `TASKS`.
+"""Tasks: what a model is adapted to. One file per task, and one line in `TASKS`.
 
 `load_examples` turns a recipe's task settings into examples; nothing here imports torch.
 """
 
-from difflib import get_close_matches
 from typing import Annotated, Union
 
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.tasks.arc_challenge import ArcChallenge
-from heft.tasks.arc_easy import ArcEasy
+from heft.settings.base import suggest
+from heft.tasks.arc import ArcChallenge, ArcEasy, Openbookqa
 from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, choice_example, generation_example
 from heft.tasks.boolq import Boolq
 from heft.tasks.gsm8k import Gsm8k
 from heft.tasks.hellaswag import Hellaswag
 from heft.tasks.jsonl import Jsonl
 from heft.tasks.loading import examples_of, load_examples
-from heft.tasks.openbookqa import Openbookqa
 from heft.tasks.piqa import Piqa
 from heft.tasks.siqa import Siqa
 from heft.tasks.whereabouts import Whereabouts
@@ -44,9 +42,7 @@ AnyTask = Annotated[Union[tuple(task.settings_type for task in TASKS.values())],
 
 def unknown_task(name: object) -> HeftError:
     """The error for a name that is not in the table, with the nearest one that is."""
-    near = get_close_matches(str(name), TASKS, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return HeftError(f"there is no task {str(name)!r}.{hint} Tasks: {', '.join(TASKS)}")
+    return HeftError(f"there is no task {str(name)!r}{suggest(str(name), list(TASKS))}")
 
 
 def task_for(settings: TaskSettings) -> Task:

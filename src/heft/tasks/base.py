@@ -1,4 +1,4 @@
-"""What a task is: examples made from rows, and, where answers are generated, the check of an answer."""
+"""A task: examples made from rows, and the check of an answer where answers are generated."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from heft.errors import HeftError
 from heft.settings.base import Settings
-from heft.tasks.sources import HubSource, Row, read_rows
+from heft.tasks.sources import Row, Source, read_rows
 
 Split = Literal["train", "eval"]
 
@@ -29,7 +29,7 @@ class Example:
     """One question as text, before any tokenizer or chat template.
 
     Raises:
-        HeftError: a part breaks what is said of it here.
+        HeftError: a field is not as described here.
     """
 
     id: str
@@ -37,21 +37,21 @@ class Example:
     prompt: str
     """Not empty, no whitespace at the end."""
     choices: tuple[str, ...]
-    """Each as continued from the prompt, beginning with whitespace; empty where the answer is generated."""
+    """Each continues the prompt and begins with whitespace; empty where the answer is generated."""
     gold: int | None
-    """Index into choices; none where the answer is generated."""
+    """Index into choices; None where the answer is generated."""
     answer: str
     """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices."""
     group: str | None = None
-    """Equal for examples that share a text, for clustered statistics; none where nothing is shared."""
+    """Equal for examples that share a text, for clustered statistics; None where nothing is shared."""
     target: str | None = None
     """The reference final answer where answers are generated."""
     question: str | None = None
-    """What is asked, where the prompt has more, such as the options; none where the prompt is the question."""
+    """The question, where the prompt has more, such as the options; None where the prompt is the question."""
     options: tuple[str, ...] | None = None
-    """What the choices stand for, where they are names such as letters; none where they are the options themselves."""
+    """What the choices stand for, where they are names such as letters; None where they are the options themselves."""
     turn: str | None = None
-    """The answer as a chat's turn, where whitespace at its beginning is part of it; none: the answer without any."""
+    """The answer as a chat turn, where whitespace at its beginning is part of it; None: the answer without any."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -95,7 +95,7 @@ def choice_example(
 ) -> Example:
     """An example scored by the likelihood of its choices; each option is continued after one space.
 
-    `group` is the shared text itself, of which the hash is kept; `question` and `named` are an `Example`'s `question`
+    `group` is the shared text itself, whose hash is stored; `question` and `named` are an `Example`'s `question`
     and `options`, for a prompt that lists them and options that are their names.
     """
     choices = tuple(f" {option.strip()}" for option in options)
@@ -125,25 +125,25 @@ def generation_example(task_name: str, prompt: str, answer: str, target: str, tu
 
 
 class TaskSettings(Settings):
-    """What is common to all tasks."""
+    """Settings of every task."""
 
     name: str
-    """Which task, by its name in the table of tasks."""
+    """Name of the task."""
     train_limit: int | None = Field(default=None, ge=1)
-    """Train on this many rows at most; none is all of them."""
+    """Most rows to train on; null is all of them."""
     eval_limit: int | None = Field(default=None, ge=1)
-    """Evaluate on this many rows at most; none is all of them."""
+    """Most rows to evaluate on; null is all of them."""
     sample_seed: int = 0
-    """Which rows a limit keeps: the first of a seeded shuffle, so a smaller limit keeps a subset of a larger one's."""
+    """Seed of the rows that a limit selects; a smaller limit selects a subset of a larger one's."""
     chat_template: bool = False
-    """Whether the prompt is wrapped as a user's turn in the tokenizer's chat template."""
+    """Apply the tokenizer's chat template, with the prompt as the user's turn."""
     chat_template_args: dict[str, bool | int | float | str] = Field(default={})
-    """Variables that the chat template is handed, such as {enable_thinking: false}; needs `chat_template: true`."""
+    """Variables passed to the chat template, such as {enable_thinking: false}; needs `chat_template: true`."""
     template_date: str | None = None
-    """Date (YYYY-MM-DD) that a chat template is given as today's; null: the day on which the run begins, which is
-    written into the run's recipe, so that a resumed run and `heft eval` use it too."""
+    """Today's date (YYYY-MM-DD) for the chat template; null: the day on which the run begins, which is written into
+    the run's recipe, so that a resumed run and `heft eval` use it too."""
     max_length: int = Field(default=512, ge=8)
-    """Tokens of prompt and answer together."""
+    """Most tokens of prompt and answer together (TRL: `max_length`)."""
 
     @field_validator("chat_template_args", "template_date")
     @classmethod
@@ -157,7 +157,7 @@ class TaskSettings(Settings):
     def _args_are_the_templates(cls, value: dict) -> dict:
         taken = sorted(_TEMPLATE_PARAMETERS & value.keys())
         if taken:
-            raise ValueError(f"{', '.join(taken)} cannot be set: heft hands that to the chat template itself")
+            raise ValueError(f"{', '.join(taken)} cannot be set: heft passes that to the chat template itself")
         return value
 
     @field_validator("template_date")
@@ -175,7 +175,8 @@ class TaskSettings(Settings):
 class SplitSettings(TaskSettings):
     """A task whose rows are a published data set with named splits."""
 
-    has_wheel: ClassVar[bool] = False
+    sources: ClassVar[Mapping[str, Source]] = {}
+    """Where rows can come from, beside a folder, by the name that `source` has for it."""
 
     source: str = Field(default="hub", min_length=1)
     """Where rows come from: hub, the path of a folder that holds <split>.jsonl, or, for boolq, wheel."""
@@ -187,8 +188,9 @@ class SplitSettings(TaskSettings):
     @field_validator("source")
     @classmethod
     def _source_exists_for_the_task(cls, value: str) -> str:
-        if value == "wheel" and not cls.has_wheel:
-            raise ValueError("source: wheel exists for boolq only; use hub or the path of a folder of JSON Lines")
+        if value in ("hub", "wheel") and value not in cls.sources:
+            expected = ", ".join([*cls.sources, "the path of a folder of JSON Lines"])
+            raise ValueError(f"this task has no source {value!r}; expected {expected}")
         return value
 
 
@@ -197,7 +199,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[TaskSettings]]
-    hub: ClassVar[HubSource | None] = None
+    generates: ClassVar[bool] = False
+    """Whether every answer is generated, so that no example has choices."""
     fields: ClassVar[Mapping[str, type]] = {}
     """The fields that a row must have, and their types."""
     stop: tuple[str, ...] = ()
@@ -209,13 +212,14 @@ class Task(ABC):
         self.settings = settings
 
     def rows(self, split: Split) -> Iterator[Row]:
-        """Every row of a split and where it stands.
+        """Every row of a split, with its place.
 
         Raises:
             HeftError: the source is missing, unreadable or empty.
         """
         settings = self.settings
-        return read_rows(settings.source, settings.train_split if split == "train" else settings.eval_split, self.hub)
+        name = settings.train_split if split == "train" else settings.eval_split
+        return read_rows(settings.source, name, settings.sources)
 
     def row_faults(self, row: dict) -> list[str]:
         """What is missing from a row or of the wrong type."""
@@ -226,11 +230,11 @@ class Task(ABC):
         """The example of one row that has no faults of type.
 
         Raises:
-            HeftError: a value is out of its range; the message says which, without the place.
+            HeftError: a value is out of range; the message says which, without the place.
         """
 
     def prediction(self, text: str) -> str | None:
-        """The final answer in a generated text, in the form that is compared; none where there is none."""
+        """The final answer in a generated text, in the form that is compared; None where there is none."""
         raise TypeError(f"{self.name} is scored by the likelihood of its choices, not by generated text")
 
     def is_correct(self, example: Example, text: str) -> bool:
@@ -260,7 +264,7 @@ def quotes_hint(value: object) -> str:
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:
-    """The place of a field's value among those allowed.
+    """The index of a field's value among those allowed.
 
     Raises:
         HeftError: it is none of them.

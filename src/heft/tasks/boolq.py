@@ -1,15 +1,74 @@
 """BoolQ: yes-or-no questions about a passage (Clark et al. 2019, arXiv 1905.10044)."""
 
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import ClassVar, Literal
 
+from heft.builtin import BOOLQ_WHEEL
+from heft.errors import HeftError
 from heft.tasks.base import Example, SplitSettings, Task, choice_example
-from heft.tasks.sources import BOOLQ_PATH, HubSource
+from heft.tasks.sources import HubSource, Row, read_json_lines
+
+
+class BoolqWheel:
+    """BoolQ's rows (question, title, passage, answer) in the files of an installed package, which is never imported.
+
+    `combined.jsonl` mixes all splits: passages are "Title -- passage", `idx` is the place within the original split,
+    and test rows have no label. `dev.jsonl` says which rows are the validation split. Ordered by `idx`, train (9,427)
+    and validation (3,270) are the original files row by row.
+    """
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield a split's rows.
+
+        Raises:
+            HeftError: the package is absent, another version or damaged, or the split is neither train nor validation.
+        """
+        if split not in ("train", "validation"):
+            raise HeftError(f"source: wheel has the splits train and validation; got {split!r}")
+        folder = _wheel_folder()
+        try:
+            validation = {
+                (row["question"], f"{row['title']} -- {row['passage']}")
+                for _, row in read_json_lines(folder / "dev.jsonl")
+            }
+            chosen = [
+                (where, row)
+                for where, row in read_json_lines(folder / "combined.jsonl")
+                if "label" in row and ((row["question"], row["passage"]) in validation) == (split == "validation")
+            ]
+            chosen.sort(key=lambda item: item[1]["idx"])
+        except KeyError as error:
+            raise HeftError(f"{folder} is damaged: a row has no {error}; reinstall: {BOOLQ_WHEEL.install}") from None
+        for where, row in chosen:
+            title, _, passage = row["passage"].partition(" -- ")
+            yield where, {"question": row["question"], "title": title, "passage": passage, "answer": row["label"]}
+
+
+def _wheel_folder() -> Path:
+    name, version = BOOLQ_WHEEL.package, BOOLQ_WHEEL.version
+    try:
+        package = distribution(name)
+    except PackageNotFoundError:
+        raise HeftError(f"source: wheel needs the package {name}; install it with: {BOOLQ_WHEEL.install}") from None
+    if package.version != version:
+        raise HeftError(
+            f"source: wheel reads {name} {version}, and {package.version} is installed; replace it with:"
+            f" {BOOLQ_WHEEL.install}"
+        )
+    return Path(str(package.locate_file(f"{name}/data/BoolQ")))
 
 
 class BoolqSettings(SplitSettings):
     """Yes-or-no questions about a passage."""
 
-    has_wheel: ClassVar[bool] = True
+    sources: ClassVar = {
+        "hub": HubSource(
+            "google/boolq", otherwise=f"take BoolQ from a wheel: {BOOLQ_WHEEL.install}, then --set task.source=wheel"
+        ),
+        "wheel": BoolqWheel(),
+    }
 
     name: Literal["boolq"] = "boolq"
     """BoolQ: yes-or-no questions about a passage."""
@@ -20,12 +79,11 @@ class BoolqSettings(SplitSettings):
 class Boolq(Task):
     """Passage, question, "Answer:"; choices " no" (0) and " yes" (1). Examples of one passage share a group.
 
-    The prompt is that of EleutherAI's lm-evaluation-harness, so that zero-shot figures can be set beside its own.
+    The prompt is that of EleutherAI's lm-evaluation-harness, so that zero-shot figures are comparable.
     """
 
     name = "boolq"
     settings_type = BoolqSettings
-    hub = HubSource(BOOLQ_PATH)
     fields = {"question": str, "passage": str, "answer": bool}
     settings: BoolqSettings
 

@@ -58,20 +58,3 @@ def check_options(options: Sequence[object], name: str, least: int, most: int | 
     for option in options:
         if not isinstance(option, str) or not option.strip():
             raise HeftError(f"{name} must be texts that are not empty; got {shortened(option)}{quotes_hint(option)}")
-
-
-def labelled_options(row: dict) -> tuple[list[str], int]:
-    """The options of an ARC or OpenBookQA row, and the gold one's index.
-
-    `choices` holds `text` and `label` (A to E or 1 to 5, only names); `answerKey` is a label.
-
-    Raises:
-        HeftError: the lists are missing or do not match, or the key is no label.
-    """
-    texts, labels = (row["choices"].get(name) for name in ("text", "label"))
-    if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
-        raise HeftError(f"choices must hold the lists text and label of one length; got {shortened(row['choices'])}")
-    check_options(texts, "choices.text", least=3, most=5)
-    if labels.count(row["answerKey"]) != 1:
-        raise HeftError(f"answerKey must be one of the labels {shortened(labels)}; got {shortened(row['answerKey'])}")
-    return texts, labels.index(row["answerKey"])

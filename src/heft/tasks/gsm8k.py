@@ -1,7 +1,7 @@
 """GSM8K: grade-school arithmetic in words, worked out step by step (Cobbe et al. 2021, arXiv 2110.14168)."""
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ _NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII
 class Gsm8kSettings(SplitSettings):
     """Grade-school arithmetic; the answer is generated."""
 
+    sources: ClassVar = {"hub": HubSource("openai/gsm8k", "main", {"train": "train", "test": "test"})}
+
     name: Literal["gsm8k"] = "gsm8k"
     """GSM8K: grade-school arithmetic in words; the worked solution is generated."""
     eval_split: str = Field(default="test", min_length=1)
@@ -28,8 +30,8 @@ class Gsm8k(Task):
     """Question; the answer is the worked solution without its <<calculator>> marks, ending in "#### 18"."""
 
     name = "gsm8k"
+    generates = True
     settings_type = Gsm8kSettings
-    hub = HubSource("openai/gsm8k", "main", {"train": "train", "test": "test"})
     fields = {"question": str, "answer": str}
     stop = ("\nQuestion:",)
     settings: Gsm8kSettings

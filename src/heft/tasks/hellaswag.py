@@ -1,7 +1,7 @@
 """HellaSwag: which of four endings continues a text (Zellers et al. 2019, arXiv 1905.07830)."""
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from heft.tasks.base import Example, Task, index_among
 from heft.tasks.choices import ChoiceSettings, check_options, options_example
@@ -10,6 +10,8 @@ from heft.tasks.sources import HubSource
 
 class HellaswagSettings(ChoiceSettings):
     """Which of four endings continues a text."""
+
+    sources: ClassVar = {"hub": HubSource("Rowan/hellaswag")}
 
     name: Literal["hellaswag"] = "hellaswag"
     """HellaSwag: which of four endings continues a text."""
@@ -24,7 +26,6 @@ class Hellaswag(Task):
 
     name = "hellaswag"
     settings_type = HellaswagSettings
-    hub = HubSource("Rowan/hellaswag")
     fields = {"ctx": str, "endings": list, "label": str}
     settings: HellaswagSettings
 

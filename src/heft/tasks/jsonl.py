@@ -79,7 +79,7 @@ class Jsonl(Task):
         return options_example(self.name, self.settings.format, head, cloze, row["choices"], gold)
 
     def _completion(self, prompt: str, completion: str) -> Example:
-        """Whitespace between the two is kept, on the completion's side; a space where there is none."""
+        """Whitespace between the two stays, as part of the completion; a space where there is none."""
         stem = prompt.rstrip()
         between = prompt[len(stem) :] + completion[: len(completion) - len(completion.lstrip())]
         answer = (between or " ") + completion.strip()
@@ -95,14 +95,14 @@ class Jsonl(Task):
 
 
 def _kind(row: dict) -> dict | None:
-    """The fields of the kind that a row is meant to be, complete or not; `answer` alone says nothing."""
+    """The fields of the kind that a row is meant to be, complete or not; `answer` alone decides nothing."""
     if "prompt" in row or "completion" in row:
         return _COMPLETION_FIELDS
     return _CHOICE_FIELDS if "question" in row or "choices" in row else None
 
 
 def _as_turn(completion: str) -> str:
-    """A completion that nothing stands before: its indentation is kept, blank lines and one single space are not."""
+    """A completion on its own: indentation stays, blank lines and one single space do not."""
     text = completion.rstrip()
     indent, text = text[: len(text) - len(text.lstrip())], text.lstrip()
     indent = indent.rpartition("\n")[2]

@@ -42,7 +42,7 @@ def examples_of(task: Task, split: Split) -> list[Example]:
         raise HeftError(f"{task.name}: there are no {split} rows")
     settings = task.settings
     limit = settings.train_limit if split == "train" else settings.eval_limit
-    # Ids come before the limit, so that a repeated row keeps its id whatever the limit.
+    # Ids are given before the limit, so that a repeated row has the same id whatever the limit.
     unique = with_unique_ids(examples)
     return [unique[index] for index in sampled_indices(len(unique), limit, settings.sample_seed)]
 
@@ -59,7 +59,7 @@ def with_unique_ids(examples: Iterable[Example]) -> list[Example]:
 
 
 def sampled_indices(count: int, limit: int | None, seed: int) -> list[int]:
-    """The indices a limit keeps, ascending; those of a smaller limit are a subset of a larger one's."""
+    """The indices that a limit selects, ascending; those of a smaller limit are a subset of a larger one's."""
     if limit is None or limit >= count:
         return list(range(count))
     order = list(range(count))

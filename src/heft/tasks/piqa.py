@@ -1,6 +1,6 @@
 """PIQA: everyday physical common sense, which of two ways reaches a goal (Bisk et al. 2020, arXiv 1911.11641)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from heft.tasks.base import Example, Task, index_among
 from heft.tasks.choices import ChoiceSettings, options_example, question_cloze
@@ -9,6 +9,8 @@ from heft.tasks.sources import HubSource
 
 class PiqaSettings(ChoiceSettings):
     """Which of two ways reaches a goal."""
+
+    sources: ClassVar = {"hub": HubSource("ybisk/piqa", revision="refs/convert/parquet")}
 
     name: Literal["piqa"] = "piqa"
     """PIQA: which of two ways reaches an everyday goal."""
@@ -22,7 +24,6 @@ class Piqa(Task):
 
     name = "piqa"
     settings_type = PiqaSettings
-    hub = HubSource("ybisk/piqa", revision="refs/convert/parquet")
     fields = {"goal": str, "sol1": str, "sol2": str, "label": int}
     settings: PiqaSettings
 

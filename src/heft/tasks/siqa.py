@@ -1,6 +1,6 @@
 """Social IQa: why people act, and what they feel and do next (Sap et al. 2019, arXiv 1904.09728)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from heft.tasks.base import Example, Task, index_among
 from heft.tasks.choices import ChoiceSettings, options_example, question_cloze
@@ -9,6 +9,8 @@ from heft.tasks.sources import HubSource
 
 class SiqaSettings(ChoiceSettings):
     """Questions about a social situation, three options."""
+
+    sources: ClassVar = {"hub": HubSource("allenai/social_i_qa", revision="refs/convert/parquet")}
 
     name: Literal["siqa"] = "siqa"
     """Social IQa: why people act, and what they feel and do next."""
@@ -22,7 +24,6 @@ class Siqa(Task):
 
     name = "siqa"
     settings_type = SiqaSettings
-    hub = HubSource("allenai/social_i_qa", revision="refs/convert/parquet")
     fields = {"context": str, "question": str, "answerA": str, "answerB": str, "answerC": str, "label": str}
     settings: SiqaSettings
 

@@ -38,7 +38,7 @@ class WhereaboutsSettings(TaskSettings):
     eval_size: int = Field(default=500, ge=1)
     """Rows made to evaluate on; none of them is ever a row to train on."""
     sample_seed: int = 0
-    """Which rows are made, and which of them a limit keeps."""
+    """Seed of the rows, and of those that a limit selects."""
 
 
 class Whereabouts(Task):

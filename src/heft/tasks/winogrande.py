@@ -1,6 +1,6 @@
 """WinoGrande: who or what a blank stands for (Sakaguchi et al. 2019, arXiv 1907.10641)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from heft.errors import HeftError
 from heft.tasks.base import Example, Task, index_among, shortened
@@ -10,6 +10,8 @@ from heft.tasks.sources import HubSource
 
 class WinograndeSettings(ChoiceSettings):
     """Which of two words fills the blank of a sentence."""
+
+    sources: ClassVar = {"hub": HubSource("allenai/winogrande", "winogrande_xl")}
 
     name: Literal["winogrande"] = "winogrande"
     """WinoGrande (xl): which of two words fills the blank of a sentence."""
@@ -24,7 +26,6 @@ class Winogrande(Task):
 
     name = "winogrande"
     settings_type = WinograndeSettings
-    hub = HubSource("allenai/winogrande", "winogrande_xl")
     fields = {"sentence": str, "option1": str, "option2": str, "answer": str}
     settings: WinograndeSettings
 

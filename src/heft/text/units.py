@@ -2,6 +2,9 @@
 
 import math
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MINUS = str.maketrans("-", "−")
+
 
 def percent(share: float | None) -> str:
     """`83.4 %`, or a dash where the figure does not exist."""
@@ -25,6 +28,18 @@ def in_time(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def in_digits(value: float) -> str:
+    """Three significant digits: `0.0123`, `12.3`, `1.23 × 10⁷`."""
+    if value == 0:
+        return "0"
+    if not 0.001 <= abs(value) < 100_000:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".translate(_MINUS)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".translate(_MINUS)
+    return f"{value:.3g}".translate(_MINUS)
 
 
 def _scaled(count: float | None, unit: str) -> str:

@@ -1,1 +1,1 @@
-"""Training of one stage: the loss on answers, the Trainer that minimises it, and the course of a stage."""
+"""Training of one stage: `stage.py` from top to bottom, `loop.py` the training loop, the rest what they use."""

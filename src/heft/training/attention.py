@@ -3,7 +3,7 @@
 There torch's scaled_dot_product_attention is slow, above all backward, while plain products run in the processor's
 bfloat16 units: for 24 rows of 41 tokens a layer of SmolLM2 took 27.6 ms forward and backward, eager 3.9 ms; for 8 of
 160, 35 and 13 ms; for 2 of 512, 48 and 29 ms; for 1 of 1,536, 161 and 281 ms (one core of an EPYC with AVX512-BF16). In
-float32 the two are alike. eager keeps the scores of every pair of tokens, so it is taken for short rows only.
+float32 the two are alike. eager stores the scores of every pair of tokens, so it is used for short rows only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from heft.data.encode import EncodedExample
 
 LONGEST_EAGER = 512
-"""Tokens of the longest row up to which eager attention is taken."""
+"""Tokens of the longest row up to which eager attention is used."""
 
 
 @contextmanager
 def attention_for_training(model: "PreTrainedModel", asked: str, rows: "Sequence[EncodedExample]") -> Iterator[None]:
-    """Meanwhile the model attends in the faster of two ways that compute the same; afterwards as before.
+    """Meanwhile the model uses the faster of two attention implementations that compute the same; afterwards its own.
 
     Args:
         model: any causal language model.
-        asked: model.attention of the recipe; what a person has chosen stays.
-        rows: all that are trained on or held back.
+        asked: model.attention of the recipe; anything but "auto" stays as chosen.
+        rows: all training and validation rows.
     """
     if not trains_eager(model, model.device, asked, rows):
         yield
@@ -42,7 +42,7 @@ def attention_for_training(model: "PreTrainedModel", asked: str, rows: "Sequence
 
 
 def trains_eager(model: "PreTrainedModel", device: torch.device, asked: str, rows: "Sequence[EncodedExample]") -> bool:
-    """Whether eager attention takes the place of sdpa while a model, or one like this skeleton, trains on a device."""
+    """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
     is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
     longest = max(len(row.prompt) + len(row.answer) for row in rows)
     return asked == "auto" and is_slow and longest <= LONGEST_EAGER

@@ -1,60 +1,45 @@
-"""What the held-back loss decides: when a stage ends, and which of its weights stay."""
+"""What the validation loss decides: when a stage ends early, and which of its weights stay."""
 
-import math
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl
 
 from heft.recipe.training import TrainingSettings
-from heft.training.snapshot import Snapshot, restore_weights, trained_weights
+from heft.training.snapshot import copied, restore_weights
 
 
-class HeldBack(TrainerCallback):
-    """Ends a stage on a plateau of the held-back loss and keeps the weights of its minimum, where these are asked for.
+class EarlyStopping:
+    """Follows the validation loss for `early_stopping` and `best_checkpoint`, as far as a stage asks for them.
 
     Attributes:
-        plateau: what was seen when it ended the stage, in a sentence; None before.
+        reason: why the stage ends early, in a sentence; None while it does not.
+        state: what a resumed stage needs: the lowest loss, evaluations since it improved, and the best weights.
     """
 
     def __init__(self, stage: TrainingSettings):
-        self.plateau: str | None = None
-        self._until, self._keep_best = stage.until and stage.until.plateau, stage.best_checkpoint
-        self._lowest, self._without_gain = math.inf, 0
-        self._best: dict[str, torch.Tensor] | None = None
-        self._best_loss = math.inf
+        self.reason: str | None = None
+        self.state: dict[str, Any] = {"lowest": sys.float_info.max, "without_gain": 0, "best": {}}
+        self._settings, self._keeps_best = stage.early_stopping, stage.best_checkpoint
 
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        loss = metrics["eval_loss"]
-        if self._keep_best and loss < self._best_loss:
-            self._best_loss = loss
-            self._best = trained_weights(model)
-        if self._until is not None:
-            self._watch(loss, self._until.patience, self._until.minimum_gain, control)
-
-    def _watch(self, loss: float, patience: int, minimum_gain: float, control: TrainerControl) -> None:
-        self._without_gain = 0 if loss < self._lowest - minimum_gain else self._without_gain + 1
-        if self._without_gain >= patience:
-            looks = "evaluation" if patience == 1 else f"{patience} evaluations"
-            self.plateau = (
-                f"the held-back loss did not fall by {minimum_gain:g} in the last {looks}:"
-                f" it is {loss:.4f}, its lowest before was {self._lowest:.4f}"
+    def update(self, loss: float, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Take in the validation loss of these weights."""
+        lowest = self.state["lowest"]
+        if loss < lowest:
+            best = copied(dict(parameters)) if self._keeps_best else {}
+            self.state |= {"lowest": loss, "best": best}
+        if self._settings is None:
+            return
+        patience, min_delta = self._settings.patience, self._settings.min_delta
+        self.state["without_gain"] = 0 if loss < lowest - min_delta else self.state["without_gain"] + 1
+        if self.state["without_gain"] >= patience:
+            evaluations = "evaluation" if patience == 1 else f"{patience} evaluations"
+            self.reason = (
+                f"the validation loss did not fall by {min_delta:g} in the last {evaluations}:"
+                f" it is {loss:.4f}, its lowest before was {lowest:.4f}"
             )
-            control.should_training_stop = True
-        self._lowest = min(self._lowest, loss)
 
-    def on_train_end(self, args, state, control, model=None, **kwargs):
-        if self._best is not None:
-            restore_weights(model, self._best)
-
-    def snapshot(self) -> Snapshot:
-        """What was seen so far; infinities, which JSON has not, are left out."""
-        values = {"lowest": self._lowest, "best_loss": self._best_loss}
-        seen = {key: value for key, value in values.items() if math.isfinite(value)}
-        return Snapshot(seen | {"without_gain": self._without_gain}, self._best or {})
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on from what was seen."""
-        self._lowest = snapshot.values.get("lowest", math.inf)
-        self._best_loss = snapshot.values.get("best_loss", math.inf)
-        self._without_gain = snapshot.values["without_gain"]
-        self._best = snapshot.tensors or None
+    def restore_best(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Set the weights to those of the lowest validation loss, if `best_checkpoint` asks for that."""
+        restore_weights(parameters, self.state["best"])

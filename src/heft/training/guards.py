@@ -1,11 +1,13 @@
-"""What goes wrong in training without a noise: numbers that are none, a loss that stays where it is."""
+"""Silent training failures: a loss, gradients or weights that are NaN or infinite, and a loss that does not fall."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from heft.data.batching import select_rows
 from heft.errors import HeftError
@@ -16,19 +18,19 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 10
 SHARE = 0.2
-"""Of the logged losses, the first and the last that are set against each other."""
+"""Of the logged losses, the first and the last that are compared."""
 FEWEST = 4
 """Losses in each."""
 SMALLEST_FALL = 0.02
-"""A loss that fell by less than this share of its first level, and by less than two standard errors, has not moved."""
+"""A loss that fell by less than this share of its first level, and by less than two standard errors, is flat."""
 
 
 class Diverged(HeftError):
-    """A loss or a gradient is not a finite number, and the step was not taken; or steps have spoiled the weights."""
+    """A loss or a gradient is NaN or infinite, and the step was not taken; or steps have spoiled the weights."""
 
 
-def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Sequence[dict[str, torch.Tensor]]) -> list[int]:
-    """Numbers of the rows (`row_ids`) whose loss, computed alone, is not finite."""
+def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
+    """Numbers of the rows (`row_ids`) whose loss, computed alone, is NaN or infinite."""
     found = []
     model.eval()
     with torch.no_grad():
@@ -39,10 +41,37 @@ def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Sequence
     return found
 
 
+@torch.no_grad()
+def require_sound_weights(
+    stage: str, step: int, model: "nn.Module", parameters: Sequence[torch.Tensor], loss: Loss, batch: dict
+) -> None:
+    """Find out now what the next step would: whether the weights and the loss of a row are finite.
+
+    Args:
+        stage: its name.
+        step: the last one that was taken.
+        model: as it trains.
+        parameters: the trained ones.
+        loss: as the stage computes it.
+        batch: of the last step; its first row is tried.
+
+    Raises:
+        Diverged: they are not.
+    """
+    norm = float(get_total_norm(parameters))
+    if not math.isfinite(norm):
+        raise weights_diverged(stage, step, f"the norm of the trained weights is {norm}")
+    model.eval()
+    with singular_rotation_as_diverged(stage, step):
+        value = float(loss(model, select_rows(batch, [0])))
+    if not math.isfinite(value):
+        raise weights_diverged(stage, step, f"the loss of a row that it was taken on is {value}")
+
+
 def diverged(
     stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str], weights_moved: bool
 ) -> Diverged:
-    """The error of a loss or a gradient that is not finite.
+    """The error of a loss or a gradient that is NaN or infinite.
 
     Args:
         stage: its name.
@@ -54,17 +83,16 @@ def diverged(
     """
     blamed = 0 < len(bad) < len(rows) or (bad and not weights_moved)
     named = bad if blamed else rows
-    shown = ", ".join(named[:ROWS_SHOWN]) + (f" and {len(named) - ROWS_SHOWN} more" if len(named) > ROWS_SHOWN else "")
     if blamed:
         whose = "rows whose loss alone is not finite"
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
-    advice = "look at these rows" if blamed else _lower_rate(stage)
-    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {shown}", advice)
+    advice = "Look at these rows" if blamed else _lower_rate(stage)
+    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {listed(named)}", advice)
 
 
 def weights_diverged(stage: str, step: int, what: str) -> Diverged:
-    """The error of steps that have left weights with which nothing can be computed.
+    """The error of steps that have left weights that cannot be used.
 
     Args:
         stage: its name.
@@ -83,18 +111,27 @@ def singular_rotation_as_diverged(stage: str, step: int) -> Iterator[None]:
         raise weights_diverged(stage, step, "rows of a rotation depend on each other or are not finite") from error
 
 
+def listed(ids: Sequence[str]) -> str:
+    """Ids of rows, the first few of them."""
+    more = f" and {len(ids) - ROWS_SHOWN} more" if len(ids) > ROWS_SHOWN else ""
+    return ", ".join(ids[:ROWS_SHOWN]) + more
+
+
 def _lower_rate(stage: str) -> str:
-    return f"lower stages.{stage}.learning_rate, or lengthen its warmup"
+    return f"Lower stages.{stage}.learning_rate, or lengthen its warmup"
 
 
 def _advised(what: str, advice: str) -> Diverged:
-    return Diverged(
-        f"{what}. What was kept before stays. Then: {advice}, and run it anew in another directory (--output DIR)"
-    )
+    return Diverged(f"{what}. Earlier checkpoints are kept. {advice}, then rerun with another --output DIR")
 
 
-def is_flat(losses: Sequence[float]) -> str | None:
-    """In words, that the last losses are about as high as the first; None where they are lower, or too few to tell."""
+def flat_loss_note(what: str, losses: Sequence[float]) -> str | None:
+    """A note that the last losses are about as high as the first; None where they are lower, or too few to tell.
+
+    Args:
+        what: was trained: "stage fine".
+        losses: its logged training losses.
+    """
     count = max(FEWEST, round(SHARE * len(losses)))
     if len(losses) < 2 * count:
         return None
@@ -103,4 +140,7 @@ def is_flat(losses: Sequence[float]) -> str | None:
     error = ((stdev(first) ** 2 + stdev(last) ** 2) / count) ** 0.5
     if fall > SMALLEST_FALL * abs(fmean(first)) or fall > 2 * error:
         return None
-    return f"{fmean(first):.4f} over the first {count} logged steps, {fmean(last):.4f} over the last {count}"
+    return (
+        f"the loss of {what} is flat: {fmean(first):.4f} over the first {count} logged steps, {fmean(last):.4f} over"
+        f" the last {count}; a higher learning_rate, a larger rank or other positions may lower it"
+    )

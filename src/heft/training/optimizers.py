@@ -1,11 +1,15 @@
-"""The optimizers by name: how each is made, and how much state it keeps per parameter."""
+"""The optimizer of a stage and its learning-rate schedule, from the stage's settings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.optimization import Adafactor
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Adafactor, get_scheduler
+
+from heft.recipe.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,33 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(torch.optim.SGD),
 }
 """By the name that the setting `optimizer` has. Adafactor's factored states are too small to count."""
+
+_UNDECAYED = (".rotation", ".bias")
+"""Ends of the names of weights that weight decay leaves alone: rotations have no length, biases need no decay."""
+
+
+def make_optimizer(parameters: Mapping[str, nn.Parameter], stage: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW, Adafactor or SGD over these weights, in groups by learning rate and weight decay.
+
+    Args:
+        parameters: the trained weights by their names in the model.
+        stage: its settings; `reft_learning_rate`, where a joint stage has one, is that of ReFT's weights.
+    """
+    reft_rate = getattr(stage, "reft_learning_rate", None) or stage.learning_rate
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for is_reft in (False, True):  # the first group's rate is the one that is logged
+        for name, parameter in parameters.items():
+            if (".reft." in name) == is_reft:
+                key = (reft_rate if is_reft else stage.learning_rate, not name.endswith(_UNDECAYED))
+                groups.setdefault(key, []).append(parameter)
+    settings = [
+        {"params": members, "lr": rate, "weight_decay": stage.weight_decay if is_decayed else 0.0}
+        for (rate, is_decayed), members in groups.items()
+    ]
+    return OPTIMIZERS[stage.optimizer](settings, stage.learning_rate)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, stage: TrainingSettings, steps: int) -> LambdaLR:
+    """Linear warmup, then the stage's schedule, over so many steps (transformers: `lr_scheduler_type`)."""
+    name = "constant_with_warmup" if stage.schedule == "constant" else stage.schedule
+    return get_scheduler(name, optimizer, round(stage.warmup * steps), steps)

@@ -9,7 +9,7 @@ class PeakMemory:
     """The most memory that was in use since this was made.
 
     On CUDA what torch had allocated on the device. On a CPU under Linux the resident memory of the whole process,
-    libraries and base model included, whose high-water mark (VmHWM, proc(5)) is set back at the start. Elsewhere it is
+    libraries and base model included, whose high-water mark (VmHWM, proc(5)) is reset at the start. Elsewhere it is
     unknown. Of several processes, each sees its own.
     """
 
@@ -19,7 +19,7 @@ class PeakMemory:
         if self._is_known:
             torch.cuda.reset_peak_memory_stats(device)
         elif device.type == "cpu":
-            self._is_known = _set_back()
+            self._is_known = _reset()
 
     def bytes(self) -> int | None:
         """The peak so far; None where it is unknown."""
@@ -30,8 +30,8 @@ class PeakMemory:
         return _resident_peak()
 
 
-def _set_back() -> bool:
-    """Set the high-water mark to what is resident now; whether that can be done here."""
+def _reset() -> bool:
+    """Reset the high-water mark to what is resident now; returns whether that is possible here."""
     before = _resident_peak()
     try:
         Path("/proc/self/clear_refs").write_text("5")

@@ -1,102 +1,79 @@
-"""Where a Trainer is between two steps: everything that its next step depends on, as tensors and plain values.
+"""The state that a training step depends on, as plain values and tensors: copied, restored, and packed for a file.
 
-Both can be written without pickle (heft.run.checkpoints). Put back, they give the same steps to the bit on a CPU.
+Restored, it gives the same steps to the bit on a CPU. Nothing of it needs pickle (see heft.run.checkpoints).
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Plain values (what JSON holds) and tensors, on the CPU, by name."""
-
-    values: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
+_TENSOR = "tensor in the file"
+"""Key of the mapping that stands for a tensor among packed values."""
 
 
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the parameters that require gradients, by name."""
-    return {name: _copy(p) for name, p in model.named_parameters() if p.requires_grad}
+def pack(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Nested mappings and lists as plain values, which JSON can hold, and the tensors taken out of them, by name."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def values(node: Any, path: str) -> Any:
+        if isinstance(node, torch.Tensor):
+            tensors[path] = node
+            return {_TENSOR: path}
+        if isinstance(node, dict):
+            return {str(key): values(item, f"{path}/{key}" if path else str(key)) for key, item in node.items()}
+        if isinstance(node, list | tuple):
+            return [values(item, f"{path}/{index}") for index, item in enumerate(node)]
+        return node
+
+    return values(tree, ""), tensors
+
+
+def unpack(values: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """What `pack` was given; tuples are lists, and keys are text."""
+    if isinstance(values, dict):
+        if _TENSOR in values:
+            return tensors[values[_TENSOR]]
+        return {key: unpack(item, tensors) for key, item in values.items()}
+    return [unpack(item, tensors) for item in values] if isinstance(values, list) else values
+
+
+def copied(tree: Any) -> Any:
+    """Nested mappings with copies of their tensors, on the CPU."""
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True).contiguous()
+    return {key: copied(item) for key, item in tree.items()} if isinstance(tree, dict) else tree
 
 
 @torch.no_grad()
-def restore_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Set the parameters of these names."""
-    parameters = dict(model.named_parameters())
+def restore_weights(parameters: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    """Set parameters to the values of the same names."""
     for name, value in weights.items():
         parameters[name].copy_(value)
 
 
-def optimizer_state(optimizer: Optimizer) -> Snapshot:
-    """An optimiser's state; parameters are counted as it does."""
-    state = optimizer.state_dict()
-    tensors, values = {}, {}
-    for number, entries in state["state"].items():
-        for key, value in entries.items():
-            place = tensors if isinstance(value, torch.Tensor) else values
-            place[f"{number}.{key}"] = _copy(value) if isinstance(value, torch.Tensor) else value
-    return Snapshot({"values": values, "groups": state["param_groups"]}, tensors)
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Set an optimizer of the same parameters to what its `state_dict` was, perhaps packed since."""
+    entries = {int(number): entry for number, entry in state["state"].items()}
+    optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
 
 
-def restore_optimizer(optimizer: Optimizer, snapshot: Snapshot) -> None:
-    """Set an optimiser of the same parameters to a state from `optimizer_state`."""
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in (snapshot.values["values"] | snapshot.tensors).items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": snapshot.values["groups"]})
+def random_state() -> dict[str, Any]:
+    """The state of all generators of random numbers: Python's, numpy's, torch's on the CPU and on the CUDA device."""
+    of_numpy = np.random.get_state(legacy=False)
+    of_numpy["state"]["key"] = of_numpy["state"]["key"].tolist()
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"python": random.getstate(), "numpy": of_numpy, "torch": torch.get_rng_state(), **cuda}
 
 
-def random_state() -> Snapshot:
-    """Where all generators of random numbers are: Python's, numpy's, torch's on the CPU and on the CUDA device."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys.astype(np.int64))}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return Snapshot(
-        {"python": [version, list(numbers), gauss], "numpy": [kind, int(position), int(has_gauss), float(cached)]},
-        tensors,
-    )
-
-
-def restore_random_state(snapshot: Snapshot) -> None:
+def restore_random_state(state: Mapping[str, Any]) -> None:
     """Set all generators to a state from `random_state`."""
-    version, numbers, gauss = snapshot.values["python"]
+    version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
-    kind, position, has_gauss, cached = snapshot.values["numpy"]
-    keys = snapshot.tensors["numpy"].numpy().astype(np.uint32)
-    np.random.set_state((kind, keys, position, has_gauss, cached))
-    torch.set_rng_state(snapshot.tensors["torch"])
-    if "cuda" in snapshot.tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(snapshot.tensors["cuda"])
-
-
-def together(**parts: Snapshot) -> Snapshot:
-    """Several as one; `apart` gives them back."""
-    return Snapshot(
-        {name: part.values for name, part in parts.items()},
-        {f"{name}/{key}": value for name, part in parts.items() for key, value in part.tensors.items()},
-    )
-
-
-def apart(snapshot: Snapshot) -> dict[str, Snapshot]:
-    """The parts that `together` was given, by name."""
-    return {
-        name: Snapshot(
-            values,
-            {key.partition("/")[2]: t for key, t in snapshot.tensors.items() if key.partition("/")[0] == name},
-        )
-        for name, values in snapshot.values.items()
-    }
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

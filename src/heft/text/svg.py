@@ -1,4 +1,4 @@
-"""Small drawings: two axes and marks, as SVG that takes its colours from the page and so follows its light and dark.
+"""Small drawings: two axes and marks, as SVG that takes its colours from the page, or as a file of its own.
 
 Sizes are in units of a drawing 360 wide, the width of a phone, so that text stays readable there. Every text and
 attribute is escaped.
@@ -10,13 +10,21 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from heft.report import words
+from heft.text.units import in_digits
 
 WIDTH, HEIGHT = 360, 232
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 28, 40
 CHARACTER = 6.1
 """About the width of a character of 11 units, for placing labels."""
 _MOST_TICKS = 5
+_STYLE = """
+svg { background: #fdfcf9; }
+text { font: 11px system-ui, sans-serif; fill: #1d1c1a; }
+.tick, .axis { fill: #5d5952; }
+.grid { stroke: #e3dfd6; }
+.rule { stroke: #8d887e; }
+.fill.a { fill: #1f5490; }
+"""
 
 Point = tuple[float, float]
 
@@ -29,7 +37,7 @@ class Axis:
     low: float
     high: float
     log: bool = False
-    words: Callable[[float], str] = words.number
+    words: Callable[[float], str] = in_digits
 
     def share(self, value: float) -> float:
         """Where a value lies, 0 at the low end and 1 at the high one."""
@@ -57,7 +65,7 @@ def axis(
     low: float | None = None,
     high: float | None = None,
     may_be_log: bool = False,
-    words: Callable[[float], str] = words.number,
+    words: Callable[[float], str] = in_digits,
 ) -> Axis:
     """An axis that holds the values, with a margin at each end that is not given.
 
@@ -110,6 +118,11 @@ class Drawing:
         return Markup('<svg role="img" aria-label="{}" viewBox="0 {} {} {}">{}{}</svg>').format(
             label, top, WIDTH, self.height - top, self._axes(), Markup("").join(self._marks)
         )
+
+    def file(self, label: str) -> str:
+        """The text of an SVG file, which brings its own colours."""
+        svg = str(self.svg(label)).replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" ', 1)
+        return svg.replace(">", f"><style>{_STYLE}</style>", 1) + "\n"
 
     def _add(self, template: str, *values: object) -> None:
         self._marks.append(Markup(template).format(*values))

@@ -1,6 +1,6 @@
 """Which tokens a ReFT adapter edits: the one rule, and whatever others ask of it. No torch.
 
-A new syntax is read in `parse_positions`, answered by `Positions`, and documented in heft.reft.settings.
+A new syntax is read in `parse_positions`, answered by `Positions`, and documented in heft.edits.settings.
 """
 
 import re

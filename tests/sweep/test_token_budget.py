@@ -8,7 +8,7 @@ from heft.errors import HeftError
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Learner
-from heft.sweep.room import TokenBudget
+from heft.sweep.retry import TokenBudget
 from tolerance import ROUNDING, rounded
 
 FINE = "{method: reft, positions: l2, rank: 2, steps: 3, batch_size: 4, optimizer: sgd, learning_rate: 1e-2}"
@@ -76,7 +76,7 @@ def test_smaller_passes_give_the_same_gradients_weights_and_results(run, monkeyp
     whole = found(run, monkeypatch, f"{{grid: {grid}}}", "whole")
     assert short[3]
     assert len(short[3]) <= 6, "what did not fit is not tried at every step"
-    assert "out of memory; going on with at most" in short[3][0]
+    assert "out of memory: a pass reduced to " in short[3][0]
     assert not whole[3]
     assert_equal(short, whole)
 
@@ -114,12 +114,12 @@ def test_other_errors_are_not_taken_for_it(run, monkeypatch):
         found(run, monkeypatch, "{grid: {rank: [1, 2]}}", "short", losses)
 
 
-def test_room_never_grows_and_is_not_short_before_memory_runs_out():
+def test_a_budget_never_grows_and_nothing_exceeds_it_before_memory_runs_out():
     notes = []
-    room = TokenBudget(100, notes.append)
-    assert not room.is_short_for(1000)
-    room.shrink([40, 45])
-    room.shrink([400, 200])
-    assert room.tokens == 45
-    assert (room.is_short_for(46), room.is_short_for(45)) == (True, False)
+    budget = TokenBudget(100, notes.append)
+    assert not budget.is_exceeded_by(1000)
+    budget.shrink([40, 45])
+    budget.shrink([400, 200])
+    assert budget.tokens == 45
+    assert (budget.is_exceeded_by(46), budget.is_exceeded_by(45)) == (True, False)
     assert len(notes) == 2

@@ -1,4 +1,4 @@
-"""What a ReFT adapter is: every setting declared, documented and checked once, without torch.
+"""The settings of a ReFT adapter: declared, documented and checked once, without torch.
 
 `heft.reft.ReftConfig` (what PEFT stores) and the recipe's `reft` stages (what people write) both take their fields,
 defaults and checks from here.
@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from heft.reft.equations import EQUATIONS
-from heft.reft.positions import parse_positions
+from heft.edits.equations import EQUATIONS
+from heft.edits.positions import parse_positions
 from heft.settings.base import Settings
 
 InterventionName = Literal[tuple(EQUATIONS)]
@@ -25,17 +25,17 @@ class ReftSettings(Settings):
         description=f"The edit: {', '.join(f'{name} {each.text}' for name, each in EQUATIONS.items())}.",
     )
     rank: int = Field(default=4, ge=1)
-    """Dimensions of the subspace that is edited, at most the hidden size."""
+    """Rank r of the edit: dimensions of the edited subspace, at most the hidden size (pyreft: `low_rank_dimension`)."""
     layers: Literal["all"] | list[int] = "all"
     """Layers that are edited, counted from 0; negative numbers count from the end."""
     site: Site = "block"
-    """Where the hidden state is taken: the block's output, its attention's output or its MLP's output."""
+    """Which output is edited: the block's, its attention's or its MLP's (pyreft: `component`)."""
     positions: str = "f1+l1"
-    """Which tokens are edited: all, fN (first N of the prompt), lN (last N) or fN+lN."""
+    """Tokens that are edited: all, fN (first N of the prompt), lN (last N) or fN+lN (pyreft: `position`)."""
     tied: bool = True
-    """Whether the first and the last positions share one set of weights; matters for fN+lN only."""
+    """Share one set of weights between first and last positions; matters for fN+lN only (pyreft: `share_weights`)."""
     activation: ActivationName | None = None
-    """Applied to Wh+b (loreft, noreft, direft); none is the published form."""
+    """Activation function on Wh+b (loreft, noreft, direft); null is the published form."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the low-rank difference, never on the hidden state itself."""
 

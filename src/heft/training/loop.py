@@ -1,0 +1,293 @@
+"""The training loop of a stage: forward and backward in micro-batches, clip, step, schedule; log, evaluate, save.
+
+`TrainingLoop.run` is the loop, `_step` one optimizer step. Of several processes each takes its share of every
+micro-batch; accelerate averages their gradients (DDP) or shards the model (FSDP2).
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+
+from heft.recipe.recipe import Stage
+from heft.runtime import distributed, signals
+from heft.runtime.reporter import Reporter
+from heft.training import guards, snapshot
+from heft.training.batches import TrainingData, epoch_of
+from heft.training.checkpointing import CheckpointPlan, StageCheckpoint, StageProgress
+from heft.training.early_stopping import EarlyStopping
+from heft.training.loss import Loss
+from heft.training.modes import bf16_forward, frozen_dropouts, train_mode
+from heft.training.optimizers import make_optimizer, make_schedule
+from heft.training.out_of_memory import Batch, in_micro_batches
+from heft.training.peak import PeakMemory
+
+
+@dataclass(eq=False)
+class TrainingLoop:
+    """Trains what requires gradients on the mean loss of all answer tokens of an optimizer step.
+
+    The mean is taken over the whole step, so it does not depend on how the step is split into micro-batches or over
+    processes. A step whose loss or gradient is not finite is not taken, and weights that a step has spoiled are not
+    saved (heft.training.guards.Diverged).
+
+    Attributes:
+        model: with the stage's adapters attached and marked as trainable.
+        name: of the stage.
+        stage: its settings.
+        data: its rows.
+        loss: sum over a batch's answer tokens, see heft.training.loss.
+        steps: optimizer steps to take.
+        seed: of the order of rows and of dropout.
+        reporter: receives every step, the logged metrics and notes.
+        peak: measures memory from the stage's start.
+        plan: when to write checkpoints, and which one to resume from; None for neither.
+    """
+
+    model: PreTrainedModel
+    name: str
+    stage: Stage
+    data: TrainingData
+    loss: Loss
+    steps: int
+    seed: int
+    reporter: Reporter
+    peak: PeakMemory
+    plan: CheckpointPlan | None = None
+
+    def __post_init__(self):
+        self.progress, self.early_stopping = StageProgress(), EarlyStopping(self.stage)
+        self._frozen_dropouts = frozen_dropouts(self.model)
+        self._accelerator = _accelerator(self.stage)
+        optimizer = make_optimizer(_trained(self.model), self.stage)
+        self._wrapped, self._optimizer = self._accelerator.prepare(self.model, optimizer)
+        self._schedule = make_schedule(self._optimizer, self.stage, self.steps)
+        if self._accelerator.distributed_type == DistributedType.FSDP:  # its parameters are shards now
+            self.model = self._wrapped
+        self._parameters = _trained(self.model)
+        self._process, self._processes = self._accelerator.process_index, self._accelerator.num_processes
+        self._steps_per_epoch = math.ceil(len(self.data.rows) / self.stage.batch_size)
+        self._running_loss = torch.tensor(0.0, device=self.model.device)
+        self._batches: list[Batch] = []  # of the last step
+
+    def run(self) -> None:
+        """Train until the last step, early stopping or a signal.
+
+        Raises:
+            Diverged: see there.
+            Stopped: a signal arrived; a checkpoint was written after the step that was running.
+        """
+        self._started, self._saved_at = time.perf_counter(), time.monotonic()
+        set_seed(self.seed)
+        self._wrapped.zero_grad()
+        checkpoint = self.plan and self.plan.resume_from
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        steps = self._micro_batches(checkpoint)
+        with bf16_forward(self.model, self.stage.bf16):
+            while self.progress.step < self.steps and self.early_stopping.reason is None:
+                norm, learning_rate = self._step(next(steps))
+                self.reporter.step(self.name, self.progress.step, self.steps)
+                self._log_if_due(norm, learning_rate)
+                self._evaluate_if_due()
+                self._save_if_due()
+            self.early_stopping.restore_best(self._parameters)
+            self._require_sound_weights()
+        self._measure()
+
+    def _micro_batches(self, checkpoint: StageCheckpoint | None) -> Iterator[list[list[int]]]:
+        """The rows of each step that is left, in micro-batches, epoch after epoch."""
+        done = self.progress.step % self._steps_per_epoch
+        if done:  # the epoch's order is drawn again, and the steps that were taken are skipped
+            torch.set_rng_state(checkpoint.epoch_random)
+        while True:
+            self._epoch_random = torch.get_rng_state()
+            epoch = self.data.epoch(self.stage)
+            if done:
+                next(itertools.islice(epoch, done - 1, None))
+                snapshot.restore_random_state(checkpoint.random[self._process])
+            yield from epoch
+            done = 0
+
+    def _step(self, micro_batches: Sequence[Sequence[int]]) -> tuple[float, float]:
+        """One optimizer step. Returns the gradient's norm before clipping, and the learning rate."""
+        rows = list(itertools.chain.from_iterable(micro_batches))
+        answer_tokens = torch.tensor(float(self.data.answer_tokens(rows)), device=self.model.device)
+        self._batches = [self._batch(micro_batch) for micro_batch in micro_batches]
+        train_mode(self._wrapped, self._frozen_dropouts)
+        for batch in self._batches:
+            is_last = batch is self._batches[-1]
+            with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
+                self._running_loss += self._forward_backward(batch, answer_tokens)
+        limit = self.stage.max_grad_norm or math.inf
+        norm = float(self._accelerator.clip_grad_norm_(self._wrapped.parameters(), limit))
+        for what, value in (("loss", self._running_loss.item()), ("gradient's norm", norm)):
+            if not math.isfinite(value):
+                self._wrapped.zero_grad()
+                what = f"the {what} is {value}, so the step was not taken"
+                self._raise_diverged(self.progress.step + 1, what, self._batches)
+        self._optimizer.step()
+        learning_rate = self._schedule.get_last_lr()[0]
+        self._schedule.step()
+        self._wrapped.zero_grad()
+        self.progress.step += 1
+        self.progress.tokens += sum(self.data.lengths[row] for row in rows)
+        return norm, learning_rate
+
+    def _forward_backward(self, batch: Batch, answer_tokens: torch.Tensor) -> torch.Tensor:
+        """Add a micro-batch's gradients; returns its part of the step's loss."""
+
+        def run(part: Batch) -> torch.Tensor:
+            # times the processes, over whose gradients accelerate takes the mean
+            loss = self.loss(self._wrapped, part) / answer_tokens * self._processes
+            self._accelerator.backward(loss)
+            return loss.detach()
+
+        with guards.singular_rotation_as_diverged(self.name, self.progress.step):
+            if self._processes > 1:  # no retry: the others would wait for gradients that never come
+                return run(batch)
+            parameters, size = list(self._parameters.values()), self._micro_batch_size("training")
+            return in_micro_batches(run, batch, size, partial(self._on_halved, "training"), parameters)
+
+    def _log_if_due(self, norm: float, learning_rate: float) -> None:
+        """Log the mean loss of the steps since the last logged one: a hundred times or so, and after the first step."""
+        step = self.progress.step
+        if step == 1 or step % max(1, self.steps // 100) == 0:
+            total = self._accelerator.gather(self._running_loss).mean().item()
+            self._running_loss.zero_()
+            self.progress.losses.append(total / (step - self.progress.logged_at))
+            self.progress.logged_at = step
+            self._log({"loss": self.progress.losses[-1], "grad_norm": norm, "learning_rate": learning_rate})
+
+    def _evaluate_if_due(self) -> None:
+        step, every = self.progress.step, self.stage.evaluate_every or self._steps_per_epoch
+        if self.data.validation_rows and (step == self.steps or step % every == 0):
+            loss = self._validation_loss()
+            self._log({"eval_loss": loss})
+            self.early_stopping.update(loss, self._parameters)
+
+    def _save_if_due(self) -> None:
+        """Write a checkpoint when one is due, or a signal asks for the end; the last step's weights are saved anyway.
+
+        Raises:
+            Stopped: a signal asks for the end.
+        """
+        step = self.progress.step
+        if self.plan is None or step == self.steps or self.early_stopping.reason is not None:
+            return
+        is_due = self.plan.settings.is_due(step, time.monotonic() - self._saved_at)
+        ends, is_due = distributed.any_of(signals.asked() is not None, is_due)
+        if ends or is_due:
+            self._require_sound_weights()
+            self.plan.write(self._checkpoint())
+            self._saved_at = time.monotonic()
+        if ends:
+            raise signals.Stopped
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        """Of each batch the mean over its answer tokens, of these the mean over rows."""
+        self.model.eval()
+        batches, losses = self.data.validation(self.stage, self.seed), []
+        run, on_halved = partial(self.loss, self.model), partial(self._on_halved, "validation")
+        with guards.singular_rotation_as_diverged(self.name, self.progress.step):
+            for rows in batches:
+                size = self._micro_batch_size("validation")
+                losses.append(in_micro_batches(run, self._batch(rows), size, on_halved))
+        losses = self._accelerator.reduce(torch.stack(losses))
+        tokens = losses.new_tensor([self.data.answer_tokens(rows) for rows in batches])
+        counts = losses.new_tensor([len(rows) for rows in batches])
+        mean = ((counts * losses / tokens).sum() / counts.sum()).item()
+        if not math.isfinite(mean):
+            what = f"the validation loss after it is {mean}"
+            self._raise_diverged(self.progress.step, what, [self._batch(rows) for rows in batches], of_all=True)
+        return mean
+
+    def _raise_diverged(self, step: int, what: str, batches: Sequence[Batch], of_all: bool = False) -> NoReturn:
+        """With the ids of this process's rows, or `of_all` processes, which then all have to call this."""
+        bad = guards.rows_without_a_finite_loss(self.model, self.loss, batches)
+        rows = [row for batch in batches for row in batch["row_ids"].tolist()]
+        if of_all and self._processes > 1:
+            bad, rows = gather_object(bad), gather_object(rows)
+        ids = ([self.data.examples[row].example.id for row in sorted(set(each))] for each in (bad, rows))
+        raise guards.diverged(self.name, step, what, *ids, weights_moved=self.progress.step > 0)
+
+    def _require_sound_weights(self) -> None:
+        if self._batches:  # else no step was taken since the checkpoint, before which they were tried
+            parameters, batch = list(self._parameters.values()), self._batches[0]
+            guards.require_sound_weights(self.name, self.progress.step, self.model, parameters, self.loss, batch)
+
+    def _checkpoint(self) -> StageCheckpoint:
+        self._measure()
+        mine = [(self._running_loss.item(), snapshot.random_state())]
+        everyone = gather_object(mine) if self._processes > 1 else mine
+        return StageCheckpoint(
+            progress=self.progress.copy(),
+            running_losses=[loss for loss, _ in everyone],
+            weights=snapshot.copied(self._parameters),
+            optimizer=snapshot.copied(self._optimizer.state_dict()),
+            schedule=self._schedule.state_dict(),
+            early_stopping=dict(self.early_stopping.state),
+            random=[random for _, random in everyone],
+            epoch_random=self._epoch_random,
+        )
+
+    def _restore(self, checkpoint: StageCheckpoint) -> None:
+        self.progress = checkpoint.progress.copy()
+        self._started -= self.progress.seconds
+        self._running_loss.fill_(checkpoint.running_losses[self._process])
+        snapshot.restore_weights(self._parameters, checkpoint.weights)
+        snapshot.restore_optimizer(self._optimizer, checkpoint.optimizer)
+        self._schedule.load_state_dict(checkpoint.schedule)
+        self.early_stopping.state |= checkpoint.early_stopping
+        snapshot.restore_random_state(checkpoint.random[self._process])
+
+    def _measure(self) -> None:
+        """Bring time and peak memory up to now."""
+        self.progress.seconds = time.perf_counter() - self._started
+        peaks = [peak for peak in (self.progress.peak_bytes, self.peak.bytes()) if peak is not None]
+        self.progress.peak_bytes = max(peaks, default=None)
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
+        """This process's share of these rows, on the model's device."""
+        share = self.data.share(rows, self._process, self._processes)
+        return {key: value.to(self.model.device) for key, value in share.items()}
+
+    def _log(self, values: dict[str, float]) -> None:
+        epoch = epoch_of(self.progress.step, len(self.data.rows), self.stage)
+        self.reporter.metrics({"stage": self.name, "step": self.progress.step, **values, "epoch": epoch})
+
+    def _micro_batch_size(self, what: str) -> int:
+        return self.progress.micro_batch_sizes.get(what, self.stage.batch_size)
+
+    def _on_halved(self, what: str, rows: int) -> None:
+        self.progress.micro_batch_sizes[what] = rows
+        told = f" (batch size stays {self.stage.batch_size})" if what == "training" else ""
+        self.reporter.note(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{told}")
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _accelerator(stage: Stage) -> Accelerator:
+    """One that wraps the model for several processes, and leaves everything else to the recipe."""
+    ddp = DistributedDataParallelKwargs(
+        find_unused_parameters=not stage.gradient_checkpointing,
+        broadcast_buffers=False,  # they are constants, and processes may take unlike many forward passes
+    )
+    once = GradientAccumulationPlugin(num_steps=1)  # the loss is already divided by the step's answer tokens
+    accelerator = Accelerator(device_placement=False, kwargs_handlers=[ddp], gradient_accumulation_plugin=once)
+    # the precision is the recipe's (bf16_forward), whatever accelerate is configured to or an earlier Accelerator had
+    accelerator.native_amp, accelerator.scaler = False, None
+    return accelerator
