@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
@@ -25,9 +24,6 @@ from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.stage import StageOutcome, train_stage
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -212,7 +208,7 @@ class Trained:
         return cls(**{**values, "outcome": StageOutcome(**values["outcome"])})
 
 
-def _save_adapters(model: "PreTrainedModel", names: Sequence[str], folder: Path) -> None:
+def _save_adapters(model: PreTrainedModel, names: Sequence[str], folder: Path) -> None:
     for name in names:
         adapter_dir.save_adapter(folder / name, model, name)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
@@ -31,9 +31,6 @@ from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, packs, side_by_side
 from heft.sweep.sharing import decide_sharing
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _OF_ADAPTERS = set(ReftSettings.model_fields)
 
@@ -125,7 +122,7 @@ class SweepCosts:
         nearest = next(m for m in self.members if m.suffix == self.reuse.start)  # its own edits are behind the prefix
         return computed * sum(prefix_row(nearest.costs, row, self.reuse.start) for row in self.rows)
 
-    def peak_bytes(self, text: "PreTrainedConfig", device: torch.device) -> int:
+    def peak_bytes(self, text: PreTrainedConfig, device: torch.device) -> int:
         """Bytes of training at its peak, beside the base model's weights; arguments as for `stage_bytes`."""
         needed = sum(trained_bytes(m.alone.shape.trainable_parameters, m.alone.stage.optimizer) for m in self.members)
         row = max(self.rows, key=lambda row: row.length)
@@ -136,7 +133,7 @@ class SweepCosts:
             needed += round(self.members[0].costs.kv_bytes * rows * (len(row.prompt) - self.reuse.start))
         return needed + store_bytes(self.reuse, device)
 
-    def plan(self, stage: str, text: "PreTrainedConfig", device: torch.device) -> SweepPlan:
+    def plan(self, stage: str, text: PreTrainedConfig, device: torch.device) -> SweepPlan:
         """All figures but times and the winner's evaluation."""
         alone = [member.alone for member in self.members]
         return SweepPlan(
@@ -155,7 +152,7 @@ class SweepCosts:
         )
 
 
-def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreTrainedModel") -> SweepCosts:
+def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTrainedModel) -> SweepCosts:
     """Count a recipe's sweep.
 
     Args:
@@ -223,7 +220,7 @@ def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]
     return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.copies]
 
 
-def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: "PreTrainedConfig", device: torch.device) -> int:
+def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: PreTrainedConfig, device: torch.device) -> int:
     """Bytes of one pass over micro-batches of rows like this one."""
     costs = max((member.costs for member in pack), key=lambda costs: costs.saved.token)
     laid, rows, prompt = sequences(pack, row), pack[0].micro_batch, len(row.prompt)

@@ -5,10 +5,10 @@ Shapes: N copies, U sequences, S prefix columns, T columns, K columns with logit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from heft.data.encode import IGNORED, EncodedExample
 from heft.edits.positions import Positions
@@ -20,11 +20,8 @@ from heft.training.reuse.facts import has_dropout
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def can_stand_side_by_side(model: "PreTrainedModel") -> bool:
+def can_stand_side_by_side(model: PreTrainedModel) -> bool:
     """Whether a prefix can stand for its tokens in this model, and its attention takes a mask by queries."""
     takes_masks = model.config._attn_implementation in ("sdpa", "eager")
     return takes_masks and keeps_plain_keys(model) and not has_dropout(model)
@@ -55,7 +52,7 @@ class PackedForward:
         behind_prefix: numbers of the adapters whose copies stand side by side behind a prefix.
     """
 
-    model: "PreTrainedModel"
+    model: PreTrainedModel
     examples: Sequence[EncodedExample]
     positions: Sequence[Positions]
     pad_id: int

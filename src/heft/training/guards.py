@@ -4,17 +4,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from heft.data.batching import select_rows
 from heft.errors import HeftError
 from heft.training.loss import Loss
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ROWS_SHOWN = 10
 SHARE = 0.2
@@ -29,7 +26,7 @@ class Diverged(HeftError):
     """A loss or a gradient is NaN or infinite, and the step was not taken; or steps have spoiled the weights."""
 
 
-def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
+def rows_without_a_finite_loss(model: nn.Module, loss: Loss, batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
     """Numbers of the rows (`row_ids`) whose loss, computed alone, is NaN or infinite."""
     found = []
     model.eval()
@@ -43,7 +40,7 @@ def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Iterable
 
 @torch.no_grad()
 def require_sound_weights(
-    stage: str, step: int, model: "nn.Module", parameters: Sequence[torch.Tensor], loss: Loss, batch: dict
+    stage: str, step: int, model: nn.Module, parameters: Sequence[torch.Tensor], loss: Loss, batch: dict
 ) -> None:
     """Find out now what the next step would: whether the weights and the loss of a row are finite.
 
