@@ -1,6 +1,6 @@
 """What the passes of a sweep cost (see heft.sweep.forward), beside its configurations run alone.
 
-Counted per row, without padding: a copy runs its row from its first edited token to the last token but one, copies that
+Counted per row, without padding: an item runs its row from its first edited token to the last token but one, items that
 share a sequence are compared with each other too, and the backward pass goes down to the lowest layer that any of the
 configurations in a pass edits. Configurations whose seed and batch size are equal see the same rows in each step; that
 others ever do is left out. Validation and the ranking are not counted, as in the plan of a stage.
@@ -212,12 +212,12 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
 
 
 def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]:
-    """Which members' copies of a row share a sequence."""
+    """Which members' items of a row share a sequence."""
     if pack[0].suffix is None:
         return [[member] for member in pack]
-    copies = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
-    batch = side_by_side(copies, [row], 0)
-    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.copies]
+    items = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
+    batch = side_by_side(items, [row], 0)
+    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.item_of]
 
 
 def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: PreTrainedConfig, device: torch.device) -> int:

@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from heft.data.batching import select_rows
 from heft.errors import HeftError
+from heft.text.listing import first_of
 from heft.training.loss import Loss
 
 ROWS_SHOWN = 10
@@ -85,7 +86,7 @@ def diverged(
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
     advice = "Look at these rows" if blamed else _lower_rate(stage)
-    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {listed(named)}", advice)
+    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {first_of(named, ROWS_SHOWN)}", advice)
 
 
 def weights_diverged(stage: str, step: int, what: str) -> Diverged:
@@ -106,12 +107,6 @@ def singular_rotation_as_diverged(stage: str, step: int) -> Iterator[None]:
         yield
     except torch.linalg.LinAlgError as error:
         raise weights_diverged(stage, step, "rows of a rotation depend on each other or are not finite") from error
-
-
-def listed(ids: Sequence[str]) -> str:
-    """Ids of rows, the first few of them."""
-    more = f" and {len(ids) - ROWS_SHOWN} more" if len(ids) > ROWS_SHOWN else ""
-    return ", ".join(ids[:ROWS_SHOWN]) + more
 
 
 def _lower_rate(stage: str) -> str:

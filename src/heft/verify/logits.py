@@ -95,18 +95,9 @@ def judged_logits(
     must_exceed: bool = False,
 ) -> Finding:
     """A finding on two sets of logits: their largest difference, and how many most likely tokens differ."""
-    return judged(
-        check,
-        compared,
-        "logits",
-        largest(first_BKV, second_BKV),
-        tolerance,
-        why,
-        differ=changed_predictions(first_BKV, second_BKV),
-        of=first_BKV[..., 0].numel(),
-        things="predictions",
-        must_exceed=must_exceed,
-    )
+    counted = {"differ": changed_predictions(first_BKV, second_BKV), "of": first_BKV[..., 0].numel()}
+    difference = largest(first_BKV, second_BKV)
+    return judged(check, compared, "logits", difference, tolerance, why, must_exceed, **counted, things="predictions")
 
 
 def changed_predictions(first_BKV: torch.Tensor, second_BKV: torch.Tensor) -> int:

@@ -148,18 +148,8 @@ def open_subject(
     with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
-    return AdapterUnderTest(
-        directory,
-        manifest,
-        model,
-        base.tokenizer,
-        probe,
-        base_logits,
-        peft_logits,
-        logits,
-        largest(logits, again),
-        rounding,
-    )
+    all_logits = (base_logits, peft_logits, logits, largest(logits, again))
+    return AdapterUnderTest(directory, manifest, model, base.tokenizer, probe, *all_logits, rounding)
 
 
 def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
