@@ -164,8 +164,8 @@ class RetryingForward:
         if bad:
             ids = [self.forward.examples[row].example.id for row in bad]
             raise HeftError(
-                f"rows whose loss is not finite before any configuration edits them: {first_of(ids, ROWS_SHOWN)}. Look at"
-                " these rows, then rerun the sweep with another --output DIR"
+                f"rows whose loss is not finite before any configuration edits them: {first_of(ids, ROWS_SHOWN)}. Look"
+                " at these rows, then rerun the sweep with another --output DIR"
             )
 
     def set_training(self, is_training: bool) -> None:
