@@ -1,6 +1,6 @@
-"""A new intervention: its line and its class, and then all that a user does with it. Run by test_new_intervention.py.
+"""A new intervention: its class, and then all that a user does with it. Run by test_new_intervention.py.
 
-The line comes first, since settings take the names of interventions from the table when they are imported.
+The class comes first, since settings take the names of interventions from the table when they are imported.
 """
 
 # ruff: noqa: E402
@@ -8,16 +8,28 @@ The line comes first, since settings take the names of interventions from the ta
 import sys
 from pathlib import Path
 
-from heft.edits.equations import EQUATIONS, Equation
+from heft.edits.equations import Equation
 
-EQUATIONS["tworeft"] = Equation(
-    "h + (Wh + b)R", True, lambda weights, basis: weights["weight"], "‖W‖, a Frobenius norm", "‖b‖"
-)
+
+class TwoReft(Equation, name="tworeft"):
+    """R has orthonormal rows."""
+
+    text = "h + (Wh + b)R"
+    linear_norm = "‖W‖, a Frobenius norm"
+
+    def start(self, new):
+        return {"rotation": new.orthonormal(), "weight": new.zero_basis(), "bias": new.zeros()}
+
+    def difference(self, h, w, linear, activation):
+        projected = linear(h, w.weight, w.bias)
+        return projected if activation is None else activation(projected)
+
+    def matrix(self, w):
+        return w.weight
+
 
 import torch
 from peft import PeftModel
-from torch import nn
-from torch.nn import functional as F
 
 from heft import load, train
 from heft.compare.runs import read_run
@@ -25,23 +37,10 @@ from heft.costs.stage import stage_costs
 from heft.data.rows import read_data
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
-from heft.reft.interventions import Intervention
 from heft.reft.layer import layers_of
 from heft.report.edits import read_edits
 from heft.runtime.reporter import Reporter
 from heft.verify import verify
-
-
-class TwoReft(Intervention, name="tworeft"):
-    """h + (Wh + b)R, R with orthonormal rows."""
-
-    def _build(self, hidden_size: int, rank: int) -> None:
-        self._add_rotation(hidden_size, rank)
-        self.weight = nn.Parameter(torch.zeros(rank, hidden_size))
-        self.bias = nn.Parameter(torch.zeros(rank))
-
-    def factors(self, hidden_ND, rows_RD):
-        return self._activate(F.linear(hidden_ND, self.weight.float(), self.bias.float())), rows_RD
 
 
 def main(recipe_path: Path) -> None:
@@ -52,7 +51,7 @@ def main(recipe_path: Path) -> None:
     model, _ = load(adapter)
     units = [unit for layer in layers_of(model).values() for _, unit in layer.units()]
     assert units
-    assert all(isinstance(unit, TwoReft) and unit.weight.any() for unit in units), "nothing was trained"
+    assert all(isinstance(unit.equation, TwoReft) and unit.weight.any() for unit in units), "nothing was trained"
     alone = PeftModel.from_pretrained(load_base(recipe.model).model, str(adapter / "fine"))
     ids = torch.arange(3, 13)[None]
     assert torch.equal(alone(input_ids=ids).logits, model(input_ids=ids).logits)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from heft.reft.interventions import ACTIVATIONS, INTERVENTIONS, orthonormal_rows
+from heft.edits.equations import EQUATIONS
+from heft.reft.interventions import ACTIVATIONS, Intervention, orthonormal_rows
 from reft.support import logits, token_ids, with_reft
 from tiny import tiny_model
 
@@ -23,7 +24,7 @@ NUMPY_ACTIVATIONS = {
 
 def trained_unit(name: str, activation: str | None = None, dropout: float = 0.0):
     torch.manual_seed(0)
-    unit = INTERVENTIONS[name](HIDDEN, RANK, activation, dropout)
+    unit = Intervention(name, HIDDEN, RANK, activation, dropout)
     for parameter in unit.parameters():
         torch.nn.init.normal_(parameter)
     return unit
@@ -49,7 +50,7 @@ def by_hand(name: str, unit, h: np.ndarray, act) -> np.ndarray:
     return np.stack(rows)
 
 
-CASES = [(name, None) for name in INTERVENTIONS]
+CASES = [(name, None) for name in EQUATIONS]
 CASES += [(name, activation) for name in ("loreft", "noreft", "direft") for activation in ACTIVATIONS]
 
 
@@ -98,7 +99,7 @@ def test_direft_with_an_activation_starts_at_the_identity_because_its_basis_is_z
     assert torch.equal(logits(model, ids), logits(tiny_model(), ids))
 
 
-@pytest.mark.parametrize("name", INTERVENTIONS)
+@pytest.mark.parametrize("name", EQUATIONS)
 def test_mistake_7_dropout_acts_on_the_low_rank_difference_not_the_hidden_state(name):
     unit, h = trained_unit(name, dropout=0.5), torch.randn(64, HIDDEN)
     plain = unit.eval()(h).detach()
@@ -117,7 +118,7 @@ def test_dropout_does_nothing_in_evaluation():
     assert torch.equal(with_dropout(h), without(h))
 
 
-@pytest.mark.parametrize("name", INTERVENTIONS)
+@pytest.mark.parametrize("name", EQUATIONS)
 def test_a_half_precision_hidden_state_is_edited_in_float32_and_cast_back(name):
     unit, h = trained_unit(name), torch.randn(TOKENS, HIDDEN).bfloat16()
     assert unit(h).dtype == torch.bfloat16
@@ -146,12 +147,12 @@ def test_a_rotation_that_is_handed_in_is_the_one_that_is_used(name):
     ],
 )
 def test_a_unit_has_the_parameters_of_its_equation_and_no_buffers(name, count):
-    unit = INTERVENTIONS[name](HIDDEN, RANK)
+    unit = Intervention(name, HIDDEN, RANK)
     assert sum(p.numel() for p in unit.parameters()) == count
     assert not list(unit.buffers())
 
 
-@pytest.mark.parametrize("name", INTERVENTIONS)
+@pytest.mark.parametrize("name", EQUATIONS)
 def test_every_parameter_of_a_unit_gets_the_gradient_of_finite_differences(name):
     unit, h, target = trained_unit(name), torch.randn(TOKENS, HIDDEN), torch.randn(TOKENS, HIDDEN)
     loss = ((h + unit(h)) * target).sum()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.optimization import Adafactor
 
-from heft.reft.interventions import INTERVENTIONS, orthonormal_rows, random_orthonormal_
+from heft.reft.interventions import Intervention, orthonormal_rows, random_orthonormal_
 
 HIDDEN, RANK = 24, 5
 
@@ -98,7 +98,7 @@ OPTIMISERS = {
 @pytest.mark.parametrize("intervention", ["loreft", "consreft", "lobireft"])
 def test_mistake_1_no_optimiser_and_no_weight_decay_makes_r_less_orthonormal(optimiser, intervention):
     torch.manual_seed(0)
-    unit = INTERVENTIONS[intervention](HIDDEN, RANK)
+    unit = Intervention(intervention, HIDDEN, RANK)
     torch.nn.init.normal_(unit.bias)
     start = orthonormal_rows(unit.rotation.detach())
     hidden, target = random_matrix(16, HIDDEN, seed=2), random_matrix(16, HIDDEN, seed=3)
@@ -120,7 +120,7 @@ def test_mistake_2_nothing_of_size_d_by_d_is_kept_or_computed():
         largest = max(largest, tensor.numel())
         return tensor
 
-    unit = INTERVENTIONS["loreft"](hidden_size, 4)
+    unit = Intervention("loreft", hidden_size, 4)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         unit(torch.randn(8, hidden_size)).sum().backward()
     assert 0 < largest <= 8 * hidden_size

@@ -5,15 +5,16 @@ import torch
 from report_files import write_run
 
 from heft.compare.runs import read_run
+from heft.edits.equations import EQUATIONS
 from heft.errors import HeftError
-from heft.reft.interventions import INTERVENTIONS
+from heft.reft.interventions import Intervention
 from heft.report.edits import edit_size, read_edits
 
 
-@pytest.mark.parametrize("name", list(INTERVENTIONS))
+@pytest.mark.parametrize("name", list(EQUATIONS))
 def test_norms_are_those_of_the_map_that_the_intervention_is(name):
     torch.manual_seed(0)
-    unit = INTERVENTIONS[name](hidden_size=6, rank=2)
+    unit = Intervention(name, hidden_size=6, rank=2)
     for parameter in unit.parameters():
         torch.nn.init.normal_(parameter)
     with torch.no_grad():
@@ -29,7 +30,7 @@ def test_norms_are_those_of_the_map_that_the_intervention_is(name):
 
 
 def test_a_fresh_loreft_edit_has_the_size_0():
-    unit = INTERVENTIONS["loreft"](hidden_size=6, rank=2)
+    unit = Intervention("loreft", hidden_size=6, rank=2)
     weights = {key: value.detach().double().numpy() for key, value in unit.named_parameters()}
     assert edit_size("loreft", weights) == pytest.approx((0.0, 0.0), abs=1e-6)
 

@@ -1,87 +1,160 @@
-"""What each intervention computes, as facts: for settings, reports and documents. No torch.
+"""The interventions: what each adds to a hidden state, its weights and where they start.
 
-Every ReFT edit adds D·B to a hidden state h. D is Wh + b (perhaps with an activation) or b alone, less Bh or less
-nothing; B has r rows, orthonormal ones (R) or free ones. Without an activation D = Ah + c, so an edit is a linear map
-of h (AᵀB, d×d) and a constant (cB). A new intervention is a line here and a class in heft.reft.interventions.
+Every ReFT edit adds D·B to a hidden state h: D is the low-rank difference (r numbers), B a basis (r×d).
 
-Shapes: r rank, d hidden size. Weights are numpy arrays, named as the parameters of the intervention's class.
+| name | difference D | basis B | identity at the start |
+|---|---|---|---|
+| loreft | Wh + b − Rh | R, orthonormal rows | yes: W = R, b = 0 (not with an activation) |
+| noreft | W₁h + b − W₂h | W₂ | yes: W₁ = W₂, b = 0 (not with an activation) |
+| direft | W₁h + b | W₂ | yes: W₂ = 0 |
+| consreft | b − Rh | R, orthonormal rows | no: b is one constant for every h |
+| lobireft | b | R, orthonormal rows | yes: b = 0 |
+
+An activation, where given, is applied to Wh + b. Equations: ReFT, arXiv 2404.03592 (LoReFT, DiReFT) and pyreft's
+Noreft, Consreft and Lobireft. `direft` here is the paper's DiReFT, two free matrices, which pyreft calls Nodireft;
+pyreft's Direft keeps an orthonormal R.
+
+A new intervention is one class here. There is no torch in it, since recipes and reports need its facts:
+heft.reft.interventions computes it with torch's `linear`, and the sum h + D·B is in heft.reft.layer.
+
+Shapes: n hidden states, r rank, d hidden size. Weights are named `weight` (W, r×d), `bias` (b, r) and `basis` (r×d);
+where B is orthonormal, the parameter is `rotation` (r×d), from whose rows `basis` is made.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
-@dataclass(frozen=True)
-class Equation:
-    """One intervention.
-
-    Attributes:
-        text: the edited state.
-        has_projection: whether it has Wh + b, to which an activation can be applied.
-        linear: A (r, d) from the weights and B; None where the edit is a constant.
-        linear_norm: what ‖AᵀB‖ is, in words.
-        constant_norm: what ‖cB‖ is; c is the bias.
-    """
-
-    text: str
-    has_projection: bool
-    linear: "Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray] | None"
-    linear_norm: str
-    constant_norm: str
+EQUATIONS: "dict[str, Equation]" = {}
+"""Every class below by its name."""
 
 
-EQUATIONS: dict[str, Equation] = {
-    "loreft": Equation(
-        "h + (Wh + b − Rh)R",
-        True,
-        lambda weights, basis: weights["weight"] - basis,
-        "‖W − R‖, the Frobenius norm of W − R",
-        "‖b‖",
-    ),
-    "noreft": Equation(
-        "h + (W₁h + b − W₂h)W₂",
-        True,
-        lambda weights, basis: weights["weight"] - basis,
-        "‖(W₁ − W₂)ᵀW₂‖, a Frobenius norm",
-        "‖bW₂‖",
-    ),
-    "direft": Equation(
-        "h + (W₁h + b)W₂", True, lambda weights, basis: weights["weight"], "‖W₁ᵀW₂‖, a Frobenius norm", "‖bW₂‖"
-    ),
-    "consreft": Equation(
-        "h + (b − Rh)R",
-        False,
-        lambda weights, basis: -basis,
-        "‖RᵀR‖, which is the root of the rank in every layer",
-        "‖b‖",
-    ),
-    "lobireft": Equation("h + bR", False, None, "", "‖b‖"),
-}
+class Start(Protocol):
+    """Makes initial weights of r×d."""
+
+    def orthonormal(self) -> Any:
+        """Random orthonormal rows (r, d)."""
+
+    def rows_of(self, rotation: Any) -> Any:
+        """R (r, d) of a rotation."""
+
+    def zeros(self) -> Any:
+        """Zeros (r,)."""
+
+    def zero_basis(self) -> Any:
+        """Zeros (r, d)."""
 
 
-def linear_and_constant(
-    name: str, weights: "Mapping[str, np.ndarray]"
-) -> "tuple[np.ndarray | None, np.ndarray, np.ndarray]":
-    """A (r, d) or None, c (r,) and B (r, d) of an intervention without an activation.
+class Equation(ABC):
+    """One intervention: arithmetic on arrays of any library."""
 
-    Args:
-        name: a key of `EQUATIONS`.
-        weights: `bias` (r,) and, of `rotation`, `weight` and `basis` (r, d), those that the intervention has.
+    text: ClassVar[str]
+    """The edited hidden state."""
+    has_projection: ClassVar[bool] = True
+    """Whether it has Wh + b, to which an activation can be applied."""
+    linear_norm: ClassVar[str] = ""
+    """What the Frobenius norm of the edit's linear part is, in words."""
+    constant_norm: ClassVar[str] = "‖b‖"
+    """What the norm of its constant part is."""
 
-    Raises:
-        numpy.linalg.LinAlgError: the rotation has less than full rank.
-    """
-    basis = orthonormal_rows(weights["rotation"]) if "rotation" in weights else weights["basis"]
-    linear = EQUATIONS[name].linear
-    return None if linear is None else linear(weights, basis), weights["bias"], basis
+    def __init_subclass__(cls, name: str):
+        EQUATIONS[name] = cls()
+
+    @abstractmethod
+    def start(self, new: Start) -> dict[str, Any]:
+        """Initial weights by name, at the identity where the equation has one."""
+
+    @abstractmethod
+    def difference(self, h: Any, w: Any, linear: Callable, activation: Callable | None) -> Any:
+        """D (n, r), or (r,) where it does not depend on h.
+
+        Args:
+            h: (n, d) hidden states.
+            w: its attributes are the weights; `basis` is B, whatever it is made from.
+            linear: `linear(h, W, b)` is hWᵀ + b; b may be left out.
+            activation: acts on Wh + b; None for nothing.
+        """
+
+    def matrix(self, w: Any) -> Any | None:
+        """A (r, d) of D = Ah + b, where there is no activation; None where the edit is a constant."""
+        return None
 
 
-def orthonormal_rows(raw: "np.ndarray") -> "np.ndarray":
-    """R = L⁻¹A with LLᵀ = AAᵀ (r, d), as heft.reft.interventions computes it with torch."""
-    import numpy as np
+class LoReft(Equation, name="loreft"):
+    """R has orthonormal rows."""
 
-    return np.linalg.solve(np.linalg.cholesky(raw @ raw.T), raw)
+    text = "h + (Wh + b − Rh)R"
+    linear_norm = "‖W − R‖, the Frobenius norm of W − R"
+
+    def start(self, new):
+        rotation = new.orthonormal()
+        return {"rotation": rotation, "weight": new.rows_of(rotation), "bias": new.zeros()}
+
+    def difference(self, h, w, linear, activation):
+        if activation is None:
+            return linear(h, w.weight - w.basis, w.bias)
+        return activation(linear(h, w.weight, w.bias)) - linear(h, w.basis)
+
+    def matrix(self, w):
+        return w.weight - w.basis
+
+
+class NoReft(Equation, name="noreft"):
+    """W₁ and W₂ are free."""
+
+    text = "h + (W₁h + b − W₂h)W₂"
+    linear_norm = "‖(W₁ − W₂)ᵀW₂‖, a Frobenius norm"
+    constant_norm = "‖bW₂‖"
+
+    def start(self, new):
+        basis = new.orthonormal()
+        return {"basis": basis, "weight": basis.clone(), "bias": new.zeros()}
+
+    difference, matrix = LoReft.difference, LoReft.matrix
+
+
+class DiReft(Equation, name="direft"):
+    """W₁ and W₂ are free."""
+
+    text = "h + (W₁h + b)W₂"
+    linear_norm = "‖W₁ᵀW₂‖, a Frobenius norm"
+    constant_norm = "‖bW₂‖"
+
+    def start(self, new):
+        return {"weight": new.orthonormal(), "bias": new.zeros(), "basis": new.zero_basis()}
+
+    def difference(self, h, w, linear, activation):
+        projected = linear(h, w.weight, w.bias)
+        return projected if activation is None else activation(projected)
+
+    def matrix(self, w):
+        return w.weight
+
+
+class ConsReft(Equation, name="consreft"):
+    """The subspace is set to a constant, which no start can make the identity."""
+
+    text = "h + (b − Rh)R"
+    has_projection = False
+    linear_norm = "‖RᵀR‖, which is the root of the rank in every layer"
+
+    def start(self, new):
+        return {"rotation": new.orthonormal(), "bias": new.zeros()}
+
+    def difference(self, h, w, linear, activation):
+        return w.bias - linear(h, w.basis)
+
+    def matrix(self, w):
+        return -w.basis
+
+
+class LobiReft(Equation, name="lobireft"):
+    """A constant is added in the subspace."""
+
+    text = "h + bR"
+    has_projection = False
+
+    start = ConsReft.start
+
+    def difference(self, h, w, linear, activation):
+        return w.bias

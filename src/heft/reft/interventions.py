@@ -1,38 +1,24 @@
-"""The edits: arithmetic only, no attachment.
+"""The interventions of heft.edits.equations as modules of torch: arithmetic only, no attachment.
 
-An intervention takes hidden states h (rows of an n×d matrix) and returns what is added to them. All have the form
-D·B with D the low-rank difference (n×r, dropout applies here) and B a basis (r×d):
-
-| name | difference D | basis B | identity at the start |
-|---|---|---|---|
-| loreft | Wh + b − Rh | R, orthonormal rows | yes: W = R, b = 0 (not with an activation) |
-| noreft | W₁h + b − W₂h | W₂ | yes: W₁ = W₂, b = 0 (not with an activation) |
-| direft | W₁h + b | W₂ | yes: W₂ = 0 |
-| consreft | b − Rh | R, orthonormal rows | no: b is one constant for every h |
-| lobireft | b | R, orthonormal rows | yes: b = 0 |
-
-An activation, where given, is applied to Wh + b. Equations: ReFT, arXiv 2404.03592 (LoReFT, DiReFT) and pyreft's
-Noreft, Consreft and Lobireft. `direft` here is the paper's DiReFT, two free matrices, which pyreft calls Nodireft;
-pyreft's Direft keeps an orthonormal R. The sum h + D·B is in heft.reft.layer.
+Shapes: n hidden states, r rank, d hidden size.
 """
 
-from abc import ABC, abstractmethod
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from heft.edits.equations import EQUATIONS
+
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
-INTERVENTIONS: "dict[str, type[Intervention]]" = {}
-"""Every class below by its name; the same names have their facts in heft.edits.equations."""
-
-
-class Intervention(nn.Module, ABC):
-    """One set of edit weights. A subclass is registered under its name in heft.edits.equations.
+class Intervention(nn.Module):
+    """One set of edit weights; called with hidden states, it returns what is added to them.
 
     Args:
+        name: of its equation, a key of heft.edits.equations.EQUATIONS.
         hidden_size: d, the length of a hidden state.
         rank: r, at most d.
         activation: a key of `ACTIVATIONS`, or None.
@@ -42,24 +28,20 @@ class Intervention(nn.Module, ABC):
     rotation: nn.Parameter | None
     """Raw r×d matrix whose orthonormalised rows are R; None where the equation has no R."""
 
-    def __init_subclass__(cls, name: str, **options):
-        super().__init_subclass__(**options)
-        INTERVENTIONS[name] = cls
-
-    def __init__(self, hidden_size: int, rank: int, activation: str | None = None, dropout: float = 0.0):
+    def __init__(self, name: str, hidden_size: int, rank: int, activation: str | None = None, dropout: float = 0.0):
         super().__init__()
+        self.equation = EQUATIONS[name]
         self.activation = ACTIVATIONS[activation] if activation else None
         self.dropout = nn.Dropout(dropout)
         self.register_parameter("rotation", None)
-        self._build(hidden_size, rank)
+        for key, value in self.equation.start(_Start(hidden_size, rank)).items():
+            self.register_parameter(key, nn.Parameter(value))
 
-    @abstractmethod
-    def _build(self, hidden_size: int, rank: int) -> None:
-        """Create the parameters, at the identity where the equation has one."""
-
-    @abstractmethod
     def factors(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The low-rank difference (n×r, or r for one that does not depend on h) and the basis (r×d)."""
+        weights = {key: value.float() for key, value in self.named_parameters() if key != "rotation"}
+        weights = SimpleNamespace(**{"basis": rows_RD, **weights})
+        return self.equation.difference(hidden_ND, weights, F.linear, self.activation), weights.basis
 
     def forward(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """What is added to the hidden states.
@@ -78,76 +60,24 @@ class Intervention(nn.Module, ABC):
             difference = self.dropout(difference.expand(len(hidden_ND), -1))
             return (difference @ basis).to(hidden_ND.dtype)
 
-    def _activate(self, projected: torch.Tensor) -> torch.Tensor:
-        return self.activation(projected) if self.activation else projected
 
-    def _add_rotation(self, hidden_size: int, rank: int) -> torch.Tensor:
-        self.rotation = nn.Parameter(random_orthonormal_(torch.empty(rank, hidden_size)))
-        return orthonormal_rows(self.rotation.detach()).contiguous()  # fused optimisers expect plain strides
+class _Start:
+    """heft.edits.equations.Start in torch."""
 
+    def __init__(self, hidden_size: int, rank: int):
+        self._shape = rank, hidden_size
 
-class LoReft(Intervention, name="loreft"):
-    """h + (Wh + b − Rh)R, R with orthonormal rows."""
+    def orthonormal(self) -> torch.Tensor:
+        return random_orthonormal_(torch.empty(*self._shape))
 
-    def _build(self, hidden_size: int, rank: int) -> None:
-        self.weight = nn.Parameter(self._add_rotation(hidden_size, rank))
-        self.bias = nn.Parameter(torch.zeros(rank))
+    def rows_of(self, rotation: torch.Tensor) -> torch.Tensor:
+        return orthonormal_rows(rotation).contiguous()  # fused optimizers expect plain strides
 
-    def factors(self, hidden_ND, rows_RD):
-        weight, bias = self.weight.float(), self.bias.float()
-        if self.activation is None:
-            return F.linear(hidden_ND, weight - rows_RD, bias), rows_RD
-        return self._activate(F.linear(hidden_ND, weight, bias)) - F.linear(hidden_ND, rows_RD), rows_RD
+    def zeros(self) -> torch.Tensor:
+        return torch.zeros(self._shape[0])
 
-
-class NoReft(Intervention, name="noreft"):
-    """h + (W₁h + b − W₂h)W₂, both free."""
-
-    def _build(self, hidden_size: int, rank: int) -> None:
-        self.basis = nn.Parameter(random_orthonormal_(torch.empty(rank, hidden_size)))
-        self.weight = nn.Parameter(self.basis.detach().clone())
-        self.bias = nn.Parameter(torch.zeros(rank))
-
-    def factors(self, hidden_ND, rows_RD):
-        weight, bias, basis = self.weight.float(), self.bias.float(), self.basis.float()
-        if self.activation is None:
-            return F.linear(hidden_ND, weight - basis, bias), basis
-        return self._activate(F.linear(hidden_ND, weight, bias)) - F.linear(hidden_ND, basis), basis
-
-
-class DiReft(Intervention, name="direft"):
-    """h + (W₁h + b)W₂, both free."""
-
-    def _build(self, hidden_size: int, rank: int) -> None:
-        self.weight = nn.Parameter(random_orthonormal_(torch.empty(rank, hidden_size)))
-        self.bias = nn.Parameter(torch.zeros(rank))
-        self.basis = nn.Parameter(torch.zeros(rank, hidden_size))
-
-    def factors(self, hidden_ND, rows_RD):
-        projected = F.linear(hidden_ND, self.weight.float(), self.bias.float())
-        return self._activate(projected), self.basis.float()
-
-
-class ConsReft(Intervention, name="consreft"):
-    """h + (b − Rh)R: the subspace is set to a constant, which no start can make the identity."""
-
-    def _build(self, hidden_size: int, rank: int) -> None:
-        self._add_rotation(hidden_size, rank)
-        self.bias = nn.Parameter(torch.zeros(rank))
-
-    def factors(self, hidden_ND, rows_RD):
-        return self.bias.float() - F.linear(hidden_ND, rows_RD), rows_RD
-
-
-class LobiReft(Intervention, name="lobireft"):
-    """h + bR: a constant is added in the subspace."""
-
-    def _build(self, hidden_size: int, rank: int) -> None:
-        self._add_rotation(hidden_size, rank)
-        self.bias = nn.Parameter(torch.zeros(rank))
-
-    def factors(self, hidden_ND, rows_RD):
-        return self.bias.float(), rows_RD
+    def zero_basis(self) -> torch.Tensor:
+        return torch.zeros(*self._shape)
 
 
 def orthonormal_rows(raw: torch.Tensor) -> torch.Tensor:

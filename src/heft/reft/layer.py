@@ -13,7 +13,7 @@ from torch import nn
 
 from heft.edits.positions import GROUPS, Positions
 from heft.reft.config import ReftConfig
-from heft.reft.interventions import INTERVENTIONS, Intervention
+from heft.reft.interventions import Intervention
 from heft.reft.streams import Places, Streams
 from heft.reft.tracker import ForwardTracker
 
@@ -75,7 +75,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         for name in self.adapter_layer_names:
             getattr(self, name).pop(adapter_name) if adapter_name in getattr(self, name) else None
         for group in config.edited_positions.groups(config.tied):
-            unit = INTERVENTIONS[config.intervention](hidden_size, config.rank, config.activation, config.dropout)
+            unit = Intervention(config.intervention, hidden_size, config.rank, config.activation, config.dropout)
             if not any(p.is_meta for p in unit.parameters()):
                 unit.to(device)
             getattr(self, f"reft_{group}")[adapter_name] = unit

@@ -1,7 +1,7 @@
 """How large the trained edits are, layer by layer, from the saved weights.
 
-Every ReFT edit adds D·B to a hidden state h, with D = Ah + c (heft.edits.equations). As a map of h it has the linear
-part AᵀB (d×d) and the constant part cB. Their sizes, in the Frobenius and the Euclidean norm, do not depend on the
+Every ReFT edit adds D·B to a hidden state h, with D = Ah + b (heft.edits.equations). As a map of h it has the linear
+part AᵀB (d×d) and the constant part bB. Their sizes, in the Frobenius and the Euclidean norm, do not depend on the
 basis in which the weights were stored; for LoReFT, whose B = R has orthonormal rows, they are those of W − R and of b.
 """
 
@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_shapes
 from heft.compare.runs import RunFiles
-from heft.edits.equations import linear_and_constant
+from heft.edits.equations import EQUATIONS
 from heft.edits.positions import GROUPS
 from heft.errors import HeftError
 from heft.storage.reading import read_json
@@ -87,11 +88,24 @@ def _adapter_edits(folder: Path, name: str) -> list[Edit]:
 
 
 def edit_size(intervention: str, weights: dict[str, np.ndarray]) -> tuple[float | None, float]:
-    """Norms of an edit's linear part (None where it has none) and of its constant part; arguments as for
-    `heft.edits.equations.linear_and_constant`."""
-    inner, bias, basis = linear_and_constant(intervention, weights)
-    constant = float(np.linalg.norm(bias @ basis))
+    """Norms of an edit's linear part (None where it has none) and of its constant part.
+
+    Args:
+        intervention: a key of heft.edits.equations.EQUATIONS.
+        weights: `bias` (r,) and, of `rotation`, `weight` and `basis` (r, d), those that the intervention has.
+
+    Raises:
+        numpy.linalg.LinAlgError: the rotation has less than full rank.
+    """
+    basis = weights["basis"] if "basis" in weights else _orthonormal_rows(weights["rotation"])
+    inner = EQUATIONS[intervention].matrix(SimpleNamespace(**{**weights, "basis": basis}))
+    constant = float(np.linalg.norm(weights["bias"] @ basis))
     if inner is None:
         return None, constant
     # ‖AᵀB‖² = tr(AAᵀ·BBᵀ), which needs no d×d matrix
     return float(np.sqrt(max(0.0, np.sum((inner @ inner.T) * (basis @ basis.T))))), constant
+
+
+def _orthonormal_rows(rotation: np.ndarray) -> np.ndarray:
+    """R = L⁻¹A with LLᵀ = AAᵀ (r, d), as heft.reft.interventions computes it with torch."""
+    return np.linalg.solve(np.linalg.cholesky(rotation @ rotation.T), rotation)

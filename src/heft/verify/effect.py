@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from heft.adapters.directory import PEFT_PREFIX
 from heft.adapters.safety import adapter_paths, read_config
 from heft.reft.config import ReftConfig
-from heft.reft.interventions import INTERVENTIONS
+from heft.reft.interventions import Intervention
 from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import judged_logits
 from heft.verify.subject import AdapterUnderTest
@@ -71,7 +71,7 @@ def _largest_edit(saved: dict[str, torch.Tensor], config: ReftConfig) -> float:
     found = 0.0
     for tensors in units.values():
         size = max(value.shape[-1] for value in tensors.values())
-        unit = INTERVENTIONS[config.intervention](size, config.rank, config.activation).eval()
+        unit = Intervention(config.intervention, size, config.rank, config.activation).eval()
         unit.load_state_dict(tensors)
         hidden_ND = torch.randn(_HIDDEN_ROWS, size, generator=torch.Generator().manual_seed(0))
         found = max(found, unit(hidden_ND).abs().max().item())
