@@ -158,7 +158,7 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
     assert evaluation.metrics.accuracy == found.evaluation.accuracy
 
 
-def test_the_ranking_is_what_an_evaluation_of_the_held_back_rows_says(run):
+def test_the_ranking_is_what_an_evaluation_of_the_validation_rows_says(run):
     from heft.data.encode import Encoder
     from heft.evaluation.likelihood import choice_log_likelihoods
     from heft.tasks import load_examples
