@@ -158,18 +158,18 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
     assert evaluation.metrics.accuracy == found.evaluation.accuracy
 
 
-def test_the_ranking_is_what_an_evaluation_of_the_held_back_rows_says(run):
+def test_the_ranking_is_what_an_evaluation_of_the_validation_rows_says(run):
     from heft.data.encode import Encoder
     from heft.evaluation.likelihood import choice_log_likelihoods
     from heft.tasks import load_examples
-    from heft.training.stage import hold_back
+    from heft.training.stage import split_validation
 
     recipe, found, _ = run(
         "{method: reft, positions: l2, steps: 3, batch_size: 4}", "{grid: {rank: [2]}, holdout: 0.5}"
     )
     model, tokenizer = heft.load(found.directory / "adapter")
     rows = Encoder(tokenizer, recipe.task.max_length)(load_examples(recipe.task, "train"))
-    held_back = hold_back(rows, 0.5, recipe.seed + 1)[1]
+    held_back = split_validation(rows, 0.5, recipe.seed + 1)[1]
     scores = choice_log_likelihoods(model, held_back, batch_size=4, pad_id=tokenizer.pad_token_id)
     golds = [row.example.gold for row in held_back]
     right = sum(max(range(len(s)), key=s.__getitem__) == gold for s, gold in zip(scores, golds, strict=True))

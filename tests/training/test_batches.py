@@ -97,7 +97,7 @@ def test_the_order_and_the_random_numbers_are_those_of_transformers_trainer(sett
     assert torch.equal(torch.rand(1), drawn)
 
 
-def test_validation_rows_are_numbered_behind_the_training_rows_and_always_in_the_same_batches():
+def test_validation_rows_come_behind_the_others_and_in_the_same_batches():
     rows = data(LENGTHS[:5], validation=LENGTHS[5:9])
     batches = rows.validation(stage(batch_size=3), seed=1)
     assert sorted(itertools.chain.from_iterable(batches)) == [5, 6, 7, 8]

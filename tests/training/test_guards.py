@@ -19,7 +19,7 @@ from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
 from heft.training.checkpointing import CheckpointPlan
 from heft.training.guards import Diverged, diverged, flat_loss_note
-from heft.training.stage import hold_back, train_stage
+from heft.training.stage import split_validation, train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
 REFT = {"method": "reft", "rank": 2, "positions": "l2", "learning_rate": 1e-2, "batch_size": 4}
@@ -171,7 +171,7 @@ def test_a_validation_loss_that_is_nan_names_its_rows(monkeypatch, setting):
         return loss * math.nan if 10 in batch["row_ids"].tolist() else loss
 
     run = Trained(monkeypatch, spoil, holdout=0.25, evaluate_every=2, steps=8, **setting)
-    bad = hold_back(run.rows, 0.25, seed=0)[1][10 - 9].example.id
+    bad = split_validation(run.rows, 0.25, seed=0)[1][10 - 9].example.id
     assert isinstance(run.error, Diverged)
     assert "stage s, step 2: the validation loss after it is nan; " in str(run.error)
     assert f"rows whose loss alone is not finite: {bad}." in str(run.error)

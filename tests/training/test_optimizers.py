@@ -41,7 +41,7 @@ def test_weights_decay_but_for_rotations_and_biases(optimizer):
     assert found == [(1e-3, 0.1, [NAMES[3], NAMES[4], NAMES[1]]), (1e-3, 0.0, [NAMES[0], NAMES[2]])]
 
 
-def test_reft_learning_rate_has_groups_of_its_own_behind_the_one_whose_rate_is_logged():
+def test_reft_learning_rate_has_groups_behind_the_one_that_is_logged():
     joint = {"method": "joint", "lora": {"rank": 2}, "reft": {"rank": 2, "positions": "l2"}, "weight_decay": 0.1}
     found = groups(JointStage(**joint, learning_rate=1e-3, reft_learning_rate=1e-2))
     assert found == [(1e-3, 0.1, NAMES[3:]), (1e-2, 0.0, [NAMES[0], NAMES[2]]), (1e-2, 0.1, [NAMES[1]])]

@@ -18,7 +18,7 @@ from heft.recipe.recipe import Recipe, Stage
 from heft.training.attention import trains_eager
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse
-from heft.training.stage import hold_back, planned_steps
+from heft.training.stage import planned_steps, split_validation
 
 _MOST_KV = 128
 """Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
@@ -122,7 +122,7 @@ def stage_costs(
     """
     stage = recipe.stages[name]
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, validation_rows = hold_back(examples, stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
     reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)

@@ -141,6 +141,6 @@ class CheckpointSettings(Settings):
         return by_the_clock or (self.every_steps is not None and step % self.every_steps == 0)
 
 
-def held_back_rows(share: float, rows: int) -> int:
+def validation_rows_of(share: float, rows: int) -> int:
     """How many of so many rows a `holdout` makes validation rows: at least one, if it is above 0."""
     return max(1, round(share * rows)) if share else 0

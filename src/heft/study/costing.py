@@ -12,7 +12,7 @@ from heft.data.rows import Data, read_data
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
-from heft.training.stage import hold_back, planned_steps
+from heft.training.stage import planned_steps, split_validation
 
 _LENGTH = {"epochs", "steps"}
 """What of a stage says how long it trains; a step costs the same whatever they are."""
@@ -37,7 +37,7 @@ class Costing:
             HeftError: its rows cannot be read.
         """
         rows = self._read(recipe).train
-        trained = {name: hold_back(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
+        trained = {name: split_validation(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
         return [planned_steps(stage, len(trained[name])) for name, stage in recipe.stages.items()]
 
     def stages(self, recipe: Recipe) -> list[StageCosts]:

@@ -100,7 +100,7 @@ class RetryingForward:
     def _in_passes(self, items: Sequence[WorkItem]) -> list[float]:
         order = sorted(range(len(items)), key=lambda n: (items[n].row, items[n].adapter))
         values = [0.0] * len(items)
-        for chunk in self.packed(order, lambda n: self.tokens([items[n]])):
+        for chunk in packs(order, lambda n: self.tokens([items[n]]), self.budget.tokens):
             for n, value in zip(chunk, self._in_a_pass([items[n] for n in chunk]), strict=True):
                 values[n] = value
         return values
@@ -178,10 +178,6 @@ class RetryingForward:
     def tokens(self, items: Iterable[WorkItem]) -> int:
         """How many run."""
         return sum(item.width(self.forward.examples[item.row]) for item in items)
-
-    def packed(self, items: Iterable, size: Callable) -> list[list]:
-        """Items in groups of at most the budget's tokens, in order; an item that is larger goes alone."""
-        return packs(items, size, self.budget.tokens)
 
 
 def _one_of_each_row(numbers: Iterable[int], items: Sequence[WorkItem]) -> list[list[int]]:

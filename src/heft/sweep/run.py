@@ -24,7 +24,7 @@ from heft.models.load import load_base
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
-from heft.recipe.training import held_back_rows
+from heft.recipe.training import validation_rows_of
 from heft.results.summary import StageSummary
 from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
@@ -41,7 +41,7 @@ from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
-from heft.training.stage import hold_back
+from heft.training.stage import split_validation
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
             " task.max_length, or sweep these positions apart"
         )
     holdout = tried[0].stage.holdout
-    if held_back_rows(holdout, len(data.train)) >= len(data.train):
+    if validation_rows_of(holdout, len(data.train)) >= len(data.train):
         raise HeftError(f"a holdout of {holdout} of {len(data.train)} rows leaves none to train on; set sweep.holdout")
     return data
 
@@ -123,7 +123,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
 def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     name, _ = last_stage(recipe)
-    rows, validation_rows = hold_back(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
     data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (

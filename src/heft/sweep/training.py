@@ -11,7 +11,7 @@ from heft.adapters.attach import train_only
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Job, Learner, are_finite
-from heft.sweep.packing import WorkItem
+from heft.sweep.packing import WorkItem, packs
 from heft.sweep.retry import RetryingForward
 
 
@@ -57,7 +57,7 @@ class SideBySide:
         for micro_batches in itertools.zip_longest(*jobs_of_learners):  # one of each, as each has them alone
             jobs = [job for job in micro_batches if job is not None]
             jobs.sort(key=lambda job: job.rows)  # equal rows, one pass
-            for pack in self.retrying.packed(jobs, lambda job: self._tokens([job])):
+            for pack in packs(jobs, lambda job: self._tokens([job]), self.retrying.budget.tokens):
                 self._accumulate(pack)
         for learner in live:
             metrics = None if learner.diverged else learner.update()

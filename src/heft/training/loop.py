@@ -7,15 +7,14 @@ micro-batch; accelerate averages their gradients (DDP) or shards the model (FSDP
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
@@ -27,7 +26,7 @@ from heft.training.batches import TrainingData, epoch_of
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint, StageProgress
 from heft.training.early_stopping import EarlyStopping
 from heft.training.loss import Loss
-from heft.training.modes import bf16_forward, frozen_dropouts, train_mode
+from heft.training.modes import bf16_forward, frozen_dropouts, make_accelerator, train_mode, trained_parameters
 from heft.training.optimizers import make_optimizer, make_schedule
 from heft.training.out_of_memory import Batch, in_micro_batches
 from heft.training.peak import PeakMemory
@@ -68,13 +67,13 @@ class TrainingLoop:
     def __post_init__(self):
         self.progress, self.early_stopping = StageProgress(), EarlyStopping(self.stage)
         self._frozen_dropouts = frozen_dropouts(self.model)
-        self._accelerator = _accelerator(self.stage)
-        optimizer = make_optimizer(_trained(self.model), self.stage)
+        self._accelerator = make_accelerator(self.stage)
+        optimizer = make_optimizer(trained_parameters(self.model), self.stage)
         self._wrapped, self._optimizer = self._accelerator.prepare(self.model, optimizer)
         self._schedule = make_schedule(self._optimizer, self.stage, self.steps)
         if self._accelerator.distributed_type == DistributedType.FSDP:  # its parameters are shards now
             self.model = self._wrapped
-        self._parameters = _trained(self.model)
+        self._parameters = trained_parameters(self.model)
         self._process, self._processes = self._accelerator.process_index, self._accelerator.num_processes
         self._steps_per_epoch = math.ceil(len(self.data.rows) / self.stage.batch_size)
         self._running_loss = torch.tensor(0.0, device=self.model.device)
@@ -85,7 +84,7 @@ class TrainingLoop:
 
         Raises:
             Diverged: see there.
-            Stopped: a signal arrived; a checkpoint was written after the step that was running.
+            Stopped: a signal arrived; a checkpoint holds the step that was running.
         """
         self._started, self._saved_at = time.perf_counter(), time.monotonic()
         set_seed(self.seed)
@@ -156,8 +155,7 @@ class TrainingLoop:
         with guards.singular_rotation_as_diverged(self.name, self.progress.step):
             if self._processes > 1:  # no retry: the others would wait for gradients that never come
                 return run(batch)
-            parameters, size = list(self._parameters.values()), self._micro_batch_size("training")
-            return in_micro_batches(run, batch, size, partial(self._on_halved, "training"), parameters)
+            return self._in_micro_batches("training", run, batch, list(self._parameters.values()))
 
     def _log_if_due(self, norm: float, learning_rate: float) -> None:
         """Log the mean loss of the steps since the last logged one: a hundred times or so, and after the first step."""
@@ -167,21 +165,21 @@ class TrainingLoop:
             self._running_loss.zero_()
             self.progress.losses.append(total / (step - self.progress.logged_at))
             self.progress.logged_at = step
-            self._log({"loss": self.progress.losses[-1], "grad_norm": norm, "learning_rate": learning_rate})
+            self._log(loss=self.progress.losses[-1], grad_norm=norm, learning_rate=learning_rate)
+
+    def _log(self, **values: float) -> None:
+        epoch = epoch_of(self.progress.step, len(self.data.rows), self.stage)
+        self.reporter.metrics({"stage": self.name, "step": self.progress.step, **values, "epoch": epoch})
 
     def _evaluate_if_due(self) -> None:
         step, every = self.progress.step, self.stage.evaluate_every or self._steps_per_epoch
         if self.data.validation_rows and (step == self.steps or step % every == 0):
             loss = self._validation_loss()
-            self._log({"eval_loss": loss})
+            self._log(eval_loss=loss)
             self.early_stopping.update(loss, self._parameters)
 
     def _save_if_due(self) -> None:
-        """Write a checkpoint when one is due, or a signal asks for the end; the last step's weights are saved anyway.
-
-        Raises:
-            Stopped: a signal asks for the end.
-        """
+        """Write a checkpoint when one is due or a signal asks for the end, which is then a `Stopped`."""
         step = self.progress.step
         if self.plan is None or step == self.steps or self.early_stopping.reason is not None:
             return
@@ -198,12 +196,9 @@ class TrainingLoop:
     def _validation_loss(self) -> float:
         """Of each batch the mean over its answer tokens, of these the mean over rows."""
         self.model.eval()
-        batches, losses = self.data.validation(self.stage, self.seed), []
-        run, on_halved = partial(self.loss, self.model), partial(self._on_halved, "validation")
+        batches, run = self.data.validation(self.stage, self.seed), partial(self.loss, self.model)
         with guards.singular_rotation_as_diverged(self.name, self.progress.step):
-            for rows in batches:
-                size = self._micro_batch_size("validation")
-                losses.append(in_micro_batches(run, self._batch(rows), size, on_halved))
+            losses = [self._in_micro_batches("validation", run, self._batch(rows)) for rows in batches]
         losses = self._accelerator.reduce(torch.stack(losses))
         tokens = losses.new_tensor([self.data.answer_tokens(rows) for rows in batches])
         counts = losses.new_tensor([len(rows) for rows in batches])
@@ -263,31 +258,15 @@ class TrainingLoop:
         share = self.data.share(rows, self._process, self._processes)
         return {key: value.to(self.model.device) for key, value in share.items()}
 
-    def _log(self, values: dict[str, float]) -> None:
-        epoch = epoch_of(self.progress.step, len(self.data.rows), self.stage)
-        self.reporter.metrics({"stage": self.name, "step": self.progress.step, **values, "epoch": epoch})
+    def _in_micro_batches(
+        self, what: str, run: Callable[[Batch], torch.Tensor], batch: Batch, parameters: Sequence[nn.Parameter] = ()
+    ) -> torch.Tensor:
+        """See there; once memory has run out in "training" or "validation", micro-batches stay smaller for it."""
 
-    def _micro_batch_size(self, what: str) -> int:
-        return self.progress.micro_batch_sizes.get(what, self.stage.batch_size)
+        def on_halved(rows: int) -> None:
+            self.progress.micro_batch_sizes[what] = rows
+            stays = f" (batch size stays {self.stage.batch_size})" if what == "training" else ""
+            self.reporter.note(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{stays}")
 
-    def _on_halved(self, what: str, rows: int) -> None:
-        self.progress.micro_batch_sizes[what] = rows
-        told = f" (batch size stays {self.stage.batch_size})" if what == "training" else ""
-        self.reporter.note(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{told}")
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _accelerator(stage: Stage) -> Accelerator:
-    """One that wraps the model for several processes, and leaves everything else to the recipe."""
-    ddp = DistributedDataParallelKwargs(
-        find_unused_parameters=not stage.gradient_checkpointing,
-        broadcast_buffers=False,  # they are constants, and processes may take unlike many forward passes
-    )
-    once = GradientAccumulationPlugin(num_steps=1)  # the loss is already divided by the step's answer tokens
-    accelerator = Accelerator(device_placement=False, kwargs_handlers=[ddp], gradient_accumulation_plugin=once)
-    # the precision is the recipe's (bf16_forward), whatever accelerate is configured to or an earlier Accelerator had
-    accelerator.native_amp, accelerator.scaler = False, None
-    return accelerator
+        size = self.progress.micro_batch_sizes.get(what, self.stage.batch_size)
+        return in_micro_batches(run, batch, size, on_halved, parameters)

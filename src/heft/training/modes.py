@@ -1,13 +1,16 @@
-"""How a model computes while a stage trains. Each of these ends with the stage."""
+"""How a model computes while a stage trains: training mode, autocast, several processes."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from transformers import PreTrainedModel
 
 from heft.adapters.attach import adapter_modules, adapter_parameters
+from heft.recipe.training import TrainingSettings
 
 
 def frozen_dropouts(model: PreTrainedModel) -> list[nn.Dropout]:
@@ -45,3 +48,21 @@ def bf16_forward(model: nn.Module, is_on: bool) -> Iterator[None]:
         del model.forward
         if before is not None:
             model.forward = before
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What requires gradients, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def make_accelerator(stage: TrainingSettings) -> Accelerator:
+    """An Accelerator that wraps the model for several processes, and leaves everything else to the recipe."""
+    ddp = DistributedDataParallelKwargs(
+        find_unused_parameters=not stage.gradient_checkpointing,
+        broadcast_buffers=False,  # they are constants, and processes may take unlike many forward passes
+    )
+    once = GradientAccumulationPlugin(num_steps=1)  # the loss is already divided by the step's answer tokens
+    accelerator = Accelerator(device_placement=False, kwargs_handlers=[ddp], gradient_accumulation_plugin=once)
+    # the precision is the recipe's (bf16_forward), whatever accelerate is configured to or an earlier Accelerator had
+    accelerator.native_amp, accelerator.scaler = False, None
+    return accelerator

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.recipe.recipe import Stage
-from heft.recipe.training import TrainingSettings, held_back_rows
+from heft.recipe.training import TrainingSettings, validation_rows_of
 from heft.runtime.reporter import Reporter
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
@@ -55,12 +55,12 @@ def planned_steps(settings: TrainingSettings, rows: int) -> int:
     return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
 
 
-def hold_back(examples: Sequence[EncodedExample], share: float, seed: int) -> tuple[list, list]:
+def split_validation(examples: Sequence[EncodedExample], share: float, seed: int) -> tuple[list, list]:
     """Split into training and validation rows (at least one of these, if `share` is above 0), by a seeded shuffle."""
     if not share:
         return list(examples), []
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    count = held_back_rows(share, len(examples))
+    count = validation_rows_of(share, len(examples))
     return [examples[i] for i in sorted(order[count:])], [examples[i] for i in sorted(order[:count])]
 
 
@@ -98,7 +98,9 @@ def train_stage(
         Stopped: a signal has asked for an end; a checkpoint holds the last step.
     """
     peak = PeakMemory(model.device)
-    data = TrainingData(*hold_back(examples, stage.holdout, seed if holdout_seed is None else holdout_seed), pad_id)
+    data = TrainingData(
+        *split_validation(examples, stage.holdout, seed if holdout_seed is None else holdout_seed), pad_id
+    )
     steps = planned_steps(stage, len(data.rows))
     uses = steps * stage.batch_size / len(data.rows)
     require_an_effect(model, name, data.examples, pad_id)
