@@ -263,3 +263,10 @@ def test_loading_a_recipe_takes_no_torch_and_little_time():
     assert all(answer[:2] == ["False", "False"] for answer in loaded)
     # Processor time of the whole process; 0.3 s as measured, with room for slow machines. torch alone takes seconds.
     assert min(float(answer[2]) for answer in loaded) < 1.0
+
+
+def test_seeds_of_a_stage_follow_from_the_recipes_and_its_place_unless_it_has_its_own(recipe_file):
+    stages = "{a: {method: lora}, b: {method: reft}, c: {method: reft, seed: 5}}"
+    recipe = load_recipe(recipe_file(stages, "seed: 10"))
+    assert [recipe.stage_seed(name) for name in "abc"] == [10, 11, 5]
+    assert [recipe.holdout_seed(name) for name in "abc"] == [10, 11, 12]

@@ -76,7 +76,7 @@ def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, si
     passes = passes_of(model)
     assert passes.behind_prefix, "these architectures can stand side by side"
     work = [(n, row) for n in range(len(NAMES)) for row in range(len(ROWS)) if (n + row) % 4 or n < 3]
-    losses = passes.losses([passes.copy(n, row, ROWS[row].answer) for n, row in work])
+    losses = passes.losses([passes.item(n, row, ROWS[row].answer) for n, row in work])
     parameters = {n: list(adapter_parameters(model, [NAMES[n]]).values()) for n in range(len(NAMES))}
     mine = {n: torch.autograd.grad(losses.sum(), parameters[n], retain_graph=True) for n in parameters}
     values = losses.tolist()
@@ -95,7 +95,7 @@ def test_eager_attention_and_a_window_in_every_layer_give_the_plain_loss():
     model.set_attn_implementation("eager")
     passes = passes_of(model)
     work = [(n, row) for n in (0, 1, 2) for row in (0, 1, 3)]
-    values = passes.losses([passes.copy(n, row, ROWS[row].answer) for n, row in work]).tolist()
+    values = passes.losses([passes.item(n, row, ROWS[row].answer) for n, row in work]).tolist()
     for (n, row), value in zip(work, values, strict=True):
         assert value == rounded(plain(model, n, row)[0])
 

@@ -6,12 +6,12 @@ The model stays a plain transformers model that carries PEFT's layers; each adap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, inject_quietly
 from heft.adapters.methods import StageAdapter, adapters_of, method_name
@@ -22,11 +22,8 @@ from heft.reft.layer import ReftLayer
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.runtime.reporter import AdapterRow
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-def check_targets(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None" = None) -> None:
+def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
     """Check that every adapter of the recipe has a place in the model, before anything is trained.
 
     `tokenizer` is the model's; None where no stage has trainable tokens.
@@ -55,7 +52,7 @@ DOES_NOT_FIT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 """What PEFT and torch raise for an adapter that has no place in a model."""
 
 
-def _token_faults(model: "PreTrainedModel", recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None") -> list[str]:
+def _token_faults(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
     """Trainable tokens that the model does not have, or that two stages train."""
     faults, trained_by = [], {}
     for stage_name, stage in recipe.stages.items():
@@ -83,7 +80,7 @@ class Attached:
 
 
 def attach(
-    model: "PreTrainedModel", stage_name: str, stage: Stage, tokenizer: "PreTrainedTokenizerBase | None" = None
+    model: PreTrainedModel, stage_name: str, stage: Stage, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Attached:
     """Attach a stage's adapters on top of what is there, and make them the only ones that train.
 
@@ -96,10 +93,10 @@ def attach(
 
 
 def attach_adapters(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     stage_name: str,
     adapters: Sequence[StageAdapter],
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Attached:
     """As `attach`, of adapters that need not be just those of the stage."""
     starts = {}
@@ -121,13 +118,13 @@ def attach_adapters(
     return Attached(names, starts)
 
 
-def left_out_in_words(model: "PreTrainedModel", stage_name: str, stage: Stage) -> list[str]:
+def left_out_in_words(model: PreTrainedModel, stage_name: str, stage: Stage) -> list[str]:
     """What a stage's adapters leave out although their settings say `all-linear` or all layers."""
     found = [adapter.left_out(model) for adapter in adapters_of(stage_name, stage)]
     return [words for words in found if words is not None]
 
 
-def finish(model: "PreTrainedModel", attached: Attached) -> None:
+def finish(model: PreTrainedModel, attached: Attached) -> None:
     """Freeze what a stage trained, as adapters that load on the untouched base."""
     for name, start in attached.starts.items():
         start.undo(model, name)
@@ -135,7 +132,7 @@ def finish(model: "PreTrainedModel", attached: Attached) -> None:
     model.eval()
 
 
-def inject(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
+def inject(model: PreTrainedModel, name: str, config: PeftConfig) -> None:
     """Attach one adapter; every adapter that the model carries is active afterwards, and nothing trains."""
     inject_quietly(model, name, config)
     activate(model, list(model.peft_config))
@@ -193,7 +190,7 @@ def _held_by(model: nn.Module, name: str) -> Iterator[nn.Module | nn.Parameter]:
                     yield container[name]
 
 
-def overview(model: "PreTrainedModel") -> list[AdapterRow]:
+def overview(model: PreTrainedModel) -> list[AdapterRow]:
     """What trains, what is frozen, what is active, and how many parameters each has."""
     rows, counted = [], set()
     for name, config in model.peft_config.items():

@@ -12,11 +12,12 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import DOES_NOT_FIT, activate, inject
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
@@ -30,18 +31,14 @@ from heft.models.limits import limits_of
 from heft.models.load import Base, load_base
 from heft.storage.atomic import atomic_folder, save_tensors, sha256_of
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 PEFT_PREFIX = "base_model.model."
 
 
 def save(
     directory: Path,
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     manifest: AdapterManifest,
-    state_dict: "dict[str, torch.Tensor] | None" = None,
+    state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all.
 
@@ -63,7 +60,7 @@ def save(
 
 
 def save_adapter(
-    folder: Path, model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
+    folder: Path, model: PreTrainedModel, name: str, state_dict: dict[str, torch.Tensor] | None = None
 ) -> None:
     """Write one adapter in PEFT's format; `state_dict` as for `save`."""
     folder.mkdir()
@@ -79,7 +76,7 @@ def save_adapter(
     config.save_pretrained(str(folder))
 
 
-def require_readable(directory: Path, model: "PreTrainedModel") -> None:
+def require_readable(directory: Path, model: PreTrainedModel) -> None:
     """Check that what `save` wrote can be read back: each adapter is known, has a place, and has its tensors there.
 
     Raises:
@@ -90,14 +87,14 @@ def require_readable(directory: Path, model: "PreTrainedModel") -> None:
         _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
 
 
-def stored_parameters(model: "PreTrainedModel") -> int:
+def stored_parameters(model: PreTrainedModel) -> int:
     """How many parameters `save` writes of the adapters that a model carries."""
     return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
 
 
 def _tensors(
-    model: "PreTrainedModel", name: str, state_dict: "dict[str, torch.Tensor] | None" = None
-) -> "dict[str, torch.Tensor]":
+    model: PreTrainedModel, name: str, state_dict: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     with tokens_of(model, name):
         return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
 
@@ -106,8 +103,8 @@ def _tensors(
 class Loaded:
     """An adapted model: `model` carries the adapters, frozen and active, in evaluation mode."""
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     manifest: AdapterManifest
 
 
@@ -157,7 +154,7 @@ def open_adapters(
     return Loaded(base.model, base.tokenizer, manifest)
 
 
-def attach_saved(model: "PreTrainedModel", folder: Path, name: str) -> None:
+def attach_saved(model: PreTrainedModel, folder: Path, name: str) -> None:
     """Attach one saved adapter, exactly as it was saved; the model is not touched before all of it is known to fit.
 
     Raises:
@@ -167,7 +164,7 @@ def attach_saved(model: "PreTrainedModel", folder: Path, name: str) -> None:
     _attach(model, name, *_fitting(folder, name, without_weights(model)))
 
 
-def _fitting(folder: Path, name: str, skeleton: "PreTrainedModel") -> tuple[PeftConfig, Path]:
+def _fitting(folder: Path, name: str, skeleton: PreTrainedModel) -> tuple[PeftConfig, Path]:
     """An adapter's configuration and weights file, tried on a model without weights."""
     config_path, path = adapter_paths(folder)
     config = read_config(config_path)
@@ -176,7 +173,7 @@ def _fitting(folder: Path, name: str, skeleton: "PreTrainedModel") -> tuple[Peft
     return config, path
 
 
-def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path) -> None:
+def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path) -> None:
     try:
         saved = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -195,29 +192,25 @@ def _attach(model: "PreTrainedModel", name: str, config: PeftConfig, path: Path)
     activate(model, list(model.peft_config))
 
 
-def _same(loaded: "torch.Tensor", saved: "torch.Tensor") -> bool:
+def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
     """Whether a tensor has the saved values, which may be of lower precision; NaN where NaN is."""
     return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
 
 
-def without_weights(model: "PreTrainedModel") -> "PreTrainedModel":
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
     """The model's modules without weights, so that what is attached to it takes no memory either."""
-    import torch
-
     with torch.device("meta"):
         return type(model)(copy.deepcopy(model.config))
 
 
 def expected_tensors(
-    skeleton: "PreTrainedModel", name: str, config: PeftConfig, path: Path
+    skeleton: PreTrainedModel, name: str, config: PeftConfig, path: Path
 ) -> Mapping[str, tuple[int, ...]]:
     """Names and shapes of the tensors that an adapter has on its base; it is attached to the skeleton.
 
     Raises:
         HeftError: it finds no place there.
     """
-    import torch
-
     tokens, rows = getattr(config, "trainable_token_indices", None), limits_of(skeleton).embeddings
     if tokens and rows is not None and max(tokens) >= rows:
         raise HeftError(

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.directory import Loaded, open_adapters
 from heft.adapters.loaded import prepare
@@ -15,20 +17,16 @@ from heft.models.load import Base, load_tokenizer
 from heft.models.source import local_folder
 from heft.recipe.recipe import ModelSettings
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 def load(
     directory: str | Path,
-    model: "PreTrainedModel | None" = None,
+    model: PreTrainedModel | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
     trainable: str | Sequence[str] = (),
     base: str | None = None,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
-) -> tuple["PreTrainedModel | PeftModel", "PreTrainedTokenizerBase"]:
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The adapted model and its tokenizer, equal to the bit to what was trained.
 
     Args:
@@ -70,11 +68,11 @@ def _end_as_trained(loaded: Loaded) -> None:
 
 def _with_tokenizer(
     directory: Path,
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     trust_remote_code: bool,
     base: str | None,
-    tokenizer: "PreTrainedTokenizerBase | None",
-) -> tuple[ModelSettings, "PreTrainedTokenizerBase"]:
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> tuple[ModelSettings, PreTrainedTokenizerBase]:
     """Settings and tokenizer that go with a model that is loaded already.
 
     The tokenizer is the one given, else that of `base`, else that of the base that the directory names, and where that

@@ -9,10 +9,11 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel
 
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, save
@@ -21,9 +22,6 @@ from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_paths, read_config
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _STAGING = ".heft.partial"
 
@@ -64,7 +62,7 @@ def _attached_adapters(adapters: dict[str, PeftConfig]) -> AttachedAdapters:
 class DirectoryWriter:
     """Stands for `save_pretrained` of a loaded model: writes an adapter directory, which `heft.load` reads."""
 
-    def __init__(self, model: "PreTrainedModel", manifest: AdapterManifest):
+    def __init__(self, model: PreTrainedModel, manifest: AdapterManifest):
         self._model, self._manifest = model, manifest
 
     def __call__(
@@ -137,7 +135,7 @@ class DirectoryWriter:
             )
 
 
-def prepare(model: "PreTrainedModel", manifest: AdapterManifest, trainable: str | Sequence[str]):
+def prepare(model: PreTrainedModel, manifest: AdapterManifest, trainable: str | Sequence[str]):
     """A loaded model for people: it saves itself, and is a `PeftModel` where some of it is to train.
 
     Args:
@@ -165,7 +163,7 @@ def prepare(model: "PreTrainedModel", manifest: AdapterManifest, trainable: str 
     return wrapped
 
 
-def stack(model: "PreTrainedModel | PeftModel", config: PeftConfig, adapter_name: str = "default") -> PeftModel:
+def stack(model: PreTrainedModel | PeftModel, config: PeftConfig, adapter_name: str = "default") -> PeftModel:
     """Put a further adapter on a model that carries some: those are frozen and stay active, and the new one trains.
 
     Args:
@@ -190,7 +188,7 @@ def stack(model: "PreTrainedModel | PeftModel", config: PeftConfig, adapter_name
     return wrapped.train(base.training)
 
 
-def _wrapped_around(model: "PreTrainedModel", name: str) -> PeftModel:
+def _wrapped_around(model: PreTrainedModel, name: str) -> PeftModel:
     """A `PeftModel` of an adapter that is attached already: it is attached again, with its tensors."""
     tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     tensors = {PEFT_PREFIX + key: value.clone() for key, value in tensors.items()}
@@ -204,7 +202,7 @@ def _wrapped_around(model: "PreTrainedModel", name: str) -> PeftModel:
     return wrapped.train(model.training)
 
 
-def _peft_model(model: "PreTrainedModel", config: PeftConfig, name: str) -> PeftModel:
+def _peft_model(model: PreTrainedModel, config: PeftConfig, name: str) -> PeftModel:
     if isinstance(getattr(model, "peft_config", None), AttachedAdapters):
         model.peft_config = dict(model.peft_config)
     with warnings.catch_warnings():

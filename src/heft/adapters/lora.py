@@ -9,22 +9,19 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import cast_adapter_dtype, delete_adapter
 from torch import nn
+from transformers import PreTrainedModel
 
 from heft.adapters.lora_targets import endings_of, expert_names, linear_names, matches, shared_weights, unadaptable
 from heft.recipe.recipe import LoraSettings
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
+def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
     """PEFT's configuration for the recipe's settings on that model; `tokens` are ids of the trainable ones."""
     targets, exclude = settings.targets, list(settings.exclude)
     parameters = None
@@ -57,7 +54,7 @@ def lora_config(model: "PreTrainedModel", settings: LoraSettings, tokens: Sequen
         )
 
 
-def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
+def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
     """What the settings name that the model does not have, each with the nearest names there are."""
     names = linear_names(model) | expert_names(model)
     endings = sorted({name.rpartition(".")[2] for name in names})
@@ -99,7 +96,7 @@ def lora_faults(model: "PreTrainedModel", settings: LoraSettings) -> list[str]:
     return faults
 
 
-def _targeted(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> set[str]:
+def _targeted(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> set[str]:
     """Which of the linear modules and experts the settings adapt, layers aside."""
     if settings.targets == "all-linear":
         found = names - _names_of_head(model)
@@ -108,7 +105,7 @@ def _targeted(model: "PreTrainedModel", settings: LoraSettings, names: set[str])
     return {name for name in found if not any(matches(entry, [name]) for entry in settings.exclude)}
 
 
-def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+def _unused_patterns(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
     targeted = _targeted(model, settings, names)
     return [
         f"{field}: {entry!r} matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
@@ -118,7 +115,7 @@ def _unused_patterns(model: "PreTrainedModel", settings: LoraSettings, names: se
     ]
 
 
-def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]) -> list[str]:
+def _tied_head(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
     head = model.get_output_embeddings()
     if head is None or not _is_tied(model, head):
         return []
@@ -129,12 +126,12 @@ def _tied_head(model: "PreTrainedModel", settings: LoraSettings, names: set[str]
     ]
 
 
-def _names_of_head(model: "PreTrainedModel") -> set[str]:
+def _names_of_head(model: PreTrainedModel) -> set[str]:
     head = model.get_output_embeddings()
     return {name for name, module in model.named_modules() if module is head}
 
 
-def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
+def _is_tied(model: PreTrainedModel, head: nn.Module) -> bool:
     try:
         embedding = model.get_input_embeddings()
     except NotImplementedError:  # a model that embeds in a way of its own
@@ -143,7 +140,7 @@ def _is_tied(model: "PreTrainedModel", head: nn.Module) -> bool:
     return declared or getattr(head, "weight", None) is getattr(embedding, "weight", 0)
 
 
-def inject_quietly(model: "PreTrainedModel", name: str, config: PeftConfig) -> None:
+def inject_quietly(model: PreTrainedModel, name: str, config: PeftConfig) -> None:
     """PEFT's injection, in float32 over any base, without PEFT's warnings of a second adapter and of its own patterns.
 
     (`get_peft_model` casts as much; injection alone gives LoRA the base's dtype, in which small steps would be lost.)
@@ -164,7 +161,7 @@ class ReversibleInit:
 
     INITS = ("pissa", "olora")
 
-    def __init__(self, model: "PreTrainedModel"):
+    def __init__(self, model: PreTrainedModel):
         self._weights = {}
         for name in linear_names(model):
             module = model.get_submodule(name)
@@ -177,14 +174,14 @@ class ReversibleInit:
         """Whether the settings' start changes the base weights."""
         return settings.init.startswith(cls.INITS)
 
-    def injected(self, model: "PreTrainedModel", adapter: str) -> None:
+    def injected(self, model: PreTrainedModel, adapter: str) -> None:
         """Copy the factors that the adapter starts from, and only the base weights that it changed."""
         for name, layer in _layers_with(model, adapter).items():
             self._factors[name] = _factors(layer, adapter)
         self._weights = {name: self._weights[name] for name in self._factors}
 
     @torch.no_grad()
-    def undo(self, model: "PreTrainedModel", adapter: str) -> None:
+    def undo(self, model: PreTrainedModel, adapter: str) -> None:
         """Replace the trained adapter by the plain one that has the same effect on the untouched base."""
         config: LoraConfig = model.peft_config.pop(adapter)
         trained = {name: _factors(layer, adapter) for name, layer in _layers_with(model, adapter).items()}

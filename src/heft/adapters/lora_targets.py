@@ -7,7 +7,6 @@ of three dimensions (experts, rows, columns) and PEFT adapts by the parameter's 
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig
@@ -15,12 +14,10 @@ from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from heft.reft.sites import decoder_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")
 
@@ -47,7 +44,7 @@ def _of_experts(name: str) -> bool:
     return not any(part in name for part in (".lora_", ".reft", "conv", "norm"))
 
 
-def unadaptable(model: "PreTrainedModel") -> set[str]:
+def unadaptable(model: PreTrainedModel) -> set[str]:
     """Full names of linear modules that LoRA cannot adapt.
 
     Those that PEFT refuses for the model's type; those that are linear by their class only and give something else than
@@ -65,7 +62,7 @@ def unadaptable(model: "PreTrainedModel") -> set[str]:
     return found
 
 
-def _lost_on_reading(model: "PreTrainedModel", config: LoraConfig, names: set[str]) -> set[str]:
+def _lost_on_reading(model: PreTrainedModel, config: LoraConfig, names: set[str]) -> set[str]:
     """Which modules' LoRA weights PEFT renames when it reads them (see `set_peft_model_state_dict`)."""
     keys = {f"base_model.model.{name}.lora_A.weight": name for name in names}
     weights = {key: torch.empty(1, 1, device="meta") for key in keys}
@@ -122,7 +119,7 @@ def _ending(name: str) -> str:
     return _IN_A_BLOCK.split(name, maxsplit=1)[-1]
 
 
-def left_out(model: "PreTrainedModel", adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
+def left_out(model: PreTrainedModel, adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
     """Linear modules and experts' weights in the decoder's blocks that an adapter has no part of.
 
     Args:

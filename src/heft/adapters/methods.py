@@ -6,9 +6,10 @@ heft.json (heft.adapters.manifest).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from peft import PeftConfig, TaskType
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, lora_config, lora_faults, plain_settings
 from heft.adapters.lora_targets import left_out
@@ -19,9 +20,6 @@ from heft.recipe.recipe import JointStage, Recipe, Stage
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
 from heft.reft.sites import blocks_without, site_names
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,15 @@ class StageAdapter(ABC):
     """In recipes, in heft.json and in tables."""
 
     @abstractmethod
-    def config(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> PeftConfig:
+    def config(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> PeftConfig:
         """PEFT's configuration of it on that model."""
 
     @abstractmethod
-    def faults(self, model: "PreTrainedModel") -> list[str]:
+    def faults(self, model: PreTrainedModel) -> list[str]:
         """Why it has no place in the model, in words."""
 
     @abstractmethod
-    def left_out(self, model: "PreTrainedModel") -> str | None:
+    def left_out(self, model: PreTrainedModel) -> str | None:
         """What it leaves out, once attached, although its settings say `all`, in words."""
 
     @property
@@ -56,7 +54,7 @@ class StageAdapter(ABC):
         """Whether it trains embeddings of tokens, whose ids the model's tokenizer has."""
         return False
 
-    def tokens(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
+    def tokens(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
         """Ids of tokens whose embeddings it trains.
 
         Raises:
@@ -64,7 +62,7 @@ class StageAdapter(ABC):
         """
         return []
 
-    def start(self, model: "PreTrainedModel") -> ReversibleInit | None:
+    def start(self, model: PreTrainedModel) -> ReversibleInit | None:
         """What takes back a start that changes base weights; made before the adapter is attached."""
         return None
 

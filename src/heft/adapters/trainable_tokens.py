@@ -6,18 +6,15 @@ Their rows are replaced in the input embedding, and in the output head where tha
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from heft.errors import HeftError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
-
-def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], embeddings: int) -> list[int]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], embeddings: int) -> list[int]:
     """The id of each text, which is one token, or one in the vocabulary's own spelling.
 
     Args:

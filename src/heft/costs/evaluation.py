@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from heft.costs.operations import ModelCosts
 from heft.costs.rows import span
 from heft.data.encode import EncodedExample
+from heft.evaluation.likelihood import plain_rows
 from heft.evaluation.shared_prefix import Pass, shared_batches
 
 
@@ -22,13 +23,11 @@ def evaluation_passes(
     if share_prefix:
         batches = shared_batches(examples, batch_size, last_edited, tokens_of_a_pass)
         return [done for batch in batches for done in batch.passes(batch_size)]
-    rows = []
-    for example in examples:
-        if all(len(choice) == 1 for choice in example.choices):
-            rows.append(Pass(1, len(example.prompt), 0, 1))
-        else:
-            rows += [Pass(1, len(example.prompt) + len(c) - 1, 0, len(c)) for c in example.choices]
-    return rows
+    return [
+        Pass(1, len(ids), 0, 1 if choice is None else len(examples[index].choices[choice]))
+        for index, example in enumerate(examples)
+        for _, choice, ids in plain_rows(index, example)
+    ]
 
 
 def evaluation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:

@@ -6,9 +6,9 @@ three float32 copies. Not counted: libraries, workspaces of kernels, an accelera
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from heft.costs.operations import ModelCosts
 from heft.costs.stage import StageCosts
@@ -17,9 +17,6 @@ from heft.data.encode import EncodedExample
 from heft.edits.positions import Positions
 from heft.training.optimizers import OPTIMIZERS
 from heft.training.reuse.plan import LOWER_LAYERS, PREFIXES, ReusePlan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5}
 _COPIES_OF_PREFIXES = 4
@@ -30,7 +27,7 @@ _HEAP_OF_ACTIVATIONS = 1.5
 saved; measured 1.31 (ReFT) and 1.66 (LoRA), see docs/plan.md."""
 
 
-def weight_bytes(model: "PreTrainedModel", quantization: str | None) -> int:
+def weight_bytes(model: PreTrainedModel, quantization: str | None) -> int:
     """Bytes of a model's parameters; quantised ones are the linear weights inside the blocks."""
     shared = {id(p): (name, p) for name, p in model.named_parameters()}
     small = _QUANTIZED_BYTES.get(quantization or "")
@@ -66,7 +63,7 @@ class Batch:
 
 
 def pass_bytes(
-    costs: ModelCosts, batch: Batch, text: "PreTrainedConfig", device: torch.device, checkpointed_bytes: int = 0
+    costs: ModelCosts, batch: Batch, text: PreTrainedConfig, device: torch.device, checkpointed_bytes: int = 0
 ) -> int:
     """Bytes of activations, logits and keys and values of a pass with gradients and of what comes before it.
 
@@ -89,7 +86,7 @@ def pass_bytes(
     return round(max(prefixes + body, _COPIES_OF_PREFIXES * prefixes))
 
 
-def stage_bytes(work: StageCosts, text: "PreTrainedConfig", device: torch.device) -> int:
+def stage_bytes(work: StageCosts, text: PreTrainedConfig, device: torch.device) -> int:
     """Bytes that training a stage takes at its peak, beside the base model's weights.
 
     Args:

@@ -1,19 +1,15 @@
 """Models without weights: the base's shape on the meta device, with adapters attached as a run would attach them."""
 
-from typing import TYPE_CHECKING
-
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activate, attach_adapters
 from heft.adapters.methods import adapters_of, all_adapters_of
 from heft.models.load import load_skeleton, load_tokenizer
 from heft.recipe.recipe import Recipe
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
+def skeleton_of(recipe: Recipe, trained: str | None) -> PreTrainedModel:
     """The model as it is while the stage `trained` trains, all earlier stages frozen; the bare base for None.
 
     Raises:
@@ -34,7 +30,7 @@ def skeleton_of(recipe: Recipe, trained: str | None) -> "PreTrainedModel":
     raise AssertionError(f"no stage {trained}")
 
 
-def tokenizer_for(recipe: Recipe) -> "PreTrainedTokenizerBase | None":
+def tokenizer_for(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     """The tokenizer, where a recipe has trainable tokens, whose ids it has; else None."""
     if any(adapter.trains_tokens for adapter in all_adapters_of(recipe)):
         return load_tokenizer(recipe.model)

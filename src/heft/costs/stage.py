@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from heft.adapters.attach import trainable_parameters
 from heft.costs.operations import ModelCosts, Uncountable, model_costs
@@ -18,10 +19,6 @@ from heft.training.attention import trains_eager
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.stage import hold_back, planned_steps
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 _MOST_KV = 128
 """Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
@@ -49,7 +46,7 @@ class Shape:
         return self.costs.kv_bytes if self.costs is not None else _MOST_KV * self.reuse.state_bytes
 
 
-def shape_of(model: "PreTrainedModel") -> Shape:
+def shape_of(model: PreTrainedModel) -> Shape:
     """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards."""
     about = (trainable_parameters(model), ReuseFacts.of(model))
     try:
@@ -125,13 +122,13 @@ def stage_costs(
     """
     stage = recipe.stages[name]
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, validation_rows = hold_back(examples, stage.holdout, recipe.seed + list(recipe.stages).index(name))
+    rows, validation_rows = hold_back(examples, stage.holdout, recipe.holdout_seed(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
     reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)
 
 
-def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> "PreTrainedModel":
+def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> PreTrainedModel:
     """With the attention that it trains with, whose products are the same and whose memory is another."""
     model, settings = skeleton_of(recipe, name), recipe.model
     if trains_eager(model, choose_device(settings.device), settings.attention, examples):

@@ -6,10 +6,8 @@ run in several passes, each padded to its own longest row. An accelerator wants 
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 TRAINING_PASS_TOKENS = 130
 """What a further pass with its backward pass costs on a CPU beside its tokens, in tokens.
@@ -20,7 +18,7 @@ INFERENCE_PASS_TOKENS = 50
 """The same without a backward pass: 0.1 s where a token takes 2 ms."""
 
 
-def pass_tokens(device: "torch.device", trains: bool) -> int | None:
+def pass_tokens(device: torch.device, trains: bool) -> int | None:
     """What a pass costs on this device beside its tokens, in tokens; None where batches are best left whole."""
     if device.type != "cpu":
         return None
@@ -76,7 +74,7 @@ def fixed_batches(lengths: Sequence[int], most_rows: int, tokens_of_a_pass: int 
     return {row: group for group in groups for row in group}
 
 
-def select_rows(batch: "dict[str, torch.Tensor]", rows: list[int] | slice) -> "dict[str, torch.Tensor]":
+def select_rows(batch: dict[str, torch.Tensor], rows: list[int] | slice) -> dict[str, torch.Tensor]:
     """Some rows of a batch, without the columns in which all of them are padded."""
     width = int(batch["attention_mask"][rows].sum(1).max())
     return {key: value[rows, -width:] if value.dim() == 2 else value[rows] for key, value in batch.items()}

@@ -7,17 +7,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from heft.edits.positions import Positions, longest_tail
 from heft.errors import HeftError
 from heft.models.chat import REFERENCE_DATE, ChatTemplate
 from heft.tasks.base import Example, TaskSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 UNCUT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
@@ -78,7 +75,7 @@ class Encoder:
         template_date: YYYY-MM-DD that the chat template is given as today's; None for today.
     """
 
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     max_length: int
     chat_template: bool = False
     positions: Sequence[Positions] = ()
@@ -87,7 +84,7 @@ class Encoder:
 
     @classmethod
     def of(
-        cls, tokenizer: "PreTrainedTokenizerBase", task: TaskSettings, positions: Sequence[Positions] = ()
+        cls, tokenizer: PreTrainedTokenizerBase, task: TaskSettings, positions: Sequence[Positions] = ()
     ) -> "Encoder":
         """The encoder of a task's rows."""
         args = (task.max_length, task.chat_template, positions, task.chat_template_args, task.template_date)

@@ -6,7 +6,8 @@ what happens.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from heft.adapters.methods import all_adapters_of, edited_positions
 from heft.data.encode import IGNORED, EncodedExample, Encoder, training_batch
@@ -16,9 +17,6 @@ from heft.recipe.grid import configurations, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.reft.layout import TokenLayout, edited_token_indices, number_tokens
 from heft.tasks import load_examples
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _editors(recipe: Recipe) -> list[Editor]:
     ]
 
 
-def _tokenised(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTrainedTokenizerBase") -> ShownExample:
+def _tokenised(row: EncodedExample, editors: Sequence[Editor], tokenizer: PreTrainedTokenizerBase) -> ShownExample:
     batch = training_batch([row], tokenizer.pad_token_id)
     layout = TokenLayout(number_tokens(batch["attention_mask"].bool()), batch["prompt_lengths"])
     edited = [
@@ -114,7 +112,7 @@ def _tokenised(row: EncodedExample, editors: Sequence[Editor], tokenizer: "PreTr
     return ShownExample(row.example.id, len(row.prompt), row.cut, tuple(tokens))
 
 
-def token_texts(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What each token stands for; the vocabulary's spelling where that is no text, such as a part of a character.
 
     Each is decoded behind a fixed text, since some tokenizers drop the space of what they decode first.
@@ -129,5 +127,5 @@ def token_texts(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> lis
     return [texts[token] for token in ids]
 
 
-def _decoded(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+def _decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -5,25 +5,22 @@ and its kin) or keep a recurrent state without a mask (RWKV, xLSTM) do, and so d
 the longest row of a batch (dynamic NTK, LongRoPE). Rows of one length are then put together, which need no padding.
 """
 
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
+from transformers import PreTrainedModel
 
 from heft.data.encode import left_pad
 from heft.models.equality import rounding
 from heft.models.forward import logits_of
 from heft.models.prefix_states import scaled_beyond
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 _SHORT, _LONG = 5, 13
-_KNOWN: "WeakKeyDictionary[PreTrainedModel, bool]" = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 @torch.no_grad()
-def padding_matters(model: "PreTrainedModel", pad_id: int, longest: int) -> bool:
+def padding_matters(model: PreTrainedModel, pad_id: int, longest: int) -> bool:
     """Whether a short row beside a long one, padded on the left, gives other logits than alone; tried once a model.
 
     Args:
@@ -45,7 +42,7 @@ def padding_matters(model: "PreTrainedModel", pad_id: int, longest: int) -> bool
     return _KNOWN[model]
 
 
-def _last_logits(model: "PreTrainedModel", rows: list[list[int]], pad_id: int) -> torch.Tensor:
+def _last_logits(model: PreTrainedModel, rows: list[list[int]], pad_id: int) -> torch.Tensor:
     """Logits (V,) after the first row."""
     inputs = {key: value.to(model.device) for key, value in left_pad(rows, pad_id).items()}
     lengths = torch.tensor([len(row) for row in rows], device=model.device)

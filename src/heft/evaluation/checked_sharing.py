@@ -1,7 +1,8 @@
 """Before an evaluation that shares prefixes: does it give what every row from its start on gives, in this model?"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.evaluation.likelihood import choice_log_likelihoods
@@ -9,11 +10,8 @@ from heft.models.equality import why_unequal
 from heft.models.prefix_states import keeps_plain_keys
 from heft.runtime.memory_errors import is_out_of_memory
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def why_not_shared(model: "PreTrainedModel", examples: Sequence[EncodedExample], pad_id: int) -> str | None:
+def why_not_shared(model: PreTrainedModel, examples: Sequence[EncodedExample], pad_id: int) -> str | None:
     """Why prefixes are not to be shared, in words; None where they may be, or where the model shares none anyway.
 
     Tried on the shortest and the longest example, and on two of one text where there are such.

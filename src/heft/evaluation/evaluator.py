@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.data.answers import is_right
 from heft.data.encode import EncodedExample, Encoder
@@ -21,9 +22,6 @@ from heft.runtime.memory_errors import in_smaller_batches, no_room_for
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ class Evaluation:
 
 
 def evaluate(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     task: TaskSettings,
     settings: EvaluationSettings | None = None,
     reporter: Reporter | None = None,
@@ -73,8 +71,8 @@ def evaluate(
 
 
 def evaluate_examples(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     task: Task,
     examples: Sequence[EncodedExample],
     settings: EvaluationSettings,

@@ -3,19 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
 from heft.text.listing import first_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _NAMED = 3
 _ADVICE = (
@@ -71,7 +67,7 @@ class FiniteLogits(LogitsProcessor):
 
 
 @contextmanager
-def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
+def explain_singular_rotation(model: PreTrainedModel) -> Iterator[None]:
     """Where a ReFT adapter's rotation cannot be made orthonormal, the adapter and the place are named.
 
     Raises:
@@ -89,7 +85,7 @@ def explain_singular_rotation(model: "PreTrainedModel") -> Iterator[None]:
         ) from error
 
 
-def _degenerate_rotations(model: "PreTrainedModel") -> list[str]:
+def _degenerate_rotations(model: PreTrainedModel) -> list[str]:
     """`fine at model.layers.3` for each unit whose rotation has no orthonormal rows."""
     found = []
     for path, layer in layers_of(model).items():

@@ -1,10 +1,9 @@
 """Answers that are generated: greedy, up to the task's stop strings."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.data.batching import batches_of_like_length
 from heft.data.encode import left_pad
@@ -12,14 +11,11 @@ from heft.evaluation.finite import FiniteLogits, explain_singular_rotation
 from heft.evaluation.greedy import greedy
 from heft.models.endings import text_of, until
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 @torch.inference_mode()
 def generate_texts(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     *,
     batch_size: int,

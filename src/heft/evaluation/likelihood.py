@@ -4,9 +4,9 @@ Shapes: B rows, K columns with logits, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample, left_pad
@@ -17,13 +17,10 @@ from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import positions_of
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 @torch.inference_mode()
 def choice_log_likelihoods(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     examples: Sequence[EncodedExample],
     *,
     batch_size: int,
@@ -61,7 +58,7 @@ def choice_log_likelihoods(
 
 @torch.inference_mode()
 def plain_log_likelihoods(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     examples: Sequence[EncodedExample],
     batch_size: int,
     pad_id: int,

@@ -9,18 +9,14 @@ Shapes: B rows, T tokens, S columns in the cache, K columns with logits, H key-v
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from heft.data.encode import EncodedExample, left_pad
 from heft.evaluation.shared_prefix import SharedBatch
 from heft.models.forward import edits_hidden_states, logits_of
 from heft.reft.sites import decoder_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class SharedPasses:
         pad_id: id of the padding token.
     """
 
-    model: "PreTrainedModel"
+    model: PreTrainedModel
     examples: Sequence[EncodedExample]
     scores: list[list[float]]
     batch_size: int

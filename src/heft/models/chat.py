@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from heft.errors import HeftError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 REFERENCE_DATE = "2000-01-01"
 """The date with which prompts are fingerprinted, so that runs of different days still pair."""
@@ -34,7 +31,7 @@ class ChatTemplate:
         date: YYYY-MM-DD, passed as today's date; None for today.
     """
 
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     args: Mapping[str, object] = field(default_factory=dict)
     date: str | None = None
 

@@ -3,12 +3,9 @@
 import hashlib
 import json
 import struct
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SAMPLE = 65_536
 _NO_EFFECT = {
@@ -24,7 +21,7 @@ _PROBE = (
 )
 
 
-def fingerprint(model: "PreTrainedModel") -> str:
+def fingerprint(model: PreTrainedModel) -> str:
     """Of a base model: SHA-256 over each parameter's name, shape and values, and over what its configuration sets.
 
     Values are taken evenly from each tensor (all of up to 65,536 elements) and rounded to bfloat16 where they are
@@ -42,7 +39,7 @@ def fingerprint(model: "PreTrainedModel") -> str:
     return digest.hexdigest()[:16]
 
 
-def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase", chat_template: bool) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, chat_template: bool) -> str:
     """Of a tokenizer: SHA-256 over its vocabulary, its special tokens, and the ids of a text of many kinds of tokens.
 
     Args:
@@ -59,7 +56,7 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase", chat_template: b
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
 
-def _configuration(model: "PreTrainedModel") -> str:
+def _configuration(model: PreTrainedModel) -> str:
     config = model.config
     try:
         defaults = type(config)().to_dict()

@@ -1,22 +1,19 @@
 """A forward pass for the logits of some columns, in any class of model, whatever its `forward` takes."""
 
 import inspect
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 
-def edits_hidden_states(model: "nn.Module") -> bool:
+def edits_hidden_states(model: nn.Module) -> bool:
     """Whether the model carries a ReFT adapter, which needs `prompt_lengths`."""
     from heft.reft.layer import ReftLayer
 
     return any(isinstance(module, ReftLayer) for module in model.modules())
 
 
-def logits_of(model: "nn.Module", keep: "int | torch.Tensor", **inputs) -> torch.Tensor:
+def logits_of(model: nn.Module, keep: int | torch.Tensor, **inputs) -> torch.Tensor:
     """Logits (B, K, V) of a causal language model.
 
     Inputs that the model has no use for are left out: `position_ids` where its class counts its own, `prompt_lengths`

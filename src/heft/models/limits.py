@@ -3,19 +3,15 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from heft.builtin import TINY
 from heft.errors import HeftError
 from heft.models.load import load_skeleton
 from heft.models.source import source_of
 from heft.recipe.recipe import ModelSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb", "positions_embed")
 _OTHER_INPUTS = re.compile("vision|visual|image|audio|speech|video", re.IGNORECASE)
@@ -51,7 +47,7 @@ def base_limits(settings: ModelSettings) -> BaseLimits:
     return replace(limits_of(model), generation_config=_generation_config(settings, model))
 
 
-def limits_of(model: "PreTrainedModel") -> BaseLimits:
+def limits_of(model: PreTrainedModel) -> BaseLimits:
     """The limits of a model that is loaded, or built without weights."""
     table = _position_table(model)
     return BaseLimits(
@@ -81,7 +77,7 @@ def require_room(limits: BaseLimits, prompt: Sequence[int], new_tokens: int) -> 
         )
 
 
-def _generation_config(settings: ModelSettings, model: "PreTrainedModel") -> GenerationConfig:
+def _generation_config(settings: ModelSettings, model: PreTrainedModel) -> GenerationConfig:
     if settings.name == TINY:
         return model.generation_config
     try:
@@ -90,14 +86,14 @@ def _generation_config(settings: ModelSettings, model: "PreTrainedModel") -> Gen
         return model.generation_config
 
 
-def _embeddings(model: "PreTrainedModel") -> int | None:
+def _embeddings(model: PreTrainedModel) -> int | None:
     try:
         return model.get_input_embeddings().weight.shape[0]
     except (NotImplementedError, AttributeError):  # a model that embeds in a way of its own
         return None
 
 
-def _position_table(model: "PreTrainedModel") -> int | None:
+def _position_table(model: PreTrainedModel) -> int | None:
     """Rows of the table that positions of text are looked up in, less those that it begins with for other uses."""
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, nn.Embedding):
@@ -110,13 +106,13 @@ def _position_table(model: "PreTrainedModel") -> int | None:
     return None
 
 
-def _is_of_text(model: "PreTrainedModel", name: str, rows: int) -> bool:
+def _is_of_text(model: PreTrainedModel, name: str, rows: int) -> bool:
     """Whether a table of positions is the language model's own, and not that of an image or sound encoder beside it."""
     declared = _declared(model)
     return not _OTHER_INPUTS.search(name) and (declared is None or 0 <= rows - declared <= _SPARE_ROWS)
 
 
-def _declared(model: "PreTrainedModel") -> int | None:
+def _declared(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _EXTENDABLE:

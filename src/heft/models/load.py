@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -21,9 +27,6 @@ from heft.models.source import local_folder, missing_folder, source_of
 from heft.recipe.recipe import ModelSettings
 from heft.storage.reading import is_dir
 from heft.text.listing import first_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MOST_SHOWN = 5
 
@@ -39,8 +42,8 @@ class Base:
         fingerprint: see heft.models.fingerprints.
     """
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     settings: ModelSettings
     fingerprint: str
 
@@ -64,7 +67,7 @@ def load_base(settings: ModelSettings) -> Base:
     return Base(model, tokenizer, settings, fingerprint(model))
 
 
-def load_skeleton(settings: ModelSettings) -> "PreTrainedModel":
+def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
     """The model that a recipe names on the meta device: all shapes, no weights; only its config is read.
 
     Raises:
@@ -91,7 +94,7 @@ def _form(settings: ModelSettings) -> dict:
     return form if settings.attention == "auto" else form | {"attn_implementation": settings.attention}
 
 
-def _tiny(settings: ModelSettings) -> "PreTrainedModel":
+def _tiny(settings: ModelSettings) -> PreTrainedModel:
     model = tiny_llama().to(_form(settings)["dtype"])
     if settings.attention != "auto":
         with _readable_errors(settings.name, "model"):
@@ -99,7 +102,7 @@ def _tiny(settings: ModelSettings) -> "PreTrainedModel":
     return model
 
 
-def load_tokenizer(settings: ModelSettings) -> "PreTrainedTokenizerBase":
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """The model's tokenizer, padding on the left, with a padding token (EOS where it has none of its own).
 
     Raises:
@@ -144,7 +147,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _load_model(settings: ModelSettings, device: torch.device) -> "PreTrainedModel":
+def _load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel:
     options = _form(settings)
     if settings.quantization:
         options["quantization_config"] = _quantization(settings, options["dtype"])

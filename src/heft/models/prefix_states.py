@@ -6,16 +6,12 @@ layer to layer, and between keys and values, so a row's states are one (S, W) ma
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from heft.reft.sites import decoder_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _PLAIN_KINDS = {"full_attention", "sliding_attention"}
 _TURNED_BY_COLUMN = ("roformer",)
@@ -23,7 +19,7 @@ _TURNED_BY_COLUMN = ("roformer",)
 _PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
-def keeps_plain_keys(model: "PreTrainedModel") -> bool:
+def keeps_plain_keys(model: PreTrainedModel) -> bool:
     """Whether keys and values of a row's first tokens can stand for these tokens, whatever comes after them.
 
     Not so where a layer caches something else (recurrent states, convolutions, an index), where the model takes no
@@ -42,7 +38,7 @@ def keeps_plain_keys(model: "PreTrainedModel") -> bool:
     return all(type(layer) in _PLAIN_LAYERS for layer in DynamicCache(config=config).layers)
 
 
-def scaled_beyond(model: "PreTrainedModel") -> int | None:
+def scaled_beyond(model: PreTrainedModel) -> int | None:
     """Tokens beyond which rotary positions of a batch are scaled by the length of its longest row; None for never."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from heft.adapters.attach import check_targets
 from heft.adapters.methods import edited_positions
@@ -27,9 +27,6 @@ from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
 from heft.tasks import task_for
 from heft.training.reuse.plan import PREFIXES, ReusePlan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 FEW_TOKENS, MANY_TOKENS = 128, 1024
 """Rows of the two products that the probe measures: a batch of suffixes, and one of whole rows."""
@@ -61,7 +58,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, base: "PreTrainedModel", data: Data, device: torch.device):
+    def __init__(self, recipe: Recipe, base: PreTrainedModel, data: Data, device: torch.device):
         self._recipe, self._base, self._train, self._eval, self._device = recipe, base, data.train, data.eval, device
         self._weights = weight_bytes(base, recipe.model.quantization)
         self._rate: float | None = None

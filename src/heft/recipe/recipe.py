@@ -271,3 +271,12 @@ class Recipe(Settings):
     def output_dir(self) -> Path:
         """The directory that the run writes."""
         return Path(self.output) if self.output is not None else Path("runs") / self.name
+
+    def holdout_seed(self, stage: str) -> int:
+        """Seed of which rows a stage holds out for validation."""
+        return self.seed + list(self.stages).index(stage)
+
+    def stage_seed(self, stage: str) -> int:
+        """Seed of a stage's initial weights, dropout and order of rows: its own, or one that follows from its place."""
+        own = self.stages[stage].seed
+        return self.holdout_seed(stage) if own is None else own

@@ -1,12 +1,9 @@
 """Where a model's decoder, its blocks, and their attentions and MLPs are."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from transformers import PreTrainedModel
 
 CHILDREN = {
     "attention": (
@@ -24,13 +21,11 @@ _MLP_MIXERS = ("mlp", "moe")
 """Values of Nemotron-H's `block_type` where a block's only module, `mixer`, is an MLP."""
 
 
-def decoder_of(model: "PreTrainedModel") -> "PreTrainedModel":
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """The part of a model between its ids and its head, without its towers for images or sound.
 
     transformers' `get_decoder` looks a name up, which in some classes is that of the head or of nothing.
     """
-    from transformers import PreTrainedModel
-
     body = model.get_decoder()
     if not isinstance(body, PreTrainedModel):
         body = model.base_model
@@ -41,7 +36,7 @@ def decoder_of(model: "PreTrainedModel") -> "PreTrainedModel":
     return body
 
 
-def block_names(model: "PreTrainedModel") -> list[str]:
+def block_names(model: PreTrainedModel) -> list[str]:
     """Names of the model's transformer blocks in order, such as `model.layers.0`.
 
     They stand in one list in the decoder; a vision or audio tower in it is a model of its own and left aside.
@@ -65,8 +60,6 @@ def block_names(model: "PreTrainedModel") -> list[str]:
 
 def _own_lists(body: nn.Module) -> dict[str, nn.ModuleList]:
     """The outermost lists of modules of a decoder, without those of other models within it."""
-    from transformers import PreTrainedModel
-
     found: dict[str, nn.ModuleList] = {}
     others = [name for name, module in body.named_modules() if name and isinstance(module, PreTrainedModel)]
     for name, module in body.named_modules():
@@ -76,7 +69,7 @@ def _own_lists(body: nn.Module) -> dict[str, nn.ModuleList]:
     return found
 
 
-def site_names(model: "PreTrainedModel", layers: str | list[int], site: str) -> list[str]:
+def site_names(model: PreTrainedModel, layers: str | list[int], site: str) -> list[str]:
     """Full names of the modules whose outputs are edited.
 
     Args:
@@ -108,7 +101,7 @@ def site_names(model: "PreTrainedModel", layers: str | list[int], site: str) -> 
     return names
 
 
-def blocks_without(model: "PreTrainedModel", names: Sequence[str]) -> list[int]:
+def blocks_without(model: PreTrainedModel, names: Sequence[str]) -> list[int]:
     """Numbers of the blocks in which none of these modules stands."""
     blocks = enumerate(block_names(model))
     return [i for i, block in blocks if not any(f"{name}.".startswith(f"{block}.") for name in names)]

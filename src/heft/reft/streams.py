@@ -13,12 +13,9 @@ Shapes: B rows, T tokens, d hidden size, s streams, N edited tokens, M places in
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from transformers import PretrainedConfig
 
 _TOKENS_FIRST = ("xlnet",)
 
@@ -38,7 +35,7 @@ class Streams:
     inner: int = 1
 
     @classmethod
-    def of(cls, config: "PretrainedConfig") -> "Streams":
+    def of(cls, config: PretrainedConfig) -> "Streams":
         """Read a model's configuration.
 
         Raises:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
@@ -25,9 +24,6 @@ from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.stage import StageOutcome, train_stage
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -58,12 +54,12 @@ class StageLoop:
         if "base" not in evaluated:
             self.evaluate_base()
         metrics_bytes = 0
-        for index, (name, stage) in enumerate(self.recipe.stages.items()):
+        for name, stage in self.recipe.stages.items():
             done = self.checkpoints.trained(name)
             if done is None:
                 self.directory.forget_from(name)
                 with signals.after_a_step():
-                    outcome = self.train_and_checkpoint(index, name, stage, metrics_bytes)
+                    outcome = self.train_and_checkpoint(name, stage, metrics_bytes)
                 metrics_bytes = self.directory.metrics_bytes
             else:
                 for adapter in adapters_of(name, stage):
@@ -80,11 +76,10 @@ class StageLoop:
         summary = StageSummary.of("base", evaluation.metrics, evaluation_seconds=evaluation.seconds)
         self.reporter.evaluated(summary, evaluation.records)
 
-    def train_and_checkpoint(self, index: int, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
+    def train_and_checkpoint(self, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
         """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
 
         Args:
-            index: of the stage.
             name: of the stage.
             stage: its settings.
             metrics_bytes: length of metrics.jsonl after the stage before.
@@ -112,7 +107,7 @@ class StageLoop:
                 self.checkpoints.write_step(name, StepCheckpoint(state, cache, self.directory.metrics_bytes))
 
         plan = CheckpointPlan(self.recipe.checkpoint, write, last and last.state)
-        parameters, outcome = self.train_stage(index, name, stage, plan)
+        parameters, outcome = self.train_stage(name, stage, plan)
         passes = costs.passes_of(outcome.tokens)
         plain = costs.plain_flops(passes)
         flops = costs.flops(passes) if outcome.reuses else plain
@@ -159,15 +154,9 @@ class StageLoop:
             self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.uncounted}")
         return costs
 
-    def seed_of(self, index: int, stage: Stage) -> int:
-        """The seed of a stage: its own, or one that follows from the recipe's and the stage's place."""
-        return stage.seed if stage.seed is not None else self.recipe.seed + index
-
-    def train_stage(
-        self, index: int, name: str, stage: Stage, plan: CheckpointPlan | None = None
-    ) -> tuple[int, StageOutcome]:
+    def train_stage(self, name: str, stage: Stage, plan: CheckpointPlan | None = None) -> tuple[int, StageOutcome]:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
-        seed = self.seed_of(index, stage)
+        seed = self.recipe.stage_seed(name)
         set_seed(seed)
         attached = attach(self.base.model, name, stage, self.base.tokenizer)
         trained = trainable_parameters(self.base.model)
@@ -182,7 +171,7 @@ class StageLoop:
             pad_id=self.base.tokenizer.pad_token_id,
             seed=seed,
             reporter=self.reporter,
-            holdout_seed=self.recipe.seed + index,
+            holdout_seed=self.recipe.holdout_seed(name),
             plan=plan,
             attention=self.base.settings.attention,
         )
@@ -219,7 +208,7 @@ class Trained:
         return cls(**{**values, "outcome": StageOutcome(**values["outcome"])})
 
 
-def _save_adapters(model: "PreTrainedModel", names: Sequence[str], folder: Path) -> None:
+def _save_adapters(model: PreTrainedModel, names: Sequence[str], folder: Path) -> None:
     for name in names:
         adapter_dir.save_adapter(folder / name, model, name)
 

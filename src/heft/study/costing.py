@@ -1,7 +1,8 @@
 """What the stages of a study's arms cost. What arms have in common is read, encoded and counted once."""
 
 import json
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from heft.adapters.attach import check_targets
 from heft.adapters.methods import edited_positions
@@ -12,9 +13,6 @@ from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.training.stage import hold_back, planned_steps
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _LENGTH = {"epochs", "steps"}
 """What of a stage says how long it trains; a step costs the same whatever they are."""
@@ -77,7 +75,7 @@ class Costing:
             raise HeftError(f"FLOPs of stage {name} cannot be counted: {self._shapes[key].uncounted}")
         return self._shapes[key]
 
-    def _base(self, recipe: Recipe) -> "PreTrainedModel":
+    def _base(self, recipe: Recipe) -> PreTrainedModel:
         key = json.dumps(recipe.model.model_dump())
         if key not in self._bases:
             self._bases[key] = skeleton_of(recipe, None)

@@ -121,7 +121,7 @@ def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequen
     work = [(adapter, row, plain.examples[row].answer) for adapter in adapters for row in rows]
 
     def losses(passes: PackedForward, parts: Sequence[tuple]) -> list[float]:
-        return passes.losses([passes.copy(*part) for part in parts]).tolist()
+        return passes.losses([passes.item(*part) for part in parts]).tolist()
 
     with shaken(plain.model, trained), torch.no_grad():
         try:

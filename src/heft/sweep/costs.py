@@ -1,6 +1,6 @@
 """What the passes of a sweep cost (see heft.sweep.forward), beside its configurations run alone.
 
-Counted per row, without padding: a copy runs its row from its first edited token to the last token but one, copies that
+Counted per row, without padding: an item runs its row from its first edited token to the last token but one, items that
 share a sequence are compared with each other too, and the backward pass goes down to the lowest layer that any of the
 configurations in a pass edits. Configurations whose seed and batch size are equal see the same rows in each step; that
 others ever do is left out. Validation and the ranking are not counted, as in the plan of a stage.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
@@ -31,9 +31,6 @@ from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, packs, side_by_side
 from heft.sweep.sharing import decide_sharing
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _OF_ADAPTERS = set(ReftSettings.model_fields)
 
@@ -125,7 +122,7 @@ class SweepCosts:
         nearest = next(m for m in self.members if m.suffix == self.reuse.start)  # its own edits are behind the prefix
         return computed * sum(prefix_row(nearest.costs, row, self.reuse.start) for row in self.rows)
 
-    def peak_bytes(self, text: "PreTrainedConfig", device: torch.device) -> int:
+    def peak_bytes(self, text: PreTrainedConfig, device: torch.device) -> int:
         """Bytes of training at its peak, beside the base model's weights; arguments as for `stage_bytes`."""
         needed = sum(trained_bytes(m.alone.shape.trainable_parameters, m.alone.stage.optimizer) for m in self.members)
         row = max(self.rows, key=lambda row: row.length)
@@ -136,7 +133,7 @@ class SweepCosts:
             needed += round(self.members[0].costs.kv_bytes * rows * (len(row.prompt) - self.reuse.start))
         return needed + store_bytes(self.reuse, device)
 
-    def plan(self, stage: str, text: "PreTrainedConfig", device: torch.device) -> SweepPlan:
+    def plan(self, stage: str, text: PreTrainedConfig, device: torch.device) -> SweepPlan:
         """All figures but times and the winner's evaluation."""
         alone = [member.alone for member in self.members]
         return SweepPlan(
@@ -155,7 +152,7 @@ class SweepCosts:
         )
 
 
-def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreTrainedModel") -> SweepCosts:
+def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTrainedModel) -> SweepCosts:
     """Count a recipe's sweep.
 
     Args:
@@ -169,7 +166,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
     name, stage = last_stage(recipe)
     tried = configurations(recipe)
     shapes: dict[str, Shape] = {}
-    alone = []
+    alone, seeds = [], []
     for configuration in tried:
         own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
         if looks not in shapes:
@@ -177,8 +174,8 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: "PreT
             if shapes[looks].costs is None:
                 raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
         alone.append(stage_costs(own, name, examples, shapes[looks]))
+        seeds.append(own.stage_seed(name))
     stages = [configuration.stage for configuration in tried]
-    seeds = [recipe.seed + len(recipe.stages) - 1 if own.seed is None else own.seed for own in stages]
     rows, validation_rows = alone[0].rows, alone[0].validation_rows
     model_allows = recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
     sharing = decide_sharing(stages, seeds, len(rows), len(validation_rows), model_allows)
@@ -215,15 +212,15 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
 
 
 def sequences(pack: Sequence[Member], row: EncodedExample) -> list[list[Member]]:
-    """Which members' copies of a row share a sequence."""
+    """Which members' items of a row share a sequence."""
     if pack[0].suffix is None:
         return [[member] for member in pack]
-    copies = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
-    batch = side_by_side(copies, [row], 0)
-    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.copies]
+    items = [WorkItem(number, 0, member.start(row), row.answer) for number, member in enumerate(pack)]
+    batch = side_by_side(items, [row], 0)
+    return [[pack[n] for n in sorted(set(found.tolist())) if n >= 0] for found in batch.item_of]
 
 
-def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: "PreTrainedConfig", device: torch.device) -> int:
+def _pack_bytes(pack: Sequence[Member], row: EncodedExample, text: PreTrainedConfig, device: torch.device) -> int:
     """Bytes of one pass over micro-batches of rows like this one."""
     costs = max((member.costs for member in pack), key=lambda costs: costs.saved.token)
     laid, rows, prompt = sequences(pack, row), pack[0].micro_batch, len(row.prompt)

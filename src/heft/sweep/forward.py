@@ -1,14 +1,14 @@
-"""One forward pass for many adapters: the loss of every copy, each adapter editing its own tokens only.
+"""One forward pass for many adapters: the loss of every item, each adapter editing its own tokens only.
 
-Shapes: N copies, U sequences, S prefix columns, T columns, K columns with logits, V vocabulary.
+Shapes: N items, U sequences, S prefix columns, T columns, K columns with logits, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from heft.data.encode import IGNORED, EncodedExample
 from heft.edits.positions import Positions
@@ -20,11 +20,8 @@ from heft.training.reuse.facts import has_dropout
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def can_stand_side_by_side(model: "PreTrainedModel") -> bool:
+def can_stand_side_by_side(model: PreTrainedModel) -> bool:
     """Whether a prefix can stand for its tokens in this model, and its attention takes a mask by queries."""
     takes_masks = model.config._attn_implementation in ("sdpa", "eager")
     return takes_masks and keeps_plain_keys(model) and not has_dropout(model)
@@ -47,15 +44,15 @@ class PackedForward:
 
     Attributes:
         model: with all adapters attached; which its tracker numbers.
-        examples: the rows that copies point to.
+        examples: the rows that items point to.
         positions: what each adapter edits, by its number.
         pad_id: id of the padding token.
         bf16: whether to compute in bfloat16 where that is safe.
         reuse: prefixes of the rows, up to the shortest edited suffix of `behind_prefix`; None where nothing is reused.
-        behind_prefix: numbers of the adapters whose copies stand side by side behind a prefix.
+        behind_prefix: numbers of the adapters whose items stand side by side behind a prefix.
     """
 
-    model: "PreTrainedModel"
+    model: PreTrainedModel
     examples: Sequence[EncodedExample]
     positions: Sequence[Positions]
     pad_id: int
@@ -63,23 +60,23 @@ class PackedForward:
     reuse: PrefixReuse | None = None
     behind_prefix: frozenset[int] = field(default=frozenset())
 
-    def copy(self, adapter: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
+    def item(self, adapter: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
         """An adapter's work on a row."""
         is_behind = adapter in self.behind_prefix
         start = max(0, len(self.examples[row].prompt) - self.positions[adapter].reach_back()) if is_behind else 0
         return WorkItem(adapter, row, start, continuation)
 
-    def losses(self, copies: Sequence[WorkItem]) -> torch.Tensor:
-        """−ln p of each copy's continuation, summed over its tokens: (N,), float32.
+    def losses(self, items: Sequence[WorkItem]) -> torch.Tensor:
+        """−ln p of each item's continuation, summed over its tokens: (N,), float32.
 
-        Copies side by side are one pass, copies in rows of their own another.
+        Items side by side are one pass, items in rows of their own another.
         """
-        result = torch.zeros(len(copies), device=self.model.device)
+        result = torch.zeros(len(items), device=self.model.device)
         for is_behind in (True, False):
-            chosen = [n for n, copy in enumerate(copies) if (copy.adapter in self.behind_prefix) == is_behind]
+            chosen = [n for n, item in enumerate(items) if (item.adapter in self.behind_prefix) == is_behind]
             if chosen:
                 run = self._side_by_side if is_behind else self._one_by_one
-                values = run([copies[n] for n in chosen])
+                values = run([items[n] for n in chosen])
                 result = result.index_add(0, torch.tensor(chosen, device=values.device), values)
         return result
 
@@ -88,23 +85,23 @@ class PackedForward:
         if self.reuse is not None and isinstance(self.reuse.store, StepStore):
             self.reuse.store.clear()
 
-    def _one_by_one(self, copies: Sequence[WorkItem]) -> torch.Tensor:
-        batch = one_by_one(copies, self.examples, self.pad_id)
+    def _one_by_one(self, items: Sequence[WorkItem]) -> torch.Tensor:
+        batch = one_by_one(items, self.examples, self.pad_id)
         mask = (batch.numbers >= 0).long().to(self.model.device)
-        return self._run(copies, batch, {"attention_mask": mask})
+        return self._run(items, batch, {"attention_mask": mask})
 
-    def _side_by_side(self, copies: Sequence[WorkItem]) -> torch.Tensor:
-        batch = side_by_side(copies, self.examples, self.pad_id)
-        first = torch.tensor([copy.start for copy in copies])
-        starts = torch.where(batch.copies >= 0, first[batch.copies.clamp(min=0)], 0)
+    def _side_by_side(self, items: Sequence[WorkItem]) -> torch.Tensor:
+        batch = side_by_side(items, self.examples, self.pad_id)
+        first = torch.tensor([item.start for item in items])
+        starts = torch.where(batch.item_of >= 0, first[batch.item_of.clamp(min=0)], 0)
         lengths = starts.max(dim=1).values
         columns = int(lengths.max())
         numbers = torch.arange(columns) - (columns - lengths[:, None])
         masks = self._masks(batch, starts, numbers.clamp(min=-1))
         if not columns:
-            return self._run(copies, batch, {"attention_mask": masks})
+            return self._run(items, batch, {"attention_mask": masks})
         cache = self.reuse.cache(batch.rows, lengths.tolist())
-        return self._run(copies, batch, {"attention_mask": masks, "past_key_values": cache})
+        return self._run(items, batch, {"attention_mask": masks, "past_key_values": cache})
 
     def _masks(self, batch: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor) -> torch.Tensor | dict:
         """The mask in the form that the model takes it: one, or one by kind of attention."""
@@ -125,13 +122,13 @@ class PackedForward:
         dtype = self.model.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
-    def _run(self, copies: Sequence[WorkItem], batch: PackedBatch, inputs: dict) -> torch.Tensor:
+    def _run(self, items: Sequence[WorkItem], batch: PackedBatch, inputs: dict) -> torch.Tensor:
         device = self.model.device
-        adapter_of = torch.tensor([copy.adapter for copy in copies])
-        adapter_UT = torch.where(batch.copies >= 0, adapter_of[batch.copies.clamp(min=0)], NO_ADAPTER)
+        adapter_of = torch.tensor([item.adapter for item in items])
+        adapter_UT = torch.where(batch.item_of >= 0, adapter_of[batch.item_of.clamp(min=0)], NO_ADAPTER)
         prompt_U = torch.tensor([len(self.examples[row].prompt) for row in batch.rows])
         layout = TokenLayout(
-            batch.numbers.to(device), prompt_U.to(device), adapter_UT.to(device), order_BT=batch.copies.to(device)
+            batch.numbers.to(device), prompt_U.to(device), adapter_UT.to(device), order_BT=batch.item_of.to(device)
         )
         columns_K = (batch.targets != IGNORED).any(0).nonzero().squeeze(1)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
@@ -146,7 +143,7 @@ class PackedForward:
             )
         targets = batch.targets[:, columns_K].flatten()
         labelled = (targets != IGNORED).nonzero().squeeze(1)
-        copy_of = batch.copies[:, columns_K].flatten()[labelled].to(device)
+        item_of = batch.item_of[:, columns_K].flatten()[labelled].to(device)
         chosen = logits_UKV.flatten(0, 1)[labelled.to(device)].float()
         values = F.cross_entropy(chosen, targets[labelled].to(device), reduction="none")
-        return torch.zeros(len(copies), device=device).index_add(0, copy_of, values)
+        return torch.zeros(len(items), device=device).index_add(0, item_of, values)

@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from heft.adapters.attach import adapter_parameters, attach, train_only
 from heft.recipe.grid import Configuration
@@ -23,9 +22,6 @@ from heft.training.batches import TrainingData
 from heft.training.early_stopping import EarlyStopping
 from heft.training.optimizers import make_optimizer, make_schedule
 from heft.training.stage import planned_steps
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class RandomNumbers:
@@ -93,7 +89,7 @@ class Learner:
     """
 
     def __init__(
-        self, model: "PreTrainedModel", number: int, configuration: Configuration, data: TrainingData, seed: int
+        self, model: PreTrainedModel, number: int, configuration: Configuration, data: TrainingData, seed: int
     ):
         self.number, self.configuration, self.seed = number, configuration, seed
         stage = self._stage = configuration.stage
@@ -194,7 +190,7 @@ class Learner:
         self._early_stopping.restore_best(self.parameters)
         self._optimizer = self._schedule = self._batches = None
 
-    def _draw_dropout_apart(self, model: "PreTrainedModel") -> None:
+    def _draw_dropout_apart(self, model: PreTrainedModel) -> None:
         if self.configuration.stage.dropout == 0:
             return
         open_contexts = []

@@ -58,7 +58,7 @@ def rank(training: SideBySide, normalize: str) -> list[Result]:
         for continuation in dict.fromkeys((forward.examples[row].answer, *forward.examples[row].choices))
         for learner in sound
     ]
-    values = training.retrying.measure([forward.copy(*key) for key in wanted])
+    values = training.retrying.measure([forward.item(*key) for key in wanted])
     costs = dict(zip(wanted, values, strict=True))
     results = [_measure(learner, training, costs, normalize) for learner in training.learners]
     return sorted(results, key=lambda r: (math.inf if r.loss is None else r.loss, -(r.accuracy or 0.0)))

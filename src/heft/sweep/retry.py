@@ -14,7 +14,8 @@ from heft.runtime.memory_errors import attempt, no_room_for
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Learner
 from heft.sweep.packing import NO_ADAPTER, WorkItem, packs
-from heft.training.guards import listed
+from heft.text.listing import first_of
+from heft.training.guards import ROWS_SHOWN
 from heft.training.modes import frozen_dropouts, train_mode
 
 _Result = TypeVar("_Result")
@@ -163,8 +164,8 @@ class RetryingForward:
         if bad:
             ids = [self.forward.examples[row].example.id for row in bad]
             raise HeftError(
-                f"rows whose loss is not finite before any configuration edits them: {listed(ids)}. Look at these rows,"
-                " then rerun the sweep with another --output DIR"
+                f"rows whose loss is not finite before any configuration edits them: {first_of(ids, ROWS_SHOWN)}. Look at"
+                " these rows, then rerun the sweep with another --output DIR"
             )
 
     def set_training(self, is_training: bool) -> None:

@@ -98,9 +98,9 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
     work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
     earlier = list(recipe.stages.items())[:-1]
-    for index, (name, stage) in enumerate(earlier):
-        work.train_stage(index, name, stage)
-    return _sweep_last_stage(work, tried, len(earlier))
+    for name, stage in earlier:
+        work.train_stage(name, stage)
+    return _sweep_last_stage(work, tried)
 
 
 def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporter) -> Data:
@@ -120,12 +120,12 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     return data
 
 
-def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration], index: int) -> Sweep:
+def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
-    rows, validation_rows = hold_back(work.data.train, tried[0].stage.holdout, recipe.seed + index)
-    data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     name, _ = last_stage(recipe)
-    seeds = [work.seed_of(index, configuration.stage) for configuration in tried]
+    rows, validation_rows = hold_back(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
+    seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
         fused_lora(base.model, tried[0].stage.fused),
         attention_for_training(base.model, base.settings.attention, data.examples),

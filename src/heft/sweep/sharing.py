@@ -40,7 +40,7 @@ def decide_sharing(
         seeds: of their orders of rows; configurations of one seed and batch size see equal rows at every step.
         rows: how many are trained on.
         validation_rows: how many are not.
-        model_allows: whether copies can stand side by side behind a prefix (`can_stand_side_by_side`).
+        model_allows: whether items can stand side by side behind a prefix (`can_stand_side_by_side`).
     """
     reusable = stages[0].reuse and model_allows
     suffixes = [parse_positions(stage.positions).reach_back() if reusable else None for stage in stages]

@@ -120,7 +120,7 @@ class SideBySide:
 
     def _items(self, job: Job) -> list[WorkItem]:
         examples = self.forward.examples
-        return [self.forward.copy(job.learner.number, row, examples[row].answer) for row in job.rows]
+        return [self.forward.item(job.learner.number, row, examples[row].answer) for row in job.rows]
 
     def _validate(self, due: Sequence[Learner], on_metrics: Callable[[dict], None]) -> None:
         """Evaluate the validation rows for all learners that are due: the mean over batches, as in a run of its own."""
@@ -128,7 +128,7 @@ class SideBySide:
             return
         self.retrying.set_training(False)
         examples = self.forward.examples
-        items = [self.forward.copy(lr.number, row, examples[row].answer) for lr in due for row in self.validation]
+        items = [self.forward.item(lr.number, row, examples[row].answer) for lr in due for row in self.validation]
         losses = self.retrying.measure(items)
         values = {(item.adapter, item.row): value for item, value in zip(items, losses, strict=True)}
         for learner in due:

@@ -8,21 +8,18 @@ float32 the two are alike. eager stores the scores of every pair of tokens, so i
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from heft.data.encode import EncodedExample
+from heft.data.encode import EncodedExample
 
 LONGEST_EAGER = 512
 """Tokens of the longest row up to which eager attention is used."""
 
 
 @contextmanager
-def attention_for_training(model: "PreTrainedModel", asked: str, rows: "Sequence[EncodedExample]") -> Iterator[None]:
+def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[EncodedExample]) -> Iterator[None]:
     """Meanwhile the model uses the faster of two attention implementations that compute the same; afterwards its own.
 
     Args:
@@ -41,7 +38,7 @@ def attention_for_training(model: "PreTrainedModel", asked: str, rows: "Sequence
         model.set_attn_implementation(before)
 
 
-def trains_eager(model: "PreTrainedModel", device: torch.device, asked: str, rows: "Sequence[EncodedExample]") -> bool:
+def trains_eager(model: PreTrainedModel, device: torch.device, asked: str, rows: Sequence[EncodedExample]) -> bool:
     """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
     is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
     longest = max(len(row.prompt) + len(row.answer) for row in rows)

@@ -6,9 +6,9 @@ differ in ways that nobody has thought of, so it is tried.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from heft.adapters.attach import adapter_modules
 from heft.data.encode import EncodedExample, training_batch
@@ -18,15 +18,12 @@ from heft.runtime.memory_errors import is_out_of_memory
 from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 _SHAKE = 0.1
 """Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
 
 
 def why_not_fast(
-    model: "PreTrainedModel", fast: Loss, plain: Loss, rows: Sequence[EncodedExample], pad_id: int
+    model: PreTrainedModel, fast: Loss, plain: Loss, rows: Sequence[EncodedExample], pad_id: int
 ) -> str | None:
     """Why the fast loss is not to be used, in words; None where it and its gradient equal the plain one's.
 
@@ -54,7 +51,7 @@ def why_not_fast(
         return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *values, model.dtype)
 
 
-def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
+def require_an_effect(model: PreTrainedModel, name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
     """Check that the answers depend on what a stage trains, tried on the shortest row.
 
     Raises:
@@ -75,7 +72,7 @@ def require_an_effect(model: "PreTrainedModel", name: str, rows: Sequence[Encode
 
 
 @torch.no_grad()
-def draws_random_numbers(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int) -> bool:
+def draws_random_numbers(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int) -> bool:
     """Whether the base model itself draws random numbers in training, as seen on the shortest row; adapters aside."""
     batch = _batch(model, [rows[of_unlike_length(rows)[0]]], [0], pad_id)
     was_training, before = model.training, random_state()
@@ -111,13 +108,13 @@ def _loss_and_gradient(model, loss: Loss, trained: Sequence[torch.Tensor], batch
     return [total.item(), norm.item()]
 
 
-def _batch(model: "PreTrainedModel", rows: list[EncodedExample], numbers: list[int], pad_id: int) -> dict:
+def _batch(model: PreTrainedModel, rows: list[EncodedExample], numbers: list[int], pad_id: int) -> dict:
     batch = training_batch(rows, pad_id) | {"row_ids": torch.tensor(numbers)}
     return {key: value.to(model.device) for key, value in batch.items()}
 
 
 @contextmanager
-def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
@@ -127,7 +124,7 @@ def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
 
 
 @contextmanager
-def shaken(model: "PreTrainedModel", trained: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+def shaken(model: PreTrainedModel, trained: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """Inside, trained weights are others, the same at every call; afterwards they are what they were, to the bit."""
     before = [p.detach().clone() for p in trained]
     numbers = torch.Generator().manual_seed(0)

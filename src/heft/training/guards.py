@@ -4,17 +4,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from heft.data.batching import select_rows
 from heft.errors import HeftError
+from heft.text.listing import first_of
 from heft.training.loss import Loss
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ROWS_SHOWN = 10
 SHARE = 0.2
@@ -29,7 +27,7 @@ class Diverged(HeftError):
     """A loss or a gradient is NaN or infinite, and the step was not taken; or steps have spoiled the weights."""
 
 
-def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
+def rows_without_a_finite_loss(model: nn.Module, loss: Loss, batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
     """Numbers of the rows (`row_ids`) whose loss, computed alone, is NaN or infinite."""
     found = []
     model.eval()
@@ -43,7 +41,7 @@ def rows_without_a_finite_loss(model: "nn.Module", loss: Loss, batches: Iterable
 
 @torch.no_grad()
 def require_sound_weights(
-    stage: str, step: int, model: "nn.Module", parameters: Sequence[torch.Tensor], loss: Loss, batch: dict
+    stage: str, step: int, model: nn.Module, parameters: Sequence[torch.Tensor], loss: Loss, batch: dict
 ) -> None:
     """Find out now what the next step would: whether the weights and the loss of a row are finite.
 
@@ -88,7 +86,7 @@ def diverged(
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
     advice = "Look at these rows" if blamed else _lower_rate(stage)
-    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {listed(named)}", advice)
+    return _advised(f"stage {stage}, step {step}: {what}; {whose}: {first_of(named, ROWS_SHOWN)}", advice)
 
 
 def weights_diverged(stage: str, step: int, what: str) -> Diverged:
@@ -109,12 +107,6 @@ def singular_rotation_as_diverged(stage: str, step: int) -> Iterator[None]:
         yield
     except torch.linalg.LinAlgError as error:
         raise weights_diverged(stage, step, "rows of a rotation depend on each other or are not finite") from error
-
-
-def listed(ids: Sequence[str]) -> str:
-    """Ids of rows, the first few of them."""
-    more = f" and {len(ids) - ROWS_SHOWN} more" if len(ids) > ROWS_SHOWN else ""
-    return ", ".join(ids[:ROWS_SHOWN]) + more
 
 
 def _lower_rate(stage: str) -> str:

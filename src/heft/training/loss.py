@@ -5,25 +5,22 @@ Shapes: B rows, T tokens, K columns with logits, V vocabulary.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from heft.data.batching import batches_of_like_length, pass_tokens, select_rows
 from heft.data.encode import IGNORED
 from heft.models.forward import logits_of
 
-if TYPE_CHECKING:
-    from torch import nn
-
 INPUTS = ("input_ids", "attention_mask", "position_ids", "prompt_lengths")
 
-Loss = Callable[["nn.Module", dict[str, torch.Tensor]], torch.Tensor]
+Loss = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 """Sum over a batch's answer tokens of −ln p(token | all before it)."""
 
 
-def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def answer_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Sum over the batch's answer tokens of −ln p(token | all before it), in float32.
 
     Rows are padded on the left, so answers end in the last column and the head works on a few columns only: those
@@ -39,7 +36,7 @@ def answer_loss(model: "nn.Module", batch: dict[str, torch.Tensor]) -> torch.Ten
     return loss_of_labels(model, {key: batch[key] for key in INPUTS}, batch["labels"])
 
 
-def loss_of_labels(model: "nn.Module", inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
+def loss_of_labels(model: nn.Module, inputs: dict, labels_BT: torch.Tensor) -> torch.Tensor:
     """As `answer_loss`, from the arguments of `forward` and labels (B, T) that are −100 but on the answer."""
     targets_BT = labels_BT[:, 1:]
     columns_K = (targets_BT != IGNORED).any(0).nonzero().squeeze(1)
@@ -54,7 +51,7 @@ def plain_loss(equal_lengths: bool = False) -> Loss:
 
 
 def loss_in_length_buckets(
-    loss: Loss, model: "nn.Module", batch: dict[str, torch.Tensor], equal_lengths: bool = False
+    loss: Loss, model: nn.Module, batch: dict[str, torch.Tensor], equal_lengths: bool = False
 ) -> torch.Tensor:
     """The loss of a batch as the sum over buckets of rows of like length (see heft.data.batching).
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.recipe.recipe import Stage
@@ -23,9 +23,6 @@ from heft.training.guards import flat_loss_note
 from heft.training.loop import TrainingLoop
 from heft.training.peak import PeakMemory
 from heft.training.reuse.decide import loss_for, may_be_fused
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def hold_back(examples: Sequence[EncodedExample], share: float, seed: int) -> tu
 
 
 def train_stage(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     name: str,
     stage: Stage,
     examples: Sequence[EncodedExample],

@@ -65,16 +65,13 @@ def judged(
     difference: float,
     tolerance: float,
     why: str,
-    *,
-    differ: int | None = None,
-    of: int | None = None,
-    things: str = "",
     must_exceed: bool = False,
+    **counted: Any,
 ) -> Finding:
-    """A finding whose state follows from its numbers; NaN never passes."""
+    """A finding whose state follows from its numbers; NaN never passes. `counted`: `differ`, `of` and `things`."""
     passes = difference > tolerance if must_exceed else difference <= tolerance
     state = OK if passes else FAILED
-    return Finding(check, state, compared, quantity, difference, tolerance, why, must_exceed, differ, of, things)
+    return Finding(check, state, compared, quantity, difference, tolerance, why, must_exceed, **counted)
 
 
 def does_not_apply(check: str, why: str) -> Finding:

@@ -7,26 +7,21 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample, left_pad
 from heft.models.forward import logits_of
 from heft.verify.finding import Finding, broken_off, judged
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 COLUMNS = 16
 """Logits are compared after this many last tokens of a row: whatever happens to an earlier token shows there."""
 
 
 @torch.inference_mode()
-def row_logits(
-    model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, side: str = "left"
-) -> torch.Tensor:
+def row_logits(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, side: str = "left") -> torch.Tensor:
     """Logits (B, K, V) in float32, on the CPU, after the last tokens of each row (prompt and answer).
 
     Args:
@@ -51,7 +46,7 @@ def row_logits(
 
 
 def logits_in_plain_peft(
-    base: "PreTrainedModel", folder: Path, name: str, rows: Sequence[EncodedExample], pad_id: int
+    base: PreTrainedModel, folder: Path, name: str, rows: Sequence[EncodedExample], pad_id: int
 ) -> torch.Tensor | Finding:
     """Logits (B, K, V) with one folder loaded by `PeftModel.from_pretrained`; the base is left as it was.
 
@@ -100,18 +95,9 @@ def judged_logits(
     must_exceed: bool = False,
 ) -> Finding:
     """A finding on two sets of logits: their largest difference, and how many most likely tokens differ."""
-    return judged(
-        check,
-        compared,
-        "logits",
-        largest(first_BKV, second_BKV),
-        tolerance,
-        why,
-        differ=changed_predictions(first_BKV, second_BKV),
-        of=first_BKV[..., 0].numel(),
-        things="predictions",
-        must_exceed=must_exceed,
-    )
+    counted = {"differ": changed_predictions(first_BKV, second_BKV), "of": first_BKV[..., 0].numel()}
+    difference = largest(first_BKV, second_BKV)
+    return judged(check, compared, "logits", difference, tolerance, why, must_exceed, **counted, things="predictions")
 
 
 def changed_predictions(first_BKV: torch.Tensor, second_BKV: torch.Tensor) -> int:
@@ -143,7 +129,7 @@ class Rounding:
         return 2 * tokens * self.logits
 
 
-def rounding_of(model: "PreTrainedModel", quantization: str | None, logits_BKV: torch.Tensor) -> Rounding:
+def rounding_of(model: PreTrainedModel, quantization: str | None, logits_BKV: torch.Tensor) -> Rounding:
     """The tolerances for a model's number format.
 
     float32 has 24 bits. Sums in another order were seen to change logits of models of 3 and 4 layers by up to 1e-6

@@ -45,15 +45,10 @@ def _merged(subject: AdapterUnderTest, names: list[str], merged: torch.Tensor) -
 
 def _unmerged(subject: AdapterUnderTest, layers: int, apart: float, scale: float) -> Finding:
     step = torch.finfo(subject.model.dtype).eps
-    return judged(
-        "weights after unmerging",
-        f"the weights of {layers} modules after the adapters were taken out again, against before",
-        "weights",
-        apart,
-        _ROUNDINGS * step * scale,
-        f"{_ROUNDINGS} roundings of the largest merged weight, {scale:.3g}, in"
-        f" {str(subject.model.dtype).removeprefix('torch.')}",
-    )
+    compared = f"the weights of {layers} modules after the adapters were taken out again, against before"
+    dtype = str(subject.model.dtype).removeprefix("torch.")
+    why = f"{_ROUNDINGS} roundings of the largest merged weight, {scale:.3g}, in {dtype}"
+    return judged("weights after unmerging", compared, "weights", apart, _ROUNDINGS * step * scale, why)
 
 
 def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: list[str]) -> str | None:

@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activated
 from heft.adapters.directory import open_adapters, without_weights
@@ -31,9 +31,6 @@ from heft.verify.logits import (
     rounding_of,
     row_logits,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LOOKED_AT = 64
 """Rows of the task that are looked at; short ones of them are the probe, so that it is quick."""
@@ -75,8 +72,8 @@ class AdapterUnderTest:
 
     directory: Path
     manifest: AdapterManifest
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     probe: Probe
     base_logits: torch.Tensor
     peft_logits: dict[str, torch.Tensor | Finding]
@@ -151,18 +148,8 @@ def open_subject(
     with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
-    return AdapterUnderTest(
-        directory,
-        manifest,
-        model,
-        base.tokenizer,
-        probe,
-        base_logits,
-        peft_logits,
-        logits,
-        largest(logits, again),
-        rounding,
-    )
+    all_logits = (base_logits, peft_logits, logits, largest(logits, again))
+    return AdapterUnderTest(directory, manifest, model, base.tokenizer, probe, *all_logits, rounding)
 
 
 def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
@@ -178,7 +165,7 @@ def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:
 
 
 def make_probe(
-    tokenizer: "PreTrainedTokenizerBase", manifest: AdapterManifest, positions: Sequence[Positions], rows: int
+    tokenizer: PreTrainedTokenizerBase, manifest: AdapterManifest, positions: Sequence[Positions], rows: int
 ) -> Probe:
     """Evaluation rows of the adapter's own task where they can be read, else made-up ones.
 

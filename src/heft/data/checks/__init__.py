@@ -7,7 +7,8 @@ cannot win, `base` at what the model can take.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from heft.data.checks.base import open_thinking, too_long_rows, unknown_ids
 from heft.data.checks.begin import double_bos
@@ -23,15 +24,12 @@ from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.tasks import Task, task_for
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 def checked_rows(
     recipe: Recipe,
     train: Sequence[EncodedExample],
     evaluation: Sequence[EncodedExample],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     reporter: Reporter,
 ) -> list[EncodedExample]:
     """Check a recipe's rows, and note what is odd but no fault.
@@ -68,7 +66,7 @@ class _Checked:
     recipe: Recipe
     train: Sequence[EncodedExample]
     evaluation: Sequence[EncodedExample]
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     limits: BaseLimits
 
     def faults(self) -> list[Fault]:

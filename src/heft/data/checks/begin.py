@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from heft.data.checks.fault import Fault, count, such_as
 from heft.data.encode import EncodedExample
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 def double_bos(
-    train: Sequence[EncodedExample], evaluation: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase"
+    train: Sequence[EncodedExample], evaluation: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase
 ) -> list[Fault]:
     """Rows with a BOS token too many: training rows in prompt and answer, evaluation rows in their choices too."""
     found = []
@@ -27,7 +25,7 @@ def double_bos(
     return [Fault("double_bos", "; ".join(found), advice)] if found else []
 
 
-def _begins_again(row: EncodedExample, with_choices: bool, tokenizer: "PreTrainedTokenizerBase") -> bool:
+def _begins_again(row: EncodedExample, with_choices: bool, tokenizer: PreTrainedTokenizerBase) -> bool:
     bos = tokenizer.bos_token_id
     if bos is None:
         return False

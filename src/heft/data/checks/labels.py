@@ -4,15 +4,12 @@ Shapes: B rows, T tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from heft.data.checks.fault import Fault, count, such_as
 from heft.data.encode import IGNORED, EncodedExample, training_batch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _ROWS = 64
 
@@ -42,7 +39,7 @@ def has_label(row: EncodedExample) -> bool:
 
 
 def label_faults(
-    rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase", answer_end: int | None = None
+    rows: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase, answer_end: int | None = None
 ) -> list[Fault]:
     """Faults of single training rows: no label, only labels, padding trained on, the EOS token.
 
@@ -69,7 +66,7 @@ def label_faults(
 def _faulty(
     rows: Sequence[EncodedExample],
     batch: dict[str, torch.Tensor],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     answer_end: int,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Each check with the rows of a batch, bool (B,), that fail it."""
@@ -90,7 +87,7 @@ def _trains_padding(
     rows: Sequence[EncodedExample],
     batch: dict[str, torch.Tensor],
     is_generated_B: torch.Tensor,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     answer_end: int,
 ) -> torch.Tensor:
     """Bool (B,): whether labels stand on anything but a row's answer, up to its first EOS token.

@@ -3,15 +3,13 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from heft.data.answers import can_be_right, comes_back, written
 from heft.data.checks.fault import Fault, count, such_as
 from heft.data.encode import EncodedExample
 from heft.tasks.base import Task, shortened
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 FEW_ROWS = 10
 """Among fewer rows labels are alike by chance too often: 17 % of the time among four of BoolQ, 1 % among ten."""
@@ -54,7 +52,7 @@ def answers_cut(
     train: Sequence[EncodedExample],
     evaluation: Sequence[EncodedExample],
     task: Task,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     ends: Sequence[int] | None = None,
 ) -> list[Fault]:
     """Answers that generation cannot give whole, and rows that the tokenizer itself cuts.
@@ -102,7 +100,7 @@ def answers_cut(
     return [Fault("answers_cut", "; ".join(found), " and ".join(dict.fromkeys(advice)))] if found else []
 
 
-def rewritten(evaluation: Sequence[EncodedExample], task: Task, tokenizer: "PreTrainedTokenizerBase") -> str:
+def rewritten(evaluation: Sequence[EncodedExample], task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
     """How many answers the tokenizer gives back as another text that counts, in words; empty where there is none."""
     there = [
         row
@@ -168,7 +166,7 @@ def _text_tokens(row: EncodedExample, ends: set[int]) -> int:
     return len(row.answer) - (row.answer[-1:] != () and row.answer[-1] in ends)
 
 
-def _cut_by_tokenizer(rows: Sequence[EncodedExample], tokenizer: "PreTrainedTokenizerBase") -> list[EncodedExample]:
+def _cut_by_tokenizer(rows: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase) -> list[EncodedExample]:
     """Rows of which the tokenizer drops a part: those with as many tokens as the longest, if more text gives no more.
 
     (transformers' own tokenizers cut only when asked to; one that comes with a model's code may not wait for that.)

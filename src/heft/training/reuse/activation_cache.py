@@ -7,19 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from heft.data.batching import batches_of_like_length, fixed_batches, pass_tokens
 from heft.data.encode import EncodedExample, left_pad
 from heft.training.loss import Loss
 from heft.training.out_of_memory import in_halves
 from heft.training.reuse.stores import Store
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 ROWS_PER_PASS = 16
 
@@ -37,7 +34,7 @@ class CachedActivations(ABC):
         rows_per_pass: most rows that are computed together to be cached.
     """
 
-    model: "PreTrainedModel"
+    model: PreTrainedModel
     examples: Sequence[EncodedExample]
     start: int
     pad_id: int

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
@@ -19,17 +22,12 @@ from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import NoStore, Store, open_store
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from transformers import PreTrainedModel
 
-
-def may_be_fused(model: "PreTrainedModel", rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
+def may_be_fused(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
     """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, a note says why."""
     plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
 
-    def fused(model: "nn.Module", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+    def fused(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with fused_lora(model):
             return plain(model, batch)
 
@@ -56,7 +54,7 @@ class StageLoss:
 
 
 def loss_for(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     stage: Stage,
     rows: Sequence[EncodedExample],
     pad_id: int,
@@ -92,7 +90,7 @@ def loss_for(
 
 
 def open_prefixes(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     plan: ReusePlan,
     rows: Sequence[EncodedExample],
     pad_id: int,
@@ -107,7 +105,7 @@ def open_prefixes(
 
 def reuse_of(
     plan: ReusePlan,
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     rows: Sequence[EncodedExample],
     pad_id: int,
     store: Store,

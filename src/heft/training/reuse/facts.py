@@ -3,7 +3,8 @@
 import inspect
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from heft.adapters.attach import adapter_parameters
 from heft.models.prefix_states import keeps_plain_keys
@@ -11,9 +12,6 @@ from heft.reft.config import ReftConfig
 from heft.reft.layer import layers_of
 from heft.reft.sites import block_names
 from heft.reft.streams import Streams
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _RATES = re.compile("dropout|pdrop$|jitter")
 _HEADS = ("classifier_dropout", "summary_first_dropout")
@@ -38,13 +36,13 @@ class ReuseFacts:
     state_bytes: int
 
     @classmethod
-    def of(cls, model: "PreTrainedModel") -> "ReuseFacts":
+    def of(cls, model: PreTrainedModel) -> "ReuseFacts":
         """Look at a model with a stage's adapters attached and marked as trainable; a skeleton does."""
         state_bytes = model.config.get_text_config().hidden_size * model.dtype.itemsize
         return cls(edited_suffix(model), first_edited_layer(model), has_dropout(model), state_bytes)
 
 
-def edited_suffix(model: "PreTrainedModel") -> int | None:
+def edited_suffix(model: PreTrainedModel) -> int | None:
     """How many tokens from a prompt's end the trained edits reach back; None where prefix reuse does not apply.
 
     It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
@@ -56,7 +54,7 @@ def edited_suffix(model: "PreTrainedModel") -> int | None:
     return None if None in reaches else max(reaches)
 
 
-def first_edited_layer(model: "PreTrainedModel") -> int | None:
+def first_edited_layer(model: PreTrainedModel) -> int | None:
     """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
 
     It does not apply where a layer passes on more than one hidden state per token: several streams, a router's state,
@@ -73,18 +71,18 @@ def first_edited_layer(model: "PreTrainedModel") -> int | None:
     return min(edited) or None
 
 
-def has_dropout(model: "PreTrainedModel") -> bool:
+def has_dropout(model: PreTrainedModel) -> bool:
     """Whether the base model itself draws random numbers in training: drops anything out, or jitters its routers."""
     config = model.config.get_text_config().to_dict()
     return any(value for key, value in config.items() if key not in _HEADS and _RATES.search(key))
 
 
-def _trains_edits_alone(model: "PreTrainedModel") -> bool:
+def _trains_edits_alone(model: PreTrainedModel) -> bool:
     trained = _trained_configs(model)
     return bool(trained) and all(isinstance(config, ReftConfig) for config in trained)
 
 
-def _trained_configs(model: "PreTrainedModel") -> list:
+def _trained_configs(model: PreTrainedModel) -> list:
     return [
         config
         for name, config in model.peft_config.items()
@@ -92,7 +90,7 @@ def _trained_configs(model: "PreTrainedModel") -> list:
     ]
 
 
-def _passes_on_more(model: "PreTrainedModel") -> bool:
+def _passes_on_more(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     streams = Streams.of(config)
     block = model.get_submodule(block_names(model)[0])

@@ -11,17 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from heft.data.batching import select_rows
 from heft.reft.sites import block_names, decoder_of
 from heft.training.loss import Loss, answer_loss, loss_in_length_buckets
 from heft.training.reuse.activation_cache import CachedActivations
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class LowerLayerReuse(CachedActivations):
                 handle.remove()
         raise AssertionError(f"block {self.start} was not reached")
 
-    def _blocks(self) -> "list[nn.Module]":
+    def _blocks(self) -> list[nn.Module]:
         return [self.model.get_submodule(name) for name in block_names(self.model)]
 
     def _note_extras(self, module, args, output) -> None:
@@ -87,7 +84,7 @@ class LowerLayerReuse(CachedActivations):
 
 
 def answer_loss_on_lower_layers(
-    model: "nn.Module", batch: dict[str, torch.Tensor], reuse: LowerLayerReuse
+    model: nn.Module, batch: dict[str, torch.Tensor], reuse: LowerLayerReuse
 ) -> torch.Tensor:
     """`answer_loss` with the layers below the first edited one taken from `reuse`: the same value and gradients.
 

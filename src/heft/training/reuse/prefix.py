@@ -11,9 +11,9 @@ Shapes: B rows, T tokens; S prefix tokens, W numbers of a token in the cache (he
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from transformers import DynamicCache
 
 from heft.data.batching import select_rows
@@ -21,9 +21,6 @@ from heft.models.prefix_states import LayerStates, packed, unpacked
 from heft.reft.sites import decoder_of
 from heft.training.loss import Loss, answer_loss, loss_of_labels
 from heft.training.reuse.activation_cache import CachedActivations
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class PrefixReuse(CachedActivations):
         return tensor.shape[1] * tensor.element_size()
 
 
-def answer_loss_on_prefixes(model: "nn.Module", batch: dict[str, torch.Tensor], reuse: PrefixReuse) -> torch.Tensor:
+def answer_loss_on_prefixes(model: nn.Module, batch: dict[str, torch.Tensor], reuse: PrefixReuse) -> torch.Tensor:
     """`answer_loss` with the tokens before the first edited one taken from `reuse`: the same value and gradients.
 
     The batch is cut at one column, as far left as its longest suffix (edited tokens and answer) needs; what stands
