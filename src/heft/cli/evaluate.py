@@ -12,7 +12,6 @@ from heft.errors import HeftError
 from heft.text.units import percent
 
 if TYPE_CHECKING:
-    from heft.recipe.recipe import EvaluationRequest
     from heft.results.metrics import Metrics
     from heft.tasks import TaskSettings
 
@@ -34,10 +33,16 @@ def evaluate(
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
     from heft.cli.show import ConsoleReporter
+    from heft.recipe.files import evaluation_request
 
     is_adapter = os.path.isfile(Path(model) / "heft.json")
-    options = {"split": split, "limit": limit, "batch_size": batch_size}
-    settings = _settings(model, is_adapter, task, options, override, trust_remote_code, base)
+    values = _values(model, is_adapter, task, override, trust_remote_code, base)
+    if split is not None:
+        _require_splits(values["task"].get("name"))
+        values["task"]["eval_split"] = split
+    values["task"] |= {} if limit is None else {"eval_limit": limit}
+    values["evaluation"] |= {} if batch_size is None else {"batch_size": batch_size}
+    settings = evaluation_request(values, override)
     if output is not None:
         _require_a_place(output)
     reporter = ConsoleReporter()
@@ -62,56 +67,29 @@ def evaluate(
         reporter.note(f"records: {output}")
 
 
-def _settings(
-    model: str,
-    is_adapter: bool,
-    task: str | None,
-    options: dict,
-    overrides: Sequence[str],
-    trust_remote_code: bool,
-    base: str | None,
-) -> "EvaluationRequest":
-    """Settings from the adapter where it was trained on that task, else the defaults; then what the person gave."""
-    from heft.recipe.files import evaluation_request
+def _values(
+    model: str, is_adapter: bool, task: str | None, overrides: Sequence[str], trust_remote_code: bool, base: str | None
+) -> dict[str, dict]:
+    """Settings of model, task and evaluation: the adapter's where it was trained on that task, else the defaults."""
+    from heft.adapters.manifest import base_settings, read_manifest
     from heft.tasks import TASKS, unknown_task
 
     if task is not None and task not in TASKS:
         raise unknown_task(task)
     if is_adapter:
-        known = _known_of_adapter(Path(model), overrides, trust_remote_code, base)
-    else:
-        known = _known_of_base(model, base)
-        known["model"] |= {"trust_remote_code": True} if trust_remote_code else {}
-        if task is None:
-            expected = f"give a task with --task: {', '.join(TASKS)}"
-            raise HeftError(f"{model} is not an adapter directory, so it has no task of its own; {expected}")
-    own_task = known["task"] if task in (None, known["task"].get("name")) else {"name": task}
-    values = {"task": dict(own_task), "evaluation": dict(known["evaluation"]), "model": dict(known["model"])}
-    if options["split"] is not None:
-        _require_splits(values["task"].get("name"))
-        values["task"]["eval_split"] = options["split"]
-    if options["limit"] is not None:
-        values["task"]["eval_limit"] = options["limit"]
-    if options["batch_size"] is not None:
-        values["evaluation"]["batch_size"] = options["batch_size"]
-    return evaluation_request(values, overrides)
-
-
-def _known_of_adapter(path: Path, overrides: Sequence[str], trust_remote_code: bool, base: str | None) -> dict:
-    """What an adapter directory says of its model, task and evaluation."""
-    from heft.adapters.manifest import base_settings, read_manifest
-
-    manifest = read_manifest(path)
-    # refuses where that was not allowed; a name that a person overrides need not be there
-    renamed = any(text.partition("=")[0].strip() == "model.name" for text in overrides)
-    found = base_settings(path, manifest, trust_remote_code, manifest.model.name if renamed and not base else base)
-    return manifest.model_dump() | {"model": found.model_dump()}
-
-
-def _known_of_base(model: str, base: str | None) -> dict:
+        path, manifest = Path(model), read_manifest(Path(model))
+        # refused where its code may not run; a name that a person overrides need not exist
+        renamed = any(text.partition("=")[0].strip() == "model.name" for text in overrides)
+        found = base_settings(path, manifest, trust_remote_code, manifest.model.name if renamed and not base else base)
+        own_task = manifest.task if task in (None, manifest.task.get("name")) else {"name": task}
+        return {"task": dict(own_task), "evaluation": dict(manifest.evaluation), "model": found.model_dump()}
     if base is not None:
         raise HeftError(f"--base {base} goes with an adapter directory, and {model} is not one: give the base itself")
-    return {"model": {"name": model}, "task": {}, "evaluation": {}}
+    if task is None:
+        expected = f"give one with --task: {', '.join(TASKS)}"
+        raise HeftError(f"{model} is not an adapter directory, so it has no task of its own; {expected}")
+    trust = {"trust_remote_code": True} if trust_remote_code else {}
+    return {"task": {"name": task}, "evaluation": {}, "model": {"name": model, **trust}}
 
 
 def _require_a_place(output: Path) -> None:
