@@ -54,7 +54,7 @@ def test_a_missing_or_unsupported_package_is_a_fault_with_the_command_that_fixes
     installed("peft", version)
     line = line_of(check_versions(Facts()), words)
     assert line.state == FAULT
-    assert line.advice == "pip install 'peft>=0.21,<0.22'"
+    assert line.advice == f"pip install 'peft{requirements()[1]['peft']}'"
 
 
 def test_a_package_that_cannot_be_imported_is_a_fault_with_the_error():

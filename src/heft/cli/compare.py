@@ -1,22 +1,17 @@
 """`heft compare`: finished runs question by question, or a study that is run first."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
 
 from heft.cli.options import AsJson, OutputDirectory, Overrides
 from heft.errors import HeftError
-from heft.text.escape import escape_controls
 
 if TYPE_CHECKING:
     from heft.cli.show import ConsoleReporter
     from heft.compare.comparison import Comparison
-    from heft.compare.table import Table
 
 
 def compare(
@@ -38,7 +33,7 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate what a study costs, and train nothing.")] = False,
 ) -> None:
     """Compare finished runs question by question, or run a study (several recipes × seeds) and compare."""
-    from heft.cli.show import ConsoleReporter
+    from heft.cli.show import ConsoleReporter, print_json
 
     if any(name.endswith((".yaml", ".yml")) for name in runs):
         if len(runs) > 1:
@@ -64,7 +59,7 @@ def compare(
     else:
         comparison = compare_arms(inputs.arms, reference)
     if as_json:
-        print(escape_controls(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
+        print_json(comparison.to_dict())
     else:
         _show(comparison, ConsoleReporter(), inputs.notes)
 
@@ -77,22 +72,12 @@ def _show(comparison: "Comparison", reporter: "ConsoleReporter", notes: Sequence
         reporter.note("one arm alone: nothing to compare it with")
     for note in notes:
         reporter.note(note)
+    from heft.cli.show import table
     from heft.compare.table import tables
 
-    for table in tables(comparison):
-        reporter.console.print(_rich(table))
-
-
-def _rich(table: "Table") -> RichTable:
-    # as wide as it is, on a narrow screen too: figures that are cut off mislead
-    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, width=_width(table))
-    for number, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="left" if number < table.texts else "right", no_wrap=True)
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
-
-
-def _width(table: "Table") -> int:
-    """Columns that the table takes with nothing cut off: its cells, and three of space and border for each."""
-    return sum(3 + max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True))
+    for found in tables(comparison):
+        shown = table(found.title, found.headings[: found.texts], found.headings[found.texts :], found.rows)
+        # as wide as it is, on a narrow screen too, since figures that are cut off mislead: cells, space and border
+        columns = zip(found.headings, *found.rows, strict=True)
+        shown.width = sum(3 + max(map(len, column)) for column in columns)
+        reporter.console.print(shown)

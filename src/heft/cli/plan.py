@@ -1,16 +1,15 @@
 """`heft plan`: what a recipe will cost, as tables or as JSON."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from heft.cli.options import AsJson, Overrides, RecipeFile
 from heft.text.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from heft.costs.figures import Plan, StagePlan, SweepPlan
 
 
@@ -26,7 +25,7 @@ def plan(
 ) -> None:
     """Estimate steps, FLOPs, memory and time without loading weights."""
     from heft.cli.plan_examples import drawn
-    from heft.cli.show import ConsoleReporter
+    from heft.cli.show import ConsoleReporter, print_json
     from heft.recipe.files import load_recipe
     from heft.runtime.reporter import Reporter
 
@@ -43,7 +42,7 @@ def plan(
     found = make_plan(loaded, Reporter() if as_json else reporter, probe_seconds=10.0 if probe else 0.0)
     if as_json:
         values = found.to_dict() | ({} if shown is None else {"shown": shown.to_dict()})
-        print(json.dumps(values, indent=2, allow_nan=False))
+        print_json(values)
         return
     if shown is not None:
         reporter.note("")
@@ -65,33 +64,26 @@ def summary(plan: "Plan") -> list[str]:
     return lines
 
 
-def stages_table(plan: "Plan") -> Table:
+def stages_table(plan: "Plan") -> "Table":
     """One line per stage; a sweep's configurations are one line."""
-    table = Table(title="plan", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("stage", no_wrap=True)
-    for heading in ("steps", "trains", "FLOPs", "no reuse", "memory", "time", "eval"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    from heft.cli.show import table
+
+    rows = []
     for stage in plan.stages:
         reused = stage.reuse.kind != "nothing"
-        _add_row(table, stage.name, stage, in_flops(stage.plain_flops) if reused else "–")
+        rows.append(_row(stage.name, stage, in_flops(stage.plain_flops) if reused else "–"))
     if plan.sweep is not None:
         sweep = plan.sweep
-        plain = sweep.one_plain_flops * sweep.configurations
-        _add_row(table, f"{sweep.stage} × {sweep.configurations}", sweep, in_flops(plain))
-    return table
+        plain = in_flops(sweep.one_plain_flops * sweep.configurations)
+        rows.append(_row(f"{sweep.stage} × {sweep.configurations}", sweep, plain))
+    return table("plan", ["stage"], ("steps", "trains", "FLOPs", "no reuse", "memory", "time", "eval"), rows)
 
 
-def _add_row(table: Table, name: str, stage: "StagePlan | SweepPlan", plain: str) -> None:
-    if not stage.evaluation_flops:
-        evaluation = "–"
-    elif stage.evaluation_seconds is None:
-        evaluation = in_flops(stage.evaluation_flops)
-    else:
-        evaluation = in_time(stage.evaluation_seconds)
-    counts = (f"{stage.steps:,}", f"{stage.trainable_parameters:,}")
-    table.add_row(
-        name, *counts, in_flops(stage.flops), plain, in_bytes(stage.peak_bytes), in_time(stage.seconds), evaluation
-    )
+def _row(name: str, stage: "StagePlan | SweepPlan", plain: str) -> tuple[str, ...]:
+    seconds, flops = stage.evaluation_seconds, stage.evaluation_flops
+    evaluation = "–" if not flops else in_flops(flops) if seconds is None else in_time(seconds)
+    counts = (f"{stage.steps:,}", f"{stage.trainable_parameters:,}", in_flops(stage.flops))
+    return (name, *counts, plain, in_bytes(stage.peak_bytes), in_time(stage.seconds), evaluation)
 
 
 def notes(plan: "Plan") -> list[str]:

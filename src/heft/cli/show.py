@@ -1,7 +1,8 @@
 """The console: tables, and progress as a bar in a terminal or as plain lines elsewhere."""
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from rich.text import Text
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.text.escape import escape_controls
-from heft.text.units import percent
+from heft.text.units import interval, percent
 
 if TYPE_CHECKING:
     from heft.results.summary import StageSummary
@@ -59,13 +60,8 @@ class ConsoleReporter(Reporter):
 
     def overview(self, stage: str, rows: "Sequence[AdapterRow]") -> None:
         """The table before a stage."""
-        table = Table(title=f"stage {stage}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in ("adapter", "kind", "state"):
-            table.add_column(heading)
-        table.add_column("parameters", justify="right")
-        for row in rows:
-            table.add_row(row.name, row.method, row.state, f"{row.parameters:,}")
-        self.console.print(table)
+        shown = ((row.name, row.method, row.state, f"{row.parameters:,}") for row in rows)
+        self.console.print(table(f"stage {stage}", ("adapter", "kind", "state"), ["parameters"], shown))
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:
@@ -124,26 +120,36 @@ def explain_interrupts(directory: Path, reporter: Reporter, resume: str | None =
             raise
 
 
+def table(title: str, texts: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first columns hold words, and the others figures, which stand on the right and never wrap."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in texts:
+        made.add_column(heading)
+    for heading in figures:
+        made.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
 def results_table(stages: "Sequence[StageSummary]") -> Table:
     """Accuracy after each stage with its interval, the majority class, and what the stage cost."""
-    table = Table(
-        title=f"results on {stages[0].n:,} evaluation examples",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("after")
-    for heading in ("accuracy", "95 % interval", "majority", "balanced", "parameters", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for stage in stages:
-        low, high = stage.interval
-        table.add_row(
+    figures = ("accuracy", "95 % interval", "majority", "balanced", "parameters", "seconds")
+    rows = (
+        (
             stage.name,
             percent(stage.accuracy),
-            f"{100 * low:.1f}–{percent(high)}",
+            interval(stage.interval),
             percent(stage.majority),
             percent(stage.balanced_accuracy),
             f"{stage.trainable_parameters:,}",
             f"{stage.seconds:.0f}",
         )
-    return table
+        for stage in stages
+    )
+    return table(f"results on {stages[0].n:,} evaluation examples", ["after"], figures, rows)
+
+
+def print_json(values: dict) -> None:
+    """Print JSON on standard output, with no character that a terminal obeys."""
+    print(escape_controls(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)))

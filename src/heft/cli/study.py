@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from heft.cli.show import ConsoleReporter
+from heft.cli.show import ConsoleReporter, table
 from heft.runtime import signals
 from heft.study.files import Study, load_study
 from heft.text.units import in_flops, in_time
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from heft.costs.stage import StageCosts
     from heft.study.budgets import ResolvedBudget
     from heft.study.runner import StudyResult
@@ -57,30 +56,22 @@ def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
         elif budget is not None:
             notes.append(_budget_words(arm, budget))
     require_some(study, failed)
-    reporter.console.print(plans_table(study, counted))
+    reporter.console.print(_table(study, counted))
     for note in [*notes, *(f"cannot be run: {reason}" for reason in reasons(failed))]:
         reporter.note(note)
     reporter.note(_sum_words(study, counted))
 
 
-def plans_table(study: Study, counted: "dict[str, list[StageCosts]]") -> Table:
+def _table(study: Study, counted: "dict[str, list[StageCosts]]") -> "Table":
     """One line per stage of each arm."""
-    table = Table(title=f"study {study.settings.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm")
-    table.add_column("stage")
-    for heading in ("steps", "trains", "FLOPs", "no reuse"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for arm, stages in counted.items():
         for number, (name, stage) in enumerate(zip(study.recipes[arm].stages, stages, strict=True)):
-            table.add_row(
-                "" if number else arm,
-                name,
-                f"{stage.planned_steps:,}",
-                f"{stage.shape.trainable_parameters:,}",
-                in_flops(stage.flops(stage.planned_passes)),
-                in_flops(stage.plain_flops(stage.planned_passes)),
-            )
-    return table
+            flops = (stage.flops(stage.planned_passes), stage.plain_flops(stage.planned_passes))
+            counts = (f"{stage.planned_steps:,}", f"{stage.shape.trainable_parameters:,}")
+            rows.append(("" if number else arm, name, *counts, *map(in_flops, flops)))
+    figures = ("steps", "trains", "FLOPs", "no reuse")
+    return table(f"study {study.settings.name}", ("arm", "stage"), figures, rows)
 
 
 def _sum_words(study: Study, counted: "dict[str, list[StageCosts]]") -> str:

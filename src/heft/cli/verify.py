@@ -1,6 +1,5 @@
 """`heft verify`: the checks of an adapter as they come, or as JSON."""
 
-import json
 from collections import Counter
 from typing import Annotated
 
@@ -29,6 +28,7 @@ def verify(
         raise HeftError(f"--rows is {rows}; comparing a batch with single rows needs at least 2")
     if not as_json:
         typer.echo("importing torch and transformers")
+    from heft.cli.show import print_json
     from heft.models.load import quiet
     from heft.verify.finding import DOES_NOT_APPLY, FAILED, OK, all_right
     from heft.verify.subject import open_subject
@@ -38,7 +38,7 @@ def verify(
     quiet()
     if as_json:
         report = run_checks(adapter, rows, device, trust_remote_code, base)
-        typer.echo(escape_controls(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)))
+        print_json(report.to_dict())
         raise typer.Exit(0 if report.ok else 1)
     subject = open_subject(adapter, rows, device, trust_remote_code, base)
     for line in heading(subject):

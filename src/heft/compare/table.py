@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heft.compare.comparison import ArmResult, Comparison, PairResult
 from heft.compare.verdicts import p_text, points
 from heft.text.escape import escape_controls
-from heft.text.units import in_bytes, in_flops, in_time, percent
+from heft.text.units import in_bytes, in_flops, in_time, interval, percent
 
 NONE = "–"
 
@@ -45,7 +45,7 @@ def _scores(arms: Sequence[ArmResult]) -> Table:
             arm.stage,
             ", ".join(map(str, arm.seeds)),
             percent(arm.accuracy),
-            f"{100 * arm.interval[0]:.1f}–{100 * arm.interval[1]:.1f} %",
+            interval(arm.interval),
             percent(arm.balanced_accuracy),
             percent(arm.majority),
             _or_none(arm.seed_sd, _points),

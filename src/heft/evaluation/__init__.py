@@ -1,10 +1,5 @@
-"""Evaluation of a model on a task: likelihood of choices, or generation; records of every example; figures from them.
+"""Evaluation of a model on a task: likelihood of choices, or generation, with a record of every example."""
 
-`records` and `metrics` need no torch.
-"""
-
-from heft._lazy import lazy_attributes
+from heft.evaluation.evaluator import Evaluation, evaluate, evaluate_examples
 
 __all__ = ["Evaluation", "evaluate", "evaluate_examples"]
-
-__getattr__, __dir__ = lazy_attributes(__name__, dict.fromkeys(__all__, "heft.evaluation.evaluator"))

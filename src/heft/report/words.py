@@ -1,7 +1,7 @@
 """Figures as people read them. What is undefined is not a figure and has no words here (see parts.figure)."""
 
 from heft.compare.verdicts import p_text, points
-from heft.text.units import in_bytes, in_digits, in_flops, in_time, percent
+from heft.text.units import in_bytes, in_digits, in_flops, in_time, interval, percent
 
 __all__ = [
     "count",
@@ -17,11 +17,6 @@ __all__ = [
     "points_interval",
     "several",
 ]
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    """An interval of a share: `36.6–47.7 %`."""
-    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f} %"
 
 
 def points_interval(bounds: tuple[float, float]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from heft.storage.atomic import to_json, write_text
 from heft.sweep.results import Result
 from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
-from heft.text.units import percent
+from heft.text.units import interval, percent
 
 _ROW = 30
 """Height of a configuration in the drawing."""
@@ -61,10 +61,7 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
 
 
 def _accuracy(result: Result) -> str:
-    if result.accuracy is None:
-        return ""
-    low, high = result.interval
-    return f"accuracy {percent(result.accuracy)} ({100 * low:.1f}–{100 * high:.1f} %)"
+    return "" if result.accuracy is None else f"accuracy {percent(result.accuracy)} ({interval(result.interval)})"
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def interval(bounds: tuple[float, float] | None) -> str:
+    """An interval of a share, `36.6–47.7 %`, or a dash where there is none."""
+    return "–" if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f} %"
+
+
 def in_bytes(count: float | None) -> str:
     """`1.2 GB`, or a dash where the figure does not exist."""
     return _scaled(count, "B")

@@ -1,7 +1,5 @@
 """`heft verify`: whether an adapter directory equals itself on this machine, every check with its difference."""
 
-from heft._lazy import lazy_attributes
+from heft.verify.verifier import verify
 
 __all__ = ["verify"]
-
-__getattr__, __dir__ = lazy_attributes(__name__, {"verify": "heft.verify.verifier"})
