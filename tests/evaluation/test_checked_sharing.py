@@ -4,9 +4,9 @@ import pytest
 
 import tiny
 from heft.data.encode import Encoder
-from heft.evaluation import likelihood
 from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.evaluator import evaluate_examples
+from heft.evaluation.shared_pass import SharedPasses
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
@@ -36,18 +36,18 @@ def test_sharing_that_equals_the_plain_path_is_done_without_a_word(architecture,
 
 @pytest.mark.parametrize("fault", ["differs", "raises"])
 def test_sharing_that_differs_or_raises_gives_way_to_the_plain_path(fault, examples, monkeypatch):
-    right = likelihood.score_batch
+    right = SharedPasses.score
 
-    def spoilt(model, batch, rows, scores, **rest):
+    def spoilt(self, batch):
         if fault == "raises":
             raise RuntimeError("stack expects each tensor to be equal size")
-        right(model, batch, rows, scores, **rest)
+        right(self, batch)
         for stem in batch.stems:
-            scores[stem.index] = [score + 0.1 for score in scores[stem.index]]
+            self.scores[stem.index] = [score + 0.1 for score in self.scores[stem.index]]
 
     model = tiny.tiny_model()
     expected, _ = evaluated(model, examples, share=False)
-    monkeypatch.setattr(likelihood, "score_batch", spoilt)
+    monkeypatch.setattr(SharedPasses, "score", spoilt)
     found, heard = evaluated(model, examples)
     (note,) = heard
     assert note.startswith("evaluation: no prefix is shared, the plain path is taken: ")

@@ -209,7 +209,7 @@ def test_a_signal_ends_training_after_its_step_and_keeps_that_step(recipe, whole
                 os.kill(os.getpid(), number)
 
     loaded = load_recipe(recipe, ["checkpoint.every_steps=null"], output=str(tmp_path / "run"))
-    with signals.listening(), pytest.raises(KeyboardInterrupt):
+    with signals.handling(), pytest.raises(KeyboardInterrupt):
         train(loaded, SignalAtStep())
     assert signals.last() == number
     kept = [each for each in checkpoints(tmp_path / "run") if "step" in each]

@@ -110,7 +110,7 @@ def explain_interrupts(directory: Path, reporter: Reporter, resume: str | None =
 
     `resume` is the command that resumes the work; None where none does.
     """
-    with signals.listening():
+    with signals.handling():
         try:
             yield
         except KeyboardInterrupt:

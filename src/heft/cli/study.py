@@ -31,7 +31,7 @@ def run_study(
         return None
     from heft.study.runner import run_study as run_all
 
-    with signals.listening():
+    with signals.handling():
         try:
             return run_all(study, reporter)
         except KeyboardInterrupt:

@@ -42,4 +42,4 @@ def train(
         run = run_recipe(loaded, reporter, resume)
     reporter.console.print(results_table(run.stages))
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
-    distributed.leave()
+    distributed.shutdown()

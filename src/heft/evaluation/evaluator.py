@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.data.answers import is_right
+from heft.data.checks.base import require_computable
 from heft.data.encode import EncodedExample, Encoder
 from heft.data.padding import padding_matters
 from heft.evaluation.checked_sharing import why_not_shared
@@ -60,8 +61,6 @@ def evaluate(
     Raises:
         HeftError: the task's data cannot be read, its prompts do not fit, or the model computes NaN or infinity.
     """
-    from heft.data.checks.base import require_computable  # here, since the checks ask what a right answer is
-
     encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
@@ -87,41 +86,83 @@ def evaluate_examples(
         HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
-    work = _generate if not examples[0].choices else _score
-
-    def records_of(batch_size: int) -> list[Record]:
-        sized = settings.model_copy(update={"batch_size": batch_size})
-        return work(model, tokenizer, task, examples, sized, reporter, what)
+    answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
 
     def on_halved(batch_size: int) -> None:
         reporter.note(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
-    records = in_smaller_batches(records_of, settings.batch_size, on_halved, no_room)
+    records = in_smaller_batches(answers.records, settings.batch_size, on_halved, no_room)
     cut = sum(example.cut > 0 for example in examples)
     return Evaluation(records, measure(records), time.perf_counter() - start, cut)
 
 
-def _score(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
-    total = len(examples)
-    with reporter.progress(what, total), explain_singular_rotation(model):
-        longest = max(len(e.prompt) + max(map(len, e.choices)) for e in examples)
-        equal_lengths = padding_matters(model, tokenizer.pad_token_id, longest)
-        shares = settings.share_prefix and not equal_lengths
-        why_not = why_not_shared(model, examples, tokenizer.pad_token_id) if shares else None
+@dataclass(frozen=True)
+class _Answers:
+    """Takes a model's answers; the attributes are the arguments of `evaluate_examples`."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    examples: Sequence[EncodedExample]
+    settings: EvaluationSettings
+    reporter: Reporter
+    what: str
+
+    def records(self, batch_size: int) -> list[Record]:
+        """The record of every example, from batches of at most this size."""
+        with self.reporter.progress(self.what, len(self.examples)), explain_singular_rotation(self.model):
+            return self._scored(batch_size) if self.examples[0].choices else self._generated(batch_size)
+
+    def _scored(self, batch_size: int) -> list[Record]:
+        longest = max(len(e.prompt) + max(map(len, e.choices)) for e in self.examples)
+        equal_lengths = self._padding_matters(longest)
+        shares = self.settings.share_prefix and not equal_lengths
+        why_not = why_not_shared(self.model, self.examples, self.tokenizer.pad_token_id) if shares else None
         if why_not is not None:
-            reporter.note(f"{what}: no prefix is shared, the plain path is taken: {why_not}")
+            self.reporter.note(f"{self.what}: no prefix is shared, the plain path is taken: {why_not}")
         scores = choice_log_likelihoods(
-            model,
-            examples,
-            batch_size=settings.batch_size,
-            pad_id=tokenizer.pad_token_id,
+            self.model,
+            self.examples,
+            batch_size=batch_size,
+            pad_id=self.tokenizer.pad_token_id,
             share_prefix=shares and why_not is None,
             equal_lengths=equal_lengths,
-            on_batch=lambda done: reporter.step(what, done, total),
+            on_batch=self._on_batch,
         )
-    require_finite(examples, scores)
-    return [choice_record(e, s, settings.normalize) for e, s in zip(examples, scores, strict=True)]
+        require_finite(self.examples, scores)
+        return [choice_record(e, s, self.settings.normalize) for e, s in zip(self.examples, scores, strict=True)]
+
+    def _generated(self, batch_size: int) -> list[Record]:
+        longest = max(len(example.prompt) for example in self.examples) + self.task.max_new_tokens
+        texts = generate_texts(
+            self.model,
+            self.tokenizer,
+            [example.prompt for example in self.examples],
+            batch_size=1 if self._padding_matters(longest) else batch_size,
+            max_new_tokens=self.task.max_new_tokens,
+            stop=self.task.stop,
+            answer_end=Encoder.of(self.tokenizer, self.task.settings).answer_end,
+            on_batch=self._on_batch,
+        )
+        return [
+            Record(
+                id=encoded.example.id,
+                gold=encoded.example.target,
+                prediction=self.task.prediction(text),
+                correct=is_right(self.task, encoded, text, self.tokenizer),
+                group=encoded.example.group,
+                text=text,
+                prompt=encoded.fingerprint,
+            )
+            for encoded, text in zip(self.examples, texts, strict=True)
+        ]
+
+    def _padding_matters(self, longest: int) -> bool:
+        return padding_matters(self.model, self.tokenizer.pad_token_id, longest)
+
+    def _on_batch(self, done: int) -> None:
+        self.reporter.step(self.what, done, len(self.examples))
 
 
 def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) -> Record:
@@ -143,30 +184,3 @@ def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) 
         group=example.group,
         prompt=encoded.fingerprint,
     )
-
-
-def _generate(model, tokenizer, task, examples, settings, reporter, what) -> list[Record]:
-    longest = max(len(example.prompt) for example in examples) + task.max_new_tokens
-    with reporter.progress(what, len(examples)), explain_singular_rotation(model):
-        texts = generate_texts(
-            model,
-            tokenizer,
-            [example.prompt for example in examples],
-            batch_size=1 if padding_matters(model, tokenizer.pad_token_id, longest) else settings.batch_size,
-            max_new_tokens=task.max_new_tokens,
-            stop=task.stop,
-            answer_end=Encoder.of(tokenizer, task.settings).answer_end,
-            on_batch=lambda done: reporter.step(what, done, len(examples)),
-        )
-    return [
-        Record(
-            id=encoded.example.id,
-            gold=encoded.example.target,
-            prediction=task.prediction(text),
-            correct=is_right(task, encoded, text, tokenizer),
-            group=encoded.example.group,
-            text=text,
-            prompt=encoded.fingerprint,
-        )
-        for encoded, text in zip(examples, texts, strict=True)
-    ]

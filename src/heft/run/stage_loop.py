@@ -58,7 +58,7 @@ class StageLoop:
             done = self.checkpoints.trained(name)
             if done is None:
                 self.directory.forget_from(name)
-                with signals.after_a_step():
+                with signals.deferred():
                     outcome = self.train_and_checkpoint(name, stage, metrics_bytes)
                 metrics_bytes = self.directory.metrics_bytes
             else:
@@ -85,7 +85,7 @@ class StageLoop:
             metrics_bytes: length of metrics.jsonl after the stage before.
         """
         last = self.checkpoints.last_step(name)
-        distributed.wait_for_all()  # each has read what the main one now removes or replaces
+        distributed.barrier()  # each has read what the main one now removes or replaces
         step = last.state.progress.step if last else 0
         if distributed.is_main():
             self.checkpoints.forget_after(name, step)

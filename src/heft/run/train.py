@@ -84,7 +84,7 @@ def train(
     reporter = reporter if reporter is not None and distributed.is_main() else Reporter()
     refuse_sweep(recipe)
     device = choose_device(recipe.model.device)
-    distributed.join(device)
+    distributed.init(device)
     if distributed.runs_as(device):
         reporter.note(distributed.runs_as(device))
     path = recipe.output_dir
@@ -105,7 +105,7 @@ def train(
         base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
         check_targets(base.model, recipe, base.tokenizer)
         skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
-        distributed.wait_for_all()  # each has seen that the directory is free
+        distributed.barrier()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
         reporter = Reporters([directory, reporter])
         manifest = run_manifest(recipe, base, data)
@@ -120,7 +120,7 @@ def train(
         if distributed.is_main():
             _save_adapters(directory.adapter, recipe, base)
             work.checkpoints.remove()
-        distributed.wait_for_all()  # each may now load what was saved
+        distributed.barrier()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
 
 
@@ -142,7 +142,7 @@ def _require_room(path: Path, resume: bool) -> None:
     """Require that a run may begin there; with `resume`, what a run left before it did anything is removed."""
     if resume and distributed.is_main():
         clear_first_files(path)
-    distributed.wait_for_all()
+    distributed.barrier()
     require_free(path)
 
 

@@ -40,8 +40,8 @@ def runs_as(device: "torch.device") -> str | None:
     return text
 
 
-def join(device: "torch.device") -> None:
-    """Meet the other processes; each has a graphics card of its own where `device` is of that kind."""
+def init(device: "torch.device") -> None:
+    """Join the process group; each has a graphics card of its own where `device` is of that kind."""
     if count() > 1:
         from accelerate import PartialState
 
@@ -50,8 +50,8 @@ def join(device: "torch.device") -> None:
         PartialState(cpu=device.type == "cpu")
 
 
-def wait_for_all() -> None:
-    """Go on when every process has come to this point."""
+def barrier() -> None:
+    """Wait until every process is here."""
     if count() > 1:
         from accelerate import PartialState
 
@@ -71,8 +71,8 @@ def any_of(*flags: bool) -> list[bool]:
     return values.bool().tolist()
 
 
-def leave() -> None:
-    """Part from the other processes, at the end of a program."""
+def shutdown() -> None:
+    """Leave the process group, at the end of a program."""
     if count() > 1:
         from accelerate import PartialState
 

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: training stops after the step that is running, everything else at once.
 
-Only a program that owns its process, such as the command line, listens for the signals (`listening`). From Python,
+Only a program that owns its process, such as the command line, listens for the signals (`handling`). From Python,
 Ctrl-C is a KeyboardInterrupt as anywhere else.
 """
 
@@ -17,14 +17,14 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    asked: int | None = None
+    requested: int | None = None
     last: int = signal.SIGINT
     at_a_step: bool = False
 
 
-def asked() -> int | None:
-    """The signal that has asked for an end that is still to come."""
-    return _State.asked
+def requested() -> int | None:
+    """The signal that asked for an end still to come."""
+    return _State.requested
 
 
 def last() -> int:
@@ -33,8 +33,8 @@ def last() -> int:
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Take SIGINT and SIGTERM while this is open; of a second one the work ends wherever it is."""
+def handling() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM inside; a second one ends the work wherever it is."""
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
@@ -44,12 +44,12 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _State.asked = None
+        _State.requested = None
 
 
 @contextmanager
-def after_a_step() -> Iterator[None]:
-    """Inside, a first signal is only noted: the work looks at `asked` after each step and ends itself.
+def deferred() -> Iterator[None]:
+    """Inside, a first signal is only noted: the work looks at `requested` after each step and ends itself.
 
     Raises:
         Stopped: at the end of the block, if there was a signal.
@@ -59,13 +59,13 @@ def after_a_step() -> Iterator[None]:
         yield
     finally:
         _State.at_a_step = False
-    if _State.asked is not None:
+    if _State.requested is not None:
         raise Stopped
 
 
 def _on_signal(number: int, frame: object) -> None:
     _State.last = number
-    if _State.at_a_step and _State.asked is None:
-        _State.asked = number
+    if _State.at_a_step and _State.requested is None:
+        _State.requested = number
         return
     raise Stopped

@@ -186,7 +186,7 @@ class TrainingLoop:
         if self.plan is None or step == self.steps or self.early_stopping.reason is not None:
             return
         is_due = self.plan.settings.is_due(step, time.monotonic() - self._saved_at)
-        ends, is_due = distributed.any_of(signals.asked() is not None, is_due)
+        ends, is_due = distributed.any_of(signals.requested() is not None, is_due)
         if ends or is_due:
             self._require_sound_weights()
             self.plan.write(self._checkpoint())
