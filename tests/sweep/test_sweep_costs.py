@@ -19,6 +19,7 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.costs import packed, pass_flops, sequences, sweep_costs
 from heft.sweep.forward import PackedForward
 from heft.sweep.training import SideBySide
+from heft.training.batches import TrainingData
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore
 
@@ -103,12 +104,12 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     tried = configurations(recipe)
     base = countable(recipe)
     attach(base.model, "coarse", recipe.stages["coarse"])
-    data = (work.rows, work.members[0].alone.validation_rows)
+    data = TrainingData(work.rows, work.members[0].alone.validation_rows, 0)
     seeds = [member.seed for member in work.members]
     with side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, Reporter()) as training:
         ran = counted(lambda: training.train("fine", Reporter()))
     kept = work.reuse.store != "off"  # rows held back then bring their prefixes along, whether evaluated or not
-    theirs = [prefix_row(work.members[0].costs, row, work.reuse.start) for row in data[1]] if kept else []
+    theirs = [prefix_row(work.members[0].costs, row, work.reuse.start) for row in data.validation_rows] if kept else []
     assert work.flops() + sum(theirs) == pytest.approx(ran, rel=2e-3)
 
 

@@ -52,7 +52,7 @@ def test_rows_of_one_length_are_made_unlike_so_that_a_batch_has_padding(adapters
 @pytest.mark.parametrize(
     ("task", "why"),
     [
-        ({"name": "piqa", "source": "nowhere"}, "neither 'hub', 'wheel' nor a folder"),
+        ({"name": "piqa", "source": "nowhere"}, "source 'nowhere' is not a folder"),
         ({"name": "my_own"}, "my_own"),
         ({"name": "whereabouts", "eval_limit": 1}, "has 1 row to compare on"),
     ],

@@ -237,12 +237,11 @@ class _Recorder(TorchFunctionMode):
                 unit.forward = partial(self._edit, unit, (layer.positions[name], group))
 
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
-        """As `Intervention.forward`, its products counted as the edit's."""
+        """The intervention's own forward pass, its products counted as the edit's."""
         if rows_RD is None and unit.rotation is not None:
             rows_RD = orthonormal_rows(unit.rotation)
         self._scope = self._edited = key
-        difference, basis = unit.factors(hidden_ND.float(), rows_RD)
-        delta = (difference.expand(len(hidden_ND), -1) @ basis).to(hidden_ND.dtype)
+        delta = type(unit).forward(unit, hidden_ND, rows_RD)
         self._scope = None
         return delta
 

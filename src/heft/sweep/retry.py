@@ -162,10 +162,10 @@ class RetryingForward:
         self.set_training(was_training)
         bad = sorted({item.row for item, loss in losses if not math.isfinite(loss)})
         if bad:
-            ids = [self.forward.examples[row].example.id for row in bad]
+            ids = first_of((self.forward.examples[row].example.id for row in bad), ROWS_SHOWN)
             raise HeftError(
-                f"rows whose loss is not finite before any configuration edits them: {first_of(ids, ROWS_SHOWN)}. Look"
-                " at these rows, then rerun the sweep with another --output DIR"
+                f"rows whose loss is not finite before any configuration edits them: {ids}. Look at these rows, then"
+                " rerun the sweep with another --output DIR"
             )
 
     def set_training(self, is_training: bool) -> None:

@@ -41,5 +41,5 @@ def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[En
 def trains_eager(model: PreTrainedModel, device: torch.device, asked: str, rows: Sequence[EncodedExample]) -> bool:
     """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
     is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
-    longest = max(len(row.prompt) + len(row.answer) for row in rows)
+    longest = max(row.length for row in rows)
     return asked == "auto" and is_slow and longest <= LONGEST_EAGER

@@ -42,7 +42,7 @@ class TrainingData:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [len(each.prompt) + len(each.answer) for each in self.examples]
+        return [each.length for each in self.examples]
 
     def answer_tokens(self, rows: Sequence[int]) -> int:
         """How many tokens the answers of these rows have."""

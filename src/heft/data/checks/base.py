@@ -77,7 +77,7 @@ def _largest_id(row: EncodedExample) -> int:
 
 def _trained(row: EncodedExample) -> int:
     """Tokens that a row is trained with."""
-    return len(row.prompt) + len(row.answer)
+    return row.length
 
 
 def _evaluated(row: EncodedExample, new_tokens: int) -> int:

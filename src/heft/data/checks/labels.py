@@ -50,7 +50,7 @@ def label_faults(
     """
     answer_end = tokenizer.eos_token_id if answer_end is None else answer_end
     found: dict[str, list[EncodedExample]] = {check: [] for check in _WORDS}
-    by_length = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
+    by_length = sorted(rows, key=lambda row: row.length)
     for start in range(0, len(by_length), _ROWS):
         part = by_length[start : start + _ROWS]
         batch = training_batch(part, tokenizer.pad_token_id)
@@ -97,7 +97,7 @@ def _trains_padding(
     """
     ids_BT, labels_BT, attended_BT = batch["input_ids"], batch["labels"], batch["attention_mask"].bool()
     trained_BT = labels_BT != IGNORED
-    sizes_B = torch.tensor([len(row.prompt) + len(row.answer) for row in rows])
+    sizes_B = torch.tensor([row.length for row in rows])
     answers_B = torch.tensor([len(row.answer) for row in rows])
     misplaced_BT = trained_BT & (~attended_BT | (labels_BT != ids_BT))
     miscounted_B = (attended_BT.sum(1) != sizes_B) | (trained_BT.sum(1) != answers_B)
