@@ -23,10 +23,18 @@ where B is orthonormal, the parameter is `rotation` (r×d), from whose rows `bas
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 EQUATIONS: "dict[str, Equation]" = {}
 """Every class below by its name."""
+
+
+class Weights(NamedTuple):
+    """The weights of an edit as it is computed: B (r, d), b (r,) and, where there is one, W (r, d)."""
+
+    basis: Any
+    bias: Any
+    weight: Any = None
 
 
 class Start(Protocol):
@@ -65,17 +73,17 @@ class Equation(ABC):
         """Initial weights by name, at the identity where the equation has one."""
 
     @abstractmethod
-    def difference(self, h: Any, w: Any, linear: Callable, activation: Callable | None) -> Any:
+    def difference(self, h: Any, w: Weights, linear: Callable, activation: Callable | None) -> Any:
         """D (n, r), or (r,) where it does not depend on h.
 
         Args:
             h: (n, d) hidden states.
-            w: its attributes are the weights; `basis` is B, whatever it is made from.
+            w: the weights; `basis` is B, whatever it is made from.
             linear: `linear(h, W, b)` is hWᵀ + b; b may be left out.
             activation: acts on Wh + b; None for nothing.
         """
 
-    def matrix(self, w: Any) -> Any | None:
+    def matrix(self, w: Weights) -> Any | None:
         """A (r, d) of D = Ah + b, where there is no activation; None where the edit is a constant."""
         return None
 

@@ -3,13 +3,11 @@
 Shapes: n hidden states, r rank, d hidden size.
 """
 
-from types import SimpleNamespace
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from heft.edits.equations import EQUATIONS
+from heft.edits.equations import EQUATIONS, Weights
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -33,15 +31,18 @@ class Intervention(nn.Module):
         self.equation = EQUATIONS[name]
         self.activation = ACTIVATIONS[activation] if activation else None
         self.dropout = nn.Dropout(dropout)
-        self.register_parameter("rotation", None)
-        for key, value in self.equation.start(_Start(hidden_size, rank)).items():
+        weights = self.equation.start(_Start(hidden_size, rank))
+        for key, value in weights.items():
             self.register_parameter(key, nn.Parameter(value))
+        for key in {"rotation", "weight", "basis"} - weights.keys():
+            self.register_parameter(key, None)
 
     def factors(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The low-rank difference (n×r, or r for one that does not depend on h) and the basis (r×d)."""
-        weights = {key: value.float() for key, value in self.named_parameters() if key != "rotation"}
-        weights = SimpleNamespace(**{"basis": rows_RD, **weights})
-        return self.equation.difference(hidden_ND, weights, F.linear, self.activation), weights.basis
+        basis = self.basis.float() if self.rotation is None else rows_RD
+        weight = None if self.weight is None else self.weight.float()
+        weights = Weights(basis, self.bias.float(), weight)
+        return self.equation.difference(hidden_ND, weights, F.linear, self.activation), basis
 
     def forward(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """What is added to the hidden states.

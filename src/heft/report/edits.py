@@ -9,7 +9,6 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,7 +17,7 @@ from safetensors.numpy import load_file
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_shapes
 from heft.compare.runs import RunFiles
-from heft.edits.equations import EQUATIONS
+from heft.edits.equations import EQUATIONS, Weights
 from heft.edits.positions import GROUPS
 from heft.errors import HeftError
 from heft.storage.reading import read_json
@@ -98,7 +97,7 @@ def edit_size(intervention: str, weights: dict[str, np.ndarray]) -> tuple[float 
         numpy.linalg.LinAlgError: the rotation has less than full rank.
     """
     basis = weights["basis"] if "basis" in weights else _orthonormal_rows(weights["rotation"])
-    inner = EQUATIONS[intervention].matrix(SimpleNamespace(**{**weights, "basis": basis}))
+    inner = EQUATIONS[intervention].matrix(Weights(basis, weights["bias"], weights.get("weight")))
     constant = float(np.linalg.norm(weights["bias"] @ basis))
     if inner is None:
         return None, constant
