@@ -32,9 +32,10 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
         HeftError: all that do not, with the nearest names there are.
     """
     faults, seen, taken = [], set(), _names_within(model)
+    trained_by: dict[int, str] = {}
     for stage_name, stage in recipe.stages.items():
         for adapter in adapters_of(stage_name, stage):
-            found = adapter.faults(model)
+            found = adapter.faults(model) + _token_faults(model, adapter, stage_name, tokenizer, trained_by)
             if adapter.name in seen:
                 found.insert(0, f"two adapters would be named {adapter.name!r}; rename a stage")
             elif hasattr(nn.ModuleDict, adapter.name):
@@ -43,7 +44,6 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
                 found.insert(0, f"a part of the model is named {adapter.name!r}; rename the stage")
             seen.add(adapter.name)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
-    faults += _token_faults(model, recipe, tokenizer)
     if faults:
         raise HeftError("\n".join(faults))
 
@@ -52,23 +52,24 @@ DOES_NOT_FIT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 """What PEFT and torch raise for an adapter that has no place in a model."""
 
 
-def _token_faults(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Trainable tokens that the model does not have, or that two stages train."""
-    faults, trained_by = [], {}
-    for stage_name, stage in recipe.stages.items():
-        for adapter in adapters_of(stage_name, stage):
-            try:
-                tokens = adapter.tokens(model, tokenizer)
-            except HeftError as error:
-                faults.append(f"stages.{stage_name}: {error}")
-                continue
-            for token in tokens:
-                if trained_by.setdefault(token, stage_name) != stage_name:
-                    faults.append(
-                        f"stages.{stage_name}: trainable_tokens: stage {trained_by[token]} trains"
-                        f" {tokenizer.convert_ids_to_tokens(token)!r} already; let one of the two train it"
-                    )
-    return faults
+def _token_faults(
+    model: PreTrainedModel,
+    adapter: StageAdapter,
+    stage_name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    trained_by: dict[int, str],
+) -> list[str]:
+    """Trainable tokens that the model does not have, or that an earlier stage trains; others go to `trained_by`."""
+    try:
+        tokens = adapter.tokens(model, tokenizer)
+    except HeftError as error:
+        return [str(error)]
+    return [
+        f"trainable_tokens: stage {trained_by[token]} trains {tokenizer.convert_ids_to_tokens(token)!r} already; let"
+        " one of the two train it"
+        for token in tokens
+        if trained_by.setdefault(token, stage_name) != stage_name
+    ]
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,6 @@ class Intervention(nn.Module):
         for key, value in self.equation.start(_Start(hidden_size, rank)).items():
             self.register_parameter(key, nn.Parameter(value))
 
-    def factors(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The low-rank difference (n×r, or r for one that does not depend on h) and the basis (r×d)."""
-        weights = {key: value.float() for key, value in self.named_parameters() if key != "rotation"}
-        weights = SimpleNamespace(**{"basis": rows_RD, **weights})
-        return self.equation.difference(hidden_ND, weights, F.linear, self.activation), weights.basis
-
     def forward(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """What is added to the hidden states.
 
@@ -56,9 +50,11 @@ class Intervention(nn.Module):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             if rows_RD is None and self.rotation is not None:
                 rows_RD = orthonormal_rows(self.rotation)
-            difference, basis = self.factors(hidden_ND.float(), rows_RD)
-            difference = self.dropout(difference.expand(len(hidden_ND), -1))
-            return (difference @ basis).to(hidden_ND.dtype)
+            weights = {key: value.float() for key, value in self.named_parameters() if key != "rotation"}
+            weights = SimpleNamespace(**{"basis": rows_RD, **weights})
+            difference = self.equation.difference(hidden_ND.float(), weights, F.linear, self.activation)
+            difference = self.dropout(difference.expand(len(hidden_ND), -1))  # (r,) where it does not depend on h
+            return (difference @ weights.basis).to(hidden_ND.dtype)
 
 
 class _Start:
@@ -68,7 +64,7 @@ class _Start:
         self._shape = rank, hidden_size
 
     def orthonormal(self) -> torch.Tensor:
-        return random_orthonormal_(torch.empty(*self._shape))
+        return nn.init.orthogonal_(torch.empty(*self._shape))
 
     def rows_of(self, rotation: torch.Tensor) -> torch.Tensor:
         return orthonormal_rows(rotation).contiguous()  # fused optimizers expect plain strides
@@ -102,8 +98,3 @@ def orthonormal_rows(raw: torch.Tensor) -> torch.Tensor:
         lower = torch.linalg.cholesky(rows @ rows.mT)
         rows = torch.linalg.solve_triangular(lower, rows, upper=False)
     return rows.to(torch.promote_types(raw.dtype, torch.float32))
-
-
-def random_orthonormal_(raw: torch.Tensor) -> torch.Tensor:
-    """Fill `raw` (r, d) with random orthonormal rows, in place."""
-    return torch.nn.init.orthogonal_(raw)
