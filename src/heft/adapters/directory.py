@@ -40,13 +40,9 @@ def save(
     manifest: AdapterManifest,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all.
+    """Write the manifest's adapters and `heft.json` to a new folder, which appears whole or not at all.
 
-    Args:
-        directory: not there yet.
-        model: with the manifest's adapters attached.
-        manifest: hashes are filled in.
-        state_dict: the model's tensors, where its own are shards.
+    Hashes of the manifest are filled in. `state_dict` has the model's tensors, where its own are shards.
     """
     with atomic_folder(directory) as partial:
         entries = []

@@ -132,10 +132,7 @@ class DirectoryWriter:
 def prepare(model: PreTrainedModel, manifest: AdapterManifest, trainable: str | Sequence[str]):
     """A loaded model for people: it saves itself, and is a `PeftModel` where some of it is to train.
 
-    Args:
-        model: with the adapters of the manifest attached.
-        manifest: of the directory that it was loaded from.
-        trainable: names of adapters or stages.
+    `trainable` names adapters or stages of the manifest, which are attached.
 
     Raises:
         HeftError: no adapter or stage has such a name.

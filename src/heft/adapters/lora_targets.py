@@ -116,12 +116,9 @@ def _ending(name: str) -> str:
 
 
 def left_out(model: PreTrainedModel, adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
-    """Linear modules and experts' weights in the decoder's blocks that an adapter has no part of.
+    """Linear modules and experts' weights in the decoder's blocks that an attached adapter has no part of.
 
-    Args:
-        model: with the adapter attached.
-        adapter: its name.
-        excluded: endings of names that were left out on purpose.
+    Those whose names end in one of `excluded` are left out on purpose and do not count.
 
     Returns:
         Names within a block, and in how many blocks each is left out.

@@ -1,6 +1,6 @@
 """`ReftConfig`: what PEFT stores of a ReFT adapter."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from peft import PeftConfig
@@ -34,14 +34,14 @@ class ReftConfig(PeftConfig):
         ValueError: a value is not one of these; all faults are named.
     """
 
-    intervention: str = field(default=_default("intervention"))
-    rank: int = field(default=_default("rank"))
-    layers: str | list[int] = field(default=_default("layers"))
-    site: str = field(default=_default("site"))
-    positions: str = field(default=_default("positions"))
-    tied: bool = field(default=_default("tied"))
-    activation: str | None = field(default=_default("activation"))
-    dropout: float = field(default=_default("dropout"))
+    intervention: str = _default("intervention")
+    rank: int = _default("rank")
+    layers: str | list[int] = _default("layers")
+    site: str = _default("site")
+    positions: str = _default("positions")
+    tied: bool = _default("tied")
+    activation: str | None = _default("activation")
+    dropout: float = _default("dropout")
 
     target_modules: ClassVar[None] = None
     """PEFT's tuners look for this; what is edited follows from `layers` and `site`."""

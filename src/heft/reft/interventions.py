@@ -58,7 +58,7 @@ class Intervention(nn.Module):
 
 
 class _Start:
-    """heft.edits.equations.Start in torch."""
+    """What `start` of heft.edits.equations takes."""
 
     def __init__(self, hidden_size: int, rank: int):
         self._shape = rank, hidden_size

@@ -19,12 +19,7 @@ from heft.reft.tracker import ForwardTracker
 
 
 class ReftLayer(nn.Module, BaseTunerLayer):
-    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ.
-
-    Args:
-        tracker: of the model that it becomes part of.
-        streams: how that model lays out its hidden states.
-    """
+    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ."""
 
     adapter_layer_names = ("reft_shared", "reft_first", "reft_last")
 
