@@ -23,7 +23,7 @@ where B is orthonormal, the parameter is `rotation` (r×d), from whose rows `bas
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 EQUATIONS: "dict[str, Equation]" = {}
 """Every class below by its name."""
@@ -35,22 +35,6 @@ class Weights(NamedTuple):
     basis: Any
     bias: Any
     weight: Any = None
-
-
-class Start(Protocol):
-    """Makes initial weights of r×d."""
-
-    def orthonormal(self) -> Any:
-        """Random orthonormal rows (r, d)."""
-
-    def rows_of(self, rotation: Any) -> Any:
-        """R (r, d) of a rotation."""
-
-    def zeros(self) -> Any:
-        """Zeros (r,)."""
-
-    def zero_basis(self) -> Any:
-        """Zeros (r, d)."""
 
 
 class Equation(ABC):
@@ -69,8 +53,13 @@ class Equation(ABC):
         EQUATIONS[name] = cls()
 
     @abstractmethod
-    def start(self, new: Start) -> dict[str, Any]:
-        """Initial weights by name, at the identity where the equation has one."""
+    def start(self, new: Any) -> dict[str, Any]:
+        """Initial weights by name, at the identity where the equation has one.
+
+        Args:
+            new: makes them: `orthonormal()`, random rows (r, d); `rows_of(rotation)`, its R (r, d); `zeros()`, (r,);
+                `zero_basis()`, (r, d).
+        """
 
     @abstractmethod
     def difference(self, h: Any, w: Weights, linear: Callable, activation: Callable | None) -> Any:

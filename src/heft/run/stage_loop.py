@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
+from heft.adapters.attach import attach, finish, left_out_in_words, overview
 from heft.adapters.methods import adapters_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
@@ -150,8 +150,8 @@ class StageLoop:
             begun = recipe.stages[name].model_copy(update={"cache": cache})
             recipe = recipe.model_copy(update={"stages": {**recipe.stages, name: begun}})
         costs = stage_costs(recipe, name, self.data.train)
-        if costs.uncounted is not None:
-            self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.uncounted}")
+        if costs.shape.uncounted is not None:
+            self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.shape.uncounted}")
         return costs
 
     def train_stage(self, name: str, stage: Stage, plan: CheckpointPlan | None = None) -> tuple[int, StageOutcome]:
@@ -159,7 +159,7 @@ class StageLoop:
         seed = self.recipe.stage_seed(name)
         set_seed(seed)
         attached = attach(self.base.model, name, stage, self.base.tokenizer)
-        trained = trainable_parameters(self.base.model)
+        trained = self.base.model.num_parameters(only_trainable=True)
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))

@@ -73,8 +73,6 @@ def _gone_afterwards(base: Base) -> Iterator[None]:
             layer.tracker.adapter_index.clear()
             if not layer.positions:
                 layer.detach(base.model.get_submodule(path.rpartition(".")[0]))
-            if not layer.tracker.layers:
-                layer.tracker.detach(base.model)
         for name in added:
             del base.model.peft_config[name]
 
