@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ from heft.run.begun import (
     require_free,
     require_same,
 )
-from heft.run.checkpoints import Checkpoints
 from heft.run.directory import RUN_FORMAT, RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.runtime import distributed
@@ -96,7 +96,7 @@ def train(
             recipe = require_same(recipe)
             if is_finished(path):
                 summaries = _finished(recipe)
-                Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
+                shutil.rmtree(RunDirectory(path).checkpoints, ignore_errors=True)
                 return Run(path, summaries)
         else:
             _require_room(path, resume)
@@ -119,8 +119,9 @@ def train(
         work = StageLoop(recipe, base, data, directory, reporter)
         work.run()
         if distributed.is_main():
-            _save_adapters(directory.adapter, recipe, base)
-            work.checkpoints.remove()
+            adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
+            adapter_dir.require_readable(directory.adapter, base.model)  # before the run counts as finished
+            shutil.rmtree(directory.checkpoints, ignore_errors=True)
         distributed.barrier()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
 
@@ -131,12 +132,6 @@ def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None
         reporter.note(
             f"begun with {others}: the result may differ in its last bits from that of a run without interruption"
         )
-
-
-def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
-    """Write the adapter directory, and read it back before the run counts as finished."""
-    adapter_dir.save(path, base.model, adapter_manifest(recipe, base))
-    adapter_dir.require_readable(path, base.model)
 
 
 def _require_room(path: Path, resume: bool) -> None:
