@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def end_tokens(
-    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None", *more: int
+    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None", *more: int | None
 ) -> list[int]:
     """Every EOS token: the tokenizer's, all that a model's own generation settings name, and `more`; ascending.
 
