@@ -1,11 +1,9 @@
 """The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
@@ -73,13 +71,8 @@ class StageLoop:
     def train_and_checkpoint(self, name: str, stage: Stage, metrics_bytes: int) -> dict:
         """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
 
-        Args:
-            name: of the stage.
-            stage: its settings.
-            metrics_bytes: length of metrics.jsonl after the stage before.
-
-        Returns:
-            Figures of the training, by the names that they have in a `StageSummary`.
+        `metrics_bytes` is the length of metrics.jsonl after the stage before. Returns figures of the training, by the
+        names that they have in a `StageSummary`.
         """
         last = self.checkpoints.last_step(name)
         distributed.barrier()  # each has read what the main one now removes or replaces
@@ -110,6 +103,10 @@ class StageLoop:
             if distributed.is_main():
                 self.checkpoints.write_step(name, StepCheckpoint(state, cache, self.directory.metrics_bytes))
 
+        def save_adapters(folder: Path) -> None:
+            for adapter in adapters_of(name, stage):
+                adapter_dir.save_adapter(folder / adapter.name, self.base.model, adapter.name)
+
         plan = CheckpointPlan(self.recipe.checkpoint, write, last and last.state)
         parameters, outcome = self.train_stage(name, stage, plan)
         passes = costs.passes_of(outcome.tokens)
@@ -118,8 +115,7 @@ class StageLoop:
         flops = costs.flops(passes) if figures.pop("reuses") else plain
         figures |= {"trainable_parameters": parameters, "flops": flops, "plain_flops": plain}
         if distributed.is_main():
-            save = partial(_save_adapters, self.base.model, [adapter.name for adapter in adapters_of(name, stage)])
-            self.checkpoints.write_trained(name, figures, save, self.directory.metrics_bytes)
+            self.checkpoints.write_trained(name, figures, save_adapters, self.directory.metrics_bytes)
         return figures
 
     def count(self, name: str, stage: Stage) -> StageCosts:
@@ -164,8 +160,3 @@ class StageLoop:
         summary = StageSummary.of(name, evaluation.metrics, evaluation_seconds=evaluation.seconds, **figures)
         self.reporter.evaluated(summary, evaluation.records)
         return summary
-
-
-def _save_adapters(model: PreTrainedModel, names: Sequence[str], folder: Path) -> None:
-    for name in names:
-        adapter_dir.save_adapter(folder / name, model, name)

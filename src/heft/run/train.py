@@ -95,9 +95,7 @@ def train(
             until_the_end.enter_context(_held(path))
             recipe = require_same(recipe)
             if is_finished(path):
-                summaries = _finished(recipe)
-                shutil.rmtree(RunDirectory(path).checkpoints, ignore_errors=True)
-                return Run(path, summaries)
+                return Run(path, _finished(recipe))
         else:
             _require_room(path, resume)
         recipe = dated(recipe, reporter)
@@ -143,7 +141,7 @@ def _require_room(path: Path, resume: bool) -> None:
 
 
 def _finished(recipe: Recipe) -> list[StageSummary]:
-    """The figures of a finished run, all of whose files are there and readable.
+    """The figures of a finished run, all of whose files are there and readable; checkpoints that are left go.
 
     Raises:
         HeftError: one is not.
@@ -157,6 +155,7 @@ def _finished(recipe: Recipe) -> list[StageSummary]:
             f"{path} has its adapter, but summary.json has not the figures of all stages; `heft eval` repeats the last,"
             " and another directory (--output DIR) the run"
         )
+    shutil.rmtree(RunDirectory(path).checkpoints, ignore_errors=True)
     return summaries
 
 

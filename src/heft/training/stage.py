@@ -82,9 +82,7 @@ def train_stage(
     Args:
         model: with the stage's adapters attached and marked as trainable.
         name: of the stage, for the reports.
-        stage: its settings.
         examples: the training rows; a part becomes the validation rows where the stage has a `holdout`.
-        pad_id: id of the padding token.
         seed: of the order of rows and of dropout.
         reporter: receives logged metrics, validation losses, progress and notes.
         holdout_seed: of the choice of validation rows; None for `seed`.
