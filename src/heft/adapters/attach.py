@@ -163,6 +163,11 @@ def adapter_parameters(model: nn.Module, names: Sequence[str]) -> dict[str, nn.P
     return {key: parameter for key, parameter in model.named_parameters() if id(parameter) in theirs}
 
 
+def trained_adapters(model: PreTrainedModel) -> list[str]:
+    """Names of the adapters of which a weight requires gradients."""
+    return [n for n in model.peft_config if any(p.requires_grad for p in adapter_parameters(model, [n]).values())]
+
+
 def adapter_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
     """The modules of an adapter, and those within them."""
     for held in _held_by(model, name):

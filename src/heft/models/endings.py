@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None, *more: int) -> list[int]:
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None, *more: int | None
+) -> list[int]:
     """Every EOS token: the tokenizer's, all that a model's own generation settings name, and `more`; ascending.
 
     A model may end its turns with another token than its tokenizer's EOS (Gemma, Llama 3, Qwen).
