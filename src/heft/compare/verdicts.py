@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from heft.compare.statistics import ALPHA, Estimate
+from heft.text.units import p_text, points, points_interval
 
 Verdict = Literal["better", "worse", "no difference shown", "undecidable"]
 
@@ -45,8 +46,8 @@ def sentence(
         return " ".join([*parts, *notes])
     low, high = estimate.interval
     figures = (
-        f"{scores}, a difference of {points(estimate.difference)} points (95 % interval {points(low)} to"
-        f" {points(high)}; p {p_text(estimate.p_value)}"
+        f"{scores}, a difference of {points(estimate.difference)} points (95 % interval"
+        f" {points_interval(estimate.interval)}; p {p_text(estimate.p_value)}"
         + (f", {p_text(p_holm)} after Holm over {comparisons} comparisons" if comparisons > 1 else "")
         + f"; {scope})."
     )
@@ -86,13 +87,3 @@ def scope_of(
         return f"{asked}, {len(seeds)} seeds"
     unlike = " against ".join(", ".join(map(str, sorted(each))) for each in own_seeds)
     return f"{asked}; seeds {unlike}, so not paired by seed"
-
-
-def points(share: float) -> str:
-    """A difference in percentage points, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def p_text(p: float) -> str:
-    """A p-value for people."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,10 +1,10 @@
 """Differences between arms as points with their intervals, zero marked."""
 
-from heft.report import words
 from heft.report.parts import Panel
 from heft.report.results import pair_name
 from heft.report.subject import Subject
 from heft.text.svg import BOTTOM, CHARACTER, LEFT, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
+from heft.text.units import in_digits, points, points_interval
 
 _ROW = 40
 
@@ -29,10 +29,10 @@ def differences(subject: Subject) -> list[Panel]:
         drawing.text(RIGHT, TOP + _ROW * place + 12, shortened(pair_name(pair), most))
     svg = drawing.svg("Differences in accuracy with their 95 % intervals")
     told = "; ".join(
-        f"{pair_name(pair)}: {words.points(pair.difference)} ({words.points_interval(pair.interval)})" for pair in pairs
+        f"{pair_name(pair)}: {points(pair.difference)} ({points_interval(pair.interval)})" for pair in pairs
     )
     return [Panel("", svg, f"Difference in points, with its 95 % interval; grey where nothing is shown. {told}.")]
 
 
 def _spoken(value: float) -> str:
-    return words.in_digits(value) if value <= 0 else f"+{words.in_digits(value)}"
+    return in_digits(value) if value <= 0 else f"+{in_digits(value)}"

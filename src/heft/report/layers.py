@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from heft.compare.runs import RunFiles
 from heft.edits.equations import EQUATIONS
 from heft.errors import HeftError
-from heft.report import words
 from heft.report.edits import Edit, read_edits
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject, trained
 from heft.text.svg import Drawing, axis
+from heft.text.units import count, in_digits, several
 
 
 def section(subject: Subject) -> Section:
@@ -36,7 +36,7 @@ def section(subject: Subject) -> Section:
 def _panel(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Panel:
     first = edits[0][1]
     sizes = [size for _, edit in edits for size in (*edit.linear, *edit.constant)]
-    x = axis("layer", [-0.5, max(first.layers) + 0.5], low=-0.5, high=max(first.layers) + 0.5, words=words.count)
+    x = axis("layer", [-0.5, max(first.layers) + 0.5], low=-0.5, high=max(first.layers) + 0.5, words=count)
     drawing = Drawing(x, axis("norm", [0, *sizes], low=0))
     for _, edit in edits:
         for kind, values in (("a", edit.linear), ("b", edit.constant)):
@@ -52,7 +52,7 @@ def _panel(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Panel:
 
 def _about(edit: Edit, seeds: int) -> str:
     equation = EQUATIONS[edit.intervention]
-    sentences = [f"{edit.intervention}, {words.several(len(edit.layers), 'layer')}."]
+    sentences = [f"{edit.intervention}, {several(len(edit.layers), 'layer')}."]
     if edit.linear:
         sentences.append(f"Filled: {equation.linear_norm}, {_extremes(edit.layers, edit.linear)}.")
     sentences.append(f"Hollow: {equation.constant_norm}, {_extremes(edit.layers, edit.constant)}.")
@@ -66,7 +66,7 @@ def _about(edit: Edit, seeds: int) -> str:
 def _extremes(layers: Sequence[int], sizes: Sequence[float]) -> str:
     by_size = sorted(zip(sizes, layers, strict=True))
     (least, low), (most, high) = by_size[0], by_size[-1]
-    return f"largest in layer {high} ({words.in_digits(most)}), smallest in layer {low} ({words.in_digits(least)})"
+    return f"largest in layer {high} ({in_digits(most)}), smallest in layer {low} ({in_digits(least)})"
 
 
 def _numbers(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Table:
@@ -75,6 +75,6 @@ def _numbers(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Table:
         headings += [Heading(f"linear, seed {run.seed}")] * bool(edit.linear) + [Heading(f"constant, seed {run.seed}")]
     rows = []
     for place, layer in enumerate(edits[0][1].layers):
-        cells = [Cell(words.in_digits(v[place])) for _, edit in edits for v in (edit.linear, edit.constant) if v]
+        cells = [Cell(in_digits(v[place])) for _, edit in edits for v in (edit.linear, edit.constant) if v]
         rows.append([Cell(str(layer)), *cells])
     return Table(f"Norms of the edit’s parts, {title}", headings, rows)

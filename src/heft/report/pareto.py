@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from heft.compare.comparison import ArmResult
-from heft.report import words
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject
+from heft.text.listing import listed
 from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Drawing, Point, axis, shortened
+from heft.text.units import in_digits, in_flops, percent
 
 _MOST_CHARACTERS = 22
 
@@ -26,7 +27,7 @@ def section(subject: Subject) -> Section:
     cost, unit = _cost(arms)
     priced = [arm for arm in arms if cost(arm) is not None]
     unknown = [arm.name for arm in arms if cost(arm) is None]
-    notes = [f"Left out, since their cost is not recorded: {words.listed(unknown)}."] if unknown else []
+    notes = [f"Left out, since their cost is not recorded: {listed(unknown)}."] if unknown else []
     if not any(cost(arm) for arm in priced):
         return Section("pareto", "Accuracy against cost", [*notes, "No training cost is recorded, so none is shown."])
     return Section("pareto", "Accuracy against cost", notes, [_panel(priced, cost, unit)])
@@ -39,7 +40,7 @@ def _cost(arms: Sequence[ArmResult]) -> tuple[Callable[[ArmResult], float | None
 
 
 def _words(unit: str) -> Callable[[float], str]:
-    return (lambda cost: words.in_flops(cost) if cost else "0") if unit.startswith("FLOPs") else words.in_digits
+    return (lambda cost: in_flops(cost) if cost else "0") if unit.startswith("FLOPs") else in_digits
 
 
 def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: str) -> Panel:
@@ -64,8 +65,8 @@ def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: 
         point = (cost(arm), 100 * arm.accuracy)
         drawing.dot(point, "fill a" if point in best else "hollow", 4)
     _label(drawing, paid, free, cost)
-    known = [f"{arm.name}: {words.percent(arm.accuracy)} for {told(cost(arm))}" for arm in paid]
-    known += [f"{arm.name}: {words.percent(arm.accuracy)} without training (dotted)" for arm in free]
+    known = [f"{arm.name}: {percent(arm.accuracy)} for {told(cost(arm))}" for arm in paid]
+    known += [f"{arm.name}: {percent(arm.accuracy)} without training (dotted)" for arm in free]
     scale = "logarithmic" if drawing.x.log else "linear"
     text = (
         f"Accuracy with its 95 % interval against {unit} ({scale} scale). Filled and joined: no other arm is at least"

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from heft.compare.comparison import ArmResult, Comparison, PairResult
-from heft.report import words
+from heft.compare.table import COST_COLUMNS
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
+from heft.text.listing import listed
+from heft.text.units import interval, p_text, percent, points, points_interval, several, unsigned_points
 
 ONE_SEED = "one seed says nothing of the spread over seeds"
 NO_SEED = "the model before any stage has no seed"
 GENERATED = "answers were generated, so there are no classes"
-_NOT_RECORDED = "the run does not record it"
 
 
 def verdict(subject: Subject) -> Section:
@@ -23,7 +24,7 @@ def verdict(subject: Subject) -> Section:
 def _warnings(comparison: Comparison) -> list[str]:
     arms = comparison.arms
     warnings = [
-        f"{arm.name} gives one and the same answer to every question in {words.several(len(arm.collapsed), 'run')}"
+        f"{arm.name} gives one and the same answer to every question in {several(len(arm.collapsed), 'run')}"
         f" of {len(arm.seeds)}."
         for arm in arms
         if arm.collapsed and not comparison.pairs  # pairs' own sentences say it
@@ -31,9 +32,7 @@ def _warnings(comparison: Comparison) -> list[str]:
     weak = [arm.name for arm in arms if arm.majority is not None and arm.interval[0] <= arm.majority]
     if weak:
         majority = next(arm.majority for arm in arms if arm.majority is not None)
-        warnings.append(
-            f"Not shown to beat always giving the commonest answer ({words.percent(majority)}): {words.listed(weak)}."
-        )
+        warnings.append(f"Not shown to beat always giving the commonest answer ({percent(majority)}): {listed(weak)}.")
     return warnings
 
 
@@ -62,10 +61,10 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
         [
             Cell(arm.name),
             figure(None if arm.stage == "base" else len(arm.seeds), str, NO_SEED),
-            Cell(words.percent(arm.accuracy)),
-            Cell(words.interval(arm.interval)),
-            figure(arm.balanced_accuracy, words.percent, GENERATED),
-            figure(arm.majority, words.percent, GENERATED),
+            Cell(percent(arm.accuracy)),
+            Cell(interval(arm.interval)),
+            figure(arm.balanced_accuracy, percent, GENERATED),
+            figure(arm.majority, percent, GENERATED),
             figure(arm.predictions, _shares, GENERATED),
             _collapsed(arm),
             figure(arm.seed_sd, _spread, NO_SEED if arm.stage == "base" else ONE_SEED),
@@ -74,7 +73,7 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
     ]
     numbers = {f"{arm.n:,}" for arm in arms}
     explained = (
-        f"Accuracy on {words.listed(sorted(numbers))} questions that were not trained on. Balanced: mean over the"
+        f"Accuracy on {listed(sorted(numbers))} questions that were not trained on. Balanced: mean over the"
         " classes of the share answered rightly. Majority: what always giving the commonest right answer would score."
         f" Answers: the share of each answer among those given{order}."
     )
@@ -98,29 +97,11 @@ def _collapsed(arm: ArmResult) -> Cell:
 
 
 def _costs(arms: Sequence[ArmResult]) -> Table:
-    headings = [
-        Heading("arm", is_text=True),
-        Heading("FLOPs"),
-        Heading("without reuse"),
-        Heading("time"),
-        Heading("tokens"),
-        Heading("trained"),
-        Heading("stored"),
-        Heading("peak memory"),
-    ]
+    headings = [Heading("arm", is_text=True), *(Heading(heading) for heading, _, _ in COST_COLUMNS)]
     rows = []
     for arm in arms:
-        costs = arm.costs
-        parts = [
-            figure(costs.flops, words.in_flops, _NOT_RECORDED),
-            figure(costs.plain_flops, words.in_flops, _NOT_RECORDED),
-            figure(costs.seconds, words.in_time, _NOT_RECORDED),
-            figure(costs.tokens, words.count, _NOT_RECORDED),
-            figure(costs.trainable_parameters, words.count, _NOT_RECORDED),
-            figure(costs.stored_parameters, words.count, _NOT_RECORDED),
-            figure(costs.peak_bytes, words.in_bytes, "nothing was trained" if arm.stage == "base" else _NOT_RECORDED),
-        ]
-        rows.append([Cell(arm.name), *parts])
+        why = "nothing was trained" if arm.stage == "base" else "the run does not record it"
+        rows.append([Cell(arm.name), *(figure(getattr(arm.costs, key), show, why) for _, key, show in COST_COLUMNS)])
     explained = (
         "What training cost: means over an arm’s runs, sums over its stages. Without reuse: what the FLOPs had been,"
         " had nothing been reused that no edit changes. Trained and stored count numbers: those that trained, and those"
@@ -146,26 +127,20 @@ def pair_name(pair: PairResult) -> str:
 def _differences(found: Sequence[PairResult]) -> Table:
     headings = [
         Heading("pair", is_text=True),
-        Heading("difference"),
-        Heading("95 % interval"),
-        Heading("p"),
-        Heading("p, Holm"),
-        Heading("won / lost"),
-        Heading("detectable"),
-        Heading("seeds’ spread"),
-        Heading("questions’ spread"),
+        *map(Heading, ("difference", "95 % interval", "p", "p, Holm", "won / lost", "detectable")),
+        *map(Heading, ("seeds’ spread", "questions’ spread")),
         Heading("verdict", is_text=True),
     ]
     undecided = "nothing can be decided; the verdict says why"
     rows = [
         [
             Cell(pair_name(pair)),
-            Cell(words.points(pair.difference)),
-            figure(pair.interval, words.points_interval, undecided),
-            figure(pair.p_value, words.p_text, undecided),
-            figure(pair.p_holm, words.p_text, undecided),
+            Cell(points(pair.difference)),
+            figure(pair.interval, points_interval, undecided),
+            figure(pair.p_value, p_text, undecided),
+            figure(pair.p_holm, p_text, undecided),
             figure(pair.mcnemar or None, _won_lost, "no seed is common to both arms"),
-            figure(pair.smallest_difference, _plain, "this sample could hardly have shown any difference"),
+            figure(pair.smallest_difference, unsigned_points, "this sample could hardly have shown any difference"),
             figure(pair.seed_sd, _spread, ONE_SEED if len(pair.seeds) == 1 else "the arms are not paired by seed"),
             figure(pair.question_se, _spread, undecided),
             Cell(pair.verdict),
@@ -179,10 +154,6 @@ def _differences(found: Sequence[PairResult]) -> Table:
         " very runs. Holm: corrected for the number of pairs."
     )
     return Table("Differences", headings, rows, explained)
-
-
-def _plain(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def _won_lost(by_seed: list[dict]) -> str:
@@ -201,5 +172,5 @@ def _by_seed(found: Sequence[PairResult]) -> Table:
 
 
 def _one_seed(row: dict) -> str:
-    tested = "no test" if row["p"] is None else f"p {words.p_text(row['p'])}"
+    tested = "no test" if row["p"] is None else f"p {p_text(row['p'])}"
     return f"{row['won']} / {row['lost']}, {tested}"

@@ -8,7 +8,7 @@ from heft.compare.arms import Arm
 from heft.compare.comparison import Comparison, PairResult, compare
 from heft.compare.inputs import read_inputs
 from heft.compare.runs import Evaluated, RunFiles
-from heft.report.words import listed
+from heft.text.listing import listed
 
 
 @dataclass(frozen=True)
