@@ -122,10 +122,10 @@ def _numbers(title: str, bins: Sequence[Bin]) -> Table:
     headings = [Heading("confidence", is_text=True), *map(Heading, ("answers", "mean confidence", "right"))]
     rows = [
         [
-            Cell(f"{100 * b.low:.0f}–{100 * b.high:.0f} %"),
-            Cell(f"{b.n:,}"),
-            Cell(percent(b.confidence)),
-            Cell(percent(b.accuracy)),
+            *map(
+                Cell,
+                (f"{100 * b.low:.0f}–{100 * b.high:.0f} %", f"{b.n:,}", percent(b.confidence), percent(b.accuracy)),
+            )
         ]
         for b in bins
     ]

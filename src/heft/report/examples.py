@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from heft.compare.comparison import PairResult
 from heft.compare.runs import Evaluated
 from heft.errors import HeftError
+from heft.report.pairs import pair_name
 from heft.report.parts import DASH, Section
-from heft.report.results import pair_name
 from heft.report.subject import Subject
 from heft.results.records import Record
 from heft.tasks import AnyTask, Example, load_examples

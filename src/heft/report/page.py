@@ -11,8 +11,7 @@ from markupsafe import Markup
 from heft import __version__
 from heft.compare.table import markdown
 from heft.errors import HeftError
-from heft.report import calibration, curves, examples, layers, pareto, provenance, results
-from heft.report.forest import differences
+from heft.report import calibration, curves, edits, examples, pairs, pareto, provenance, results
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
 from heft.storage.atomic import write_text
@@ -52,14 +51,13 @@ def _require_writable(path: Path) -> None:
 def sections(subject: Subject) -> list[Section]:
     """The page's parts, in order."""
     texts = examples.load_texts(subject.arms[0].runs[0].recipe)
-    pairs = Section("pairs", "Pairs", panels=differences(subject), tables=results.pairs(subject))
     return [
         results.verdict(subject),
         results.results(subject, texts.choices),
-        *([pairs] if subject.comparison.pairs else []),
+        *([pairs.section(subject)] if subject.comparison.pairs else []),
         pareto.section(subject),
         curves.section(subject),
-        layers.section(subject),
+        edits.section(subject),
         calibration.section(subject),
         examples.section(subject, texts),
         provenance.section(subject),

@@ -1,13 +1,13 @@
-"""The verdict, the arms, what they cost, and the pairs, as words and tables."""
+"""The verdict, the arms and what they cost, as words and tables."""
 
 from collections.abc import Sequence
 
-from heft.compare.comparison import ArmResult, Comparison, PairResult
+from heft.compare.comparison import ArmResult, Comparison
 from heft.compare.table import COST_COLUMNS
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
 from heft.text.listing import listed
-from heft.text.units import interval, p_text, percent, points, points_interval, several, unsigned_points
+from heft.text.units import interval, percent, several
 
 ONE_SEED = "one seed says nothing of the spread over seeds"
 NO_SEED = "the model before any stage has no seed"
@@ -48,9 +48,7 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
     order = f" ({', '.join(choices)})" if choices else ", in the order of a question’s choices"
     headings = [
         Heading("arm", is_text=True),
-        Heading("seeds"),
-        Heading("accuracy"),
-        Heading("95 % interval"),
+        *map(Heading, ("seeds", "accuracy", "95 % interval")),
         Heading("balanced", "mean over the classes of the share answered rightly"),
         Heading("majority", "share of the commonest right answer"),
         Heading("answers, %", "share of each answer among those given"),
@@ -67,7 +65,7 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
             figure(arm.majority, percent, GENERATED),
             figure(arm.predictions, _shares, GENERATED),
             _collapsed(arm),
-            figure(arm.seed_sd, _spread, NO_SEED if arm.stage == "base" else ONE_SEED),
+            figure(arm.seed_sd, spread, NO_SEED if arm.stage == "base" else ONE_SEED),
         ]
         for arm in arms
     ]
@@ -84,7 +82,8 @@ def _shares(predictions: dict[str, float]) -> str:
     return " · ".join(f"{100 * share:.0f}" for share in predictions.values())
 
 
-def _spread(deviation: float) -> str:
+def spread(deviation: float) -> str:
+    """A standard deviation or error, in percentage points."""
     return f"{100 * deviation:.2f}"
 
 
@@ -108,69 +107,3 @@ def _costs(arms: Sequence[ArmResult]) -> Table:
         " kept in the adapter directory."
     )
     return Table("Costs of training", headings, rows, explained)
-
-
-def pairs(subject: Subject) -> list[Table]:
-    """Each pair's figures, and where there are several seeds, those of each."""
-    found = subject.comparison.pairs
-    tables = [_differences(found)] if found else []
-    if any(len(pair.mcnemar) > 1 for pair in found):
-        tables.append(_by_seed(found))
-    return tables
-
-
-def pair_name(pair: PairResult) -> str:
-    """How a pair is called: the first minus the second."""
-    return f"{pair.first} − {pair.second}"
-
-
-def _differences(found: Sequence[PairResult]) -> Table:
-    headings = [
-        Heading("pair", is_text=True),
-        *map(Heading, ("difference", "95 % interval", "p", "p, Holm", "won / lost", "detectable")),
-        *map(Heading, ("seeds’ spread", "questions’ spread")),
-        Heading("verdict", is_text=True),
-    ]
-    undecided = "nothing can be decided; the verdict says why"
-    rows = [
-        [
-            Cell(pair_name(pair)),
-            Cell(points(pair.difference)),
-            figure(pair.interval, points_interval, undecided),
-            figure(pair.p_value, p_text, undecided),
-            figure(pair.p_holm, p_text, undecided),
-            figure(pair.mcnemar or None, _won_lost, "no seed is common to both arms"),
-            figure(pair.smallest_difference, unsigned_points, "this sample could hardly have shown any difference"),
-            figure(pair.seed_sd, _spread, ONE_SEED if len(pair.seeds) == 1 else "the arms are not paired by seed"),
-            figure(pair.question_se, _spread, undecided),
-            Cell(pair.verdict),
-        ]
-        for pair in found
-    ]
-    explained = (
-        "First minus second, in percentage points, question by question. Won: answered rightly by the first only; lost:"
-        " by the second only; sums over seeds. Detectable: the difference that this sample would have shown four"
-        " times out of five. Seeds’ spread: standard deviation over seeds; questions’ spread: standard error for these"
-        " very runs. Holm: corrected for the number of pairs."
-    )
-    return Table("Differences", headings, rows, explained)
-
-
-def _won_lost(by_seed: list[dict]) -> str:
-    return f"{sum(row['won'] for row in by_seed)} / {sum(row['lost'] for row in by_seed)}"
-
-
-def _by_seed(found: Sequence[PairResult]) -> Table:
-    seeds = sorted({row["seed"] for pair in found for row in pair.mcnemar})
-    rows = []
-    for pair in found:
-        by_seed = {row["seed"]: row for row in pair.mcnemar}
-        cells = [figure(by_seed.get(seed), _one_seed, "this seed is not common to both arms") for seed in seeds]
-        rows.append([Cell(pair_name(pair)), *cells])
-    headings = [Heading("pair", is_text=True), *(Heading(f"seed {seed}") for seed in seeds)]
-    return Table("Won / lost by seed, McNemar’s exact p", headings, rows)
-
-
-def _one_seed(row: dict) -> str:
-    tested = "no test" if row["p"] is None else f"p {p_text(row['p'])}"
-    return f"{row['won']} / {row['lost']}, {tested}"
