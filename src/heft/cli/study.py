@@ -47,7 +47,7 @@ def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
     for arm, recipe in study.recipes.items():
         try:
             budget = None if budgets.needs_measuring(arm) else budgets.resolve(arm)
-            counted[arm] = budgets.costs(recipe if budget is None else budget.apply(recipe))
+            counted[arm] = budgets.costing.stages(recipe if budget is None else budget.apply(recipe))
         except Exception as error:  # one arm's error need not stop the others
             failed[arm] = in_words(error)
             continue

@@ -7,24 +7,11 @@ from itertools import combinations
 import numpy as np
 
 from heft.compare import statistics, verdicts
-from heft.compare.arms import Arm, arms_of, read_study, stage_arms
+from heft.compare.arms import Arm
 from heft.compare.costs import Costs, costs_of, mean_or_none
 from heft.compare.pairing import Answers, align
 from heft.errors import HeftError
 from heft.results.metrics import wilson
-
-__all__ = [
-    "Arm",
-    "ArmResult",
-    "Comparison",
-    "Costs",
-    "PairResult",
-    "arms_of",
-    "compare",
-    "read_study",
-    "stage_arms",
-    "stage_pairs",
-]
 
 
 @dataclass(frozen=True)
@@ -175,17 +162,16 @@ def _pair_results(
 ) -> list[PairResult]:
     if not pairs:
         return []
-    samples, matched = [], []
-    for first, second in pairs:
-        rows = _matched(arms[first], arms[second], answers)
-        matched.append(rows)
-        samples.append([rows[1] - rows[2]] if rows else [answers.right[first], -answers.right[second]])
+    matched = [_matched(arms[first], arms[second], answers) for first, second in pairs]
+    samples = [
+        [rows[1] - rows[2]] if rows else [answers.right[first], -answers.right[second]]
+        for rows, (first, second) in zip(matched, pairs, strict=True)
+    ]
     found = statistics.estimates(samples, answers.groups)
     corrected = statistics.holm([estimate.p_value for estimate in found])
-    pieces = zip(pairs, matched, found, corrected, strict=True)
     return [
         _pair_result((results[first], results[second]), rows, estimate, p, len(pairs), answers)
-        for (first, second), rows, estimate, p in pieces
+        for (first, second), rows, estimate, p in zip(pairs, matched, found, corrected, strict=True)
     ]
 
 

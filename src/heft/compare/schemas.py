@@ -13,11 +13,8 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Named(_Schema):
+class _BaseEntry(_Schema):
     name: str
-
-
-class _BaseEntry(_Named):
     dtype: str | None = None
 
 

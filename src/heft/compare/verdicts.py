@@ -42,9 +42,7 @@ def sentence(
     first, second = names
     scores = f"{100 * accuracies[0]:.1f} % against {100 * accuracies[1]:.1f} %"
     if verdict == "undecidable":
-        parts = [f"{first} against {second}: nothing can be decided ({scores}; {scope})."]
-        return " ".join([*parts, *notes])
-    low, high = estimate.interval
+        return " ".join([f"{first} against {second}: nothing can be decided ({scores}; {scope}).", *notes])
     figures = (
         f"{scores}, a difference of {points(estimate.difference)} points (95 % interval"
         f" {points_interval(estimate.interval)}; p {p_text(estimate.p_value)}"
@@ -54,7 +52,7 @@ def sentence(
     if verdict != "no difference shown":
         return " ".join([f"{first} is {verdict} than {second}: {figures}", *notes])
     parts = [f"No difference shown between {first} and {second}: {figures}"]
-    if low > 0 or high < 0:
+    if estimate.interval[0] > 0 or estimate.interval[1] < 0:
         corrected = ", corrected for the number of comparisons" if comparisons > 1 else ""
         parts.append(f"The interval leaves out 0, but p is above 0.05{corrected}.")
     power = estimate.smallest_difference(comparisons)
