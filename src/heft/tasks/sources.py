@@ -41,11 +41,7 @@ class HubSource:
     otherwise: str | None = None
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield a split's rows; they are counted from 0, as the data set's own index does.
-
-        Raises:
-            HeftError: the split is unknown or empty, or the Hub cannot be opened.
-        """
+        """As `Source.rows`; rows are counted from 0, as the data set's own index does."""
         if split not in self.splits:
             raise HeftError(f"{self.path} has no split {split!r} with answers; it has {', '.join(self.splits)}")
         where = f"{self.path}[{self.splits[split]}]"
