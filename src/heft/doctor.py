@@ -119,7 +119,7 @@ def _version(package: str) -> str | None:
 
 def check_extras(facts: Facts) -> Iterator[Line]:
     """What heft can use and does not need."""
-    wheels = [(model.wheel, f"{name}, the default model, needs no Hub") for name, model in EMBEDDED.items()]
+    wheels = [(wheel, f"{name}, the default model, needs no Hub") for name, wheel in EMBEDDED.items()]
     for wheel, use in [*wheels, (BOOLQ_WHEEL, "BoolQ needs no Hub (source: wheel)")]:
         have = _version(wheel.package)
         if have == wheel.version:

@@ -1,8 +1,8 @@
 import pytest
 
 from heft.report.pareto import frontier
-from heft.report.parts import Cell, Heading, Table, figure, letter
-from heft.text.listing import listed
+from heft.report.parts import Cell, Heading, Table, figure
+from heft.text.listing import letter, listed
 from heft.text.svg import Axis, Drawing, axis
 from heft.text.units import in_digits, percent, points_interval
 

@@ -21,7 +21,7 @@ def run_study(
     path: Path, reporter: ConsoleReporter, overrides: Sequence[str], output: Path | None, dry_run: bool
 ) -> "StudyResult | None":
     """Run a study; a dry run prints its costs, trains and writes nothing, and gives None."""
-    study = load_study(path, overrides, output=str(output) if output else None)
+    study = load_study(path, overrides, output)
     reporter.note("importing torch and transformers")
     from heft.models.load import quiet
 

@@ -39,13 +39,12 @@ def read_document(path: Path, kind: type[Settings], what: str, example: str, sou
     if not document.faults and not isinstance(document.data, dict):
         found = "is empty" if document.data is None else f"holds {show(document.data)}"
         required = ", ".join(schema_of(kind)["required"])
-        problem = f"the {what} {found}; expected a mapping with at least the keys {required}"
-        document.faults.append(Fault(document.place_of(()), (), problem))
+        document.fault((), f"the {what} {found}; expected a mapping with at least the keys {required}")
     return document
 
 
 def apply_overrides(
-    document: Document, overrides: Sequence[str], output: str | None = None, dotted_below: str | None = None
+    document: Document, overrides: Sequence[str], output: str | Path | None = None, dotted_below: str | None = None
 ) -> None:
     """Apply `key.path=value` in order, then `output`, to a document that holds a mapping.
 
@@ -57,7 +56,7 @@ def apply_overrides(
         _override(document, text, number, dotted_below)
     if output is not None:
         place = Place(len(overrides) + 1, 0, f"--output {output}")
-        document.put(("output",), Document(output, {(): place}))
+        document.put(("output",), Document(str(output), {(): place}))
 
 
 def _override(document: Document, text: str, source: int, dotted_below: str | None) -> None:
@@ -110,7 +109,7 @@ def check(document: Document, kind: type[_Checked]) -> _Checked | None:
         known = {fault.path for fault in document.faults}
         for path, text in faults_of(error, kind).items():
             if path not in known:
-                document.faults.append(Fault(document.place_of(path), path, text))
+                document.fault(path, text)
     return None
 
 

@@ -1,6 +1,7 @@
 """Lists in sentences."""
 
 from collections.abc import Iterable, Sequence
+from string import ascii_lowercase
 
 
 def first_of(items: Iterable[object], limit: int, separator: str = ", ") -> str:
@@ -13,3 +14,8 @@ def first_of(items: Iterable[object], limit: int, separator: str = ", ") -> str:
 def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def letter(index: int) -> str:
+    """a, b, …, z, aa, ab, …"""
+    return (letter(index // 26 - 1) if index >= 26 else "") + ascii_lowercase[index % 26]
