@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heft.compare.comparison import ArmResult, Comparison, PairResult
+from heft.compare.results import ArmResult, Comparison, PairResult
 from heft.text.escape import escape_controls
 from heft.text.units import (
     count,
@@ -29,7 +29,7 @@ COST_COLUMNS = (
     ("stored", "stored_parameters", count),
     ("memory", "peak_bytes", in_bytes),
 )
-"""Heading, field of heft.compare.costs.Costs, and the figure in words."""
+"""Heading, field of heft.compare.results.Costs, and the figure in words."""
 
 
 @dataclass(frozen=True)

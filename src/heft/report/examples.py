@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from heft.compare.comparison import PairResult
+from heft.compare.results import PairResult
 from heft.compare.runs import Evaluated
 from heft.errors import HeftError
 from heft.report.pairs import pair_name
@@ -69,7 +69,7 @@ class Parted:
         title: of the pair.
         first, second: names of the arms.
         about: which runs, and how many examples there are.
-        won, lost: (heading, examples that are shown).
+        kinds: (heading, examples that are shown) of those won, and of those lost.
     """
 
     title: str

@@ -16,6 +16,7 @@ from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
 from heft.storage.atomic import write_text
 from heft.text.escape import escape_controls
+from heft.text.listing import listed
 
 
 def write_report(given: Sequence[str | Path], output: Path, markdown_file: Path | None = None) -> None:
@@ -78,7 +79,7 @@ def render(subject: Subject) -> str:
     style = Markup(files("heft.report").joinpath("page.css").read_text(encoding="utf-8"))
     first = subject.runs[0]
     page = environment.get_template("page.html.jinja").render(
-        title=subject.title,
+        title=listed(subject.names),
         task=first.recipe["task"].get("name", DASH),
         model=(first.manifest.get("base") or {}).get("name", DASH),
         questions=subject.comparison.arms[0].n,

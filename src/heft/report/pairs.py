@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from heft.compare.comparison import PairResult
+from heft.compare.results import PairResult
 from heft.report.parts import Cell, Heading, Panel, Section, Table, figure
 from heft.report.results import ONE_SEED, spread
 from heft.report.subject import Subject

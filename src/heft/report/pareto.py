@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from heft.compare.comparison import ArmResult
+from heft.compare.results import ArmResult
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject
 from heft.text.listing import listed

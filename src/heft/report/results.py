@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from heft.compare.comparison import ArmResult, Comparison
+from heft.compare.results import ArmResult, Comparison
 from heft.compare.table import COST_COLUMNS
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from heft.compare.comparison import Comparison, compare
+from heft.compare.comparison import compare
 from heft.compare.inputs import read_inputs
+from heft.compare.results import Comparison
 from heft.compare.table import markdown
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
