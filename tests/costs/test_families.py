@@ -21,8 +21,7 @@ def built(kind, **more):
         torch.manual_seed(0)
         model = getattr(transformers, f"{kind}ForCausalLM")(config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
-    if model._can_set_experts_implementation():
-        model.set_experts_implementation("batched_mm")  # what ran is then a product a token and expert, as counted
+    model.set_experts_implementation("batched_mm")  # what ran is then a product a token and expert, as counted
     return model
 
 

@@ -65,7 +65,7 @@ def test_a_chat_template_is_refused_where_the_tokenizer_has_none():
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("{{ raise_exception('roles must\\nalternate') }}", "TemplateError: roles must. Mend"),
+        ("{{ raise_exception('roles must\\nalternate') }}", "TemplateError: roles must. Fix"),
         ("{% if %}", "TemplateSyntaxError: "),
         ("{{ messages[0].nothing.more }}", "UndefinedError: "),
         ("{{ messages[0].content + 1 }}", "TypeError: "),

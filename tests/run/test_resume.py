@@ -1,4 +1,4 @@
-"""A run that was ended, at whatever moment, goes on to the result that it would have had."""
+"""A run that was interrupted, at whatever moment, resumes to the result that it would have had."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Run directories in states that no run leaves by itself: gone on with to the same result, or refused in words."""
+"""Run directories in states that no run leaves by itself: resumed to the same result, or refused in words."""
 
 import json
 import os
@@ -49,8 +49,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def go_on(made, tmp_path):
-    """Copies one of the runs, changes the copy and goes on with it; its directory, and what was said."""
+def resumed(made, tmp_path):
+    """Copies one of the runs, changes the copy and resumes it; its directory, and its notes."""
 
     def run(which, change):
         recipe, *runs = made
@@ -111,24 +111,24 @@ def base_summary(run, **values):
         lambda run: os.truncate(run / "records" / "base.jsonl", 300),
     ],
 )
-def test_a_run_with_a_part_gone_or_altered_ends_as_one_that_was_never_ended(made, go_on, change):
-    run, _ = go_on(BEGUN, change)
+def test_a_run_with_a_part_gone_or_altered_ends_as_one_that_was_never_ended(made, resumed, change):
+    run, _ = resumed(BEGUN, change)
     assert results(run) == results(made[WHOLE + 1])
 
 
 @pytest.mark.parametrize("values", [{"step": 1}, {"metrics_bytes": 0}, {"mine": 1}])
-def test_an_altered_checkpoint_json_is_named(go_on, values):
-    _, notes = go_on(BEGUN, lambda run: about(run, **values))
+def test_an_altered_checkpoint_json_is_named(resumed, values):
+    _, notes = resumed(BEGUN, lambda run: about(run, **values))
     assert any("is damaged (checkpoint.json is not what was written)" in note for note in notes)
 
 
-def test_measurements_that_are_gone_are_missed(go_on):
-    _, notes = go_on(BEGUN, lambda run: (run / "metrics.jsonl").unlink())
+def test_measurements_that_are_gone_are_missed(resumed):
+    _, notes = resumed(BEGUN, lambda run: (run / "metrics.jsonl").unlink())
     assert "metrics.jsonl lacks what was logged before; curves will lack it too" in notes
 
 
-def test_other_libraries_are_said(go_on):
-    _, notes = go_on(BEGUN, lambda run: manifest(run, device="cuda:0", libraries={"torch": "1.0"}))
+def test_other_libraries_are_said(resumed):
+    _, notes = resumed(BEGUN, lambda run: manifest(run, device="cuda:0", libraries={"torch": "1.0"}))
     [said] = [note for note in notes if note.startswith("begun with ")]
     assert "device cuda:0 (now cpu)" in said
     assert "torch 1.0 (now " in said
@@ -149,15 +149,15 @@ def test_other_libraries_are_said(go_on):
         (lambda run: a_folder(run / "metrics.jsonl"), r"metrics\.jsonl cannot be written .*in the way"),
         (
             lambda run: base_summary(run, accuracy=None),
-            r"summary\.json is not one that this version of heft has written",
+            r"summary\.json was changed by hand or written by another version",
         ),
-        (lambda run: base_summary(run, name=3), r"summary\.json is not one that this version of heft has written"),
-        (lambda run: (run / "summary.json").write_text('{"stages": [["a"]]}'), r"summary\.json is not one"),
+        (lambda run: base_summary(run, name=3), r"summary\.json was changed by hand or written by another version"),
+        (lambda run: (run / "summary.json").write_text('{"stages": [["a"]]}'), r"summary\.json was changed by hand"),
     ],
 )
-def test_what_cannot_be_gone_on_with_is_said(go_on, change, said):
+def test_what_cannot_be_resumed_is_refused(resumed, change, said):
     with pytest.raises(HeftError, match=said):
-        go_on(BEGUN, change)
+        resumed(BEGUN, change)
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_what_cannot_be_gone_on_with_is_said(go_on, change, said):
         ),
     ],
 )
-def test_a_finished_run_of_which_something_is_missing_is_not_given_back_as_whole(go_on, change, said):
+def test_a_finished_run_of_which_something_is_missing_is_not_given_back_as_whole(resumed, change, said):
     with pytest.raises(HeftError, match=said):
-        go_on(WHOLE, change)
+        resumed(WHOLE, change)
 
 
-def test_a_finished_run_is_given_back(go_on):
-    run, _ = go_on(WHOLE, lambda run: None)
+def test_a_finished_run_is_given_back(resumed):
+    run, _ = resumed(WHOLE, lambda run: None)
     assert [summary.name for summary in read_summaries(run)] == ["base", "coarse", "fine"]
 
 

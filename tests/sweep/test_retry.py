@@ -34,14 +34,14 @@ def assert_only_the_second_has_diverged(run, found, learners, steps):
 
 
 def spoil(monkeypatch, is_bad):
-    """Losses of some copies are no numbers, and with them those of all copies of their rows in the pass."""
+    """Losses of some items are NaN, and with them those of all items of their rows in the pass."""
     plain, ids = PackedForward.losses, {}
 
-    def losses(passes, copies):
-        rows = {copy.row for copy in copies if is_bad(copy)}
+    def losses(passes, items):
+        rows = {item.row for item in items if is_bad(item)}
         ids.update({row: passes.examples[row].example.id for row in rows})
-        factors = [math.nan if copy.row in rows else 1.0 for copy in copies]
-        return plain(passes, copies) * torch.tensor(factors)
+        factors = [math.nan if item.row in rows else 1.0 for item in items]
+        return plain(passes, items) * torch.tensor(factors)
 
     monkeypatch.setattr(PackedForward, "losses", losses)
     return ids
@@ -74,7 +74,7 @@ def test_rotations_whose_rows_depend_on_each_other_end_their_configuration(run, 
 
 def test_a_nan_validation_loss_ends_its_configuration_alone(run, monkeypatch):
     with monkeypatch.context() as patched:
-        spoil(patched, lambda copy: copy.adapter == 1 and copy.row >= TRAINED)
+        spoil(patched, lambda item: item.adapter == 1 and item.row >= TRAINED)
         _, found, learners = swept(run)
     assert_only_the_second_has_diverged(run, found, learners, 2)
 
@@ -82,7 +82,7 @@ def test_a_nan_validation_loss_ends_its_configuration_alone(run, monkeypatch):
 @pytest.mark.parametrize("of", [range(TRAINED), range(TRAINED, 24)])
 def test_rows_that_have_no_finite_loss_without_edits_either_are_named(run, monkeypatch, of):
     bad = {of[1], of[3]}
-    ids = spoil(monkeypatch, lambda copy: copy.row in bad)
+    ids = spoil(monkeypatch, lambda item: item.row in bad)
     with pytest.raises(HeftError, match="rows whose loss is not finite before any configuration edits them") as caught:
         swept(run, steps=8)
     assert any(name in str(caught.value) for name in ids.values())
@@ -93,10 +93,10 @@ def test_rows_that_have_no_finite_loss_without_edits_either_are_named(run, monke
 def test_a_choice_that_has_no_finite_loss_is_named_by_its_row(run, monkeypatch):
     plain, wrong = PackedForward.losses, []
 
-    def losses(passes, copies):
-        is_bad = [c.row == TRAINED + 1 and c.continuation != passes.examples[c.row].answer for c in copies]
-        wrong.extend(passes.examples[c.row].example.id for c, bad in zip(copies, is_bad, strict=True) if bad)
-        return plain(passes, copies) * torch.tensor([math.nan if bad else 1.0 for bad in is_bad])
+    def losses(passes, items):
+        is_bad = [c.row == TRAINED + 1 and c.continuation != passes.examples[c.row].answer for c in items]
+        wrong.extend(passes.examples[c.row].example.id for c, bad in zip(items, is_bad, strict=True) if bad)
+        return plain(passes, items) * torch.tensor([math.nan if bad else 1.0 for bad in is_bad])
 
     monkeypatch.setattr(PackedForward, "losses", losses)
     with pytest.raises(HeftError, match="before any configuration edits them: ") as caught:

@@ -8,8 +8,8 @@ import torch
 import tiny
 from heft.training.attention import LONGEST_EAGER, attention_for_training
 
-ROW = SimpleNamespace(prompt=(5,) * 20, answer=(7,) * 4)
-LONG = SimpleNamespace(prompt=(5,) * LONGEST_EAGER, answer=(7,))
+ROW = SimpleNamespace(prompt=(5,) * 20, answer=(7,) * 4, length=24)
+LONG = SimpleNamespace(prompt=(5,) * LONGEST_EAGER, answer=(7,), length=LONGEST_EAGER + 1)
 
 
 def meanwhile(model, asked="auto", rows=(ROW,)):

@@ -40,13 +40,9 @@ def why_not_shared(model: PreTrainedModel, examples: Sequence[EncodedExample], p
 
 def _chosen(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-    seen: dict[str, int] = {}
-    pair: tuple[int, ...] = ()
+    of_one_text: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        group = example.example.group
-        if group is not None and group in seen:
-            pair = (seen[group], i)
-            break
-        if group is not None:
-            seen[group] = i
+        if example.example.group is not None:
+            of_one_text.setdefault(example.example.group, []).append(i)
+    pair = next((group[:2] for group in of_one_text.values() if len(group) > 1), [])
     return [examples[i] for i in sorted({order[0], order[-1], *pair})]

@@ -4,6 +4,7 @@ import inspect
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
 def edits_hidden_states(model: nn.Module) -> bool:
@@ -11,6 +12,11 @@ def edits_hidden_states(model: nn.Module) -> bool:
     from heft.reft.layer import ReftLayer
 
     return any(isinstance(module, ReftLayer) for module in model.modules())
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """The attention implementation in use, such as "sdpa"; transformers has a public name only for setting it."""
+    return model.config._attn_implementation
 
 
 def logits_of(model: nn.Module, keep: int | torch.Tensor, **inputs) -> torch.Tensor:

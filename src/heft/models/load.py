@@ -83,8 +83,7 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
             with _readable_errors(settings.name, "config"):
                 config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
                 model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
-    if model._can_set_experts_implementation():
-        model.set_experts_implementation("batched_mm")  # the others need real values, to route tokens to experts
+    model.set_experts_implementation("batched_mm")  # the others need real values, to route tokens to experts
     return model.eval().requires_grad_(False)
 
 

@@ -20,6 +20,7 @@ from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
+from heft.models.forward import attention_of
 from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
 from heft.recipe.files import dump_recipe, load_recipe
@@ -194,7 +195,7 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
             "name": recipe.model.name,
             "fingerprint": base.fingerprint,
             "dtype": base.settings.dtype,
-            "attention": base.model.config._attn_implementation,
+            "attention": attention_of(base.model),
         },
         "data": {
             "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from heft.data.encode import IGNORED, EncodedExample
 from heft.edits.positions import Positions
-from heft.models.forward import logits_of
+from heft.models.forward import attention_of, logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layout import TokenLayout
 from heft.sweep.packing import NO_ADAPTER, PackedBatch, WorkItem, mask_of, one_by_one, side_by_side
@@ -23,7 +23,7 @@ from heft.training.reuse.stores import MemoryStore
 
 def can_stand_side_by_side(model: PreTrainedModel) -> bool:
     """Whether a prefix can stand for its tokens in this model, and its attention takes a mask by queries."""
-    takes_masks = model.config._attn_implementation in ("sdpa", "eager")
+    takes_masks = attention_of(model) in ("sdpa", "eager")
     return takes_masks and keeps_plain_keys(model) and not has_dropout(model)
 
 
@@ -117,7 +117,7 @@ class PackedForward:
 
     def _mask(self, seen: torch.Tensor) -> torch.Tensor:
         seen = seen.to(self.model.device)
-        if self.model.config._attn_implementation == "sdpa":
+        if attention_of(self.model) == "sdpa":
             return seen
         dtype = self.model.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)

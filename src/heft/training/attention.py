@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
+from heft.models.forward import attention_of
 
 LONGEST_EAGER = 512
 """Tokens of the longest row up to which eager attention is used."""
@@ -30,7 +31,7 @@ def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[En
     if not trains_eager(model, model.device, asked, rows):
         yield
         return
-    before = model.config._attn_implementation
+    before = attention_of(model)
     model.set_attn_implementation("eager")
     try:
         yield
@@ -40,6 +41,6 @@ def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[En
 
 def trains_eager(model: PreTrainedModel, device: torch.device, asked: str, rows: Sequence[EncodedExample]) -> bool:
     """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
-    is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
+    is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and attention_of(model) == "sdpa"
     longest = max(row.length for row in rows)
     return asked == "auto" and is_slow and longest <= LONGEST_EAGER

@@ -8,7 +8,7 @@ import torch
 from heft.adapters.attach import activated
 from heft.data.encode import left_pad
 from heft.data.padding import padding_matters
-from heft.evaluation.greedy import greedy
+from heft.evaluation.generation import greedy
 from heft.models.forward import logits_of
 from heft.verify.finding import Finding, judged
 from heft.verify.logits import largest
