@@ -36,11 +36,7 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def examine(online: bool = False) -> list[Line]:
-    """Look at this machine, topic after topic.
-
-    Args:
-        online: whether to ask the Hub if it can be reached; without it nothing is sent anywhere.
-    """
+    """Look at this machine, topic after topic; `online` asks the Hub if it can be reached, else nothing is sent."""
     facts = probe(list(requirements()[1]))
     checks: dict[str, Callable[[], Iterator[Line]]] = {
         "versions": lambda: check_versions(facts),

@@ -37,11 +37,8 @@ class Arm:
 def arms_of(runs: Sequence[RunFiles], stages: Sequence[str | None] | None = None) -> list[Arm]:
     """Gather runs into arms, in the order in which each first appears.
 
-    An arm is called as its recipe is; where that does not tell arms apart, as the directory of its first run.
-
-    Args:
-        runs: finished runs.
-        stages: after which stage each run is compared; None for its last.
+    An arm is called as its recipe is; where that does not tell arms apart, as the directory of its first run. `stages`
+    says after which stage each run is compared, None for its last.
 
     Raises:
         HeftError: a run is unfinished and no stage of it was named, or one recipe and seed was given twice.

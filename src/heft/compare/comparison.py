@@ -20,15 +20,10 @@ _OF_ESTIMATE = ("difference", "interval", "standard_error", "p_value", "seed_sd"
 def compare(
     arms: Sequence[Arm], reference: str | None = None, pairs: Sequence[tuple[str, str]] | None = None
 ) -> Comparison:
-    """Compare arms question by question.
-
-    Args:
-        arms: with names that differ.
-        reference: name of the arm that every other is set against; None for all pairs.
-        pairs: names of the arms to set against each other, instead.
+    """Compare arms question by question: every other with `reference`, or those of `pairs`, or else all pairs.
 
     Raises:
-        HeftError: the arms did not answer the same questions, or there is no arm of that name.
+        HeftError: the arms did not answer the same questions, two have one name, or there is no arm `reference`.
     """
     by_name = {arm.name: arm for arm in arms}
     if len(by_name) < len(arms):

@@ -103,10 +103,7 @@ def read_run(path: Path) -> RunFiles:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl; none where nothing was logged. A last line that was cut off is left out.
-
-    Args:
-        path: the run's directory.
+    """The lines of metrics.jsonl in a run's directory; none where nothing was logged. A last one cut off is left out.
 
     Raises:
         HeftError: a line is not a JSON object.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails
+from pydantic_core import InitErrorDetails
 
 from heft.recipe.training import TrainingSettings
 from heft.settings.base import Settings, suggest, value_error
@@ -100,12 +100,8 @@ def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSetti
                 if details["type"] != "default_factory_not_called":
                     key = details["loc"][0]
                     path = ("grid", key, numbers[key]) if key in numbers else ("grid",)
-                    yield path, _words(details, name, base, key in numbers)
-
-
-def _words(details: ErrorDetails, name: str, base: TrainingSettings, is_swept: bool) -> str:
-    path, text = explain(details, schema_of(type(base)))
-    return text if is_swept else f"{dotted(('stages', name, *path))}: {text}"
+                    below, text = explain(details, schema_of(type(base)))
+                    yield path, text if key in numbers else f"{dotted(('stages', name, *below))}: {text}"
 
 
 def combinations(sweep: SweepSettings) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:

@@ -20,12 +20,9 @@ from heft.text.listing import listed
 
 
 def write_report(given: Sequence[str | Path], output: Path, markdown_file: Path | None = None) -> None:
-    """Write the page, and the table if asked for; both whole or not at all.
+    """Write the page to `output`, and the table to `markdown_file` if given; both whole or not at all.
 
-    Args:
-        given: directories of runs and studies, and `RUN:stage` for a stage of a run.
-        output: the page.
-        markdown_file: the table; None for none.
+    `given` are directories of runs and studies, and `RUN:stage` for a stage of a run.
 
     Raises:
         HeftError: a directory cannot be read, its runs cannot be compared, or a file cannot be written there.

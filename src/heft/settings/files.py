@@ -25,12 +25,8 @@ _Checked = TypeVar("_Checked", bound=Settings)
 def read_document(path: Path, kind: type[Settings], what: str, example: str, source: int = 0) -> Document:
     """Read a file of settings; what is wrong with it becomes faults of the document, whose data may be anything.
 
-    Args:
-        path: a YAML file.
-        kind: the settings that it should hold.
-        what: their name in messages, such as "recipe".
-        example: a file of that kind, for messages.
-        source: sorts its faults among those of other sources.
+    `what` it is, such as "recipe", and an `example` of such a file are for messages; `source` sorts its faults among
+    those of other files.
 
     Raises:
         HeftError: the file cannot be read.

@@ -83,10 +83,7 @@ class Document:
 def read_yaml(text: str, place_at: Callable[[int], Place], what: str = "value") -> Document:
     """Read one YAML text; what is wrong with it becomes faults of the document, whose data may be anything.
 
-    Args:
-        text: YAML.
-        place_at: the place of a line, counted from 1.
-        what: the kind of thing that it should be, for messages.
+    `place_at` gives the place of a line, counted from 1; `what` the text should be is for messages.
     """
     return _Reader(text, place_at, what).read()
 

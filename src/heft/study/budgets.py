@@ -35,18 +35,11 @@ class ResolvedBudget:
     steps: dict[str, int]
     fingerprint: str
 
-    def apply(self, recipe: Recipe) -> Recipe:
-        """The recipe with stages of that many steps."""
-        return _of_length(recipe, self.steps)
-
 
 class Budgets:
     """Resolves the budget of each arm; arms are counted, and measured where seconds are asked for, only as needed.
 
-    Args:
-        study: whose arms these are.
-        known: what an earlier call resolved, by arm.
-        reporter: gets notes on what is being done.
+    `known` is what an earlier call resolved, by arm.
     """
 
     def __init__(self, study: Study, known: Mapping[str, ResolvedBudget], reporter: Reporter):
@@ -103,7 +96,7 @@ class Budgets:
         # than once is right for any number of steps
         stages = self.costing.stages(recipe)
         often = {name: 2 * _epoch(stage) for name, stage in zip(recipe.stages, stages, strict=True)}
-        stages = self.costing.stages(_of_length(recipe, often))
+        stages = self.costing.stages(of_length(recipe, often))
         if kind == "seconds":
             self._reporter.note(f"measuring a few steps of {arm}")
             return seconds_a_step(recipe, stages)
@@ -147,8 +140,8 @@ def _epoch(stage: StageCosts) -> int:
     return ceil(len(stage.rows) / stage.stage.batch_size)
 
 
-def _of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
-    """A recipe whose stages have these steps."""
+def of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
+    """A recipe whose stages take these steps."""
     stages = {
         name: stage.model_copy(update={"steps": steps[name], "epochs": None}) for name, stage in recipe.stages.items()
     }

@@ -23,11 +23,8 @@ STEPS = 3
 def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
     """Seconds per step of each stage, in its first epoch and, where that caches activations for later ones, after it.
 
-    Medians, without each stage's first step, which warms up. Validation is not counted.
-
-    Args:
-        recipe: whose stages are measured.
-        counted: each stage's rows, and what is cached of them when they come more than once.
+    Medians, without each stage's first step, which warms up. Validation is not counted. `counted` has each stage's
+    rows, and what is cached of them when they come more than once.
     """
     base = load_base(recipe.model)
     check_targets(base.model, recipe, base.tokenizer)

@@ -70,10 +70,7 @@ class HubSource:
 def read_rows(source: str, split: str, sources: Mapping[str, Source]) -> Iterator[Row]:
     """Yield every row of a split with its place, in the source's own order.
 
-    Args:
-        source: one of `sources`, or the path of a folder that holds `<split>.jsonl`.
-        split: the split's name, such as "validation".
-        sources: the task's own, by name.
+    `source` is the name of one of the task's own `sources`, or the path of a folder that holds `<split>.jsonl`.
 
     Raises:
         HeftError: the source is missing, unreadable or empty.
