@@ -5,7 +5,6 @@ by `CONVERSION`, so another file, or another heft, never uses an old conversion,
 (it is renamed into place when complete).
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from heft.errors import HeftError
+from heft.storage.atomic import sha256_of
 
 TINY = "random:tiny-llama"
 CONVERSION = 2
@@ -59,9 +59,7 @@ def embedded_path(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {wheel.install}")
     source = Path(spec.submodule_search_locations[0]) / wheel.model
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{digest[:16]}-v{CONVERSION}"
+    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{sha256_of(source)[:16]}-v{CONVERSION}"
     if not os.path.isdir(target):
         try:
             _convert(source, target)

@@ -9,10 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from heft.compare.runs import RunFiles, read_run, require_format
-from heft.compare.schemas import StudyFile, require_schema
+from heft.compare.schemas import StudyFile
 from heft.errors import HeftError
 from heft.recipe.files import ONLY_WRITING
 from heft.recipe.recipe import Recipe
+from heft.settings.words import checked
 from heft.storage.reading import is_file, read_json
 
 STUDY_FORMAT = 1
@@ -79,7 +80,7 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
         raise HeftError(f"{path} is not a study directory: it has no study.json")
     study = read_json(path / "study.json")
     require_format(path, study, STUDY_FORMAT)
-    require_schema(path / "study.json", study, StudyFile)
+    checked(path / "study.json", study, StudyFile)
     arms = []
     for entry in study["arms"]:
         runs = tuple(read_run(path / run) for run in entry["runs"])

@@ -11,7 +11,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from heft.compare.arms import STUDY_FORMAT
 from heft.errors import HeftError
@@ -19,11 +19,17 @@ from heft.recipe.files import difference, load_recipe
 from heft.recipe.recipe import Recipe
 from heft.results.summary import read_summaries
 from heft.run.begun import is_begun, is_finished, require_free
-from heft.settings.words import faults_of, in_one_line
+from heft.settings.words import checked
 from heft.storage.atomic import to_json, write_text
 from heft.storage.reading import is_file, read_json
 from heft.study.budgets import ResolvedBudget
 from heft.study.files import Study, dump_study
+
+
+class _Written(BaseModel):
+    """What is read of study.json."""
+
+    budget: dict[str, ResolvedBudget] = {}
 
 
 @dataclass
@@ -61,11 +67,8 @@ class StudyDirectory:
         """
         if not self.is_begun:
             require_free(self.path)
-        file, kind = self.path / "study.json", dict[str, ResolvedBudget]
-        try:
-            return TypeAdapter(kind).validate_python(read_json(file).get("budget", {})) if is_file(file) else {}
-        except ValidationError as error:
-            raise HeftError(f"{file} was changed by hand: budget.{in_one_line(faults_of(error, kind))}") from None
+        file = self.path / "study.json"
+        return checked(file, read_json(file), _Written).budget if is_file(file) else {}
 
     def finished(self, recipe: Recipe) -> bool:
         """Whether a run has all its stages.
