@@ -3,8 +3,8 @@
 Three ways, from least to most work:
 - rows in a JSON Lines file: no code at all, `task: {name: jsonl, train_file: …, eval_file: …}` in the recipe;
 - a list of examples made in Python: `own_list` below;
-- a task that a recipe can name: the two classes below in `src/heft/tasks/larger.py`, and one line in the table of
-  `src/heft/tasks/__init__.py`: `"larger": Larger,`. Then `task: {name: larger, below: 1000}` in a recipe.
+- a task that a recipe can name: the two classes below in `src/heft/tasks/larger.py`, and `Larger` in the tuple
+  `_TASKS` of `src/heft/tasks/__init__.py`. Then `task: {name: larger, below: 1000}` in a recipe.
 """
 
 import random
@@ -28,7 +28,6 @@ class LargerSettings(TaskSettings):
 class Larger(Task):
     """Two different numbers; choices are " first" and " second"."""
 
-    name = "larger"
     settings_type = LargerSettings
     fields = {"first": int, "second": int}  # checked in every row before `example` sees it
     settings: LargerSettings

@@ -196,8 +196,7 @@ class Run(Target):
 
     def read(self, name: str) -> None:
         from heft.compare.arms import arms_of, read_study, stage_arms
-        from heft.compare.comparison import compare
-        from heft.compare.costs import costs_of
+        from heft.compare.comparison import compare, costs_of
         from heft.compare.runs import read_metrics, read_run
         from heft.compare.table import markdown
 

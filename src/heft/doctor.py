@@ -17,13 +17,14 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from heft import __version__
 from heft.builtin import BOOLQ_WHEEL, EMBEDDED, cache_dir
-from heft.doctor_child import FAULT, NOTE, OK, Facts, Line, check_device, in_gigabytes, probe
+from heft.doctor_child import FAULT, NOTE, OK, Facts, Line, check_device, probe
 from heft.storage.reading import nearest_existing
+from heft.text.units import in_bytes
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 HUB_SECONDS = 10
@@ -35,11 +36,7 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def examine(online: bool = False) -> list[Line]:
-    """Look at this machine, topic after topic.
-
-    Args:
-        online: whether to ask the Hub if it can be reached; without it nothing is sent anywhere.
-    """
+    """Look at this machine, topic after topic; `online` asks the Hub if it can be reached, else nothing is sent."""
     facts = probe(list(requirements()[1]))
     checks: dict[str, Callable[[], Iterator[Line]]] = {
         "versions": lambda: check_versions(facts),
@@ -53,10 +50,10 @@ def examine(online: bool = False) -> list[Line]:
     lines: list[Line] = []
     for topic, check in checks.items():
         try:
-            lines += check()
+            lines += [replace(line, topic=topic) for line in check()]
         except Exception as error:  # the others may still say what is wrong
             text = f"could not be examined: {type(error).__name__}: {error}"
-            lines.append(Line(topic, FAULT, text, "report this to heft"))
+            lines.append(Line(FAULT, text, "report this to heft", topic))
     return lines
 
 
@@ -75,25 +72,24 @@ def check_versions(facts: Facts) -> Iterator[Line]:
     """heft, Python, then a line per package."""
     python, packages = requirements()
     if python is None:
-        text = f"heft {__version__} is not installed, so what it requires is not known"
-        yield Line("versions", FAULT, text, "pip install -e . in heft's folder, or pip install heft")
+        advice = "pip install -e . in heft's folder, or pip install heft"
+        yield Line(FAULT, f"heft {__version__} is not installed, so what it requires is not known", advice)
         return
-    yield Line("versions", OK, f"heft {__version__}")
+    yield Line(OK, f"heft {__version__}")
     try:
         from packaging.specifiers import SpecifierSet
     except Exception:  # missing or broken: versions are then shown unchecked
         SpecifierSet = None
-        yield Line("versions", NOTE, "version ranges are not checked: packaging is missing", "pip install packaging")
+        yield Line(NOTE, "version ranges are not checked: packaging is missing", "pip install packaging")
 
     def is_out(span: str, version: str) -> bool:
         return SpecifierSet is not None and not SpecifierSet(span).contains(version, prereleases=True)
 
     have = platform.python_version()
     if is_out(python, have):
-        text, advice = f"Python {have}, heft requires {python}", f"make an environment of Python {python}"
-        yield Line("versions", FAULT, text, advice)
+        yield Line(FAULT, f"Python {have}, heft requires {python}", f"make an environment of Python {python}")
     else:
-        yield Line("versions", OK, f"Python {have} ({python})")
+        yield Line(OK, f"Python {have} ({python})")
     for package, span in packages.items():
         yield _package(package, span, facts.errors.get(package.replace("-", "_")), is_out)
 
@@ -101,13 +97,13 @@ def check_versions(facts: Facts) -> Iterator[Line]:
 def _package(package: str, span: str, error: str | None, is_out: Callable[[str, str], bool]) -> Line:
     have, install = _version(package), f"pip install '{package}{span}'"
     if have is None:
-        return Line("versions", FAULT, f"{package} is missing (heft requires {span})", install)
+        return Line(FAULT, f"{package} is missing (heft requires {span})", install)
     if is_out(span, have):
-        return Line("versions", FAULT, f"{package} {have}, heft requires {span}", install)
+        return Line(FAULT, f"{package} {have}, heft requires {span}", install)
     if error is not None:
         again = f"pip install --force-reinstall --no-deps '{package}=={have}', or a build for this machine"
-        return Line("versions", FAULT, f"{package} {have} is installed and cannot be imported: {error}", again)
-    return Line("versions", OK, f"{package} {have} ({span})")
+        return Line(FAULT, f"{package} {have} is installed and cannot be imported: {error}", again)
+    return Line(OK, f"{package} {have} ({span})")
 
 
 def _version(package: str) -> str | None:
@@ -119,20 +115,19 @@ def _version(package: str) -> str | None:
 
 def check_extras(facts: Facts) -> Iterator[Line]:
     """What heft can use and does not need."""
-    wheels = [(model.wheel, f"{name}, the default model, needs no Hub") for name, model in EMBEDDED.items()]
+    wheels = [(wheel, f"{name}, the default model, needs no Hub") for name, wheel in EMBEDDED.items()]
     for wheel, use in [*wheels, (BOOLQ_WHEEL, "BoolQ needs no Hub (source: wheel)")]:
         have = _version(wheel.package)
         if have == wheel.version:
-            yield Line("extras", OK, f"{wheel.package} {have}: {use}")
+            yield Line(OK, f"{wheel.package} {have}: {use}")
         else:
             seen = "is missing" if have is None else f"{have} is installed, heft uses {wheel.version}"
-            yield Line("extras", NOTE, f"{wheel.package} {seen}; with it, {use}", wheel.install)
+            yield Line(NOTE, f"{wheel.package} {seen}; with it, {use}", wheel.install)
     have = _version("bitsandbytes")
     if have is None and facts.torch.get("cuda"):
-        text = "bitsandbytes is missing: no 8bit or 4bit quantization"
-        yield Line("extras", NOTE, text, "pip install 'heft[quantization]'")
+        yield Line(NOTE, "bitsandbytes is missing: no 8bit or 4bit quantization", "pip install 'heft[quantization]'")
     elif have is not None:
-        yield Line("extras", OK, f"bitsandbytes {have}: quantization, on a CUDA device")
+        yield Line(OK, f"bitsandbytes {have}: quantization, on a CUDA device")
 
 
 def check_threads(facts: Facts) -> Iterator[Line]:
@@ -140,16 +135,16 @@ def check_threads(facts: Facts) -> Iterator[Line]:
     cores, threads, asked = usable_cores(), facts.torch.get("threads"), os.environ.get("OMP_NUM_THREADS")
     advice = f"export OMP_NUM_THREADS={cores}"
     if asked is not None and not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", asked):
-        yield Line("threads", FAULT, f"OMP_NUM_THREADS is {asked!r}, expected a number", advice)
+        yield Line(FAULT, f"OMP_NUM_THREADS is {asked!r}, expected a number", advice)
         return
     if threads is None:
-        yield Line("threads", NOTE, f"{cores} cores; torch cannot be imported, see versions")
+        yield Line(NOTE, f"{cores} cores; torch cannot be imported, see versions")
         return
     text = f"torch computes with {threads} threads on {cores} usable cores"
     if threads > cores:
-        yield Line("threads", FAULT, f"{text}: they wait for one another", advice)
+        yield Line(FAULT, f"{text}: they wait for one another", advice)
     else:
-        yield Line("threads", *((NOTE, text, advice) if 2 * threads < cores else (OK, text)))
+        yield Line(*((NOTE, text, advice) if 2 * threads < cores else (OK, text)))
 
 
 def usable_cores() -> int:
@@ -163,16 +158,16 @@ def check_memory() -> Iterator[Line]:
     """Main memory that is still available."""
     free = available_memory()
     if free is None:
-        yield Line("memory", NOTE, "how much is free is not known here")
+        yield Line(NOTE, "how much is free is not known here")
         return
-    text = f"{in_gigabytes(free)} available"
+    text = f"{in_bytes(free)} available"
     if free < TOO_LITTLE_MEMORY:
-        yield Line("memory", FAULT, f"{text}: too little to train even the embedded model", "end other programs")
+        yield Line(FAULT, f"{text}: too little to train even the embedded model", "end other programs")
     elif free < LITTLE_MEMORY:
         advice = "smaller micro_batch_size, gradient_checkpointing: true; heft plan says what a recipe takes"
-        yield Line("memory", NOTE, f"{text}: the embedded model fits, larger ones may not", advice)
+        yield Line(NOTE, f"{text}: the embedded model fits, larger ones may not", advice)
     else:
-        yield Line("memory", OK, text)
+        yield Line(OK, text)
 
 
 def available_memory() -> int | None:
@@ -206,7 +201,7 @@ def check_disk() -> Iterator[Line]:
     try:
         yield _folder("temporary files", Path(tempfile.gettempdir()), "TMPDIR=DIR")
     except OSError as error:
-        yield Line("disk", FAULT, f"there is no folder for temporary files: {error}", "export TMPDIR=DIR, a folder")
+        yield Line(FAULT, f"there is no folder for temporary files: {error}", "export TMPDIR=DIR, a folder")
 
 
 def hub_cache() -> Path:
@@ -223,21 +218,20 @@ def _folder(what: str, path: Path, elsewhere: str, is_cache: bool = False) -> Li
     try:
         path.exists()
     except OSError as error:
-        return Line("disk", FAULT, f"{what}: {path} is not possible: {error.strerror}", elsewhere)
+        return Line(FAULT, f"{what}: {path} is not possible: {error.strerror}", elsewhere)
     there = nearest_existing(path)
     if not there.is_dir():
-        advice = f"remove that file, or {elsewhere}"
-        return Line("disk", FAULT, f"{what}: {path} cannot be made, {there} is a file", advice)
+        return Line(FAULT, f"{what}: {path} cannot be made, {there} is a file", f"remove that file, or {elsewhere}")
     if not os.access(there, os.W_OK | os.X_OK):
-        return Line("disk", FAULT, f"{what}: {there} cannot be written to", f"check its owner and mode, or {elsewhere}")
+        return Line(FAULT, f"{what}: {there} cannot be written to", f"check its owner and mode, or {elsewhere}")
     free = shutil.disk_usage(there).free
-    used = f"{in_gigabytes(_size(path))} used, " if is_cache else ""
-    text = f"{what}: {path}, {used}{in_gigabytes(free)} free"
+    used = f"{in_bytes(_size(path))} used, " if is_cache else ""
+    text = f"{what}: {path}, {used}{in_bytes(free)} free"
     if free < TOO_LITTLE_DISK:
-        return Line("disk", FAULT, text, f"make room, or {elsewhere} on another disk")
+        return Line(FAULT, text, f"make room, or {elsewhere} on another disk")
     if free < LITTLE_DISK:
-        return Line("disk", NOTE, f"{text}: enough for runs, not for large models", f"{elsewhere} on another disk")
-    return Line("disk", OK, text)
+        return Line(NOTE, f"{text}: enough for runs, not for large models", f"{elsewhere} on another disk")
+    return Line(OK, text)
 
 
 def _size(folder: Path) -> int:
@@ -250,9 +244,9 @@ def check_hub(online: bool) -> Iterator[Line]:
     offline = [name for name in OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]
     if offline:
         text = f"offline, by {' and '.join(offline)}: models and data come from folders, wheels and the Hub's cache"
-        yield Line("hub", NOTE, text, f"unset {' '.join(offline)} to load from the Hub")
+        yield Line(NOTE, text, f"unset {' '.join(offline)} to load from the Hub")
     else:
-        yield Line("hub", OK, "models and data may come from the Hub")
+        yield Line(OK, "models and data may come from the Hub")
     if online:
         yield _hub_answer(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
 
@@ -261,12 +255,12 @@ def _hub_answer(endpoint: str) -> Line:
     advice = "check network and proxy (HTTPS_PROXY); or work offline: local folders, embedded:, source: wheel"
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
-            return Line("hub", OK, f"{endpoint} answers")
+            return Line(OK, f"{endpoint} answers")
     except urllib.error.HTTPError as error:
         state = OK if error.code < 500 else FAULT  # a refusal is an answer
-        return Line("hub", state, f"{endpoint} answers, with status {error.code}", None if state == OK else advice)
+        return Line(state, f"{endpoint} answers, with status {error.code}", None if state == OK else advice)
     except (OSError, ValueError) as error:
-        return Line("hub", FAULT, f"{endpoint} cannot be reached: {error}", advice)
+        return Line(FAULT, f"{endpoint} cannot be reached: {error}", advice)
 
 
 def has_fault(lines: Sequence[Line]) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from heft.models.precision import answer, auto_dtype, bfloat16_units
+from heft.text.units import in_bytes
 
 OK, NOTE, FAULT = "ok", "note", "fault"
 MARK = "heft-doctor "
@@ -28,10 +29,10 @@ IMPORT_SECONDS = 300
 class Line:
     """One finding: `state` is `OK`, `NOTE` (it works, but know this) or `FAULT`; `advice` is what to do about it."""
 
-    topic: str
     state: str
     text: str
     advice: str | None = None
+    topic: str = ""
 
 
 @dataclass
@@ -91,44 +92,39 @@ def check_device(facts: Facts) -> Iterator[Line]:
     """What `device: auto` takes here, and whether it computes."""
     torch = facts.torch
     if not torch:
-        yield Line("device", NOTE, "not known, since torch cannot be imported; see versions")
+        yield Line(NOTE, "not known, since torch cannot be imported; see versions")
         return
     for number, gpu in enumerate(torch["devices"]):
         yield _gpu(f"cuda:{number} {gpu['name']}", gpu)
     if torch["mps"]:
-        yield Line("device", OK, "mps: Apple's GPU")
+        yield Line(OK, "mps: Apple's GPU")
     if not torch["cuda"] and shutil.which("nvidia-smi") is not None:
         yield _unused_gpu(torch["cuda_build"])
     units = torch["bfloat16"]
     bfloat16 = f"bfloat16 in hardware ({', '.join(units)})" if units else "bfloat16 emulated, slower than float32"
     text = f"cpu: {torch['vector'] or 'unknown vector unit'}, {bfloat16}"
-    yield Line("device", OK, f"{text}; model.dtype auto is {auto_dtype('cpu', bool(units))}")
+    yield Line(OK, f"{text}; model.dtype auto is {auto_dtype('cpu', bool(units))}")
 
 
 def _gpu(name: str, gpu: dict) -> Line:
     if gpu["error"] is not None:
         advice = "install the torch build that fits this GPU and its driver, or set model.device: cpu"
-        return Line("device", FAULT, f"{name} cannot compute: {gpu['error']}", advice)
-    memory = "" if gpu["total"] is None else f", {in_gigabytes(gpu['free'])} of {in_gigabytes(gpu['total'])} free"
+        return Line(FAULT, f"{name} cannot compute: {gpu['error']}", advice)
+    memory = "" if gpu["total"] is None else f", {in_bytes(gpu['free'])} of {in_bytes(gpu['total'])} free"
     bfloat16 = "bfloat16 in hardware" if gpu["bfloat16"] else "no bfloat16"
     auto = auto_dtype("cuda", bool(gpu["bfloat16"]))
-    return Line("device", OK, f"{name}{memory}, {bfloat16}; model.dtype auto is {auto}")
+    return Line(OK, f"{name}{memory}, {bfloat16}; model.dtype auto is {auto}")
 
 
 def _unused_gpu(cuda_build: str | None) -> Line:
     """Why torch does not use an NVIDIA GPU whose driver is there."""
     if cuda_build is None:
         advice = "install a CUDA build of torch in place of the CPU one"
-        return Line("device", NOTE, "there is an NVIDIA driver, and torch is a build for the CPU only", advice)
+        return Line(NOTE, "there is an NVIDIA driver, and torch is a build for the CPU only", advice)
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
-        return Line("device", NOTE, "CUDA_VISIBLE_DEVICES hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
+        return Line(NOTE, "CUDA_VISIBLE_DEVICES hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
     advice = "see what nvidia-smi says: a driver older than torch's CUDA, or no GPU"
-    return Line("device", NOTE, f"torch is built for CUDA {cuda_build} and finds no GPU", advice)
-
-
-def in_gigabytes(count: float) -> str:
-    """`12.3 GB`."""
-    return f"{count / 1e9:.1f} GB"
+    return Line(NOTE, f"torch is built for CUDA {cuda_build} and finds no GPU", advice)
 
 
 def main(names: list[str]) -> None:

@@ -27,8 +27,8 @@ def test_it_looks_at_everything_and_its_status_follows_from_the_faults(tmp_path)
 
 @pytest.mark.parametrize("json_wanted", [True, False])
 def test_a_fault_is_exit_status_1_with_what_to_do_and_notes_are_not(monkeypatch, capsys, json_wanted):
-    lines = [Line("disk", "ok", "fine"), Line("hub", "note", "offline", "unset it")]
-    for more, status in (([], 0), ([Line("versions", "fault", "torch is missing", "pip install torch")], 1)):
+    lines = [Line("ok", "fine", topic="disk"), Line("note", "offline", "unset it", "hub")]
+    for more, status in (([], 0), ([Line("fault", "torch is missing", "pip install torch", "versions")], 1)):
         monkeypatch.setattr(doctor, "examine", lambda online, more=more: lines + more)
         with pytest.raises(typer.Exit) as left:
             command(False, json_wanted)

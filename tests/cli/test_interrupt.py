@@ -75,5 +75,6 @@ def test_sigterm_in_a_study_keeps_the_step_and_says_how_to_go_on(tmp_path):
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (128 + signal.SIGTERM, "heft: interrupted\n")
-    assert stdout.splitlines()[-1] == "interrupted; progress is saved. Resume with the same command"
+    command = f"heft compare {study} --output {directory}"
+    assert stdout.splitlines()[-1] == f"interrupted; progress is saved in {directory}. Resume with: {command}"
     assert len(list((directory / "a" / "seed-0" / "checkpoints" / "0-fine").glob("step-*"))) == 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from compare.making import make_run, records
-from heft.compare.comparison import Arm, arms_of, compare, stage_arms, stage_pairs
+from heft.compare.arms import Arm, arms_of, stage_arms
+from heft.compare.comparison import compare, stage_pairs
 from heft.compare.runs import read_run
 from heft.compare.statistics import mcnemar
 from heft.compare.table import markdown

@@ -63,7 +63,7 @@ def test_a_gpu_says_its_name_its_memory_and_its_formats(driver):
     first, second, _ = check_device(facts(cuda=True, devices=[CARD, {**CARD, "bfloat16": False}]))
     assert (first.state, first.text) == (
         OK,
-        "cuda:0 Card, 10.0 GB of 16.0 GB free, bfloat16 in hardware; model.dtype auto is bfloat16",
+        "cuda:0 Card, 10 GB of 16 GB free, bfloat16 in hardware; model.dtype auto is bfloat16",
     )
     assert "no bfloat16; model.dtype auto is float32" in second.text
 

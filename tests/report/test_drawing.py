@@ -1,9 +1,10 @@
 import pytest
 
-from heft.report import words
 from heft.report.pareto import frontier
-from heft.report.parts import Cell, Heading, Table, figure, letter
+from heft.report.parts import Cell, Heading, Table, figure
+from heft.text.listing import letter, listed
 from heft.text.svg import Axis, Drawing, axis
+from heft.text.units import in_digits, percent, points_interval
 
 
 def test_the_ends_of_the_axes_are_the_corners_of_the_plot():
@@ -42,9 +43,9 @@ def test_the_frontier_leaves_out_what_another_point_equals_for_less():
 
 
 def test_an_undefined_figure_is_a_dash_with_its_reason_and_never_0():
-    cell = figure(None, words.percent, "why not")
+    cell = figure(None, percent, "why not")
     assert (cell.text, cell.why) == ("–", "why not")
-    assert figure(0.0, words.percent, "why not") == Cell("0.0 %")
+    assert figure(0.0, percent, "why not") == Cell("0.0 %")
 
 
 def test_reasons_become_notes_with_letters_each_once():
@@ -54,7 +55,7 @@ def test_reasons_become_notes_with_letters_each_once():
 
 
 def test_figures_in_words():
-    assert words.in_digits(1.234e15) == "1.23 × 10¹⁵"
-    assert words.in_digits(5e-4) == "5.00 × 10⁻⁴"
-    assert words.points_interval((-0.012, 0.03)) == "−1.2 to +3.0"
-    assert words.listed(["a", "b", "c"]) == "a, b and c"
+    assert in_digits(1.234e15) == "1.23 × 10¹⁵"
+    assert in_digits(5e-4) == "5.00 × 10⁻⁴"
+    assert points_interval((-0.012, 0.03)) == "−1.2 to +3.0"
+    assert listed(["a", "b", "c"]) == "a, b and c"

@@ -142,5 +142,5 @@ def test_what_arms_have_in_common_is_read_and_looked_at_once(study_file, monkeyp
     assert len(read) == 2  # with the fine stage's positions and without
     assert len(looked) == 3  # coarse, fine after it, and the other rank
     for recipe in study.recipes.values():
-        shared = [(c.planned_steps, c.flops(c.planned_passes)) for c in budgets.costs(recipe)]
+        shared = [(c.planned_steps, c.flops(c.planned_passes)) for c in budgets.costing.stages(recipe)]
         assert shared == [(stage.steps, pytest.approx(stage.flops)) for stage in plan_of(recipe)]

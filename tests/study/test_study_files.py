@@ -54,7 +54,7 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         refrence: one
         """)
     assert faults(text) == [
-        "study.yaml:3: seeds: seeds must not repeat one; got [0, 0]",
+        "study.yaml:3: seeds: seeds must not repeat an entry; got [0, 0]",
         "study.yaml:8: arms.one.set: stages.coarse.rnk: unknown key; did you mean 'rank'?",
         "study.yaml:9: arms.one.set: stages.coarse.epochs: expected a number above 0, or null; got 'few'",
         "study.yaml:10: arms.two.recipe: absent.yaml: no such file; expected a recipe, such as recipes/quickstart.yaml",

@@ -101,7 +101,7 @@ def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(set
         ({"question": "x", "answer": 0}, "choices is missing"),
         ({**QUESTION, "choices": "ab"}, "choices must be a list; got 'ab'"),
         ({**QUESTION, "choices": ["iron"]}, "choices must have at least 2 options; got 1"),
-        ({**QUESTION, "choices": ["iron", None]}, "choices must be texts that are not empty; got None"),
+        ({**QUESTION, "choices": ["iron", None]}, "choices must be texts that are not empty; got null"),
         ({**QUESTION, "answer": "B"}, "answer 'B' must be the text of exactly one choice"),
         ({**QUESTION, "choices": ["iron", "iron"]}, "text of exactly one choice"),
         ({**QUESTION, "answer": 2}, "answer must be an index from 0 to 1"),

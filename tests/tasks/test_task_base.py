@@ -66,7 +66,7 @@ def test_every_faulty_field_is_named_with_what_was_expected():
         "question is missing (the row has passage, answer, label)",
         "passage is empty",
         "answer must be true or false; got 'yes'",
-        "label must be a whole number; got True",
+        "label must be a whole number; got true",
     ]
 
 

@@ -11,7 +11,7 @@ from heft.errors import HeftError
 
 if TYPE_CHECKING:
     from heft.cli.show import ConsoleReporter
-    from heft.compare.comparison import Comparison
+    from heft.compare.results import Comparison
 
 
 def compare(

@@ -34,11 +34,14 @@ def evaluate(
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
     from heft.cli.show import ConsoleReporter
     from heft.recipe.files import evaluation_request
+    from heft.tasks import TASKS
 
     is_adapter = os.path.isfile(Path(model) / "heft.json")
     values = _values(model, is_adapter, task, override, trust_remote_code, base)
     if split is not None:
-        _require_splits(values["task"].get("name"))
+        name = values["task"].get("name")
+        if name in TASKS and "eval_split" not in TASKS[name].settings_type.model_fields:
+            raise HeftError(f"task {name} has no named splits; leave out --split")
         values["task"]["eval_split"] = split
     values["task"] |= {} if limit is None else {"eval_limit": limit}
     values["evaluation"] |= {} if batch_size is None else {"batch_size": batch_size}
@@ -100,13 +103,6 @@ def _require_a_place(output: Path) -> None:
     above = nearest_existing(output.parent)
     if not is_dir(above):
         raise HeftError(f"--output {output} cannot be made: {above} is a file")
-
-
-def _require_splits(task: object) -> None:
-    from heft.tasks import TASKS
-
-    if task in TASKS and "eval_split" not in TASKS[task].settings_type.model_fields:
-        raise HeftError(f"task {task} has no named splits; leave out --split")
 
 
 def _lines(metrics: "Metrics", task: "TaskSettings") -> list[str]:

@@ -4,12 +4,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from heft.edits.positions import parse_positions
+from heft.text.listing import letter
 
 if TYPE_CHECKING:
     from heft.data.inspect import Editor, Shown, ShownExample, ShownToken
@@ -52,12 +52,7 @@ def _visible(character: str) -> str:
 def _letters(editors: "Sequence[Editor]") -> dict[int, str]:
     """A, B, … Z, AA, … for the numbers of the editors that edit positions."""
     editing = [number for number, editor in enumerate(editors) if editor.positions is not None]
-    return {number: _letter(place) for place, number in enumerate(editing)}
-
-
-def _letter(place: int) -> str:
-    tens, ones = divmod(place, len(ascii_uppercase))
-    return (_letter(tens - 1) if tens else "") + ascii_uppercase[ones]
+    return {number: letter(place).upper() for place, number in enumerate(editing)}
 
 
 def _legend(editors: "Sequence[Editor]", letters: dict[int, str]) -> Iterator[Text]:
@@ -80,8 +75,8 @@ def _example(number: int, total: int, example: "ShownExample", letters: dict[int
     cut = f", {example.cut:,} cut out of the prompt" if example.cut else ""
     head = f"example {number} of {total}: {len(example.tokens):,} tokens, {example.prompt_tokens:,} of them prompt"
     yield Text(f"{head}, {answer:,} trained{cut}; id {example.id}", style="bold")
-    for place, letter in letters.items():
-        yield Text(f"{letter} edits {_runs([i for i, token in enumerate(example.tokens) if place in token.edited_by])}")
+    for place, mark in letters.items():
+        yield Text(f"{mark} edits {_runs([i for i, token in enumerate(example.tokens) if place in token.edited_by])}")
     text = Text("│").join(_stretches(example.tokens, letters))
     yield from text.divide([found.end() for found in _LINE_END.finditer(text.plain)])
 

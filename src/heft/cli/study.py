@@ -1,11 +1,12 @@
 """`heft compare STUDY.yaml`: run a study, or with --dry-run estimate what it costs."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heft.cli.show import ConsoleReporter, table
-from heft.runtime import signals
+from heft.cli.show import ConsoleReporter, explain_interrupts, table
 from heft.study.files import Study, load_study
 from heft.text.units import in_flops, in_time
 
@@ -21,7 +22,7 @@ def run_study(
     path: Path, reporter: ConsoleReporter, overrides: Sequence[str], output: Path | None, dry_run: bool
 ) -> "StudyResult | None":
     """Run a study; a dry run prints its costs, trains and writes nothing, and gives None."""
-    study = load_study(path, overrides, output=str(output) if output else None)
+    study = load_study(path, overrides, output)
     reporter.note("importing torch and transformers")
     from heft.models.load import quiet
 
@@ -31,23 +32,19 @@ def run_study(
         return None
     from heft.study.runner import run_study as run_all
 
-    with signals.handling():
-        try:
-            return run_all(study, reporter)
-        except KeyboardInterrupt:
-            reporter.note("interrupted; progress is saved. Resume with the same command")
-            raise
+    with explain_interrupts(study.directory, reporter, resume=shlex.join(["heft", *sys.argv[1:]])):
+        return run_all(study, reporter)
 
 
 def _show_plans(study: Study, reporter: ConsoleReporter) -> None:
-    from heft.study.budgets import Budgets, in_words, reasons, require_some
+    from heft.study.budgets import Budgets, in_words, of_length, reasons, require_some
 
     budgets, counted, notes, failed = Budgets(study, {}, reporter), {}, [], {}
     reporter.note("counting what each arm costs")
     for arm, recipe in study.recipes.items():
         try:
             budget = None if budgets.needs_measuring(arm) else budgets.resolve(arm)
-            counted[arm] = budgets.costs(recipe if budget is None else budget.apply(recipe))
+            counted[arm] = budgets.costing.stages(recipe if budget is None else of_length(recipe, budget.steps))
         except Exception as error:  # one arm's error need not stop the others
             failed[arm] = in_words(error)
             continue

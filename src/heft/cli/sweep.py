@@ -23,7 +23,7 @@ def sweep(
     from heft.recipe.grid import require_sweep
     from heft.run.begun import require_free
 
-    loaded = load_recipe(recipe, override, output=str(output) if output else None)
+    loaded = load_recipe(recipe, override, output)
     require_sweep(loaded)  # both again in the sweep; here they are reported before torch takes its seconds
     require_free(loaded.output_dir)
     reporter = ConsoleReporter()

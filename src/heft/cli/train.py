@@ -27,7 +27,7 @@ def train(
     from heft.run.begun import is_begun, require_free, require_same
     from heft.runtime import distributed
 
-    loaded = load_recipe(recipe, override, output=str(output) if output else None)
+    loaded = load_recipe(recipe, override, output)
     refuse_sweep(loaded)  # all again in the run; here they are reported before torch takes its seconds
     if not resume:
         require_free(loaded.output_dir)

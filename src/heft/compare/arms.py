@@ -9,10 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from heft.compare.runs import RunFiles, read_run, require_format
-from heft.compare.schemas import StudyFile, require_schema
+from heft.compare.schemas import StudyFile
 from heft.errors import HeftError
 from heft.recipe.files import ONLY_WRITING
 from heft.recipe.recipe import Recipe
+from heft.settings.words import checked
 from heft.storage.reading import is_file, read_json
 
 STUDY_FORMAT = 1
@@ -37,11 +38,8 @@ class Arm:
 def arms_of(runs: Sequence[RunFiles], stages: Sequence[str | None] | None = None) -> list[Arm]:
     """Gather runs into arms, in the order in which each first appears.
 
-    An arm is called as its recipe is; where that does not tell arms apart, as the directory of its first run.
-
-    Args:
-        runs: finished runs.
-        stages: after which stage each run is compared; None for its last.
+    An arm is called as its recipe is; where that does not tell arms apart, as the directory of its first run. `stages`
+    says after which stage each run is compared, None for its last.
 
     Raises:
         HeftError: a run is unfinished and no stage of it was named, or one recipe and seed was given twice.
@@ -82,7 +80,7 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
         raise HeftError(f"{path} is not a study directory: it has no study.json")
     study = read_json(path / "study.json")
     require_format(path, study, STUDY_FORMAT)
-    require_schema(path / "study.json", study, StudyFile)
+    checked(path / "study.json", study, StudyFile)
     arms = []
     for entry in study["arms"]:
         runs = tuple(read_run(path / run) for run in entry["runs"])

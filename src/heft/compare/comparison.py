@@ -1,129 +1,29 @@
 """Compare arms: what each scored and cost, how they differ, and whether the difference could be chance."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
 
 from heft.compare import statistics, verdicts
-from heft.compare.arms import Arm, arms_of, read_study, stage_arms
-from heft.compare.costs import Costs, costs_of, mean_or_none
+from heft.compare.arms import Arm
 from heft.compare.pairing import Answers, align
+from heft.compare.results import ArmResult, Comparison, Costs, PairResult
+from heft.compare.runs import RunFiles
 from heft.errors import HeftError
 from heft.results.metrics import wilson
 
-__all__ = [
-    "Arm",
-    "ArmResult",
-    "Comparison",
-    "Costs",
-    "PairResult",
-    "arms_of",
-    "compare",
-    "read_study",
-    "stage_arms",
-    "stage_pairs",
-]
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """What an arm scored and cost; shares from 0 to 1, means over its runs.
-
-    Attributes:
-        name, stage: as in the arm.
-        seeds: of its runs.
-        n: questions.
-        accuracy: share of right answers.
-        interval: 95 %, of questions and, with several seeds, of seeds.
-        wilson: Wilson's interval of each run.
-        balanced_accuracy, majority, predictions: see heft.results.metrics.Metrics.
-        collapsed: seeds of runs that give one answer only.
-        seed_sd: standard deviation of the runs' accuracies; None with one seed.
-        costs: see Costs.
-    """
-
-    name: str
-    stage: str
-    seeds: list[int]
-    n: int
-    accuracy: float
-    interval: tuple[float, float]
-    wilson: list[tuple[float, float]]
-    balanced_accuracy: float | None
-    majority: float | None
-    predictions: dict[str, float] | None
-    collapsed: list[int]
-    seed_sd: float | None
-    costs: Costs
-
-
-@dataclass(frozen=True)
-class PairResult:
-    """First minus second, in accuracy. What is undefined is None.
-
-    Attributes:
-        first, second: names of arms.
-        n, groups: questions, and texts that they are about.
-        seeds: those of both, if they were paired by seed; else none.
-        difference: mean over questions and seeds.
-        interval: 95 %, of questions and, with several seeds, of seeds.
-        standard_error: of the difference, from the same two sources.
-        p_value: two-sided, of no difference; with one seed and questions that share no text, McNemar's exact one.
-        p_holm: after Holm's correction over all pairs.
-        mcnemar: for each pair of runs of one seed, {seed, won, lost, p}: questions that only the first answered
-            rightly, that only the second did, and the exact p-value (None where both are 0).
-        seed_sd: standard deviation of the difference over seeds; None with one seed or unpaired seeds.
-        question_se: the standard error for these very runs, from questions alone.
-        smallest_difference: what would have been shown with 80 % power; None where no difference would have been.
-        verdict: "better", "worse", "no difference shown" or "undecidable", of the first.
-        words: the verdict as a sentence, with its figures.
-    """
-
-    first: str
-    second: str
-    n: int
-    groups: int
-    seeds: list[int]
-    difference: float
-    interval: tuple[float, float] | None
-    standard_error: float | None
-    p_value: float | None
-    p_holm: float | None
-    mcnemar: list[dict]
-    seed_sd: float | None
-    question_se: float | None
-    smallest_difference: float | None
-    verdict: str
-    words: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Arms and pairs of them; `reference` is the arm that all others were set against, None for all pairs."""
-
-    arms: list[ArmResult]
-    pairs: list[PairResult]
-    reference: str | None
-
-    def to_dict(self) -> dict:
-        """For JSON."""
-        return asdict(self)
+_SUMMED = ("seconds", "flops", "plain_flops", "tokens", "trainable_parameters")
+_OF_ESTIMATE = ("difference", "interval", "standard_error", "p_value", "seed_sd", "question_se")
 
 
 def compare(
     arms: Sequence[Arm], reference: str | None = None, pairs: Sequence[tuple[str, str]] | None = None
 ) -> Comparison:
-    """Compare arms question by question.
-
-    Args:
-        arms: with names that differ.
-        reference: name of the arm that every other is set against; None for all pairs.
-        pairs: names of the arms to set against each other, instead.
+    """Compare arms question by question: every other with `reference`, or those of `pairs`, or else all pairs.
 
     Raises:
-        HeftError: the arms did not answer the same questions, or there is no arm of that name.
+        HeftError: the arms did not answer the same questions, two have one name, or there is no arm `reference`.
     """
     by_name = {arm.name: arm for arm in arms}
     if len(by_name) < len(arms):
@@ -175,17 +75,16 @@ def _pair_results(
 ) -> list[PairResult]:
     if not pairs:
         return []
-    samples, matched = [], []
-    for first, second in pairs:
-        rows = _matched(arms[first], arms[second], answers)
-        matched.append(rows)
-        samples.append([rows[1] - rows[2]] if rows else [answers.right[first], -answers.right[second]])
+    matched = [_matched(arms[first], arms[second], answers) for first, second in pairs]
+    samples = [
+        [rows[1] - rows[2]] if rows else [answers.right[first], -answers.right[second]]
+        for rows, (first, second) in zip(matched, pairs, strict=True)
+    ]
     found = statistics.estimates(samples, answers.groups)
     corrected = statistics.holm([estimate.p_value for estimate in found])
-    pieces = zip(pairs, matched, found, corrected, strict=True)
     return [
         _pair_result((results[first], results[second]), rows, estimate, p, len(pairs), answers)
-        for (first, second), rows, estimate, p in pieces
+        for (first, second), rows, estimate, p in zip(pairs, matched, found, corrected, strict=True)
     ]
 
 
@@ -220,27 +119,19 @@ def _pair_result(
     seeds = matched[0] if matched else []
     tests = _tests(*(matched or _in_common(first, second, answers)))
     groups = int(answers.groups.max()) + 1
-    base_only = {first.stage, second.stage} == {"base"}
-    scope = verdicts.scope_of(first.n, groups, seeds, (first.seeds, second.seeds), base_only)
-    names, accuracies = (first.name, second.name), (first.accuracy, second.accuracy)
-    notes = _notes(arms, estimate, groups, any(test["won"] or test["lost"] for test in tests) or not matched)
+    agree = matched is not None and not any(test["won"] or test["lost"] for test in tests)
     return PairResult(
         first=first.name,
         second=second.name,
         n=first.n,
         groups=groups,
         seeds=seeds,
-        difference=estimate.difference,
-        interval=estimate.interval,
-        standard_error=estimate.standard_error,
-        p_value=estimate.p_value,
+        **{name: getattr(estimate, name) for name in _OF_ESTIMATE},
         p_holm=p_holm,
         mcnemar=tests,
-        seed_sd=estimate.seed_sd,
-        question_se=estimate.question_se,
         smallest_difference=estimate.smallest_difference(comparisons),
         verdict=verdicts.verdict_of(estimate, p_holm),
-        words=verdicts.sentence(names, accuracies, estimate, p_holm, comparisons, scope, notes),
+        words=verdicts.sentence(arms, seeds, groups, estimate, p_holm, comparisons, agree),
     )
 
 
@@ -261,24 +152,26 @@ def _tests(seeds: Sequence[int], first: Iterable[np.ndarray], second: Iterable[n
     return tests
 
 
-def _notes(arms: Sequence[ArmResult], estimate: statistics.Estimate, groups: int, discordant: bool) -> list[str]:
-    notes = []
-    if not discordant:
-        notes.append("Both are right, or both wrong, on every question.")
-    elif estimate.interval is None and groups < 2:
-        notes.append("All questions are about one text, so nothing can be said of others.")
-    elif estimate.interval is None:
-        notes.append("Won and lost questions cancel out in every text.")
-    return notes + _collapses(arms)
+def costs_of(runs: Sequence[RunFiles], stage: str) -> Costs:
+    """The costs of runs up to a stage."""
+    found = [_run_costs(run, stage) for run in runs]
+    return Costs(**{key: mean_or_none([costs[key] for costs in found]) for key in found[0]})
 
 
-def _collapses(arms: Sequence[ArmResult]) -> list[str]:
-    if all(arm.collapsed == arm.seeds for arm in arms):
-        return ["Each of them gives one and the same answer to every question."]
-    sentences = []
-    for arm in arms:
-        if arm.collapsed:
-            seeds = ", ".join(map(str, arm.collapsed))
-            which = "" if arm.collapsed == arm.seeds else f" with seed{'s' * (len(arm.collapsed) > 1)} {seeds}"
-            sentences.append(f"{arm.name} gives one and the same answer to every question{which}.")
-    return sentences
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is None."""
+    return None if None in values else sum(values) / len(values)
+
+
+def _run_costs(run: RunFiles, stage: str) -> dict[str, float | None]:
+    names = [evaluation.stage for evaluation in run.evaluations]
+    trained = [evaluation.summary for evaluation in run.evaluations[1 : names.index(stage) + 1]]
+    costs = {key: _sum_or_none([getattr(summary, key) for summary in trained]) for key in _SUMMED}
+    costs["stored_parameters"] = trained[-1].stored_parameters if trained else 0
+    peaks = [summary.peak_bytes for summary in trained]
+    costs["peak_bytes"] = max(peaks) if peaks and None not in peaks else None
+    return costs
+
+
+def _sum_or_none(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(values)

@@ -5,13 +5,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from heft.compare.schemas import ManifestFile, RecipeFile, require_schema
+from heft.compare.schemas import ManifestFile, RecipeFile
 from heft.errors import HeftError
 from heft.results.metrics import measure
 from heft.results.records import Record, read_records
 from heft.results.summary import StageSummary, read_summaries
 from heft.run.directory import RUN_FORMAT
 from heft.settings.files import faults_error
+from heft.settings.words import checked
 from heft.settings.yaml import read_yaml_file
 from heft.storage.reading import is_file, parse_json, read_json, read_lines
 
@@ -87,11 +88,11 @@ def read_run(path: Path) -> RunFiles:
         )
     manifest = read_json(path / "manifest.json")
     require_format(path, manifest, RUN_FORMAT)
-    require_schema(path / "manifest.json", manifest, ManifestFile)
+    checked(path / "manifest.json", manifest, ManifestFile)
     recipe = _read_recipe(path / "recipe.yaml")
     if recipe.get("sweep") is not None:
         raise HeftError(f"{path} is a sweep, not a run; train its winner with heft train {path / 'winner.yaml'}")
-    require_schema(path / "recipe.yaml", recipe, RecipeFile)
+    checked(path / "recipe.yaml", recipe, RecipeFile)
     if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
     summaries = read_summaries(path)
@@ -103,10 +104,7 @@ def read_run(path: Path) -> RunFiles:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl; none where nothing was logged. A last line that was cut off is left out.
-
-    Args:
-        path: the run's directory.
+    """The lines of metrics.jsonl in a run's directory; none where nothing was logged. A last one cut off is left out.
 
     Raises:
         HeftError: a line is not a JSON object.

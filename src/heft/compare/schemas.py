@@ -1,23 +1,16 @@
 """The values that are read from the files of runs and studies. Other keys are ignored: later versions write more."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from heft.errors import HeftError
-from heft.settings.words import faults_of, in_one_line
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Schema(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Named(_Schema):
+class _BaseEntry(_Schema):
     name: str
-
-
-class _BaseEntry(_Named):
     dtype: str | None = None
 
 
@@ -58,16 +51,3 @@ class StudyFile(_Schema):
     reference: str | None = None
     seeds: list[int] = []
     arms: list[_Arm]
-
-
-def require_schema(path: Path, value: dict[str, Any], schema: type[BaseModel]) -> None:
-    """Check the values of a file that are read.
-
-    Raises:
-        HeftError: they are missing or of another type; the first faults are named.
-    """
-    try:
-        schema.model_validate(value)
-    except ValidationError as error:
-        shown = in_one_line(faults_of(error, schema), most=5)
-        raise HeftError(f"{path} is incomplete or was changed by hand: {shown}") from None

@@ -4,12 +4,32 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heft.compare.comparison import ArmResult, Comparison, PairResult
-from heft.compare.verdicts import p_text, points
+from heft.compare.results import ArmResult, Comparison, PairResult
 from heft.text.escape import escape_controls
-from heft.text.units import in_bytes, in_flops, in_time, interval, percent
+from heft.text.units import (
+    count,
+    in_bytes,
+    in_flops,
+    in_time,
+    interval,
+    p_text,
+    percent,
+    points,
+    points_interval,
+    unsigned_points,
+)
 
 NONE = "–"
+COST_COLUMNS = (
+    ("time", "seconds", in_time),
+    ("FLOPs", "flops", in_flops),
+    ("without reuse", "plain_flops", in_flops),
+    ("tokens", "tokens", count),
+    ("trained", "trainable_parameters", count),
+    ("stored", "stored_parameters", count),
+    ("memory", "peak_bytes", in_bytes),
+)
+"""Heading, field of heft.compare.results.Costs, and the figure in words."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ def _scores(arms: Sequence[ArmResult]) -> Table:
             interval(arm.interval),
             percent(arm.balanced_accuracy),
             percent(arm.majority),
-            _or_none(arm.seed_sd, _points),
+            _or_none(arm.seed_sd, unsigned_points),
             _answers(arm),
         ]
         for arm in arms
@@ -59,29 +79,16 @@ def _scores(arms: Sequence[ArmResult]) -> Table:
 
 def _answers(arm: ArmResult) -> str:
     if arm.collapsed:
-        return "one only" if len(arm.collapsed) == len(arm.seeds) else f"one only (seed {_listed(arm.collapsed)})"
+        whose = "" if len(arm.collapsed) == len(arm.seeds) else f" (seed {', '.join(map(str, arm.collapsed))})"
+        return f"one only{whose}"
     if arm.predictions is None:
         return NONE
     return " / ".join(f"{100 * share:.0f}" for share in arm.predictions.values()) + " %"
 
 
 def _costs(arms: Sequence[ArmResult]) -> Table:
-    rows = []
-    for arm in arms:
-        costs = arm.costs
-        rows.append(
-            [
-                arm.name,
-                in_time(costs.seconds),
-                _or_none(costs.flops, in_flops),
-                _or_none(costs.plain_flops, in_flops),
-                _or_none(costs.tokens, _count),
-                _or_none(costs.trainable_parameters, _count),
-                _or_none(costs.stored_parameters, _count),
-                _or_none(costs.peak_bytes, in_bytes),
-            ]
-        )
-    headings = ["arm", "time", "FLOPs", "without reuse", "tokens", "trained", "stored", "memory"]
+    rows = [[arm.name, *(_or_none(getattr(arm.costs, key), show) for _, key, show in COST_COLUMNS)] for arm in arms]
+    headings = ["arm", *(heading for heading, _, _ in COST_COLUMNS)]
     return Table("Cost of training, the mean of an arm's runs; parameters trained and stored.", headings, rows, 1)
 
 
@@ -92,10 +99,10 @@ def _pairs(pairs: Sequence[PairResult]) -> Table:
             pair.second,
             pair.verdict,
             points(pair.difference),
-            NONE if pair.interval is None else f"{points(pair.interval[0])} to {points(pair.interval[1])}",
+            _or_none(pair.interval, points_interval),
             _or_none(pair.p_value, p_text),
             _or_none(pair.p_holm, p_text),
-            _or_none(pair.smallest_difference, _points),
+            _or_none(pair.smallest_difference, unsigned_points),
         ]
         for pair in pairs
     ]
@@ -111,8 +118,8 @@ def _sources(pairs: Sequence[PairResult]) -> Table:
             pair.second,
             "; ".join(f"{test['won']}:{test['lost']}" for test in pair.mcnemar) or NONE,
             "; ".join(_or_none(test["p"], p_text) for test in pair.mcnemar) or NONE,
-            _or_none(pair.question_se, _points),
-            _or_none(pair.seed_sd, _points),
+            _or_none(pair.question_se, unsigned_points),
+            _or_none(pair.seed_sd, unsigned_points),
         ]
         for pair in pairs
     ]
@@ -134,15 +141,3 @@ def _inline(text: str) -> str:
 
 def _or_none(value, show) -> str:
     return NONE if value is None else show(value)
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

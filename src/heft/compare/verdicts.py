@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from heft.compare.results import ArmResult
 from heft.compare.statistics import ALPHA, Estimate
+from heft.text.units import p_text, percent, points, points_interval, unsigned_points
 
 Verdict = Literal["better", "worse", "no difference shown", "undecidable"]
 
@@ -19,80 +21,84 @@ def verdict_of(estimate: Estimate, p_holm: float | None) -> Verdict:
 
 
 def sentence(
-    names: tuple[str, str],
-    accuracies: tuple[float, float],
+    arms: tuple[ArmResult, ArmResult],
+    seeds: Sequence[int],
+    groups: int,
     estimate: Estimate,
     p_holm: float | None,
     comparisons: int,
-    scope: str,
-    notes: Sequence[str] = (),
+    agree: bool,
 ) -> str:
-    """The verdict with its figures.
+    """The verdict with its figures, and what casts doubt on an arm.
 
     Args:
-        names, accuracies: of the first and the second.
+        arms: the first and the second.
+        seeds: by which their runs are paired, if they are.
+        groups: texts that the questions are about.
         estimate: first minus second.
         p_holm: its p-value after Holm's correction.
         comparisons: how many that correction is over.
-        scope: what the figures speak of, such as "300 questions, 3 seeds".
-        notes: further sentences, such as what casts doubt on an arm.
+        agree: whether the arms are right on the same questions.
     """
     verdict = verdict_of(estimate, p_holm)
-    first, second = names
-    scores = f"{100 * accuracies[0]:.1f} % against {100 * accuracies[1]:.1f} %"
+    first, second = arms
+    scope, notes = _scope(arms, seeds, groups), _notes(arms, estimate, groups, agree)
+    scores = f"{percent(first.accuracy)} against {percent(second.accuracy)}"
     if verdict == "undecidable":
-        parts = [f"{first} against {second}: nothing can be decided ({scores}; {scope})."]
-        return " ".join([*parts, *notes])
-    low, high = estimate.interval
+        return " ".join([f"{first.name} against {second.name}: nothing can be decided ({scores}; {scope}).", *notes])
     figures = (
-        f"{scores}, a difference of {points(estimate.difference)} points (95 % interval {points(low)} to"
-        f" {points(high)}; p {p_text(estimate.p_value)}"
+        f"{scores}, a difference of {points(estimate.difference)} points (95 % interval"
+        f" {points_interval(estimate.interval)}; p {p_text(estimate.p_value)}"
         + (f", {p_text(p_holm)} after Holm over {comparisons} comparisons" if comparisons > 1 else "")
         + f"; {scope})."
     )
     if verdict != "no difference shown":
-        return " ".join([f"{first} is {verdict} than {second}: {figures}", *notes])
-    parts = [f"No difference shown between {first} and {second}: {figures}"]
-    if low > 0 or high < 0:
+        return " ".join([f"{first.name} is {verdict} than {second.name}: {figures}", *notes])
+    parts = [f"No difference shown between {first.name} and {second.name}: {figures}"]
+    if estimate.interval[0] > 0 or estimate.interval[1] < 0:
         corrected = ", corrected for the number of comparisons" if comparisons > 1 else ""
         parts.append(f"The interval leaves out 0, but p is above 0.05{corrected}.")
     power = estimate.smallest_difference(comparisons)
     if power is None:
         parts.append("This sample could hardly have shown any difference.")
     else:
-        parts.append(
-            f"A true difference of {100 * power:.1f} points would have been shown with 80 % power; less, seldom."
-        )
+        shown = f"A true difference of {unsigned_points(power)} points would have been shown"
+        parts.append(f"{shown} with 80 % power; less, seldom.")
     return " ".join([*parts, *notes])
 
 
-def scope_of(
-    questions: int, groups: int, seeds: Sequence[int], own_seeds: tuple[Sequence[int], Sequence[int]], base_only: bool
-) -> str:
-    """What a comparison's figures speak of.
-
-    Args:
-        questions, groups: how many, and texts that they are about.
-        seeds: by which runs are paired, if they are.
-        own_seeds: of the first arm and of the second.
-        base_only: whether both arms are the base.
-    """
+def _scope(arms: tuple[ArmResult, ArmResult], seeds: Sequence[int], groups: int) -> str:
+    """What a comparison's figures speak of, such as "300 questions, 3 seeds"."""
+    questions = arms[0].n
     asked = f"{questions:,} questions" + (f" about {groups:,} texts" if groups < questions else "")
-    if base_only:
+    if all(arm.stage == "base" for arm in arms):
         return asked
-    if (len(seeds) if seeds else min(map(len, own_seeds))) == 1:
+    if (len(seeds) if seeds else min(len(arm.seeds) for arm in arms)) == 1:
         return f"{asked}; of these runs: one seed, so nothing is said of other seeds"
     if seeds:
         return f"{asked}, {len(seeds)} seeds"
-    unlike = " against ".join(", ".join(map(str, sorted(each))) for each in own_seeds)
+    unlike = " against ".join(", ".join(map(str, sorted(arm.seeds))) for arm in arms)
     return f"{asked}; seeds {unlike}, so not paired by seed"
 
 
-def points(share: float) -> str:
-    """A difference in percentage points, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")
+def _notes(arms: Sequence[ArmResult], estimate: Estimate, groups: int, agree: bool) -> list[str]:
+    notes = []
+    if agree:
+        notes.append("Both are right, or both wrong, on every question.")
+    elif estimate.interval is None and groups < 2:
+        notes.append("All questions are about one text, so nothing can be said of others.")
+    elif estimate.interval is None:
+        notes.append("Won and lost questions cancel out in every text.")
+    return notes + _collapses(arms)
 
 
-def p_text(p: float) -> str:
-    """A p-value for people."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _collapses(arms: Sequence[ArmResult]) -> list[str]:
+    if all(arm.collapsed == arm.seeds for arm in arms):
+        return ["Each of them gives one and the same answer to every question."]
+    sentences = []
+    for arm in arms:
+        if arm.collapsed:
+            seeds = ", ".join(map(str, arm.collapsed))
+            which = "" if arm.collapsed == arm.seeds else f" with seed{'s' * (len(arm.collapsed) > 1)} {seeds}"
+            sentences.append(f"{arm.name} gives one and the same answer to every question{which}.")
+    return sentences

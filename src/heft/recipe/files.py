@@ -8,7 +8,7 @@ from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
     """Read a recipe, apply overrides in order, check everything.
 
     Args:

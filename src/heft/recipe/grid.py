@@ -7,8 +7,6 @@ from heft.errors import HeftError
 from heft.recipe.recipe import Recipe, ReftStage
 from heft.recipe.sweep import combinations, merged
 
-_EXAMPLE = "sweep: {grid: {rank: [4, 8], learning_rate: [1e-3, 2e-3]}}"
-
 
 @dataclass(frozen=True)
 class Configuration:
@@ -65,7 +63,8 @@ def require_sweep(recipe: Recipe) -> None:
         HeftError: the recipe has no `sweep`.
     """
     if recipe.sweep is None:
-        raise HeftError(f"recipe {recipe.name!r} has no `sweep`; add one, such as {_EXAMPLE}, or use heft train")
+        example = "sweep: {grid: {rank: [4, 8], learning_rate: [1e-3, 2e-3]}}"
+        raise HeftError(f"recipe {recipe.name!r} has no `sweep`; add one, such as {example}, or use heft train")
 
 
 def refuse_sweep(recipe: Recipe) -> None:

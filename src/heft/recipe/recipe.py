@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from heft.builtin import BUILT_IN_MODELS
 from heft.edits.settings import ReftSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
-from heft.settings.base import FileName, Settings, suggest
+from heft.settings.base import Distinct, FileName, Settings, suggest, value_error
 from heft.tasks import TASKS, AnyTask
 
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
@@ -91,12 +90,12 @@ class LoraSettings(Settings):
     """Scale of the update: it is multiplied by alpha/rank, or alpha/sqrt(rank) with rslora (PEFT: `lora_alpha`)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the input of the update (PEFT: `lora_dropout`)."""
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    targets: Annotated[Literal["all-linear"] | list[str], Distinct] = "all-linear"
     """Linear modules that are adapted: all but the output head, or a list of module-name suffixes such as
     [q_proj, v_proj] (PEFT: `target_modules`)."""
-    exclude: list[str] = Field(default=[])
+    exclude: Annotated[list[str], Distinct] = Field(default=[])
     """Module-name suffixes that are excluded from the targets (PEFT: `exclude_modules`)."""
-    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    layers: Annotated[Literal["all"] | list[Annotated[int, Field(ge=0)]], Distinct] = "all"
     """Layers that are adapted, counted from 0 (PEFT: `layers_to_transform`)."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank), which keeps large ranks stable (PEFT: `use_rslora`)."""
@@ -109,7 +108,7 @@ class LoraSettings(Settings):
     init: str = "default"
     """Initialization: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
     iterations) or olora; the last three need a base in float32 (PEFT: `init_lora_weights`)."""
-    trainable_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    trainable_tokens: Annotated[list[Annotated[str, Field(min_length=1)]], Distinct] = Field(default=[])
     """Tokens whose embeddings are trained too, in the output head as well where it is tied to them, such as
     ["<yes>", "<no>"] added to the tokenizer (PEFT: `trainable_token_indices`)."""
 
@@ -120,12 +119,10 @@ class LoraSettings(Settings):
             raise ValueError(f"trainable_tokens cannot be trained with init: {info.data['init']}; use init: default")
         return value
 
-    @field_validator("targets", "exclude", "layers", "trainable_tokens")
+    @field_validator("targets", "layers")
     @classmethod
-    def _entries_are_distinct(cls, value: str | list, info: ValidationInfo) -> str | list:
-        if isinstance(value, list) and len(set(value)) != len(value):
-            raise ValueError(f"{info.field_name} must not repeat an entry; got {value}")
-        if value == [] and info.field_name not in ("exclude", "trainable_tokens"):
+    def _something_is_adapted(cls, value: str | list, info: ValidationInfo) -> str | list:
+        if value == []:
             raise ValueError(f"{info.field_name} must name at least one; got an empty list")
         return value
 
@@ -231,7 +228,7 @@ class Recipe(Settings):
     """Directory that the run writes; null means runs/<name>."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """Checkpointing of a run in progress."""
-    allow: list[CheckName] = Field(default=[])
+    allow: Annotated[list[CheckName], Distinct] = Field(default=[])
     """Pre-training checks to turn from errors into notes; docs/checks.md says what each of them finds."""
     sweep: SweepSettings | None = None
     """What `heft sweep` varies in the last stage; `heft train` refuses a recipe that has it."""
@@ -241,7 +238,7 @@ class Recipe(Settings):
     def _there_are_choices_to_normalize(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
         if value.normalize != "none" and "task" in info.data and TASKS[info.data["task"].name].generates:
             text = f"{info.data['task'].name} has no choices, its answers are generated; use normalize: none"
-            raise PydanticCustomError("value_error", "{text}", {"text": text, "below": ("normalize",)})
+            raise value_error(text, below=("normalize",))
         return value
 
     @field_validator("stages")
@@ -252,15 +249,8 @@ class Recipe(Settings):
             lora, path = (stage.lora, (name, "lora", "init")) if stage.method == "joint" else (stage, (name, "init"))
             if getattr(lora, "init", "").startswith("pissa"):
                 text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
-                raise PydanticCustomError("value_error", "{text}", {"text": text, "below": path})
+                raise value_error(text, below=path)
         return stages
-
-    @field_validator("allow")
-    @classmethod
-    def _entries_are_distinct(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"allow must not repeat an entry; got {value}")
-        return value
 
     @field_validator("sweep")
     @classmethod

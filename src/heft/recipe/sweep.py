@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from heft.recipe.training import TrainingSettings
-from heft.settings.base import Settings, suggest
-from heft.settings.words import explain, schema_of, show
+from heft.settings.base import Settings, suggest, value_error
+from heft.settings.words import KeyPath, dotted, explain, schema_of, show
 
 HOLDOUT = 0.1
 """Fraction of validation rows where neither the sweep nor its stage gives one."""
@@ -25,8 +25,6 @@ FIXED = {
     "cache": "configurations share one store of prefixes; set it in the stage",
 }
 """Settings that cannot differ between configurations, and why."""
-
-_Path = tuple[str | int, ...]
 
 
 class SweepSettings(Settings):
@@ -53,34 +51,27 @@ def check_sweep(sweep: SweepSettings, stages: Mapping[str, TrainingSettings]) ->
         pydantic.ValidationError: all that is wrong, each at its key or value.
     """
     name, base = list(stages.items())[-1]
-    faults = _faults(sweep, name, base)
+    faults: dict[KeyPath, str] = {}
+    for path, text in _faults(sweep, name, base):
+        faults.setdefault(path, text)
     if faults:
-        raise ValidationError.from_exception_data("sweep", list(faults.values()))
+        details = [InitErrorDetails(type=value_error(text), loc=path, input=None) for path, text in faults.items()]
+        raise ValidationError.from_exception_data("sweep", details)
     return sweep
 
 
-def _faults(sweep: SweepSettings, name: str, base: TrainingSettings) -> dict[_Path, InitErrorDetails]:
+def _faults(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
     if base.method != "reft":
-        text = (
-            f"varies the last stage, which must be a reft stage; the last one here, {name!r}, is a {base.method} stage"
-        )
-        return {(): _fault((), text)}
-    faults: dict[_Path, InitErrorDetails] = {}
+        last = f"the last one here, {name!r}, is a {base.method} stage"
+        yield (), f"varies the last stage, which must be a reft stage; {last}"
+        return
+    yield from _faults_of_keys(sweep, base)
+    yield from _faults_of_stage(sweep, name, base)
     known = {key: values for key, values in sweep.grid.items() if key in type(base).model_fields and key not in FIXED}
-    for path, text in (
-        *_faults_of_keys(sweep, base),
-        *_faults_of_stage(sweep, name, base),
-        *_faults_of_combinations(sweep.model_copy(update={"grid": known}), name, base),
-    ):
-        faults.setdefault(path, _fault(path, text))
-    return faults
+    yield from _faults_of_combinations(sweep.model_copy(update={"grid": known}), name, base)
 
 
-def _fault(path: _Path, text: str) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=path, input=None)
-
-
-def _faults_of_keys(sweep: SweepSettings, base: TrainingSettings) -> Iterator[tuple[_Path, str]]:
+def _faults_of_keys(sweep: SweepSettings, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
     known = [key for key in type(base).model_fields if key not in FIXED]
     for key, values in sweep.grid.items():
         if key in FIXED:
@@ -92,14 +83,14 @@ def _faults_of_keys(sweep: SweepSettings, base: TrainingSettings) -> Iterator[tu
                 yield ("grid", key, number), f"{show(value)} is repeated"
 
 
-def _faults_of_stage(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[_Path, str]]:
+def _faults_of_stage(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
     if base.gradient_checkpointing:
         yield (), f"stages.{name}.gradient_checkpointing is true, but {FIXED['gradient_checkpointing']}"
     if sweep.holdout is not None and base.holdout not in (0.0, sweep.holdout):
         yield ("holdout",), f"{sweep.holdout} here, but stages.{name}.holdout is {base.holdout}; give one of them"
 
 
-def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[_Path, str]]:
+def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
     """Faults of a value are placed at the value; those of a combination, at the value that they name."""
     for values, numbers in combinations(sweep):
         try:
@@ -109,12 +100,8 @@ def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSetti
                 if details["type"] != "default_factory_not_called":
                     key = details["loc"][0]
                     path = ("grid", key, numbers[key]) if key in numbers else ("grid",)
-                    yield path, _words(details, name, base, key in numbers)
-
-
-def _words(details: ErrorDetails, name: str, base: TrainingSettings, is_swept: bool) -> str:
-    path, text = explain(details, schema_of(type(base)))
-    return text if is_swept else f"{'.'.join(map(str, ('stages', name, *path)))}: {text}"
+                    below, text = explain(details, schema_of(type(base)))
+                    yield path, text if key in numbers else f"{dotted(('stages', name, *below))}: {text}"
 
 
 def combinations(sweep: SweepSettings) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:

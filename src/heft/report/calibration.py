@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heft.compare.arms import Arm
-from heft.report import words
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject
 from heft.results.metrics import wilson
 from heft.results.records import Record
+from heft.text.listing import listed
 from heft.text.svg import Axis, Drawing
+from heft.text.units import count, percent, points
 
 BINS = 10
 
@@ -86,7 +87,7 @@ def _normalised(subject: Subject) -> str:
     ways = {arm.runs[0].recipe.get("evaluation", {}).get("normalize", "none") for arm in subject.arms}
     if ways == {"none"}:
         return "Log-likelihoods were taken whole, not normalised by length."
-    units = words.listed(sorted(way for way in ways if way != "none"))
+    units = listed(sorted(way for way in ways if way != "none"))
     part = "" if "none" not in ways else " in some arms"
     return f"Log-likelihoods were divided by the choices’ length in {units}{part}, so the shares are no probabilities."
 
@@ -96,7 +97,7 @@ def _panel(arm: Arm) -> Panel | None:
     bins = reliability(records)
     if not bins:
         return None
-    spoken = {"low": 0.0, "high": 100.0, "words": words.count}
+    spoken = {"low": 0.0, "high": 100.0, "words": count}
     drawing = Drawing(Axis("confidence, %", **spoken), Axis("right, %", **spoken))
     drawing.segment((0, 0), (100, 100), "reference")
     for b in bins:
@@ -111,8 +112,8 @@ def _panel(arm: Arm) -> Panel | None:
     right = sum(b.right for b in bins) / len(records)
     lean = "over" if mean > right else "under"
     text = (
-        f"Expected calibration error {words.points(calibration_error(bins)).lstrip('+')} points over {BINS} bins. Mean"
-        f" confidence {words.percent(mean)}, right {words.percent(right)}: {lean}confident on the whole."
+        f"Expected calibration error {points(calibration_error(bins)).lstrip('+')} points over {BINS} bins. Mean"
+        f" confidence {percent(mean)}, right {percent(right)}: {lean}confident on the whole."
     )
     return Panel(arm.name, drawing.svg(f"Right answers by confidence, {arm.name}"), text, _numbers(arm.name, bins))
 
@@ -121,10 +122,10 @@ def _numbers(title: str, bins: Sequence[Bin]) -> Table:
     headings = [Heading("confidence", is_text=True), *map(Heading, ("answers", "mean confidence", "right"))]
     rows = [
         [
-            Cell(f"{100 * b.low:.0f}–{100 * b.high:.0f} %"),
-            Cell(f"{b.n:,}"),
-            Cell(words.percent(b.confidence)),
-            Cell(words.percent(b.accuracy)),
+            *map(
+                Cell,
+                (f"{100 * b.low:.0f}–{100 * b.high:.0f} %", f"{b.n:,}", percent(b.confidence), percent(b.accuracy)),
+            )
         ]
         for b in bins
     ]

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heft.compare.runs import RunFiles, read_metrics
-from heft.report import words
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject, Trained, trained
 from heft.results.summary import StageSummary
+from heft.text.listing import listed
 from heft.text.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
+from heft.text.units import count, in_digits, several
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _panel(group: Trained) -> Panel | None:
     losses = [p[1] for curve in curves for p in (*curve.loss, *curve.held_back)]
     if not losses:
         return None
-    x = axis("optimiser steps", [0, max(curve.end for curve in curves)], low=0, words=words.count)
+    x = axis("optimiser steps", [0, max(curve.end for curve in curves)], low=0, words=count)
     drawing = Drawing(x, axis("loss", losses, may_be_log=True))
     for run in by_run:
         for curve in run:
@@ -96,8 +97,8 @@ def _panel(group: Trained) -> Panel | None:
     _name_stages(drawing, by_run[0])
     scale = " (logarithmic scale)" if drawing.y.log else ""
     seeds = [run.seed for run in group.runs]
-    several = f", seeds {words.listed([str(seed) for seed in seeds])}" if len(seeds) > 1 else ""
-    told = f"Loss{scale}{several}. {' '.join(_told(seeds, by_run))}"
+    whose = f", seeds {listed(list(map(str, seeds)))}" if len(seeds) > 1 else ""
+    told = f"Loss{scale}{whose}. {' '.join(_told(seeds, by_run))}"
     return Panel(group.title, drawing.svg(f"Loss by step, {group.title}"), told)
 
 
@@ -115,7 +116,7 @@ def _told(seeds: Sequence[int], by_run: Sequence[Sequence[StageCurve]]) -> list[
     sentences = []
     for name in dict.fromkeys(curve.stage for curves in by_run for curve in curves):
         found = [(seed, c) for seed, curves in zip(seeds, by_run, strict=True) for c in curves if c.stage == name]
-        parts = [words.several(found[0][1].end - found[0][1].start, "step")]
+        parts = [several(found[0][1].end - found[0][1].start, "step")]
         for what, kind in (("loss", "loss"), ("held back", "held_back")):
             ends = [_ends(getattr(curve, kind)) for _, curve in found if getattr(curve, kind)]
             parts += [f"{what} {', '.join(ends)}"] if ends else []
@@ -128,4 +129,4 @@ def _told(seeds: Sequence[int], by_run: Sequence[Sequence[StageCurve]]) -> list[
 
 
 def _ends(points: Sequence[Point]) -> str:
-    return f"{words.in_digits(points[0][1])} → {words.in_digits(points[-1][1])}"
+    return f"{in_digits(points[0][1])} → {in_digits(points[-1][1])}"

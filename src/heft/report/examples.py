@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from heft.compare.comparison import PairResult
+from heft.compare.results import PairResult
 from heft.compare.runs import Evaluated
 from heft.errors import HeftError
-from heft.report import words
+from heft.report.pairs import pair_name
 from heft.report.parts import DASH, Section
-from heft.report.results import pair_name
 from heft.report.subject import Subject
 from heft.results.records import Record
 from heft.tasks import AnyTask, Example, load_examples
+from heft.text.units import count
 
 MOST_SHOWN = 5
 """Examples of each kind, won and lost, that are shown of a pair; fewer where there are many pairs."""
@@ -69,7 +69,7 @@ class Parted:
         title: of the pair.
         first, second: names of the arms.
         about: which runs, and how many examples there are.
-        won, lost: (heading, examples that are shown).
+        kinds: (heading, examples that are shown) of those won, and of those lost.
     """
 
     title: str
@@ -149,5 +149,5 @@ def _cut(text: str) -> str:
     if len(text) <= _MOST_CHARACTERS:
         return text
     half = _MOST_CHARACTERS // 2
-    left_out = words.count(len(text) - 2 * half)
+    left_out = count(len(text) - 2 * half)
     return f"{text[:half]} […{left_out} characters…] {text[-half:]}"

@@ -11,21 +11,18 @@ from markupsafe import Markup
 from heft import __version__
 from heft.compare.table import markdown
 from heft.errors import HeftError
-from heft.report import calibration, curves, examples, layers, pareto, provenance, results
-from heft.report.forest import differences
+from heft.report import calibration, curves, edits, examples, pairs, pareto, provenance, results
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
 from heft.storage.atomic import write_text
 from heft.text.escape import escape_controls
+from heft.text.listing import listed
 
 
 def write_report(given: Sequence[str | Path], output: Path, markdown_file: Path | None = None) -> None:
-    """Write the page, and the table if asked for; both whole or not at all.
+    """Write the page to `output`, and the table to `markdown_file` if given; both whole or not at all.
 
-    Args:
-        given: directories of runs and studies, and `RUN:stage` for a stage of a run.
-        output: the page.
-        markdown_file: the table; None for none.
+    `given` are directories of runs and studies, and `RUN:stage` for a stage of a run.
 
     Raises:
         HeftError: a directory cannot be read, its runs cannot be compared, or a file cannot be written there.
@@ -52,14 +49,13 @@ def _require_writable(path: Path) -> None:
 def sections(subject: Subject) -> list[Section]:
     """The page's parts, in order."""
     texts = examples.load_texts(subject.arms[0].runs[0].recipe)
-    pairs = Section("pairs", "Pairs", panels=differences(subject), tables=results.pairs(subject))
     return [
         results.verdict(subject),
         results.results(subject, texts.choices),
-        *([pairs] if subject.comparison.pairs else []),
+        *([pairs.section(subject)] if subject.comparison.pairs else []),
         pareto.section(subject),
         curves.section(subject),
-        layers.section(subject),
+        edits.section(subject),
         calibration.section(subject),
         examples.section(subject, texts),
         provenance.section(subject),
@@ -80,7 +76,7 @@ def render(subject: Subject) -> str:
     style = Markup(files("heft.report").joinpath("page.css").read_text(encoding="utf-8"))
     first = subject.runs[0]
     page = environment.get_template("page.html.jinja").render(
-        title=subject.title,
+        title=listed(subject.names),
         task=first.recipe["task"].get("name", DASH),
         model=(first.manifest.get("base") or {}).get("name", DASH),
         questions=subject.comparison.arms[0].n,

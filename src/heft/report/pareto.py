@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from heft.compare.comparison import ArmResult
-from heft.report import words
+from heft.compare.results import ArmResult
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject
+from heft.text.listing import listed
 from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Drawing, Point, axis, shortened
+from heft.text.units import in_digits, in_flops, percent
 
 _MOST_CHARACTERS = 22
 
@@ -23,31 +24,32 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 def section(subject: Subject) -> Section:
     """One panel; none where no arm's cost is known."""
     arms = subject.comparison.arms
-    cost, unit = _cost(arms)
+    cost, unit, told = _cost(arms)
     priced = [arm for arm in arms if cost(arm) is not None]
     unknown = [arm.name for arm in arms if cost(arm) is None]
-    notes = [f"Left out, since their cost is not recorded: {words.listed(unknown)}."] if unknown else []
+    notes = [f"Left out, since their cost is not recorded: {listed(unknown)}."] if unknown else []
     if not any(cost(arm) for arm in priced):
         return Section("pareto", "Accuracy against cost", [*notes, "No training cost is recorded, so none is shown."])
-    return Section("pareto", "Accuracy against cost", notes, [_panel(priced, cost, unit)])
+    return Section("pareto", "Accuracy against cost", notes, [_panel(priced, cost, unit, told)])
 
 
-def _cost(arms: Sequence[ArmResult]) -> tuple[Callable[[ArmResult], float | None], str]:
-    counted = all(arm.costs.flops is not None for arm in arms if arm.stage != "base")
-    name, unit = ("flops", "FLOPs of training") if counted else ("seconds", "seconds of training")
-    return lambda arm: 0.0 if arm.stage == "base" else getattr(arm.costs, name), unit
+def _cost(arms: Sequence[ArmResult]) -> tuple[Callable[[ArmResult], float | None], str, Callable[[float], str]]:
+    """An arm's cost, its unit, and the figure in words: FLOPs, or seconds where those of an arm are not counted."""
+    if all(arm.costs.flops is not None for arm in arms if arm.stage != "base"):
+        name, unit, told = "flops", "FLOPs of training", lambda cost: in_flops(cost) if cost else "0"
+    else:
+        name, unit, told = "seconds", "seconds of training", in_digits
+    return lambda arm: 0.0 if arm.stage == "base" else getattr(arm.costs, name), unit, told
 
 
-def _words(unit: str) -> Callable[[float], str]:
-    return (lambda cost: words.in_flops(cost) if cost else "0") if unit.startswith("FLOPs") else words.in_digits
-
-
-def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: str) -> Panel:
+def _panel(
+    arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: str, told: Callable[[float], str]
+) -> Panel:
     paid = [arm for arm in arms if cost(arm) > 0]
     free = [arm for arm in arms if cost(arm) == 0]
     ends = [100 * end for arm in arms for end in (arm.accuracy, *arm.interval)]
     costs = [cost(arm) for arm in paid]
-    logarithmic, told = max(costs) > 20 * min(costs), _words(unit)
+    logarithmic = max(costs) > 20 * min(costs)
     drawing = Drawing(
         axis(unit, costs, may_be_log=True, words=told) if logarithmic else axis(unit, [0, *costs], low=0, words=told),
         axis("accuracy, %", ends),
@@ -64,8 +66,8 @@ def _panel(arms: Sequence[ArmResult], cost: Callable[[ArmResult], float], unit: 
         point = (cost(arm), 100 * arm.accuracy)
         drawing.dot(point, "fill a" if point in best else "hollow", 4)
     _label(drawing, paid, free, cost)
-    known = [f"{arm.name}: {words.percent(arm.accuracy)} for {told(cost(arm))}" for arm in paid]
-    known += [f"{arm.name}: {words.percent(arm.accuracy)} without training (dotted)" for arm in free]
+    known = [f"{arm.name}: {percent(arm.accuracy)} for {told(cost(arm))}" for arm in paid]
+    known += [f"{arm.name}: {percent(arm.accuracy)} without training (dotted)" for arm in free]
     scale = "logarithmic" if drawing.x.log else "linear"
     text = (
         f"Accuracy with its 95 % interval against {unit} ({scale} scale). Filled and joined: no other arm is at least"

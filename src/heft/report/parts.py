@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from string import ascii_lowercase
 from typing import Any
 
 from markupsafe import Markup
+
+from heft.text.listing import letter
 
 DASH = "–"
 
@@ -71,8 +72,3 @@ class Section:
 def figure(value: Any, words: Callable[[Any], str], why: str) -> Cell:
     """A cell of a figure that may be undefined: never 0, but a dash with the reason."""
     return Cell(DASH, why) if value is None else Cell(words(value))
-
-
-def letter(index: int) -> str:
-    """a, b, …, z, aa, ab, …"""
-    return (letter(index // 26 - 1) if index >= 26 else "") + ascii_lowercase[index % 26]

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from heft.report import words
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
+from heft.text.units import in_digits
 
 _ABSENT = "there is no such setting here"
 _OF_A_RUN = ("seed", "output")
@@ -67,5 +67,5 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
     if isinstance(value, str):
         return {path: value}
     if isinstance(value, float) and abs(value) >= 1e6:
-        return {path: words.in_digits(value)}
+        return {path: in_digits(value)}
     return {path: json.dumps(value, ensure_ascii=False)}

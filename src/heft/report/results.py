@@ -1,16 +1,17 @@
-"""The verdict, the arms, what they cost, and the pairs, as words and tables."""
+"""The verdict, the arms and what they cost, as words and tables."""
 
 from collections.abc import Sequence
 
-from heft.compare.comparison import ArmResult, Comparison, PairResult
-from heft.report import words
+from heft.compare.results import ArmResult, Comparison
+from heft.compare.table import COST_COLUMNS
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
+from heft.text.listing import listed
+from heft.text.units import interval, percent, several
 
 ONE_SEED = "one seed says nothing of the spread over seeds"
 NO_SEED = "the model before any stage has no seed"
 GENERATED = "answers were generated, so there are no classes"
-_NOT_RECORDED = "the run does not record it"
 
 
 def verdict(subject: Subject) -> Section:
@@ -23,7 +24,7 @@ def verdict(subject: Subject) -> Section:
 def _warnings(comparison: Comparison) -> list[str]:
     arms = comparison.arms
     warnings = [
-        f"{arm.name} gives one and the same answer to every question in {words.several(len(arm.collapsed), 'run')}"
+        f"{arm.name} gives one and the same answer to every question in {several(len(arm.collapsed), 'run')}"
         f" of {len(arm.seeds)}."
         for arm in arms
         if arm.collapsed and not comparison.pairs  # pairs' own sentences say it
@@ -31,9 +32,7 @@ def _warnings(comparison: Comparison) -> list[str]:
     weak = [arm.name for arm in arms if arm.majority is not None and arm.interval[0] <= arm.majority]
     if weak:
         majority = next(arm.majority for arm in arms if arm.majority is not None)
-        warnings.append(
-            f"Not shown to beat always giving the commonest answer ({words.percent(majority)}): {words.listed(weak)}."
-        )
+        warnings.append(f"Not shown to beat always giving the commonest answer ({percent(majority)}): {listed(weak)}.")
     return warnings
 
 
@@ -49,9 +48,7 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
     order = f" ({', '.join(choices)})" if choices else ", in the order of a question’s choices"
     headings = [
         Heading("arm", is_text=True),
-        Heading("seeds"),
-        Heading("accuracy"),
-        Heading("95 % interval"),
+        *map(Heading, ("seeds", "accuracy", "95 % interval")),
         Heading("balanced", "mean over the classes of the share answered rightly"),
         Heading("majority", "share of the commonest right answer"),
         Heading("answers, %", "share of each answer among those given"),
@@ -62,19 +59,19 @@ def _scores(arms: Sequence[ArmResult], choices: Sequence[str] | None) -> Table:
         [
             Cell(arm.name),
             figure(None if arm.stage == "base" else len(arm.seeds), str, NO_SEED),
-            Cell(words.percent(arm.accuracy)),
-            Cell(words.interval(arm.interval)),
-            figure(arm.balanced_accuracy, words.percent, GENERATED),
-            figure(arm.majority, words.percent, GENERATED),
+            Cell(percent(arm.accuracy)),
+            Cell(interval(arm.interval)),
+            figure(arm.balanced_accuracy, percent, GENERATED),
+            figure(arm.majority, percent, GENERATED),
             figure(arm.predictions, _shares, GENERATED),
             _collapsed(arm),
-            figure(arm.seed_sd, _spread, NO_SEED if arm.stage == "base" else ONE_SEED),
+            figure(arm.seed_sd, spread, NO_SEED if arm.stage == "base" else ONE_SEED),
         ]
         for arm in arms
     ]
     numbers = {f"{arm.n:,}" for arm in arms}
     explained = (
-        f"Accuracy on {words.listed(sorted(numbers))} questions that were not trained on. Balanced: mean over the"
+        f"Accuracy on {listed(sorted(numbers))} questions that were not trained on. Balanced: mean over the"
         " classes of the share answered rightly. Majority: what always giving the commonest right answer would score."
         f" Answers: the share of each answer among those given{order}."
     )
@@ -85,7 +82,8 @@ def _shares(predictions: dict[str, float]) -> str:
     return " · ".join(f"{100 * share:.0f}" for share in predictions.values())
 
 
-def _spread(deviation: float) -> str:
+def spread(deviation: float) -> str:
+    """A standard deviation or error, in percentage points."""
     return f"{100 * deviation:.2f}"
 
 
@@ -98,108 +96,14 @@ def _collapsed(arm: ArmResult) -> Cell:
 
 
 def _costs(arms: Sequence[ArmResult]) -> Table:
-    headings = [
-        Heading("arm", is_text=True),
-        Heading("FLOPs"),
-        Heading("without reuse"),
-        Heading("time"),
-        Heading("tokens"),
-        Heading("trained"),
-        Heading("stored"),
-        Heading("peak memory"),
-    ]
+    headings = [Heading("arm", is_text=True), *(Heading(heading) for heading, _, _ in COST_COLUMNS)]
     rows = []
     for arm in arms:
-        costs = arm.costs
-        parts = [
-            figure(costs.flops, words.in_flops, _NOT_RECORDED),
-            figure(costs.plain_flops, words.in_flops, _NOT_RECORDED),
-            figure(costs.seconds, words.in_time, _NOT_RECORDED),
-            figure(costs.tokens, words.count, _NOT_RECORDED),
-            figure(costs.trainable_parameters, words.count, _NOT_RECORDED),
-            figure(costs.stored_parameters, words.count, _NOT_RECORDED),
-            figure(costs.peak_bytes, words.in_bytes, "nothing was trained" if arm.stage == "base" else _NOT_RECORDED),
-        ]
-        rows.append([Cell(arm.name), *parts])
+        why = "nothing was trained" if arm.stage == "base" else "the run does not record it"
+        rows.append([Cell(arm.name), *(figure(getattr(arm.costs, key), show, why) for _, key, show in COST_COLUMNS)])
     explained = (
         "What training cost: means over an arm’s runs, sums over its stages. Without reuse: what the FLOPs had been,"
         " had nothing been reused that no edit changes. Trained and stored count numbers: those that trained, and those"
         " kept in the adapter directory."
     )
     return Table("Costs of training", headings, rows, explained)
-
-
-def pairs(subject: Subject) -> list[Table]:
-    """Each pair's figures, and where there are several seeds, those of each."""
-    found = subject.comparison.pairs
-    tables = [_differences(found)] if found else []
-    if any(len(pair.mcnemar) > 1 for pair in found):
-        tables.append(_by_seed(found))
-    return tables
-
-
-def pair_name(pair: PairResult) -> str:
-    """How a pair is called: the first minus the second."""
-    return f"{pair.first} − {pair.second}"
-
-
-def _differences(found: Sequence[PairResult]) -> Table:
-    headings = [
-        Heading("pair", is_text=True),
-        Heading("difference"),
-        Heading("95 % interval"),
-        Heading("p"),
-        Heading("p, Holm"),
-        Heading("won / lost"),
-        Heading("detectable"),
-        Heading("seeds’ spread"),
-        Heading("questions’ spread"),
-        Heading("verdict", is_text=True),
-    ]
-    undecided = "nothing can be decided; the verdict says why"
-    rows = [
-        [
-            Cell(pair_name(pair)),
-            Cell(words.points(pair.difference)),
-            figure(pair.interval, words.points_interval, undecided),
-            figure(pair.p_value, words.p_text, undecided),
-            figure(pair.p_holm, words.p_text, undecided),
-            figure(pair.mcnemar or None, _won_lost, "no seed is common to both arms"),
-            figure(pair.smallest_difference, _plain, "this sample could hardly have shown any difference"),
-            figure(pair.seed_sd, _spread, ONE_SEED if len(pair.seeds) == 1 else "the arms are not paired by seed"),
-            figure(pair.question_se, _spread, undecided),
-            Cell(pair.verdict),
-        ]
-        for pair in found
-    ]
-    explained = (
-        "First minus second, in percentage points, question by question. Won: answered rightly by the first only; lost:"
-        " by the second only; sums over seeds. Detectable: the difference that this sample would have shown four"
-        " times out of five. Seeds’ spread: standard deviation over seeds; questions’ spread: standard error for these"
-        " very runs. Holm: corrected for the number of pairs."
-    )
-    return Table("Differences", headings, rows, explained)
-
-
-def _plain(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _won_lost(by_seed: list[dict]) -> str:
-    return f"{sum(row['won'] for row in by_seed)} / {sum(row['lost'] for row in by_seed)}"
-
-
-def _by_seed(found: Sequence[PairResult]) -> Table:
-    seeds = sorted({row["seed"] for pair in found for row in pair.mcnemar})
-    rows = []
-    for pair in found:
-        by_seed = {row["seed"]: row for row in pair.mcnemar}
-        cells = [figure(by_seed.get(seed), _one_seed, "this seed is not common to both arms") for seed in seeds]
-        rows.append([Cell(pair_name(pair)), *cells])
-    headings = [Heading("pair", is_text=True), *(Heading(f"seed {seed}") for seed in seeds)]
-    return Table("Won / lost by seed, McNemar’s exact p", headings, rows)
-
-
-def _one_seed(row: dict) -> str:
-    tested = "no test" if row["p"] is None else f"p {words.p_text(row['p'])}"
-    return f"{row['won']} / {row['lost']}, {tested}"

@@ -1,48 +1,31 @@
 """What a report is about: runs and studies, gathered into arms and compared."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heft.compare.arms import Arm
-from heft.compare.comparison import Comparison, PairResult, compare
-from heft.compare.inputs import read_inputs
+from heft.compare.comparison import compare
+from heft.compare.inputs import Inputs, read_inputs
+from heft.compare.results import Comparison, PairResult
 from heft.compare.runs import Evaluated, RunFiles
-from heft.report.words import listed
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Everything that a page shows.
+class Subject(Inputs):
+    """Everything that a page shows: what was given, and the comparison of it."""
 
-    Attributes:
-        title: what the runs are called.
-        arms: with their runs' files.
-        comparison: of the arms.
-        studies: the study.json of each study.
-        labels: what arms of studies are, in their authors' words, by the arm's name.
-        notes: which runs of the studies failed and why, in sentences.
-    """
-
-    title: str
-    arms: Sequence[Arm]
     comparison: Comparison
-    studies: Sequence[dict]
-    labels: Mapping[str, str]
-    notes: Sequence[str]
 
     @property
     def runs(self) -> list[RunFiles]:
         """Every run once, in the order of the arms."""
         return list({run.path: run for arm in self.arms for run in arm.runs}.values())
 
-    def arm(self, name: str) -> Arm:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
     def sides(self, pair: PairResult) -> tuple[int | None, Evaluated, Evaluated]:
         """One evaluation of each of a pair's arms: of the first seed that both have (else None, and each one's own)."""
-        first, second = self.arm(pair.first), self.arm(pair.second)
+        by_name = {arm.name: arm for arm in self.arms}
+        first, second = by_name[pair.first], by_name[pair.second]
         by_seed = {run.seed: run for run in second.runs}
         both = next(((run, by_seed[run.seed]) for run in first.runs if run.seed in by_seed), None)
         one, other = both or (first.runs[0], second.runs[0])
@@ -91,5 +74,4 @@ def gather(given: Sequence[str | Path]) -> Subject:
         HeftError: one of them cannot be read, or they cannot be compared.
     """
     found = read_inputs(given)
-    comparison = compare(found.arms, found.reference, found.pairs)
-    return Subject(listed(found.names), found.arms, comparison, found.studies, found.labels, found.notes)
+    return Subject(**vars(found), comparison=compare(found.arms, found.reference, found.pairs))

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from heft.errors import HeftError
 from heft.results.metrics import Metrics
 from heft.results.records import read_records
-from heft.settings.words import faults_of, in_one_line
+from heft.settings.words import checked
 from heft.storage.atomic import to_json, write_text
 from heft.storage.reading import read_json
 
@@ -105,8 +105,4 @@ def read_summaries(directory: Path) -> list[StageSummary]:
     file = directory / _FILE
     if not file.exists():
         return []
-    try:
-        return _Summary.model_validate(read_json(file)).stages
-    except ValidationError as error:
-        shown = in_one_line(faults_of(error, _Summary))
-        raise HeftError(f"{file} was changed by hand or written by another version of heft: {shown}") from None
+    return checked(file, read_json(file), _Summary).stages

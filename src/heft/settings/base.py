@@ -4,7 +4,8 @@ import difflib
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
@@ -27,5 +28,18 @@ def _check_file_name(value: str) -> str:
     return value
 
 
+def _check_distinct(value: list | str, info: ValidationInfo) -> list | str:
+    if isinstance(value, list) and len(set(value)) != len(value):
+        raise ValueError(f"{info.field_name} must not repeat an entry; got {value}")
+    return value
+
+
+def value_error(text: str, **context) -> PydanticCustomError:
+    """A validator's error, with context for `heft.settings.words.explain`, such as the key `below` that is wrong."""
+    return PydanticCustomError("value_error", "{text}", {"text": text, **context})
+
+
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 """A name that a directory can have."""
+Distinct = AfterValidator(_check_distinct)
+"""Where the value is a list, no entry is repeated."""

@@ -25,12 +25,8 @@ _Checked = TypeVar("_Checked", bound=Settings)
 def read_document(path: Path, kind: type[Settings], what: str, example: str, source: int = 0) -> Document:
     """Read a file of settings; what is wrong with it becomes faults of the document, whose data may be anything.
 
-    Args:
-        path: a YAML file.
-        kind: the settings that it should hold.
-        what: their name in messages, such as "recipe".
-        example: a file of that kind, for messages.
-        source: sorts its faults among those of other sources.
+    `what` it is, such as "recipe", and an `example` of such a file are for messages; `source` sorts its faults among
+    those of other files.
 
     Raises:
         HeftError: the file cannot be read.
@@ -39,13 +35,12 @@ def read_document(path: Path, kind: type[Settings], what: str, example: str, sou
     if not document.faults and not isinstance(document.data, dict):
         found = "is empty" if document.data is None else f"holds {show(document.data)}"
         required = ", ".join(schema_of(kind)["required"])
-        problem = f"the {what} {found}; expected a mapping with at least the keys {required}"
-        document.faults.append(Fault(document.place_of(()), (), problem))
+        document.fault((), f"the {what} {found}; expected a mapping with at least the keys {required}")
     return document
 
 
 def apply_overrides(
-    document: Document, overrides: Sequence[str], output: str | None = None, dotted_below: str | None = None
+    document: Document, overrides: Sequence[str], output: str | Path | None = None, dotted_below: str | None = None
 ) -> None:
     """Apply `key.path=value` in order, then `output`, to a document that holds a mapping.
 
@@ -57,7 +52,7 @@ def apply_overrides(
         _override(document, text, number, dotted_below)
     if output is not None:
         place = Place(len(overrides) + 1, 0, f"--output {output}")
-        document.put(("output",), Document(output, {(): place}))
+        document.put(("output",), Document(str(output), {(): place}))
 
 
 def _override(document: Document, text: str, source: int, dotted_below: str | None) -> None:
@@ -110,7 +105,7 @@ def check(document: Document, kind: type[_Checked]) -> _Checked | None:
         known = {fault.path for fault in document.faults}
         for path, text in faults_of(error, kind).items():
             if path not in known:
-                document.faults.append(Fault(document.place_of(path), path, text))
+                document.fault(path, text)
     return None
 
 

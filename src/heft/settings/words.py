@@ -6,15 +6,18 @@ Everything here reads the JSON schema of a model, so a setting is described from
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from heft.errors import HeftError
 from heft.settings.base import suggest
 
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @cache
@@ -166,10 +169,23 @@ def faults_of(error: ValidationError, kind: type) -> dict[KeyPath, str]:
     return faults
 
 
-def in_one_line(faults: dict[KeyPath, str], most: int = 10) -> str:
-    """The first faults, as `stages[1].steps: missing; …`."""
-    shown = [": ".join(filter(None, (dotted(path)[:200], text[:300]))) for path, text in list(faults.items())[:most]]
-    more = [f"and {len(faults) - most:,} more"] if len(faults) > most else []
+def checked(path: Path, value: dict[str, Any], kind: type[_Model]) -> _Model:
+    """What was read from a file, as a model.
+
+    Raises:
+        HeftError: values are missing or of another type; the first of them are named.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        shown = in_one_line(faults_of(error, kind))
+        raise HeftError(f"{path} was changed by hand or written by another version of heft: {shown}") from None
+
+
+def in_one_line(faults: dict[KeyPath, str]) -> str:
+    """The first ten faults, as `stages[1].steps: missing; …`."""
+    shown = [": ".join(filter(None, (dotted(path)[:200], text[:300]))) for path, text in list(faults.items())[:10]]
+    more = [f"and {len(faults) - 10:,} more"] if len(faults) > 10 else []
     return "; ".join(shown + more)
 
 

@@ -56,6 +56,10 @@ class Document:
         """The place of the key, or of the closest key above it."""
         return next(self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
 
+    def fault(self, path: KeyPath, text: str) -> None:
+        """Note what is wrong with the value at `path`."""
+        self.faults.append(Fault(self.place_of(path), path, text))
+
     def part(self, path: KeyPath, place_of: Callable[[Place], Place] = lambda place: place) -> "Document":
         """What was read at `path`, as a document of its own; `place_of` says where it counts as written."""
         data = self.data
@@ -79,10 +83,7 @@ class Document:
 def read_yaml(text: str, place_at: Callable[[int], Place], what: str = "value") -> Document:
     """Read one YAML text; what is wrong with it becomes faults of the document, whose data may be anything.
 
-    Args:
-        text: YAML.
-        place_at: the place of a line, counted from 1.
-        what: the kind of thing that it should be, for messages.
+    `place_at` gives the place of a line, counted from 1; `what` the text should be is for messages.
     """
     return _Reader(text, place_at, what).read()
 
@@ -150,7 +151,9 @@ class _Reader:
             text = "anchors (&), aliases (*) and tags (!) are not read; write the value out"
             self._fault(_line(node), path, text)
         if isinstance(node, SequenceNode):
-            return [self._item(item, (*path, number)) for number, item in enumerate(node.value)]
+            items = [((*path, number), item) for number, item in enumerate(node.value)]
+            self.document.places |= {here: self._place_at(_line(item)) for here, item in items}
+            return [self._value(item, here) for here, item in items]
         return self._mapping(node, path) if isinstance(node, MappingNode) else self._scalar(node, path)
 
     def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
@@ -160,10 +163,6 @@ class _Reader:
         except ValueError:
             self._fault(_line(node), path, f"a number of {len(node.value)} digits is too long")
             return node.value
-
-    def _item(self, node: Node, path: KeyPath) -> Any:
-        self.document.places[path] = self._place_at(_line(node))
-        return self._value(node, path)
 
     def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}

@@ -5,17 +5,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from heft.costs.stage import StageCosts
 from heft.errors import HeftError
 from heft.recipe.files import dump_recipe
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
-from heft.settings.words import faults_of, in_one_line
-from heft.storage.reading import is_file, read_json
 from heft.study.costing import Costing
 from heft.study.files import Study
 from heft.study.measure import seconds_a_step
@@ -40,23 +35,16 @@ class ResolvedBudget:
     steps: dict[str, int]
     fingerprint: str
 
-    def apply(self, recipe: Recipe) -> Recipe:
-        """The recipe with stages of that many steps."""
-        return _of_length(recipe, self.steps)
-
 
 class Budgets:
     """Resolves the budget of each arm; arms are counted, and measured where seconds are asked for, only as needed.
 
-    Args:
-        study: whose arms these are.
-        known: what an earlier call resolved, by arm (see `read_budgets`).
-        reporter: gets notes on what is being done.
+    `known` is what an earlier call resolved, by arm.
     """
 
     def __init__(self, study: Study, known: Mapping[str, ResolvedBudget], reporter: Reporter):
         self._study, self._known, self._reporter = study, known, reporter
-        self._costing = Costing()
+        self.costing = Costing()
         self._rates: dict[tuple[str, str], list[Rate]] = {}
 
     def resolve(self, arm: str) -> ResolvedBudget | None:
@@ -72,10 +60,9 @@ class Budgets:
         known = self._known.get(arm)
         if known is not None and known.fingerprint == fingerprint:
             return known
-        target = budget.amount(budget.kind)
-        target = self._cost_of_other(budget.other, budget.kind) if target is None else target
+        target = self._cost_of_other(budget.other, budget.kind) if budget.amount is None else budget.amount
         recipe, rates = self._study.recipes[arm], self._rates_of(arm, budget.kind)
-        steps = scaled(self._costing.steps(recipe), rates, target)
+        steps = scaled(self.costing.steps(recipe), rates, target)
         named = dict(zip(recipe.stages, steps, strict=True))
         return ResolvedBudget(budget.kind, float(target), float(total(rates, steps)), named, fingerprint)
 
@@ -86,19 +73,11 @@ class Budgets:
             return False
         return budget.kind == "seconds" or (budget.other is not None and self.needs_measuring(budget.other))
 
-    def costs(self, recipe: Recipe) -> list[StageCosts]:
-        """What the stages of a recipe cost.
-
-        Raises:
-            HeftError: they cannot be counted.
-        """
-        return self._costing.stages(recipe)
-
     def _cost_of_other(self, arm: str, kind: str) -> float:
         """What an arm costs, its own budget applied, where that is the budget of another."""
         try:
             budget = self.resolve(arm)
-            steps = self._costing.steps(self._study.recipes[arm]) if budget is None else list(budget.steps.values())
+            steps = self.costing.steps(self._study.recipes[arm]) if budget is None else list(budget.steps.values())
             return total(self._rates_of(arm, kind), steps)
         except Exception as error:
             raise HeftError(
@@ -115,8 +94,9 @@ class Budgets:
             return [Rate(1.0, 1.0, 1)] * len(recipe.stages)
         # a cache pays from the second epoch on and costs nothing extra in the first, so counting as if rows came more
         # than once is right for any number of steps
-        often = {name: 2 * _epoch(stage) for name, stage in zip(recipe.stages, self.costs(recipe), strict=True)}
-        stages = self.costs(_of_length(recipe, often))
+        stages = self.costing.stages(recipe)
+        often = {name: 2 * _epoch(stage) for name, stage in zip(recipe.stages, stages, strict=True)}
+        stages = self.costing.stages(of_length(recipe, often))
         if kind == "seconds":
             self._reporter.note(f"measuring a few steps of {arm}")
             return seconds_a_step(recipe, stages)
@@ -131,30 +111,11 @@ class Budgets:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def read_budgets(path: Path) -> dict[str, ResolvedBudget]:
-    """What an earlier call wrote to study.json, by arm; none where there is no such file.
-
-    Raises:
-        HeftError: it cannot be read.
-    """
-    if not is_file(path):
-        return {}
-    kind = dict[str, ResolvedBudget]
-    try:
-        return TypeAdapter(kind).validate_python(read_json(path).get("budget", {}))
-    except ValidationError as error:
-        raise HeftError(f"{path} was changed by hand: budget.{in_one_line(faults_of(error, kind))}") from None
-
-
 def require_some(study: Study, failed: Mapping[str, str]) -> None:
     """Check that an arm is left to run.
 
-    Args:
-        study: whose arms they are.
-        failed: why an arm cannot be run, for those that cannot.
-
     Raises:
-        HeftError: none is left; why, for each.
+        HeftError: all have failed; why, for each.
     """
     if len(failed) == len(study.recipes):
         raise HeftError("\n".join([f"no arm of {study.path} can be run:", *reasons(failed)]))
@@ -179,8 +140,8 @@ def _epoch(stage: StageCosts) -> int:
     return ceil(len(stage.rows) / stage.stage.batch_size)
 
 
-def _of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
-    """A recipe whose stages have these steps."""
+def of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
+    """A recipe whose stages take these steps."""
     stages = {
         name: stage.model_copy(update={"steps": steps[name], "epochs": None}) for name, stage in recipe.stages.items()
     }

@@ -11,15 +11,25 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from heft.compare.arms import STUDY_FORMAT
 from heft.errors import HeftError
 from heft.recipe.files import difference, load_recipe
 from heft.recipe.recipe import Recipe
 from heft.results.summary import read_summaries
 from heft.run.begun import is_begun, is_finished, require_free
+from heft.settings.words import checked
 from heft.storage.atomic import to_json, write_text
-from heft.study.budgets import ResolvedBudget, read_budgets
+from heft.storage.reading import is_file, read_json
+from heft.study.budgets import ResolvedBudget
 from heft.study.files import Study, dump_study
+
+
+class _Written(BaseModel):
+    """What is read of study.json."""
+
+    budget: dict[str, ResolvedBudget] = {}
 
 
 @dataclass
@@ -50,14 +60,15 @@ class StudyDirectory:
         return (self.path / "study.yaml").is_file()
 
     def known_budgets(self) -> dict[str, ResolvedBudget]:
-        """The budgets that an earlier call resolved.
+        """The budgets that an earlier call resolved, from study.json; none where there is no such file.
 
         Raises:
             HeftError: the directory is not a study's, or its study.json cannot be read.
         """
         if not self.is_begun:
             require_free(self.path)
-        return read_budgets(self.path / "study.json")
+        file = self.path / "study.json"
+        return checked(file, read_json(file), _Written).budget if is_file(file) else {}
 
     def finished(self, recipe: Recipe) -> bool:
         """Whether a run has all its stages.
@@ -106,8 +117,7 @@ class StudyDirectory:
             base = {"name": "base", "label": "the model before any stage", "stage": "base"}
             arms.append({**base, "runs": next((arm["runs"] for arm in arms if arm["runs"]), []), "failed": []})
         budgets = {arm: asdict(budget) for arm, budget in self.budgets.items()}
-        about = {"format": STUDY_FORMAT, "name": settings.name, "reference": settings.reference}
-        about["seeds"] = settings.seeds
+        about = {"format": STUDY_FORMAT, **settings.model_dump(include={"name", "reference", "seeds"})}
         write_text(self.path / "study.json", to_json({**about, "arms": arms, "budget": budgets}))
 
     def _arm(self, name: str, recipe: Recipe) -> dict:

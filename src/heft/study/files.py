@@ -51,7 +51,7 @@ class Study:
         )
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> Study:
+def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Study:
     """Read a study and the recipes of its arms, apply overrides, check everything.
 
     Args:
@@ -68,16 +68,17 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | No
     if not isinstance(document.data, dict):
         raise faults_error(document.faults)
     settings = check(document, StudySettings)
-    recipes, faults = {}, list(document.faults)
+    recipes, faults = {}, []
     for arm in _readable_arms(document.data):
         part = _arm_document(document, arm, path.parent)
         recipe = check(part, Recipe) if isinstance(part.data, dict) else None
         if recipe is not None:
             recipes[arm] = recipe
-            part.faults += _faults_in_a_study(recipe, part, settings and settings.budget_of(arm) is not None)
+            _check_in_a_study(recipe, part, settings and settings.budget_of(arm) is not None)
         faults += part.faults
     if settings is not None:
-        faults += _faults_between_arms(settings, recipes, document)
+        _check_between_arms(settings, recipes, document)
+    faults += document.faults
     if faults or settings is None:
         raise faults_error(faults)
     return Study(path, settings, recipes)
@@ -105,9 +106,8 @@ def _arm_document(study: Document, arm: str, folder: Path) -> Document:
     try:
         document = read_document(file, Recipe, "recipe", "recipes/quickstart.yaml", source=_RECIPES)
     except HeftError as error:
-        unread = Document()
-        unread.faults = [Fault(study.place_of(("arms", arm, "recipe")), ("arms", arm, "recipe"), str(error))]
-        return unread
+        study.fault(("arms", arm, "recipe"), str(error))
+        return Document()
     for path in (("set",), ("arms", arm, "set")):
         values = study.data if path == ("set",) else study.data["arms"][arm]
         for key in values.get("set", {}) if isinstance(values.get("set"), dict) else ():
@@ -130,31 +130,29 @@ def _change(recipe: Document, study: Document, path: tuple[str, ...]) -> None:
     set_value(recipe, keys, study.part(path, place_in_study), place)
 
 
-def _faults_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> Iterator[Fault]:
+def _check_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> None:
     """What is right in a recipe but not in a study."""
     if recipe.sweep is not None:
-        yield Fault(document.place_of(("sweep",)), ("sweep",), "a study trains single runs; set sweep: null")
+        document.fault(("sweep",), "a study trains single runs; set sweep: null")
     for name, stage in recipe.stages.items():
-        path = ("stages", name)
         if stage.seed is not None:
             text = "would be the same in all runs of a study, which have seeds to differ in; set it to null"
-            yield Fault(document.place_of((*path, "seed")), (*path, "seed"), text)
+            document.fault(("stages", name, "seed"), text)
         if has_budget and stage.early_stopping is not None:
             text = "its cost is not known in advance, so it fits no budget; set early_stopping or the budget to null"
-            yield Fault(document.place_of((*path, "early_stopping")), (*path, "early_stopping"), text)
+            document.fault(("stages", name, "early_stopping"), text)
 
 
-def _faults_between_arms(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> Iterator[Fault]:
+def _check_between_arms(settings: StudySettings, recipes: dict[str, Recipe], study: Document) -> None:
     """Arms whose cost is another's budget but not known beforehand; a base that is not one for all arms."""
     for name in settings.arms:
         budget = settings.budget_of(name)
         other = None if budget is None else budget.other
         if other in recipes and any(stage.early_stopping is not None for stage in recipes[other].stages.values()):
             path = ("arms", name, "budget") if settings.arms[name].budget else ("budget",)
-            text = f"arm {other!r} has a stage with early_stopping, so its cost is not known in advance"
-            yield Fault(study.place_of(path), path, text)
+            study.fault(path, f"arm {other!r} has a stage with early_stopping, so its cost is not known in advance")
     first = next(iter(recipes), None)
     unlike = [name for name, recipe in recipes.items() if recipe.model != recipes[first].model]
     if settings.base and unlike:
         text = f"needs arms of one model; {', '.join(unlike)} and {first} have not the same; set base to false"
-        yield Fault(study.place_of(("base",)), ("base",), text)
+        study.fault(("base",), text)

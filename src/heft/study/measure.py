@@ -11,7 +11,7 @@ from transformers import set_seed
 from heft.adapters.attach import attach, check_targets, finish
 from heft.costs.stage import StageCosts
 from heft.models.load import load_base
-from heft.recipe.recipe import Recipe, Stage
+from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.study.scaling import Rate
 from heft.training.stage import train_stage
@@ -23,27 +23,24 @@ STEPS = 3
 def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
     """Seconds per step of each stage, in its first epoch and, where that caches activations for later ones, after it.
 
-    Medians, without each stage's first step, which warms up. Validation is not counted.
-
-    Args:
-        recipe: whose stages are measured.
-        counted: each stage's rows, and what is cached of them when they come more than once.
+    Medians, without each stage's first step, which warms up. Validation is not counted. `counted` has each stage's
+    rows, and what is cached of them when they come more than once.
     """
     base = load_base(recipe.model)
     check_targets(base.model, recipe, base.tokenizer)
+    whole = {"holdout": 0.0, "evaluate_every": None, "early_stopping": None, "best_checkpoint": False}
     rates = []
     for (name, stage), costs in zip(recipe.stages.items(), counted, strict=True):
         few = random.Random(recipe.seed).sample(costs.rows, min(len(costs.rows), STEPS * stage.batch_size))
         set_seed(recipe.seed)
         attached = attach(base.model, name, stage, base.tokenizer)
         clock = _Clock()
-        pad_id = base.tokenizer.pad_token_id
         train_stage(
             base.model,
             name,
-            _short(stage),
+            stage.model_copy(update={"steps": None, "epochs": 3.0, **whole}),
             few,
-            pad_id=pad_id,
+            pad_id=base.tokenizer.pad_token_id,
             seed=recipe.seed,
             reporter=clock,
             attention=base.settings.attention,
@@ -53,19 +50,6 @@ def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
         epoch = math.ceil(len(costs.rows) / stage.batch_size)
         rates.append(_rate(clock.intervals, math.ceil(len(few) / stage.batch_size), epoch, caches))
     return rates
-
-
-def _short(stage: Stage) -> Stage:
-    return stage.model_copy(
-        update={
-            "steps": None,
-            "epochs": 3.0,
-            "holdout": 0.0,
-            "evaluate_every": None,
-            "early_stopping": None,
-            "best_checkpoint": False,
-        }
-    )
 
 
 def _rate(intervals: list[float], tried: int, epoch: int, caches: bool) -> Rate:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from heft.compare.comparison import Comparison, compare
+from heft.compare.comparison import compare
 from heft.compare.inputs import read_inputs
+from heft.compare.results import Comparison
 from heft.compare.table import markdown
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
@@ -20,7 +21,7 @@ from heft.runtime import distributed
 from heft.runtime.reporter import Reporter
 from heft.storage.atomic import to_json, write_text
 from heft.storage.locks import locked
-from heft.study.budgets import Budgets, in_words, require_some
+from heft.study.budgets import Budgets, in_words, of_length, require_some
 from heft.study.directory import StudyDirectory
 from heft.study.files import Study, load_study
 
@@ -110,7 +111,7 @@ def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, R
             reporter.note(f"{arm} cannot be run: {failed[arm]}")
             continue
         if budget is not None:
-            recipes[arm], directory.budgets[arm] = budget.apply(recipe), budget
+            recipes[arm], directory.budgets[arm] = of_length(recipe, budget.steps), budget
     require_some(study, failed)
     return recipes
 

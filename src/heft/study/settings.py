@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
-from heft.settings.base import FileName, Settings, suggest
-
-KINDS = ("steps", "flops", "spent_flops", "seconds")
+from heft.settings.base import Distinct, FileName, Settings, suggest, value_error
 
 
 class Budget(Settings):
@@ -35,29 +33,29 @@ class Budget(Settings):
 
     @model_validator(mode="after")
     def _one_is_given(self) -> "Budget":
-        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
-        if len(given) != 1:
-            found = f"{' and '.join(given)} are given" if given else "none is given"
+        if len(self._given) != 1:
+            found = f"{' and '.join(self._given)} are given" if self._given else "none is given"
             raise ValueError(f"a budget is exactly one of {', '.join(type(self).model_fields)}; {found}")
         return self
 
     @property
     def kind(self) -> str:
         """`steps`, `flops`, `spent_flops` or `seconds`."""
-        return next(kind for kind in KINDS if self.amount(kind) is not None or self.of(kind) is not None)
+        return self._given[0].removesuffix("_of")
 
-    def amount(self, kind: str) -> float | None:
-        """How much of a kind; None where it is another arm's, or of another kind."""
-        return getattr(self, kind)
-
-    def of(self, kind: str) -> str | None:
-        """The arm whose cost of that kind is taken."""
-        return getattr(self, f"{kind}_of")
+    @property
+    def amount(self) -> float | None:
+        """How much of that kind; None where it is what another arm takes."""
+        return getattr(self, self.kind)
 
     @property
     def other(self) -> str | None:
         """The arm whose cost is taken; None where the budget is a number."""
-        return self.of(self.kind)
+        return getattr(self, f"{self.kind}_of")
+
+    @property
+    def _given(self) -> list[str]:
+        return [key for key in type(self).model_fields if getattr(self, key) is not None]
 
 
 class ArmSettings(Settings):
@@ -88,7 +86,7 @@ class StudySettings(Settings):
     """What is compared."""
     set: dict[str, Any] = Field(default={})
     """Settings to change in the recipes of all arms, as with `--set`."""
-    seeds: list[Annotated[int, Field(ge=0, le=2**32 - 1)]] = Field(default=[0], min_length=1)
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**32 - 1)]], Distinct] = Field(default=[0], min_length=1)
     """Each arm is run once with each of these seeds."""
     budget: Budget | None = None
     """What each arm's stages may cost together; null leaves the recipes as long as they are. An arm whose own cost this
@@ -107,19 +105,11 @@ class StudySettings(Settings):
         for name, arm in arms.items():
             problem = arm.budget and _problem_of(arm.budget, name, arms)
             if problem:
-                text = PydanticCustomError("value_error", "{text}", {"text": problem})
                 path = (name, "budget", f"{arm.budget.kind}_of")
-                faults.append(InitErrorDetails(type=text, loc=path, input=None))
+                faults.append(InitErrorDetails(type=value_error(problem), loc=path, input=None))
         if faults:
             raise ValidationError.from_exception_data("arms", faults)
         return arms
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_are_distinct(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"seeds must not repeat one; got {value}")
-        return value
 
     @field_validator("budget")
     @classmethod

@@ -1,4 +1,4 @@
-"""Tasks: what a model is adapted to. One file per task, and one line in `TASKS`.
+"""Tasks: what a model is adapted to. One file per task, and its place in the table.
 
 `load_examples` turns a recipe's task settings into examples; nothing here imports torch.
 """
@@ -15,26 +15,15 @@ from heft.tasks.boolq import Boolq
 from heft.tasks.gsm8k import Gsm8k
 from heft.tasks.hellaswag import Hellaswag
 from heft.tasks.jsonl import Jsonl
-from heft.tasks.loading import examples_of, load_examples
+from heft.tasks.loading import examples_of
 from heft.tasks.piqa import Piqa
 from heft.tasks.siqa import Siqa
 from heft.tasks.whereabouts import Whereabouts
 from heft.tasks.winogrande import Winogrande
 
-TASKS: dict[str, type[Task]] = {
-    "boolq": Boolq,
-    "arc_easy": ArcEasy,
-    "arc_challenge": ArcChallenge,
-    "openbookqa": Openbookqa,
-    "piqa": Piqa,
-    "siqa": Siqa,
-    "hellaswag": Hellaswag,
-    "winogrande": Winogrande,
-    "gsm8k": Gsm8k,
-    "jsonl": Jsonl,
-    "whereabouts": Whereabouts,
-}
-"""Every task a recipe can name."""
+_TASKS = (Boolq, ArcEasy, ArcChallenge, Openbookqa, Piqa, Siqa, Hellaswag, Winogrande, Gsm8k, Jsonl, Whereabouts)
+TASKS: dict[str, type[Task]] = {task.settings_type.model_fields["name"].default: task for task in _TASKS}
+"""Every task a recipe can name, by that name."""
 
 AnyTask = Annotated[Union[tuple(task.settings_type for task in TASKS.values())], Field(discriminator="name")]  # noqa: UP007
 """The settings of any task in the table, told apart by `name`: a pydantic field type for the recipe."""
@@ -54,6 +43,15 @@ def task_for(settings: TaskSettings) -> Task:
     if settings.name not in TASKS:
         raise unknown_task(settings.name)
     return TASKS[settings.name](settings)
+
+
+def load_examples(settings: TaskSettings, split: Split) -> list[Example]:
+    """The examples of a recipe's task, in the source's order.
+
+    Raises:
+        HeftError: the task is unknown, the source cannot be read or is empty, or rows are malformed (all are reported).
+    """
+    return examples_of(task_for(settings), split)
 
 
 __all__ = [

@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, Task, shortened
+from heft.settings.words import show
+from heft.tasks.base import Example, Task
 from heft.tasks.choices import ChoiceSettings, check_options, options_example, question_cloze
 from heft.tasks.sources import HubSource
 
@@ -40,7 +41,6 @@ class OpenbookqaSettings(ChoiceSettings):
 class ArcEasy(Task):
     """Question and 3 to 5 options, re-lettered from A in their order."""
 
-    name = "arc_easy"
     settings_type = ArcEasySettings
     fields = {"question": str, "choices": dict, "answerKey": str}
     settings: ChoiceSettings
@@ -55,14 +55,12 @@ class ArcEasy(Task):
 class ArcChallenge(ArcEasy):
     """As ARC-Easy."""
 
-    name = "arc_challenge"
     settings_type = ArcChallengeSettings
 
 
 class Openbookqa(Task):
     """Question stem and four options; many stems are the beginning of a sentence, so cloze is the stem alone."""
 
-    name = "openbookqa"
     settings_type = OpenbookqaSettings
     fields = {"question_stem": str, "choices": dict, "answerKey": str}
     settings: OpenbookqaSettings
@@ -83,8 +81,8 @@ def labelled_options(row: dict) -> tuple[list[str], int]:
     """
     texts, labels = (row["choices"].get(name) for name in ("text", "label"))
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
-        raise HeftError(f"choices must hold the lists text and label of one length; got {shortened(row['choices'])}")
+        raise HeftError(f"choices must hold the lists text and label of one length; got {show(row['choices'])}")
     check_options(texts, "choices.text", least=3, most=5)
     if labels.count(row["answerKey"]) != 1:
-        raise HeftError(f"answerKey must be one of the labels {shortened(labels)}; got {shortened(row['answerKey'])}")
+        raise HeftError(f"answerKey must be one of the labels {show(labels)}; got {show(row['answerKey'])}")
     return texts, labels.index(row["answerKey"])

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from heft.errors import HeftError
 from heft.settings.base import Settings
+from heft.settings.words import show
 from heft.tasks.sources import Row, Source, read_rows
 
 Split = Literal["train", "eval"]
@@ -197,7 +198,6 @@ class SplitSettings(TaskSettings):
 class Task(ABC):
     """How rows become examples. A subclass is one file: its settings, its row format, its prompt, its answer check."""
 
-    name: ClassVar[str]
     settings_type: ClassVar[type[TaskSettings]]
     generates: ClassVar[bool] = False
     """Whether every answer is generated, so that no example has choices."""
@@ -210,6 +210,11 @@ class Task(ABC):
 
     def __init__(self, settings: TaskSettings):
         self.settings = settings
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return self.settings.name
 
     def rows(self, split: Split) -> Iterator[Row]:
         """Every row of a split, with its place.
@@ -250,7 +255,7 @@ def field_faults(row: dict, fields: Mapping[str, type]) -> list[str]:
             faults.append(f"{name} is missing (the row has {', '.join(map(str, row)) or 'no fields'})")
         elif not isinstance(row[name], kind) or (kind is int and isinstance(row[name], bool)):
             hint = quotes_hint(row[name]) if kind is str else ""
-            faults.append(f"{name} must be {_KIND_WORDS[kind]}; got {shortened(row[name])}{hint}")
+            faults.append(f"{name} must be {_KIND_WORDS[kind]}; got {show(row[name])}{hint}")
         elif kind is str and not row[name].strip():
             faults.append(f"{name} is empty")
     return faults
@@ -270,11 +275,5 @@ def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:
         HeftError: it is none of them.
     """
     if row[name] not in allowed:
-        raise HeftError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {shortened(row[name])}")
+        raise HeftError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {show(row[name])}")
     return allowed.index(row[name])
-
-
-def shortened(value: object) -> str:
-    """A value for a message, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

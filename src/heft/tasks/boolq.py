@@ -20,11 +20,7 @@ class BoolqWheel:
     """
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield a split's rows.
-
-        Raises:
-            HeftError: the package is absent, another version or damaged, or the split is neither train nor validation.
-        """
+        """As `heft.tasks.sources.Source.rows`."""
         if split not in ("train", "validation"):
             raise HeftError(f"source: wheel has the splits train and validation; got {split!r}")
         folder = _wheel_folder()
@@ -82,7 +78,6 @@ class Boolq(Task):
     The prompt is that of EleutherAI's lm-evaluation-harness, so that zero-shot figures are comparable.
     """
 
-    name = "boolq"
     settings_type = BoolqSettings
     fields = {"question": str, "passage": str, "answer": bool}
     settings: BoolqSettings

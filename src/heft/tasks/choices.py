@@ -5,7 +5,8 @@ from string import ascii_uppercase
 from typing import Literal
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, SplitSettings, choice_example, quotes_hint, shortened
+from heft.settings.words import show
+from heft.tasks.base import Example, SplitSettings, choice_example, quotes_hint
 
 ChoiceFormat = Literal["letters", "cloze"]
 
@@ -57,4 +58,4 @@ def check_options(options: Sequence[object], name: str, least: int, most: int | 
         raise HeftError(f"{name} must have {count} options; got {len(options)}")
     for option in options:
         if not isinstance(option, str) or not option.strip():
-            raise HeftError(f"{name} must be texts that are not empty; got {shortened(option)}{quotes_hint(option)}")
+            raise HeftError(f"{name} must be texts that are not empty; got {show(option)}{quotes_hint(option)}")

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, SplitSettings, Task, generation_example, shortened
+from heft.settings.words import show
+from heft.tasks.base import Example, SplitSettings, Task, generation_example
 from heft.tasks.sources import HubSource
 
 MARK = "####"
@@ -29,7 +30,6 @@ class Gsm8kSettings(SplitSettings):
 class Gsm8k(Task):
     """Question; the answer is the worked solution without its <<calculator>> marks, ending in "#### 18"."""
 
-    name = "gsm8k"
     generates = True
     settings_type = Gsm8kSettings
     fields = {"question": str, "answer": str}
@@ -44,7 +44,7 @@ class Gsm8k(Task):
         solution = re.sub(r"<<[^<>]*>>", "", row["answer"]).strip()
         target = final_number(solution)
         if MARK not in solution or target is None:
-            raise HeftError(f"answer must end in '{MARK} <number>'; it ends in {shortened(solution[-30:])}")
+            raise HeftError(f"answer must end in '{MARK} <number>'; it ends in {show(solution[-30:])}")
         return generation_example(self.name, f"Question: {row['question'].strip()}\nAnswer:", f" {solution}", target)
 
     def prediction(self, text: str) -> str | None:

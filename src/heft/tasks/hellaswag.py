@@ -24,7 +24,6 @@ class Hellaswag(Task):
     "Activity: first part Second part"; a row without these parts is taken to have that form in `ctx` already.
     """
 
-    name = "hellaswag"
     settings_type = HellaswagSettings
     fields = {"ctx": str, "endings": list, "label": str}
     settings: HellaswagSettings

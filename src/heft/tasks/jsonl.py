@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, quotes_hint, shortened
+from heft.settings.words import show
+from heft.tasks.base import Example, Split, Task, TaskSettings, field_faults, generation_example, quotes_hint
 from heft.tasks.choices import ChoiceFormat, check_options, options_example, question_cloze
 from heft.tasks.sources import Row, read_json_lines, user_path
 
@@ -40,7 +41,6 @@ class Jsonl(Task):
     from 0.
     """
 
-    name = "jsonl"
     settings_type = JsonlSettings
     settings: JsonlSettings
 
@@ -115,14 +115,14 @@ def _gold(row: dict) -> int:
     if isinstance(answer, str):
         if choices.count(answer) == 1:
             return choices.index(answer)
-        raise HeftError(f"answer {shortened(answer)} must be the text of exactly one choice, or an index from 0")
+        raise HeftError(f"answer {show(answer)} must be the text of exactly one choice, or an index from 0")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         expected = f"answer must be an index from 0 to {len(choices) - 1} or the text of a choice"
-        raise HeftError(f"{expected}; got {shortened(answer)}{quotes_hint(answer)}")
+        raise HeftError(f"{expected}; got {show(answer)}{quotes_hint(answer)}")
     texts = [choice.strip() for choice in choices]
     if str(answer) in texts and texts[answer] != str(answer):
         raise HeftError(
-            f"answer {answer} is the index of {shortened(choices[answer])}, counted from 0, and the text of another"
+            f"answer {answer} is the index of {show(choices[answer])}, counted from 0, and the text of another"
             " choice; write the right choice's text, in quotes"
         )
     return answer

@@ -1,4 +1,4 @@
-"""From a task's settings to its examples: read, check, convert, limit."""
+"""From a task to its examples: read, check, convert, limit."""
 
 import random
 from collections import Counter
@@ -6,23 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, Split, Task, TaskSettings
+from heft.tasks.base import Example, Split, Task
 from heft.tasks.sources import fault_report
 
 
-def load_examples(settings: TaskSettings, split: Split) -> list[Example]:
-    """The examples of a recipe's task, in the source's order.
-
-    Raises:
-        HeftError: the task is unknown, the source cannot be read or is empty, or rows are malformed (all are reported).
-    """
-    from heft.tasks import task_for  # here because the table imports the tasks, and they import this package
-
-    return examples_of(task_for(settings), split)
-
-
 def examples_of(task: Task, split: Split) -> list[Example]:
-    """The examples of a task object, which need not be in the table; otherwise as `load_examples`."""
+    """The examples of a task object, which need not be in the table; otherwise as `heft.tasks.load_examples`."""
     if split not in ("train", "eval"):
         raise ValueError(f"split must be 'train' or 'eval'; got {split!r}")
     examples, faults, row_count = [], [], 0

@@ -22,7 +22,6 @@ class Piqa(Task):
     On the Hub the default branch is a loading script, which `datasets` 4 refuses; the converted branch has the rows.
     """
 
-    name = "piqa"
     settings_type = PiqaSettings
     fields = {"goal": str, "sol1": str, "sol2": str, "label": int}
     settings: PiqaSettings

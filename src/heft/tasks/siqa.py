@@ -22,7 +22,6 @@ class Siqa(Task):
     On the Hub the default branch is a loading script, which `datasets` 4 refuses; the converted branch has the rows.
     """
 
-    name = "siqa"
     settings_type = SiqaSettings
     fields = {"context": str, "question": str, "answerA": str, "answerB": str, "answerC": str, "label": str}
     settings: SiqaSettings

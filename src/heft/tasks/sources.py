@@ -41,11 +41,7 @@ class HubSource:
     otherwise: str | None = None
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield a split's rows; they are counted from 0, as the data set's own index does.
-
-        Raises:
-            HeftError: the split is unknown or empty, or the Hub cannot be opened.
-        """
+        """As `Source.rows`; rows are counted from 0, as the data set's own index does."""
         if split not in self.splits:
             raise HeftError(f"{self.path} has no split {split!r} with answers; it has {', '.join(self.splits)}")
         where = f"{self.path}[{self.splits[split]}]"
@@ -74,10 +70,7 @@ class HubSource:
 def read_rows(source: str, split: str, sources: Mapping[str, Source]) -> Iterator[Row]:
     """Yield every row of a split with its place, in the source's own order.
 
-    Args:
-        source: one of `sources`, or the path of a folder that holds `<split>.jsonl`.
-        split: the split's name, such as "validation".
-        sources: the task's own, by name.
+    `source` is the name of one of the task's own `sources`, or the path of a folder that holds `<split>.jsonl`.
 
     Raises:
         HeftError: the source is missing, unreadable or empty.

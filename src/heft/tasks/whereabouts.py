@@ -48,7 +48,6 @@ class Whereabouts(Task):
     order, and each person who moved is asked about with the same probability, so places are gold equally often.
     """
 
-    name = "whereabouts"
     settings_type = WhereaboutsSettings
     fields = {"moves": list, "asked": str}
     settings: WhereaboutsSettings

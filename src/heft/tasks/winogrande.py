@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, Task, index_among, shortened
+from heft.settings.words import show
+from heft.tasks.base import Example, Task, index_among
 from heft.tasks.choices import ChoiceSettings, options_example
 from heft.tasks.sources import HubSource
 
@@ -24,7 +25,6 @@ class Winogrande(Task):
     and the rest. Sentences come in twins that differ by a word; those that agree up to the blank share a group.
     """
 
-    name = "winogrande"
     settings_type = WinograndeSettings
     fields = {"sentence": str, "option1": str, "option2": str, "answer": str}
     settings: WinograndeSettings
@@ -32,7 +32,7 @@ class Winogrande(Task):
     def example(self, row: dict) -> Example:
         sentence = row["sentence"].strip()
         if sentence.count("_") != 1:
-            raise HeftError(f"sentence must have one blank '_'; got {shortened(sentence)}")
+            raise HeftError(f"sentence must have one blank '_'; got {show(sentence)}")
         options, gold = [row["option1"].strip(), row["option2"].strip()], index_among(row, "answer", ("1", "2"))
         before, _, rest = sentence.partition("_")
         before = before.strip()

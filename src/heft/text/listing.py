@@ -1,6 +1,7 @@
-"""Lists in messages: the first few, and how many more there are."""
+"""Lists in sentences."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from string import ascii_lowercase
 
 
 def first_of(items: Iterable[object], limit: int, separator: str = ", ") -> str:
@@ -8,3 +9,13 @@ def first_of(items: Iterable[object], limit: int, separator: str = ", ") -> str:
     shown = [str(item) for item in items]
     more = f" and {len(shown) - limit:,} more" if len(shown) > limit else ""
     return separator.join(shown[:limit]) + more
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def letter(index: int) -> str:
+    """a, b, …, z, aa, ab, …"""
+    return (letter(index // 26 - 1) if index >= 26 else "") + ascii_lowercase[index % 26]

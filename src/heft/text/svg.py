@@ -96,21 +96,20 @@ class Drawing:
     def line(self, points: Sequence[Point], kind: str) -> None:
         """A line through points."""
         path = " ".join(f"{x},{y}" for x, y in map(self.at, points))
-        self._add('<polyline class="{}" points="{}"/>', kind, path)
+        self._marks.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
 
     def segment(self, start: Point, end: Point, kind: str) -> None:
         """A straight line between two points."""
-        (x1, y1), (x2, y2) = self.at(start), self.at(end)
-        self._add('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>', kind, x1, y1, x2, y2)
+        self._marks.append(_line(kind, *self.at(start), *self.at(end)))
 
     def dot(self, point: Point, kind: str, radius: float = 3.0) -> None:
         """A disc; its class says whether it is filled."""
-        x, y = self.at(point)
-        self._add('<circle class="{}" cx="{}" cy="{}" r="{}"/>', kind, x, y, round(radius, 2))
+        circle = Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>')
+        self._marks.append(circle.format(kind, *self.at(point), round(radius, 2)))
 
     def text(self, x: float, y: float, text: str, kind: str = "label", anchor: str = "start") -> None:
         """Text at a place of the drawing (not at values)."""
-        self._add('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>', kind, x, y, anchor, text)
+        self._marks.append(_text(x, y, text, kind, anchor))
 
     def svg(self, label: str) -> Markup:
         """The whole drawing; `label` says in a few words what it is."""
@@ -124,25 +123,20 @@ class Drawing:
         svg = str(self.svg(label)).replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" ', 1)
         return svg.replace(">", f"><style>{_STYLE}</style>", 1) + "\n"
 
-    def _add(self, template: str, *values: object) -> None:
-        self._marks.append(Markup(template).format(*values))
-
     def _axes(self) -> Markup:
         bottom, right = self.height - BOTTOM, WIDTH - RIGHT
         parts = [
             _text(0, 12, self.y.label, "axis", "start"),
             _text(right, self.height - 6, self.x.label, "axis", "end"),
-            Markup('<line class="rule" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(self.left, bottom, right, bottom),
+            _line("rule", self.left, bottom, right, bottom),
         ]
         for value in self.y.ticks() if self._y_axis else ():
             y = self.at((self.x.low, value))[1]
-            parts.append(Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(self.left, y, right, y))
+            parts.append(_line("grid", self.left, y, right, y))
             parts.append(_text(self.left - 6, y + 4, self.y.words(value), "tick", "end"))
         for value in self.x.ticks():
             x = self.at((value, self.y.low))[0]
-            parts.append(
-                Markup('<line class="rule" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x, bottom, x, bottom + 4)
-            )
+            parts.append(_line("rule", x, bottom, x, bottom + 4))
             parts.append(_text(x, bottom + 17, self.x.words(value), "tick", "middle"))
         return Markup("").join(parts)
 
@@ -150,6 +144,10 @@ class Drawing:
 def shortened(text: str, most: int) -> str:
     """Text of at most so many characters."""
     return text if len(text) <= most else text[: max(0, most - 1)] + "…"
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, x1, y1, x2, y2)
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:

@@ -1,4 +1,4 @@
-"""Figures as people read them in tables; a dash where a figure does not exist."""
+"""Figures as people read them; those that may be None are a dash then."""
 
 import math
 
@@ -14,6 +14,36 @@ def percent(share: float | None) -> str:
 def interval(bounds: tuple[float, float] | None) -> str:
     """An interval of a share, `36.6–47.7 %`, or a dash where there is none."""
     return "–" if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f} %"
+
+
+def points(share: float) -> str:
+    """A difference in percentage points, with its sign: `+3.1`."""
+    return f"{100 * share:+.1f}".translate(_MINUS)
+
+
+def points_interval(bounds: tuple[float, float]) -> str:
+    """An interval of a difference, in percentage points: `−0.4 to +3.1`."""
+    return f"{points(bounds[0])} to {points(bounds[1])}"
+
+
+def unsigned_points(share: float) -> str:
+    """A size in percentage points: `3.1`."""
+    return f"{100 * share:.1f}"
+
+
+def p_text(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(number: float) -> str:
+    """A whole number with separators."""
+    return f"{number:,.0f}"
+
+
+def several(number: int, thing: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def in_bytes(count: float | None) -> str:

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from heft.data.answers import can_be_right, comes_back, written
 from heft.data.checks.fault import Fault, count, such_as
 from heft.data.encode import EncodedExample
-from heft.tasks.base import Task, shortened
+from heft.settings.words import show
+from heft.tasks.base import Task
 
 FEW_ROWS = 10
 """Among fewer rows labels are alike by chance too often: 17 % of the time among four of BoolQ, 1 % among ten."""
@@ -124,7 +125,7 @@ def _shared_label(rows: Sequence[EncodedExample]) -> str:
     first = rows[0].example
     if first.choices and len({_plain(row.example.answer) for row in rows}) > 1:
         return f"the right choice as number {first.gold + 1}"
-    return f"the answer {shortened(first.answer)}"
+    return f"the answer {show(first.answer)}"
 
 
 def _plain(text: str) -> str:
