@@ -22,7 +22,7 @@ def test_losses_that_are_no_number_are_counted_and_not_drawn(tmp_path):
     with (path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"stage": "fine", "step": 4, "eval_loss": float("nan")}) + "\n")
     fine = stage_curves(read_run(path))[1]
-    assert (fine.lost, fine.held_back) == (1, [])
+    assert (fine.lost, fine.validation) == (1, [])
 
 
 @pytest.mark.parametrize(

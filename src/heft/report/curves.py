@@ -20,7 +20,7 @@ class StageCurve:
     Attributes:
         stage: its name.
         start, end: optimiser steps taken in the run before it and at its end.
-        loss, held_back: (steps taken in the run, mean −ln p of an answer's tokens), of training and of held-back rows.
+        loss, validation: (steps taken in the run, mean −ln p of an answer's tokens), of training and of validation rows.
         lost: logged losses that were no finite number.
         ended: why the stage ended, as a sentence.
     """
@@ -29,7 +29,7 @@ class StageCurve:
     start: int
     end: int
     loss: Sequence[Point]
-    held_back: Sequence[Point]
+    validation: Sequence[Point]
     lost: int
     ended: str
 
@@ -69,8 +69,8 @@ def section(subject: Subject) -> Section:
     panels = [_panel(group) for group in trained(subject.arms)]
     shown = [panel for panel in panels if panel is not None]
     about = (
-        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, one line a seed; dots: held-back"
-        " rows, where a stage holds some back. An upright line marks the switch from one stage to the next."
+        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, one line a seed; dots: validation"
+        " rows, where a stage has some. An upright line marks the switch from one stage to the next."
     )
     return Section("curves", "Learning curves", [about if shown else "Nothing was trained, or nothing logged."], shown)
 
@@ -78,7 +78,7 @@ def section(subject: Subject) -> Section:
 def _panel(group: Trained) -> Panel | None:
     by_run = [stage_curves(run) for run in group.runs]
     curves = [curve for run in by_run for curve in run]
-    losses = [p[1] for curve in curves for p in (*curve.loss, *curve.held_back)]
+    losses = [p[1] for curve in curves for p in (*curve.loss, *curve.validation)]
     if not losses:
         return None
     x = axis("optimiser steps", [0, max(curve.end for curve in curves)], low=0, words=count)
@@ -88,9 +88,9 @@ def _panel(group: Trained) -> Panel | None:
             if len(curve.loss) == 1:
                 drawing.dot(curve.loss[0], "fill a", 2)
             drawing.line(curve.loss, "line a")
-            if curve.held_back:
-                drawing.line(curve.held_back, "line thin b")
-            for point in curve.held_back:
+            if curve.validation:
+                drawing.line(curve.validation, "line thin b")
+            for point in curve.validation:
                 drawing.dot(point, "fill b", 2.2)
         for curve in run[1:]:
             drawing.segment((curve.start, drawing.y.low), (curve.start, drawing.y.high), "switch")
@@ -117,7 +117,7 @@ def _told(seeds: Sequence[int], by_run: Sequence[Sequence[StageCurve]]) -> list[
     for name in dict.fromkeys(curve.stage for curves in by_run for curve in curves):
         found = [(seed, c) for seed, curves in zip(seeds, by_run, strict=True) for c in curves if c.stage == name]
         parts = [several(found[0][1].end - found[0][1].start, "step")]
-        for what, kind in (("loss", "loss"), ("held back", "held_back")):
+        for what, kind in (("loss", "loss"), ("validation", "validation")):
             ends = [_ends(getattr(curve, kind)) for _, curve in found if getattr(curve, kind)]
             parts += [f"{what} {', '.join(ends)}"] if ends else []
         if lost := sum(curve.lost for _, curve in found):
