@@ -19,8 +19,8 @@ class StageCurve:
 
     Attributes:
         stage: its name.
-        start, end: optimiser steps taken in the run before it and at its end.
-        loss, validation: (steps taken in the run, mean −ln p of an answer's tokens), of training and of validation rows.
+        start, end: optimizer steps taken in the run before it and at its end.
+        loss, validation: (steps taken in the run, mean −ln p of an answer's tokens), of training and validation rows.
         lost: logged losses that were no finite number.
         ended: why the stage ended, as a sentence.
     """
@@ -69,8 +69,8 @@ def section(subject: Subject) -> Section:
     panels = [_panel(group) for group in trained(subject.arms)]
     shown = [panel for panel in panels if panel is not None]
     about = (
-        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, one line a seed; dots: validation"
-        " rows, where a stage has some. An upright line marks the switch from one stage to the next."
+        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, one line a seed; dots:"
+        " validation rows, where a stage has some. An upright line marks the switch from one stage to the next."
     )
     return Section("curves", "Learning curves", [about if shown else "Nothing was trained, or nothing logged."], shown)
 
@@ -81,7 +81,7 @@ def _panel(group: Trained) -> Panel | None:
     losses = [p[1] for curve in curves for p in (*curve.loss, *curve.validation)]
     if not losses:
         return None
-    x = axis("optimiser steps", [0, max(curve.end for curve in curves)], low=0, words=count)
+    x = axis("optimizer steps", [0, max(curve.end for curve in curves)], low=0, words=count)
     drawing = Drawing(x, axis("loss", losses, may_be_log=True))
     for run in by_run:
         for curve in run:
