@@ -1,4 +1,4 @@
-"""Run by torchrun: two optimiser steps of a ReFT adapter over LoRA, sharded, in parallel or alone; losses as JSON."""
+"""Run by torchrun: two optimizer steps of a ReFT adapter over LoRA, sharded, in parallel or alone; losses as JSON."""
 
 import json
 import os
@@ -47,13 +47,13 @@ def run(way: str, positions: str) -> list[float]:
         call = fully_shard(model)
     elif way == "parallel":
         call = DistributedDataParallel(model)
-    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     losses = []
     for _ in range(STEPS):
         loss = call(**batch(rank, count)).loss
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         mean = loss.detach().clone()
         if way != "alone":
             distributed.all_reduce(mean)

@@ -16,9 +16,9 @@ SITES = ["block", "attention", "mlp"]
 def train_one_step(model, ids: torch.Tensor) -> None:
     labels = ids.clone()
     labels[:, :5] = -100
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model.train()(input_ids=ids, labels=labels).loss.backward()
-    optimiser.step()
+    optimizer.step()
     model.eval()
 
 

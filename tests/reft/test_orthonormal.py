@@ -94,19 +94,19 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
 @pytest.mark.parametrize("intervention", ["loreft", "consreft", "lobireft"])
-def test_mistake_1_no_optimiser_and_no_weight_decay_makes_r_less_orthonormal(optimiser, intervention):
+def test_mistake_1_no_optimizer_and_no_weight_decay_makes_r_less_orthonormal(optimizer, intervention):
     torch.manual_seed(0)
     unit = Intervention(intervention, HIDDEN, RANK)
     torch.nn.init.normal_(unit.bias)
     start = orthonormal_rows(unit.rotation.detach())
     hidden, target = random_matrix(16, HIDDEN, seed=2), random_matrix(16, HIDDEN, seed=3)
-    optimiser = OPTIMISERS[optimiser]([unit.rotation])
+    optimizer = OPTIMISERS[optimizer]([unit.rotation])
     for _ in range(200):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (hidden + unit(hidden) - target).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     end = orthonormal_rows(unit.rotation.detach())
     assert distance_from_orthonormal(end) < 1e-5
     assert (end - start).abs().max() > 1e-2  # it did move

@@ -46,10 +46,10 @@ def test_twenty_losses_equal_those_of_an_independent_loreft(tied, trained):
             model(input_ids=ids, attention_mask=mask, labels=labels).loss,
             reference.loss(ids, mask, labels, columns),
         )
-        for loss, optimiser, trace in zip(losses, (ours, theirs), traces, strict=True):
-            optimiser.zero_grad()
+        for loss, optimizer, trace in zip(losses, (ours, theirs), traces, strict=True):
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             trace.append(loss.item())
     assert traces[0] == trained_losses(traces[1], 3e-3, 20)
     assert traces[0][-1] < traces[0][0] - 0.05  # it did learn
@@ -86,9 +86,9 @@ def test_only_the_adapter_trains_and_all_of_it_gets_a_gradient():
 
 def train_one_step(model) -> None:
     ids, mask, labels, _ = padded_batch()
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model.train()(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-    optimiser.step()
+    optimizer.step()
     model.eval()
 
 
@@ -142,12 +142,12 @@ def test_weight_decay_of_10_keeps_the_loss_finite_and_the_edit_alive():
     """Mistake 1 of others, on a model: torch's parametrisation loses R and with it the edit."""
     ids, mask, labels, _ = padded_batch()
     model = with_reft(positions="f2+l2").train()
-    optimiser = torch.optim.AdamW(list(reft_parameters(model).values()), lr=1e-2, weight_decay=10.0)
+    optimizer = torch.optim.AdamW(list(reft_parameters(model).values()), lr=1e-2, weight_decay=10.0)
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert torch.isfinite(loss)
     with torch.no_grad(), model.disable_adapter():
         base_loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss

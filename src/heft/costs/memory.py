@@ -38,7 +38,7 @@ def weight_bytes(model: PreTrainedModel, quantization: str | None) -> int:
 
 
 def trained_bytes(numbers: int, optimizer: str) -> int:
-    """Bytes of that many float32 weights, their gradients and optimiser states."""
+    """Bytes of that many float32 weights, their gradients and optimizer states."""
     return numbers * (4 + 4 + OPTIMIZERS[optimizer].state_bytes)
 
 

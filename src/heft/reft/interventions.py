@@ -79,7 +79,7 @@ class _Start:
 def orthonormal_rows(raw: torch.Tensor) -> torch.Tensor:
     """The matrix with orthonormal rows that spans the rows of `raw`: R = L⁻¹A with LLᵀ = AAᵀ (Cholesky).
 
-    The result does not depend on the length of the rows of `raw`, so no optimiser and no weight decay can take R off
+    The result does not depend on the length of the rows of `raw`, so no optimizer and no weight decay can take R off
     the orthonormal matrices. It equals `raw` where that is orthonormal already. The work is r×r and done in float64
     (float32 on devices that have none), which is exact for a badly conditioned `raw` and makes the rounded result the
     same whether matrices are treated alone or stacked.

@@ -7,7 +7,7 @@ Here the same is five skinny products, two of which add to what is there, in the
     forward:  h = A xᵀ         y = x Wᵀ + b, then y += hᵀ (sB)ᵀ
     backward: u = (sB)ᵀ gᵀ     ∂x = g W, then ∂x += uᵀ A      ∂A = u x      ∂B = s (h g)ᵀ
 
-A and B stay the float32 weights that PEFT made, and so do their gradients and the optimiser's steps. In float32 the
+A and B stay the float32 weights that PEFT made, and so do their gradients and the optimizer's steps. In float32 the
 results are PEFT's to rounding. In bfloat16 x is not cast, A and sB are rounded to bfloat16 for each pass, as autocast
 would, products accumulate in float32 and only their results are rounded (tests compare both with float64).
 
