@@ -67,9 +67,9 @@ def _fill_loreft(model, rank: int) -> None:
     """Give every active LoReFT of this rank the seeded values."""
     import torch
 
-    from heft.reft.layer import ReftLayer
+    from heft.reft.layer import layers_of
 
-    layers = [module for module in model.modules() if isinstance(module, ReftLayer)]
+    layers = list(layers_of(model).values())
     start = loreft_layers(len(layers), model.config.hidden_size, rank)
     with torch.no_grad():
         for layer, values in zip(layers, start, strict=True):
@@ -127,6 +127,7 @@ def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
     from heft.recipe.grid import Configuration
     from heft.runtime.reporter import Reporter
     from heft.sweep.arrange import side_by_side
+    from heft.training.batches import TrainingData
 
     def train(chosen: list, epochs: int) -> dict:
         combinations = [
@@ -140,9 +141,10 @@ def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
         losses = []
 
         def run() -> None:
-            with side_by_side(base, tried, (chosen, rows[-1:]), seeds, job["tokens_per_pass"], Reporter()) as training:
+            data = TrainingData(chosen, rows[-1:], base.tokenizer.pad_token_id)
+            with side_by_side(base, tried, data, seeds, job["tokens_per_pass"], Reporter()) as training:
                 _fill_loreft(base.model, job["rank"])
-                training.train("sweep", Reporter(), lambda figures: None)
+                training.train("sweep", Reporter())
                 losses.extend(training.learners[0].losses)
 
         seconds, _ = timed(run, job["device"])
