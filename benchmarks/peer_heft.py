@@ -73,7 +73,7 @@ def _fill_loreft(model, rank: int) -> None:
     start = loreft_layers(len(layers), model.config.hidden_size, rank)
     with torch.no_grad():
         for layer, values in zip(layers, start, strict=True):
-            for unit in layer.active_units():
+            for _, _, unit in layer.active():
                 if len(unit.bias) == rank:
                     unit.weight.copy_(values.weight)
                     unit.bias.copy_(values.bias)

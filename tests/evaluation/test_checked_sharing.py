@@ -4,8 +4,8 @@ import pytest
 
 import tiny
 from heft.data.encode import Encoder
-from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.evaluator import evaluate_examples
+from heft.evaluation.likelihood import why_not_shared
 from heft.evaluation.shared_pass import SharedPasses
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
@@ -64,7 +64,7 @@ def test_two_questions_on_one_text_are_among_what_is_tried(monkeypatch):
     ]
     seen = []
     monkeypatch.setattr(
-        "heft.evaluation.checked_sharing.choice_log_likelihoods",
+        "heft.evaluation.likelihood.choice_log_likelihoods",
         lambda model, chosen, **rest: seen.append(chosen) or [[0.0] * len(e.choices) for e in chosen],
     )
     assert why_not_shared(tiny.tiny_model(), grouped, 0) is None

@@ -120,11 +120,15 @@ def test_a_run_goes_on_the_next_day_with_the_date_that_it_was_begun_with(dated_r
     heft.train(dated_recipe("whole"), whole)
     assert any("2026-11-26" in line and "task.template_date" in line for line in whole.lines)
 
-    def interrupt(*args):
-        raise KeyboardInterrupt
+    evaluate = StageLoop.evaluate
+
+    def interrupt(loop, name, **figures):
+        if name != "base":
+            raise KeyboardInterrupt
+        return evaluate(loop, name, **figures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StageLoop, "evaluate_stage", interrupt)
+        patch.setattr(StageLoop, "evaluate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             heft.train(cut)
     day("2026-11-27")

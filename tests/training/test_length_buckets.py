@@ -13,7 +13,7 @@ from heft.training.loss import plain_loss
 from heft.training.reuse import activation_cache as kept
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
-from heft.training.reuse.stores import MemoryStore, NoStore
+from heft.training.reuse.stores import MemoryStore, Store
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_split_batch_has_the_loss_and_the_gradients_of_the_whole(architecture,
 
 def test_prefixes_and_lower_layers_are_computed_in_parts_too(free_passes):
     model = staged()
-    for store in (NoStore(), MemoryStore()):
+    for store in (Store(), MemoryStore()):
         prefixes = PrefixReuse(model, ROWS, 2, 0, store)
         batch = batch_of([0, 1, 2, 3])
         assert_same_as_plain(model, [0, 1, 2, 3], answer_loss_on_prefixes(model, batch, prefixes))

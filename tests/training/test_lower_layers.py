@@ -9,7 +9,7 @@ from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.training.loss import answer_loss
 from heft.training.reuse.facts import first_edited_layer
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
-from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore
+from heft.training.reuse.stores import DiskStore, MemoryStore, Store
 
 
 @pytest.mark.parametrize(("site", "positions"), [("block", "all"), ("attention", "f1+l2"), ("mlp", "l2")])
@@ -18,7 +18,7 @@ def test_loss_and_gradients_are_those_of_the_plain_path(architecture, site, posi
     model = staged(architecture, positions, site=site, layers=[1, 2])
     assert first_edited_layer(model) == 1
     lengths = [len(row.prompt) + len(row.answer) for row in ROWS]
-    for store in (NoStore(), MemoryStore(), DiskStore(tmp_path / "hidden.bin", lengths)):
+    for store in (Store(), MemoryStore(), DiskStore(tmp_path / "hidden.bin", lengths)):
         reuse = LowerLayerReuse(model, ROWS, 1, 0, store)
         for rows in ([0, 1, 2, 3], [2], [2, 1], [0, 1, 2, 3]):
             assert_same_as_plain(model, rows, answer_loss_on_lower_layers(model, batch_of(rows), reuse))

@@ -16,7 +16,7 @@ from heft.training.loss import answer_loss, plain_loss
 from heft.training.out_of_memory import in_micro_batches
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
-from heft.training.reuse.stores import MemoryStore, NoStore
+from heft.training.reuse.stores import MemoryStore, Store
 from tolerance import assert_gradients, assert_tensors, of_weights, rounded, trained_losses
 
 SHORT_FIRST = [2, 0, 3, 1]
@@ -47,7 +47,7 @@ def assert_same(model, found, value, gradients):
     assert_gradients({name: model.get_parameter(name).grad for name in gradients}, gradients)
 
 
-@pytest.mark.parametrize("store", [NoStore, MemoryStore])
+@pytest.mark.parametrize("store", [Store, MemoryStore])
 @pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
 def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(losses, store):
     model, loss = losses(store())
@@ -68,7 +68,7 @@ def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(losses, stor
 
 @pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
 def test_columns_in_which_all_rows_are_padded_change_nothing(losses):
-    model, loss = losses(NoStore())
+    model, loss = losses(Store())
     batch = batch_of(SHORT_FIRST)
     whole = loss_and_gradients(model, mean(loss, model, batch))
     for key, value in (("input_ids", 0), ("attention_mask", 0), ("position_ids", 0), ("labels", IGNORED)):
@@ -79,7 +79,7 @@ def test_columns_in_which_all_rows_are_padded_change_nothing(losses):
 
 @pytest.mark.parametrize("losses", [plain, prefixes, lower_layers])
 def test_a_row_without_a_finite_loss_is_found_among_longer_ones(losses):
-    model, loss = losses(NoStore())
+    model, loss = losses(Store())
 
     def spoiled(model, batch):
         return loss(model, batch) + (torch.nan if 3 in batch["row_ids"].tolist() else 0.0)

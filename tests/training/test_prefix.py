@@ -11,7 +11,7 @@ from heft.tasks.base import generation_example
 from heft.training.loss import answer_loss
 from heft.training.reuse.facts import edited_suffix
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
-from heft.training.reuse.stores import DiskStore, MemoryStore, NoStore, choose_store, open_store
+from heft.training.reuse.stores import DiskStore, MemoryStore, Store, choose_store, open_store
 from tolerance import assert_gradients, rounded
 
 TEXTS = [("A short one:", " yes"), ("Something quite a bit longer than that:", " no it is not"), ("Q?", " 1"),
@@ -64,7 +64,7 @@ def assert_same_as_plain(model, rows, loss):
 
 def stores(tmp_path):
     lengths = [len(row.prompt) - 2 for row in ROWS]
-    return [NoStore(), MemoryStore(), DiskStore(tmp_path / "prefixes.bin", lengths)]
+    return [Store(), MemoryStore(), DiskStore(tmp_path / "prefixes.bin", lengths)]
 
 
 @pytest.mark.parametrize("site", ["block", "attention", "mlp"])
@@ -144,7 +144,7 @@ def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch):
     assert [kind(50), kind(51), kind(101)] == ["memory", "disk", "off"]
 
 
-@pytest.mark.parametrize(("kind", "store"), [("off", NoStore), ("memory", MemoryStore), ("disk", DiskStore)])
+@pytest.mark.parametrize(("kind", "store"), [("off", Store), ("memory", MemoryStore), ("disk", DiskStore)])
 def test_a_store_is_of_the_kind_that_was_chosen(kind, store, tmp_path):
     opened = open_store(kind, [3], tmp_path)
     assert type(opened) is store

@@ -32,9 +32,20 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
         HeftError: all that do not, with the nearest names there are.
     """
     faults, seen, taken = [], set(), _names_within(model)
+    trained_by: dict[int, str] = {}
     for stage_name, stage in recipe.stages.items():
         for adapter in adapters_of(stage_name, stage):
             found = adapter.faults(model)
+            try:
+                tokens = adapter.tokens(model, tokenizer)
+            except HeftError as error:
+                tokens, found = [], [*found, str(error)]
+            found += [
+                f"trainable_tokens: stage {trained_by[token]} trains {tokenizer.convert_ids_to_tokens(token)!r}"
+                " already; let one of the two train it"
+                for token in tokens
+                if trained_by.setdefault(token, stage_name) != stage_name
+            ]
             if adapter.name in seen:
                 found.insert(0, f"two adapters would be named {adapter.name!r}; rename a stage")
             elif hasattr(nn.ModuleDict, adapter.name):
@@ -43,32 +54,12 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
                 found.insert(0, f"a part of the model is named {adapter.name!r}; rename the stage")
             seen.add(adapter.name)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
-    faults += _token_faults(model, recipe, tokenizer)
     if faults:
         raise HeftError("\n".join(faults))
 
 
 DOES_NOT_FIT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 """What PEFT and torch raise for an adapter that has no place in a model."""
-
-
-def _token_faults(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Trainable tokens that the model does not have, or that two stages train."""
-    faults, trained_by = [], {}
-    for stage_name, stage in recipe.stages.items():
-        for adapter in adapters_of(stage_name, stage):
-            try:
-                tokens = adapter.tokens(model, tokenizer)
-            except HeftError as error:
-                faults.append(f"stages.{stage_name}: {error}")
-                continue
-            for token in tokens:
-                if trained_by.setdefault(token, stage_name) != stage_name:
-                    faults.append(
-                        f"stages.{stage_name}: trainable_tokens: stage {trained_by[token]} trains"
-                        f" {tokenizer.convert_ids_to_tokens(token)!r} already; let one of the two train it"
-                    )
-    return faults
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,8 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
     show_tokens_of(model, names)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            module.set_adapter([name for name in names if name in _adapters_of(module)])
+            own = module._all_available_adapter_names()
+            module.set_adapter([name for name in names if name in own])
     model.requires_grad_(False)
 
 
@@ -166,11 +158,14 @@ def train_only(model: nn.Module, names: Sequence[str]) -> None:
 
 def adapter_parameters(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
     """The parameters of these adapters, by name."""
-    theirs = set()
-    for name in names:
-        for held in _held_by(model, name):
-            theirs |= {id(p) for p in ([held] if isinstance(held, nn.Parameter) else held.parameters())}
+    held = [each for name in names for each in _held_by(model, name)]
+    theirs = {id(p) for each in held for p in ([each] if isinstance(each, nn.Parameter) else each.parameters())}
     return {key: parameter for key, parameter in model.named_parameters() if id(parameter) in theirs}
+
+
+def trained_adapters(model: PreTrainedModel) -> list[str]:
+    """Names of the adapters of which a weight requires gradients."""
+    return [n for n in model.peft_config if any(p.requires_grad for p in adapter_parameters(model, [n]).values())]
 
 
 def adapter_modules(model: nn.Module, name: str) -> Iterator[nn.Module]:
@@ -192,21 +187,15 @@ def _held_by(model: nn.Module, name: str) -> Iterator[nn.Module | nn.Parameter]:
 
 def overview(model: PreTrainedModel) -> list[AdapterRow]:
     """What trains, what is frozen, what is active, and how many parameters each has."""
-    rows, counted = [], set()
+    rows = []
     for name, config in model.peft_config.items():
-        parameters = adapter_parameters(model, [name])
-        counted |= set(parameters)
+        parameters = adapter_parameters(model, [name]).values()
         is_active = any(name in m.active_adapters for m in model.modules() if isinstance(m, BaseTunerLayer))
-        trains = any(p.requires_grad for p in parameters.values())
+        trains = any(p.requires_grad for p in parameters)
         state = f"{'trains' if trains else 'frozen'}, {'active' if is_active else 'off'}"
-        rows.append(AdapterRow(name, method_name(config), state, sum(p.numel() for p in parameters.values())))
-    base = sum(_numel(p) for key, p in model.named_parameters() if key not in counted)
+        rows.append(AdapterRow(name, method_name(config), state, sum(p.numel() for p in parameters)))
+    base = model.num_parameters() - sum(row.parameters for row in rows)
     return [AdapterRow("base", "model", "frozen, active", base), *rows]
-
-
-def trainable_parameters(model: nn.Module) -> int:
-    """How many numbers the optimiser changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _names_within(model: nn.Module) -> set[str]:
@@ -214,12 +203,3 @@ def _names_within(model: nn.Module) -> set[str]:
     within = {part for key, _ in [*model.named_modules(), *model.named_parameters()] for part in key.split(".")}
     layers = {"base_layer", "reft", "token_adapter"}
     return within | layers | {*LoraLayer.adapter_layer_names, *ReftLayer.adapter_layer_names}
-
-
-def _adapters_of(module: BaseTunerLayer) -> set[str]:
-    return set(module._all_available_adapter_names())
-
-
-def _numel(parameter: nn.Parameter) -> int:
-    packed = getattr(parameter, "quant_state", None)  # 4-bit weights are stored two to a byte
-    return packed.shape.numel() if packed is not None else parameter.numel()

@@ -40,13 +40,9 @@ def save(
     manifest: AdapterManifest,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the model's adapters and `heft.json` to a new folder, which appears whole or not at all.
+    """Write the manifest's adapters and `heft.json` to a new folder, which appears whole or not at all.
 
-    Args:
-        directory: not there yet.
-        model: with the manifest's adapters attached.
-        manifest: hashes are filled in.
-        state_dict: the model's tensors, where its own are shards.
+    Hashes of the manifest are filled in. `state_dict` has the model's tensors, where its own are shards.
     """
     with atomic_folder(directory) as partial:
         entries = []
@@ -64,7 +60,7 @@ def save_adapter(
 ) -> None:
     """Write one adapter in PEFT's format; `state_dict` as for `save`."""
     folder.mkdir()
-    tensors = {PEFT_PREFIX + key: value.contiguous() for key, value in _tensors(model, name, state_dict).items()}
+    tensors = {key: value.contiguous() for key, value in adapter_tensors(model, name, state_dict).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
     config = PeftConfig.from_peft_type(**model.peft_config[name].to_dict())
     config.inference_mode = True
@@ -89,14 +85,16 @@ def require_readable(directory: Path, model: PreTrainedModel) -> None:
 
 def stored_parameters(model: PreTrainedModel) -> int:
     """How many parameters `save` writes of the adapters that a model carries."""
-    return sum(value.numel() for name in model.peft_config for value in _tensors(model, name).values())
+    return sum(value.numel() for name in model.peft_config for value in adapter_tensors(model, name).values())
 
 
-def _tensors(
+def adapter_tensors(
     model: PreTrainedModel, name: str, state_dict: dict[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
+    """An adapter's tensors by their names in its file; `state_dict` as for `save`."""
     with tokens_of(model, name):
-        return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
+        tensors = get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
+    return {PEFT_PREFIX + key: value for key, value in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,9 @@ def open_adapters(
             " in heft.json to the revision that was trained on, or give the folder that was (--base PATH)"
         )
     skeleton = without_weights(base.model)
-    folders = {entry.name: adapter_folder(directory, entry.name) for entry in manifest.adapters}
-    fitting = {name: _fitting(folder, name, skeleton) for name, folder in folders.items()}
+    fitting = {}
     for entry in manifest.adapters:
+        fitting[entry.name] = _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
         found = method_name(fitting[entry.name][0])
         if found != entry.method:
             raise HeftError(f"heft.json calls {entry.name} a {entry.method} adapter, and its own folder {found}")
@@ -182,7 +180,7 @@ def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path) -
     saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is not a PeftModel
     with tokens_of(model, name):
         set_peft_model_state_dict(model, saved, adapter_name=name)
-    loaded = _tensors(model, name)
+    loaded = {key.removeprefix(PEFT_PREFIX): value for key, value in adapter_tensors(model, name).items()}
     lost = [key for key, value in saved.items() if not loaded[key].is_meta and not _same(loaded[key].cpu(), value)]
     if lost:
         raise HeftError(
@@ -222,4 +220,4 @@ def expected_tensors(
             inject(skeleton, name, config)
     except DOES_NOT_FIT as error:
         raise HeftError(f"adapter {name!r} in {path.parent} does not fit its base model: {error}") from None
-    return {PEFT_PREFIX + key: tuple(value.shape) for key, value in _tensors(skeleton, name).items()}
+    return {key: tuple(value.shape) for key, value in adapter_tensors(skeleton, name).items()}

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from heft.adapters.attach import activate, train_only
-from heft.adapters.directory import PEFT_PREFIX, save
+from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
 from heft.adapters.methods import method_name
 from heft.adapters.safety import adapter_paths, read_config
@@ -50,13 +50,7 @@ class AttachedAdapters(dict):
         super().__setitem__(name, config)
 
     def __reduce__(self):
-        return _attached_adapters, (dict(self),)
-
-
-def _attached_adapters(adapters: dict[str, PeftConfig]) -> AttachedAdapters:
-    made = AttachedAdapters()
-    dict.update(made, adapters)
-    return made
+        return AttachedAdapters, (dict(self),)
 
 
 class DirectoryWriter:
@@ -138,10 +132,7 @@ class DirectoryWriter:
 def prepare(model: PreTrainedModel, manifest: AdapterManifest, trainable: str | Sequence[str]):
     """A loaded model for people: it saves itself, and is a `PeftModel` where some of it is to train.
 
-    Args:
-        model: with the adapters of the manifest attached.
-        manifest: of the directory that it was loaded from.
-        trainable: names of adapters or stages.
+    `trainable` names adapters or stages of the manifest, which are attached.
 
     Raises:
         HeftError: no adapter or stage has such a name.
@@ -154,7 +145,7 @@ def prepare(model: PreTrainedModel, manifest: AdapterManifest, trainable: str | 
         raise HeftError(f"trainable names {unknown[0]!r}; the directory has {', '.join(sorted(there_are))}")
     model.save_pretrained = DirectoryWriter(model, manifest)
     if not names:
-        model.peft_config = _attached_adapters(model.peft_config)
+        model.peft_config = AttachedAdapters(model.peft_config)
         return model
     order = list(model.peft_config)
     wrapped = _wrapped_around(model, names[-1])
@@ -190,8 +181,7 @@ def stack(model: PreTrainedModel | PeftModel, config: PeftConfig, adapter_name: 
 
 def _wrapped_around(model: PreTrainedModel, name: str) -> PeftModel:
     """A `PeftModel` of an adapter that is attached already: it is attached again, with its tensors."""
-    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    tensors = {PEFT_PREFIX + key: value.clone() for key, value in tensors.items()}
+    tensors = {key: value.clone() for key, value in adapter_tensors(model, name).items()}
     config = model.peft_config[name]
     config.inference_mode = False
     for layer in model.modules():  # experts' parameters take no second adapter of a name

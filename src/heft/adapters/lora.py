@@ -8,6 +8,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import sqrt
 
 import torch
@@ -17,7 +18,15 @@ from peft.tuners.tuners_utils import cast_adapter_dtype, delete_adapter
 from torch import nn
 from transformers import PreTrainedModel
 
-from heft.adapters.lora_targets import endings_of, expert_names, linear_names, matches, shared_weights, unadaptable
+from heft.adapters.lora_targets import (
+    endings_of,
+    expert_names,
+    linear_modules,
+    linear_names,
+    matches,
+    shared_weights,
+    unadaptable,
+)
 from heft.recipe.recipe import LoraSettings
 
 
@@ -162,11 +171,8 @@ class ReversibleInit:
     INITS = ("pissa", "olora")
 
     def __init__(self, model: PreTrainedModel):
-        self._weights = {}
-        for name in linear_names(model):
-            module = model.get_submodule(name)
-            module = module.get_base_layer() if isinstance(module, LoraLayer) else module
-            self._weights[name] = module.weight.detach().cpu().clone()
+        modules = linear_modules(model)
+        self._weights = {name: module.weight.detach().cpu().clone() for name, module in modules.items()}
         self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
@@ -210,19 +216,9 @@ def _doubled_ranks(rank: int, pattern: Mapping[str, int]) -> tuple[int, dict[str
 def _doubled(config: LoraConfig) -> LoraConfig:
     rank, rank_pattern = _doubled_ranks(config.r, config.rank_pattern)
     grow = sqrt(2) if config.use_rslora else 2
-    return LoraConfig(
-        task_type=config.task_type,
-        base_model_name_or_path=config.base_model_name_or_path,
-        r=rank,
-        lora_alpha=grow * config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.target_modules,
-        exclude_modules=config.exclude_modules,
-        layers_to_transform=config.layers_to_transform,
-        use_rslora=config.use_rslora,
-        rank_pattern=rank_pattern,
-        alpha_pattern={key: grow * alpha for key, alpha in config.alpha_pattern.items()},
-    )
+    alpha, alpha_pattern = grow * config.lora_alpha, {key: grow * each for key, each in config.alpha_pattern.items()}
+    doubled = {"r": rank, "rank_pattern": rank_pattern, "lora_alpha": alpha, "alpha_pattern": alpha_pattern}
+    return replace(config, init_lora_weights=True, **doubled)
 
 
 def _layers_with(model: nn.Module, adapter: str) -> dict[str, LoraLayer]:

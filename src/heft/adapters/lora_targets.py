@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
 from transformers import PreTrainedModel
@@ -22,13 +21,18 @@ from heft.reft.sites import decoder_of
 _IN_A_BLOCK = re.compile(r"\.\d+\.")
 
 
-def linear_names(model: nn.Module) -> set[str]:
-    """Full names of a model's linear modules, as they are without adapters."""
+def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """A model's own linear modules by their full names, as they are without adapters."""
     return {
-        name.removesuffix(".base_layer")
+        name.removesuffix(".base_layer"): module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
     }
+
+
+def linear_names(model: nn.Module) -> set[str]:
+    """Full names of a model's linear modules, as they are without adapters."""
+    return set(linear_modules(model))
 
 
 def expert_names(model: nn.Module) -> set[str]:
@@ -36,12 +40,9 @@ def expert_names(model: nn.Module) -> set[str]:
     return {
         name.replace(".base_layer", "")
         for name, parameter in model.named_parameters()
-        if parameter.dim() == 3 and parameter.is_floating_point() and _IN_A_BLOCK.search(name) and _of_experts(name)
+        if parameter.dim() == 3 and parameter.is_floating_point() and _IN_A_BLOCK.search(name)
+        if not any(part in name for part in (".lora_", ".reft", "conv", "norm"))
     }
-
-
-def _of_experts(name: str) -> bool:
-    return not any(part in name for part in (".lora_", ".reft", "conv", "norm"))
 
 
 def unadaptable(model: PreTrainedModel) -> set[str]:
@@ -51,13 +52,10 @@ def unadaptable(model: PreTrainedModel) -> set[str]:
     rows times a weight (routers, which give a tuple, and products in groups); and those whose weights PEFT would not
     read back, since their names are others in checkpoints of the model's type.
     """
-    tuner, config = LoraModel.__new__(LoraModel), LoraConfig()
-    names = linear_names(model)
-    found = _lost_on_reading(model, config, names)
-    for name in names - found:
-        module = model.get_submodule(name)
-        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if _refused(tuner, config, model, name) or not _is_linear(module):
+    tuner, config, modules = LoraModel.__new__(LoraModel), LoraConfig(), linear_modules(model)
+    found = _lost_on_reading(model, config, set(modules))
+    for name in modules.keys() - found:
+        if _refused(tuner, config, model, name) or not _is_linear(modules[name]):
             found.add(name)
     return found
 
@@ -107,9 +105,7 @@ def matches(entry: str, names: Iterable[str]) -> bool:
 def shared_weights(model: nn.Module) -> set[str]:
     """Full names of linear modules whose weight is another linear module's too."""
     users = defaultdict(list)
-    for name in linear_names(model):
-        module = model.get_submodule(name)
-        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    for name, module in linear_modules(model).items():
         users[id(module.weight)].append(name)
     return {name for names in users.values() if len(names) > 1 for name in names}
 
@@ -120,12 +116,9 @@ def _ending(name: str) -> str:
 
 
 def left_out(model: PreTrainedModel, adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
-    """Linear modules and experts' weights in the decoder's blocks that an adapter has no part of.
+    """Linear modules and experts' weights in the decoder's blocks that an attached adapter has no part of.
 
-    Args:
-        model: with the adapter attached.
-        adapter: its name.
-        excluded: endings of names that were left out on purpose.
+    Those whose names end in one of `excluded` are left out on purpose and do not count.
 
     Returns:
         Names within a block, and in how many blocks each is left out.

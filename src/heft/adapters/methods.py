@@ -69,8 +69,7 @@ class StageAdapter(ABC):
     def without_start(self, finished: bool) -> "StageAdapter":
         """An adapter of the same shape that is made without a look at the base's weights.
 
-        Args:
-            finished: whether its stage is finished, so that its start is taken back.
+        A start that changes base weights is taken back once its stage is `finished`.
         """
         return self
 

@@ -5,7 +5,8 @@ Their rows are replaced in the input embedding, and in the output head where tha
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
@@ -17,10 +18,7 @@ from heft.errors import HeftError
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], embeddings: int) -> list[int]:
     """The id of each text, which is one token, or one in the vocabulary's own spelling.
 
-    Args:
-        tokenizer: of the base model.
-        texts: the tokens.
-        embeddings: rows of the model's input embedding.
+    `embeddings` is how many rows the model's input embedding has.
 
     Raises:
         HeftError: a text is not a single token, two are the same token, or the model has no embedding for it; all are
@@ -71,13 +69,8 @@ def tokens_of(model: nn.Module, name: str) -> Iterator[None]:
         for module in model.modules()
         if isinstance(module, TrainableTokensWrapper) and name not in module.token_adapter.trainable_tokens_delta
     ]
-    hidden = ("adapter_state_dict", "adapter_state_dict_load_map")
-    for module in others:
-        for method in hidden:
-            module.__dict__[method] = lambda *args: {}
-    try:
-        yield
-    finally:
+    with ExitStack() as hidden:
         for module in others:
-            for method in hidden:
-                del module.__dict__[method]
+            for method in ("adapter_state_dict", "adapter_state_dict_load_map"):
+                hidden.enter_context(patch.object(module, method, lambda *args: {}))
+        yield

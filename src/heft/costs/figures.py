@@ -21,10 +21,7 @@ class StagePlan:
     """What a stage will cost.
 
     Attributes:
-        name, method: of the stage.
         rows: that are trained on.
-        steps: optimiser steps.
-        trainable_parameters: numbers that train.
         flops: of training, as it will run; like all other figures from FLOPs None where the model cannot be counted.
         plain_flops: of training with nothing reused.
         reuse: what is computed once, or why nothing is.
@@ -54,8 +51,6 @@ class SweepPlan:
     """What a sweep's last stage will cost, all configurations side by side.
 
     Attributes:
-        stage: its name.
-        configurations: how many there are.
         behind_prefixes: how many of them run the end of their rows only, behind a prefix that they share.
         rows: that are trained on.
         steps: of the longest configuration.

@@ -29,10 +29,9 @@ saved; measured 1.31 (ReFT) and 1.66 (LoRA), see docs/plan.md."""
 
 def weight_bytes(model: PreTrainedModel, quantization: str | None) -> int:
     """Bytes of a model's parameters; quantised ones are the linear weights inside the blocks."""
-    shared = {id(p): (name, p) for name, p in model.named_parameters()}
     small = _QUANTIZED_BYTES.get(quantization or "")
     total = 0.0
-    for name, p in shared.values():
+    for name, p in model.named_parameters():
         packed = small is not None and p.dim() == 2 and any(part.isdigit() for part in name.split("."))
         total += p.numel() * (small if packed else p.element_size())
     return round(total)
@@ -67,12 +66,7 @@ def pass_bytes(
 ) -> int:
     """Bytes of activations, logits and keys and values of a pass with gradients and of what comes before it.
 
-    Args:
-        costs: of the model in training.
-        batch: the pass.
-        text: the model's config.
-        device: where it runs.
-        checkpointed_bytes: of a token's hidden state, where blocks run again in the backward pass; else 0.
+    `checkpointed_bytes` are those of a token's hidden state where blocks run again in the backward pass; else 0.
     """
     saved, tokens = costs.saved, batch.rows * batch.width
     body = saved.token * tokens + saved.pair * tokens * (batch.width + batch.cached) + saved.step
@@ -89,10 +83,7 @@ def pass_bytes(
 def stage_bytes(work: StageCosts, text: PreTrainedConfig, device: torch.device) -> int:
     """Bytes that training a stage takes at its peak, beside the base model's weights.
 
-    Args:
-        work: the stage.
-        text: the model's config.
-        device: where it runs; a CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass.
+    A CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass.
     """
     stage, shape, reuse = work.stage, work.shape, work.reuse
     longest = sorted(work.rows, key=lambda row: -row.length)

@@ -104,9 +104,7 @@ class Uncountable(HeftError):
 def model_costs(model: nn.Module, lower_layers: int = 0) -> ModelCosts:
     """Count a model on the meta device, with adapters attached and what trains marked (see heft.costs.skeleton).
 
-    Args:
-        model: the skeleton; it cannot run afterwards.
-        lower_layers: this many of the lowest layers are also counted separately.
+    It cannot run afterwards. `lower_layers` of the lowest layers are also counted separately.
 
     Raises:
         Uncountable: the model does not run without weights.

@@ -5,12 +5,9 @@ from heft.data.encode import EncodedExample
 
 
 def plain_row(costs: ModelCosts, row: EncodedExample, recomputes: bool = False) -> float:
-    """FLOPs of a training row, forward and backward.
+    """FLOPs of a training row, forward and backward, with logits at the answer's tokens only.
 
-    Args:
-        costs: of the model in training.
-        row: prompt and answer; logits stand at the answer's tokens only.
-        recomputes: whether blocks run again in the backward pass (gradient checkpointing).
+    `recomputes`: blocks run again in the backward pass (gradient checkpointing).
     """
     prompt, total = len(row.prompt), row.length
     again = span(costs, prompt, 0, total, 0).forward if recomputes else 0.0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from heft.adapters.attach import trainable_parameters
 from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.skeleton import skeleton_of
@@ -40,15 +39,10 @@ class Shape:
     trainable_parameters: int
     reuse: ReuseFacts
 
-    @property
-    def cached_prefix_bytes(self) -> int:
-        """Bytes of a token's keys and values; the most they are likely to be, where they cannot be counted."""
-        return self.costs.kv_bytes if self.costs is not None else _MOST_KV * self.reuse.state_bytes
-
 
 def shape_of(model: PreTrainedModel) -> Shape:
     """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards."""
-    about = (trainable_parameters(model), ReuseFacts.of(model))
+    about = (model.num_parameters(only_trainable=True), ReuseFacts.of(model))
     try:
         return Shape(model_costs(model, about[1].first_edited_layer or 0), None, *about)
     except Uncountable as error:
@@ -83,11 +77,6 @@ class StageCosts:
         """What a run's tokens come to, those of prompts and answers trained on."""
         return tokens / sum(row.length for row in self.rows)
 
-    @property
-    def uncounted(self) -> str | None:
-        """Why FLOPs are not counted; None where they are."""
-        return self.shape.uncounted
-
     def plain_flops(self, passes: float) -> float | None:
         """FLOPs with every token computed in every layer at every step; None where they are not counted."""
         if self.shape.costs is None:
@@ -114,11 +103,7 @@ def stage_costs(
 ) -> StageCosts:
     """Count a stage of a recipe. The store of what is reused is chosen now, by what is free now.
 
-    Args:
-        recipe: whose stage it is.
-        name: of the stage.
-        examples: the training rows, with the stage's validation rows.
-        shape: of the model while the stage trains, where it is known already.
+    `examples` are all training rows, validation rows among them; without a `shape` the model is looked at here.
     """
     stage = recipe.stages[name]
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
@@ -140,5 +125,7 @@ def _planned_reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], u
     plan = decide_reuse(stage, shape.reuse)
     if plan.kind == NOTHING:
         return plan
-    bytes_per_token = shape.cached_prefix_bytes if plan.kind == PREFIXES else shape.reuse.state_bytes
+    bytes_per_token = shape.reuse.state_bytes
+    if plan.kind == PREFIXES:
+        bytes_per_token = shape.costs.kv_bytes if shape.costs is not None else _MOST_KV * bytes_per_token
     return plan.stored(rows, bytes_per_token, stage.cache, uses, Path(tempfile.gettempdir()))

@@ -17,8 +17,10 @@ def is_right(task: Task, encoded: EncodedExample, text: str, tokenizer: PreTrain
     """
     if task.is_correct(encoded.example, text):
         return True
-    target = _written_target(task, encoded, tokenizer)
-    return target is not None and task.is_correct(replace(encoded.example, target=target), text)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in encoded.answer[:-1]:
+        return False  # the tokens lack a part of it
+    target = task.prediction(written(encoded, tokenizer))
+    return bool(target) and task.is_correct(replace(encoded.example, target=target), text)
 
 
 def can_be_right(task: Task, encoded: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -34,10 +36,3 @@ def comes_back(task: Task, encoded: EncodedExample, tokenizer: PreTrainedTokeniz
 def written(encoded: EncodedExample, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...] = ()) -> str:
     """The text that comes of a model that writes the tokens of a reference answer."""
     return until(text_of(tokenizer, encoded.answer, encoded.answer[-1:]), stop)
-
-
-def _written_target(task: Task, encoded: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The final answer as tokens write it; None where they lack a part of it."""
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in encoded.answer[:-1]:
-        return None
-    return task.prediction(written(encoded, tokenizer)) or None

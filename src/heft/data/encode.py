@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from heft.edits.positions import Positions, longest_tail
@@ -212,30 +213,26 @@ def uncut_head(positions: Sequence[Positions]) -> int:
     return max([UNCUT_HEAD, *(p.protected_head() for p in positions)])
 
 
-def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """`input_ids`, `attention_mask` and `position_ids` (B, T) of rows padded on the left.
 
     Positions are counted over real tokens, so a row's result does not depend on its padding in any architecture.
     """
-    width = max(map(len, rows))
-    ids_BT = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids_BT[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-        mask_BT[i, width - len(row) :] = 1
-    return {
-        "input_ids": ids_BT,
-        "attention_mask": mask_BT,
-        "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
-    }
+    ids_BT = _on_the_left(rows, pad_id)
+    mask_BT = _on_the_left([[1] * len(row) for row in rows], 0)
+    batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def _on_the_left(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Rows as one tensor (B, T), each behind as many of a value as it is shorter than the longest."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side="left")
 
 
 def training_batch(rows: Sequence[EncodedExample], pad_id: int) -> dict[str, torch.Tensor]:
     """`left_pad` of prompts with answers, and `labels` (B, T; −100 but on the answer) and `prompt_lengths` (B,)."""
     batch = left_pad([row.prompt + row.answer for row in rows], pad_id)
-    batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
-    width = batch["labels"].shape[1]
-    for i, row in enumerate(rows):
-        batch["labels"][i, width - len(row.answer) :] = torch.tensor(row.answer, dtype=torch.long)
+    batch["labels"] = _on_the_left([[IGNORED] * len(row.prompt) + [*row.answer] for row in rows], IGNORED)
     batch["prompt_lengths"] = torch.tensor([len(row.prompt) for row in rows])
     return batch

@@ -78,16 +78,10 @@ def show_examples(recipe: Recipe, number: int) -> Shown:
     tokenizer, task = load_tokenizer(recipe.model), recipe.task
     positions = [each for one in tried for each in edited_positions(one)]
     encode = Encoder.of(tokenizer, task, positions)
-    editors = tuple(dict.fromkeys(editor for one in tried for editor in _editors(one)))
+    adapters = [adapter for one in tried for adapter in all_adapters_of(one)]
+    editors = tuple(dict.fromkeys(Editor(a.name, a.positions and str(a.positions)) for a in adapters))
     rows = encode(load_examples(task, "train")[:number])
     return Shown(editors, tuple(_tokenised(row, editors, tokenizer) for row in rows))
-
-
-def _editors(recipe: Recipe) -> list[Editor]:
-    return [
-        Editor(adapter.name, None if adapter.positions is None else str(adapter.positions))
-        for adapter in all_adapters_of(recipe)
-    ]
 
 
 def _tokenised(row: EncodedExample, editors: Sequence[Editor], tokenizer: PreTrainedTokenizerBase) -> ShownExample:

@@ -23,10 +23,7 @@ _KNOWN: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def padding_matters(model: PreTrainedModel, pad_id: int, longest: int) -> bool:
     """Whether a short row beside a long one, padded on the left, gives other logits than alone; tried once a model.
 
-    Args:
-        model: with or without adapters.
-        pad_id: id of the padding token.
-        longest: tokens of the longest row that is to come.
+    `longest` is the number of tokens of the longest row that is to come.
     """
     scaled = scaled_beyond(model)
     if scaled is not None and longest > scaled:
@@ -44,6 +41,6 @@ def padding_matters(model: PreTrainedModel, pad_id: int, longest: int) -> bool:
 
 def _last_logits(model: PreTrainedModel, rows: list[list[int]], pad_id: int) -> torch.Tensor:
     """Logits (V,) after the first row."""
-    inputs = {key: value.to(model.device) for key, value in left_pad(rows, pad_id).items()}
+    inputs = left_pad(rows, pad_id, model.device)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     return logits_of(model, 1, **inputs, prompt_lengths=lengths, use_cache=False)[0, -1].float()

@@ -23,26 +23,18 @@ where B is orthonormal, the parameter is `rotation` (r×d), from whose rows `bas
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 EQUATIONS: "dict[str, Equation]" = {}
 """Every class below by its name."""
 
 
-class Start(Protocol):
-    """Makes initial weights of r×d."""
+class Weights(NamedTuple):
+    """The weights of an edit as it is computed: B (r, d), b (r,) and, where there is one, W (r, d)."""
 
-    def orthonormal(self) -> Any:
-        """Random orthonormal rows (r, d)."""
-
-    def rows_of(self, rotation: Any) -> Any:
-        """R (r, d) of a rotation."""
-
-    def zeros(self) -> Any:
-        """Zeros (r,)."""
-
-    def zero_basis(self) -> Any:
-        """Zeros (r, d)."""
+    basis: Any
+    bias: Any
+    weight: Any = None
 
 
 class Equation(ABC):
@@ -61,21 +53,26 @@ class Equation(ABC):
         EQUATIONS[name] = cls()
 
     @abstractmethod
-    def start(self, new: Start) -> dict[str, Any]:
-        """Initial weights by name, at the identity where the equation has one."""
+    def start(self, new: Any) -> dict[str, Any]:
+        """Initial weights by name, at the identity where the equation has one.
+
+        Args:
+            new: makes them: `orthonormal()`, random rows (r, d); `rows_of(rotation)`, its R (r, d); `zeros()`, (r,);
+                `zero_basis()`, (r, d).
+        """
 
     @abstractmethod
-    def difference(self, h: Any, w: Any, linear: Callable, activation: Callable | None) -> Any:
+    def difference(self, h: Any, w: Weights, linear: Callable, activation: Callable | None) -> Any:
         """D (n, r), or (r,) where it does not depend on h.
 
         Args:
             h: (n, d) hidden states.
-            w: its attributes are the weights; `basis` is B, whatever it is made from.
+            w: the weights; `basis` is B, whatever it is made from.
             linear: `linear(h, W, b)` is hWᵀ + b; b may be left out.
             activation: acts on Wh + b; None for nothing.
         """
 
-    def matrix(self, w: Any) -> Any | None:
+    def matrix(self, w: Weights) -> Any | None:
         """A (r, d) of D = Ah + b, where there is no activation; None where the edit is a constant."""
         return None
 

@@ -40,20 +40,16 @@ class Positions:
         in_last = (index >= self.first) & (index >= prompt - self.last) & (index < prompt)
         return {"first": in_first, "last": in_last, "shared": in_first | in_last}[group]
 
+    @lru_cache(maxsize=1 << 16)  # noqa: B019 - positions are few and small
     def count(self, prompt: int, start: int, end: int, group: str) -> int:
         """How many of a sequence's tokens `start` to `end` are edited with a group's weights."""
-        return _count(self, prompt, start, end, group)
+        return sum(self.edits(index, prompt, group) for index in range(start, end))
 
     def groups(self, tied: bool) -> tuple[str, ...]:
         """The sets of weights that an adapter has."""
         if self.all_tokens or (tied and self.first and self.last):
             return ("shared",)
         return tuple(group for group, count in (("first", self.first), ("last", self.last)) if count)
-
-    @property
-    def depends_on_prompt(self) -> bool:
-        """Whether it matters where the prompt ends."""
-        return not self.all_tokens
 
     def shortest_prompt(self) -> int:
         """Tokens of the shortest prompt in which every position exists."""
@@ -106,8 +102,3 @@ def parse_positions(text: str) -> Positions:
 def longest_tail(several: Iterable[Positions]) -> int:
     """The largest `protected_tail`; 0 where there is none."""
     return max((positions.protected_tail() for positions in several), default=0)
-
-
-@lru_cache(maxsize=1 << 16)
-def _count(positions: Positions, prompt: int, start: int, end: int, group: str) -> int:
-    return sum(positions.edits(index, prompt, group) for index in range(start, end))

@@ -10,10 +10,9 @@ from heft.data.answers import is_right
 from heft.data.checks.base import require_computable
 from heft.data.encode import EncodedExample, Encoder
 from heft.data.padding import padding_matters
-from heft.evaluation.checked_sharing import why_not_shared
 from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
-from heft.evaluation.likelihood import choice_log_likelihoods
+from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import positions_of
@@ -116,16 +115,17 @@ class _Answers:
 
     def _scored(self, batch_size: int) -> list[Record]:
         longest = max(len(e.prompt) + max(map(len, e.choices)) for e in self.examples)
-        equal_lengths = self._padding_matters(longest)
+        pad_id = self.tokenizer.pad_token_id
+        equal_lengths = padding_matters(self.model, pad_id, longest)
         shares = self.settings.share_prefix and not equal_lengths
-        why_not = why_not_shared(self.model, self.examples, self.tokenizer.pad_token_id) if shares else None
+        why_not = why_not_shared(self.model, self.examples, pad_id) if shares else None
         if why_not is not None:
             self.reporter.note(f"{self.what}: no prefix is shared, the plain path is taken: {why_not}")
         scores = choice_log_likelihoods(
             self.model,
             self.examples,
             batch_size=batch_size,
-            pad_id=self.tokenizer.pad_token_id,
+            pad_id=pad_id,
             share_prefix=shares and why_not is None,
             equal_lengths=equal_lengths,
             on_batch=self._on_batch,
@@ -139,7 +139,7 @@ class _Answers:
             self.model,
             self.tokenizer,
             [example.prompt for example in self.examples],
-            batch_size=1 if self._padding_matters(longest) else batch_size,
+            batch_size=1 if padding_matters(self.model, self.tokenizer.pad_token_id, longest) else batch_size,
             max_new_tokens=self.task.max_new_tokens,
             stop=self.task.stop,
             answer_end=Encoder.of(self.tokenizer, self.task.settings).answer_end,
@@ -157,9 +157,6 @@ class _Answers:
             )
             for encoded, text in zip(self.examples, texts, strict=True)
         ]
-
-    def _padding_matters(self, longest: int) -> bool:
-        return padding_matters(self.model, self.tokenizer.pad_token_id, longest)
 
     def _on_batch(self, done: int) -> None:
         self.reporter.step(self.what, done, len(self.examples))

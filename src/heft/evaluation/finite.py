@@ -90,12 +90,14 @@ def _degenerate_rotations(model: PreTrainedModel) -> list[str]:
     found = []
     for path, layer in layers_of(model).items():
         for name, unit in layer.units():
-            if unit.rotation is not None and not _has_rows(unit.rotation.detach()):
+            if unit.rotation is not None and not has_full_rank(unit.rotation):
                 found.append(f"{name} at {path.removesuffix('.reft')}")
     return found
 
 
-def _has_rows(rotation: torch.Tensor) -> bool:
+@torch.no_grad()
+def has_full_rank(rotation: torch.Tensor) -> bool:
+    """Whether a rotation's rows (R, D) can be made orthonormal."""
     try:
         orthonormal_rows(rotation)
     except torch.linalg.LinAlgError:

@@ -35,9 +35,7 @@ def generate_texts(
     texts = [""] * len(prompts)
     done = 0
     for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
-        inputs = {
-            k: v.to(model.device) for k, v in left_pad([prompts[i] for i in indices], tokenizer.pad_token_id).items()
-        }
+        inputs = left_pad([prompts[i] for i in indices], tokenizer.pad_token_id, model.device)
         inputs.pop("position_ids")  # generate counts them from the mask itself
         watch = FiniteLogits()
         with greedy(model, tokenizer, max_new_tokens, stop, answer_end) as config, explain_singular_rotation(model):
@@ -73,7 +71,7 @@ def greedy(
     tokens never to be given. So the model's own is put away meanwhile; of it only the EOS tokens count.
     """
     own = model.generation_config
-    ends = end_tokens(tokenizer, own, *(() if answer_end is None else (answer_end,)))
+    ends = end_tokens(tokenizer, own, answer_end)
     model.generation_config = GenerationConfig()
     try:
         yield GenerationConfig(

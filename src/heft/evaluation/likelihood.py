@@ -13,9 +13,11 @@ from heft.data.encode import EncodedExample, left_pad
 from heft.edits.positions import longest_tail
 from heft.evaluation.shared_pass import SharedPasses
 from heft.evaluation.shared_prefix import shared_batches
+from heft.models.equality import why_unequal
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layer import positions_of
+from heft.runtime.memory_errors import attempt
 
 
 @torch.inference_mode()
@@ -76,7 +78,7 @@ def plain_log_likelihoods(
     cost = pass_tokens(model.device, trains=False)
     for indices in batches_of_like_length([len(ids) for _, _, ids in rows], batch_size, cost, equal_lengths):
         batch = [rows[i] for i in indices]
-        inputs = {key: value.to(model.device) for key, value in left_pad([ids for _, _, ids in batch], pad_id).items()}
+        inputs = left_pad([ids for _, _, ids in batch], pad_id, model.device)
         inputs["prompt_lengths"] = torch.tensor([len(examples[i].prompt) for i, _, _ in batch], device=model.device)
         keep = max(len(examples[i].choices[c]) if c is not None else 1 for i, c, _ in batch)
         logits_BKV = logits_of(model, keep, **inputs, use_cache=False)
@@ -95,3 +97,32 @@ def plain_rows(index: int, example: EncodedExample) -> list[tuple[int, int | Non
     if all(len(choice) == 1 for choice in example.choices):
         return [(index, None, example.prompt)]
     return [(index, c, example.prompt + choice[:-1]) for c, choice in enumerate(example.choices)]
+
+
+def why_not_shared(model: PreTrainedModel, examples: Sequence[EncodedExample], pad_id: int) -> str | None:
+    """Why prefixes are not to be shared, in words; None where they may be, or where the model shares none anyway.
+
+    Tried before an evaluation on the shortest and the longest example, and on two of one text where there are such.
+    """
+    if not keeps_plain_keys(model):
+        return None
+    chosen = _chosen(examples)
+
+    def scores(share_prefix: bool) -> list[float]:
+        found = choice_log_likelihoods(model, chosen, batch_size=len(chosen), pad_id=pad_id, share_prefix=share_prefix)
+        return [score for row in found for score in row]
+
+    plain = attempt(lambda: scores(share_prefix=False))
+    if plain is None:
+        return None  # the evaluation itself halves its batches
+    return why_unequal(lambda: scores(share_prefix=True), *plain, *plain, model.dtype)
+
+
+def _chosen(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    of_one_text: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        if example.example.group is not None:
+            of_one_text.setdefault(example.example.group, []).append(i)
+    pair = next((group[:2] for group in of_one_text.values() if len(group) > 1), [])
+    return [examples[i] for i in sorted({order[0], order[-1], *pair})]

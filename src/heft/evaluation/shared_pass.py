@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from heft.data.encode import EncodedExample, left_pad
@@ -24,11 +25,8 @@ class SharedPasses:
     """Scores examples batch by batch.
 
     Attributes:
-        model: in evaluation mode.
-        examples: what the batches' indices point to.
         scores: one list an example; `score` sets the entries of a batch's examples.
         batch_size: most rows of a pass.
-        pad_id: id of the padding token.
     """
 
     model: PreTrainedModel
@@ -86,18 +84,15 @@ class SharedPasses:
     ) -> None:
         """Add the log-likelihood of the tokens of choices after their stems: (stem, choice, ids) each."""
         picked, width = self._tensor([number for number, _, _ in rests]), len(rests[0][2])
-        ids_BT = torch.zeros(len(rests), width, dtype=torch.long)
-        own_BT = torch.zeros(len(rests), width, dtype=torch.long)
-        for i, (_, _, ids) in enumerate(rests):
-            ids_BT[i, : len(ids)] = torch.tensor(ids)
-            own_BT[i, : len(ids)] = 1
-        mask = torch.cat([mask_BS[picked], own_BT.to(self.model.device)], dim=1)
+        ids_BT = pad_sequence([self._tensor(ids) for _, _, ids in rests], batch_first=True)
+        own_BT = pad_sequence([self._tensor([1] * len(ids)) for _, _, ids in rests], batch_first=True)
+        mask = torch.cat([mask_BS[picked], own_BT], dim=1)
         stem_cache = DynamicCache()
         for number, layer in enumerate(cache.layers):
             stem_cache.update(layer.keys[picked], layer.values[picked], number)
         log_probs_BKV = self._log_probs(
             width,
-            input_ids=ids_BT.to(self.model.device),
+            input_ids=ids_BT,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -width:],
             prompt_lengths=prompt_B[picked],
@@ -113,7 +108,7 @@ class SharedPasses:
         return logits_of(self.model, keep, **call).float().log_softmax(-1)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        return {key: value.to(self.model.device) for key, value in left_pad(rows, self.pad_id).items()}
+        return left_pad(rows, self.pad_id, self.model.device)
 
     def _tensor(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, device=self.model.device)

@@ -12,7 +12,7 @@ This file only plans: no model, no tensors. Shapes: T tokens of a row, S of them
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from heft.data.batching import batches_of_like_length
+from heft.data.batching import batches_of_like_length, packs
 from heft.data.encode import EncodedExample
 
 WORTH_IT = 0.9
@@ -129,7 +129,7 @@ def shared_batches(
             alone += family
     together.sort(key=lambda family: (-family[1], family[0][0].index))
     batches = []
-    for families in _filled(together, batch_size):
+    for families in packs(together, lambda family: len(family[0]), batch_size):
         stems_of_batch = [stem for stems, _ in families for stem in stems]
         if _cost(families) < sum(len(stem.ids) for stem in stems_of_batch):
             batches.append(SharedBatch(tuple(families)))
@@ -167,15 +167,3 @@ def _cost(families: Sequence[tuple[tuple[Stem, ...], int]]) -> int:
     batch = SharedBatch(tuple(families))
     prefixes = len(families) * max(shared for _, shared in families) if batch.split else 0
     return prefixes + len(batch.stems) * (batch.width - batch.split)
-
-
-def _filled(families: Iterable, batch_size: int) -> list[list]:
-    batches: list[list] = []
-    rows = batch_size
-    for family in families:
-        if rows + len(family[0]) > batch_size:
-            batches.append([])
-            rows = 0
-        batches[-1].append(family)
-        rows += len(family[0])
-    return batches

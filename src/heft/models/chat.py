@@ -4,11 +4,13 @@ Templates may ask for the date (`strftime_now`). They get a fixed one, so that p
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
@@ -87,11 +89,7 @@ class ChatTemplate:
 
     def takes(self, name: str) -> bool:
         """Whether the template uses a variable."""
-        return re.search(rf"\b{re.escape(name)}\b", self._source) is not None
-
-    @property
-    def _source(self) -> str:
-        return self.tokenizer.get_chat_template()
+        return re.search(rf"\b{re.escape(name)}\b", self.tokenizer.get_chat_template()) is not None
 
     @cached_property
     def _unknown_args(self) -> list[str]:
@@ -122,26 +120,9 @@ def today() -> str:
     return datetime.now().date().isoformat()
 
 
-class _Calendar:
-    """Stands in for `datetime`, of which templates' `strftime_now` asks `now` only: midnight of one day."""
-
-    def __init__(self, day: str):
-        self._day = datetime.fromisoformat(day)
-
-    def now(self) -> datetime:
-        """The day."""
-        return self._day
-
-
-@contextmanager
-def _today_is(day: str | None) -> Iterator[None]:
-    """Set the clock that templates read: transformers passes nothing but plain values to a template."""
+def _today_is(day: str | None) -> AbstractContextManager:
+    """Set the clock that templates read: of `datetime` their `strftime_now` asks `now` only."""
     if day is None:
-        yield
-        return
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = _Calendar(day)
-    try:
-        yield
-    finally:
-        chat_template_utils.datetime = clock
+        return nullcontext()
+    clock = SimpleNamespace(now=lambda: datetime.fromisoformat(day))
+    return patch.object(chat_template_utils, "datetime", clock)

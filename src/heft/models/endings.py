@@ -1,14 +1,12 @@
 """Where a generated answer ends, and what text its tokens are."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
 def end_tokens(
-    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None", *more: int
+    tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None, *more: int | None
 ) -> list[int]:
     """Every EOS token: the tokenizer's, all that a model's own generation settings name, and `more`; ascending.
 
@@ -19,7 +17,7 @@ def end_tokens(
     return sorted({token for token in (tokenizer.eos_token_id, *own, *more) if token is not None and token >= 0})
 
 
-def text_of(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], ends: Iterable[int]) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Iterable[int]) -> str:
     """The text of generated tokens up to the first end token.
 
     BOS, padding and unknown tokens are no text; other special tokens are, since they may be answers.

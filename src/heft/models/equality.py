@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from heft.runtime.memory_errors import is_out_of_memory
-
-if TYPE_CHECKING:
-    import torch
 
 TIMES = 5
 """A plain path in other batches differs by rounding alone; a fast one may by so many times that."""
@@ -15,7 +13,7 @@ MOST = 1e-1
 """As a share of a value, what is taken for rounding at most; beyond it a mistake could hide."""
 
 
-def rounding(dtype: "torch.dtype") -> float:
+def rounding(dtype: torch.dtype) -> float:
     """What may differ in any case, as a share of a value, or of 1 if that is more.
 
     Sums in another order were seen to change 1e-6 in float32. bfloat16 has 8 bits: LoRA computed in it instead of
@@ -25,7 +23,7 @@ def rounding(dtype: "torch.dtype") -> float:
 
 
 def why_unequal(
-    fast: Callable[[], Sequence[float]], plain: Sequence[float], plain_again: Sequence[float], dtype: "torch.dtype"
+    fast: Callable[[], Sequence[float]], plain: Sequence[float], plain_again: Sequence[float], dtype: torch.dtype
 ) -> str | None:
     """Why a fast path is not to be taken, in words; None where it gives what the plain path gives.
 

@@ -42,9 +42,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, chat_template: bool) -> str:
     """Of a tokenizer: SHA-256 over its vocabulary, its special tokens, and the ids of a text of many kinds of tokens.
 
-    Args:
-        tokenizer: as heft.models.load.load_tokenizer gives it.
-        chat_template: whether prompts go through its chat template, which then counts too.
+    Its chat template counts too where prompts go through it (`chat_template`).
     """
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
     whole = {

@@ -6,11 +6,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from heft.reft.layer import ReftLayer
+
+_OF_HEFT = ("prompt_lengths", "token_layout")
+"""Taken out of the call by the hook of heft.reft.tracker before `forward` sees it."""
+
 
 def edits_hidden_states(model: nn.Module) -> bool:
     """Whether the model carries a ReFT adapter, which needs `prompt_lengths`."""
-    from heft.reft.layer import ReftLayer
-
     return any(isinstance(module, ReftLayer) for module in model.modules())
 
 
@@ -43,7 +46,3 @@ def logits_of(model: nn.Module, keep: int | torch.Tensor, **inputs) -> torch.Ten
         call = {key: value for key, value in call.items() if key in parameters or key in _OF_HEFT}
     logits_BTV = model(**call).logits
     return logits_BTV if logits_BTV.shape[1] == len(keep) else logits_BTV[:, keep]
-
-
-_OF_HEFT = ("prompt_lengths", "token_layout")
-"""Taken out of the call by the hook of heft.reft.tracker before `forward` sees it."""

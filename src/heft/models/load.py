@@ -230,45 +230,40 @@ def _quantization(settings: ModelSettings, dtype: torch.dtype) -> BitsAndBytesCo
     )
 
 
-class _readable_errors:
-    """Turns what transformers raises for a model that cannot be loaded into one message."""
+@contextmanager
+def _readable_errors(name: str, what: str) -> Iterator[None]:
+    """Turn what transformers raises for a model that cannot be loaded into one message."""
+    quiet()
+    try:
+        yield
+    except HeftError:
+        raise
+    except Exception as error:  # of a damaged file a loader raises anything
+        advice = missing_folder(name)
+        if advice is None:
+            text = str(error).strip() or type(error).__name__
+            advice = f"{_advice(name, error, text)}\n  {text.splitlines()[0]}"
+        raise HeftError(f"{what} {name!r} cannot be loaded: {advice}") from error
 
-    def __init__(self, name: str, what: str):
-        self.name, self.what = name, what
 
-    def __enter__(self):
-        quiet()
-
-    def __exit__(self, kind, error, trace):
-        if not isinstance(error, Exception) or isinstance(error, HeftError):
-            return  # of a damaged file a loader raises anything
-        if (missing := missing_folder(self.name)) is not None:
-            raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {missing}") from error
-        text = str(error).strip() or kind.__name__
-        if isinstance(error, _PickledWeights) or _only_pickles(self.name):
-            advice = (
-                "its weights are pickled, and a pickle can run any code when it is opened, so heft never opens one;"
-                " ask for a revision with safetensors, or convert a copy where that does no harm, with"
-                " transformers' from_pretrained and save_pretrained"
-            )
-        elif "gated" in text.lower():
-            advice = "it is gated: accept its terms on its Hub page, then run `hf auth login`"
-        elif re.search(r"attn_implementation|attention implementation|FlashAttention", text):
-            advice = "it cannot compute with the attention asked for; set model.attention: auto, or eager"
-        elif "trust_remote_code" in text:
-            advice = "it needs code of its own: read that code, then set model.trust_remote_code: true"
-        else:
-            advice = "give a Hub id, a local folder with config.json and safetensors, or embedded:smollm2-135m-instruct"
-            if local_folder(self.name) is None:
-                advice += f" (there is no folder {self.name} in {Path.cwd()})"
-        raise HeftError(f"{self.what} {self.name!r} cannot be loaded: {advice}\n  {text.splitlines()[0]}") from error
+def _advice(name: str, error: Exception, text: str) -> str:
+    if isinstance(error, _PickledWeights) or _only_pickles(name):
+        return (
+            "its weights are pickled, and a pickle can run any code when it is opened, so heft never opens one;"
+            " ask for a revision with safetensors, or convert a copy where that does no harm, with"
+            " transformers' from_pretrained and save_pretrained"
+        )
+    if "gated" in text.lower():
+        return "it is gated: accept its terms on its Hub page, then run `hf auth login`"
+    if re.search(r"attn_implementation|attention implementation|FlashAttention", text):
+        return "it cannot compute with the attention asked for; set model.attention: auto, or eager"
+    if "trust_remote_code" in text:
+        return "it needs code of its own: read that code, then set model.trust_remote_code: true"
+    advice = "give a Hub id, a local folder with config.json and safetensors, or embedded:smollm2-135m-instruct"
+    return advice if local_folder(name) else f"{advice} (there is no folder {name} in {Path.cwd()})"
 
 
 def _only_pickles(name: str) -> bool:
     """Whether this is a local folder whose weights are pickled only."""
     folder = Path(name)
-    return (
-        is_dir(folder)
-        and any(True for _ in folder.glob("pytorch_model*.bin"))
-        and not any(True for _ in folder.glob("*.safetensors"))
-    )
+    return is_dir(folder) and any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))

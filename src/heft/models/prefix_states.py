@@ -5,7 +5,6 @@ layer to layer, and between keys and values, so a row's states are one (S, W) ma
 """
 
 import inspect
-from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -50,25 +49,20 @@ def scaled_beyond(model: PreTrainedModel) -> int | None:
     return min(kind.get("original_max_position_embeddings") or whole for kind in scaled)
 
 
-@dataclass(frozen=True)
-class LayerStates:
-    """Heads and their size of one layer's keys or values."""
+def packed(cache: DynamicCache) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """All keys and values of a cache as (B, S, W), and what its columns are: keys of layer 0, its values, and so on.
 
-    heads: int
-    size: int
-
-
-def packed(cache: DynamicCache) -> tuple[torch.Tensor, list[LayerStates]]:
-    """All keys and values of a cache as (B, S, W), and what its columns are: keys of layer 0, its values, and so on."""
+    Of each the number of heads and their size.
+    """
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    parts = [LayerStates(tensor.shape[1], tensor.shape[3]) for tensor in tensors]
+    parts = [(tensor.shape[1], tensor.shape[3]) for tensor in tensors]
     return torch.cat([tensor.transpose(1, 2).flatten(2) for tensor in tensors], dim=2), parts
 
 
-def unpacked(states_BSW: torch.Tensor, parts: list[LayerStates]) -> DynamicCache:
+def unpacked(states_BSW: torch.Tensor, parts: list[tuple[int, int]]) -> DynamicCache:
     """A cache that holds what `packed` gave."""
-    cut = states_BSW.split([part.heads * part.size for part in parts], dim=2)
-    tensors = [t.unflatten(2, (part.heads, part.size)).transpose(1, 2) for t, part in zip(cut, parts, strict=True)]
+    cut = states_BSW.split([heads * size for heads, size in parts], dim=2)
+    tensors = [t.unflatten(2, part).transpose(1, 2) for t, part in zip(cut, parts, strict=True)]
     cache = DynamicCache()
     for layer in range(len(tensors) // 2):
         cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)

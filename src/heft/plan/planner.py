@@ -1,6 +1,8 @@
 """`heft plan`: what a recipe will cost, from its data, its tokenizer and its model's config. No weights are read."""
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +22,6 @@ from heft.data.rows import Data, read_data
 from heft.edits.positions import longest_tail
 from heft.models.load import choose_device
 from heft.models.prefix_states import keeps_plain_keys
-from heft.plan.probe import matrix_rates
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
@@ -29,16 +30,13 @@ from heft.tasks import task_for
 from heft.training.reuse.plan import PREFIXES, ReusePlan
 
 FEW_TOKENS, MANY_TOKENS = 128, 1024
-"""Rows of the two products that the probe measures: a batch of suffixes, and one of whole rows."""
+"""Rows of the products that the probe measures: a batch of suffixes, and one of whole rows; more are no faster."""
 
 
 def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: float = 10.0) -> Plan:
     """Count what a recipe will cost.
 
-    Args:
-        recipe: what would be run.
-        reporter: gets notes of progress.
-        probe_seconds: how long this machine's matrix rate is measured; 0 leaves seconds out.
+    This machine's matrix rate is measured for `probe_seconds`; 0 leaves seconds out.
 
     Raises:
         HeftError: the data, the tokenizer or the config cannot be loaded, or an adapter has no place in the model.
@@ -66,12 +64,15 @@ class _Planner:
 
     def probe(self, seconds: float) -> None:
         """Measure the rate at whole rows and, for suffixes, at few tokens."""
-        shapes: dict[tuple[int, int], int] = {}
-        for name, p in self._base.named_parameters():
-            if p.dim() == 2 and any(part.isdigit() for part in name.split(".")):
-                shapes[p.shape[1], p.shape[0]] = shapes.get((p.shape[1], p.shape[0]), 0) + 1
-        rates = matrix_rates(shapes, [MANY_TOKENS, FEW_TOKENS], self._base.dtype, self._device, seconds)
-        self._rate, self._small_rate = rates[MANY_TOKENS], rates[FEW_TOKENS]
+        shapes = Counter(
+            tuple(p.shape)
+            for name, p in self._base.named_parameters()
+            if p.dim() == 2 and any(part.isdigit() for part in name.split("."))
+        )
+        self._rate, self._small_rate = (
+            _matrix_rate(shapes, tokens, self._base.dtype, self._device, seconds / 2)
+            for tokens in (MANY_TOKENS, FEW_TOKENS)
+        )
 
     def plan(self) -> Plan:
         """Every stage in order; a sweep in place of the last one."""
@@ -115,7 +116,7 @@ class _Planner:
         evaluation, peak = 0.0, None
         if self._recipe.sweep is None:
             evaluation = self._evaluation(work.shape.costs, self._recipe.evaluation.share_prefix)
-        if work.uncounted is None:
+        if work.shape.uncounted is None:
             peak = self._weights + stage_bytes(work, self._base.config.get_text_config(), self._device)
         return StagePlan(
             name=name,
@@ -127,7 +128,7 @@ class _Planner:
             plain_flops=work.plain_flops(work.planned_passes),
             reuse=work.reuse,
             peak_bytes=peak,
-            uncounted=work.uncounted,
+            uncounted=work.shape.uncounted,
             evaluation_flops=evaluation,
             seconds=self._seconds(flops, work.reuse),
             evaluation_seconds=self._seconds(evaluation),
@@ -159,3 +160,28 @@ def _data_plan(rows: Sequence[EncodedExample]) -> DataPlan:
     lengths = [row.length for row in rows]
     cut = sum(row.cut > 0 for row in rows)
     return DataPlan(len(rows), sum(lengths), sum(lengths) / len(rows), max(lengths), cut)
+
+
+def _matrix_rate(
+    shapes: Mapping[tuple[int, int], int], tokens: int, dtype: torch.dtype, device: torch.device, seconds: float
+) -> float:
+    """FLOPs a second of products of (tokens, in) by (in, out), for (out, in) weighted by how often the model has it."""
+    flops = spent = 0.0
+    for (outputs, inputs), times in shapes.items():
+        flops += 2.0 * tokens * inputs * outputs * times
+        left = torch.randn(tokens, inputs, dtype=dtype, device=device)
+        right = torch.randn(outputs, inputs, dtype=dtype, device=device)
+        spent += times * _seconds_of_product(left, right, seconds / len(shapes))
+    return flops / spent
+
+
+def _seconds_of_product(left: torch.Tensor, right: torch.Tensor, budget: float) -> float:
+    """The median time of one product; the first, which warms up, is left out."""
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < budget:
+        before = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        if left.device.type == "cuda":
+            torch.cuda.synchronize(left.device)
+        times.append(time.perf_counter() - before)
+    return sorted(times[1:])[len(times[1:]) // 2]

@@ -15,7 +15,7 @@ take a `ReftConfig`.
 | layer.py | the edit, hung on a module of the model |
 | streams.py, editable.py | models with several hidden states per token; which can be edited |
 | sites.py | where blocks, attentions and MLPs are in a model |
-| config.py, model.py, registration.py, builtin_bases.py | the PEFT method |
+| config.py, model.py, registration.py | the PEFT method |
 
 Equations, positions and settings are in heft.edits, since recipes and reports need them without torch.
 """

@@ -11,14 +11,18 @@ from heft.reft.layout import attended_tokens, prompt_lengths_from_labels
 from heft.reft.packing import Sequences, sequence_starts
 
 
-class WithPromptLengths:
-    """A data collator that adds `prompt_lengths`, read from the labels, to what another one makes."""
+class with_prompt_lengths:
+    """A data collator whose batches tell a ReFT model where prompts end, also where a Trainer removes the labels.
+
+    Args:
+        data_collator: makes batches with `labels` in which the prompt is −100.
+    """
 
     def __init__(self, data_collator: Callable[[list], dict[str, Any]]):
         self.data_collator = data_collator
 
     def __call__(self, features: list) -> dict[str, Any]:
-        """The batch, with one length for each row, or for each sequence of packed rows.
+        """The other collator's batch with `prompt_lengths`: one for each row, or for each sequence of packed rows.
 
         Raises:
             ValueError: the batch has no labels.
@@ -44,12 +48,3 @@ class WithPromptLengths:
         if name == "data_collator":  # not there yet, while this is being read back from a pickle
             raise AttributeError(name)
         return getattr(self.data_collator, name)
-
-
-def with_prompt_lengths(data_collator: Callable[[list], dict[str, Any]]) -> WithPromptLengths:
-    """A data collator whose batches tell a ReFT model where prompts end, also where a Trainer removes the labels.
-
-    Args:
-        data_collator: makes batches with `labels` in which the prompt is −100.
-    """
-    return WithPromptLengths(data_collator)

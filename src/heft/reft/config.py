@@ -1,6 +1,6 @@
 """`ReftConfig`: what PEFT stores of a ReFT adapter."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from peft import PeftConfig
@@ -21,7 +21,7 @@ class ReftConfig(PeftConfig):
     """Configuration of a ReFT adapter; fields, defaults and checks are those of `heft.edits.settings.ReftSettings`.
 
     Args:
-        intervention: `loreft`, `noreft`, `direft`, `consreft` or `lobireft` (equations: heft.reft.interventions).
+        intervention: `loreft`, `noreft`, `direft`, `consreft` or `lobireft` (heft.edits.equations).
         rank: dimensions of the edited subspace.
         layers: "all" or a list of layer numbers from 0; negative ones count from the end.
         site: whose output is edited: "block", "attention" or "mlp".
@@ -34,14 +34,14 @@ class ReftConfig(PeftConfig):
         ValueError: a value is not one of these; all faults are named.
     """
 
-    intervention: str = field(default=_default("intervention"))
-    rank: int = field(default=_default("rank"))
-    layers: str | list[int] = field(default=_default("layers"))
-    site: str = field(default=_default("site"))
-    positions: str = field(default=_default("positions"))
-    tied: bool = field(default=_default("tied"))
-    activation: str | None = field(default=_default("activation"))
-    dropout: float = field(default=_default("dropout"))
+    intervention: str = _default("intervention")
+    rank: int = _default("rank")
+    layers: str | list[int] = _default("layers")
+    site: str = _default("site")
+    positions: str = _default("positions")
+    tied: bool = _default("tied")
+    activation: str | None = _default("activation")
+    dropout: float = _default("dropout")
 
     target_modules: ClassVar[None] = None
     """PEFT's tuners look for this; what is edited follows from `layers` and `site`."""
@@ -51,9 +51,9 @@ class ReftConfig(PeftConfig):
         self.peft_type = PeftType.REFT
         if not isinstance(self.layers, str):
             self.layers = list(self.layers)
-        names = [f.name for f in fields(self) if f.name in ReftSettings.model_fields]
+        settings = {name: getattr(self, name) for name in ReftSettings.model_fields}
         try:
-            ReftSettings.model_validate({name: getattr(self, name) for name in names}, strict=True)
+            ReftSettings.model_validate(settings, strict=True)
         except ValidationError as error:
             raise ValueError(f"ReftConfig: {in_one_line(faults_of(error, ReftSettings))}") from None
 

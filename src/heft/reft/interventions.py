@@ -3,13 +3,11 @@
 Shapes: n hidden states, r rank, d hidden size.
 """
 
-from types import SimpleNamespace
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from heft.edits.equations import EQUATIONS
+from heft.edits.equations import EQUATIONS, Weights
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -33,15 +31,11 @@ class Intervention(nn.Module):
         self.equation = EQUATIONS[name]
         self.activation = ACTIVATIONS[activation] if activation else None
         self.dropout = nn.Dropout(dropout)
-        self.register_parameter("rotation", None)
-        for key, value in self.equation.start(_Start(hidden_size, rank)).items():
+        weights = self.equation.start(_Start(hidden_size, rank))
+        for key, value in weights.items():
             self.register_parameter(key, nn.Parameter(value))
-
-    def factors(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The low-rank difference (n×r, or r for one that does not depend on h) and the basis (r×d)."""
-        weights = {key: value.float() for key, value in self.named_parameters() if key != "rotation"}
-        weights = SimpleNamespace(**{"basis": rows_RD, **weights})
-        return self.equation.difference(hidden_ND, weights, F.linear, self.activation), weights.basis
+        for key in {"rotation", "weight", "basis"} - weights.keys():
+            self.register_parameter(key, None)
 
     def forward(self, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """What is added to the hidden states.
@@ -56,19 +50,21 @@ class Intervention(nn.Module):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             if rows_RD is None and self.rotation is not None:
                 rows_RD = orthonormal_rows(self.rotation)
-            difference, basis = self.factors(hidden_ND.float(), rows_RD)
-            difference = self.dropout(difference.expand(len(hidden_ND), -1))
+            basis = rows_RD if self.basis is None else self.basis.float()
+            weights = Weights(basis, self.bias.float(), None if self.weight is None else self.weight.float())
+            difference = self.equation.difference(hidden_ND.float(), weights, F.linear, self.activation)
+            difference = self.dropout(difference.expand(len(hidden_ND), -1))  # (r,) where it does not depend on h
             return (difference @ basis).to(hidden_ND.dtype)
 
 
 class _Start:
-    """heft.edits.equations.Start in torch."""
+    """What `start` of heft.edits.equations takes."""
 
     def __init__(self, hidden_size: int, rank: int):
         self._shape = rank, hidden_size
 
     def orthonormal(self) -> torch.Tensor:
-        return random_orthonormal_(torch.empty(*self._shape))
+        return nn.init.orthogonal_(torch.empty(*self._shape))
 
     def rows_of(self, rotation: torch.Tensor) -> torch.Tensor:
         return orthonormal_rows(rotation).contiguous()  # fused optimizers expect plain strides
@@ -102,8 +98,3 @@ def orthonormal_rows(raw: torch.Tensor) -> torch.Tensor:
         lower = torch.linalg.cholesky(rows @ rows.mT)
         rows = torch.linalg.solve_triangular(lower, rows, upper=False)
     return rows.to(torch.promote_types(raw.dtype, torch.float32))
-
-
-def random_orthonormal_(raw: torch.Tensor) -> torch.Tensor:
-    """Fill `raw` (r, d) with random orthonormal rows, in place."""
-    return torch.nn.init.orthogonal_(raw)

@@ -19,12 +19,7 @@ from heft.reft.tracker import ForwardTracker
 
 
 class ReftLayer(nn.Module, BaseTunerLayer):
-    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ.
-
-    Args:
-        tracker: of the model that it becomes part of.
-        streams: how that model lays out its hidden states.
-    """
+    """All ReFT adapters at one site. Each adapter has one unit of weights, or two where first and last differ."""
 
     adapter_layer_names = ("reft_shared", "reft_first", "reft_last")
 
@@ -34,25 +29,16 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         self.reft_first = nn.ModuleDict()
         self.reft_last = nn.ModuleDict()
         self.positions: dict[str, Positions] = {}
-        self._tracker, self._streams = tracker, streams
+        self.tracker, self._streams = tracker, streams
         self._trained: list[str] = []
         self._handle = None
         self._active_adapter = []
 
-    @property
-    def weight(self):
-        """Absent: PEFT's own property would look for a wrapped layer without end."""
-        raise AttributeError("a ReftLayer wraps no layer and has no weight")
+    def _absent(self):
+        """PEFT's own properties would look for a wrapped layer without end."""
+        raise AttributeError("a ReftLayer wraps no layer, so it has no weight and no bias")
 
-    @property
-    def bias(self):
-        """Absent, as `weight` is."""
-        raise AttributeError("a ReftLayer wraps no layer and has no bias")
-
-    @property
-    def tracker(self) -> ForwardTracker:
-        """The tracker of the model that this layer is part of."""
-        return self._tracker
+    weight = bias = property(_absent)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """The input: where the site is an `nn.Sequential`, this child of it is one of its steps."""
@@ -62,18 +48,21 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """Become the child `reft` of `module` and edit its output."""
         module.reft = self
         self._handle = module.register_forward_hook(self._edit_output)
-        self._tracker.layers.append(self)
+        self.tracker.layers.append(self)
 
     def detach(self, module: nn.Module) -> None:
         """Leave `module` as `attach` found it."""
         self._handle.remove()
-        self._tracker.layers.remove(self)
+        self.tracker.layers.remove(self)
         del module.reft
+        if not self.tracker.layers:
+            self.tracker.detach()
 
     def add(self, adapter_name: str, config: ReftConfig, hidden_size: int, device: torch.device) -> None:
         """Give an adapter its units, in float32; only those that its positions use."""
-        for name in self.adapter_layer_names:
-            getattr(self, name).pop(adapter_name) if adapter_name in getattr(self, name) else None
+        for units in (self.reft_shared, self.reft_first, self.reft_last):
+            if adapter_name in units:
+                del units[adapter_name]
         for group in config.edited_positions.groups(config.tied):
             unit = Intervention(config.intervention, hidden_size, config.rank, config.activation, config.dropout)
             if not any(p.is_meta for p in unit.parameters()):
@@ -91,15 +80,15 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         for name in self.adapter_layer_names:
             yield from getattr(self, name).items()
 
-    def active_units(self) -> Iterator[Intervention]:
-        """The units that edit something in a forward pass now."""
-        for _, _, unit in self._active():
-            yield unit
-
-    def active_positions(self) -> Iterator[Positions]:
-        """What the adapters edit that take part in a forward pass now."""
-        for adapter_name, _, _ in self._active():
-            yield self.positions[adapter_name]
+    def active(self) -> Iterator[tuple[str, str, Intervention]]:
+        """The adapter, the group and the unit of every edit that a forward pass makes now, in order."""
+        if self.disable_adapters:
+            return
+        for adapter_name in self.active_adapters:
+            for group in GROUPS:
+                units = getattr(self, f"reft_{group}")
+                if adapter_name in units:
+                    yield adapter_name, group, units[adapter_name]
 
     def enable_adapters(self, enabled: bool) -> None:
         """Switch all adapters on or off (see PEFT); what trains afterwards is what trained before."""
@@ -131,17 +120,8 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """False: an edit of hidden states is not a weight update."""
         return False
 
-    def _active(self) -> Iterator[tuple[str, str, Intervention]]:
-        if self.disable_adapters:
-            return
-        for adapter_name in self.active_adapters:
-            for group in GROUPS:
-                units = getattr(self, f"reft_{group}")
-                if adapter_name in units:
-                    yield adapter_name, group, units[adapter_name]
-
     def _edit_output(self, module: nn.Module, args: tuple, output):
-        active = list(self._active())
+        active = list(self.active())
         if not active:
             return None
         hidden = output[0] if isinstance(output, tuple | list) else output
@@ -150,7 +130,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
                 f"{type(module).__name__} returns a {type(hidden).__name__}, and ReFT edits a tensor of hidden"
                 " states: use another site (block, attention, mlp), or LoRA on this model"
             )
-        places = self._streams.places(hidden.shape, *self._tracker.layout.index_BT.shape)
+        places = self._streams.places(hidden.shape, *self.tracker.layout.index_BT.shape)
         edit = self._edited_everywhere if torch.compiler.is_compiling() else self._edited_in_places
         edited = edit(hidden, places, active)
         if edited is hidden:
@@ -163,8 +143,8 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """The hidden states after each adapter's edit of its tokens."""
         edited, side_by_side = hidden, []
         for adapter_name, group, unit in active:
-            index_N = self._tracker.edited_indices(self.positions[adapter_name], group, hidden.device, adapter_name)
-            if index_N.numel() and adapter_name in self._tracker.adapter_index:
+            index_N = self.tracker.edited_indices(self.positions[adapter_name], group, hidden.device, adapter_name)
+            if index_N.numel() and adapter_name in self.tracker.adapter_index:
                 side_by_side.append((places.of(index_N), unit))
             elif index_N.numel():
                 edited = self._edited(edited, [(places.of(index_N), unit)])
@@ -177,7 +157,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         flat_MD = hidden.reshape(-1, self._streams.width)
         index_N = torch.cat([indices for indices, _ in edits])
         parts = flat_MD[index_N].split([len(indices) for indices, _ in edits])
-        deltas = [unit(part, self._tracker.rotation(unit)) for part, (_, unit) in zip(parts, edits, strict=True)]
+        deltas = [unit(part, self.tracker.rotation(unit)) for part, (_, unit) in zip(parts, edits, strict=True)]
         return flat_MD.index_add(0, index_N, torch.cat(deltas)).view_as(hidden)
 
     def _edited_everywhere(
@@ -189,7 +169,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         """
         flat_MD = hidden.reshape(-1, self._streams.width)
         for adapter_name, group, unit in active:
-            edited_N = self._tracker.edited_flags(self.positions[adapter_name], group, adapter_name).to(hidden.device)
+            edited_N = self.tracker.edited_flags(self.positions[adapter_name], group, adapter_name).to(hidden.device)
             flat_MD = flat_MD + torch.where(places.spread(edited_N)[:, None], unit(flat_MD), 0)
         return flat_MD.view_as(hidden)
 

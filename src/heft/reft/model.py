@@ -40,14 +40,10 @@ class ReftModel(BaseTuner):
         before = list(dict.fromkeys(name for layer in layers_of(model).values() for name in layer.active_adapters))
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
         if before:
-            self._activate([name for name in before if name != adapter_name] + [adapter_name])
+            self.active_adapter = [name for name in before if name != adapter_name] + [adapter_name]
+            for layer in layers_of(self.model).values():  # as set_adapter does, but what trains stays as it is
+                layer._active_adapter = [name for name in self.active_adapter if name in layer.positions]
         self._trained: set[str] = set()
-
-    def _activate(self, names: list[str]) -> None:
-        """Let these adapters edit, in this order; what trains stays as it is."""
-        for layer in layers_of(self.model).values():
-            layer._active_adapter = [name for name in names if name in layer.positions]
-        self.active_adapter = names
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, state_dict=None, **kwargs) -> None:
         """Attach one adapter where its config says; a checkpoint's keys are not needed to find the places.
@@ -56,11 +52,9 @@ class ReftModel(BaseTuner):
             ValueError: layers or sites that the model does not have, or a rank above the hidden size.
         """
         config = self.peft_config[adapter_name]
-        hidden_size = model.config.get_text_config().hidden_size
-        if config.rank > hidden_size:
-            raise ValueError(f"rank {config.rank} is above the model's hidden size, {hidden_size}")
-        self._hidden_size = hidden_size
         self._streams = Streams.of(model.config)
+        if config.rank > self._streams.width:
+            raise ValueError(f"rank {config.rank} is above the model's hidden size, {self._streams.width}")
         self._sites = set(site_names(model, config.layers, config.site))
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
@@ -120,21 +114,14 @@ class ReftModel(BaseTuner):
         return key in self._sites
 
     def _create_and_replace(
-        self,
-        peft_config: ReftConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
+        self, peft_config: ReftConfig, adapter_name: str, target: nn.Module, *args, **kwargs
     ) -> None:
         layer = getattr(target, "reft", None)
         if layer is None:
             layer = ReftLayer(self._tracker(), self._streams)
             layer.attach(target)
         device = next((p.device for p in target.parameters() if not p.is_meta), torch.device("cpu"))
-        layer.add(adapter_name, peft_config, self._hidden_size, device)
+        layer.add(adapter_name, peft_config, self._streams.width, device)
         if adapter_name not in self.active_adapters:
             layer.set_requires_grad(adapter_name, False)
 
@@ -150,8 +137,6 @@ class ReftModel(BaseTuner):
         for name, layer in layers_of(self.model).items():
             if layer in layers:
                 layer.detach(self.model.get_submodule(name.rpartition(".")[0]))
-                if not layer.tracker.layers:
-                    layer.tracker.detach(self.model)
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs) -> nn.Module:
         if merge:

@@ -15,12 +15,7 @@ def sequence_starts(call: dict[str, Any], attended_BT: torch.Tensor, has_mask: b
     """Bool (B, T): whether a token is the first of a sequence; each row's column 0 is. None where nothing tells.
 
     Without an attention mask a sequence begins wherever position ids do not count on, as transformers has it; with
-    one, wherever a real token that is not its row's first has position 0.
-
-    Args:
-        call: the arguments of the forward call.
-        attended_BT: which tokens are real.
-        has_mask: whether an attention mask was given.
+    one, wherever a real token (`attended_BT`) that is not its row's first has position 0.
     """
     starts_BT = torch.zeros_like(attended_BT)
     starts_BT[:, 0] = True
@@ -51,12 +46,7 @@ def _position_ids(call: dict[str, Any], attended_BT: torch.Tensor) -> torch.Tens
 
 
 class Sequences:
-    """The sequences of packed rows.
-
-    Args:
-        starts_BT: from `sequence_starts`.
-        attended_BT: which tokens are real.
-    """
+    """The sequences of packed rows, from `sequence_starts` and which tokens are real."""
 
     def __init__(self, starts_BT: torch.Tensor, attended_BT: torch.Tensor):
         self._starts_BT, self._attended_BT = starts_BT, attended_BT

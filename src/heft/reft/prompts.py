@@ -3,7 +3,6 @@
 Shapes: B rows, T tokens of this pass, S columns with those in the cache, N sequences.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,18 +13,8 @@ from heft.reft.generating import GenerateCall
 from heft.reft.layout import TokenLayout, attended_tokens, number_tokens, prompt_lengths_from_labels
 from heft.reft.packing import Sequences, sequence_starts
 
-
-@dataclass
-class PassReading:
-    """What is known of a pass.
-
-    Attributes:
-        layout: its tokens.
-        seen: what a cache that this pass fills will hold; None where nothing is to be noted.
-    """
-
-    layout: TokenLayout
-    seen: Seen | None = None
+PassReading = tuple[TokenLayout, Seen | None]
+"""The tokens of a pass, and what a cache that it fills will hold; None where nothing is to be noted."""
 
 
 def read_all_tokens(tokens: torch.Tensor, call: dict[str, Any]) -> PassReading:
@@ -39,13 +28,13 @@ def read_all_tokens(tokens: torch.Tensor, call: dict[str, Any]) -> PassReading:
     numbers_BT = torch.zeros(batch, length, dtype=torch.long, device=tokens.device)
     if torch.is_tensor(mask) and mask.dim() == 2 and mask.shape[1] == length:
         numbers_BT = numbers_BT.masked_fill(~mask.bool(), -1)
-    return PassReading(TokenLayout(numbers_BT, numbers_BT[:, 0]))
+    return TokenLayout(numbers_BT, numbers_BT[:, 0]), None
 
 
 def read_generated_tokens(tokens: torch.Tensor, generating: GenerateCall) -> PassReading:
     """A pass of `generate` behind the prompt: all its tokens are real, and none is one of a prompt."""
     numbers_BT = generating.prompt_B[:, None].expand(*tokens.shape[:2])
-    return PassReading(TokenLayout(numbers_BT, generating.prompt_B))
+    return TokenLayout(numbers_BT, generating.prompt_B), None
 
 
 class PassReader:
@@ -103,7 +92,7 @@ class PassReader:
         seen = Seen(layout.prompt_BT[:, -1], self._attended_BS)
         if self._cache is not None:  # some models give back no cache that they were handed with use_cache=False
             note_on(self._cache, seen)
-        return PassReading(layout, seen)
+        return layout, seen
 
     def _columns_in_cache(self) -> int:
         columns = cached_columns(self._cache)
@@ -180,4 +169,5 @@ class PassReader:
         ids = self._call.get("input_ids")
         if self._mask is not None or self._sequences is not None or ids is None or min(ids.shape) < 2:
             return []
-        return [(refusals.looks_padded(ids, self._padding_ids), refusals.PADDED_WITHOUT_MASK)]
+        edges_B2 = torch.isin(ids[:, [0, -1]], torch.tensor(sorted(self._padding_ids), device=ids.device))
+        return [(edges_B2.any(0) & ~edges_B2.all(0), refusals.PADDED_WITHOUT_MASK)]  # on that side of some rows only

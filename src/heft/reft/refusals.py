@@ -56,9 +56,3 @@ def refuse_if(doubt: torch.Tensor | bool, reason: str) -> None:
         doubt = not doubt.is_meta and bool(doubt.any())
     if doubt:
         raise ValueError(reason)
-
-
-def looks_padded(ids_BT: torch.Tensor, padding_ids: set[int]) -> torch.Tensor:
-    """Bool (2,): whether some rows, and not all, end or begin with a padding id."""
-    edges_B2 = torch.isin(ids_BT[:, [0, -1]], torch.tensor(sorted(padding_ids), device=ids_BT.device))
-    return edges_B2.any(0) & ~edges_B2.all(0)

@@ -1,14 +1,18 @@
-"""Registers ReFT with PEFT, which keeps its methods in a closed enum."""
+"""Registers ReFT with PEFT, and lets PEFT's own loader find base models that are built into heft."""
 
+from functools import wraps
+
+from peft import AutoPeftModelForCausalLM, PeftConfig
 from peft.utils import PeftType, register_peft_method
+from transformers import AutoModelForCausalLM
 
-from heft.reft.builtin_bases import let_peft_find_built_in_bases
+from heft.builtin import EMBEDDED, TINY, embedded_path, tiny_llama
 from heft.reft.config import ReftConfig
 from heft.reft.model import ReftModel
 
 
 def register() -> None:
-    """Add REFT to PEFT's enum of methods and register its classes there. Doing it twice does nothing."""
+    """Add REFT to PEFT's enum of methods, which is closed, and register its classes. Doing it twice does nothing."""
     if "REFT" in PeftType.__members__:
         return
     member = str.__new__(PeftType, "REFT")
@@ -17,4 +21,26 @@ def register() -> None:
     PeftType._member_names_.append("REFT")
     type.__setattr__(PeftType, "REFT", member)
     register_peft_method(name="reft", config_cls=ReftConfig, model_cls=ReftModel, prefix="reft_")
-    let_peft_find_built_in_bases()
+    _let_peft_find_built_in_bases()
+
+
+def _let_peft_find_built_in_bases() -> None:
+    """From here on `AutoPeftModelForCausalLM.from_pretrained` loads the bases that heft.builtin names."""
+    plain = AutoPeftModelForCausalLM.from_pretrained.__func__
+
+    @classmethod
+    @wraps(plain)
+    def from_pretrained(cls, pretrained_model_name_or_path, adapter_name="default", is_trainable=False, **kwargs):
+        where = {"revision": kwargs.get("revision"), "token": kwargs.get("token")}
+        name = PeftConfig.from_pretrained(pretrained_model_name_or_path, **where).base_model_name_or_path
+        if name == TINY:
+            base = tiny_llama().eval()
+        elif name in EMBEDDED:
+            own = ("config", "revision", "import_allowlist")  # not of transformers' `from_pretrained`
+            options = {key: value for key, value in kwargs.items() if key not in own}
+            base = AutoModelForCausalLM.from_pretrained(embedded_path(name), **options)
+        else:
+            return plain(cls, pretrained_model_name_or_path, adapter_name, is_trainable, **kwargs)
+        return cls._target_peft_class.from_pretrained(base, pretrained_model_name_or_path, adapter_name, is_trainable)
+
+    AutoPeftModelForCausalLM.from_pretrained = from_pretrained

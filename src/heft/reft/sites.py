@@ -83,8 +83,7 @@ def site_names(model: PreTrainedModel, layers: str | list[int], site: str) -> li
     blocks = block_names(model)
     count = len(blocks)
     if layers == "all":
-        found = [_site_of_block(model, block, site) for block in blocks]
-        names = [name for name in found if name is not None]
+        names = [name for block in blocks if (name := _site_of_block(model, block, site)) is not None]
         if not names:
             raise ValueError(_no_site(model, blocks[0], site))
         return names

@@ -40,6 +40,7 @@ class ForwardTracker:
     def __init__(self):
         self.layers: list = []
         self.adapter_index: dict[str, int] = {}
+        self._model: nn.Module | None = None
         self._handles: list = []
         self._layout: TokenLayout | None = None
         self._seen: Seen | None = None
@@ -54,7 +55,7 @@ class ForwardTracker:
 
     def attach(self, model: nn.Module) -> None:
         """Listen to `model`, and to its `generate`, so that a prompt's length is known in every step."""
-        body = decoder_of(model)
+        self._model, body = model, decoder_of(model)
         padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._padding_ids = {0} if padding_id is None else {0, padding_id}
         for module in [model] if body is model else [model, body]:
@@ -67,13 +68,13 @@ class ForwardTracker:
                 self._replaced[name] = getattr(model, name)
                 setattr(model, name, own)
 
-    def detach(self, model: nn.Module) -> None:
-        """Leave `model` as `attach` found it."""
+    def detach(self) -> None:
+        """Leave the model as `attach` found it."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         for name in self._replaced:
-            delattr(model, name)
+            delattr(self._model, name)
         self._replaced.clear()
 
     @property
@@ -131,7 +132,7 @@ class ForwardTracker:
         return self._rotations.get(id(unit))
 
     def _compute_rotations(self) -> None:
-        units = [unit for layer in self.layers for unit in layer.active_units() if unit.rotation is not None]
+        units = [unit for layer in self.layers for _, _, unit in layer.active() if unit.rotation is not None]
         if not all(_is_whole(unit.rotation) for unit in units):
             return
         groups: dict[tuple, list[Intervention]] = {}
@@ -152,8 +153,8 @@ class ForwardTracker:
         call = dict(zip(names, args, strict=False)) | kwargs
         tokens = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
         if tokens is not None:
-            reading = PassReading(layout) if layout is not None else self._read(module, tokens, call, given)
-            self._layout, self._seen = reading.layout, reading.seen
+            reading = (layout, None) if layout is not None else self._read(module, tokens, call, given)
+            self._layout, self._seen = reading
             self._indices, self._rotations, self._running = {}, {}, module
             compiling = torch.compiler.is_compiling()
             self._thread = None if compiling else threading.get_ident()
@@ -172,7 +173,7 @@ class ForwardTracker:
 
     def _edits_prompts(self) -> bool:
         """Whether an active adapter edits positions of the prompt."""
-        return any(positions.depends_on_prompt for layer in self.layers for positions in layer.active_positions())
+        return any(not layer.positions[name].all_tokens for layer in self.layers for name, _, _ in layer.active())
 
     def _after_forward(self, module: nn.Module, args: tuple, output) -> None:
         if self._running is not module or not self._is_same_thread():

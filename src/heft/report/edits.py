@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,7 +18,7 @@ from safetensors.numpy import load_file
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_shapes
 from heft.compare.runs import RunFiles
-from heft.edits.equations import EQUATIONS
+from heft.edits.equations import EQUATIONS, Weights
 from heft.edits.positions import GROUPS
 from heft.errors import HeftError
 from heft.report.parts import Cell, Heading, Panel, Section, Table
@@ -171,7 +170,7 @@ def edit_size(intervention: str, weights: dict[str, np.ndarray]) -> tuple[float 
         numpy.linalg.LinAlgError: the rotation has less than full rank.
     """
     basis = weights["basis"] if "basis" in weights else _orthonormal_rows(weights["rotation"])
-    inner = EQUATIONS[intervention].matrix(SimpleNamespace(**{**weights, "basis": basis}))
+    inner = EQUATIONS[intervention].matrix(Weights(basis, weights["bias"], weights.get("weight")))
     constant = float(np.linalg.norm(weights["bias"] @ basis))
     if inner is None:
         return None, constant

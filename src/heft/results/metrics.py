@@ -34,9 +34,9 @@ class Metrics:
     predictions: dict[str, float] | None
 
 
-def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a proportion."""
-    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion."""
+    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 

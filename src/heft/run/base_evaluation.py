@@ -45,12 +45,8 @@ def find_base_evaluation(
 
 def _same(recipe: Recipe, manifest: dict, wanted: Recipe, wanted_manifest: dict) -> bool:
     """Whether the base would be evaluated to the same records; what is trained on, and how, may be another thing."""
-    settings = [(each.model, each.task, each.evaluation) for each in (recipe, wanted)]
-    same = all(manifest.get(key) == wanted_manifest[key] for key in _SAME)
+    same_settings = all(getattr(recipe, key) == getattr(wanted, key) for key in ("model", "task", "evaluation"))
+    same_base = all(manifest.get(key) == wanted_manifest[key] for key in _SAME)
     rows = manifest.get("data")
-    return (
-        same
-        and settings[0] == settings[1]
-        and isinstance(rows, dict)
-        and rows.get("eval") == wanted_manifest["data"]["eval"]
-    )
+    same_rows = isinstance(rows, dict) and rows.get("eval") == wanted_manifest["data"]["eval"]
+    return same_settings and same_base and same_rows

@@ -2,7 +2,7 @@
 
     checkpoints/<number>-<stage>/
       step-<n>/     values.json, tensors.safetensors: a stage in the middle of its training
-      trained/      a folder in PEFT's format for each adapter, outcome.json: a stage after its training
+      trained/      a folder in PEFT's format for each adapter, figures.json: a stage after its training
         checkpoint.json   in each of them: SHA-256 of every other file, and how long metrics.jsonl was
 
 A checkpoint appears whole or not at all. One that was altered afterwards is found by its hashes, named, and the one
@@ -24,7 +24,7 @@ from heft.storage.atomic import atomic_folder, save_tensors, sha256_of, to_json
 from heft.storage.reading import read_json
 from heft.training.checkpointing import StageCheckpoint
 
-FORMAT = 2
+FORMAT = 3
 VALUES_LIMIT = 2**28
 """Bytes of values.json that are read at most."""
 _ABOUT = "checkpoint.json"
@@ -51,12 +51,12 @@ class TrainedCheckpoint:
 
     Attributes:
         folder: holds a folder in PEFT's format for each of its adapters.
-        outcome: what the training took, as it was given.
+        figures: of the training, as they were given.
         metrics_bytes: length of metrics.jsonl then.
     """
 
     folder: Path
-    outcome: dict
+    figures: dict
     metrics_bytes: int
 
 
@@ -91,7 +91,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def write_trained(
-        self, stage: str, outcome: dict, save_adapters: Callable[[Path], None], metrics_bytes: int
+        self, stage: str, figures: dict, save_adapters: Callable[[Path], None], metrics_bytes: int
     ) -> None:
         """Write a checkpoint of a trained stage; those within the stages before it are removed.
 
@@ -99,7 +99,7 @@ class Checkpoints:
             HeftError: it cannot be written; all checkpoints are as they were.
         """
         with _written(self._of(stage) / "trained", {"metrics_bytes": metrics_bytes}) as partial:
-            (partial / "outcome.json").write_text(to_json(outcome), encoding="utf-8")
+            (partial / "figures.json").write_text(to_json(figures), encoding="utf-8")
             save_adapters(partial)
         for earlier in self.stages[: self.stages.index(stage)]:
             for old in self._steps(earlier):
@@ -111,8 +111,7 @@ class Checkpoints:
         about = self._intact(folder)
         if about is None:
             return None
-        outcome = read_json(folder / "outcome.json")
-        return TrainedCheckpoint(folder, outcome, about["metrics_bytes"])
+        return TrainedCheckpoint(folder, read_json(folder / "figures.json"), about["metrics_bytes"])
 
     def last_step(self, stage: str) -> StepCheckpoint | None:
         """The stage after the most steps for which there is an intact checkpoint."""
@@ -132,10 +131,6 @@ class Checkpoints:
         shutil.rmtree(self._of(stage) / "trained", ignore_errors=True)
         for later in self.stages[self.stages.index(stage) + 1 :]:
             shutil.rmtree(self._of(later), ignore_errors=True)
-
-    def remove(self) -> None:
-        """Remove all of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _of(self, stage: str) -> Path:
         return self.folder / f"{self.stages.index(stage)}-{stage}"

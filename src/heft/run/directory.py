@@ -28,8 +28,6 @@ from heft.storage.reading import read_json
 RUN_FORMAT = 1
 """Number of the format of a run's files, in manifest.json; it rises when a reader of the old ones would misread."""
 
-_WORDS = {"base": "base model", "data": "data"}
-
 
 class RunDirectory(Reporter):
     """Writes a run's files as the run reports; each is whole or absent, but for metrics.jsonl, which grows by lines.
@@ -39,11 +37,13 @@ class RunDirectory(Reporter):
         writes: False in a process that only follows along, which keeps the figures and writes nothing.
 
     Attributes:
+        adapter, checkpoints: where these go.
         summaries: the figures of the evaluations so far.
     """
 
     def __init__(self, path: Path, writes: bool = True):
         self.path, self.writes = path, writes
+        self.adapter, self.checkpoints, self._metrics = path / "adapter", path / "checkpoints", path / "metrics.jsonl"
         self.summaries: list[StageSummary] = []
 
     def create(self, recipe_yaml: str, manifest: dict) -> None:
@@ -84,10 +84,10 @@ class RunDirectory(Reporter):
             raise HeftError(
                 f"{self.path / 'adapter'} has no heft.json, so it is not the run's; move it away, then resume"
             )
-        for what in ("base", "data"):
+        for what, words in (("base", "base model"), ("data", "data")):
             if there.get(what) != manifest[what]:
                 raise HeftError(
-                    f"{self.path} was begun with another {_WORDS[what]} ({there.get(what)}, now {manifest[what]}), so"
+                    f"{self.path} was begun with another {words} ({there.get(what)}, now {manifest[what]}), so"
                     " it cannot be resumed: give another directory with --output DIR, or remove it"
                 )
         with readable_os_errors(self.path / "records"):
@@ -131,15 +131,6 @@ class RunDirectory(Reporter):
     def records(self, name: str) -> Path:
         """Where the records of an evaluation are."""
         return self.path / "records" / f"{name}.jsonl"
-
-    @property
-    def adapter(self) -> Path:
-        """Where the adapter directory goes."""
-        return self.path / "adapter"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
 
 
 def _environment(manifest: dict) -> dict:

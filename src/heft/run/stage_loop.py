@@ -1,19 +1,17 @@
 """The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview, trainable_parameters
+from heft.adapters.attach import attach, finish, left_out_in_words, overview
 from heft.adapters.methods import adapters_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.errors import HeftError
-from heft.evaluation.evaluator import Evaluation, evaluate_examples
+from heft.evaluation.evaluator import evaluate_examples
 from heft.models.load import Base
 from heft.recipe.recipe import Recipe, ReftStage, Stage
 from heft.results.summary import StageSummary
@@ -45,44 +43,36 @@ class StageLoop:
     @property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of the run."""
-        folder = self.directory.path / "checkpoints"
+        folder = self.directory.checkpoints
         return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.note)
 
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
         evaluated = [summary.name for summary in self.directory.summaries]
         if "base" not in evaluated:
-            self.evaluate_base()
+            self.evaluate("base")
         metrics_bytes = 0
         for name, stage in self.recipe.stages.items():
             done = self.checkpoints.trained(name)
             if done is None:
                 self.directory.forget_from(name)
                 with signals.deferred():
-                    outcome = self.train_and_checkpoint(name, stage, metrics_bytes)
+                    figures = self.train_and_checkpoint(name, stage, metrics_bytes)
                 metrics_bytes = self.directory.metrics_bytes
             else:
                 for adapter in adapters_of(name, stage):
                     adapter_dir.attach_saved(self.base.model, done.folder / adapter.name, adapter.name)
                 self.base.model.eval()
-                outcome, metrics_bytes = Trained.from_dict(done.outcome), done.metrics_bytes
+                figures, metrics_bytes = done.figures, done.metrics_bytes
                 self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
-                self.evaluate_stage(name, outcome)
+                self.evaluate(name, stored_parameters=adapter_dir.stored_parameters(self.base.model), **figures)
 
-    def evaluate_base(self) -> None:
-        """Evaluate the model before any stage."""
-        evaluation = self.evaluate("base")
-        summary = StageSummary.of("base", evaluation.metrics, evaluation_seconds=evaluation.seconds)
-        self.reporter.evaluated(summary, evaluation.records)
-
-    def train_and_checkpoint(self, name: str, stage: Stage, metrics_bytes: int) -> "Trained":
+    def train_and_checkpoint(self, name: str, stage: Stage, metrics_bytes: int) -> dict:
         """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
 
-        Args:
-            name: of the stage.
-            stage: its settings.
-            metrics_bytes: length of metrics.jsonl after the stage before.
+        `metrics_bytes` is the length of metrics.jsonl after the stage before. Returns figures of the training, by the
+        names that they have in a `StageSummary`.
         """
         last = self.checkpoints.last_step(name)
         distributed.barrier()  # each has read what the main one now removes or replaces
@@ -94,64 +84,47 @@ class StageLoop:
                 self.reporter.note("metrics.jsonl lacks what was logged before; curves will lack it too")
             self.directory.cut_metrics(logged)
         if last:
-            _require_as_many_processes(len(last.state.random))
+            begun_with = len(last.state.random)
+            if begun_with != distributed.count():
+                raise HeftError(
+                    f"this run was begun with {begun_with} processes and cannot be resumed with {distributed.count()},"
+                    f" since each draws its own random numbers; start {begun_with}"
+                )
             self.reporter.note(f"resuming stage {name} after step {step:,}")
             self.reporter.resumed(name, step)
-        costs = self.count(name, last.cache if last else None)
+            if last.cache is not None:  # a resumed stage runs as it was started
+                stage = stage.model_copy(update={"cache": last.cache})
+        costs = self.count(name, stage)
         cache = costs.reuse.store if isinstance(stage, ReftStage) else None
-        if cache is not None:  # what is counted is what runs, and a resumed stage runs as it was started
+        if cache is not None:  # what is counted is what runs
             stage = stage.model_copy(update={"cache": cache})
 
         def write(state: StageCheckpoint) -> None:
             if distributed.is_main():
                 self.checkpoints.write_step(name, StepCheckpoint(state, cache, self.directory.metrics_bytes))
 
+        def save_adapters(folder: Path) -> None:
+            for adapter in adapters_of(name, stage):
+                adapter_dir.save_adapter(folder / adapter.name, self.base.model, adapter.name)
+
         plan = CheckpointPlan(self.recipe.checkpoint, write, last and last.state)
         parameters, outcome = self.train_stage(name, stage, plan)
         passes = costs.passes_of(outcome.tokens)
         plain = costs.plain_flops(passes)
-        flops = costs.flops(passes) if outcome.reuses else plain
-        trained = Trained(parameters, flops, plain, outcome)
+        figures = asdict(outcome)
+        flops = costs.flops(passes) if figures.pop("reuses") else plain
+        figures |= {"trainable_parameters": parameters, "flops": flops, "plain_flops": plain}
         if distributed.is_main():
-            save = partial(_save_adapters, self.base.model, [adapter.name for adapter in adapters_of(name, stage)])
-            self.checkpoints.write_trained(name, asdict(trained), save, self.directory.metrics_bytes)
-        return trained
+            self.checkpoints.write_trained(name, figures, save_adapters, self.directory.metrics_bytes)
+        return figures
 
-    def evaluate_stage(self, name: str, trained: "Trained") -> None:
-        """Evaluate the model after a stage."""
-        outcome = trained.outcome
-        evaluation = self.evaluate(name)
-        summary = StageSummary.of(
-            name,
-            evaluation.metrics,
-            trainable_parameters=trained.parameters,
-            seconds=outcome.seconds,
-            evaluation_seconds=evaluation.seconds,
-            steps=outcome.steps,
-            tokens=outcome.tokens,
-            flops=trained.flops,
-            plain_flops=trained.plain_flops,
-            stored_parameters=adapter_dir.stored_parameters(self.base.model),
-            peak_bytes=outcome.peak_bytes,
-            ended=outcome.ended,
-            ended_because=outcome.ended_because,
-        )
-        self.reporter.evaluated(summary, evaluation.records)
-
-    def count(self, name: str, cache: str | None) -> StageCosts:
-        """What training a stage costs, with the store that `cache: auto` means now.
-
-        Args:
-            name: of the stage.
-            cache: what it meant when the stage was begun; None where it is begun now.
-        """
-        recipe = self.recipe.model_copy(update={"model": self.base.settings})
-        if cache is not None:
-            begun = recipe.stages[name].model_copy(update={"cache": cache})
-            recipe = recipe.model_copy(update={"stages": {**recipe.stages, name: begun}})
+    def count(self, name: str, stage: Stage) -> StageCosts:
+        """What training a stage costs, with the store that `cache: auto` means now."""
+        stages = {**self.recipe.stages, name: stage}
+        recipe = self.recipe.model_copy(update={"model": self.base.settings, "stages": stages})
         costs = stage_costs(recipe, name, self.data.train)
-        if costs.uncounted is not None:
-            self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.uncounted}")
+        if costs.shape.uncounted is not None:
+            self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.shape.uncounted}")
         return costs
 
     def train_stage(self, name: str, stage: Stage, plan: CheckpointPlan | None = None) -> tuple[int, StageOutcome]:
@@ -159,7 +132,7 @@ class StageLoop:
         seed = self.recipe.stage_seed(name)
         set_seed(seed)
         attached = attach(self.base.model, name, stage, self.base.tokenizer)
-        trained = trainable_parameters(self.base.model)
+        trained = self.base.model.num_parameters(only_trainable=True)
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
@@ -178,44 +151,12 @@ class StageLoop:
         finish(self.base.model, attached)
         return trained, outcome
 
-    def evaluate(self, name: str) -> Evaluation:
-        """Evaluate the model as it is on the task's evaluation split."""
+    def evaluate(self, name: str, **figures) -> StageSummary:
+        """Evaluate the base or the model after a stage on the evaluation split, and report it with further figures."""
         task, settings = task_for(self.recipe.task), self.recipe.evaluation
-        base = self.base
-        return evaluate_examples(
-            base.model, base.tokenizer, task, self.data.eval, settings, self.reporter, f"evaluation of {name}"
-        )
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A stage after its training.
-
-    Attributes:
-        parameters: how many numbers were trained.
-        flops, plain_flops: of the training, see heft.results.summary.StageSummary.
-        outcome: what it took.
-    """
-
-    parameters: int
-    flops: float | None
-    plain_flops: float | None
-    outcome: StageOutcome
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Trained":
-        """From what `asdict` gave."""
-        return cls(**{**values, "outcome": StageOutcome(**values["outcome"])})
-
-
-def _save_adapters(model: PreTrainedModel, names: Sequence[str], folder: Path) -> None:
-    for name in names:
-        adapter_dir.save_adapter(folder / name, model, name)
-
-
-def _require_as_many_processes(before: int) -> None:
-    if before != distributed.count():
-        raise HeftError(
-            f"this run was begun with {before} processes and cannot be resumed with {distributed.count()}, since each"
-            f" draws its own random numbers; start {before}"
-        )
+        model, tokenizer = self.base.model, self.base.tokenizer
+        what = f"evaluation of {name}"
+        evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
+        summary = StageSummary.of(name, evaluation.metrics, evaluation_seconds=evaluation.seconds, **figures)
+        self.reporter.evaluated(summary, evaluation.records)
+        return summary

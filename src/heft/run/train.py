@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ from heft.run.begun import (
     require_free,
     require_same,
 )
-from heft.run.checkpoints import Checkpoints
 from heft.run.directory import RUN_FORMAT, RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.runtime import distributed
@@ -95,9 +95,7 @@ def train(
             until_the_end.enter_context(_held(path))
             recipe = require_same(recipe)
             if is_finished(path):
-                summaries = _finished(recipe)
-                Checkpoints(path / "checkpoints", list(recipe.stages), 1, reporter.note).remove()
-                return Run(path, summaries)
+                return Run(path, _finished(recipe))
         else:
             _require_room(path, resume)
         recipe = dated(recipe, reporter)
@@ -119,8 +117,9 @@ def train(
         work = StageLoop(recipe, base, data, directory, reporter)
         work.run()
         if distributed.is_main():
-            _save_adapters(directory.adapter, recipe, base)
-            work.checkpoints.remove()
+            adapter_dir.save(directory.adapter, base.model, adapter_manifest(recipe, base))
+            adapter_dir.require_readable(directory.adapter, base.model)  # before the run counts as finished
+            shutil.rmtree(directory.checkpoints, ignore_errors=True)
         distributed.barrier()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
 
@@ -133,12 +132,6 @@ def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None
         )
 
 
-def _save_adapters(path: Path, recipe: Recipe, base: Base) -> None:
-    """Write the adapter directory, and read it back before the run counts as finished."""
-    adapter_dir.save(path, base.model, adapter_manifest(recipe, base))
-    adapter_dir.require_readable(path, base.model)
-
-
 def _require_room(path: Path, resume: bool) -> None:
     """Require that a run may begin there; with `resume`, what a run left before it did anything is removed."""
     if resume and distributed.is_main():
@@ -148,7 +141,7 @@ def _require_room(path: Path, resume: bool) -> None:
 
 
 def _finished(recipe: Recipe) -> list[StageSummary]:
-    """The figures of a finished run, all of whose files are there and readable.
+    """The figures of a finished run, all of whose files are there and readable; checkpoints that are left go.
 
     Raises:
         HeftError: one is not.
@@ -162,6 +155,7 @@ def _finished(recipe: Recipe) -> list[StageSummary]:
             f"{path} has its adapter, but summary.json has not the figures of all stages; `heft eval` repeats the last,"
             " and another directory (--output DIR) the run"
         )
+    shutil.rmtree(RunDirectory(path).checkpoints, ignore_errors=True)
     return summaries
 
 

@@ -59,12 +59,7 @@ def in_smaller_batches(
 
 
 def no_room_for(what: str, *ways_out: str) -> HeftError:
-    """The error of memory that does not suffice for the smallest batch.
-
-    Args:
-        what: that batch: "a single row".
-        ways_out: what else than a shorter task.max_length or a quantized base may help.
-    """
+    """The error of memory that does not suffice for `what`, the smallest batch; `ways_out` are further advice."""
     advice = ["lower task.max_length", *ways_out]
     return HeftError(
         f"the device's memory does not suffice for {what}; {', '.join(advice)}, or quantize the base model"

@@ -14,6 +14,8 @@ Biases, one's own) is one further subclass:
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partialmethod
+from typing import Any
 
 from heft.results.records import Record
 from heft.results.summary import StageSummary
@@ -69,13 +71,16 @@ class Reporters(Reporter):
     def __init__(self, listeners: Sequence[Reporter]):
         self.listeners = list(listeners)
 
-    def note(self, text: str) -> None:
+    def _pass_on(self, what: str, *news: Any) -> None:
         for each in self.listeners:
-            each.note(text)
+            getattr(each, what)(*news)
 
-    def overview(self, stage: str, rows: Sequence[AdapterRow]) -> None:
-        for each in self.listeners:
-            each.overview(stage, rows)
+    note = partialmethod(_pass_on, "note")
+    overview = partialmethod(_pass_on, "overview")
+    step = partialmethod(_pass_on, "step")
+    metrics = partialmethod(_pass_on, "metrics")
+    evaluated = partialmethod(_pass_on, "evaluated")
+    resumed = partialmethod(_pass_on, "resumed")
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:
@@ -83,19 +88,3 @@ class Reporters(Reporter):
             for each in self.listeners:
                 stack.enter_context(each.progress(what, total))
             yield
-
-    def step(self, what: str, done: int, total: int) -> None:
-        for each in self.listeners:
-            each.step(what, done, total)
-
-    def metrics(self, values: dict) -> None:
-        for each in self.listeners:
-            each.metrics(values)
-
-    def evaluated(self, summary: StageSummary, records: Sequence[Record]) -> None:
-        for each in self.listeners:
-            each.evaluated(summary, records)
-
-    def resumed(self, stage: str, step: int) -> None:
-        for each in self.listeners:
-            each.resumed(stage, step)

@@ -19,13 +19,13 @@ from heft.errors import HeftError
 if TYPE_CHECKING:
     import torch
 
+_NO_RIGHT = "you may not write there; change the folder's permissions, or write elsewhere with --output DIR"
 _IN_THE_WAY = "something else is in the way there; move it, or write elsewhere with --output DIR"
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "your quota on that disk is used up; free some space",
     errno.EROFS: "that disk is read-only; write elsewhere with --output DIR",
-    errno.EACCES: "you may not write there; change the folder's permissions, or write elsewhere with --output DIR",
-    errno.EPERM: "you may not write there; change the folder's permissions, or write elsewhere with --output DIR",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _NO_RIGHT),
     errno.ENAMETOOLONG: "its name is too long for that disk; give a shorter one",
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT), _IN_THE_WAY),
 }

@@ -16,9 +16,7 @@ LOCK_FILE = ".lock"
 def locked(directory: Path, what: str) -> Iterator[None]:
     """Hold a directory, which is made if it is missing, until the block ends or the process does, however it does.
 
-    Args:
-        directory: to be held.
-        what: it is, such as "run", for the message.
+    `what` it is, such as "run", is for the message.
 
     Raises:
         HeftError: another process holds it, or it cannot be written.

@@ -8,6 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,18 +46,24 @@ def nearest_existing(path: Path) -> Path:
     return next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
 
 
+@contextmanager
+def _as_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileFault(path, "there is no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise FileFault(path, getattr(error, "strerror", None) or str(error)) from None
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open an ordinary file. A pipe is refused where opening it would wait for ever, and so is a device or a folder.
 
     Raises:
         FileFault: it is not there, is no ordinary file, or may not be read.
     """
-    try:
+    with _as_faults(path):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise FileFault(path, "there is no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise FileFault(path, getattr(error, "strerror", None) or str(error)) from None
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)
@@ -71,11 +78,8 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT) -> bytes:
     Raises:
         FileFault: it cannot be read, or is larger.
     """
-    with open_file(path) as file:
-        try:
-            content = file.read(limit + 1)
-        except OSError as error:
-            raise FileFault(path, error.strerror or str(error)) from None
+    with open_file(path) as file, _as_faults(path):
+        content = file.read(limit + 1)
     if len(content) > limit:
         raise _too_large(path, limit)
     return content
@@ -124,10 +128,8 @@ def _too_large(path: Path, limit: int) -> FileFault:
 
 
 def _next_line(path: Path, file: BinaryIO) -> bytes:
-    try:
+    with _as_faults(path):
         return file.readline(LINE_LIMIT + 1)
-    except OSError as error:
-        raise FileFault(path, error.strerror or str(error)) from None
 
 
 def parse_json(content: bytes, finite: bool = True) -> Any:

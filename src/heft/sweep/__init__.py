@@ -7,9 +7,10 @@
 | learner.py | one configuration: rows, optimizer, schedule and random numbers, as in a run of its own |
 | retry.py | passes that may fail: the token budget, and what happens where one fails |
 | training.py | all learners in lockstep |
+| sharing.py | which configurations run behind shared prompt prefixes |
 | arrange.py | the configurations attached to one model, and removed afterwards |
 | results.py | validation loss and accuracy, ranked |
-| report.py | results.json, results.csv and sweep.png |
+| report.py | results.json, results.csv and sweep.svg |
 | run.py | `heft sweep`, from recipe to directory |
 | costs.py | what a sweep will cost |
 

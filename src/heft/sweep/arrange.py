@@ -14,7 +14,7 @@ from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
 from heft.reft.layer import layers_of
-from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.memory_errors import attempt
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
@@ -23,8 +23,9 @@ from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
-from heft.training.reuse.decide import open_prefixes
+from heft.training.reuse.decide import reuse_of, with_store
 from heft.training.reuse.facts import has_dropout
+from heft.training.reuse.stores import Store
 
 
 @contextmanager
@@ -36,22 +37,17 @@ def side_by_side(
     tokens_per_pass: int,
     reporter: Reporter,
 ) -> Iterator[SideBySide]:
-    """The training of all configurations; their adapters are on the model while this is open.
+    """The training of all configurations, each of which edits its own tokens only; `seeds` has one for each.
 
-    Args:
-        base: the model, earlier stages attached.
-        tried: the configurations.
-        data: the rows.
-        seeds: of each configuration.
-        tokens_per_pass: most tokens in a pass.
-        reporter: gets notes on how they run.
+    Their adapters are on the model, behind those of earlier stages, while this is open.
     """
     with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
         learners = [
             Learner(base.model, number, configuration, data, seed)
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
         ]
-        _number_adapters(base, tried)
+        tracker = next(iter(layers_of(base.model).values())).tracker
+        tracker.adapter_index.update({each.adapter: number for number, each in enumerate(tried)})
         passes = _passes(base, learners, data, Path(scratch), reporter)
         validation = range(len(data.rows), len(data.examples))
         retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
@@ -73,16 +69,8 @@ def _gone_afterwards(base: Base) -> Iterator[None]:
             layer.tracker.adapter_index.clear()
             if not layer.positions:
                 layer.detach(base.model.get_submodule(path.rpartition(".")[0]))
-            if not layer.tracker.layers:
-                layer.tracker.detach(base.model)
         for name in added:
             del base.model.peft_config[name]
-
-
-def _number_adapters(base: Base, tried: Sequence[Configuration]) -> None:
-    """From here on each configuration's adapter edits its own tokens only."""
-    layer = next(iter(layers_of(base.model).values()))
-    layer.tracker.adapter_index.update({configuration.adapter: number for number, configuration in enumerate(tried)})
 
 
 def _passes(
@@ -103,8 +91,8 @@ def _passes(
         reporter.note(f"{len(learners) - len(sharing.behind)} configurations run whole rows, in a pass of their own")
     if not sharing.behind:
         return plain
-    cache = stages[0].cache
-    reuse = open_prefixes(base.model, sharing.plan, data.examples, pad_id, cache, sharing.uses, folder, reporter)
+    reuse = reuse_of(sharing.plan, base.model, data.examples, pad_id, Store())
+    reuse = with_store(reuse, sharing.plan, stages[0].cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
     shared = replace(plain, reuse=reuse, behind_prefix=sharing.behind)
@@ -124,13 +112,9 @@ def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequen
         return passes.losses([passes.item(*part) for part in parts]).tolist()
 
     with shaken(plain.model, trained), torch.no_grad():
-        try:
-            alone = [loss for part in work for loss in losses(plain, [part])]
-            together = losses(plain, work)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                return None
-            raise
-        why_not = why_unequal(lambda: losses(shared, work), alone, together, plain.model.dtype)
+        tried = attempt(lambda: ([loss for part in work for loss in losses(plain, [part])], losses(plain, work)))
+        if tried is None:
+            return None
+        why_not = why_unequal(lambda: losses(shared, work), *tried[0], plain.model.dtype)
         shared.end_step()
     return why_not

@@ -22,13 +22,14 @@ from heft.costs.operations import Flops, ModelCosts
 from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
+from heft.data.batching import packs
 from heft.data.encode import EncodedExample
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.sweep.forward import can_stand_side_by_side
-from heft.sweep.packing import WorkItem, packs, side_by_side
+from heft.sweep.packing import WorkItem, side_by_side
 from heft.sweep.sharing import decide_sharing
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
 
@@ -76,13 +77,7 @@ class Member:
 
 @dataclass(frozen=True)
 class SweepCosts:
-    """What a sweep's last stage costs.
-
-    Attributes:
-        members: the configurations.
-        reuse: the prefixes that they share, or why none are.
-        tokens_per_pass: the recipe's limit.
-    """
+    """What a sweep's last stage costs; `reuse` is of the prefixes that configurations share, or why none are."""
 
     members: Sequence[Member]
     reuse: ReusePlan
@@ -153,12 +148,7 @@ class SweepCosts:
 
 
 def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTrainedModel) -> SweepCosts:
-    """Count a recipe's sweep.
-
-    Args:
-        recipe: with a `sweep`.
-        examples: the training rows, with the validation rows.
-        model: the base's skeleton.
+    """Count a recipe's sweep on these training and validation rows; `model` is the base's skeleton.
 
     Raises:
         HeftError: the model does not run without weights.

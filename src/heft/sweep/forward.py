@@ -97,11 +97,10 @@ class PackedForward:
         lengths = starts.max(dim=1).values
         columns = int(lengths.max())
         numbers = torch.arange(columns) - (columns - lengths[:, None])
-        masks = self._masks(batch, starts, numbers.clamp(min=-1))
-        if not columns:
-            return self._run(items, batch, {"attention_mask": masks})
-        cache = self.reuse.cache(batch.rows, lengths.tolist())
-        return self._run(items, batch, {"attention_mask": masks, "past_key_values": cache})
+        inputs = {"attention_mask": self._masks(batch, starts, numbers.clamp(min=-1))}
+        if columns:
+            inputs["past_key_values"] = self.reuse.cache(batch.rows, lengths.tolist())
+        return self._run(items, batch, inputs)
 
     def _masks(self, batch: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor) -> torch.Tensor | dict:
         """The mask in the form that the model takes it: one, or one by kind of attention."""

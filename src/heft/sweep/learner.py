@@ -15,10 +15,10 @@ from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel, set_seed
 
 from heft.adapters.attach import adapter_parameters, attach, train_only
+from heft.evaluation.finite import has_full_rank
 from heft.recipe.grid import Configuration
-from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
-from heft.training.batches import TrainingData
+from heft.training.batches import TrainingData, is_validation_due
 from heft.training.early_stopping import EarlyStopping
 from heft.training.optimizers import make_optimizer, make_schedule
 from heft.training.stage import planned_steps
@@ -56,13 +56,7 @@ class RandomNumbers:
 
 @dataclass(frozen=True)
 class Job:
-    """One learner's (micro-)batch.
-
-    Attributes:
-        learner: whose it is.
-        rows: numbers of its rows.
-        answer_tokens: of the learner's whole step, by which the loss is divided.
-    """
+    """One learner's (micro-)batch; its loss is divided by the answer tokens of the learner's whole step."""
 
     learner: "Learner"
     rows: tuple[int, ...]
@@ -73,10 +67,8 @@ class Learner:
     """One configuration in training.
 
     Args:
-        model: the model; the configuration's adapter is attached to it here.
+        model: the configuration's adapter is attached to it here.
         number: of the configuration, its adapter's number in the tracker.
-        configuration: what is trained.
-        data: the rows.
         seed: of its weights, dropout and order of rows.
 
     Attributes:
@@ -152,16 +144,9 @@ class Learner:
         self.taken += 1
         return {"step": self.taken, **metrics, "grad_norm": norm}
 
-    @torch.no_grad()
     def has_rotations(self) -> bool:
         """Whether its rotations can be computed; with one that cannot, no pass that it takes part in can."""
-        try:
-            for key, parameter in self.parameters.items():
-                if key.endswith(".rotation"):
-                    orthonormal_rows(parameter)
-        except torch.linalg.LinAlgError:
-            return False
-        return True
+        return all(has_full_rank(p) for key, p in self.parameters.items() if key.endswith(".rotation"))
 
     def diverge(self) -> None:
         """End here, without a step that was begun: a loss, a gradient or a weight is NaN or infinite."""
@@ -172,8 +157,7 @@ class Learner:
 
     def is_due(self) -> bool:
         """Whether its validation rows are evaluated after the step just taken."""
-        every = self._stage.evaluate_every or math.ceil(len(self._data.rows) / self._stage.batch_size)
-        return self.taken % every == 0 or self.taken == self.steps
+        return is_validation_due(self.taken, self.steps, len(self._data.rows), self._stage)
 
     def validation_batches(self) -> list[list[int]]:
         """Its validation rows in the batches over whose means a run takes the mean."""

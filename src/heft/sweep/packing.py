@@ -8,9 +8,8 @@ own.
 Shapes: N items, U sequences, S prefix columns, T columns of this pass.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -20,7 +19,6 @@ SIDE_BY_SIDE = 256
 """Tokens of a sequence of items at most: attention between items is computed and masked, so more saves nothing."""
 
 PREFIX, PADDING = -1, -2
-Item = TypeVar("Item")
 NO_ADAPTER = -1
 """The adapter of an item that none edits."""
 
@@ -69,35 +67,16 @@ class PackedBatch:
     rows: list[int]
 
 
-def packs(items: Iterable[Item], size: Callable[[Item], float], limit: float) -> list[list[Item]]:
-    """Items in groups whose sizes add up to `limit` at most, in order; an item that is larger goes alone."""
-    groups: list[list[Item]] = []
-    room = 0.0
-    for item in items:
-        tokens = size(item)
-        if tokens > room or not groups:
-            groups.append([])
-            room = limit
-        groups[-1].append(item)
-        room -= tokens
-    return groups
-
-
 def side_by_side(items: Sequence[WorkItem], examples: Sequence[EncodedExample], pad_id: int) -> PackedBatch:
     """Put the items of each row behind one another, in as few tokens as whole sequences of one width allow.
 
     Items of a sequence are padded on the left to common widths, so that what predicts an answer stands in the same
     columns of every sequence.
     """
-    sequences = _sequences(items, examples)
-    widths = [
-        max(
-            items[sequence[slot]].width(examples[items[sequence[slot]].row])
-            for sequence in sequences
-            if slot < len(sequence)
-        )
-        for slot in range(max(map(len, sequences)))
-    ]
+    of_items = [item.width(examples[item.row]) for item in items]
+    sequences = _sequences(items, of_items)
+    slots = range(max(map(len, sequences)))
+    widths = [max(of_items[seq[slot]] for seq in sequences if slot < len(seq)) for slot in slots]
     places = [(u, n, sum(widths[: slot + 1])) for u, seq in enumerate(sequences) for slot, n in enumerate(seq)]
     return _fill(items, examples, places, (len(sequences), sum(widths)), pad_id)
 
@@ -108,20 +87,19 @@ def one_by_one(items: Sequence[WorkItem], examples: Sequence[EncodedExample], pa
     return _fill(items, examples, [(n, n, width) for n in range(len(items))], (len(items), width), pad_id)
 
 
-def _sequences(items: Sequence[WorkItem], examples: Sequence[EncodedExample]) -> list[list[int]]:
+def _sequences(items: Sequence[WorkItem], widths: Sequence[int]) -> list[list[int]]:
     """Numbers of the items in each sequence: one row's, longest first, and few enough."""
     by_row: dict[int, list[int]] = {}
     for number, item in enumerate(items):
         by_row.setdefault(item.row, []).append(number)
-    longest = max(item.width(examples[item.row]) for item in items)
-    limit = max(1, SIDE_BY_SIDE // longest)
+    limit = max(1, SIDE_BY_SIDE // max(widths))
     counts = [len(numbers) for numbers in by_row.values()]
     slots = min(
         {min(count, limit) for count in counts}, key=lambda n: (n * sum(-(-count // n) for count in counts), -n)
     )
     sequences = []
     for numbers in by_row.values():
-        numbers.sort(key=lambda n: -items[n].width(examples[items[n].row]))
+        numbers.sort(key=lambda n: -widths[n])
         sequences += [numbers[i : i + slots] for i in range(0, len(numbers), slots)]
     return sequences
 

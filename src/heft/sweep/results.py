@@ -1,7 +1,6 @@
 """What a sweep found: every configuration on the validation rows, best first."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +88,3 @@ def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str
         losses=learner.losses,
         validation_losses=learner.validation_losses,
     )
-
-
-def best(results: Sequence[Result]) -> Result | None:
-    """The first that did not diverge."""
-    return next((result for result in results if not result.diverged), None)

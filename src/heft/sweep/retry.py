@@ -9,11 +9,12 @@ from typing import TypeVar
 import torch
 
 from heft.adapters.attach import activate, train_only
+from heft.data.batching import packs
 from heft.errors import HeftError
 from heft.runtime.memory_errors import attempt, no_room_for
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Learner
-from heft.sweep.packing import NO_ADAPTER, WorkItem, packs
+from heft.sweep.packing import NO_ADAPTER, WorkItem
 from heft.text.listing import first_of
 from heft.training.guards import ROWS_SHOWN
 from heft.training.modes import frozen_dropouts, train_mode
@@ -24,12 +25,8 @@ _Result = TypeVar("_Result")
 class TokenBudget:
     """Tokens of a forward pass: what the recipe allows, and fewer once memory has run out.
 
-    Args:
-        tokens: most tokens of several configurations together; one configuration's (micro-)batch may be larger.
-        note: called with a message when memory ran out.
-
     Attributes:
-        tokens: the same, or fewer once memory has run out.
+        tokens: most of several configurations together; one configuration's (micro-)batch may be larger.
     """
 
     def __init__(self, tokens: int, note: Callable[[str], None]):
@@ -58,13 +55,7 @@ class TokenBudget:
 
 @dataclass(frozen=True)
 class RetryingForward:
-    """Runs passes; where one fails, ends the configurations at fault, or takes smaller passes.
-
-    Attributes:
-        learners: all configurations, by their numbers.
-        forward: runs the forward passes.
-        budget: most tokens in a pass.
-    """
+    """Runs passes; where one fails, ends the configurations at fault, or takes smaller passes."""
 
     learners: Sequence[Learner]
     forward: PackedForward
@@ -117,11 +108,7 @@ class RetryingForward:
         """What a pass returns; None where it is to be tried again.
 
         Either memory ran out, and the budget is smaller now; or rotations could not be computed, and the
-        configurations that they belong to have diverged.
-
-        Args:
-            run: the pass.
-            halves: tokens of its halves; empty where it cannot be split.
+        configurations that they belong to have diverged. `halves` are as for `TokenBudget.shrink`.
 
         Raises:
             HeftError: memory ran out, and it cannot be split.

@@ -35,7 +35,7 @@ from heft.runtime.reporter import Reporter, Reporters
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
 from heft.sweep.report import label, plot, write_results
-from heft.sweep.results import Result, best, rank
+from heft.sweep.results import Result, rank
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
@@ -140,7 +140,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
         for result in results:
             if not result.diverged and (note := flat_loss_note(f"{result.name} ({label(result)})", result.losses)):
                 reporter.note(note)
-        winner = best(results)
+        winner = next((result for result in results if not result.diverged), None)
         about = {"stage": name, "validation_rows": len(validation_rows), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})
         title = f"{recipe.name}: stage {name}, {len(validation_rows):,} validation rows"
@@ -168,12 +168,7 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
     adapter_dir.save(directory.adapter, base.model, adapter_manifest(winner, base))
     summary = None
     if recipe.sweep.evaluate_winner:
-        evaluation = work.evaluate(name)
-        parameters = results[0].trainable_parameters
-        summary = StageSummary.of(
-            name, evaluation.metrics, trainable_parameters=parameters, evaluation_seconds=evaluation.seconds
-        )
-        work.reporter.evaluated(summary, evaluation.records)
+        summary = work.evaluate(name, trainable_parameters=results[0].trainable_parameters)
     return Sweep(directory.path, results, winner, summary, seconds)
 
 

@@ -36,10 +36,8 @@ def decide_sharing(
     """Decide for the stages of all configurations, which have one setting of `reuse`.
 
     Args:
-        stages: of the configurations.
         seeds: of their orders of rows; configurations of one seed and batch size see equal rows at every step.
-        rows: how many are trained on.
-        validation_rows: how many are not.
+        rows, validation_rows: how many there are.
         model_allows: whether items can stand side by side behind a prefix (`can_stand_side_by_side`).
     """
     reusable = stages[0].reuse and model_allows

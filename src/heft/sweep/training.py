@@ -8,23 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from heft.adapters.attach import train_only
+from heft.data.batching import packs
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward
 from heft.sweep.learner import Job, Learner, are_finite
-from heft.sweep.packing import WorkItem, packs
+from heft.sweep.packing import WorkItem
 from heft.sweep.retry import RetryingForward
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The training of all configurations.
-
-    Attributes:
-        learners: one for each configuration.
-        forward: runs the forward passes.
-        validation: numbers of the validation rows.
-        retrying: runs them too, and repeats those that fail.
-    """
+    """The training of all configurations; `validation` are the numbers of the validation rows."""
 
     learners: Sequence[Learner]
     forward: PackedForward

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.models.forward import attention_of
+from heft.training.checked_loss import longest_of
 
 LONGEST_EAGER = 512
 """Tokens of the longest row up to which eager attention is used."""
@@ -23,10 +24,7 @@ LONGEST_EAGER = 512
 def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[EncodedExample]) -> Iterator[None]:
     """Meanwhile the model uses the faster of two attention implementations that compute the same; afterwards its own.
 
-    Args:
-        model: any causal language model.
-        asked: model.attention of the recipe; anything but "auto" stays as chosen.
-        rows: all training and validation rows.
+    `asked` is model.attention of the recipe, where anything but "auto" stays as chosen.
     """
     if not trains_eager(model, model.device, asked, rows):
         yield
@@ -42,5 +40,4 @@ def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[En
 def trains_eager(model: PreTrainedModel, device: torch.device, asked: str, rows: Sequence[EncodedExample]) -> bool:
     """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
     is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and attention_of(model) == "sdpa"
-    longest = max(row.length for row in rows)
-    return asked == "auto" and is_slow and longest <= LONGEST_EAGER
+    return asked == "auto" and is_slow and longest_of(rows) <= LONGEST_EAGER

@@ -22,13 +22,7 @@ from heft.runtime import distributed
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows of a stage, numbered from 0: those that it trains on, then those that its loss is validated on.
-
-    Attributes:
-        rows: the training rows.
-        validation_rows: the others; may be empty.
-        pad_id: id of the padding token.
-    """
+    """The rows of a stage, numbered from 0: those that it trains on, then those, if any, that it is validated on."""
 
     rows: Sequence[EncodedExample]
     validation_rows: Sequence[EncodedExample]
@@ -97,6 +91,12 @@ def epoch_of(step: int, rows: int, stage: TrainingSettings) -> float:
     micro_batches = math.ceil(rows / (stage.batch_size // per_step))
     epoch, within = divmod(step - 1, math.ceil(rows / stage.batch_size))
     return epoch + min((within + 1) * per_step, micro_batches) / micro_batches
+
+
+def is_validation_due(step: int, steps: int, rows: int, stage: TrainingSettings) -> bool:
+    """Whether the validation loss is computed after this one of all steps: every so many, or epoch, and at the end."""
+    every = stage.evaluate_every or math.ceil(rows / stage.batch_size)
+    return step == steps or step % every == 0
 
 
 def _in_batches(sampler: Sampler, batch_size: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ from heft.adapters.attach import adapter_modules
 from heft.data.encode import EncodedExample, training_batch
 from heft.errors import HeftError
 from heft.models.equality import why_unequal
-from heft.runtime.memory_errors import is_out_of_memory
+from heft.runtime.memory_errors import attempt
 from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
 
@@ -27,28 +27,18 @@ def why_not_fast(
 ) -> str | None:
     """Why the fast loss is not to be used, in words; None where it and its gradient equal the plain one's.
 
-    Tried on the shortest and the longest row, with trained weights that are shaken meanwhile, so that edits change
-    something.
-
-    Args:
-        model: with the stage's adapters attached.
-        fast: the loss that the stage would be trained with.
-        plain: the one that computes every token in every layer.
-        rows: training rows; a batch's `row_ids` are indices into them.
-        pad_id: id of the padding token.
+    Tried on the shortest and the longest row (a batch's `row_ids` are indices into `rows`), with trained weights that
+    are shaken meanwhile, so that edits change something.
     """
     chosen = of_unlike_length(rows)
     trained = [p for p in model.parameters() if p.requires_grad]
     together = [_batch(model, [rows[i] for i in chosen], chosen, pad_id)]
     alone = [_batch(model, [rows[i]], [i], pad_id) for i in chosen]
     with shaken(model, trained), torch.enable_grad():
-        try:
-            values = [_loss_and_gradient(model, plain, trained, batches) for batches in (alone, together)]
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                return None  # batches are halved in training only
-            raise
-        return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *values, model.dtype)
+        tried = attempt(lambda: [_loss_and_gradient(model, plain, trained, batches) for batches in (alone, together)])
+        if tried is None:
+            return None  # batches are halved in training only
+        return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *tried[0], model.dtype)
 
 
 def require_an_effect(model: PreTrainedModel, name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints of a stage in training: what they hold, and where they go."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,21 +32,15 @@ class StageProgress:
     logged_at: int = 0
     micro_batch_sizes: dict[str, int] = field(default_factory=dict)
 
-    def copy(self) -> "StageProgress":
-        """One that does not change with this one."""
-        return StageProgress(**asdict(self))
-
 
 @dataclass(frozen=True)
 class StageCheckpoint:
     """All that the next step of a stage depends on.
 
     Attributes:
-        progress: see there.
         running_losses: of each process, the sum of the losses since the last logged step.
         weights: the trained ones, by name.
-        optimizer: the optimizer's `state_dict`.
-        schedule: the schedule's `state_dict`.
+        optimizer, schedule: their `state_dict`s.
         early_stopping: from `EarlyStopping.state`.
         random: of each process, the state of its random numbers.
         epoch_random: the state of torch's, from which the epoch's order of rows was drawn.
@@ -74,13 +68,7 @@ class StageCheckpoint:
 
 @dataclass(frozen=True)
 class CheckpointPlan:
-    """When a stage writes checkpoints, and from which one it resumes.
-
-    Attributes:
-        settings: when one is due.
-        write: called with each checkpoint, in every process.
-        resume_from: a checkpoint; None to start.
-    """
+    """When a stage writes checkpoints, and from which one it resumes; `write` is called in every process."""
 
     settings: CheckpointSettings
     write: Callable[[StageCheckpoint], None]

@@ -30,12 +30,8 @@ def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
     Only the class of these modules changes, so their weights, hooks, names and saved files are not
     touched. A layer, or a call, that the function is not made for takes PEFT's forward (see `FusedLinear`).
 
-    Args:
-        model: with LoRA layers attached.
-        enabled: False leaves all as it is.
-
     Yields:
-        How many layers compute so.
+        How many layers compute so; none where it is not enabled.
     """
     layers = [module for module in model.modules() if enabled and _is_plain(module)]
     for layer in layers:
@@ -145,12 +141,9 @@ class _FusedLora(torch.autograd.Function):
             in_full = zip(parts_RO, ctx.dtypes[1::2], ctx.scales, strict=True)
             grads_up = [part.t().to(dtype) * scale for part, dtype, scale in in_full]
         grads = [each for pair in zip(grads_down, grads_up, strict=True) for each in pair]
-        return grad_x, None, None, None, *map(_in_dtype, grads, ctx.dtypes, ctx.needs_input_grad[4:])
+        wanted = zip(grads, ctx.dtypes, ctx.needs_input_grad[4:], strict=True)
+        return grad_x, None, None, None, *(grad.to(dtype) if needed else None for grad, dtype, needed in wanted)
 
 
 def _joined(parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
-
-
-def _in_dtype(grad: torch.Tensor | None, dtype: torch.dtype, wanted: bool) -> torch.Tensor | None:
-    return grad.to(dtype) if wanted else None

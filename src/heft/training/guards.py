@@ -27,30 +27,27 @@ class Diverged(HeftError):
     """A loss or a gradient is NaN or infinite, and the step was not taken; or steps have spoiled the weights."""
 
 
+@torch.no_grad()
 def rows_without_a_finite_loss(model: nn.Module, loss: Loss, batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
     """Numbers of the rows (`row_ids`) whose loss, computed alone, is NaN or infinite."""
-    found = []
     model.eval()
-    with torch.no_grad():
-        for batch in batches:
-            for i, row in enumerate(batch["row_ids"].tolist()):
-                if not torch.isfinite(loss(model, select_rows(batch, [i]))):
-                    found.append(row)
-    return found
+    return [
+        row
+        for batch in batches
+        for i, row in enumerate(batch["row_ids"].tolist())
+        if not torch.isfinite(loss(model, select_rows(batch, [i])))
+    ]
 
 
 @torch.no_grad()
 def require_sound_weights(
     stage: str, step: int, model: nn.Module, parameters: Sequence[torch.Tensor], loss: Loss, batch: dict
 ) -> None:
-    """Find out now what the next step would: whether the weights and the loss of a row are finite.
+    """Find out now what the next step would: whether the trained `parameters` and the loss of a row are finite.
 
     Args:
-        stage: its name.
-        step: the last one that was taken.
-        model: as it trains.
-        parameters: the trained ones.
-        loss: as the stage computes it.
+        stage, step: the stage's name, and the last step that was taken.
+        model, loss: as the stage trains.
         batch: of the last step; its first row is tried.
 
     Raises:
@@ -72,31 +69,22 @@ def diverged(
     """The error of a loss or a gradient that is NaN or infinite.
 
     Args:
-        stage: its name.
-        step: counted from 1.
+        stage, step: the stage's name, and the step, counted from 1.
         what: is not finite, with its value: "the loss is nan".
         bad: ids of the rows whose loss alone is not finite.
         rows: ids of all rows that it was computed from.
         weights_moved: whether a step had been taken; weights that are off make every row bad.
     """
-    blamed = 0 < len(bad) < len(rows) or (bad and not weights_moved)
-    named = bad if blamed else rows
-    if blamed:
-        whose = "rows whose loss alone is not finite"
+    if 0 < len(bad) < len(rows) or (bad and not weights_moved):
+        named, whose, advice = bad, "rows whose loss alone is not finite", "Look at these rows"
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"
-    advice = "Look at these rows" if blamed else _lower_rate(stage)
+        named, advice = rows, _lower_rate(stage)
     return _advised(f"stage {stage}, step {step}: {what}; {whose}: {first_of(named, ROWS_SHOWN)}", advice)
 
 
 def weights_diverged(stage: str, step: int, what: str) -> Diverged:
-    """The error of steps that have left weights that cannot be used.
-
-    Args:
-        stage: its name.
-        step: the last one that was taken.
-        what: is wrong: "the norm of the trained weights is inf".
-    """
+    """The error of steps, up to this one, that have left weights that cannot be used; `what` says what is wrong."""
     return _advised(f"stage {stage}: after step {step} {what}", _lower_rate(stage))
 
 
@@ -118,11 +106,9 @@ def _advised(what: str, advice: str) -> Diverged:
 
 
 def flat_loss_note(what: str, losses: Sequence[float]) -> str | None:
-    """A note that the last losses are about as high as the first; None where they are lower, or too few to tell.
+    """A note that the last logged losses of `what` was trained are about as high as the first.
 
-    Args:
-        what: was trained: "stage fine".
-        losses: its logged training losses.
+    None where they are lower, or too few to tell.
     """
     count = max(FEWEST, round(SHARE * len(losses)))
     if len(losses) < 2 * count:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -22,7 +23,7 @@ from heft.recipe.recipe import Stage
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.training import guards, snapshot
-from heft.training.batches import TrainingData, epoch_of
+from heft.training.batches import TrainingData, epoch_of, is_validation_due
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint, StageProgress
 from heft.training.early_stopping import EarlyStopping
 from heft.training.loss import Loss
@@ -172,8 +173,8 @@ class TrainingLoop:
         self.reporter.metrics({"stage": self.name, "step": self.progress.step, **values, "epoch": epoch})
 
     def _evaluate_if_due(self) -> None:
-        step, every = self.progress.step, self.stage.evaluate_every or self._steps_per_epoch
-        if self.data.validation_rows and (step == self.steps or step % every == 0):
+        due = is_validation_due(self.progress.step, self.steps, len(self.data.rows), self.stage)
+        if self.data.validation_rows and due:
             loss = self._validation_loss()
             self._log(eval_loss=loss)
             self.early_stopping.update(loss, self._parameters)
@@ -227,7 +228,7 @@ class TrainingLoop:
         mine = [(self._running_loss.item(), snapshot.random_state())]
         everyone = gather_object(mine) if self._processes > 1 else mine
         return StageCheckpoint(
-            progress=self.progress.copy(),
+            progress=deepcopy(self.progress),
             running_losses=[loss for loss, _ in everyone],
             weights=snapshot.copied(self._parameters),
             optimizer=snapshot.copied(self._optimizer.state_dict()),
@@ -238,7 +239,7 @@ class TrainingLoop:
         )
 
     def _restore(self, checkpoint: StageCheckpoint) -> None:
-        self.progress = checkpoint.progress.copy()
+        self.progress = deepcopy(checkpoint.progress)
         self._started -= self.progress.seconds
         self._running_loss.fill_(checkpoint.running_losses[self._process])
         snapshot.restore_weights(self._parameters, checkpoint.weights)

@@ -9,17 +9,13 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from transformers import PreTrainedModel
 
-from heft.adapters.attach import adapter_modules, adapter_parameters
+from heft.adapters.attach import adapter_modules, trained_adapters
 from heft.recipe.training import TrainingSettings
 
 
 def frozen_dropouts(model: PreTrainedModel) -> list[nn.Dropout]:
     """The dropout modules of adapters that do not train."""
-    frozen = [
-        name
-        for name in model.peft_config
-        if not any(p.requires_grad for p in adapter_parameters(model, [name]).values())
-    ]
+    frozen = model.peft_config.keys() - trained_adapters(model)
     modules = (module for name in frozen for module in adapter_modules(model, name))
     return [module for module in modules if isinstance(module, nn.Dropout)]
 

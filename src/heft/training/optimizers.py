@@ -1,6 +1,6 @@
 """The optimizer of a stage and its learning-rate schedule, from the stage's settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +25,6 @@ class Optimizer:
     make: Callable[..., torch.optim.Optimizer]
     options: Mapping[str, Any] = field(default_factory=dict)
     state_bytes: int = 0
-
-    def __call__(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-        """Make it for groups of parameters, each with a `weight_decay` and perhaps an `lr` of its own."""
-        return self.make(groups, lr=learning_rate, **self.options)
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -60,7 +56,8 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], stage: TrainingSettin
         {"params": members, "lr": rate, "weight_decay": stage.weight_decay if is_decayed else 0.0}
         for (rate, is_decayed), members in groups.items()
     ]
-    return OPTIMIZERS[stage.optimizer](settings, stage.learning_rate)
+    chosen = OPTIMIZERS[stage.optimizer]
+    return chosen.make(settings, lr=stage.learning_rate, **chosen.options)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, stage: TrainingSettings, steps: int) -> LambdaLR:

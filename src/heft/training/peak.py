@@ -15,11 +15,9 @@ class PeakMemory:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._is_known = device.type == "cuda"
-        if self._is_known:
+        if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        elif device.type == "cpu":
-            self._is_known = _reset()
+        self._is_known = device.type == "cuda" or (device.type == "cpu" and _reset())
 
     def bytes(self) -> int | None:
         """The peak so far; None where it is unknown."""

@@ -82,9 +82,7 @@ def train_stage(
     Args:
         model: with the stage's adapters attached and marked as trainable.
         name: of the stage, for the reports.
-        stage: its settings.
         examples: the training rows; a part becomes the validation rows where the stage has a `holdout`.
-        pad_id: id of the padding token.
         seed: of the order of rows and of dropout.
         reporter: receives logged metrics, validation losses, progress and notes.
         holdout_seed: of the choice of validation rows; None for `seed`.
@@ -109,11 +107,11 @@ def train_stage(
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
         scratch = modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-"))
-        loss = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter)
+        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter)
         if stage.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             modes.callback(model.activation_checkpointing_disable)
-        loop = TrainingLoop(model, name, stage, data, loss.compute, steps, seed, reporter, peak, plan)
+        loop = TrainingLoop(model, name, stage, data, loss, steps, seed, reporter, peak, plan)
         with reporter.progress(name, steps):
             loop.run()
     if note := flat_loss_note(f"stage {name}", loop.progress.losses):
@@ -127,5 +125,5 @@ def train_stage(
         ended="early_stopping" if is_early else "planned",
         ended_because=reason if is_early else f"all {steps:,} steps were taken",
         peak_bytes=progress.peak_bytes,
-        reuses=loss.reuses,
+        reuses=reuses,
     )

@@ -8,7 +8,7 @@ from heft.verify.finding import FAILED, Finding, does_not_apply
 from heft.verify.logits import largest, row_logits
 from heft.verify.subject import AdapterUnderTest
 
-CHECK = "batch against single"
+CHECK, SIDES = "batch against single", "left against right padding"
 
 
 def check_batching(subject: AdapterUnderTest) -> list[Finding]:
@@ -17,22 +17,15 @@ def check_batching(subject: AdapterUnderTest) -> list[Finding]:
         return [
             does_not_apply(CHECK, "padding changes what the base makes of a row; heft runs rows of one length together")
         ]
-    rows, columns = subject.probe.rows, subject.logits.shape[1]
-    alone = torch.cat([row_logits(subject.model, [row], subject.pad_id)[:, -columns:] for row in rows])
-    right = row_logits(subject.model, rows, subject.pad_id, side="right")
-    lengths = subject.probe.lengths
+    rows, columns, lengths = subject.probe.rows, subject.logits.shape[1], subject.probe.lengths
     batch = f"{len(rows)} rows of {min(lengths)} to {max(lengths)} tokens in one batch, padded on the left,"
-    pairs = (
-        (CHECK, f"{batch} against each alone", alone),
-        ("left against right padding", f"{batch} against padded on the right", right),
-    )
-    findings = []
-    for check, compared, other in pairs:
-        finding = subject.compared(check, compared, subject.logits, other)
-        if finding.state == FAILED and other is right and _base_depends_on_the_side(subject):
-            finding = does_not_apply(check, "the base itself gives other logits where rows are padded on the right")
-        findings.append(finding)
-    return findings
+    alone = torch.cat([row_logits(subject.model, [row], subject.pad_id)[:, -columns:] for row in rows])
+    by_row = subject.compared(CHECK, f"{batch} against each alone", subject.logits, alone)
+    right = row_logits(subject.model, rows, subject.pad_id, side="right")
+    by_side = subject.compared(SIDES, f"{batch} against padded on the right", subject.logits, right)
+    if by_side.state == FAILED and _base_depends_on_the_side(subject):
+        by_side = does_not_apply(SIDES, "the base itself gives other logits where rows are padded on the right")
+    return [by_row, by_side]
 
 
 def _base_depends_on_the_side(subject: AdapterUnderTest) -> bool:

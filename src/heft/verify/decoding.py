@@ -3,6 +3,8 @@
 Shapes: B rows, T tokens of the padded prompts, N generated tokens, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 
 from heft.adapters.attach import activated
@@ -21,55 +23,45 @@ TIMES = 3
 
 @torch.inference_mode()
 def check_decoding(subject: AdapterUnderTest) -> list[Finding]:
-    """Greedy decoding: the logits of each step against one forward pass that knows where the prompts end.
+    """Greedy decoding: the logits of each step against one forward pass that knows where the prompts end."""
+    steps = f"{NEW_TOKENS} greedy steps of {len(subject.probe.rows)} rows"
+    uncached, one_pass, counted = _differences(subject)
+    found = (
+        ("cached against uncached decoding", f"{steps}, with a cache against without", uncached, counted),
+        (
+            "decoding against one pass",
+            f"{steps} with a cache, against one forward pass over prompts and generated tokens",
+            one_pass,
+            {},
+        ),
+    )
+    tolerance, why, of_base = subject.rounding.logits, subject.rounding.why, (0.0, 0.0)
+    if not (uncached <= tolerance and one_pass <= tolerance):
+        with activated(subject.model, []):
+            of_base = _differences(subject)[:2]
+    findings = []
+    for (check, compared, difference, counts), base in zip(found, of_base, strict=True):
+        bound = (tolerance, why)
+        if not difference <= tolerance and TIMES * base > tolerance:
+            bound = (TIMES * base, f"{TIMES} times what the base alone shows, {base:.3g}")
+        findings.append(judged(check, compared, "logits", difference, *bound, **counts))
+    return findings
+
+
+def _differences(subject: AdapterUnderTest) -> tuple[float, float, dict[str, Any]]:
+    """How far decoding with a cache is from decoding without one, and from one pass; and how many tokens differ.
 
     Where two ways choose other tokens, what follows is another text; rows are compared up to there.
     """
     prompts = [row.prompt for row in subject.probe.rows]
     cached_BN, cached_BNV = _decoded(subject, prompts, use_cache=True)
     plain_BN, plain_BNV = _decoded(subject, prompts, use_cache=False)
-    whole_BNV = _in_one_pass(subject, prompts, cached_BN)
+    same_BN = (cached_BN == plain_BN).long().cumprod(1)
+    compared_BN = torch.cat([torch.ones_like(same_BN[:, :1]), same_BN[:, :-1]], 1).bool()
+    uncached = largest(cached_BNV[compared_BN], plain_BNV[compared_BN])
+    one_pass = largest(cached_BNV, _in_one_pass(subject, prompts, cached_BN))
     differ = int((cached_BN != plain_BN).sum())
-    counted = {"differ": differ, "of": cached_BN.numel(), "things": "tokens"}
-    compared_BN = _up_to_the_first_other(cached_BN, plain_BN)
-    steps = f"{cached_BN.shape[1]} greedy steps of {len(prompts)} rows"
-    pairs = (
-        ("cached against uncached decoding", f"{steps}, with a cache against without", cached_BNV, plain_BNV, counted),
-        (
-            "decoding against one pass",
-            f"{steps} with a cache, against one forward pass over prompts and generated tokens",
-            cached_BNV,
-            whole_BNV,
-            {},
-        ),
-    )
-    findings = []
-    for check, compared, first, second, counts in pairs:
-        at = compared_BN if counts else torch.ones_like(compared_BN)
-        difference, tolerance, why = largest(first[at], second[at]), subject.rounding.logits, subject.rounding.why
-        if not difference <= tolerance:
-            of_base = _difference_of_base(subject, prompts, in_one_pass=not counts)
-            if TIMES * of_base > tolerance:
-                tolerance, why = TIMES * of_base, f"{TIMES} times what the base alone shows, {of_base:.3g}"
-        findings.append(judged(check, compared, "logits", difference, tolerance, why, **counts))
-    return findings
-
-
-def _difference_of_base(subject: AdapterUnderTest, prompts: list, in_one_pass: bool) -> float:
-    """How far decoding with a cache is from decoding without one, or from one pass, all adapters off."""
-    with activated(subject.model, []):
-        tokens_BN, cached_BNV = _decoded(subject, prompts, use_cache=True)
-        if in_one_pass:
-            return largest(cached_BNV, _in_one_pass(subject, prompts, tokens_BN))
-        others_BN, plain_BNV = _decoded(subject, prompts, use_cache=False)
-    compared_BN = _up_to_the_first_other(tokens_BN, others_BN)
-    return largest(cached_BNV[compared_BN], plain_BNV[compared_BN])
-
-
-def _up_to_the_first_other(first_BN: torch.Tensor, second_BN: torch.Tensor) -> torch.Tensor:
-    """Which steps (B, N) follow equal tokens only."""
-    same = (first_BN == second_BN).long().cumprod(1)
-    return torch.cat([torch.ones_like(same[:, :1]), same[:, :-1]], 1).bool()
+    return uncached, one_pass, {"differ": differ, "of": cached_BN.numel(), "things": "tokens"}
 
 
 def _decoded(subject: AdapterUnderTest, prompts: list, use_cache: bool) -> tuple[torch.Tensor, torch.Tensor]:

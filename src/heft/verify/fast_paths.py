@@ -40,8 +40,10 @@ def check_sharing(subject: AdapterUnderTest) -> list[Finding]:
     examples = [e for i, row in enumerate(subject.probe.rows[:_TEXTS]) for e in two_questions(row, f"text {i}")]
     batches = shared_batches(examples, len(examples), longest_tail(positions_of(model)))
     options = {"batch_size": len(examples), "pad_id": subject.pad_id}
-    shared = torch.tensor(_flat(choice_log_likelihoods(model, examples, **options)))
-    plain = torch.tensor(_flat(choice_log_likelihoods(model, examples, share_prefix=False, **options)))
+    shared, plain = (
+        torch.tensor(sum(choice_log_likelihoods(model, examples, share_prefix=share, **options), []))
+        for share in (True, False)
+    )
     tokens = sum(one.tokens for batch in batches for one in batch.passes(len(examples)))
     full = sum(len(e.prompt) + len(choice) - 1 for e in examples for choice in e.choices)
     texts = sum(len(stems) > 1 for batch in batches for stems, shared in batch.families if shared)
@@ -137,7 +139,3 @@ def _loss_and_gradients(subject: AdapterUnderTest, loss: Loss, batch: dict) -> t
     value.backward()
     trained = ((name, p) for name, p in subject.model.named_parameters() if p.requires_grad)
     return value.item(), {name: p.grad.detach().float().cpu().clone() for name, p in trained}
-
-
-def _flat(scores: list[list[float]]) -> list[float]:
-    return [value for row in scores for value in row]

@@ -1,7 +1,6 @@
 """What a check found, in numbers and in words. No torch."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,9 +23,7 @@ class Finding:
         tolerance: the most that passes, or with `must_exceed` what the difference has to exceed.
         why: why that tolerance.
         must_exceed: whether the two sides have to differ.
-        differ: how many of `of` things (predictions, tokens, tensors: `things`) differ; None where none are counted.
-        of: see `differ`.
-        things: see `differ`.
+        differ, of, things: `differ` of `of` predictions, tokens or tensors (`things`) differ; None: none are counted.
     """
 
     check: str
@@ -87,8 +84,3 @@ def broken_off(check: str, error: Exception) -> Finding:
 def finite(values: dict[str, Any]) -> dict[str, Any]:
     """The same with null for numbers that are not finite, which JSON does not have."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
-def all_right(findings: Sequence[Finding]) -> bool:
-    """Whether none failed."""
-    return not any(finding.state == FAILED for finding in findings)

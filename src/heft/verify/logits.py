@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample, left_pad
 from heft.models.forward import logits_of
-from heft.verify.finding import Finding, broken_off, judged
+from heft.verify.finding import Finding, judged
 
 COLUMNS = 16
 """Logits are compared after this many last tokens of a row: whatever happens to an earlier token shows there."""
@@ -46,28 +46,23 @@ def row_logits(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: i
 
 
 def logits_in_plain_peft(
-    base: PreTrainedModel, folder: Path, name: str, rows: Sequence[EncodedExample], pad_id: int
-) -> torch.Tensor | Finding:
-    """Logits (B, K, V) with one folder loaded by `PeftModel.from_pretrained`; the base is left as it was.
+    base: PreTrainedModel, folder: Path, rows: Sequence[EncodedExample], pad_id: int
+) -> torch.Tensor | Exception:
+    """Logits (B, K, V) with one folder loaded by `PeftModel.from_pretrained`, or why it does not load.
 
-    A finding where PEFT cannot load it.
+    The base is left as it was.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the old name
             model = PeftModel.from_pretrained(base, str(folder))
     except Exception as error:  # whatever PEFT raises, the folder does not load
-        return broken_off(plain_peft_check(name), error)
+        return error
     try:
         return row_logits(model.eval(), rows, pad_id)
     finally:
         model.unload()
         base.requires_grad_(False)
-
-
-def plain_peft_check(name: str) -> str:
-    """Name of the check on an adapter that PEFT alone loads."""
-    return f"{name} in plain PEFT"
 
 
 def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
     copies = {path: _weight(layer).detach().to("cpu", copy=True) for path, layer in layers.items()}
     try:
         for layer in layers.values():
-            layer.merge(adapter_names=_own(layer, names))
+            layer.merge(adapter_names=[name for name in names if name in layer.lora_A])
         merged = subject.logits_now()
         scale = max(_weight(layer).abs().max().item() for layer in layers.values())
         for layer in layers.values():
@@ -35,12 +35,9 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
         for path, layer in layers.items():
             _weight(layer).copy_(copies[path])
             layer.merged_adapters.clear()
-    return [_merged(subject, names, merged), _unmerged(subject, len(layers), apart, scale)]
-
-
-def _merged(subject: AdapterUnderTest, names: list[str], merged: torch.Tensor) -> Finding:
     compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
-    return subject.compared(CHECK, compared, merged, subject.logits)
+    by_weights = subject.compared(CHECK, compared, merged, subject.logits)
+    return [by_weights, _unmerged(subject, len(layers), apart, scale)]
 
 
 def _unmerged(subject: AdapterUnderTest, layers: int, apart: float, scale: float) -> Finding:
@@ -69,7 +66,3 @@ def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: li
 def _weight(layer: LoraLayer) -> torch.Tensor:
     """What an adapter's update is added to: a module's weight, or the parameter that holds those of several experts."""
     return layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
-
-
-def _own(layer: LoraLayer, names: list[str]) -> list[str]:
-    return [name for name in names if name in layer.lora_A]

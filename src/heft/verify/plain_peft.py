@@ -1,7 +1,6 @@
 """LoRA folders as a person without heft loads them: PEFT's own loader, on the base alone."""
 
-from heft.verify.finding import Finding, does_not_apply
-from heft.verify.logits import plain_peft_check
+from heft.verify.finding import Finding, broken_off, does_not_apply
 from heft.verify.subject import AdapterUnderTest
 
 
@@ -11,10 +10,10 @@ def check_plain_peft(subject: AdapterUnderTest) -> list[Finding]:
         return [does_not_apply("plain PEFT", "there is no LoRA adapter; a ReFT folder loads where heft is imported")]
     findings = []
     for name, theirs in subject.peft_logits.items():
-        if isinstance(theirs, Finding):
-            findings.append(theirs)
+        check = f"{name} in plain PEFT"
+        if isinstance(theirs, Exception):
+            findings.append(broken_off(check, theirs))
             continue
-        ours = subject.logits_with([name])
         compared = f"PeftModel.from_pretrained(base, {name!r}), against heft's model with only that adapter on"
-        findings.append(subject.compared(plain_peft_check(name), compared, theirs, ours))
+        findings.append(subject.compared(check, compared, theirs, subject.logits_with([name])))
     return findings

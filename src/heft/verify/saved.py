@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from heft.adapters.attach import adapter_parameters
-from heft.adapters.directory import PEFT_PREFIX, save_adapter
+from heft.adapters.directory import adapter_tensors, save_adapter
 from heft.adapters.safety import adapter_paths
-from heft.adapters.trainable_tokens import tokens_of
 from heft.storage.reading import read_json
 from heft.text.listing import first_of
 from heft.verify.finding import FAILED, Finding, judged
@@ -26,9 +24,7 @@ def check_loaded(subject: AdapterUnderTest) -> list[Finding]:
     pairs, faults = [], []
     for name in subject.model.peft_config:
         saved = load_file(adapter_paths(subject.directory / name)[1])
-        with tokens_of(subject.model, name):
-            held = get_peft_model_state_dict(subject.model, adapter_name=name, save_embedding_layers=False)
-        held = {PEFT_PREFIX + key: value.detach().cpu() for key, value in held.items()}
+        held = {key: value.detach().cpu() for key, value in adapter_tensors(subject.model, name).items()}
         faults += [f"{name}/{key} is on one side only" for key in saved.keys() ^ held.keys()]
         pairs += [(f"{name}/{key}", saved[key], held[key]) for key in saved.keys() & held.keys()]
         stored = sum(value.numel() for value in saved.values())

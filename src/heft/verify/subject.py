@@ -64,7 +64,7 @@ class AdapterUnderTest:
         tokenizer: of the base.
         probe: the rows.
         base_logits: of the probe, from the base before anything was attached; (B, K, V) like the others.
-        peft_logits: likewise, with one LoRA folder loaded by PEFT alone, by adapter; a finding where that failed.
+        peft_logits: likewise, with one LoRA folder loaded by PEFT alone, by adapter; the error where that failed.
         logits: likewise, with all adapters.
         noise: largest difference of `logits` and those of a second, equal pass.
         rounding: the tolerances.
@@ -76,7 +76,7 @@ class AdapterUnderTest:
     tokenizer: PreTrainedTokenizerBase
     probe: Probe
     base_logits: torch.Tensor
-    peft_logits: dict[str, torch.Tensor | Finding]
+    peft_logits: dict[str, torch.Tensor | Exception]
     logits: torch.Tensor
     noise: float
     rounding: Rounding
@@ -121,14 +121,7 @@ def open_subject(
     trust_remote_code: bool = False,
     base_name: str | None = None,
 ) -> AdapterUnderTest:
-    """Load what is to be verified.
-
-    Args:
-        directory: an adapter directory.
-        rows: of the probe, at least 2, so that there is something to pad.
-        device: "cpu", "cuda" or "mps"; None takes the recipe's.
-        trust_remote_code: whether code that comes with the base may run, where the directory asks for it.
-        base_name: folder or Hub id of the base, where it is not where the directory says.
+    """Load what is to be verified; arguments as for `heft.verify.verify`.
 
     Raises:
         HeftError: the directory, the base or the device is not as it should be, or an edit cannot be computed.
@@ -143,13 +136,15 @@ def open_subject(
     pad_id = base.tokenizer.pad_token_id
     base_logits = row_logits(base.model, probe.rows, pad_id)
     loras = [entry.name for entry in manifest.adapters if entry.method == "lora"]
-    peft_logits = {name: logits_in_plain_peft(base.model, directory / name, name, probe.rows, pad_id) for name in loras}
+    peft_logits = {name: logits_in_plain_peft(base.model, directory / name, probe.rows, pad_id) for name in loras}
     model = open_adapters(directory, base).model
     with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
     rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
-    all_logits = (base_logits, peft_logits, logits, largest(logits, again))
-    return AdapterUnderTest(directory, manifest, model, base.tokenizer, probe, *all_logits, rounding)
+    noise = largest(logits, again)
+    return AdapterUnderTest(
+        directory, manifest, model, base.tokenizer, probe, base_logits, peft_logits, logits, noise, rounding
+    )
 
 
 def _read_on_a_skeleton(directory: Path, base: Base) -> list[Positions]:

@@ -10,7 +10,7 @@ from heft.verify.batching import check_batching
 from heft.verify.decoding import check_decoding
 from heft.verify.effect import check_effect
 from heft.verify.fast_paths import check_sharing, check_training
-from heft.verify.finding import Finding, all_right, broken_off, finite
+from heft.verify.finding import FAILED, Finding, broken_off, finite
 from heft.verify.merging import check_merging
 from heft.verify.plain_peft import check_plain_peft
 from heft.verify.saved import check_loaded, check_saved_again
@@ -34,13 +34,7 @@ _CLEAR = 10
 
 @dataclass(frozen=True)
 class Report:
-    """What was verified, and what was found.
-
-    Attributes:
-        subject: the adapter directory, loaded.
-        findings: of all checks.
-        seconds: from the first file to the last check.
-    """
+    """What was verified, the findings of all checks, and the seconds from the first file to the last check."""
 
     subject: AdapterUnderTest
     findings: list[Finding]
@@ -49,7 +43,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether no check failed."""
-        return all_right(self.findings)
+        return not any(finding.state == FAILED for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

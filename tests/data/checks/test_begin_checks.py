@@ -4,7 +4,7 @@ import pytest
 from encoding import chosen, generated
 
 import tiny
-from heft.data.checks.begin import double_bos
+from heft.data.checks.labels import double_bos
 
 TOKENIZER = tiny.byte_tokenizer()
 GOOD = [generated("What is it?", " a tree"), generated("<bos>Q<bos>"), chosen("Is it one?")]

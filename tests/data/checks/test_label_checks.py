@@ -16,7 +16,7 @@ GOOD = [generated("What is it?", " a tree"), generated("And this?", " a stone th
 
 
 def found(rows, tokenizer=TOKENIZER) -> dict[str, str]:
-    return {fault.check: fault.found for fault in label_faults(rows, tokenizer)}
+    return {fault.check: fault.found for fault in label_faults(rows, tokenizer, EOS)}
 
 
 def test_nothing_is_found_in_rows_that_are_right_whatever_the_length_and_the_order():
@@ -102,6 +102,6 @@ def test_a_generated_answer_without_its_end_is_found_and_a_choice_needs_none():
 
 
 def test_a_fault_names_a_row_with_control_characters_escaped():
-    message = label_faults([generated("\x1b[31mQ", " <pad>a")], TOKENIZER)[0].message([])
+    message = label_faults([generated("\x1b[31mQ", " <pad>a")], TOKENIZER, EOS)[0].message([])
     assert "such as '\\x1b[31mQ'" in message
     assert message.endswith("of its own, or set allow: [pad_trained] if this is meant")

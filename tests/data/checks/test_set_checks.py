@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from heft.data.checks.sets import FEW_ROWS, answers_cut, labels_alike, repeats, train_in_eval
+from heft.data.checks import sets
+from heft.data.checks.sets import FEW_ROWS, labels_alike, repeats, train_in_eval
 from heft.data.encode import EncodedExample, Encoder
 from heft.tasks import TASKS, load_examples, task_for
 from heft.tasks.base import choice_example, generation_example
@@ -22,6 +23,10 @@ TOKENIZER = tiny.byte_tokenizer()
 def select_rows(examples: Iterable) -> list[EncodedExample]:
     """Examples whose tokens do not matter."""
     return [EncodedExample(example, (), (), (), 0) for example in examples]
+
+
+def answers_cut(train, evaluation, task, tokenizer):
+    return sets.answers_cut(train, evaluation, task, tokenizer, [tokenizer.eos_token_id])
 
 
 def task(**options):

@@ -1,8 +1,8 @@
 """Checks before training: what is wrong with a recipe's rows as the model will see them, all of it at once.
 
 Each check is an error unless the recipe's `allow` names it; docs/checks.md says what each finds and why it matters.
-`labels` looks at what is trained on, `begin` at BOS tokens, `sets` at rows beside each other, `choices` at those that
-cannot win, `base` at what the model can take.
+`labels` looks at what is trained on and at BOS tokens, `sets` at rows beside each other, `choices` at those that cannot
+win, `base` at what the model can take.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from heft.data.checks.base import open_thinking, too_long_rows, unknown_ids
-from heft.data.checks.begin import double_bos
 from heft.data.checks.choices import also_never_chosen, never_chosen
 from heft.data.checks.fault import Fault
-from heft.data.checks.labels import has_label, label_faults
+from heft.data.checks.labels import double_bos, has_label, label_faults
 from heft.data.checks.sets import answers_cut, labels_alike, repeats, rewritten, train_in_eval
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError

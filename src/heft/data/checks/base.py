@@ -34,7 +34,7 @@ def too_long_rows(splits: dict[str, Sequence[EncodedExample]], limits: BaseLimit
         return []
     found = []
     for split, rows in splits.items():
-        sizes = [_evaluated(row, task.max_new_tokens) if split == "eval" else _trained(row) for row in rows]
+        sizes = [_evaluated(row, task.max_new_tokens) if split == "eval" else row.length for row in rows]
         there = [row for row, size in zip(rows, sizes, strict=True) if size > limits.positions]
         if there:
             what = " with what may be generated" if split == "eval" and not rows[0].choices else ""
@@ -73,11 +73,6 @@ def open_thinking(chat: ChatTemplate | None) -> list[Fault]:
 
 def _largest_id(row: EncodedExample) -> int:
     return max(max(ids, default=0) for ids in (row.prompt, row.answer, *row.choices))
-
-
-def _trained(row: EncodedExample) -> int:
-    """Tokens that a row is trained with."""
-    return row.length
 
 
 def _evaluated(row: EncodedExample, new_tokens: int) -> int:

@@ -1,9 +1,10 @@
-"""What is trained on: the labels of the very batches that training makes, row by row.
+"""What is trained on: the labels of the very batches that training makes, row by row; and BOS tokens too many.
 
 Shapes: B rows, T tokens.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -38,17 +39,11 @@ def has_label(row: EncodedExample) -> bool:
     return bool(row.answer)
 
 
-def label_faults(
-    rows: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase, answer_end: int | None = None
-) -> list[Fault]:
+def label_faults(rows: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase, answer_end: int) -> list[Fault]:
     """Faults of single training rows: no label, only labels, padding trained on, the EOS token.
 
-    Args:
-        rows: all training rows.
-        tokenizer: that encoded them; its padding token is that of training.
-        answer_end: the EOS token that answers end with (heft.data.encode.Encoder.answer_end); None for the tokenizer's.
+    `answer_end` is the EOS token that answers end with (heft.data.encode.Encoder.answer_end).
     """
-    answer_end = tokenizer.eos_token_id if answer_end is None else answer_end
     found: dict[str, list[EncodedExample]] = {check: [] for check in _WORDS}
     by_length = sorted(rows, key=lambda row: row.length)
     for start in range(0, len(by_length), _ROWS):
@@ -61,6 +56,22 @@ def label_faults(
         for check, faulty in found.items()
         if faulty
     ]
+
+
+def double_bos(
+    train: Sequence[EncodedExample], evaluation: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase
+) -> list[Fault]:
+    """Rows with a BOS token too many: training rows in prompt and answer, evaluation rows in their choices too."""
+    found = []
+    for split, rows in (("train", train), ("eval", evaluation)):
+        faulty = [row for row in rows if _begins_again(row, split == "eval", tokenizer)]
+        if faulty:
+            found.append(
+                f"{count(faulty, len(rows), split)} have the BOS token twice at their start, or in their answer,"
+                f" {such_as(faulty[0])}"
+            )
+    advice = "take it out of the text, or out of what the tokenizer or its chat template adds"
+    return [Fault("double_bos", "; ".join(found), advice)] if found else []
 
 
 def _faulty(
@@ -113,3 +124,12 @@ def _last_BT(trained_BT: torch.Tensor) -> torch.Tensor:
     """Bool (B, T): the last label of each row."""
     still_to_come_BT = trained_BT.flip(1).long().cumsum(1).flip(1)
     return trained_BT & (still_to_come_BT == 1)
+
+
+def _begins_again(row: EncodedExample, with_choices: bool, tokenizer: PreTrainedTokenizerBase) -> bool:
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return False
+    follows = chain(row.answer, *(row.choices if with_choices else ()))
+    # Where one token begins and ends, it stands in an answer by right.
+    return row.prompt[:2] == (bos, bos) or (bos != tokenizer.eos_token_id and bos in follows)

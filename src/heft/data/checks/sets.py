@@ -54,46 +54,32 @@ def answers_cut(
     evaluation: Sequence[EncodedExample],
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
-    ends: Sequence[int] | None = None,
+    ends: Sequence[int],
 ) -> list[Fault]:
     """Answers that generation cannot give whole, and rows that the tokenizer itself cuts.
 
-    `ends` are the EOS tokens, at each of which generating stops (heft.models.endings); None for the tokenizer's alone.
+    `ends` are the EOS tokens, at each of which generating stops (heft.models.endings).
     """
     found, advice = [], []
-    ends = {tokenizer.eos_token_id} if ends is None else set(ends)
-    stops = tuple(task.stop)
     generated = [row for row in evaluation if not row.choices]
     too_long = [row for row in generated if _text_tokens(row, ends) > task.max_new_tokens]
-    stopped = [row for row in generated if any(stop in written(row, tokenizer) for stop in stops)]
-    ended = [row for row in generated if ends & set(row.answer[:-1])]
+    stopped = [row for row in generated if any(stop in written(row, tokenizer) for stop in task.stop)]
+    ended = [row for row in generated if set(ends) & set(row.answer[:-1])]
     known = set(map(id, stopped))
     lost = [row for row in generated if id(row) not in known and not can_be_right(task, row, tokenizer)]
-    if ended:
-        found.append(
-            f"{count(ended, len(evaluation), 'eval')} have an answer with the EOS token inside, where generating stops,"
-            f" {such_as(ended[0])}"
-        )
-        advice.append("take the EOS token out of answers")
-    if too_long:
-        longest = max(_text_tokens(row, ends) for row in too_long)
-        found.append(
-            f"{count(too_long, len(evaluation), 'eval')} have an answer of more than task.max_new_tokens"
-            f" {task.max_new_tokens}, up to {longest:,} tokens, {such_as(too_long[0])}"
-        )
-        advice.append("raise task.max_new_tokens")
-    if stopped:
-        found.append(
-            f"{count(stopped, len(evaluation), 'eval')} have an answer with one of the texts that end it,"
-            f" {', '.join(map(repr, stops))}, {such_as(stopped[0])}"
-        )
-        advice.append("stop at texts that no answer has")
-    if lost:
-        found.append(
-            f"{count(lost, len(evaluation), 'eval')} have an answer that the tokenizer lacks tokens for: it can never"
-            f" be given, {such_as(lost[0])}"
-        )
-        advice.append("write answers in characters that the model has")
+    longest = max((_text_tokens(row, ends) for row in too_long), default=0)
+    over = f"of more than task.max_new_tokens {task.max_new_tokens}, up to {longest:,} tokens"
+    texts = ", ".join(map(repr, task.stop))
+    lacking = "that the tokenizer lacks tokens for: it can never be given"
+    for rows, what, remedy in (
+        (ended, "with the EOS token inside, where generating stops", "take the EOS token out of answers"),
+        (too_long, over, "raise task.max_new_tokens"),
+        (stopped, f"with one of the texts that end it, {texts}", "stop at texts that no answer has"),
+        (lost, lacking, "write answers in characters that the model has"),
+    ):
+        if rows:
+            found.append(f"{count(rows, len(evaluation), 'eval')} have an answer {what}, {such_as(rows[0])}")
+            advice.append(remedy)
     for split, rows in (("train", train), ("eval", evaluation)):
         if rows and (cut := _cut_by_tokenizer(rows, tokenizer)):
             found.append(f"{count(cut, len(rows), split)} are cut by the tokenizer itself, {such_as(cut[0])}")
@@ -162,7 +148,7 @@ def _answered(row: EncodedExample) -> tuple[str, str]:
     return _folded(question), _folded(answer)
 
 
-def _text_tokens(row: EncodedExample, ends: set[int]) -> int:
+def _text_tokens(row: EncodedExample, ends: Sequence[int]) -> int:
     """Tokens of an answer without its EOS token, which need not be generated."""
     return len(row.answer) - (row.answer[-1:] != () and row.answer[-1] in ends)
 

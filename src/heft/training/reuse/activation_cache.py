@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from heft.data.batching import batches_of_like_length, fixed_batches, pass_tokens
+from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample, left_pad
 from heft.training.loss import Loss
 from heft.training.out_of_memory import in_halves
@@ -76,9 +76,9 @@ class CachedActivations(ABC):
     @torch.no_grad()
     def compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         """Run these rows through the model, in one pass."""
-        inputs = left_pad([self.tokens(row) for row in rows], self.pad_id)
-        inputs["prompt_lengths"] = torch.tensor([len(self.examples[row].prompt) for row in rows])
-        states_BSW = self.run({key: value.to(self.model.device) for key, value in inputs.items()})
+        inputs = left_pad([self.tokens(row) for row in rows], self.pad_id, self.model.device)
+        lengths = [len(self.examples[row].prompt) for row in rows]
+        states_BSW = self.run({**inputs, "prompt_lengths": torch.tensor(lengths, device=self.model.device)})
         columns = states_BSW.shape[1]
         return {row: states_BSW[i, columns - self.cached_length(row) :] for i, row in enumerate(rows)}
 
@@ -99,5 +99,12 @@ class CachedActivations(ABC):
 
     @cached_property
     def _fixed_batches(self) -> dict[int, list[int]]:
-        lengths = [self.cached_length(row) for row in range(len(self.examples))]
-        return fixed_batches(lengths, self.rows_per_pass, pass_tokens(self.model.device, trains=False))
+        """For each row with cached tokens, the rows of like length with which it is always computed, itself among them.
+
+        The last bits of a row's numbers depend on what else is in its pass, and they are the same after a resume.
+        """
+        rows = [row for row in range(len(self.examples)) if self.cached_length(row)]
+        cost = pass_tokens(self.model.device, trains=False)
+        batches = batches_of_like_length(list(map(self.cached_length, rows)), self.rows_per_pass, cost)
+        groups = [[rows[i] for i in batch] for batch in batches]
+        return {row: group for group in groups for row in group}

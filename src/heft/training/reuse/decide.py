@@ -1,7 +1,7 @@
 """Which loss a stage is trained with: the plain one, or an equal one that computes less."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.lower_layers import LowerLayerReuse
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.reuse.prefix import PrefixReuse
-from heft.training.reuse.stores import NoStore, Store, open_store
+from heft.training.reuse.stores import Store, open_store
 
 
 def may_be_fused(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
@@ -40,19 +40,6 @@ def may_be_fused(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id:
     return why_not is None
 
 
-@dataclass(frozen=True)
-class StageLoss:
-    """What a stage is trained on.
-
-    Attributes:
-        compute: the loss.
-        reuses: whether it computes less than every token in every layer.
-    """
-
-    compute: Loss
-    reuses: bool
-
-
 def loss_for(
     model: PreTrainedModel,
     stage: Stage,
@@ -61,46 +48,32 @@ def loss_for(
     uses: float,
     folder: Path,
     reporter: Reporter,
-) -> StageLoss:
+) -> tuple[Loss, bool]:
     """The cheapest loss that the stage allows and that equals the plain one on this model; a note says which.
 
     Args:
         model: with the stage's adapters attached.
-        stage: its settings.
         rows: training rows and validation rows; a batch's `row_ids` are indices into them.
-        pad_id: id of the padding token.
         uses: how often each row will be trained on.
         folder: for a file of cached activations.
-        reporter: gets the note.
+
+    Returns:
+        the loss, and whether it computes less than every token in every layer.
     """
     plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
     plan = decide_reuse(stage, ReuseFacts.of(model))
     if plan.kind == NOTHING:
-        return StageLoss(plain, False)
-    reuse = reuse_of(plan, model, rows, pad_id, NoStore(), stage.micro_batch_size or stage.batch_size)
+        return plain, False
+    reuse = reuse_of(plan, model, rows, pad_id, Store(), stage.micro_batch_size or stage.batch_size)
     if draws_random_numbers(model, rows, pad_id):
         why_not = "the base model draws random numbers in training, and what is computed once would be one draw for all"
     else:
         why_not = why_not_fast(model, reuse.loss, plain, rows, pad_id)
     if why_not is not None:
         reporter.note(f"reuse is off, the plain path is taken: {why_not}")
-        return StageLoss(plain, False)
-    stored = _stored(reuse, plan, stage.cache, uses, folder, reporter)
-    return StageLoss(plain, False) if stored is None else StageLoss(stored.loss, True)
-
-
-def open_prefixes(
-    model: PreTrainedModel,
-    plan: ReusePlan,
-    rows: Sequence[EncodedExample],
-    pad_id: int,
-    cache: str,
-    uses: float,
-    folder: Path,
-    reporter: Reporter,
-) -> PrefixReuse:
-    """The prefixes of `rows` that a plan reuses, without a check; other arguments as for `loss_for`."""
-    return _stored(reuse_of(plan, model, rows, pad_id, NoStore()), plan, cache, uses, folder, reporter)
+        return plain, False
+    stored = with_store(reuse, plan, stage.cache, uses, folder, reporter)
+    return (plain, False) if stored is None else (stored.loss, True)
 
 
 def reuse_of(
@@ -116,10 +89,10 @@ def reuse_of(
     return kind(model, rows, plan.start, pad_id, store, rows_per_pass)
 
 
-def _stored(
+def with_store(
     reuse: PrefixReuse | LowerLayerReuse, plan: ReusePlan, cache: str, uses: float, folder: Path, reporter: Reporter
 ) -> PrefixReuse | LowerLayerReuse | None:
-    """With the store that the setting means now; None where reuse saves nothing without one."""
+    """Reuse with the store that the setting `cache` means now; None where it saves nothing without one."""
     plan = plan.stored(reuse.examples, reuse.bytes_per_token(), cache, uses, folder)
     if plan.kind == NOTHING:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from heft.adapters.attach import adapter_parameters
+from heft.adapters.attach import trained_adapters
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.config import ReftConfig
 from heft.reft.layer import layers_of
@@ -83,11 +83,7 @@ def _trains_edits_alone(model: PreTrainedModel) -> bool:
 
 
 def _trained_configs(model: PreTrainedModel) -> list:
-    return [
-        config
-        for name, config in model.peft_config.items()
-        if any(p.requires_grad for p in adapter_parameters(model, [name]).values())
-    ]
+    return [model.peft_config[name] for name in trained_adapters(model)]
 
 
 def _passes_on_more(model: PreTrainedModel) -> bool:

@@ -42,15 +42,7 @@ class ReusePlan:
     def stored(
         self, rows: Sequence[EncodedExample], bytes_per_token: int, cache: str, uses: float, folder: Path
     ) -> "ReusePlan":
-        """The plan with a store, chosen by what is free now.
-
-        Args:
-            rows: training rows and validation rows.
-            bytes_per_token: of what is cached.
-            cache: the setting.
-            uses: how often each row will be trained on.
-            folder: for a file.
-        """
+        """The plan with a store for training and validation rows; arguments as for `choose_store`."""
         tokens = sum(self.lengths(rows))
         store = choose_store(cache, tokens * bytes_per_token, uses, folder)
         if self.kind == LOWER_LAYERS and store == "off":  # the plain loss runs the lower layers at every step, too

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from heft.data.batching import select_rows
-from heft.models.prefix_states import LayerStates, packed, unpacked
+from heft.models.prefix_states import packed, unpacked
 from heft.reft.sites import decoder_of
 from heft.training.loss import Loss, answer_loss, loss_of_labels
 from heft.training.reuse.activation_cache import CachedActivations
@@ -31,7 +31,7 @@ class PrefixReuse(CachedActivations):
         layout: what the columns of a row's states are; known once a prefix was computed.
     """
 
-    layout: list[LayerStates] = field(default_factory=list)
+    layout: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def loss(self) -> Loss:

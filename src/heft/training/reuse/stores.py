@@ -6,9 +6,9 @@ before either can change, so what it holds is never stale.
 
 import os
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
 import psutil
@@ -21,43 +21,29 @@ SHARE_OF_MEMORY = 0.25
 SHARE_OF_DISK = 0.5
 
 
-class Store(ABC):
-    """Keeps one matrix a row, (S, W): S tokens, W numbers of each.
+class Store:
+    """Keeps nothing: every step computes its activations again. Others keep a copy of one matrix a row, (S, W).
 
     Attributes:
         kind: its name in the settings.
         persistent: whether what was put stays until the stage ends.
     """
 
-    kind: str
-    persistent = True
-
-    @abstractmethod
-    def get(self, row: int) -> torch.Tensor | None:
-        """What was put for the row, or None."""
-
-    @abstractmethod
-    def put(self, row: int, states: torch.Tensor) -> None:
-        """Keep a copy of the row's tensor."""
-
-
-class NoStore(Store):
-    """Keeps nothing: every step computes its activations again, without gradients."""
-
     kind = "off"
     persistent = False
 
-    def get(self, row: int) -> None:
-        return None
+    def get(self, row: int) -> torch.Tensor | None:
+        """What was put for the row, or None."""
 
     def put(self, row: int, states: torch.Tensor) -> None:
-        pass
+        """Keep a copy of the row's tensor."""
 
 
 class MemoryStore(Store):
     """Keeps rows in main memory."""
 
     kind = "memory"
+    persistent = True
 
     def __init__(self):
         self._rows: dict[int, torch.Tensor] = {}
@@ -83,12 +69,11 @@ class DiskStore(Store):
     """
 
     kind = "disk"
+    persistent = True
 
     def __init__(self, path: Path, lengths: Sequence[int]):
-        self._path, self._lengths = path, lengths
-        self._starts = [0]
-        for length in lengths:
-            self._starts.append(self._starts[-1] + length)
+        self._path = path
+        self._starts = [0, *accumulate(lengths)]
         self._flat: torch.Tensor | None = None
         self._width = 0
         self._present: set[int] = set()
@@ -108,8 +93,7 @@ class DiskStore(Store):
         self._present.add(row)
 
     def _place(self, row: int) -> torch.Tensor:
-        part = self._flat[self._starts[row] * self._width : self._starts[row + 1] * self._width]
-        return part.view(self._lengths[row], self._width)
+        return self._flat[self._starts[row] * self._width : self._starts[row + 1] * self._width].view(-1, self._width)
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -145,4 +129,4 @@ def open_store(kind: str, lengths: Sequence[int], folder: Path) -> Store:
     """A store of that kind for rows, given how many tokens of each are cached; `folder` is for a file."""
     if kind == "memory":
         return MemoryStore()
-    return DiskStore(folder / "activations.bin", lengths) if kind == "disk" else NoStore()
+    return DiskStore(folder / "activations.bin", lengths) if kind == "disk" else Store()
