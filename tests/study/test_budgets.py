@@ -7,7 +7,7 @@ from heft.plan.planner import make_plan
 from heft.runtime.reporter import Reporter
 from heft.study import budgets as study_budgets
 from heft.study import costing as study_costing
-from heft.study.budgets import Budgets
+from heft.study.budgets import Budgets, of_length
 from heft.study.costing import Costing
 from heft.study.files import load_study
 from heft.study.measure import seconds_a_step
@@ -26,7 +26,7 @@ def test_a_budget_of_flops_is_that_arms_plain_flops_to_half_a_step(study_file):
     grant = budgets.resolve("lora")
     heft = make_plan(study.recipes["heft"], probe_seconds=0).stages
     assert grant.amount == pytest.approx(sum(stage.plain_flops for stage in heft))
-    [scaled] = make_plan(grant.apply(study.recipes["lora"]), probe_seconds=0).stages
+    [scaled] = make_plan(of_length(study.recipes["lora"], grant.steps), probe_seconds=0).stages
     assert scaled.steps == grant.steps["coarse"]
     assert scaled.plain_flops == pytest.approx(grant.reached)
     assert abs(grant.reached - grant.amount) <= scaled.plain_flops / scaled.steps / 2
@@ -41,7 +41,7 @@ def test_a_budget_of_spent_flops_equals_the_plan_and_gives_reuse_more_steps(stud
     study, budgets = budgets_of(study_file(ARMS % ("", ", budget: {spent_flops_of: lora}")))
     spent = budgets.resolve("heft")
     assert spent.amount == pytest.approx(sum(stage.flops for stage in plan_of(study.recipes["lora"])))
-    planned = plan_of(spent.apply(study.recipes["heft"]))
+    planned = plan_of(of_length(study.recipes["heft"], spent.steps))
     assert [stage.steps for stage in planned] == list(spent.steps.values())
     assert sum(stage.flops for stage in planned) == pytest.approx(spent.reached)
     assert sum(stage.plain_flops for stage in planned) > 1.1 * spent.amount  # more than it could with nothing reused
@@ -64,7 +64,7 @@ def test_a_budget_of_steps_keeps_the_ratio_of_the_stages_and_may_be_the_whole_st
     study, budgets = budgets_of(study_file("budget: {steps: 36}\n" + ARMS % ("", "")))
     assert budgets.resolve("lora").steps == {"coarse": 36}
     assert budgets.resolve("heft").steps == {"coarse": 12, "fine": 24}  # 3 and 6 as written
-    stages = budgets.resolve("heft").apply(study.recipes["heft"]).stages
+    stages = of_length(study.recipes["heft"], budgets.resolve("heft").steps).stages
     assert [(stage.steps, stage.epochs) for stage in stages.values()] == [(12, None), (24, None)]
 
 

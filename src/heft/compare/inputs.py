@@ -115,11 +115,7 @@ def _unfinished(arms: Sequence[Arm], study: dict) -> list[str]:
 
 
 def _require_once(arms: Sequence[Arm]) -> None:
-    """Check that no run is counted twice; a base is one evaluation, whichever run it is from.
-
-    Raises:
-        HeftError: the same stage of the same run is given twice.
-    """
+    """Refuse the same stage of the same run given twice; a base is one evaluation, whichever run it is from."""
     seen: dict[tuple[Path, str], str] = {}
     for arm in arms:
         for run in arm.runs if arm.stage != "base" else ():

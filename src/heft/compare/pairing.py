@@ -62,10 +62,8 @@ def _require_same_task(first: RunFiles, other: RunFiles) -> None:
     for key, name in (("task", "name"), ("evaluation", "normalize")):
         one, two = (run.recipe.get(key, {}).get(name) for run in (first, other))
         if one != two:
-            raise HeftError(
-                f"{first.path} and {other.path} cannot be compared: {key}.{name} is {one} in the one and {two} in the"
-                " other"
-            )
+            unlike = f"{key}.{name} is {one} in the one and {two} in the other"
+            raise HeftError(f"{first.path} and {other.path} cannot be compared: {unlike}")
 
 
 def _require_same_questions(

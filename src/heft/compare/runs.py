@@ -62,15 +62,11 @@ class RunFiles:
         return [name for name in self.recipe["stages"] if name not in {e.stage for e in self.evaluations}]
 
     def after(self, stage: str) -> Evaluated:
-        """The evaluation after a stage, or of the base.
-
-        Raises:
-            HeftError: the run has no such evaluation.
-        """
-        for evaluation in self.evaluations:
-            if evaluation.stage == stage:
-                return evaluation
-        raise HeftError(f"{self.path} has no stage {stage!r}; it has {', '.join(e.stage for e in self.evaluations)}")
+        """The evaluation after a stage, or of the base; a HeftError where the run has none."""
+        by_stage = {evaluation.stage: evaluation for evaluation in self.evaluations}
+        if stage not in by_stage:
+            raise HeftError(f"{self.path} has no stage {stage!r}; it has {', '.join(by_stage)}")
+        return by_stage[stage]
 
 
 def read_run(path: Path) -> RunFiles:
@@ -126,11 +122,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def require_format(path: Path, value: dict, known: int) -> None:
-    """Check that files have the format that is read here.
-
-    Raises:
-        HeftError: they have another.
-    """
+    """Raise a HeftError where files have another format than the one that is read here."""
     found = value.get("format")
     if found != known:
         given = "no format" if found is None else f"format {found!r}"

@@ -57,22 +57,14 @@ def recipe_of(recipe: Recipe, configuration: Configuration) -> Recipe:
 
 
 def require_sweep(recipe: Recipe) -> None:
-    """Check that there is something to sweep.
-
-    Raises:
-        HeftError: the recipe has no `sweep`.
-    """
+    """Raise a HeftError where a recipe has no `sweep`."""
     if recipe.sweep is None:
         example = "sweep: {grid: {rank: [4, 8], learning_rate: [1e-3, 2e-3]}}"
         raise HeftError(f"recipe {recipe.name!r} has no `sweep`; add one, such as {example}, or use heft train")
 
 
 def refuse_sweep(recipe: Recipe) -> None:
-    """Check that a recipe is one run.
-
-    Raises:
-        HeftError: the recipe has a `sweep`.
-    """
+    """Raise a HeftError where a recipe has a `sweep`, so is not one run."""
     if recipe.sweep is not None:
         raise HeftError(
             f"recipe {recipe.name!r} has a `sweep`, many configurations of its last stage: run it with heft sweep, or"

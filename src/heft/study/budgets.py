@@ -112,11 +112,7 @@ class Budgets:
 
 
 def require_some(study: Study, failed: Mapping[str, str]) -> None:
-    """Check that an arm is left to run.
-
-    Raises:
-        HeftError: all have failed; why, for each.
-    """
+    """Raise a HeftError where no arm is left to run, with the reason for each."""
     if len(failed) == len(study.recipes):
         raise HeftError("\n".join([f"no arm of {study.path} can be run:", *reasons(failed)]))
 

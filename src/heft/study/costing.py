@@ -31,11 +31,7 @@ class Costing:
         self._shapes: dict[str, Shape] = {}
 
     def steps(self, recipe: Recipe) -> list[int]:
-        """Optimiser steps of each stage, as its recipe has it.
-
-        Raises:
-            HeftError: its rows cannot be read.
-        """
+        """Optimiser steps of each stage, as its recipe has it; a HeftError where its rows cannot be read."""
         rows = self._read(recipe).train
         trained = {name: split_validation(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
         return [planned_steps(stage, len(trained[name])) for name, stage in recipe.stages.items()]

@@ -35,11 +35,7 @@ def unknown_task(name: object) -> HeftError:
 
 
 def task_for(settings: TaskSettings) -> Task:
-    """The task that the settings are of.
-
-    Raises:
-        HeftError: no task has that name.
-    """
+    """The task that the settings are of; a HeftError where the table has none of that name."""
     if settings.name not in TASKS:
         raise unknown_task(settings.name)
     return TASKS[settings.name](settings)

@@ -205,8 +205,6 @@ class Task(ABC):
     """The fields that a row must have, and their types."""
     stop: tuple[str, ...] = ()
     """Where a generated answer ends; never part of it."""
-    max_new_tokens: int = 0
-    """Tokens generated at most; 0 where nothing is generated."""
 
     def __init__(self, settings: TaskSettings):
         self.settings = settings
@@ -215,6 +213,11 @@ class Task(ABC):
     def name(self) -> str:
         """What a recipe calls it."""
         return self.settings.name
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens generated at most; 0 where nothing is generated."""
+        return getattr(self.settings, "max_new_tokens", 0)
 
     def rows(self, split: Split) -> Iterator[Row]:
         """Every row of a split, with its place.
@@ -244,7 +247,9 @@ class Task(ABC):
 
     def is_correct(self, example: Example, text: str) -> bool:
         """Whether a generated text answers the example."""
-        raise TypeError(f"{self.name} is scored by the likelihood of its choices, not by generated text")
+        if example.choices:
+            raise TypeError(f"{self.name} is scored by the likelihood of its choices, not by generated text")
+        return self.prediction(text) == example.target
 
 
 def field_faults(row: dict, fields: Mapping[str, type]) -> list[str]:
@@ -269,11 +274,7 @@ def quotes_hint(value: object) -> str:
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:
-    """The index of a field's value among those allowed.
-
-    Raises:
-        HeftError: it is none of them.
-    """
+    """The index of a field's value among those allowed; a HeftError where it is none of them."""
     if row[name] not in allowed:
         raise HeftError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {show(row[name])}")
     return allowed.index(row[name])

@@ -34,8 +34,7 @@ def options_example(
 ) -> Example:
     """An example in either format: `head` stands above the lettered options, `cloze_prompt` is all of a cloze prompt.
 
-    Raises:
-        HeftError: more options than letters.
+    A HeftError says that there are more options than letters.
     """
     if choice_format == "cloze":
         return choice_example(task_name, cloze_prompt, options, gold, group)
@@ -48,11 +47,7 @@ def options_example(
 
 
 def check_options(options: Sequence[object], name: str, least: int, most: int | None = None) -> None:
-    """Options are texts, not empty, and as many as the task has.
-
-    Raises:
-        HeftError: they are not.
-    """
+    """Raise a HeftError where options are not texts, are empty, or are not as many as the task has."""
     if len(options) < least or (most is not None and len(options) > most):
         count = f"{least}" if least == most else f"{least} to {most}" if most else f"at least {least}"
         raise HeftError(f"{name} must have {count} options; got {len(options)}")

@@ -36,10 +36,6 @@ class Gsm8k(Task):
     stop = ("\nQuestion:",)
     settings: Gsm8kSettings
 
-    @property
-    def max_new_tokens(self) -> int:
-        return self.settings.max_new_tokens
-
     def example(self, row: dict) -> Example:
         solution = re.sub(r"<<[^<>]*>>", "", row["answer"]).strip()
         target = final_number(solution)
@@ -49,9 +45,6 @@ class Gsm8k(Task):
 
     def prediction(self, text: str) -> str | None:
         return final_number(text)
-
-    def is_correct(self, example: Example, text: str) -> bool:
-        return self.prediction(text) == example.target
 
 
 def final_number(text: str) -> str | None:

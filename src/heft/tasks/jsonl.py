@@ -48,10 +48,6 @@ class Jsonl(Task):
     def stop(self) -> tuple[str, ...]:
         return tuple(self.settings.stop)
 
-    @property
-    def max_new_tokens(self) -> int:
-        return self.settings.max_new_tokens
-
     def rows(self, split: Split) -> Iterator[Row]:
         path = user_path(self.settings.train_file if split == "train" else self.settings.eval_file)
         rows = list(read_json_lines(path))
@@ -87,11 +83,6 @@ class Jsonl(Task):
 
     def prediction(self, text: str) -> str:
         return text.strip()
-
-    def is_correct(self, example: Example, text: str) -> bool:
-        if example.choices:
-            raise TypeError("this example is scored by the likelihood of its choices, not by generated text")
-        return self.prediction(text) == example.target
 
 
 def _kind(row: dict) -> dict | None:

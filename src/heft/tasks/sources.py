@@ -81,11 +81,7 @@ def read_rows(source: str, split: str, sources: Mapping[str, Source]) -> Iterato
 
 
 def user_path(text: str) -> Path:
-    """A path as a person writes it, `~` for the home directory.
-
-    Raises:
-        HeftError: it names a home directory that does not exist.
-    """
+    """A path as a person writes it, `~` for the home directory; a HeftError where there is no such home."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
