@@ -186,6 +186,11 @@ def test_a_value_of_another_kind_is_refused_and_shown(faults, key, value):
         (GOOD + "seed: &a 1\n", "r.yaml:11: seed: anchors (&), aliases (*) and tags (!) are not read"),
         (GOOD + "seed: *a\n", "r.yaml:11: seed: anchors (&), aliases (*) and tags (!) are not read"),
         (GOOD + "seed: !!int 1\n", "r.yaml:11: seed: anchors (&), aliases (*) and tags (!) are not read"),
+        (
+            "%YAML 1.1\n---\n" + GOOD,
+            "r.yaml:1: not readable as YAML: directives (%YAML, %TAG) are not read; remove them",
+        ),
+        ("%TAG ! tag:x,2000:\n---\n" + GOOD, "r.yaml:1: not readable as YAML: directives (%YAML, %TAG) are not read"),
         (GOOD + "---\nname: b\n", "r.yaml:11: a second document starts here"),
         (GOOD + "1: 2\n", "r.yaml:11: a key must be text; got 1"),
         (GOOD + "seed: " + "9" * 5000, "r.yaml:11: seed: a number of 5000 digits is too long"),

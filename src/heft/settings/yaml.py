@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
+from ruamel.yaml.docinfo import DocInfo
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionStartEvent, StreamEndEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -124,8 +125,13 @@ class _Reader:
     def read(self) -> Document:
         self.document.places[()] = self._place_at(1)
         try:
+            self._yaml.doc_infos.append(DocInfo())  # where ruamel notes directives, as in its own `compose`
             _, parser = self._yaml.get_constructor_parser(self._text)
             if self._composer.check_node():
+                start = parser.peek_event()
+                if start.version or start.tags:
+                    self._stop(1, "directives (%YAML, %TAG) are not read; remove them")
+                    return self.document
                 self.document.data = self._value(self._composer.get_node(), ())
             if not parser.check_event(StreamEndEvent):
                 line = parser.peek_event().start_mark.line + 1
