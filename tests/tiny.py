@@ -12,7 +12,7 @@ import transformers
 
 from heft.builtin import byte_tokenizer
 
-__all__ = ["ARCHITECTURES", "byte_tokenizer", "tiny_model"]
+__all__ = ["ARCHITECTURES", "byte_tokenizer", "likeliest", "tiny_model"]
 
 COMMON = {
     "vocab_size": 259,
@@ -69,3 +69,12 @@ def forget_hashes(directory: Path) -> Path:
         del entry["sha256"]
     path.write_text(json.dumps(values))
     return directory
+
+
+def likeliest(model, prompt: list[int], count: int) -> list[int]:
+    """The next tokens by definition: each the argmax of a whole pass over all before it."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+    return ids[len(prompt) :]

@@ -1,9 +1,9 @@
 """What is generated is the likeliest token, whatever the base's generation_config.json asks for."""
 
 import pytest
-import torch
 from transformers import GenerationConfig
 
+import tiny
 from heft.builtin import TINY
 from heft.evaluation.generation import generate_texts
 from heft.models.load import load_base
@@ -21,20 +21,12 @@ OWN = {
 PROMPTS = [[70, 71, 72, 73], [80, 81]]
 
 
-def likeliest(model, prompt, count):
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(count):
-            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
-    return ids[len(prompt) :]
-
-
 @pytest.mark.parametrize("options", OWN.values(), ids=OWN)
 def test_the_models_own_generation_settings_change_nothing_and_are_put_back(options):
     base = load_base(ModelSettings(name=TINY, device="cpu"))
     own = base.model.generation_config = GenerationConfig(**options)
     texts = generate_texts(base.model, base.tokenizer, PROMPTS, batch_size=2, max_new_tokens=8)
-    expected = [likeliest(base.model, prompt, 8) for prompt in PROMPTS]
+    expected = [tiny.likeliest(base.model, prompt, 8) for prompt in PROMPTS]
     assert texts == [base.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
     assert base.model.generation_config is own
     assert own.to_diff_dict().items() >= options.items()

@@ -35,18 +35,10 @@ def chatty(template: str = CHATML, *tokens: str):
     return with_turns(tiny.byte_tokenizer(), template, *(tokens or ("<|im_start|>", "<|im_end|>")))
 
 
-def likeliest(model, prompt, count):
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(count):
-            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
-    return ids[len(prompt) :]
-
-
 @pytest.mark.parametrize("named", ["one", "several", "with the tokenizer's"])
 def test_each_eos_token_of_the_generation_settings_ends_an_answer(named):
     base = load_base(ModelSettings(name=TINY, device="cpu"))
-    whole = likeliest(base.model, PROMPT, 8)
+    whole = tiny.likeliest(base.model, PROMPT, 8)
     first = next(i for i in range(2, 8) if whole[i] not in whole[:i])
     eos = {"one": whole[first], "several": [whole[first], 250], "with the tokenizer's": [2, whole[first]]}[named]
     base.model.generation_config = GenerationConfig(eos_token_id=eos)
