@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 import heft
 import tiny
 from heft.adapters.attach import adapter_parameters, attach, finish
-from heft.adapters.directory import save
-from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest
+from heft.adapters.manifest import FORMAT, AdapterEntry
 from heft.adapters.methods import adapters_of
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.load import load_base
 from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from saving import save_adapters
 
 IDS = torch.arange(3, 40)[None]
 STAGES = {
@@ -62,17 +62,7 @@ def trained(tmp_path_factory):
                 parameter.add_(0.05 * torch.randn_like(parameter))
         finish(base.model, attached)
         entries += [AdapterEntry(name=p.name, method=p.method, stage=name) for p in adapters_of(name, stage)]
-    manifest = AdapterManifest(
-        format=FORMAT,
-        heft_version="0",
-        model=base.settings,
-        base_fingerprint=base.fingerprint,
-        adapters=entries,
-        task={"name": "whereabouts"},
-        evaluation={},
-    )
-    directory = tmp_path_factory.mktemp("run") / "adapter"
-    save(directory, base.model, manifest)
+    directory = save_adapters(tmp_path_factory.mktemp("run") / "adapter", base, entries)
     return directory, base.model
 
 

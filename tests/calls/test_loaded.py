@@ -14,15 +14,15 @@ import heft
 from calls.examples import text_rows
 from calls.trainers import arguments, trainer_of
 from heft.adapters.attach import adapter_parameters, attach, finish, inject
-from heft.adapters.directory import save
 from heft.adapters.loaded import prepare
-from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.manifest import AdapterEntry, read_manifest
 from heft.adapters.methods import adapters_of
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
 from heft.reft import ReftConfig
+from saving import save_adapters
 
 IDS = torch.arange(3, 40)[None]
 STAGES = {
@@ -55,18 +55,7 @@ def directory(tmp_path_factory):
         move(base.model, attached.names)
         finish(base.model, attached)
         entries += [AdapterEntry(name=p.name, method=p.method, stage=name) for p in adapters_of(name, stage)]
-    manifest = AdapterManifest(
-        format=FORMAT,
-        heft_version="0",
-        model=base.settings,
-        base_fingerprint=base.fingerprint,
-        adapters=entries,
-        task={"name": "whereabouts"},
-        evaluation={},
-    )
-    path = tmp_path_factory.mktemp("run") / "adapter"
-    save(path, base.model, manifest)
-    return path
+    return save_adapters(tmp_path_factory.mktemp("run") / "adapter", base, entries)
 
 
 def test_save_pretrained_writes_a_directory_that_loads_to_the_same_logits(directory, tmp_path):
