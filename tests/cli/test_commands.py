@@ -125,3 +125,9 @@ def cpu_seconds(command):
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     after = os.times()
     return (after.children_user - before.children_user) + (after.children_system - before.children_system)
+
+
+def test_python_m_heft_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "heft", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "RECIPE" in done.stdout

@@ -89,7 +89,8 @@ class TrainingLoop:
         """
         self._started, self._saved_at = time.perf_counter(), time.monotonic()
         set_seed(self.seed)
-        self._wrapped.zero_grad()
+        train_mode(self._wrapped, self._frozen_dropouts)
+        self._clear_gradients()
         checkpoint = self.plan and self.plan.resume_from
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -124,25 +125,30 @@ class TrainingLoop:
         rows = list(itertools.chain.from_iterable(micro_batches))
         answer_tokens = torch.tensor(float(self.data.answer_tokens(rows)), device=self.model.device)
         self._batches = [self._batch(micro_batch) for micro_batch in micro_batches]
-        train_mode(self._wrapped, self._frozen_dropouts)
+        if not self.model.training:  # an evaluation came between; modes are not set anew in each step: models are large
+            train_mode(self._wrapped, self._frozen_dropouts)
         for batch in self._batches:
             is_last = batch is self._batches[-1]
             with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
                 self._running_loss += self._forward_backward(batch, answer_tokens)
         limit = self.stage.max_grad_norm or math.inf
-        norm = float(self._accelerator.clip_grad_norm_(self._wrapped.parameters(), limit))
+        norm = float(self._accelerator.clip_grad_norm_(list(self._parameters.values()), limit))
         for what, value in (("loss", self._running_loss.item()), ("gradient's norm", norm)):
             if not math.isfinite(value):
-                self._wrapped.zero_grad()
+                self._clear_gradients()
                 what = f"the {what} is {value}, so the step was not taken"
                 self._raise_diverged(self.progress.step + 1, what, self._batches)
         self._optimizer.step()
         learning_rate = self._schedule.get_last_lr()[0]
         self._schedule.step()
-        self._wrapped.zero_grad()
+        self._clear_gradients()
         self.progress.step += 1
         self.progress.tokens += sum(self.data.lengths[row] for row in rows)
         return norm, learning_rate
+
+    def _clear_gradients(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     def _forward_backward(self, batch: Batch, answer_tokens: torch.Tensor) -> torch.Tensor:
         """Add a micro-batch's gradients; returns its part of the step's loss."""

@@ -21,6 +21,7 @@ from heft.training.checkpointing import CheckpointPlan
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
 from heft.training.loop import TrainingLoop
+from heft.training.modes import repeatable
 from heft.training.peak import PeakMemory
 from heft.training.reuse.decide import loss_for, may_be_fused
 
@@ -103,6 +104,7 @@ def train_stage(
     uses = steps * stage.batch_size / len(data.rows)
     require_an_effect(model, name, data.examples, pad_id)
     with ExitStack() as modes:  # the faster of equal ways to compute, which end with the stage
+        modes.enter_context(repeatable(model.device))
         modes.enter_context(attention_for_training(model, attention, data.examples))
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
