@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import ClassVar, Literal
 
@@ -53,6 +53,10 @@ class Example:
     """What the choices stand for, where they are names such as letters; None where they are the options themselves."""
     turn: str | None = None
     """The answer as a chat turn, where whitespace at its beginning is part of it; None: the answer without any."""
+    turns: tuple[tuple[str, str], ...] | None = None
+    """What a chat has before the answer, (role, content) each; None: the prompt, as a user's turn."""
+    place: str | None = field(default=None, compare=False)
+    """Where its row stands, such as `tickets.csv:12`; None where it is of no file."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -201,6 +205,8 @@ class Task(ABC):
     settings_type: ClassVar[type[TaskSettings]]
     generates: ClassVar[bool] = False
     """Whether every answer is generated, so that no example has choices."""
+    answers_are_texts: ClassVar[bool] = False
+    """Whether a generated answer is compared as the text that it is, so that it can be like the reference in part."""
     fields: ClassVar[Mapping[str, type]] = {}
     """The fields that a row must have, and their types."""
     stop: tuple[str, ...] = ()
@@ -240,6 +246,18 @@ class Task(ABC):
         Raises:
             HeftError: a value is out of range; the message says which, without the place.
         """
+
+    def examples(self, row: dict) -> Sequence[Example]:
+        """All examples of one row, as `example`: one, unless the task makes more of it."""
+        return [self.example(row)]
+
+    def resolved(self) -> TaskSettings:
+        """The settings with what the training rows decide written out, as a run keeps them.
+
+        Raises:
+            HeftError: the training rows cannot be read.
+        """
+        return self.settings
 
     def prediction(self, text: str) -> str | None:
         """The final answer in a generated text, in the form that is compared; None where there is none."""
