@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from heft.cli.options import AdapterDirectory, Base, TrustRemoteCode
+from heft.cli.options import Base, RunOrAdapter, TrustRemoteCode
 from heft.errors import HeftError
 
 
 def generate(
-    adapter: AdapterDirectory,
+    adapter: RunOrAdapter,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, as text.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
     chat_template: Annotated[
@@ -24,7 +24,9 @@ def generate(
         raise HeftError("the prompt is empty; give some text")
     from heft.adapters.directory import open_adapters
     from heft.adapters.manifest import read_manifest
+    from heft.adapters.places import adapter_directory
 
+    adapter = adapter_directory(adapter)
     options = _as_trained(adapter, read_manifest(adapter).task, chat_template)
     from heft.data.encode import Encoder
     from heft.evaluation.generation import generate_texts
