@@ -32,7 +32,8 @@ class EncodedExample:
         example: where it comes from.
         prompt: ids of the prompt, within the limit.
         choices: ids of each choice.
-        answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated.
+        answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated; none
+            where the answer is not known.
         cut: tokens that were taken out of the prompt to fit the limit.
         undated: the prompt with a fixed date, where a chat template writes today's into it; None elsewhere.
     """
@@ -139,6 +140,12 @@ class Encoder:
             return example.answer
         return self.chat.lead + (example.answer.lstrip() if example.turn is None else example.turn)
 
+    def _continuations(self, example: Example) -> list[str]:
+        """The texts that are tokenised behind the prompt: the choices, or the answer where it is known."""
+        if example.choices:
+            return self._choice_texts(example)
+        return [self.answer_text(example)] if example.answered else []
+
     def _choice_texts(self, example: Example) -> list[str]:
         if self.chat is None:
             return list(example.choices)
@@ -147,14 +154,16 @@ class Encoder:
     def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         starts = [self._templated(example.prompt) for example in examples]
         prompts = self._ids(starts)
-        texts = [self._choice_texts(example) or [self.answer_text(example)] for example in examples]
+        texts = [self._continuations(example) for example in examples]
         whole = iter(self._ids([start + text for start, some in zip(starts, texts, strict=True) for text in some]))
         undated = self._undated(examples)
         encoded = []
         for i, example in enumerate(examples):
             after = tuple(self._behind(prompts[i], next(whole), text) for text in texts[i])
             choices = after if example.choices else ()
-            answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
+            answer = ()
+            if example.answered:
+                answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
             longest = max(map(len, (answer, *choices)))
             prompt = [*self._bos, *prompts[i]]
             fitting = self._shorten(prompt, longest, example)
