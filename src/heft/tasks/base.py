@@ -1,4 +1,4 @@
-"""A task: examples made from rows, and the check of an answer where answers are generated; None where it is not known."""
+"""A task: examples made from rows, and the check of an answer where answers are generated."""
 
 import hashlib
 import json
@@ -42,12 +42,12 @@ class Example:
     gold: int | None
     """Index into choices; None where the answer is generated, or not known."""
     answer: str
-    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices; empty where
-    the answer is not known."""
+    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices. Empty: the
+    answer is not known."""
     group: str | None = None
     """Equal for examples that share a text, for clustered statistics; None where nothing is shared."""
     target: str | None = None
-    """The reference final answer where answers are generated."""
+    """The reference final answer where answers are generated; None where it is not known."""
     question: str | None = None
     """The question, where the prompt has more, such as the options; None where the prompt is the question."""
     options: tuple[str, ...] | None = None
@@ -69,10 +69,10 @@ class Example:
             faults.append(
                 f"gold must be an index into {len(self.choices)} choices and answer that choice; got {self.gold}"
             )
-        if self.options is not None and len(self.options) != len(self.choices):
-            faults.append(f"there must be as many options as choices; got {len(self.options)} and {len(self.choices)}")
         elif not self.choices and (self.gold is not None or self.target is None):
             faults.append("an example without choices needs a target and has no gold")
+        if self.options is not None and len(self.options) != len(self.choices):
+            faults.append(f"there must be as many options as choices; got {len(self.options)} and {len(self.choices)}")
         if faults:
             raise HeftError("; ".join(faults))
 
@@ -110,8 +110,9 @@ def choice_example(
 ) -> Example:
     """An example scored by the likelihood of its choices; each option is continued after one space.
 
-    `gold` is the index of the right one, None where that is not known. `group` is the shared text itself, whose hash is stored; `question` and `named` are an `Example`'s `question`
-    and `options`, for a prompt that lists them and options that are their names.
+    `gold` is the index of the right one, None where that is not known. `group` is the shared text itself, whose hash
+    is stored; `question` and `named` are an `Example`'s `question` and `options`, for a prompt that lists them and
+    options that are their names.
     """
     choices = tuple(f" {option.strip()}" for option in options)
     return Example(
@@ -310,7 +311,7 @@ def quotes_hint(value: object) -> str:
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int | None:
-    """The index of a field's value among those allowed; None without the field, a HeftError where it is none of them."""
+    """The index of a field's value among those allowed; None without the field. A HeftError: it is none of them."""
     if name not in row:
         return None
     if row[name] not in allowed:
