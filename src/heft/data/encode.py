@@ -122,6 +122,14 @@ class Encoder:
         """
         return [*self._bos, *self._ids([self._templated(text)])[0]]
 
+    def conversation(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of the turns of a conversation, up to where the next answer begins; needs `chat_template`.
+
+        Raises:
+            HeftError: the chat template is missing or at fault.
+        """
+        return self._ids([self.chat.conversation(turns)])[0]
+
     @cached_property
     def chat(self) -> ChatTemplate | None:
         """The chat template as it is used here; None where prompts are not wrapped."""

@@ -4,7 +4,7 @@ Templates may ask for the date (`strftime_now`). They get a fixed one, so that p
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -43,6 +43,10 @@ class ChatTemplate:
         Raises:
             HeftError: there is no template, it does not take an argument, or it fails.
         """
+        return self.conversation([{"role": "user", "content": text}])
+
+    def conversation(self, turns: Sequence[Mapping[str, str]]) -> str:
+        """Turns (`role`: system, user or assistant, and `content`), up to where the next answer begins; as `prompt`."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise HeftError(
                 "task.chat_template is true, but this model's tokenizer has no chat template; set it to false"
@@ -53,13 +57,13 @@ class ChatTemplate:
                 f" {', '.join(map(repr, self._unknown_args))}; remove it, or use a name that is in the template"
             )
         try:
-            return self._render([{"role": "user", "content": text}], add_generation_prompt=True)
+            return self._render(list(turns), add_generation_prompt=True)
         except Exception as error:  # a template is a program that came with the model, and may raise anything
             reason = str(error).strip().splitlines()[:1] or ["no message"]
             raise HeftError(
-                f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
+                f"the chat template of this model's tokenizer cannot wrap these turns: {type(error).__name__}:"
                 f" {reason[0]}. Fix chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
-                f" task.chat_template to false; the prompt was {text[:80]!r}"
+                f" task.chat_template to false; the last one was {turns[-1]['content'][:80]!r}"
             ) from error
 
     @property
@@ -108,7 +112,7 @@ class ChatTemplate:
         lead = start.removeprefix(before) if found and start.startswith(before) else ""
         return (lead if lead.isspace() else ""), (behind if found else "")
 
-    def _render(self, turns: list[dict], add_generation_prompt: bool) -> str:
+    def _render(self, turns: list[Mapping[str, str]], add_generation_prompt: bool) -> str:
         with _today_is(self.date):
             return self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.args

@@ -78,7 +78,7 @@ def opening(
     manifest = read_manifest(directory)
     found = base_settings(directory, manifest, trust_remote_code, base)
     values = {"task": dict(manifest.task), "evaluation": dict(manifest.evaluation), "model": found.model_dump()}
-    names = _adapters_of(directory, manifest, stages)
+    names = adapters_of(directory, manifest, stages)
     return Opening(evaluation_request(values, overrides, str(directory / "heft.json")), directory, names)
 
 
@@ -90,7 +90,7 @@ def _of_recipe(path: Path, stages: Sequence[str], overrides: Sequence[str], base
     return Opening(EvaluationRequest(model=model, task=recipe.task, evaluation=recipe.evaluation))
 
 
-def _adapters_of(directory: Path, manifest: AdapterManifest, stages: Sequence[str]) -> tuple[str, ...]:
+def adapters_of(directory: Path, manifest: AdapterManifest, stages: Sequence[str]) -> tuple[str, ...]:
     """Names of the adapters that stages trained; of all, where no stage is named."""
     known = [BASE, *dict.fromkeys(entry.stage for entry in manifest.adapters)]
     for stage in stages:

@@ -258,6 +258,17 @@ class Task(ABC):
         name = settings.train_split if split == "train" else settings.eval_split
         return read_rows(settings.source, name, settings.sources)
 
+    @property
+    def common_choices(self) -> tuple[str, ...] | None:
+        """The choices that every row has, in words; None where rows have their own, or none."""
+        return None
+
+    def prompted(self, text: str) -> Example:
+        """The example of a prompt that a person typed, as the model is to see it; its answer is not known."""
+        if self.common_choices is None:
+            return generation_example(self.name, text.rstrip())
+        return choice_example(self.name, text.rstrip(), self.common_choices, None)
+
     def row_faults(self, row: dict) -> list[str]:
         """What is missing from a row or of the wrong type."""
         return field_faults(row, self.fields)
