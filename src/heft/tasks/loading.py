@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from heft.errors import HeftError
 from heft.tasks.base import Example, Split, Task
-from heft.tasks.sources import fault_report
+from heft.tasks.table import faults_by_cause
 
 
 def examples_of(task: Task, split: Split) -> list[Example]:
@@ -24,9 +24,9 @@ def examples_of(task: Task, split: Split) -> list[Example]:
             except HeftError as error:
                 row_faults = [str(error)]
         if row_faults:
-            faults.append(f"{where}: {'; '.join(row_faults)}")
+            faults.append((where, "; ".join(row_faults)))
     if faults:
-        raise fault_report(f"{task.name}: {len(faults):,} of {row_count:,} {split} rows cannot be used:", faults)
+        raise faults_by_cause(f"{task.name}: {len(faults):,} of {row_count:,} {split} rows cannot be used:", faults)
     if not examples:
         raise HeftError(f"{task.name}: there are no {split} rows")
     settings = task.settings
