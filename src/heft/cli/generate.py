@@ -16,7 +16,6 @@ from heft.text.units import percent
 if TYPE_CHECKING:
     from heft.prediction.predict import Prediction
     from heft.prediction.prompts import Speaking
-    from heft.tasks import Task
 
 
 def generate(
@@ -35,7 +34,8 @@ def generate(
         bool, typer.Option("--text", help="Generate text, where the task has labels that would be answered with.")
     ] = False,
     stages: Annotated[
-        list[str], typer.Option(metavar="STAGE", help="A stage whose adapter is on, or base (default: all); repeatable.")
+        list[str],
+        typer.Option(metavar="STAGE", help="A stage whose adapter is on, or base (default: all)."),
     ] = [],  # noqa: B006 - typer wants a list
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens to generate (default: the task's own, or 64).")
@@ -61,7 +61,9 @@ def generate(
     if top_p == 0:
         raise HeftError("--top-p is 0, which leaves no token; give a share above 0, up to 1")
     if chat and (prompts or file is not None or chat_template is False):
-        raise HeftError("--chat takes turns from the terminal or a pipe: leave out prompts, --file, --no-chat-template")
+        raise HeftError(
+            "--chat takes turns from the terminal or a pipe: leave out prompts, --file and --no-chat-template"
+        )
     if file is not None and prompts:
         raise HeftError("give prompts, or --file; got both")
     from heft.evaluation.generation import Sampling

@@ -48,52 +48,47 @@ def generate_texts(
 ) -> list[str]:
     """Continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
 
-    They are greedy without `sampling`. `answer_end` is the token that answers were trained to end with (`Encoder.answer_end`); the tokenizer's EOS
-    token and those of the model's generation settings end an answer in any case.
+    They are greedy without `sampling`. `answer_end` is the token that answers were trained to end with
+    (`Encoder.answer_end`); the tokenizer's EOS token and those of the model's generation settings end an answer in any
+    case.
 
     Raises:
         HeftError: the model computes NaN or infinity.
     """
-    if sampling is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(sampling.seed)
-            return _continued(model, tokenizer, prompts, batch_size, max_new_tokens, stop, answer_end, on_batch, sampling)
-    return _continued(model, tokenizer, prompts, batch_size, max_new_tokens, stop, answer_end, on_batch)
-
-
-def _continued(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    batch_size: int,
-    max_new_tokens: int,
-    stop: Sequence[str],
-    answer_end: int | None,
-    on_batch: Callable[[int], None],
-    sampling: Sampling | None = None,
-) -> list[str]:
     options = {} if sampling is None else sampling.options
     texts = [""] * len(prompts)
     done = 0
-    for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
-        inputs = left_pad([prompts[i] for i in indices], tokenizer.pad_token_id, model.device)
-        inputs.pop("position_ids")  # generate counts them from the mask itself
-        watch = FiniteLogits()
-        settings = greedy(model, tokenizer, max_new_tokens, stop, answer_end, **options)
-        with settings as config, explain_singular_rotation(model):
-            output = model.generate(
-                **inputs,
-                generation_config=config,
-                logits_processor=LogitsProcessorList([watch]),
-                tokenizer=tokenizer if stop else None,
-            )
-        watch.require_finite()
-        new_tokens = output[:, inputs["input_ids"].shape[1] :]
-        for i, ids in zip(indices, new_tokens, strict=True):
-            texts[i] = until(text_of(tokenizer, ids, config.eos_token_id), stop)
-        done += len(indices)
-        on_batch(done)
+    with _seeded(sampling):
+        for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
+            inputs = left_pad([prompts[i] for i in indices], tokenizer.pad_token_id, model.device)
+            inputs.pop("position_ids")  # generate counts them from the mask itself
+            watch = FiniteLogits()
+            settings = greedy(model, tokenizer, max_new_tokens, stop, answer_end, **options)
+            with settings as config, explain_singular_rotation(model):
+                output = model.generate(
+                    **inputs,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([watch]),
+                    tokenizer=tokenizer if stop else None,
+                )
+            watch.require_finite()
+            new_tokens = output[:, inputs["input_ids"].shape[1] :]
+            for i, ids in zip(indices, new_tokens, strict=True):
+                texts[i] = until(text_of(tokenizer, ids, config.eos_token_id), stop)
+            done += len(indices)
+            on_batch(done)
     return texts
+
+
+@contextmanager
+def _seeded(sampling: Sampling | None) -> Iterator[None]:
+    """Around draws of tokens, which do not disturb the random numbers of what comes after."""
+    if sampling is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(sampling.seed)
+        yield
 
 
 @contextmanager

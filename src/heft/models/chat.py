@@ -61,9 +61,9 @@ class ChatTemplate:
         except Exception as error:  # a template is a program that came with the model, and may raise anything
             reason = str(error).strip().splitlines()[:1] or ["no message"]
             raise HeftError(
-                f"the chat template of this model's tokenizer cannot wrap these turns: {type(error).__name__}:"
+                f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
                 f" {reason[0]}. Fix chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
-                f" task.chat_template to false; the last one was {turns[-1]['content'][:80]!r}"
+                f" task.chat_template to false; the prompt was {turns[-1]['content'][:80]!r}"
             ) from error
 
     @property

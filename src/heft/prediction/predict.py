@@ -14,7 +14,7 @@ from heft.reft.layer import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.runtime.reporter import Reporter
 from heft.tasks import Task, task_for
-from heft.tasks.sources import Row, fault_report
+from heft.tasks.table import Row, faults_by_cause
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Predictions:
 
     rows: Sequence[Row]
     answers: list[Prediction | None]
-    faults: list[str]
+    faults: list[tuple[str, str]]
     metrics: Metrics | None
     unusable_answers: int
     prompts_cut: int
@@ -75,7 +75,7 @@ class Predictions:
             notes.append(f"{self.unusable_answers:,} rows have an answer that {self.task.name} does not know")
         if self.faults:
             notes.append(
-                str(fault_report(f"{len(self.faults):,} of {len(self.rows):,} rows were left out:", self.faults))
+                str(faults_by_cause(f"{len(self.faults):,} of {len(self.rows):,} rows were left out:", self.faults))
             )
         return notes
 
@@ -101,10 +101,10 @@ def predict_rows(
     questions = questions_of(rows, task, encode, limits_of(model))
     if questions.faults and not skip_bad_rows:
         heading = f"{len(questions.faults):,} of {len(rows):,} rows cannot be used, and nothing was predicted:"
-        report = fault_report(heading, questions.faults)
+        report = faults_by_cause(heading, questions.faults)
         raise HeftError(f"{report}\n--skip-bad-rows leaves their predictions empty")
     if not questions.usable:
-        raise fault_report(f"none of {len(rows):,} rows can be used:", questions.faults)
+        raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
     start = time.perf_counter()
     usable = questions.usable
     found = answer_examples(model, tokenizer, task, usable, answering.evaluation, reporter or Reporter(), "prediction")

@@ -1,6 +1,5 @@
 """Prompts that a person typed or has in a file, and a model's answers to them."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,12 @@ from heft.runtime.reporter import Reporter
 from heft.storage.reading import is_file, read_lines
 from heft.tasks import Task
 from heft.tasks.base import Example, generation_example
-from heft.tasks.sources import fault_report
-from heft.tasks.table import is_table, read_table
+from heft.tasks.table import faults_by_cause, read_table
+from heft.tasks.table.files import is_data_file
 from heft.text.listing import listed
 
 NEW_TOKENS = 64
 """Generated at most, where neither the task nor a person says."""
-_DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def refuse_file_names(prompts: Iterable[str], run: object) -> None:
                 f"{text!r} is a file, and a prompt was expected: give --file {text} for the prompts in it, or `heft"
                 f" predict {run} {text}` for a table of answers"
             )
-        if os.path.splitext(text)[1].lower() in _DATA and not any(map(str.isspace, text)):
+        if (is_data_file(text) or text.endswith(".txt")) and not any(map(str.isspace, text)):
             raise HeftError(
                 f"{text!r} looks like the name of a file, and there is none of that name here; a prompt was expected"
             )
@@ -127,7 +125,7 @@ def prompts_in(file: Path, task: Task | None, as_text: bool = False) -> list[Exa
     Raises:
         HeftError: the file cannot be read, has no prompts, or rows have neither.
     """
-    if not is_table(file):
+    if not is_data_file(file.name):
         if not is_file(file):
             raise HeftError(f"--file {file}: there is no such file")
         return typed(_lines(file), task, as_text)
@@ -135,10 +133,10 @@ def prompts_in(file: Path, task: Task | None, as_text: bool = False) -> list[Exa
     if task is not None and not task.question_faults(rows[0][1]):
         return _asked(rows, task, as_text)
     if "prompt" not in rows[0][1]:
-        fields = "" if task is None else f", or those that {task.name} asks with ({'; '.join(task.question_faults({}))})"
-        raise HeftError(
-            f"{file} has the columns {listed(list(map(str, rows[0][1])))}; expected a column prompt{fields}"
-        )
+        columns, fields = listed(list(map(str, rows[0][1]))), ""
+        if task is not None:
+            fields = f", or those that {task.name} asks with ({'; '.join(task.question_faults({}))})"
+        raise HeftError(f"{file} has the columns {columns}; expected a column prompt{fields}")
     return typed([str(row.get("prompt") or "") for _, row in rows], task, as_text)
 
 
@@ -151,11 +149,11 @@ def _asked(rows: Sequence[tuple[str, dict]], task: Task, as_text: bool) -> list[
         except HeftError as error:
             reasons = [str(error)]
         if reasons:
-            faults.append(f"{place}: {'; '.join(reasons)}")
+            faults.append((place, "; ".join(reasons)))
         else:
             examples.append(generation_example("prompt", example.prompt) if as_text else example)
     if faults:
-        raise fault_report(f"{len(faults):,} of {len(rows):,} rows cannot be asked:", faults)
+        raise faults_by_cause(f"{len(faults):,} of {len(rows):,} rows cannot be asked:", faults)
     return examples
 
 

@@ -8,7 +8,7 @@ from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.models.limits import BaseLimits
 from heft.tasks.base import Example, Task, without_answer
-from heft.tasks.sources import Row
+from heft.tasks.table import Row
 
 _UNKNOWN = (None, "", -1, "-1")
 """Values that stand for an answer that is not known, as test splits of published data sets have them."""
@@ -25,7 +25,7 @@ class Questions:
     """
 
     encoded: list[EncodedExample | None]
-    faults: list[str]
+    faults: list[tuple[str, str]]
     unusable_answers: int
 
     @property
@@ -67,7 +67,7 @@ def questions_of(rows: Sequence[Row], task: Task, encode: Encoder, limits: BaseL
     encoded = _each(encoded, computable, reasons)
     return Questions(
         encoded=[encoded.get(i) for i in range(len(rows))],
-        faults=[f"{rows[i][0]}: {reasons[i]}" for i in sorted(reasons)],
+        faults=[(rows[i][0], reasons[i]) for i in sorted(reasons)],
         unusable_answers=sum(
             not example.answered and _gives_an_answer(task, rows[i][1]) for i, example in asked.items()
         ),
