@@ -92,9 +92,7 @@ def test_a_table_with_the_tasks_columns_is_asked_as_the_task_asks(said, run, tmp
     for one, other in zip(found, expected, strict=True):
         assert one["probabilities"] == pytest.approx(dict(zip(other.labels, other.probabilities, strict=True)))
     file.write_text('{"question": "Where?"}\n')
-    with pytest.raises(
-        HeftError, match="has the columns question; expected a column prompt, or those that"
-    ):
+    with pytest.raises(HeftError, match="has the columns question; expected a column prompt, or those that"):
         said(file=file)
 
 

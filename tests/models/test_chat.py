@@ -4,7 +4,6 @@ import datetime as clock
 import json
 
 import pytest
-from pydantic import ValidationError
 from transformers.utils import chat_template_utils
 
 import heft
@@ -226,7 +225,7 @@ FILES = {"train_file": "t", "eval_file": "e"}
     ],
 )
 def test_settings_of_the_template_that_have_no_effect_or_no_sense_are_refused(settings, told):
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(HeftError, match=told):
         JsonlSettings(**FILES, **settings)
 
 

@@ -14,9 +14,9 @@ from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.files import evaluation_request, load_recipe
 from heft.recipe.recipe import EvaluationRequest, EvaluationSettings
-from heft.settings.base import suggest
 from heft.storage.reading import is_file
 from heft.tasks.base import TaskSettings
+from heft.text.listing import suggest
 
 BASE = "base"
 
