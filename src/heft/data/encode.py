@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from heft.edits.positions import Positions, longest_tail
 from heft.errors import HeftError
-from heft.models.chat import REFERENCE_DATE, ChatTemplate, Turns
+from heft.models.chat import REFERENCE_DATE, ChatTemplate
 from heft.tasks.base import Example, TaskSettings
 
 UNCUT_HEAD = 16
@@ -33,7 +33,8 @@ class EncodedExample:
         example: where it comes from.
         prompt: ids of the prompt, within the limit.
         choices: ids of each choice.
-        answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated.
+        answer: ids that are trained on after the prompt; ends with an EOS token if the answer is to be generated; none
+            where the answer is not known.
         cut: tokens that were taken out of the prompt to fit the limit.
         undated: the prompt with a fixed date, where a chat template writes today's into it; None elsewhere.
     """
@@ -114,15 +115,21 @@ class Encoder:
             )
         return encoded
 
-    def prompt(self, text: str | Turns) -> list[int]:
+    def prompt(self, text: str) -> list[int]:
         """Ids of a prompt, uncut, with what the tokenizer or the chat template puts around it.
-
-        With a chat template it may be several turns, (role, content) each.
 
         Raises:
             HeftError: the chat template is missing or at fault.
         """
-        return [*self._bos, *self._ids([self._templated(text)])[0]]
+        return [*self._bos, *self._ids([text if self.chat is None else self.chat.prompt(text)])[0]]
+
+    def conversation(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of the turns of a conversation, up to where the next answer begins; needs `chat_template`.
+
+        Raises:
+            HeftError: the chat template is missing or at fault.
+        """
+        return self._ids([self.chat.conversation(turns)])[0]
 
     @cached_property
     def chat(self) -> ChatTemplate | None:
@@ -142,22 +149,30 @@ class Encoder:
             return example.answer
         return self.chat.lead + (example.answer.lstrip() if example.turn is None else example.turn)
 
+    def _continuations(self, example: Example) -> list[str]:
+        """The texts that are tokenised behind the prompt: the choices, or the answer where it is known."""
+        if example.choices:
+            return self._choice_texts(example)
+        return [self.answer_text(example)] if example.answered else []
+
     def _choice_texts(self, example: Example) -> list[str]:
         if self.chat is None:
             return list(example.choices)
         return [self.chat.lead + choice.lstrip() for choice in example.choices]
 
     def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        starts = [self._templated(_turns_of(example)) for example in examples]
+        starts = [self._start(example, self.chat) for example in examples]
         prompts = self._ids(starts)
-        texts = [self._choice_texts(example) or [self.answer_text(example)] for example in examples]
+        texts = [self._continuations(example) for example in examples]
         whole = iter(self._ids([start + text for start, some in zip(starts, texts, strict=True) for text in some]))
         undated = self._undated(examples)
         encoded = []
         for i, example in enumerate(examples):
             after = tuple(self._behind(prompts[i], next(whole), text) for text in texts[i])
             choices = after if example.choices else ()
-            answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
+            answer = ()
+            if example.answered:
+                answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
             prompt, fixed = (*self._bos, *prompts[i]), undated and tuple(undated[i])
             encoded.append(EncodedExample(example, prompt, choices, answer, 0, fixed))
         self._require_room(encoded)
@@ -188,14 +203,18 @@ class Encoder:
         """Prompts with a fixed date, where the chat template writes one."""
         if self.chat is None or not self.chat.uses_date:
             return None
-        return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(_turns_of(example)) for example in examples])
+        fixed = replace(self.chat, date=REFERENCE_DATE)
+        return self._ids([self._start(example, fixed) for example in examples])
 
-    def _templated(self, prompt: str | Turns) -> str:
-        if self.chat is not None:
-            return self.chat.prompt(prompt)
-        if isinstance(prompt, str):
-            return prompt
-        raise HeftError("turns of a chat need task.chat_template: true")
+    def _start(self, example: Example, chat: ChatTemplate | None) -> str:
+        """All text before the answer, as the chat template writes it, if there is one."""
+        if chat is None:
+            if example.turns is not None:
+                raise HeftError("turns of a chat need task.chat_template: true")
+            return example.prompt
+        if example.turns is None:
+            return chat.prompt(example.prompt)
+        return chat.conversation([{"role": role, "content": content} for role, content in example.turns])
 
     def _behind(self, prompt: Sequence[int], whole: Sequence[int], text: str) -> tuple[int, ...]:
         """Ids of a text behind a prompt, from the ids of the prompt and of both together."""
@@ -242,7 +261,7 @@ def _longest_answer(row: EncodedExample) -> int:
 
 
 def _where(row: EncodedExample) -> str:
-    return row.example.place or repr(row.example.answer[:80])
+    return row.example.place or repr((row.example.answer or row.example.prompt)[:80])
 
 
 def uncut_head(positions: Sequence[Positions]) -> int:
@@ -259,10 +278,6 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | 
     mask_BT = _on_the_left([[1] * len(row) for row in rows], 0)
     batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
     return {key: value.to(device) for key, value in batch.items()}
-
-
-def _turns_of(example: Example) -> str | Turns:
-    return example.prompt if example.turns is None else example.turns
 
 
 def _on_the_left(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from pydantic import ValidationError
 
 from heft.errors import HeftError
 from heft.tasks import load_examples
@@ -140,5 +139,5 @@ def test_a_number_as_completion_is_its_text(settings_for, value, text):
 
 
 def test_rows_to_train_on_are_required():
-    with pytest.raises(ValidationError, match="train"):
+    with pytest.raises(HeftError, match="train"):
         RowsSettings(eval="t.jsonl")

@@ -7,7 +7,7 @@ from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, Split, Task, content_hash, generation_example
+from heft.tasks.base import Example, Split, Task, content_hash, generation_example, without_answer
 from heft.tasks.choices import check_options, options_example, question_cloze
 from heft.tasks.rows.chats import chat_examples, turns_of
 from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
@@ -67,30 +67,39 @@ class Rows(Task):
                 made = self._templated(row)
         return [self._with_system(made)]
 
-    def unanswered(self, row: dict) -> Example:
-        """The example of a row that needs no answer, to predict one; `answer` and `gold` mean nothing.
+    @property
+    def common_choices(self) -> tuple[str, ...] | None:
+        return None if self.labels is None else tuple(self.labels)
 
-        Raises:
-            HeftError: what the prompt is made of is missing.
-        """
+    def prompted(self, text: str) -> Example:
+        return self._with_system(super().prompted(text))
+
+    def question_faults(self, row: dict) -> list[str]:
+        return self.row_faults(row)
+
+    def question(self, row: dict) -> Example:
+        return without_answer(self._with_any_answer(row))
+
+    def _with_any_answer(self, row: dict) -> Example:
+        """The example of a row whose answer is not looked at."""
         settings = self.settings
         match kind_of_row(row, settings):
             case Kind.CHAT:
-                turns = _turns(row, settings)
+                turns = _turns(row, settings, answered=False)
                 turns = turns[:-1] if turns[-1][0] == "assistant" else turns
                 return chat_examples(self.name, [*turns, ("assistant", "?")], settings.system, "last")[0]
             case Kind.TEMPLATE if self.labels is not None and not self._choice_columns(row):
-                return self._with_system(self._labelled(row, self.labels[0]))
+                return self._labelled(row, self.labels[0])
             case Kind.TEMPLATE:
-                return self.example({**row, settings.answer: self._stand_in(row)})
+                return self.example({**row, settings.answer: self._any_answer(row)})
             case Kind.QUESTION:
                 return self.example({**row, "answer": 0})
             case Kind.ALPACA:
-                return self.example({"output": "?", **row})
+                return self.example({**row, "output": "?"})
             case _:
                 return self.example({**row, "completion": "?"})
 
-    def _stand_in(self, row: dict) -> str | int:
+    def _any_answer(self, row: dict) -> str | int:
         """An answer that a row could have."""
         columns, names = self._choice_columns(row), self.settings.label_names
         if isinstance(names, dict):
@@ -202,13 +211,14 @@ class Rows(Task):
         return self._completion(prompt, text_of_column(row, settings.answer))
 
     def _labelled(self, row: dict, label: str) -> Example:
+        """The example of a row that has this label."""
         if label not in self.labels:
             raise HeftError(
                 f"{self.settings.answer} must be one of the {len(self.labels)} labels"
                 f" {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}; got {label!r}"
             )
         prompt = Template(self.settings.prompt).fill(row)
-        return self._chosen(prompt, prompt, self.labels, self.labels.index(label))
+        return self._with_system(self._chosen(prompt, prompt, self.labels, self.labels.index(label)))
 
     def _question(self, row: dict) -> Example:
         question = text_of_column(row, "question").strip()
@@ -249,7 +259,7 @@ class Rows(Task):
         return chat_examples(self.name, turns, system, "last")[0]
 
     def _with_system(self, example: Example) -> Example:
-        if self.settings.system is None:
+        if self.settings.system is None or example.turns is not None:
             return example
         return replace(example, turns=(("system", self.settings.system), ("user", example.prompt)))
 
@@ -261,11 +271,11 @@ def _value(settings: RowsSettings, row: dict) -> Any:
     return named(settings, row[settings.answer])
 
 
-def _turns(row: dict, settings: RowsSettings) -> list[tuple[str, str]]:
-    """The turns of a chat; prompts and completions of messages are joined."""
+def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[tuple[str, str]]:
+    """The turns of a chat; prompts and completions of messages are joined, if there is to be an answer."""
     column = chat_column(row, settings)
     if column is None:
-        both = [row.get("prompt"), row.get("completion")]
+        both = [row.get("prompt"), row.get("completion") if answered else []]
         if not all(isinstance(part, list) for part in both):
             raise HeftError("prompt and completion must both be lists of messages, or both text")
         turns = turns_of(both[0] + both[1], "prompt and completion")
