@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import ClassVar, Literal
 
@@ -54,6 +54,10 @@ class Example:
     """What the choices stand for, where they are names such as letters; None where they are the options themselves."""
     turn: str | None = None
     """The answer as a chat turn, where whitespace at its beginning is part of it; None: the answer without any."""
+    turns: tuple[tuple[str, str], ...] | None = None
+    """What a chat has before the answer, (role, content) each; None: the prompt, as a user's turn."""
+    place: str | None = field(default=None, compare=False)
+    """Where its row stands, such as `tickets.csv:12`; None where it is of no file."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -226,12 +230,12 @@ class Task(ABC):
     settings_type: ClassVar[type[TaskSettings]]
     generates: ClassVar[bool] = False
     """Whether every answer is generated, so that no example has choices."""
+    answers_are_texts: ClassVar[bool] = False
+    """Whether a generated answer is compared as the text that it is, so that it can be like the reference in part."""
     fields: ClassVar[Mapping[str, type]] = {}
     """The fields that a row must have, and their types."""
     answer_field: str | None = None
     """The field that holds the right answer, which a row to predict on need not have; None: no field alone does."""
-    extracts: ClassVar[bool] = False
-    """Whether the final answer is only a part of a generated text."""
     stop: tuple[str, ...] = ()
     """Where a generated answer ends; never part of it."""
 
@@ -288,6 +292,18 @@ class Task(ABC):
     def question(self, row: dict) -> Example:
         """The example of a row without looking at its answer, which need not be there; otherwise as `example`."""
         return without_answer(self.example({name: row[name] for name in row if name != self.answer_field}))
+
+    def examples(self, row: dict) -> Sequence[Example]:
+        """All examples of one row, as `example`: one, unless the task makes more of it."""
+        return [self.example(row)]
+
+    def resolved(self) -> TaskSettings:
+        """The settings with what the training rows decide written out, as a run keeps them.
+
+        Raises:
+            HeftError: the training rows cannot be read.
+        """
+        return self.settings
 
     def prediction(self, text: str) -> str | None:
         """The final answer in a generated text, in the form that is compared; None where there is none."""

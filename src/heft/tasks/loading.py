@@ -20,7 +20,7 @@ def examples_of(task: Task, split: Split) -> list[Example]:
         row_faults = task.row_faults(row)
         if not row_faults:
             try:
-                examples.append(task.example(row))
+                examples += [replace(example, place=where) for example in task.examples(row)]
             except HeftError as error:
                 row_faults = [str(error)]
         if row_faults:
