@@ -123,5 +123,5 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_loaded(run, ta
 def test_a_column_that_is_there_already_is_told(run, table, expected, tmp_path):
     again = tmp_path / "again.jsonl"
     again.write_text("".join(json.dumps(row) + "\n" for row in expected))
-    with pytest.raises(HeftError, match="the rows have a column prediction, probability, probability_no and 1 more"):
+    with pytest.raises(HeftError, match="the rows have a column prediction already"):
         predict(run[0], str(again), output=tmp_path / "made.csv")

@@ -116,11 +116,11 @@ def _as_json(prompt: str, answer: "Prediction") -> dict:
 
 def _converse(speaking: "Speaking") -> None:
     """Turn by turn, until the input ends."""
-    turns: list[dict[str, str]] = []
+    turns: list[tuple[str, str]] = []
     for line in _turns():
-        turns.append({"role": "user", "content": line})
+        turns.append(("user", line))
         answer = speaking.reply(turns)
-        turns.append({"role": "assistant", "content": answer})
+        turns.append(("assistant", answer))
         typer.echo(escape_controls(answer.strip()))
 
 

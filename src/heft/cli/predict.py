@@ -47,7 +47,7 @@ def predict(
     """
     from heft.cli.show import ConsoleReporter, PlainConsole
     from heft.prediction.opening import opening
-    from heft.prediction.output import output_rows, require_place, write_rows
+    from heft.prediction.output import output_rows, require_free_columns, require_place, write_rows
     from heft.tasks.table import read_table
 
     if output is not None:
@@ -55,6 +55,7 @@ def predict(
     given = override if batch_size is None else [*override, f"evaluation.batch_size={batch_size}"]
     found = opening(model, stages, given, base, trust_remote_code)
     table = read_table(rows, split=split)
+    require_free_columns(table)
     from heft.models.load import quiet
     from heft.prediction.predict import predict_rows
 

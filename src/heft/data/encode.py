@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from heft.edits.positions import Positions, longest_tail
 from heft.errors import HeftError
-from heft.models.chat import REFERENCE_DATE, ChatTemplate
+from heft.models.chat import REFERENCE_DATE, ChatTemplate, Turns
 from heft.tasks.base import Example, TaskSettings
 
 UNCUT_HEAD = 16
@@ -115,21 +115,15 @@ class Encoder:
             )
         return encoded
 
-    def prompt(self, text: str) -> list[int]:
+    def prompt(self, text: str | Turns) -> list[int]:
         """Ids of a prompt, uncut, with what the tokenizer or the chat template puts around it.
 
-        Raises:
-            HeftError: the chat template is missing or at fault.
-        """
-        return [*self._bos, *self._ids([text if self.chat is None else self.chat.prompt(text)])[0]]
-
-    def conversation(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of the turns of a conversation, up to where the next answer begins; needs `chat_template`.
+        With a chat template it may be several turns, (role, content) each.
 
         Raises:
             HeftError: the chat template is missing or at fault.
         """
-        return self._ids([self.chat.conversation(turns)])[0]
+        return [*self._bos, *self._ids([self._templated(text)])[0]]
 
     @cached_property
     def chat(self) -> ChatTemplate | None:
@@ -161,7 +155,7 @@ class Encoder:
         return [self.chat.lead + choice.lstrip() for choice in example.choices]
 
     def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        starts = [self._start(example, self.chat) for example in examples]
+        starts = [self._templated(_turns_of(example)) for example in examples]
         prompts = self._ids(starts)
         texts = [self._continuations(example) for example in examples]
         whole = iter(self._ids([start + text for start, some in zip(starts, texts, strict=True) for text in some]))
@@ -203,18 +197,14 @@ class Encoder:
         """Prompts with a fixed date, where the chat template writes one."""
         if self.chat is None or not self.chat.uses_date:
             return None
-        fixed = replace(self.chat, date=REFERENCE_DATE)
-        return self._ids([self._start(example, fixed) for example in examples])
+        return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(_turns_of(example)) for example in examples])
 
-    def _start(self, example: Example, chat: ChatTemplate | None) -> str:
-        """All text before the answer, as the chat template writes it, if there is one."""
-        if chat is None:
-            if example.turns is not None:
-                raise HeftError("turns of a chat need task.chat_template: true")
-            return example.prompt
-        if example.turns is None:
-            return chat.prompt(example.prompt)
-        return chat.conversation([{"role": role, "content": content} for role, content in example.turns])
+    def _templated(self, prompt: str | Turns) -> str:
+        if self.chat is not None:
+            return self.chat.prompt(prompt)
+        if isinstance(prompt, str):
+            return prompt
+        raise HeftError("turns of a chat need task.chat_template: true")
 
     def _behind(self, prompt: Sequence[int], whole: Sequence[int], text: str) -> tuple[int, ...]:
         """Ids of a text behind a prompt, from the ids of the prompt and of both together."""
@@ -261,7 +251,7 @@ def _longest_answer(row: EncodedExample) -> int:
 
 
 def _where(row: EncodedExample) -> str:
-    return row.example.place or repr((row.example.answer or row.example.prompt)[:80])
+    return row.example.place or repr(row.example.answer[:80])
 
 
 def uncut_head(positions: Sequence[Positions]) -> int:
@@ -278,6 +268,10 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | 
     mask_BT = _on_the_left([[1] * len(row) for row in rows], 0)
     batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
     return {key: value.to(device) for key, value in batch.items()}
+
+
+def _turns_of(example: Example) -> str | Turns:
+    return example.prompt if example.turns is None else example.turns
 
 
 def _on_the_left(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -17,6 +17,8 @@ from transformers.utils import chat_template_utils
 
 from heft.errors import HeftError
 
+Turns = Sequence[tuple[str, str]]
+"""Turns of a chat: the role (system, user, assistant) and the content of each."""
 REFERENCE_DATE = "2000-01-01"
 """The date with which prompts are fingerprinted, so that runs of different days still pair."""
 _QUESTION, _ANSWER = "heftquestion", "heftanswer"
@@ -37,16 +39,12 @@ class ChatTemplate:
     args: Mapping[str, object] = field(default_factory=dict)
     date: str | None = None
 
-    def prompt(self, text: str) -> str:
-        """A prompt as a user's turn, up to where the answer begins.
+    def prompt(self, turns: str | Turns) -> str:
+        """A prompt as a user's turn, or several turns (role, content), up to where the answer begins.
 
         Raises:
             HeftError: there is no template, it does not take an argument, or it fails.
         """
-        return self.conversation([{"role": "user", "content": text}])
-
-    def conversation(self, turns: Sequence[Mapping[str, str]]) -> str:
-        """Turns (`role`: system, user or assistant, and `content`), up to where the next answer begins; as `prompt`."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise HeftError(
                 "task.chat_template is true, but this model's tokenizer has no chat template; set it to false"
@@ -57,15 +55,15 @@ class ChatTemplate:
                 f" {', '.join(map(repr, self._unknown_args))}; remove it, or use a name that is in the template"
             )
         try:
-            return self._render(list(turns), add_generation_prompt=True)
+            return self._render(_messages(turns), add_generation_prompt=True)
         except Exception as error:  # a template is a program that came with the model, and may raise anything
             reason = str(error).strip().splitlines()[:1] or ["no message"]
-            roles = [turn["role"] for turn in turns]
-            what = "a user's turn" if roles == ["user"] else f"turns of {', '.join(roles)}"
+            what = "a user's turn" if isinstance(turns, str) else f"the turns {', '.join(role for role, _ in turns)}"
+            text = turns if isinstance(turns, str) else turns[-1][1]
             raise HeftError(
                 f"the chat template of this model's tokenizer cannot wrap {what}: {type(error).__name__}:"
                 f" {reason[0]}. Fix chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
-                f" task.chat_template to false; the prompt was {turns[-1]['content'][:80]!r}"
+                f" task.chat_template to false; the prompt was {text[:80]!r}"
             ) from error
 
     @property
@@ -114,11 +112,16 @@ class ChatTemplate:
         lead = start.removeprefix(before) if found and start.startswith(before) else ""
         return (lead if lead.isspace() else ""), (behind if found else "")
 
-    def _render(self, turns: list[Mapping[str, str]], add_generation_prompt: bool) -> str:
+    def _render(self, turns: list[dict], add_generation_prompt: bool) -> str:
         with _today_is(self.date):
             return self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.args
             )
+
+
+def _messages(turns: str | Turns) -> list[dict]:
+    turns = [("user", turns)] if isinstance(turns, str) else turns
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def today() -> str:

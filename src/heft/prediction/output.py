@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,10 +11,9 @@ from heft.errors import HeftError
 from heft.prediction.predict import Prediction, Predictions
 from heft.storage.atomic import atomic_path, atomic_write, readable_os_errors
 from heft.storage.reading import is_dir, nearest_existing
+from heft.tasks.table import Row
 from heft.text.escape import escape_controls
 from heft.text.listing import first_of
-
-_OWN = ("prediction", "probability", "probabilities", "text")
 
 
 def output_rows(predictions: Predictions) -> list[dict[str, Any]]:
@@ -29,9 +28,7 @@ def output_rows(predictions: Predictions) -> list[dict[str, Any]]:
         HeftError: the rows have such a column already.
     """
     columns = _columns(predictions)
-    taken = sorted({name for _, row in predictions.rows for name in row} & columns.keys())
-    if taken:
-        raise HeftError(f"the rows have a column {first_of(taken, 3)} already; rename it, or leave it out")
+    require_free_columns(predictions.rows, columns)
     return [
         {**row, **{name: None if answer is None else value(answer) for name, value in columns.items()}}
         for (_, row), answer in zip(predictions.rows, predictions.answers, strict=True)
@@ -50,9 +47,20 @@ def _columns(predictions: Predictions) -> dict[str, Callable[[Prediction], Any]]
                 columns[f"probability_{label}"] = lambda found, place=place: found.probabilities[place]
         else:
             columns["probabilities"] = lambda found: dict(zip(found.labels, found.probabilities, strict=True))
-    elif predictions.task.extracts:
+    elif not predictions.task.answers_are_texts:
         columns["text"] = lambda found: found.text
     return columns
+
+
+def require_free_columns(rows: Sequence[Row], columns: Iterable[str] = ("prediction",)) -> None:
+    """Require that rows have none of the columns that predictions are to have.
+
+    Raises:
+        HeftError: they have.
+    """
+    taken = sorted({name for _, row in rows for name in row} & set(columns))
+    if taken:
+        raise HeftError(f"the rows have a column {first_of(taken, 3)} already; rename it, or leave it out")
 
 
 def require_place(output: Path, source: str | Path | None = None) -> None:

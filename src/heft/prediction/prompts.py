@@ -59,13 +59,14 @@ class Speaking:
                 self.model, self.tokenizer, self.task, encoded, self.evaluation, Reporter(), "prompts"
             )
             return [prediction_of(self.task, each, answer) for each, answer in zip(encoded, found, strict=True)]
-        return [Prediction(text, text=text) for text in self._texts([self.encode.prompt(e.prompt) for e in examples])]
+        texts = self._texts([row.prompt for row in self.encode(examples)])
+        return [Prediction(text, text=text) for text in texts]
 
-    def reply(self, turns: Sequence[dict[str, str]]) -> str:
-        """The next turn of a conversation; raises as `answers` does."""
-        return self._texts([self.encode.conversation(turns)])[0]
+    def reply(self, turns: Sequence[tuple[str, str]]) -> str:
+        """The next turn of a conversation, of roles and contents so far; raises as `answers` does."""
+        return self._texts([self.encode.prompt(turns)])[0]
 
-    def _texts(self, prompts: Sequence[list[int]]) -> list[str]:
+    def _texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         most = self.max_new_tokens or (self.task and self.task.max_new_tokens) or NEW_TOKENS
         limits = limits_of(self.model)
         for ids in prompts:

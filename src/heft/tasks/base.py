@@ -236,8 +236,6 @@ class Task(ABC):
     """The fields that a row must have, and their types."""
     answer_field: str | None = None
     """The field that holds the right answer, which a row to predict on need not have; None: no field alone does."""
-    extracts: ClassVar[bool] = False
-    """Whether the final answer is only a part of a generated text."""
     stop: tuple[str, ...] = ()
     """Where a generated answer ends; never part of it."""
 

@@ -68,11 +68,27 @@ class Rows(Task):
         return [self._with_system(made)]
 
     @property
+    def answer_field(self) -> str | None:
+        return self.settings.answer
+
+    @property
     def common_choices(self) -> tuple[str, ...] | None:
         return None if self.labels is None else tuple(self.labels)
 
     def prompted(self, text: str) -> Example:
-        return self._with_system(super().prompted(text))
+        """A prompt as it stands; where the template has one column and the text does not fit it, as that column."""
+        if self.settings.prompt is None:
+            return self._with_system(generation_example(self.name, text.rstrip()))
+        template = Template(self.settings.prompt)
+        row = {template.columns[0]: text}
+        if len(set(template.columns)) == 1 and not template.fits(text) and not self.question_faults(row):
+            try:
+                return self.question(row)
+            except HeftError:
+                pass  # the row needs more than the prompt's column, such as its choices
+        if self.labels is None:
+            return self._with_system(generation_example(self.name, text.rstrip()))
+        return self._with_system(without_answer(self._chosen(text, text, self.labels, 0)))
 
     def question_faults(self, row: dict) -> list[str]:
         return self.row_faults(row)

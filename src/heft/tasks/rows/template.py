@@ -32,6 +32,12 @@ class Template:
         """The columns that it names, in order."""
         return [name for _, name in self._parts if name is not None]
 
+    def fits(self, text: str) -> bool:
+        """Whether a text has the parts of the template around its columns, so that it can have been filled already."""
+        literals = [literal.strip() for literal, _ in self._parts if literal.strip()]
+        start = self._parts[0][0].strip()
+        return bool(literals) and text.strip().startswith(start) and all(literal in text for literal in literals)
+
     def fill(self, row: dict) -> str:
         """The text with a row's values.
 
