@@ -16,6 +16,7 @@ from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
 from heft.tasks.table import Row, read_table
+from heft.text.folding import folded
 
 
 class Rows(Task):
@@ -192,7 +193,7 @@ class Rows(Task):
             return None
         question, options, answer = made[0].asked
         label = answer.strip() if self.labels is not None else None
-        return content_hash(" ".join(question.split()), () if self.labels else sorted(options)), label
+        return content_hash(folded(question), () if self.labels else sorted(map(folded, options))), label
 
     def _require_usable(self, rows: Sequence[Row], split: Split) -> None:
         settings = self.settings
