@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 import heft
@@ -49,7 +48,7 @@ def recipe(folder, tmp_path, *settings, stages=None):
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: t\nmodel: {{name: '{folder}', device: cpu}}\n"
-        f"task: {{name: jsonl, train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'}}}\n"
+        f"task: {{name: rows, train: {tmp_path / 'train.jsonl'}, eval: {tmp_path / 'eval.jsonl'}}}\n"
         f"stages: {stages}\n"
     )
     return load_recipe(path, settings, output=str(tmp_path / "run"))
@@ -135,7 +134,7 @@ def test_a_text_that_is_no_single_token_or_has_no_embedding_is_named():
 
 
 def test_new_tokens_are_refused_with_a_start_that_changes_the_base():
-    with pytest.raises(ValidationError, match="trainable_tokens cannot be trained with init: pissa"):
+    with pytest.raises(HeftError, match="trainable_tokens cannot be trained with init: pissa"):
         LoraStage(method="lora", init="pissa", trainable_tokens=["<a>"])
 
 

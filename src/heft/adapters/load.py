@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heft.adapters.directory import Loaded, open_adapters
 from heft.adapters.loaded import prepare
 from heft.adapters.manifest import base_settings, read_manifest
+from heft.adapters.places import adapter_directory
 from heft.errors import HeftError
 from heft.models.chat import ChatTemplate
 from heft.models.endings import end_tokens
@@ -30,7 +31,7 @@ def load(
     """The adapted model and its tokenizer, equal to the bit to what was trained.
 
     Args:
-        directory: an adapter directory, such as `runs/quickstart/adapter`.
+        directory: of a run, such as `runs/quickstart`, or its adapter directory.
         model: the base model, if it is loaded already; None loads the one that the directory names.
         device: "cpu", "cuda" or "mps"; None takes the recipe's.
         trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
@@ -47,10 +48,11 @@ def load(
         HeftError: the directory cannot be read, asks to run a model's code without leave, the base is not the one
             that the adapters were trained on, or `trainable` names what is not there.
     """
+    directory = adapter_directory(directory)
     if model is None:
         loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
     else:
-        settings, tokenizer = _with_tokenizer(Path(directory), model, trust_remote_code, base, tokenizer)
+        settings, tokenizer = _with_tokenizer(directory, model, trust_remote_code, base, tokenizer)
         loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
     _end_as_trained(loaded)
     return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer

@@ -1,6 +1,5 @@
 """`heft eval`: an adapter or a base model on a task."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="An adapter directory, or a base model as in a recipe's model.name.")
+        str, typer.Argument(metavar="MODEL", help="A run, its adapter directory, or a base model as in model.name.")
     ],
     task: Annotated[str | None, typer.Option(help="Task to evaluate on (default: the adapter's own).")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
@@ -32,11 +31,13 @@ def evaluate(
     base: Base = None,
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
+    from heft.adapters.places import adapter_directory, is_run_or_adapter
     from heft.cli.show import ConsoleReporter
     from heft.recipe.files import evaluation_request
     from heft.tasks import TASKS
 
-    is_adapter = os.path.isfile(Path(model) / "heft.json")
+    is_adapter = is_run_or_adapter(model)
+    model = str(adapter_directory(model)) if is_adapter else model
     values = _values(model, is_adapter, task, override, trust_remote_code, base)
     if split is not None:
         name = values["task"].get("name")
@@ -87,10 +88,12 @@ def _values(
         own_task = manifest.task if task in (None, manifest.task.get("name")) else {"name": task}
         return {"task": dict(own_task), "evaluation": dict(manifest.evaluation), "model": found.model_dump()}
     if base is not None:
-        raise HeftError(f"--base {base} goes with an adapter directory, and {model} is not one: give the base itself")
+        raise HeftError(
+            f"--base {base} goes with a run or an adapter directory, and {model} is neither: give the base itself"
+        )
     if task is None:
         expected = f"give one with --task: {', '.join(TASKS)}"
-        raise HeftError(f"{model} is not an adapter directory, so it has no task of its own; {expected}")
+        raise HeftError(f"{model} is neither a run nor an adapter directory, so it has no task of its own; {expected}")
     trust = {"trust_remote_code": True} if trust_remote_code else {}
     return {"task": {"name": task}, "evaluation": {}, "model": {"name": model, **trust}}
 

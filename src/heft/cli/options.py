@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, a YAML file.")]
-AdapterDirectory = Annotated[
-    Path, typer.Argument(metavar="ADAPTER", help="An adapter directory, such as runs/quickstart/adapter.")
+RunOrAdapter = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run, such as runs/quickstart, or its adapter directory.")
 ]
 Overrides = Annotated[
     list[str],

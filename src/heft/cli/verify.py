@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from heft.cli.options import AdapterDirectory, AsJson, Base, TrustRemoteCode
+from heft.cli.options import AsJson, Base, RunOrAdapter, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.escape import escape_controls
 
@@ -13,7 +13,7 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def verify(
-    adapter: AdapterDirectory,
+    adapter: RunOrAdapter,
     rows: Annotated[int, typer.Option(help="Rows of the adapter's task to compare on, at least 2.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps (default: as in the recipe).")] = None,
     as_json: AsJson = False,

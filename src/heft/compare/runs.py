@@ -1,10 +1,10 @@
 """Run directories, read back strictly and without torch."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from heft.adapters.places import run_directory
 from heft.compare.schemas import ManifestFile, RecipeFile
 from heft.errors import HeftError
 from heft.results.metrics import measure
@@ -70,18 +70,12 @@ class RunFiles:
 
 
 def read_run(path: Path) -> RunFiles:
-    """Read a run directory.
+    """Read a run, given its directory or its adapter directory.
 
     Raises:
         HeftError: it is not a run directory, is of another version of heft, or a file in it is missing or broken.
     """
-    path = Path(path)
-    if not os.path.exists(path):  # unlike Path.exists, of any text
-        raise HeftError(f"{path} does not exist; give the directory of a run or of a study")
-    if not is_file(path / "manifest.json"):
-        raise HeftError(
-            f"{path} is not a run directory: it has no manifest.json; give one that heft train or a study wrote"
-        )
+    path = run_directory(path)
     manifest = read_json(path / "manifest.json")
     require_format(path, manifest, RUN_FORMAT)
     checked(path / "manifest.json", manifest, ManifestFile)

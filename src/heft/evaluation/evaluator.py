@@ -1,5 +1,6 @@
 """Evaluate a model on a task: records of every example, and figures from them."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,15 +86,56 @@ def evaluate_examples(
         HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
+    answers = answer_examples(model, tokenizer, task, examples, settings, reporter, what)
+    records = [
+        answer_record(task, example, answer, tokenizer) for example, answer in zip(examples, answers, strict=True)
+    ]
+    cut = sum(example.cut > 0 for example in examples)
+    return Evaluation(records, measure(records), time.perf_counter() - start, cut)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers, whether or not the right answer is known.
+
+    Attributes:
+        log_likelihoods: ln p of each choice as they are compared (normalised or not); empty where it is generated.
+        text: the generated text; None for choices.
+    """
+
+    log_likelihoods: tuple[float, ...] = ()
+    text: str | None = None
+
+    @property
+    def choice(self) -> int:
+        """Index of the likeliest choice, the first of equal ones."""
+        return max(range(len(self.log_likelihoods)), key=self.log_likelihoods.__getitem__)
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Of each choice: softmax of `log_likelihoods`, so the choices' probabilities add up to 1."""
+        largest = max(self.log_likelihoods)
+        weights = [math.exp(value - largest) for value in self.log_likelihoods]
+        return [weight / sum(weights) for weight in weights]
+
+
+def answer_examples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    examples: Sequence[EncodedExample],
+    settings: EvaluationSettings,
+    reporter: Reporter,
+    what: str,
+) -> list[Answer]:
+    """The model's answer to every example, in their order; arguments and errors as for `evaluate_examples`."""
     answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
 
     def on_halved(batch_size: int) -> None:
         reporter.note(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
-    records = in_smaller_batches(answers.records, settings.batch_size, on_halved, no_room)
-    cut = sum(example.cut > 0 for example in examples)
-    return Evaluation(records, measure(records), time.perf_counter() - start, cut)
+    return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)
 
 
 @dataclass(frozen=True)
@@ -108,12 +150,12 @@ class _Answers:
     reporter: Reporter
     what: str
 
-    def records(self, batch_size: int) -> list[Record]:
-        """The record of every example, from batches of at most this size."""
+    def all(self, batch_size: int) -> list[Answer]:
+        """The answer to every example, from batches of at most this size."""
         with self.reporter.progress(self.what, len(self.examples)), explain_singular_rotation(self.model):
             return self._scored(batch_size) if self.examples[0].choices else self._generated(batch_size)
 
-    def _scored(self, batch_size: int) -> list[Record]:
+    def _scored(self, batch_size: int) -> list[Answer]:
         longest = max(len(e.prompt) + max(map(len, e.choices)) for e in self.examples)
         pad_id = self.tokenizer.pad_token_id
         equal_lengths = padding_matters(self.model, pad_id, longest)
@@ -131,9 +173,10 @@ class _Answers:
             on_batch=self._on_batch,
         )
         require_finite(self.examples, scores)
-        return [choice_record(e, s, self.settings.normalize) for e, s in zip(self.examples, scores, strict=True)]
+        normalize = self.settings.normalize
+        return [Answer(compared(e, s, normalize)) for e, s in zip(self.examples, scores, strict=True)]
 
-    def _generated(self, batch_size: int) -> list[Record]:
+    def _generated(self, batch_size: int) -> list[Answer]:
         longest = max(len(example.prompt) for example in self.examples) + self.task.max_new_tokens
         texts = generate_texts(
             self.model,
@@ -145,39 +188,49 @@ class _Answers:
             answer_end=Encoder.of(self.tokenizer, self.task.settings).answer_end,
             on_batch=self._on_batch,
         )
-        return [
-            Record(
-                id=encoded.example.id,
-                gold=encoded.example.target,
-                prediction=self.task.prediction(text),
-                correct=is_right(self.task, encoded, text, self.tokenizer),
-                group=encoded.example.group,
-                text=text,
-                prompt=encoded.fingerprint,
-            )
-            for encoded, text in zip(self.examples, texts, strict=True)
-        ]
+        return [Answer(text=text) for text in texts]
 
     def _on_batch(self, done: int) -> None:
         self.reporter.step(self.what, done, len(self.examples))
 
 
+def answer_record(task: Task, encoded: EncodedExample, answer: Answer, tokenizer: PreTrainedTokenizerBase) -> Record:
+    """The record of an example whose right answer is known."""
+    if answer.text is None:
+        return _choice_record(encoded, answer)
+    return Record(
+        id=encoded.example.id,
+        gold=encoded.example.target,
+        prediction=task.prediction(answer.text),
+        correct=is_right(task, encoded, answer.text, tokenizer),
+        group=encoded.example.group,
+        text=answer.text,
+        prompt=encoded.fingerprint,
+    )
+
+
 def choice_record(encoded: EncodedExample, scores: list[float], normalize: str) -> Record:
     """The record of an example from the log-likelihood of each of its choices; `normalize` as in a recipe."""
-    example = encoded.example
+    return _choice_record(encoded, Answer(compared(encoded, scores, normalize)))
+
+
+def _choice_record(encoded: EncodedExample, answer: Answer) -> Record:
+    return Record(
+        id=encoded.example.id,
+        gold=encoded.example.gold,
+        prediction=answer.choice,
+        correct=answer.choice == encoded.example.gold,
+        log_likelihoods=answer.log_likelihoods,
+        group=encoded.example.group,
+        prompt=encoded.fingerprint,
+    )
+
+
+def compared(encoded: EncodedExample, scores: Sequence[float], normalize: str) -> tuple[float, ...]:
+    """The log-likelihoods of an example's choices as they are compared; `normalize` as in a recipe."""
     lengths = {
         "none": [1] * len(scores),
         "tokens": [len(ids) for ids in encoded.choices],
-        "bytes": [len(text.encode()) for text in example.choices],
+        "bytes": [len(text.encode()) for text in encoded.example.choices],
     }[normalize]
-    compared = [score / length for score, length in zip(scores, lengths, strict=True)]
-    prediction = max(range(len(compared)), key=compared.__getitem__)
-    return Record(
-        id=example.id,
-        gold=example.gold,
-        prediction=prediction,
-        correct=prediction == example.gold,
-        log_likelihoods=tuple(compared),
-        group=example.group,
-        prompt=encoded.fingerprint,
-    )
+    return tuple(score / length for score, length in zip(scores, lengths, strict=True))

@@ -1,11 +1,13 @@
 """Recipes as files: a strict read that reports every fault with its line, and a write of the resolved recipe."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
+from heft.tasks.table import locate
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
@@ -20,9 +22,37 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    document = read_document(Path(path), Recipe, "recipe", "recipes/quickstart.yaml")
+    document = read_recipe_document(Path(path))
     apply_overrides(document, overrides, output)
     return validate(document, Recipe)
+
+
+def read_recipe_document(path: Path, source: int = 0) -> Document:
+    """Read a recipe's file; paths of rows in it count from its folder, and are absolute in what is read.
+
+    Those of overrides count from the working directory, as a person types them there.
+
+    Raises:
+        HeftError: the file cannot be read.
+    """
+    document = read_document(path, Recipe, "recipe", "recipes/quickstart.yaml", source)
+    task = document.data.get("task") if isinstance(document.data, dict) else None
+    if isinstance(task, dict):
+        located = with_paths_from(task, path.parent)
+        task.update(located)
+    return document
+
+
+def with_paths_from(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a task whose paths of rows count from a folder, with absolute ones."""
+    if task.get("name") != "rows":
+        return task
+    return task | {key: _located(task[key], folder) for key in ("train", "eval") if isinstance(task.get(key), str)}
+
+
+def _located(source: str, folder: Path) -> str:
+    path = locate(source, folder) if source else None
+    return source if path is None else Path(os.path.abspath(path)).as_posix()
 
 
 def evaluation_request(

@@ -43,6 +43,7 @@ class ArcEasy(Task):
 
     settings_type = ArcEasySettings
     fields = {"question": str, "choices": dict, "answerKey": str}
+    answer_field = "answerKey"
     settings: ChoiceSettings
 
     def example(self, row: dict) -> Example:
@@ -63,6 +64,7 @@ class Openbookqa(Task):
 
     settings_type = OpenbookqaSettings
     fields = {"question_stem": str, "choices": dict, "answerKey": str}
+    answer_field = "answerKey"
     settings: OpenbookqaSettings
 
     def example(self, row: dict) -> Example:
@@ -71,8 +73,8 @@ class Openbookqa(Task):
         return options_example(self.name, self.settings.format, f"Question: {stem}", stem, options, gold)
 
 
-def labelled_options(row: dict) -> tuple[list[str], int]:
-    """The options of a row, and the gold one's index.
+def labelled_options(row: dict) -> tuple[list[str], int | None]:
+    """The options of a row, and the gold one's index; None without a key.
 
     `choices` holds `text` and `label` (A to E or 1 to 5, only names); `answerKey` is a label.
 
@@ -83,6 +85,8 @@ def labelled_options(row: dict) -> tuple[list[str], int]:
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
         raise HeftError(f"choices must hold the lists text and label of one length; got {show(row['choices'])}")
     check_options(texts, "choices.text", least=3, most=5)
+    if "answerKey" not in row:
+        return texts, None
     if labels.count(row["answerKey"]) != 1:
         raise HeftError(f"answerKey must be one of the labels {show(labels)}; got {show(row['answerKey'])}")
     return texts, labels.index(row["answerKey"])

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import ClassVar, Literal
 
@@ -40,37 +40,55 @@ class Example:
     choices: tuple[str, ...]
     """Each continues the prompt and begins with whitespace; empty where the answer is generated."""
     gold: int | None
-    """Index into choices; None where the answer is generated."""
+    """Index into choices; None where the answer is generated, or not known."""
     answer: str
-    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices."""
+    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices. Empty: the
+    answer is not known."""
     group: str | None = None
     """Equal for examples that share a text, for clustered statistics; None where nothing is shared."""
     target: str | None = None
-    """The reference final answer where answers are generated."""
+    """The reference final answer where answers are generated; None where it is not known."""
     question: str | None = None
     """The question, where the prompt has more, such as the options; None where the prompt is the question."""
     options: tuple[str, ...] | None = None
     """What the choices stand for, where they are names such as letters; None where they are the options themselves."""
     turn: str | None = None
     """The answer as a chat turn, where whitespace at its beginning is part of it; None: the answer without any."""
+    turns: tuple[tuple[str, str], ...] | None = None
+    """What a chat has before the answer, (role, content) each; None: the prompt, as a user's turn."""
+    place: str | None = field(default=None, compare=False)
+    """Where its row stands, such as `tickets.csv:12`; None where it is of no file."""
 
     def __post_init__(self) -> None:
         faults = []
         if not self.prompt or self.prompt[-1].isspace():
             faults.append(f"the prompt must be text that ends without whitespace; it ends in {self.prompt[-20:]!r}")
-        for text in (*self.choices, self.answer):
+        for text in (*self.choices, self.answer) if self.answered else self.choices:
             if not text[:1].isspace() or not text.strip():
                 faults.append(f"a choice or answer must begin with whitespace and not be empty; got {text[:40]!r}")
-        if self.choices and (self.gold not in range(len(self.choices)) or self.answer != self.choices[self.gold]):
+        if not self.answered:
+            if self.gold is not None or self.target is not None:
+                faults.append("an example without an answer has neither gold nor target")
+        elif self.choices and (self.gold not in range(len(self.choices)) or self.answer != self.choices[self.gold]):
             faults.append(
                 f"gold must be an index into {len(self.choices)} choices and answer that choice; got {self.gold}"
             )
+        elif not self.choices and (self.gold is not None or self.target is None):
+            faults.append("an example without choices needs a target and has no gold")
         if self.options is not None and len(self.options) != len(self.choices):
             faults.append(f"there must be as many options as choices; got {len(self.options)} and {len(self.choices)}")
-        if not self.choices and (self.gold is not None or self.target is None):
-            faults.append("an example without choices needs a target and has no gold")
         if faults:
             raise HeftError("; ".join(faults))
+
+    @property
+    def answered(self) -> bool:
+        """Whether the right answer is known."""
+        return bool(self.answer)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the choices stand for, in words; empty where the answer is generated."""
+        return tuple(text.strip() for text in (self.choices if self.options is None else self.options))
 
     @property
     def asked(self) -> tuple[str, tuple[str, ...], str]:
@@ -89,15 +107,16 @@ def choice_example(
     task_name: str,
     prompt: str,
     options: Sequence[str],
-    gold: int,
+    gold: int | None,
     group: str | None = None,
     question: str | None = None,
     named: Sequence[str] | None = None,
 ) -> Example:
     """An example scored by the likelihood of its choices; each option is continued after one space.
 
-    `group` is the shared text itself, whose hash is stored; `question` and `named` are an `Example`'s `question`
-    and `options`, for a prompt that lists them and options that are their names.
+    `gold` is the index of the right one, None where that is not known. `group` is the shared text itself, whose hash
+    is stored; `question` and `named` are an `Example`'s `question` and `options`, for a prompt that lists them and
+    options that are their names.
     """
     choices = tuple(f" {option.strip()}" for option in options)
     return Example(
@@ -105,15 +124,20 @@ def choice_example(
         prompt=prompt,
         choices=choices,
         gold=gold,
-        answer=choices[gold],
+        answer="" if gold is None else choices[gold],
         group=None if group is None else content_hash(group),
         question=question,
         options=None if named is None else tuple(named),
     )
 
 
-def generation_example(task_name: str, prompt: str, answer: str, target: str, turn: str | None = None) -> Example:
-    """An example whose answer is generated: `answer` is trained on (in a chat, `turn`), `target` is checked against."""
+def generation_example(
+    task_name: str, prompt: str, answer: str = "", target: str | None = None, turn: str | None = None
+) -> Example:
+    """An example whose answer is generated: `answer` is trained on (in a chat, `turn`), `target` is checked against.
+
+    Without them the answer is not known.
+    """
     return Example(
         id=content_hash(task_name, prompt, (), answer),
         prompt=prompt,
@@ -123,6 +147,11 @@ def generation_example(task_name: str, prompt: str, answer: str, target: str, tu
         target=target,
         turn=turn,
     )
+
+
+def without_answer(example: Example) -> Example:
+    """The same example with its answer not known."""
+    return replace(example, gold=None, answer="", target=None, turn=None)
 
 
 class TaskSettings(Settings):
@@ -201,8 +230,12 @@ class Task(ABC):
     settings_type: ClassVar[type[TaskSettings]]
     generates: ClassVar[bool] = False
     """Whether every answer is generated, so that no example has choices."""
+    answers_are_texts: ClassVar[bool] = False
+    """Whether a generated answer is compared as the text that it is, so that it can be like the reference in part."""
     fields: ClassVar[Mapping[str, type]] = {}
     """The fields that a row must have, and their types."""
+    answer_field: str | None = None
+    """The field that holds the right answer, which a row to predict on need not have; None: no field alone does."""
     stop: tuple[str, ...] = ()
     """Where a generated answer ends; never part of it."""
 
@@ -229,17 +262,48 @@ class Task(ABC):
         name = settings.train_split if split == "train" else settings.eval_split
         return read_rows(settings.source, name, settings.sources)
 
+    @property
+    def common_choices(self) -> tuple[str, ...] | None:
+        """The choices that every row has, in words; None where rows have their own, or none."""
+        return None
+
+    def prompted(self, text: str) -> Example:
+        """The example of a prompt that a person typed, as the model is to see it; its answer is not known."""
+        if self.common_choices is None:
+            return generation_example(self.name, text.rstrip())
+        return choice_example(self.name, text.rstrip(), self.common_choices, None)
+
     def row_faults(self, row: dict) -> list[str]:
         """What is missing from a row or of the wrong type."""
         return field_faults(row, self.fields)
 
+    def question_faults(self, row: dict) -> list[str]:
+        """As `row_faults`, of what is needed to predict the answer."""
+        return field_faults(row, {name: kind for name, kind in self.fields.items() if name != self.answer_field})
+
     @abstractmethod
     def example(self, row: dict) -> Example:
-        """The example of one row that has no faults of type.
+        """The example of one row that has no faults of type; the answer is not known where `answer_field` is missing.
 
         Raises:
             HeftError: a value is out of range; the message says which, without the place.
         """
+
+    def question(self, row: dict) -> Example:
+        """The example of a row without looking at its answer, which need not be there; otherwise as `example`."""
+        return without_answer(self.example({name: row[name] for name in row if name != self.answer_field}))
+
+    def examples(self, row: dict) -> Sequence[Example]:
+        """All examples of one row, as `example`: one, unless the task makes more of it."""
+        return [self.example(row)]
+
+    def resolved(self) -> TaskSettings:
+        """The settings with what the training rows decide written out, as a run keeps them.
+
+        Raises:
+            HeftError: the training rows cannot be read.
+        """
+        return self.settings
 
     def prediction(self, text: str) -> str | None:
         """The final answer in a generated text, in the form that is compared; None where there is none."""
@@ -273,8 +337,10 @@ def quotes_hint(value: object) -> str:
     return f"; if this is its text, put it in quotes: {json.dumps(json.dumps(value))}"
 
 
-def index_among(row: dict, name: str, allowed: Sequence[object]) -> int:
-    """The index of a field's value among those allowed; a HeftError where it is none of them."""
+def index_among(row: dict, name: str, allowed: Sequence[object]) -> int | None:
+    """The index of a field's value among those allowed; None without the field. A HeftError: it is none of them."""
+    if name not in row:
+        return None
     if row[name] not in allowed:
         raise HeftError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {show(row[name])}")
     return allowed.index(row[name])

@@ -80,6 +80,8 @@ class Boolq(Task):
 
     settings_type = BoolqSettings
     fields = {"question": str, "passage": str, "answer": bool}
+    answer_field = "answer"
+    common_choices = ("no", "yes")
     settings: BoolqSettings
 
     def example(self, row: dict) -> Example:
@@ -87,4 +89,5 @@ class Boolq(Task):
         prompt = f"Question: {row['question'].strip().rstrip('?').rstrip()}?\nAnswer:"
         if self.settings.passage:
             prompt = f"{passage}\n{prompt}"
-        return choice_example(self.name, prompt, ("no", "yes"), int(row["answer"]), group=passage)
+        gold = int(row["answer"]) if "answer" in row else None
+        return choice_example(self.name, prompt, self.common_choices, gold, group=passage)

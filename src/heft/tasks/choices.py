@@ -29,10 +29,11 @@ def options_example(
     head: str,
     cloze_prompt: str,
     options: Sequence[str],
-    gold: int,
+    gold: int | None,
     group: str | None = None,
 ) -> Example:
-    """An example in either format: `head` stands above the lettered options, `cloze_prompt` is all of a cloze prompt.
+    """An example in either format: `head` stands above the lettered options, `cloze_prompt` is all of a cloze prompt;
+    `gold` is None where the right option is not known.
 
     A HeftError says that there are more options than letters.
     """

@@ -33,15 +33,19 @@ class Gsm8k(Task):
     generates = True
     settings_type = Gsm8kSettings
     fields = {"question": str, "answer": str}
+    answer_field = "answer"
     stop = ("\nQuestion:",)
     settings: Gsm8kSettings
 
     def example(self, row: dict) -> Example:
+        prompt = f"Question: {row['question'].strip()}\nAnswer:"
+        if "answer" not in row:
+            return generation_example(self.name, prompt)
         solution = re.sub(r"<<[^<>]*>>", "", row["answer"]).strip()
         target = final_number(solution)
         if MARK not in solution or target is None:
             raise HeftError(f"answer must end in '{MARK} <number>'; it ends in {show(solution[-30:])}")
-        return generation_example(self.name, f"Question: {row['question'].strip()}\nAnswer:", f" {solution}", target)
+        return generation_example(self.name, prompt, f" {solution}", target)
 
     def prediction(self, text: str) -> str | None:
         return final_number(text)

@@ -26,6 +26,7 @@ class Hellaswag(Task):
 
     settings_type = HellaswagSettings
     fields = {"ctx": str, "endings": list, "label": str}
+    answer_field = "label"
     settings: HellaswagSettings
 
     def example(self, row: dict) -> Example:

@@ -24,6 +24,7 @@ class Piqa(Task):
 
     settings_type = PiqaSettings
     fields = {"goal": str, "sol1": str, "sol2": str, "label": int}
+    answer_field = "label"
     settings: PiqaSettings
 
     def example(self, row: dict) -> Example:

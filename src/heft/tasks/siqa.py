@@ -24,6 +24,7 @@ class Siqa(Task):
 
     settings_type = SiqaSettings
     fields = {"context": str, "question": str, "answerA": str, "answerB": str, "answerC": str, "label": str}
+    answer_field = "label"
     settings: SiqaSettings
 
     def example(self, row: dict) -> Example:

@@ -27,6 +27,7 @@ class Winogrande(Task):
 
     settings_type = WinograndeSettings
     fields = {"sentence": str, "option1": str, "option2": str, "answer": str}
+    answer_field = "answer"
     settings: WinograndeSettings
 
     def example(self, row: dict) -> Example:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heft.adapters.attach import activated
 from heft.adapters.directory import open_adapters, without_weights
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
+from heft.adapters.places import adapter_directory
 from heft.data.encode import EncodedExample, Encoder
 from heft.edits.positions import Positions
 from heft.errors import HeftError
@@ -128,6 +129,7 @@ def open_subject(
     """
     if rows < 2:
         raise HeftError(f"rows is {rows}; a batch to be compared with single rows needs at least 2")
+    directory = adapter_directory(directory)
     manifest = read_manifest(directory)
     settings = base_settings(directory, manifest, trust_remote_code, base_name)
     base = load_base(settings if device is None else settings.model_copy(update={"device": device}))

@@ -33,7 +33,7 @@ def recipe(base, tmp_path, train, evaluation, *settings):
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: t\nmodel: {{name: '{base}', device: cpu}}\nstages: {STAGES}\n"
-        f"task: {{name: jsonl, train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'},"
+        f"task: {{name: rows, train: {tmp_path / 'train.jsonl'}, eval: {tmp_path / 'eval.jsonl'},"
         " max_new_tokens: 8, max_length: 600}\n"
     )
     return load_recipe(path, [f"output={tmp_path / 'run'}", *settings])
@@ -83,7 +83,7 @@ def test_eval_and_generate_refuse_in_words_what_learned_positions_cannot_compute
         heft.evaluate(model, tokenizer, task)
     require_room(limits_of(model), [5] * 57, 8)
     with pytest.raises(HeftError, match="has 58 tokens and up to 8 may be generated, and the model has 64 positions"):
-        generate(tmp_path / "run" / "adapter", "q" * 58, 8, None, False)
+        generate(tmp_path / "run" / "adapter", ["q" * 58], max_new_tokens=8)
     with pytest.raises(HeftError, match="the token id 259, and the model has embeddings for 0 to 258"):
         require_room(limits_of(model), [5, 259], 1)
 

@@ -1,0 +1,76 @@
+"""A run's directory or its adapter directory: people give either, and the two are found from each other here.
+
+Needs no torch. `runs/<name>/` holds `manifest.json`, and `adapter/` with `heft.json` once the run is finished.
+"""
+
+import os
+from pathlib import Path
+
+from heft.errors import HeftError
+from heft.storage.reading import is_file
+
+_EXPECTED = "the directory of a run, such as runs/quickstart, or its adapter directory, runs/quickstart/adapter"
+
+
+def is_run_or_adapter(given: str | Path) -> bool:
+    """Whether a path is a run's directory, finished or not, or an adapter directory."""
+    return any(is_file(Path(given) / name) for name in ("heft.json", "manifest.json"))
+
+
+def adapter_directory(given: str | Path) -> Path:
+    """The adapter directory of a run, or the adapter directory itself.
+
+    Raises:
+        HeftError: it is neither, or a run without an adapter; the message says what was found there.
+    """
+    path = Path(given)
+    if is_file(path / "heft.json"):
+        return path
+    if is_file(path / "adapter" / "heft.json"):
+        return path / "adapter"
+    raise HeftError(_why_no_adapter(path))
+
+
+def run_directory(given: str | Path) -> Path:
+    """The directory of the run that an adapter directory is in, or the run's directory itself.
+
+    Raises:
+        HeftError: it is neither, or an adapter directory without its run; the message says what was found there.
+    """
+    path = Path(given)
+    if is_file(path / "manifest.json"):
+        return path
+    if not os.path.exists(path):  # unlike Path.exists, of any text
+        raise HeftError(f"{path} does not exist; give the directory of a run or of a study")
+    if is_file(path / "heft.json"):
+        above = Path(os.path.abspath(path)).parent
+        if is_file(above / "manifest.json"):
+            return above if path.name in ("", "..") else path.parent
+        raise HeftError(
+            f"{path} is an adapter directory without its run, so it has no records and no figures; give the run's"
+            " directory"
+        )
+    raise HeftError(
+        f"{path} is not a run directory: it has no manifest.json; give one that heft train or a study wrote"
+    )
+
+
+def _why_no_adapter(path: Path) -> str:
+    if not os.path.exists(path):
+        return f"{path} does not exist; expected {_EXPECTED}"
+    if is_file(path):
+        return f"{path} is a file; expected {_EXPECTED}"
+    if is_file(path / "adapter_config.json"):
+        above = f" (it has {path.parent}/heft.json)" if is_file(path.parent / "heft.json") else ""
+        return (
+            f"{path} is not an adapter directory of heft: it has no heft.json, and is one adapter in PEFT's format;"
+            f" expected the folder above it{above}"
+        )
+    if is_file(path / "study.json"):
+        return f"{path} is not an adapter directory: it holds a study; expected one of its runs"
+    if is_file(path / "manifest.json"):
+        return (
+            f"{path} holds a run without an adapter, which is written at the end: finish it with `heft train RECIPE"
+            " --resume`"
+        )
+    return f"{path} is not an adapter directory: it has no heft.json; expected {_EXPECTED}"
