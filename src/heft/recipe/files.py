@@ -1,12 +1,13 @@
 """Recipes as files: a strict read that reports every fault with its line, and a write of the resolved recipe."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from heft.recipe.recipe import EvaluationRequest, Recipe
-from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
+from heft.settings.base import Settings
+from heft.settings.files import Document, Place, apply_overrides, read_document, set_value, to_yaml, validate
 from heft.tasks.table import locate
 
 
@@ -25,6 +26,39 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
     document = read_recipe_document(Path(path))
     apply_overrides(document, overrides, output)
     return validate(document, Recipe)
+
+
+def recipe_of_values(
+    values: Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    output: str | Path | None = None,
+) -> Recipe:
+    """A recipe from Python: a mapping with its keys, whose values may be settings, or a recipe that is to be changed.
+
+    Args:
+        values: as they would stand in a file; relative paths count from the working directory.
+        overrides: `key.path=value` each, as for `load_recipe`, or a mapping from `key.path` to values.
+        output: replaces the recipe's `output`.
+
+    Raises:
+        HeftError: anything in it is wrong, one line per fault.
+    """
+    document = Document(_plain(values), {(): Place(0, 0, "recipe")})
+    if isinstance(overrides, Mapping):
+        for number, (key, value) in enumerate(overrides.items(), start=1):
+            place = Place(number, 0, f"overrides[{key!r}]")
+            set_value(document, tuple(key.split(".")), Document(_plain(value), {(): place}), place)
+        overrides = ()
+    apply_overrides(document, overrides, output)
+    return validate(document, Recipe)
+
+
+def _plain(value: Any) -> Any:
+    """Settings and mappings as dicts of what was set; all else as it is."""
+    if isinstance(value, Settings):
+        names = value.model_fields_set | ({"name", "method"} & type(value).model_fields.keys())
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name in names}
+    return {key: _plain(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def read_recipe_document(path: Path, source: int = 0) -> Document:
