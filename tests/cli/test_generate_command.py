@@ -9,7 +9,7 @@ import heft
 from heft.builtin import byte_tokenizer
 from heft.cli.generate import generate as generate_command
 from heft.errors import HeftError
-from heft.evaluation import generation
+from heft.prediction import prompts as generation
 from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l1, steps: 1, batch_size: 4}}"
@@ -45,7 +45,7 @@ def asked(trained, tmp_path, monkeypatch):
 
         monkeypatch.setattr("heft.models.load.byte_tokenizer", templated)
         monkeypatch.setattr(generation, "generate_texts", generate)
-        generate_command(directory, PLAIN, 4, chat_template, False)
+        generate_command(directory, [PLAIN], text=True, max_new_tokens=4, chat_template=chat_template)
         return prompts[0]
 
     return run

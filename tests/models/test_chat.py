@@ -4,7 +4,6 @@ import datetime as clock
 import json
 
 import pytest
-from pydantic import ValidationError
 from transformers.utils import chat_template_utils
 
 import heft
@@ -15,9 +14,9 @@ from heft.compare.comparison import compare
 from heft.compare.inputs import read_inputs
 from heft.data.encode import Encoder
 from heft.errors import HeftError
-from heft.evaluation import generation
 from heft.models import chat
 from heft.models.chat import ChatTemplate
+from heft.prediction import prompts as generation
 from heft.recipe.files import load_recipe
 from heft.run.stage_loop import StageLoop
 from heft.runtime.reporter import Reporter
@@ -156,7 +155,7 @@ def test_a_finished_run_and_an_adapter_keep_the_date_of_training(dated_recipe, d
         return ["there"]
 
     monkeypatch.setattr(generation, "generate_texts", generate)
-    generate_command(tmp_path / "run" / "adapter", "Where?", 4, None, False)
+    generate_command(tmp_path / "run" / "adapter", ["Where?"], text=True, max_new_tokens=4)
     assert prompts == ["Today is 26 Nov 2026, 00:00.\nuser: Where?\nbot: "]
 
 
@@ -226,7 +225,7 @@ FILES = {"train_file": "t", "eval_file": "e"}
     ],
 )
 def test_settings_of_the_template_that_have_no_effect_or_no_sense_are_refused(settings, told):
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(HeftError, match=told):
         JsonlSettings(**FILES, **settings)
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from heft.edits.settings import ReftSettings
+from heft.errors import HeftError
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
 from heft.settings.files import to_yaml
@@ -123,7 +124,7 @@ def test_settings_of_a_stage_that_fit_are_kept_as_given(given_settings):
     ],
 )
 def test_settings_of_the_model_that_do_not_fit_are_refused(given_settings, complaint):
-    with pytest.raises(ValidationError, match=complaint):
+    with pytest.raises(HeftError, match=complaint):
         ModelSettings(**given_settings)
 
 

@@ -1,8 +1,8 @@
 import pytest
-from pydantic import ValidationError
 
 from heft.edits.positions import Positions, parse_positions
 from heft.edits.settings import ReftSettings
+from heft.errors import HeftError
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_shortest_prompt_is_the_shortest_prompt_that_holds_every_position():
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(combination):
-    with pytest.raises(ValidationError):
+    with pytest.raises(HeftError):
         ReftSettings(**combination)
 
 
@@ -63,7 +63,7 @@ def test_an_option_that_would_change_nothing_is_refused(combination):
     ],
 )
 def test_a_value_out_of_range_and_an_unknown_key_are_refused(setting):
-    with pytest.raises(ValidationError):
+    with pytest.raises(HeftError):
         ReftSettings(**setting)
 
 

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from pydantic import ValidationError
 
 from heft.errors import HeftError
 from heft.tasks import load_examples
@@ -137,5 +136,5 @@ def test_a_missing_file_is_answered_with_the_files_there_are(settings_for):
 
 
 def test_both_files_are_required():
-    with pytest.raises(ValidationError, match="eval_file"):
+    with pytest.raises(HeftError, match="eval_file"):
         JsonlSettings(train_file="t.jsonl")

@@ -29,9 +29,7 @@ def test_rows_carry_path_and_line_and_blank_lines_count(tmp_path):
     ("line", "reason"),
     [
         (b'{"a": 1', "not JSON: "),
-        (b'\xef\xbb\xbf{"a": 1}', "not JSON: Unexpected UTF-8 BOM"),
-        (b'{"a": "\xff"}', "not UTF-8 (byte 8 of the line)"),
-        (b"[1]", "a JSON list where an object"),
+        (b"[1]", "a list where an object"),
         (b'{"a": "\\ud800"}', "a \\u escape is half of a surrogate pair"),
         (b"[" * 100_000, "not JSON: nested too deeply"),
     ],
@@ -67,7 +65,7 @@ def test_a_missing_split_is_answered_with_the_files_there_are(tmp_path):
     with pytest.raises(HeftError, match="validation.jsonl does not exist. .* has dev.jsonl, train.jsonl"):
         read_rows(str(tmp_path), "validation", {})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HeftError, match="has no .jsonl files"):
+    with pytest.raises(HeftError, match="has no files of rows"):
         read_rows(str(tmp_path / "empty"), "validation", {})
 
 

@@ -87,9 +87,9 @@ def test_choice_tasks_refuse_to_judge_generated_text():
 
 def test_wheel_is_refused_for_tasks_that_have_none_and_limits_below_one_are_too():
     assert BoolqSettings(source="wheel").source == "wheel"
-    with pytest.raises(ValueError, match="this task has no source .wheel.; expected hub"):
+    with pytest.raises(HeftError, match="this task has no source .wheel.; expected hub"):
         PiqaSettings(source="wheel")
-    with pytest.raises(ValueError, match="greater than or equal to 1"):
+    with pytest.raises(HeftError, match="a whole number of at least 1"):
         PiqaSettings(eval_limit=0)
 
 

@@ -44,10 +44,21 @@ def test_every_malformed_row_is_reported_with_its_place(rows_folder):
     ]
 
 
-def test_ten_faults_are_shown_and_the_rest_counted(rows_folder):
+def test_a_cause_is_shown_once_with_its_first_ten_places(rows_folder):
     row = {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}
     with pytest.raises(HeftError) as raised:
         load_examples(PiqaSettings(source=rows_folder([row] * 1234)), "eval")
+    first, second = str(raised.value).splitlines()
+    assert first == "piqa: 1,234 of 1,234 eval rows cannot be used:"
+    assert second.endswith(
+        ":1: label must be one of 0, 1; got -1 (and in 1,233 more: :2, :3, :4, :5, :6, :7, :8, :9, :10, …)"
+    )
+
+
+def test_ten_faults_are_shown_and_the_rest_counted(rows_folder):
+    rows = [{"goal": "g", "sol1": "a", "sol2": "b", "label": -number} for number in range(1, 1235)]
+    with pytest.raises(HeftError) as raised:
+        load_examples(PiqaSettings(source=rows_folder(rows)), "eval")
     lines = str(raised.value).splitlines()
     assert lines[0] == "piqa: 1,234 of 1,234 eval rows cannot be used:"
     assert len(lines) == 12

@@ -120,7 +120,7 @@ def _verify(found: dict, run: str) -> None:
 
 
 def _generate(found: dict, run: str) -> None:
-    words = (str(Path(run) / "fast" / "adapter"), "Where is Anna?", "--max-new-tokens", "4")
+    words = (str(Path(run) / "fast" / "adapter"), "Where is Anna?", "--text", "--max-new-tokens", "4")
     _run(found, f"{run}: generate", "generate", *words)
 
 

@@ -1,72 +1,140 @@
-"""`heft generate`: the answer to one prompt."""
+"""`heft generate`: the answers to prompts, or a conversation."""
 
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heft.cli.options import Base, RunOrAdapter, TrustRemoteCode
 from heft.errors import HeftError
+from heft.text.escape import escape_controls
+from heft.text.units import percent
+
+if TYPE_CHECKING:
+    from heft.prediction.predict import Prediction
+    from heft.prediction.prompts import Speaking
 
 
 def generate(
-    adapter: RunOrAdapter,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, as text.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
+    run: RunOrAdapter,
+    prompts: Annotated[
+        list[str], typer.Argument(metavar="[PROMPT]...", help="Prompts, as text; - for lines on standard input.")
+    ] = [],  # noqa: B006 - typer wants a list
+    file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts, one a line, or a table with the task's columns or `prompt`."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="A conversation through the chat template; in a pipe each line is a turn.")
+    ] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Generate text, where the task has labels that would be answered with.")
+    ] = False,
+    stages: Annotated[
+        list[str],
+        typer.Option(metavar="STAGE", help="A stage whose adapter is on, or base (default: all)."),
+    ] = [],  # noqa: B006 - typer wants a list
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens to generate (default: the task's own, or 64).")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Draw tokens at this temperature; 0 takes the likeliest.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens up to this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per forward pass.")] = None,
     chat_template: Annotated[
         bool | None, typer.Option(help="Apply the chat template (default: as in training).")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
 ) -> None:
-    """Answer a prompt with an adapted model."""
-    if not prompt.strip():
-        raise HeftError("the prompt is empty; give some text")
-    from heft.adapters.directory import open_adapters
-    from heft.adapters.manifest import read_manifest
-    from heft.adapters.places import adapter_directory
+    """Answer prompts: with a label and its probability where the task has labels, else with a text.
 
-    adapter = adapter_directory(adapter)
-    options = _as_trained(adapter, read_manifest(adapter).task, chat_template)
-    from heft.data.encode import Encoder
-    from heft.evaluation.generation import generate_texts
-    from heft.models.limits import limits_of, require_room
-    from heft.models.load import quiet
-    from heft.text.escape import escape_controls
-
-    quiet()
-    loaded = open_adapters(adapter, trust_remote_code=trust_remote_code, base_name=base)
-    encode = Encoder(loaded.tokenizer, 2**30, **options)
-    ids = encode.prompt(prompt.rstrip())
-    require_room(limits_of(loaded.model), ids, max_new_tokens)
-    texts = generate_texts(
-        loaded.model,
-        loaded.tokenizer,
-        [ids],
-        batch_size=1,
-        max_new_tokens=max_new_tokens,
-        answer_end=encode.answer_end,
-    )
-    typer.echo(escape_controls(texts[0]))
-
-
-def _as_trained(adapter: Path, task: dict, chat_template: bool | None) -> dict:
-    """How prompts were wrapped in training, as options of an `Encoder`; `chat_template`, if given, overrides it.
-
-    Raises:
-        HeftError: the task's settings are not valid in a recipe, and `chat_template` is not given.
+    One prompt is answered with plain text, several with JSON Lines.
     """
-    from heft.recipe.files import evaluation_request
-
-    try:
-        trained = evaluation_request({"task": dict(task)}, where=str(adapter / "heft.json")).task
-        if chat_template in (None, trained.chat_template):
-            args = {"template_args": trained.chat_template_args, "template_date": trained.template_date}
-            return {"chat_template": trained.chat_template, **args}
-        return {"chat_template": chat_template}
-    except HeftError as error:
-        if chat_template is not None:
-            return {"chat_template": chat_template}
+    if temperature == 0 and (top_p != 1.0 or seed != 0):
+        raise HeftError("--top-p and --seed have an effect with --temperature above 0 only, such as --temperature 0.7")
+    if top_p == 0:
+        raise HeftError("--top-p is 0, which leaves no token; give a share above 0, up to 1")
+    if chat and (prompts or file is not None or chat_template is False):
         raise HeftError(
-            f"how prompts were made in training is not known: give --chat-template or --no-chat-template\n  {error}"
-        ) from None
+            "--chat takes turns from the terminal or a pipe: leave out prompts, --file and --no-chat-template"
+        )
+    if file is not None and prompts:
+        raise HeftError("give prompts, or --file; got both")
+    from heft.evaluation.generation import Sampling
+    from heft.prediction.prompts import prompts_in, refuse_file_names, typed
+    from heft.prediction.speaking import speaker
+
+    refuse_file_names(prompts, run)
+    opened = speaker(run, stages, True if chat else chat_template, base, trust_remote_code)
+    if not chat:
+        given = prompts_in(file, opened.task, text) if file is not None else typed(_given(prompts), opened.task, text)
+    sampling = Sampling(temperature, top_p, seed) if temperature else None
+    speaking = opened.load(max_new_tokens, sampling, batch_size)
+    if chat:
+        _converse(speaking)
+        return
+    answers = speaking.answers(given)
+    if len(given) == 1:
+        typer.echo(escape_controls(_in_words(answers[0])))
+        return
+    for example, answer in zip(given, answers, strict=True):
+        typer.echo(escape_controls(json.dumps(_as_json(example.prompt, answer), ensure_ascii=False)))
+
+
+def _given(prompts: Sequence[str]) -> list[str]:
+    """The prompts, or the lines of standard input where there are none."""
+    if prompts and list(prompts) != ["-"]:
+        return list(prompts)
+    if sys.stdin.isatty() and not prompts:
+        raise HeftError("give a prompt, several, --file FILE, - for lines of standard input, or --chat")
+    lines = [line.strip() for line in sys.stdin]
+    found = [line for line in lines if line]
+    if not found:
+        raise HeftError("there are no prompts on standard input; give one a line, or a prompt as an argument")
+    return found
+
+
+def _in_words(answer: "Prediction") -> str:
+    if answer.labels:
+        return f"{answer.answer} ({percent(answer.probability)})"
+    return answer.text or ""
+
+
+def _as_json(prompt: str, answer: "Prediction") -> dict:
+    found = {"prompt": prompt, "answer": answer.answer}
+    if answer.labels:
+        found["probability"] = answer.probability
+        found["probabilities"] = dict(zip(answer.labels, answer.probabilities, strict=True))
+    return found
+
+
+def _converse(speaking: "Speaking") -> None:
+    """Turn by turn, until the input ends."""
+    turns: list[tuple[str, str]] = []
+    for line in _turns():
+        turns.append(("user", line))
+        answer = speaking.reply(turns)
+        turns.append(("assistant", answer))
+        typer.echo(escape_controls(answer.strip()))
+
+
+def _turns() -> Iterator[str]:
+    """What the user says, line by line."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    typer.echo("a conversation; an empty line or Ctrl-D ends it", err=True)
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line

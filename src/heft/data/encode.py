@@ -14,12 +14,13 @@ from transformers import PreTrainedTokenizerBase
 
 from heft.edits.positions import Positions, longest_tail
 from heft.errors import HeftError
-from heft.models.chat import REFERENCE_DATE, ChatTemplate
+from heft.models.chat import REFERENCE_DATE, ChatTemplate, Turns
 from heft.tasks.base import Example, TaskSettings
 
 UNCUT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
 IGNORED = -100
+_ROWS_SHOWN = 10
 _ANCHORS = ("a", "\n", ":")
 """Texts that an answer is tokenised behind where its tokens behind its own prompt are not the prompt's and its own."""
 
@@ -114,8 +115,10 @@ class Encoder:
             )
         return encoded
 
-    def prompt(self, text: str) -> list[int]:
+    def prompt(self, text: str | Turns) -> list[int]:
         """Ids of a prompt, uncut, with what the tokenizer or the chat template puts around it.
+
+        With a chat template it may be several turns, (role, content) each.
 
         Raises:
             HeftError: the chat template is missing or at fault.
@@ -152,7 +155,7 @@ class Encoder:
         return [self.chat.lead + choice.lstrip() for choice in example.choices]
 
     def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        starts = [self._templated(example.prompt) for example in examples]
+        starts = [self._templated(_turns_of(example)) for example in examples]
         prompts = self._ids(starts)
         texts = [self._continuations(example) for example in examples]
         whole = iter(self._ids([start + text for start, some in zip(starts, texts, strict=True) for text in some]))
@@ -164,21 +167,44 @@ class Encoder:
             answer = ()
             if example.answered:
                 answer = after[example.gold] if example.choices else (*after[0], self.answer_end)
-            longest = max(map(len, (answer, *choices)))
-            prompt = [*self._bos, *prompts[i]]
-            fitting = self._shorten(prompt, longest, example)
-            fixed = undated and tuple(self._shorten(undated[i], longest, example))
-            encoded.append(EncodedExample(example, tuple(fitting), choices, answer, len(prompt) - len(fitting), fixed))
-        return encoded
+            prompt, fixed = (*self._bos, *prompts[i]), undated and tuple(undated[i])
+            encoded.append(EncodedExample(example, prompt, choices, answer, 0, fixed))
+        self._require_room(encoded)
+        return [self._fitted(row) for row in encoded]
+
+    def _require_room(self, rows: Sequence[EncodedExample]) -> None:
+        """Require that every answer leaves room for what is never cut of its prompt.
+
+        Raises:
+            HeftError: some do not; all are counted, and the first ten have their lengths and places.
+        """
+        needs = {id(row): min(len(row.prompt), sum(self._uncut)) + _longest_answer(row) for row in rows}
+        long = [row for row in rows if needs[id(row)] > self.max_length]
+        if not long:
+            return
+        worst, (head, tail) = max(long, key=lambda row: needs[id(row)]), self._uncut
+        answer = _longest_answer(worst)
+        shown = [f"{_where(row)} ({_longest_answer(row):,} tokens)" for row in long[:_ROWS_SHOWN]]
+        more = f" and {len(long) - _ROWS_SHOWN:,} more" if len(long) > _ROWS_SHOWN else ""
+        raise HeftError(
+            f"task.max_length {self.max_length} is too small for {len(long):,} of {len(rows):,} rows: an answer of"
+            f" {answer:,} tokens leaves {max(0, self.max_length - answer):,} for the prompt, of which the first {head}"
+            f" and the last {tail} are never cut. Set it to {needs[id(worst)]:,} or more, or shorten the answers of"
+            f" {', '.join(shown)}{more}"
+        )
 
     def _undated(self, examples: Sequence[Example]) -> list[list[int]] | None:
         """Prompts with a fixed date, where the chat template writes one."""
         if self.chat is None or not self.chat.uses_date:
             return None
-        return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(example.prompt) for example in examples])
+        return self._ids([replace(self.chat, date=REFERENCE_DATE).prompt(_turns_of(example)) for example in examples])
 
-    def _templated(self, prompt: str) -> str:
-        return prompt if self.chat is None else self.chat.prompt(prompt)
+    def _templated(self, prompt: str | Turns) -> str:
+        if self.chat is not None:
+            return self.chat.prompt(prompt)
+        if isinstance(prompt, str):
+            return prompt
+        raise HeftError("turns of a chat need task.chat_template: true")
 
     def _behind(self, prompt: Sequence[int], whole: Sequence[int], text: str) -> tuple[int, ...]:
         """Ids of a text behind a prompt, from the ids of the prompt and of both together."""
@@ -203,18 +229,29 @@ class Encoder:
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
-    def _shorten(self, prompt: list[int], longest_answer: int, example: Example) -> list[int]:
+    @cached_property
+    def _uncut(self) -> tuple[int, int]:
+        """How many tokens at a prompt's start and at its end are never cut."""
+        return uncut_head(self.positions), max(1, longest_tail(self.positions))
+
+    def _fitted(self, row: EncodedExample) -> EncodedExample:
+        """A row with a prompt within the limit."""
+        limit = self.max_length - _longest_answer(row)
+        prompt, undated = self._shorten(row.prompt, limit), row.undated and self._shorten(row.undated, limit)
+        return replace(row, prompt=prompt, undated=undated, cut=len(row.prompt) - len(prompt))
+
+    def _shorten(self, prompt: tuple[int, ...], limit: int) -> tuple[int, ...]:
         """Cut behind the head, where a passage is long; the question at the end stays whole."""
-        limit = self.max_length - longest_answer
-        if len(prompt) <= limit:
-            return prompt
-        head, tail = uncut_head(self.positions), max(1, longest_tail(self.positions))
-        if limit < head + tail:
-            raise HeftError(
-                f"task.max_length {self.max_length} is too small: an answer of {longest_answer} tokens leaves {limit}"
-                f" for the prompt, of which the first {head} and the last {tail} are never cut: {example.answer[:80]!r}"
-            )
-        return prompt[:head] + prompt[len(prompt) - (limit - head) :]
+        head = self._uncut[0]
+        return prompt if len(prompt) <= limit else prompt[:head] + prompt[len(prompt) - (limit - head) :]
+
+
+def _longest_answer(row: EncodedExample) -> int:
+    return max(map(len, (row.answer, *row.choices)))
+
+
+def _where(row: EncodedExample) -> str:
+    return row.example.place or repr(row.example.answer[:80])
 
 
 def uncut_head(positions: Sequence[Positions]) -> int:
@@ -231,6 +268,10 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | 
     mask_BT = _on_the_left([[1] * len(row) for row in rows], 0)
     batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
     return {key: value.to(device) for key, value in batch.items()}
+
+
+def _turns_of(example: Example) -> str | Turns:
+    return example.prompt if example.turns is None else example.turns
 
 
 def _on_the_left(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Answers that are generated: greedy, up to the task's stop strings."""
+"""Answers that are generated: greedy or sampled, up to the task's stop strings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -10,6 +11,26 @@ from heft.data.batching import batches_of_like_length
 from heft.data.encode import left_pad
 from heft.evaluation.finite import FiniteLogits, explain_singular_rotation
 from heft.models.endings import end_tokens, text_of, until
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, where not the likeliest is taken.
+
+    Attributes:
+        temperature: logits are divided by it; above 0.
+        top_p: only the likeliest tokens, up to this probability together, are drawn from.
+        seed: of the draws.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def options(self) -> dict[str, object]:
+        """As transformers' `GenerationConfig` has them; its own default of 50 for top_k is off."""
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
 
 
 @torch.inference_mode()
@@ -24,40 +45,55 @@ def generate_texts(
     answer_end: int | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
     on_cut: Callable[[int], None] = lambda index: None,
+    sampling: Sampling | None = None,
 ) -> list[str]:
-    """Greedy continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
+    """Continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
 
-    `answer_end` is the token that answers were trained to end with (`Encoder.answer_end`); the tokenizer's EOS
-    token and those of the model's generation settings end an answer in any case. `on_cut` hears the index of each
-    prompt whose text reached `max_new_tokens` before an end.
+    They are greedy without `sampling`. `answer_end` is the token that answers were trained to end with
+    (`Encoder.answer_end`); the tokenizer's EOS token and those of the model's generation settings end an answer in any
+    case. `on_cut` hears the index of each prompt whose text reached `max_new_tokens` before an end.
 
     Raises:
         HeftError: the model computes NaN or infinity.
     """
+    options = {} if sampling is None else sampling.options
     texts = [""] * len(prompts)
     done = 0
-    for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
-        inputs = left_pad([prompts[i] for i in indices], tokenizer.pad_token_id, model.device)
-        inputs.pop("position_ids")  # generate counts them from the mask itself
-        watch = FiniteLogits()
-        with greedy(model, tokenizer, max_new_tokens, stop, answer_end) as config, explain_singular_rotation(model):
-            output = model.generate(
-                **inputs,
-                generation_config=config,
-                logits_processor=LogitsProcessorList([watch]),
-                tokenizer=tokenizer if stop else None,
-            )
-        watch.require_finite()
-        new_tokens = output[:, inputs["input_ids"].shape[1] :]
-        for i, ids in zip(indices, new_tokens, strict=True):
-            whole = text_of(tokenizer, ids, config.eos_token_id)
-            texts[i] = until(whole, stop)
-            ended = set(ids.tolist()) & set(config.eos_token_id) or texts[i] != whole
-            if len(ids) >= max_new_tokens and not ended:
-                on_cut(i)
-        done += len(indices)
-        on_batch(done)
+    with _seeded(sampling):
+        for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
+            inputs = left_pad([prompts[i] for i in indices], tokenizer.pad_token_id, model.device)
+            inputs.pop("position_ids")  # generate counts them from the mask itself
+            watch = FiniteLogits()
+            settings = greedy(model, tokenizer, max_new_tokens, stop, answer_end, **options)
+            with settings as config, explain_singular_rotation(model):
+                output = model.generate(
+                    **inputs,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([watch]),
+                    tokenizer=tokenizer if stop else None,
+                )
+            watch.require_finite()
+            new_tokens = output[:, inputs["input_ids"].shape[1] :]
+            for i, ids in zip(indices, new_tokens, strict=True):
+                whole = text_of(tokenizer, ids, config.eos_token_id)
+                texts[i] = until(whole, stop)
+                ended = set(ids.tolist()) & set(config.eos_token_id) or texts[i] != whole
+                if len(ids) >= max_new_tokens and not ended:
+                    on_cut(i)
+            done += len(indices)
+            on_batch(done)
     return texts
+
+
+@contextmanager
+def _seeded(sampling: Sampling | None) -> Iterator[None]:
+    """Around draws of tokens, which do not disturb the random numbers of what comes after."""
+    if sampling is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(sampling.seed)
+        yield
 
 
 @contextmanager
@@ -80,14 +116,14 @@ def greedy(
     ends = end_tokens(tokenizer, own, answer_end)
     model.generation_config = GenerationConfig()
     try:
-        yield GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            stop_strings=list(stop) or None,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=ends,
-            **options,
-        )
+        values = {
+            "do_sample": False,
+            "num_beams": 1,
+            "max_new_tokens": max_new_tokens,
+            "stop_strings": list(stop) or None,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": ends,
+        }
+        yield GenerationConfig(**(values | options))
     finally:
         model.generation_config = own

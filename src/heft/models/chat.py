@@ -1,10 +1,10 @@
-"""A tokenizer's chat template: the prompt as the user's turn, what surrounds the answer, and today's date.
+"""A tokenizer's chat template: the turns before an answer, what surrounds the answer, and today's date.
 
 Templates may ask for the date (`strftime_now`). They get a fixed one, so that prompts do not depend on the day.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,6 +17,8 @@ from transformers.utils import chat_template_utils
 
 from heft.errors import HeftError
 
+Turns = Sequence[tuple[str, str]]
+"""Turns of a chat: the role (system, user, assistant) and the content of each."""
 REFERENCE_DATE = "2000-01-01"
 """The date with which prompts are fingerprinted, so that runs of different days still pair."""
 _QUESTION, _ANSWER = "heftquestion", "heftanswer"
@@ -37,8 +39,8 @@ class ChatTemplate:
     args: Mapping[str, object] = field(default_factory=dict)
     date: str | None = None
 
-    def prompt(self, text: str) -> str:
-        """A prompt as a user's turn, up to where the answer begins.
+    def prompt(self, turns: str | Turns) -> str:
+        """A prompt as a user's turn, or several turns (role, content), up to where the answer begins.
 
         Raises:
             HeftError: there is no template, it does not take an argument, or it fails.
@@ -53,11 +55,13 @@ class ChatTemplate:
                 f" {', '.join(map(repr, self._unknown_args))}; remove it, or use a name that is in the template"
             )
         try:
-            return self._render([{"role": "user", "content": text}], add_generation_prompt=True)
+            return self._render(_messages(turns), add_generation_prompt=True)
         except Exception as error:  # a template is a program that came with the model, and may raise anything
             reason = str(error).strip().splitlines()[:1] or ["no message"]
+            what = "a user's turn" if isinstance(turns, str) else f"the turns {', '.join(role for role, _ in turns)}"
+            text = turns if isinstance(turns, str) else turns[-1][1]
             raise HeftError(
-                f"the chat template of this model's tokenizer cannot wrap a user's turn: {type(error).__name__}:"
+                f"the chat template of this model's tokenizer cannot wrap {what}: {type(error).__name__}:"
                 f" {reason[0]}. Fix chat_template.jinja (or tokenizer_config.json) in a copy of the model, or set"
                 f" task.chat_template to false; the prompt was {text[:80]!r}"
             ) from error
@@ -113,6 +117,11 @@ class ChatTemplate:
             return self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.args
             )
+
+
+def _messages(turns: str | Turns) -> list[dict]:
+    turns = [("user", turns)] if isinstance(turns, str) else turns
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def today() -> str:

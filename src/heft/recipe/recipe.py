@@ -14,8 +14,9 @@ from heft.builtin import BUILT_IN_MODELS
 from heft.edits.settings import ReftSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
-from heft.settings.base import Distinct, FileName, Settings, suggest, value_error
+from heft.settings.base import Distinct, FileName, Settings, value_error
 from heft.tasks import TASKS, AnyTask
+from heft.text.listing import suggest
 
 LORA_INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
 CheckName = Literal[
@@ -142,14 +143,14 @@ class LoraSettings(Settings):
 class LoraStage(TrainingSettings, LoraSettings):
     """Train a LoRA adapter."""
 
-    method: Literal["lora"]
+    method: Literal["lora"] = "lora"
     """A weight-space adapter."""
 
 
 class ReftStage(TrainingSettings, ReftSettings):
     """Train a ReFT adapter."""
 
-    method: Literal["reft"]
+    method: Literal["reft"] = "reft"
     """A representation-space adapter."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate at the end of the warmup."""
@@ -164,7 +165,7 @@ class ReftStage(TrainingSettings, ReftSettings):
 class JointStage(TrainingSettings):
     """Train a LoRA and a ReFT adapter together, in one stage."""
 
-    method: Literal["joint"]
+    method: Literal["joint"] = "joint"
     """Both adapters at once: a baseline for training in stages."""
     lora: LoraSettings = LoraSettings()
     """The weight-space adapter."""

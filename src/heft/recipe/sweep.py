@@ -8,8 +8,9 @@ from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails
 
 from heft.recipe.training import TrainingSettings
-from heft.settings.base import Settings, suggest, value_error
+from heft.settings.base import Settings, value_error
 from heft.settings.words import KeyPath, dotted, explain, schema_of, show
+from heft.text.listing import suggest
 
 HOLDOUT = 0.1
 """Fraction of validation rows where neither the sweep nor its stage gives one."""

@@ -1,11 +1,13 @@
 """Base class of every settings model: strict, frozen, and the single place where a setting is declared."""
 
-import difflib
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
+
+from heft.errors import HeftError
+from heft.settings.words import faults_of, in_one_line
 
 
 class Settings(BaseModel):
@@ -13,13 +15,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    if not TYPE_CHECKING:  # type checkers know the fields of each subclass, and would see this instead
 
-def suggest(given: str, known: list[str] | tuple[str, ...]) -> str:
-    """`; did you mean 'x'?` for the known words closest to the given one, or the list of all where none is close."""
-    close = difflib.get_close_matches(given, known, n=2, cutoff=0.6)
-    if close:
-        return f"; did you mean {' or '.join(repr(word) for word in close)}?"
-    return f"; known here: {', '.join(sorted(known))}"
+        def __init__(self, **values: Any) -> None:
+            """Made in Python, as from a file: as strict, and with a `HeftError` that says all that is wrong."""
+            try:
+                self.__pydantic_validator__.validate_python(values, strict=True, self_instance=self)
+            except ValidationError as error:
+                faults = in_one_line(faults_of(error, type(self)))
+                raise HeftError(f"{type(self).__name__}: {faults}") from None
+
+        __init__.__pydantic_base_init__ = True  # groups within groups are checked by pydantic at once, without this
 
 
 def _check_file_name(value: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from heft.errors import HeftError
-from heft.settings.base import suggest
+from heft.text.listing import suggest
 
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]

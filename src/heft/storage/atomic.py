@@ -45,7 +45,14 @@ def readable_os_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
-    """A text file open for writing, which takes the place of `path` when the block ends without an error.
+    """A text file open for writing, which takes the place of `path` when the block ends; as `atomic_path`."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Where to write a file, which takes the place of `path` when the block ends without an error.
 
     Raises:
         HeftError: there is no room, or no right to write there; `path` is as it was.
@@ -53,10 +60,8 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
     partial = _beside(path)
     with readable_os_errors(path):
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield partial
+            _fsync(partial)
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Everything that heft reads of a run, a study, an adapter directory or a person's
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ LINE_LIMIT = 2**24
 LINES_LIMIT = 2**31
 """Bytes that a JSON Lines file may have."""
 _INTEGER_DIGITS = 300
+_BLANK = re.compile(r"[ \t\n\r]*")
 
 
 class FileFault(HeftError):
@@ -144,13 +146,7 @@ def parse_json(content: bytes, finite: bool = True) -> Any:
             pair, which no tokenizer, hash or screen accepts. The message is for people and names no file.
     """
     try:
-        value = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_distinct,
-            parse_int=_integer,
-            parse_float=_finite if finite else None,
-            parse_constant=_no_number if finite else None,
-        )
+        value = _decoder(finite).decode(content.decode("utf-8"))
         if b"\\u" in content:  # only an escape can smuggle in half a surrogate pair
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -165,6 +161,56 @@ def parse_json(content: bytes, finite: bool = True) -> Any:
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     return value
+
+
+def parse_json_list(content: bytes, own: frozenset[str] = frozenset()) -> list[tuple[int, Any]] | None:
+    """The entries of a JSON list, each with the line on which it begins, counted from 1.
+
+    A list may also stand in an object, as the only one of objects in it, under a key that is not one of `own`.
+
+    Returns:
+        None where there is no such list.
+
+    Raises:
+        ValueError: it is not JSON, by the rules of `parse_json`; the message is for people and names no file.
+    """
+    value = parse_json(content, finite=False)
+    text = content.decode("utf-8")
+    decoder, start = _decoder(False), _BLANK.match(text).end()
+    if isinstance(value, dict):
+        lists = [key for key, part in value.items() if _holds_objects(part)]
+        if len(lists) != 1 or lists[0] in own:
+            return None
+        while text[start] != "[":  # from one key's value to the next; the text is known to be JSON
+            key, at = decoder.raw_decode(text, _BLANK.match(text, start + 1).end())
+            start = _BLANK.match(text, _BLANK.match(text, at).end() + 1).end()
+            if key != lists[0]:
+                _, at = decoder.raw_decode(text, start)
+                start = _BLANK.match(text, at).end()
+        value = value[lists[0]]
+    if not isinstance(value, list):
+        return None
+    entries, line, counted, at = [], 1, 0, start
+    for _ in value:
+        at = _BLANK.match(text, at + 1).end()
+        line, counted = line + text.count("\n", counted, at), at
+        entry, at = decoder.raw_decode(text, at)
+        entries.append((line, entry))
+        at = _BLANK.match(text, at).end()
+    return entries
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+
+
+def _decoder(finite: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=_distinct,
+        parse_int=_integer,
+        parse_float=_finite if finite else None,
+        parse_constant=_no_number if finite else None,
+    )
 
 
 def kind_of(value: Any) -> str:

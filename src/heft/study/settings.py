@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
-from heft.settings.base import Distinct, FileName, Settings, suggest, value_error
+from heft.settings.base import Distinct, FileName, Settings, value_error
+from heft.text.listing import suggest
 
 
 class Budget(Settings):

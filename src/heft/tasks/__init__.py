@@ -8,7 +8,6 @@ from typing import Annotated, Union
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.settings.base import suggest
 from heft.tasks.arc import ArcChallenge, ArcEasy, Openbookqa
 from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, choice_example, generation_example
 from heft.tasks.boolq import Boolq
@@ -20,6 +19,7 @@ from heft.tasks.piqa import Piqa
 from heft.tasks.siqa import Siqa
 from heft.tasks.whereabouts import Whereabouts
 from heft.tasks.winogrande import Winogrande
+from heft.text.listing import suggest
 
 _TASKS = (Boolq, ArcEasy, ArcChallenge, Openbookqa, Piqa, Siqa, Hellaswag, Winogrande, Gsm8k, Jsonl, Whereabouts)
 TASKS: dict[str, type[Task]] = {task.settings_type.model_fields["name"].default: task for task in _TASKS}

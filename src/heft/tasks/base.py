@@ -1,10 +1,10 @@
-"""A task: examples made from rows, and the check of an answer where answers are generated; None where it is not known."""
+"""A task: examples made from rows, and the check of an answer where answers are generated."""
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import ClassVar, Literal
 
@@ -42,18 +42,22 @@ class Example:
     gold: int | None
     """Index into choices; None where the answer is generated, or not known."""
     answer: str
-    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices; empty where
-    the answer is not known."""
+    """What is trained on after the prompt, beginning with whitespace; choices[gold] where there are choices. Empty: the
+    answer is not known."""
     group: str | None = None
     """Equal for examples that share a text, for clustered statistics; None where nothing is shared."""
     target: str | None = None
-    """The reference final answer where answers are generated."""
+    """The reference final answer where answers are generated; None where it is not known."""
     question: str | None = None
     """The question, where the prompt has more, such as the options; None where the prompt is the question."""
     options: tuple[str, ...] | None = None
     """What the choices stand for, where they are names such as letters; None where they are the options themselves."""
     turn: str | None = None
     """The answer as a chat turn, where whitespace at its beginning is part of it; None: the answer without any."""
+    turns: tuple[tuple[str, str], ...] | None = None
+    """What a chat has before the answer, (role, content) each; None: the prompt, as a user's turn."""
+    place: str | None = field(default=None, compare=False)
+    """Where its row stands, such as `tickets.csv:12`; None where it is of no file."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -69,10 +73,10 @@ class Example:
             faults.append(
                 f"gold must be an index into {len(self.choices)} choices and answer that choice; got {self.gold}"
             )
-        if self.options is not None and len(self.options) != len(self.choices):
-            faults.append(f"there must be as many options as choices; got {len(self.options)} and {len(self.choices)}")
         elif not self.choices and (self.gold is not None or self.target is None):
             faults.append("an example without choices needs a target and has no gold")
+        if self.options is not None and len(self.options) != len(self.choices):
+            faults.append(f"there must be as many options as choices; got {len(self.options)} and {len(self.choices)}")
         if faults:
             raise HeftError("; ".join(faults))
 
@@ -110,8 +114,9 @@ def choice_example(
 ) -> Example:
     """An example scored by the likelihood of its choices; each option is continued after one space.
 
-    `gold` is the index of the right one, None where that is not known. `group` is the shared text itself, whose hash is stored; `question` and `named` are an `Example`'s `question`
-    and `options`, for a prompt that lists them and options that are their names.
+    `gold` is the index of the right one, None where that is not known. `group` is the shared text itself, whose hash
+    is stored; `question` and `named` are an `Example`'s `question` and `options`, for a prompt that lists them and
+    options that are their names.
     """
     choices = tuple(f" {option.strip()}" for option in options)
     return Example(
@@ -225,12 +230,12 @@ class Task(ABC):
     settings_type: ClassVar[type[TaskSettings]]
     generates: ClassVar[bool] = False
     """Whether every answer is generated, so that no example has choices."""
+    answers_are_texts: ClassVar[bool] = False
+    """Whether a generated answer is compared as the text that it is, so that it can be like the reference in part."""
     fields: ClassVar[Mapping[str, type]] = {}
     """The fields that a row must have, and their types."""
     answer_field: str | None = None
     """The field that holds the right answer, which a row to predict on need not have; None: no field alone does."""
-    extracts: ClassVar[bool] = False
-    """Whether the final answer is only a part of a generated text."""
     stop: tuple[str, ...] = ()
     """Where a generated answer ends; never part of it."""
 
@@ -257,6 +262,17 @@ class Task(ABC):
         name = settings.train_split if split == "train" else settings.eval_split
         return read_rows(settings.source, name, settings.sources)
 
+    @property
+    def common_choices(self) -> tuple[str, ...] | None:
+        """The choices that every row has, in words; None where rows have their own, or none."""
+        return None
+
+    def prompted(self, text: str) -> Example:
+        """The example of a prompt that a person typed, as the model is to see it; its answer is not known."""
+        if self.common_choices is None:
+            return generation_example(self.name, text.rstrip())
+        return choice_example(self.name, text.rstrip(), self.common_choices, None)
+
     def row_faults(self, row: dict) -> list[str]:
         """What is missing from a row or of the wrong type."""
         return field_faults(row, self.fields)
@@ -276,6 +292,18 @@ class Task(ABC):
     def question(self, row: dict) -> Example:
         """The example of a row without looking at its answer, which need not be there; otherwise as `example`."""
         return without_answer(self.example({name: row[name] for name in row if name != self.answer_field}))
+
+    def examples(self, row: dict) -> Sequence[Example]:
+        """All examples of one row, as `example`: one, unless the task makes more of it."""
+        return [self.example(row)]
+
+    def resolved(self) -> TaskSettings:
+        """The settings with what the training rows decide written out, as a run keeps them.
+
+        Raises:
+            HeftError: the training rows cannot be read.
+        """
+        return self.settings
 
     def prediction(self, text: str) -> str | None:
         """The final answer in a generated text, in the form that is compared; None where there is none."""
@@ -310,7 +338,7 @@ def quotes_hint(value: object) -> str:
 
 
 def index_among(row: dict, name: str, allowed: Sequence[object]) -> int | None:
-    """The index of a field's value among those allowed; None without the field, a HeftError where it is none of them."""
+    """The index of a field's value among those allowed; None without the field. A HeftError: it is none of them."""
     if name not in row:
         return None
     if row[name] not in allowed:

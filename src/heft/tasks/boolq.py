@@ -81,6 +81,7 @@ class Boolq(Task):
     settings_type = BoolqSettings
     fields = {"question": str, "passage": str, "answer": bool}
     answer_field = "answer"
+    common_choices = ("no", "yes")
     settings: BoolqSettings
 
     def example(self, row: dict) -> Example:
@@ -89,4 +90,4 @@ class Boolq(Task):
         if self.settings.passage:
             prompt = f"{passage}\n{prompt}"
         gold = int(row["answer"]) if "answer" in row else None
-        return choice_example(self.name, prompt, ("no", "yes"), gold, group=passage)
+        return choice_example(self.name, prompt, self.common_choices, gold, group=passage)

@@ -34,7 +34,6 @@ class Gsm8k(Task):
     settings_type = Gsm8kSettings
     fields = {"question": str, "answer": str}
     answer_field = "answer"
-    extracts = True
     stop = ("\nQuestion:",)
     settings: Gsm8kSettings
 

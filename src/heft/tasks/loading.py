@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from heft.errors import HeftError
 from heft.tasks.base import Example, Split, Task
-from heft.tasks.sources import fault_report
+from heft.tasks.table import faults_by_cause
 
 
 def examples_of(task: Task, split: Split) -> list[Example]:
@@ -20,13 +20,13 @@ def examples_of(task: Task, split: Split) -> list[Example]:
         row_faults = task.row_faults(row)
         if not row_faults:
             try:
-                examples.append(task.example(row))
+                examples += [replace(example, place=where) for example in task.examples(row)]
             except HeftError as error:
                 row_faults = [str(error)]
         if row_faults:
-            faults.append(f"{where}: {'; '.join(row_faults)}")
+            faults.append((where, "; ".join(row_faults)))
     if faults:
-        raise fault_report(f"{task.name}: {len(faults):,} of {row_count:,} {split} rows cannot be used:", faults)
+        raise faults_by_cause(f"{task.name}: {len(faults):,} of {row_count:,} {split} rows cannot be used:", faults)
     if not examples:
         raise HeftError(f"{task.name}: there are no {split} rows")
     settings = task.settings

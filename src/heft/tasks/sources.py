@@ -1,17 +1,14 @@
 """Where rows come from: a folder of JSON Lines, the Hugging Face Hub, or what else a task names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from heft.errors import HeftError
-from heft.storage.reading import is_dir, is_file, parse_json, read_lines
-
-Row = tuple[str, dict]
-"""The place of a row ("path:line" or "google/boolq[validation] row 12") and its fields."""
-
-FAULTS_SHOWN = 10
+from heft.storage.reading import is_dir, is_file
+from heft.tasks.table import Row, read_json_lines, user_path
+from heft.tasks.table.files import files_beside
 
 
 class Source(Protocol):
@@ -80,74 +77,17 @@ def read_rows(source: str, split: str, sources: Mapping[str, Source]) -> Iterato
     return read_json_lines(_split_file(user_path(source), split, sources))
 
 
-def user_path(text: str) -> Path:
-    """A path as a person writes it, `~` for the home directory; a HeftError where there is no such home."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise HeftError(f"{text!r} is not a path: {error}") from None
-
-
-def fault_report(heading: str, faults: Sequence[str]) -> HeftError:
-    """One error that shows the first ten faults and counts the rest."""
-    lines = [heading, *(f"  {fault}" for fault in faults[:FAULTS_SHOWN])]
-    if len(faults) > FAULTS_SHOWN:
-        lines.append(f"  … and {len(faults) - FAULTS_SHOWN:,} more")
-    return HeftError("\n".join(lines))
-
-
-def read_json_lines(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON Lines file: strict UTF-8, one per line, counted from 1; blank lines are skipped.
-
-    Lines and file are bounded (heft.storage.reading).
-
-    Raises:
-        HeftError: the file is missing or has no rows, or lines of it are not UTF-8, not JSON or not objects; all
-            unreadable lines are reported together, before the first row.
-    """
-    if not is_file(path):
-        raise HeftError(f"{path} is not a file; expected JSON Lines. {_files_beside(path)}")
-    rows, faults = [], []
-    for number, line in read_lines(path):
-        try:
-            rows.append((f"{path}:{number}", _json_object(line)))
-        except ValueError as error:
-            faults.append(f"{path}:{number}: {error}")
-    if faults:
-        raise fault_report(f"{path}: expected one JSON object per line; unreadable lines: {len(faults):,}", faults)
-    if not rows:
-        raise HeftError(f"{path} has no rows; expected one JSON object per line")
-    yield from rows
-
-
-def _json_object(line: bytes) -> dict:
-    """Parse one line; every failure is a ValueError for people. NaN, as Python writes it, is left to the task."""
-    value = parse_json(line, finite=False)
-    if not isinstance(value, dict):
-        raise ValueError(f"a JSON {type(value).__name__} where an object {{…}} was expected")
-    return value
-
-
 def _split_file(folder: Path, split: str, sources: Mapping[str, Source]) -> Path:
     """`folder/<split>.jsonl`, or the reason that there is none."""
     if is_file(folder):
         raise HeftError(
             f"source {str(folder)!r} is a file; expected the folder that holds {split}.jsonl "
-            "(for a file of your own use the task jsonl)"
+            "(for a file of your own use the task rows)"
         )
     if not is_dir(folder):
         expected = ", ".join([*sources, "the path of a folder"])
         raise HeftError(f"source {str(folder)!r} is not a folder; expected one of: {expected}")
     path = folder / f"{split}.jsonl"
     if not is_file(path):
-        raise HeftError(f"{path} does not exist. {_files_beside(path)}")
+        raise HeftError(f"{path} does not exist. {files_beside(path)}")
     return path
-
-
-def _files_beside(path: Path) -> str:
-    """Which data files could have been meant."""
-    if not is_dir(path.parent):
-        seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
-        return f"There is no folder {path.parent} either{seen_from}."
-    names = sorted(file.name for file in path.parent.glob("*.jsonl"))
-    return f"{path.parent} has {', '.join(names)}." if names else f"{path.parent} has no .jsonl files."

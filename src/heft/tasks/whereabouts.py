@@ -52,6 +52,10 @@ class Whereabouts(Task):
     fields = {"moves": list, "asked": str}
     settings: WhereaboutsSettings
 
+    @property
+    def common_choices(self) -> tuple[str, ...]:
+        return PLACES[: self.settings.places]
+
     def rows(self, split: Split) -> Iterator[Row]:
         settings = self.settings
         size = settings.train_size if split == "train" else settings.eval_size
@@ -76,7 +80,7 @@ class Whereabouts(Task):
 
     def example(self, row: dict) -> Example:
         moves, asked = row["moves"], row["asked"]
-        places = PLACES[: self.settings.places]
+        places = self.common_choices
         story = " ".join(f"{person} went to the {place}." for person, place in moves)
         last_place = dict(moves)[asked]
         prompt = f"{story} Where is {asked} now? {asked} is in the"

@@ -34,6 +34,6 @@ def count(rows: Sequence[EncodedExample], total: int, split: str) -> str:
 
 
 def such_as(row: EncodedExample) -> str:
-    """The beginning of a row's prompt, to find the row by, with control characters escaped."""
-    text = row.example.prompt
-    return f"such as {text[:_SHOWN]!r}" + ("…" if len(text) > _SHOWN else "")
+    """The beginning of a row's prompt and its place, to find the row by, with control characters escaped."""
+    text, place = row.example.prompt, row.example.place
+    return f"such as {text[:_SHOWN]!r}" + ("…" if len(text) > _SHOWN else "") + (f" ({place})" if place else "")

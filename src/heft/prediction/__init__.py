@@ -1,0 +1,1 @@
+"""A model's answers to rows whose answers are not known."""

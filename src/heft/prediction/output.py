@@ -1,0 +1,150 @@
+"""Predictions as rows, and as files: JSON Lines, CSV, TSV, Parquet."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from heft.errors import HeftError
+from heft.prediction.predict import Prediction, Predictions
+from heft.storage.atomic import atomic_path, atomic_write, readable_os_errors
+from heft.storage.reading import is_dir, nearest_existing
+from heft.tasks.table import Row
+from heft.text.escape import escape_controls
+from heft.text.listing import first_of
+
+
+def output_rows(predictions: Predictions) -> list[dict[str, Any]]:
+    """Each row's own columns, and behind them what was predicted.
+
+    `prediction` is the label or the text. For labels there are `probability`, that of the prediction, and
+    `probability_LABEL` for each label; where labels differ from row to row, `probabilities` instead, an object from
+    label to probability. Where the final answer is only a part of the generated text, `text` has all of it. All are
+    null in a row that could not be used.
+
+    Raises:
+        HeftError: the rows have such a column already.
+    """
+    columns = _columns(predictions)
+    require_free_columns(predictions.rows, columns)
+    return [
+        {**row, **{name: None if answer is None else value(answer) for name, value in columns.items()}}
+        for (_, row), answer in zip(predictions.rows, predictions.answers, strict=True)
+    ]
+
+
+def _columns(predictions: Predictions) -> dict[str, Callable[[Prediction], Any]]:
+    """What is added to the rows: the name of each column, and its value for an answer."""
+    columns: dict[str, Callable[[Prediction], Any]] = {"prediction": lambda found: found.answer}
+    answers = [answer for answer in predictions.answers if answer is not None]
+    if any(answer.labels for answer in answers):
+        columns["probability"] = lambda found: found.probability
+        labels = {answer.labels for answer in answers}
+        if len(labels) == 1 and len(set(only := next(iter(labels)))) == len(only):
+            for place, label in enumerate(only):
+                columns[f"probability_{label}"] = lambda found, place=place: found.probabilities[place]
+        else:
+            columns["probabilities"] = lambda found: dict(zip(found.labels, found.probabilities, strict=True))
+    elif not predictions.task.answers_are_texts:
+        columns["text"] = lambda found: found.text
+    return columns
+
+
+def require_free_columns(rows: Sequence[Row], columns: Iterable[str] = ("prediction",)) -> None:
+    """Require that rows have none of the columns that predictions are to have.
+
+    Raises:
+        HeftError: they have.
+    """
+    taken = sorted({name for _, row in rows for name in row} & set(columns))
+    if taken:
+        raise HeftError(f"the rows have a column {first_of(taken, 3)} already; rename it, or leave it out")
+
+
+def require_place(output: Path, source: str | Path | None = None) -> None:
+    """Require that predictions can be written to a file, before they are made.
+
+    Raises:
+        HeftError: its suffix stands for no format, it is a folder, cannot be made, or is the file of the rows.
+    """
+    if output.suffix.lower() not in FORMATS:
+        raise HeftError(f"--output {output}: the format follows from the suffix; expected one of {', '.join(FORMATS)}")
+    if is_dir(output):
+        raise HeftError(f"--output {output} is a folder; give the file to write predictions to")
+    above = nearest_existing(output.parent)
+    if not is_dir(above):
+        raise HeftError(f"--output {output} cannot be made: {above} is a file")
+    if source is not None and os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
+        raise HeftError(f"--output {output} is the file that the rows are in; give another")
+
+
+def write_rows(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows in the format of the file's suffix, whole or not at all.
+
+    Raises:
+        HeftError: the suffix stands for no format, values of a column do not go together, or nothing can be written
+            there.
+    """
+    with readable_os_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    FORMATS[output.suffix.lower()](output, rows)
+
+
+def print_lines(rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
+    """Rows as JSON Lines, with no character that a terminal obeys."""
+    for row in rows:
+        file.write(escape_controls(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
+
+
+def _write_lines(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with atomic_write(output) as file:
+        print_lines(rows, file)
+
+
+def _write_csv(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    _write_separated(output, rows, ",")
+
+
+def _write_tsv(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    _write_separated(output, rows, "\t")
+
+
+def _write_separated(output: Path, rows: Sequence[Mapping[str, Any]], delimiter: str) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_write(output) as file:
+        writer = csv.DictWriter(file, names, restval="", delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A value as it stands in a table: lists and objects as JSON, nothing for null."""
+    if isinstance(value, bool | list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return "" if value is None else value
+
+
+def _write_parquet(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        columns = {name: pyarrow.array([row.get(name) for row in rows]) for name in names}
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise HeftError(
+            f"{output}: a column's values are of several types, which Parquet cannot hold ({error}); write .jsonl"
+        ) from None
+    with atomic_path(output) as partial:
+        parquet.write_table(pyarrow.table(columns), partial)
+
+
+FORMATS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]]], None]] = {
+    ".jsonl": _write_lines,
+    ".csv": _write_csv,
+    ".tsv": _write_tsv,
+    ".parquet": _write_parquet,
+}
+"""How a file is written, by its suffix."""

@@ -1,0 +1,135 @@
+"""Predictions: the model's answer to each row, with the probability of each label."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heft.data.encode import EncodedExample, Encoder
+from heft.errors import HeftError
+from heft.evaluation.evaluator import Answer, answer_examples, answer_record
+from heft.models.limits import limits_of
+from heft.prediction.opening import Answering
+from heft.prediction.questions import questions_of
+from heft.reft.layer import positions_of
+from heft.results.metrics import Metrics, measure
+from heft.runtime.reporter import Reporter
+from heft.tasks import Task, task_for
+from heft.tasks.table import Row, faults_by_cause
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one row.
+
+    Attributes:
+        answer: the likeliest label, or the final answer in the generated text; None where that has none.
+        labels: what could have been answered, in the row's order; empty where the answer is generated.
+        probabilities: of each label: softmax of the choices' log-likelihoods as evaluation compares them
+            (`evaluation.normalize`), so they add up to 1.
+        text: all that was generated; None for labels.
+    """
+
+    answer: str | None
+    labels: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    text: str | None = None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the answer; None where it is generated."""
+        return max(self.probabilities, default=None)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers to rows.
+
+    Attributes:
+        rows: what was asked about: places and fields.
+        answers: one for each row, in order; None where the row could not be used.
+        faults: of each row that could not be used, its place and why.
+        metrics: figures of the rows whose right answer is known; None where none is.
+        unusable_answers: rows whose given answer is none that the task knows.
+        prompts_cut: rows whose prompt was shortened to the limit.
+        seconds: how long answering took.
+        task: that was asked.
+    """
+
+    rows: Sequence[Row]
+    answers: list[Prediction | None]
+    faults: list[tuple[str, str]]
+    metrics: Metrics | None
+    unusable_answers: int
+    prompts_cut: int
+    seconds: float
+    task: Task
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say beside the figures, in sentences."""
+        done = len(self.rows) - len(self.faults)
+        notes = [f"{done:,} rows in {self.seconds:.1f} s ({done / max(self.seconds, 1e-9):,.1f} rows per second)"]
+        if self.prompts_cut:
+            notes.append(f"{self.prompts_cut:,} prompts were cut to {self.task.settings.max_length} tokens")
+        if self.unusable_answers:
+            notes.append(f"{self.unusable_answers:,} rows have an answer that {self.task.name} does not know")
+        if self.faults:
+            notes.append(
+                str(faults_by_cause(f"{len(self.faults):,} of {len(self.rows):,} rows were left out:", self.faults))
+            )
+        return notes
+
+
+def predict_rows(
+    answering: Answering, rows: Sequence[Row], reporter: Reporter | None = None, skip_bad_rows: bool = False
+) -> Predictions:
+    """A model's answers to rows.
+
+    Args:
+        answering: the model and the task.
+        rows: with the task's fields; the right answer need not be there.
+        reporter: hears of the progress.
+        skip_bad_rows: whether rows that cannot be used are left without an answer.
+
+    Raises:
+        HeftError: there are no rows, or some cannot be used, and all are counted; the model computes NaN or infinity.
+    """
+    if not rows:
+        raise HeftError("there are no rows to predict on")
+    model, tokenizer, task = answering.model, answering.tokenizer, task_for(answering.task)
+    encode = Encoder.of(tokenizer, answering.task, positions_of(model))
+    questions = questions_of(rows, task, encode, limits_of(model))
+    if questions.faults and not skip_bad_rows:
+        heading = f"{len(questions.faults):,} of {len(rows):,} rows cannot be used, and nothing was predicted:"
+        report = faults_by_cause(heading, questions.faults)
+        raise HeftError(f"{report}\n--skip-bad-rows leaves their predictions empty")
+    if not questions.usable:
+        raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
+    start = time.perf_counter()
+    usable = questions.usable
+    found = answer_examples(model, tokenizer, task, usable, answering.evaluation, reporter or Reporter(), "prediction")
+    seconds = time.perf_counter() - start
+    known = [
+        answer_record(task, example, answer, tokenizer)
+        for example, answer in zip(usable, found, strict=True)
+        if example.example.answered
+    ]
+    left = iter(found)
+    return Predictions(
+        rows=rows,
+        answers=[None if each is None else prediction_of(task, each, next(left)) for each in questions.encoded],
+        faults=questions.faults,
+        metrics=measure(known) if known else None,
+        unusable_answers=questions.unusable_answers,
+        prompts_cut=sum(each.cut > 0 for each in usable),
+        seconds=seconds,
+        task=task,
+    )
+
+
+def prediction_of(task: Task, encoded: EncodedExample, answer: Answer) -> Prediction:
+    """An evaluator's answer in words."""
+    if answer.text is not None:
+        return Prediction(task.prediction(answer.text), text=answer.text)
+    labels = encoded.example.labels
+    return Prediction(labels[answer.choice], labels, tuple(answer.probabilities))

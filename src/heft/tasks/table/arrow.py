@@ -1,0 +1,96 @@
+"""Tables of pyarrow, `datasets` and pandas as rows, in plain values of Python."""
+
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heft.errors import HeftError
+from heft.storage.reading import FileFault
+from heft.tasks.table.faults import Row
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
+
+
+def parquet_rows(path: Path, content: bytes) -> list[Row]:
+    """The rows of a Parquet file; a column that `datasets` wrote as labels has their names.
+
+    Raises:
+        FileFault: it is damaged.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise FileFault(path, f"it is no whole Parquet file ({error})") from None
+    if b"huggingface" in (table.schema.metadata or {}):
+        from datasets import Dataset
+
+        return dataset_rows(Dataset(table), str(path))
+    return _rows(table.to_pylist(), str(path))
+
+
+def dataset_rows(dataset: "datasets.Dataset", where: str) -> list[Row]:
+    """The rows of a data set of `datasets`; labels (`ClassLabel`) have their names, images are not decoded."""
+    from datasets import ClassLabel
+
+    table = dataset.with_format("arrow")[:]
+    names = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    rows = table.to_pylist()
+    for row in rows:
+        for column, labels in names.items():
+            number = row[column]
+            row[column] = labels[number] if number is not None and 0 <= number < len(labels) else None
+    return _rows(rows, where)
+
+
+def frame_rows(frame: "pandas.DataFrame", where: str = "data frame") -> list[Row]:
+    """The rows of a pandas DataFrame; places are its index, missing values are None.
+
+    Raises:
+        HeftError: names of columns are repeated or no text.
+    """
+    columns = list(frame.columns)
+    if len(set(columns)) < len(columns) or not all(isinstance(column, str) for column in columns):
+        raise HeftError(f"{where}: columns must have names, each once and of text; got {columns}")
+    values = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [(f"{where} row {index}", _plain(row)) for index, row in zip(frame.index, values, strict=True)]
+
+
+def list_rows(rows: list[dict], where: str = "list") -> list[Row]:
+    """Rows that are given as a list of dicts; places count from 0.
+
+    Raises:
+        HeftError: an entry is no dict, or a key is no text.
+    """
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+            raise HeftError(f"{where} row {number}: expected a dict of columns; got {type(row).__name__} {row!r:.60}")
+    return _rows(rows, where)
+
+
+def _rows(rows: list[dict], where: str) -> list[Row]:
+    if not rows:
+        raise HeftError(f"{where} has no rows")
+    return [(f"{where} row {number}", _plain(row)) for number, row in enumerate(rows)]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: dates as ISO 8601, decimals as text, numpy's scalars and arrays as Python's."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value.item() if hasattr(value, "item") else value
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy
+        return _plain(value.tolist())
+    return value if isinstance(value, bytes) else str(value)

@@ -1,0 +1,120 @@
+"""Predictions are what evaluation finds, row by row, without the answers; bad rows are all told."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from heft.errors import HeftError
+from heft.prediction.opening import opening
+from heft.prediction.output import output_rows
+from heft.prediction.predict import predict_rows
+from prediction.predicting import TASKS, trained
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def run(request, tmp_path_factory):
+    name = request.param
+    return name, *trained(tmp_path_factory.mktemp(name), name)
+
+
+def places(rows):
+    return [(f"rows.csv:{number}", row) for number, row in enumerate(rows, 2)]
+
+
+def without(rows, field):
+    return [{key: value for key, value in row.items() if key != field} for row in rows]
+
+
+@pytest.mark.parametrize("stages", [(), ("coarse",), ("base",)])
+def test_predictions_are_those_of_the_evaluation_without_the_answers(run, stages):
+    name, directory, rows, records = run
+    field = TASKS[name][2]
+    made = predict_rows(opening(directory, stages).load(), places(without(rows, field)))
+    expected = records[stages[0] if stages else "fine"]
+    assert made.metrics is None
+    for answer, record in zip(made.answers, expected, strict=True):
+        if record.text is not None:
+            assert (answer.text, answer.answer) == (record.text, record.prediction)
+            continue
+        assert answer.answer == answer.labels[record.prediction]
+        total = sum(map(math.exp, record.log_likelihoods))
+        softmax = [math.exp(value) / total for value in record.log_likelihoods]
+        assert answer.probabilities == pytest.approx(softmax, abs=1e-6)
+        assert answer.probability == max(answer.probabilities)
+
+
+def test_where_the_answers_are_there_the_accuracy_is_that_of_the_evaluation(run):
+    name, directory, rows, records = run
+    made = predict_rows(opening(directory / "adapter").load(), places(rows))
+    assert made.metrics.accuracy == sum(r.correct for r in records["fine"]) / len(rows)
+    assert made.unusable_answers == 0
+    wrong = [dict(row) for row in rows]
+    wrong[0][TASKS[name][2]] = "none of these"
+    wrong[1][TASKS[name][2]] = None
+    again = predict_rows(opening(directory).load(), places(wrong))
+    assert again.metrics.n == len(rows) - 2
+    assert again.unusable_answers == 1
+    assert again.answers == made.answers
+
+
+def test_rows_that_cannot_be_used_are_all_told_with_their_lines_or_left_out(run):
+    name, directory, rows, _ = run
+    question = "question"
+    bad = [*without(rows[:1], question), *rows[1:3], {**rows[3], question: 7}]
+    answering = opening(directory).load()
+    told = r"2 of 4 rows cannot be used(.|\n)*rows.csv:2: question is missing(.|\n)*rows.csv:5: question must be text"
+    with pytest.raises(HeftError, match=told):
+        predict_rows(answering, places(bad))
+    made = predict_rows(answering, places(bad), skip_bad_rows=True)
+    whole = predict_rows(answering, places(rows))
+    assert [each and each.answer for each in made.answers] == [None, *(a.answer for a in whole.answers[1:3]), None]
+    out = output_rows(made)
+    added = list(out[1])[len(rows[1]) :]
+    assert all(out[0][name] is None and out[3][name] is None for name in added)
+    assert out[1][added[-1]] is not None
+    assert out[1].items() >= rows[1].items()
+    with pytest.raises(HeftError, match="none of 1 rows can be used"):
+        predict_rows(answering, places(bad[:1]), skip_bad_rows=True)
+    with pytest.raises(HeftError, match="there are no rows"):
+        predict_rows(answering, [])
+
+
+def test_the_batch_size_changes_nothing(run):
+    _, directory, rows, _ = run
+    answering = opening(directory).load()
+    one = replace(answering, evaluation=answering.evaluation.model_copy(update={"batch_size": 1}))
+    for a, b in zip(
+        predict_rows(answering, places(rows)).answers, predict_rows(one, places(rows)).answers, strict=True
+    ):
+        assert (a.answer, a.text) == (b.answer, b.text)
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+
+
+def test_columns_follow_from_the_kind_of_answer(run):
+    name, directory, rows, _ = run
+    (row, *_) = output_rows(predict_rows(opening(directory).load(), places(rows)))
+    added = {
+        "boolq": ["prediction", "probability", "probability_no", "probability_yes"],
+        "arc_easy": ["prediction", "probability", *(f"probability_{x}" for x in ("a pan", "an egg", "the sun"))],
+        "gsm8k": ["prediction", "text"],
+    }[name]
+    assert list(row) == [*rows[0], *added]
+    if name != "gsm8k":
+        assert sum(row[key] for key in added[2:]) == pytest.approx(1)
+        assert row[f"probability_{row['prediction']}"] == row["probability"]
+
+
+def test_what_is_no_stage_and_no_run_is_said(run, tmp_path):
+    _, directory, rows, _ = run
+    with pytest.raises(HeftError, match="no stage 'corse'; did you mean 'coarse'"):
+        opening(directory, ["corse"])
+    with pytest.raises(HeftError, match="name it alone"):
+        opening(directory, ["base", "coarse"])
+    with pytest.raises(HeftError, match="does not exist; expected the directory of a run"):
+        opening(tmp_path / "none")
+    recipe = directory.parent / "recipe.yaml"
+    with pytest.raises(HeftError, match="for its stages give the run's directory"):
+        opening(recipe, ["coarse"])
+    base = predict_rows(opening(recipe).load(), places(rows))
+    assert base.answers == predict_rows(opening(directory, ["base"]).load(), places(rows)).answers

@@ -1,0 +1,185 @@
+"""Rows from every kind of source, against the rows that were written."""
+
+import csv
+import gzip
+import io
+import json
+
+import pytest
+
+from heft.errors import HeftError
+from heft.tasks.table import read_table, splits_of
+
+ROWS = [
+    {"text": "It broke, again", "label": "007"},
+    {"text": 'He said "no"\nand left', "label": "1"},
+    {"text": "Café, ½ — ü", "label": ""},
+]
+
+
+def as_csv(rows=ROWS, delimiter=",", line_end="\r\n") -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0], delimiter=delimiter, lineterminator=line_end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_lines(rows=ROWS) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def written(folder, name: str, content: str | bytes):
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", as_lines()),
+        ("a.json", as_lines()),
+        ("a.json", json.dumps(ROWS)),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("a.jsonl", json.dumps(ROWS)),
+        ("a.json", json.dumps({"version": 1, "tags": ["x"], "data": ROWS, "end": None})),
+        ("a.csv", as_csv()),
+        ("a.csv", as_csv(line_end="\n")),
+        ("a.csv", as_csv(delimiter=";")),
+        ("a.tsv", as_csv(delimiter="\t")),
+        ("a.txt", as_csv(delimiter="\t")),
+        ("a.csv.gz", gzip.compress(as_csv().encode())),
+        ("a.jsonl.gz", gzip.compress(as_lines().encode())),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_file_gives_the_rows_that_were_written(tmp_path, name, content, encoding):
+    if isinstance(content, bytes):
+        content = gzip.compress(gzip.decompress(content).decode().encode(encoding))
+    else:
+        content = content.encode(encoding)
+    path = written(tmp_path, name, content)
+    assert [row for _, row in read_table(str(path))] == ROWS
+
+
+def test_places_are_the_files_own_lines(tmp_path):
+    lines = as_csv(line_end="\n")
+    path = written(tmp_path, "a.csv", lines.replace('\n"Caf', '\n\n\n"Caf'))
+    assert [where for where, _ in read_table(path)] == [f"{path}:2", f"{path}:3", f"{path}:7"]
+    path = written(tmp_path, "b.json", json.dumps({"n": [1, [2]], "rows": ROWS}, indent=1))
+    starts = [n for n, line in enumerate(path.read_text().splitlines(), 1) if line == "  {"]
+    assert [where for where, _ in read_table(path)] == [f"{path}:{n}" for n in starts]
+
+
+def test_one_chat_in_json_is_one_row(tmp_path):
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    for name in ("a.json", "a.jsonl"):
+        path = written(tmp_path, name, json.dumps(chat))
+        assert read_table(path) == [(f"{path}:1", chat)]
+
+
+def test_parquet_data_sets_and_frames_give_the_same_rows(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pandas = pytest.importorskip("pandas")
+    data = datasets.Dataset.from_list(ROWS)
+    data.to_parquet(tmp_path / "a.parquet")
+    data.save_to_disk(str(tmp_path / "saved"))
+    pandas.DataFrame(ROWS).to_parquet(tmp_path / "b.parquet")
+    sources = {
+        "a.parquet": tmp_path / "a.parquet",
+        "b.parquet": tmp_path / "b.parquet",
+        "saved": tmp_path / "saved",
+        "data set": data,
+        "data set[train]": datasets.DatasetDict(train=data, test=data.select([0])),
+        "data frame": pandas.DataFrame(ROWS),
+        "list": ROWS,
+    }
+    for where, source in sources.items():
+        found = read_table(source)
+        assert [row for _, row in found] == ROWS
+        assert found[2][0].endswith(f"{where} row 2")
+    assert len(read_table(sources["data set[train]"], split="test")) == 1
+    assert splits_of(sources["data set[train]"]) == ["train", "test"]
+    with pytest.raises(HeftError, match="has no split 'dev'; it has train, test"):
+        read_table(sources["data set[train]"], split="dev")
+
+
+def test_labels_of_a_data_set_have_their_names(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    label = datasets.ClassLabel(names=["refund", "delay"])
+    features = datasets.Features(text=datasets.Value("string"), label=label)
+    data = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    data.to_parquet(tmp_path / "a.parquet")
+    for source in (data, tmp_path / "a.parquet"):
+        assert [row["label"] for _, row in read_table(source)] == ["delay", "refund", None]
+
+
+def test_values_are_those_that_json_has():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"n": [1, 2], "x": [0.5, None], "day": pandas.to_datetime(["2026-01-31", None]), "tags": [["a"], ("b",)]}
+    )
+    rows = [row for _, row in read_table(frame)]
+    assert json.loads(json.dumps(rows)) == [
+        {"n": 1, "x": 0.5, "day": "2026-01-31T00:00:00", "tags": ["a"]},
+        {"n": 2, "x": None, "day": None, "tags": ["b"]},
+    ]
+    assert type(rows[0]["n"]) is int
+
+
+def test_a_relative_path_counts_from_the_folder(tmp_path):
+    written(tmp_path, "a.csv", as_csv())
+    assert len(read_table("a.csv", folder=tmp_path)) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", "text\nCafé\n".encode("cp1252"), r"not UTF-8 \(line 2, byte 0xe9\); it looks like Windows-1252"),
+        ("a.csv", "text,label\na,b,c\nd\nx,y\n1,2,3\n", r"3 of 4 rows have not the 2 cells"),
+        ("a.csv", "text,text\na,b\n", "twice there: 'text'"),
+        ("a.csv", 'text,label\n"a,b\n', "quotes do not close"),
+        ("a.csv", "text,label\n", "has no rows"),
+        ("a.csv", "", "is empty; expected JSON Lines"),
+        ("a.json", "[]", "has no rows"),
+        ("a.json", '[1, {"a": 2}]', r"a.json:1: a number where an object"),
+        ("a.json", '{"a": 1', "not JSON"),
+        ("a.jsonl", "text,label\na,b\n", "expected one JSON object per line"),
+        ("a.txt", "one line\nanother\n", "text without columns"),
+        ("a.xlsx", b"PK\x03\x04rest", "Excel workbook"),
+        ("a.parquet", b"PAR1 damaged", "no whole Parquet file"),
+        ("a.csv.gz", gzip.compress(b"text\n" * 999)[:-20], "gzip compression is damaged"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, reason):
+    with pytest.raises(HeftError, match=reason):
+        read_table(str(written(tmp_path, name, content)))
+
+
+def test_every_bad_row_is_counted_and_a_cause_stands_once(tmp_path):
+    path = written(tmp_path, "a.csv", "text,label\n" + "a,b\n" + "a,b,c\n" * 30)
+    with pytest.raises(HeftError) as raised:
+        read_table(path)
+    assert "30 of 31 rows" in str(raised.value)
+    assert f"{path}:3: 3 cells, where the header has 2 (and in 29 more: :4, :5, :6" in str(raised.value)
+    assert str(raised.value).count("3 cells") == 1
+
+
+def test_a_missing_file_is_answered_with_the_files_there_are(tmp_path):
+    written(tmp_path, "b.csv", "x")
+    with pytest.raises(HeftError, match="is not a file. .* has b.csv"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_what_cannot_hold_rows_is_refused():
+    with pytest.raises(HeftError, match="rows cannot be read from int"):
+        read_table(3)
+    with pytest.raises(HeftError, match="list row 1: expected a dict of columns; got str"):
+        read_table([{"a": 1}, "b"])
+
+
+def test_an_id_that_is_no_file_is_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HeftError, match="nobody/nothing is no file here, and cannot be opened .* owner/name:config"):
+        read_table("nobody/nothing", folder=tmp_path)
