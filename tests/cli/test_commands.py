@@ -34,6 +34,8 @@ def test_train_prints_the_tables_and_the_figures_of_the_run(run):
     for stage in json.loads((directory / "summary.json").read_text())["stages"]:
         assert f"{100 * stage['accuracy']:.1f} %" in done.stdout
         assert f"{stage['trainable_parameters']:,}" in done.stdout
+    assert "hint: Stage coarse took 2 optimizer steps." in done.stdout
+    assert "Write `stages.fine.steps: 50`." in done.stdout
     assert "seed: 3" in (directory / "recipe.yaml").read_text()
     assert done.stderr == ""
 

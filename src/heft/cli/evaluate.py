@@ -11,7 +11,7 @@ from heft.errors import HeftError
 from heft.text.units import percent
 
 if TYPE_CHECKING:
-    from heft.results.metrics import Metrics
+    from heft.evaluation import Evaluation
     from heft.tasks import TaskSettings
 
 
@@ -59,7 +59,7 @@ def evaluate(
     loaded = load_base(settings.model)
     adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
     result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, reporter)
-    for line in _lines(result.metrics, settings.task):
+    for line in _lines(result, settings.task):
         reporter.note(line)
     if result.prompts_cut:
         reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
@@ -108,13 +108,17 @@ def _require_a_place(output: Path) -> None:
         raise HeftError(f"--output {output} cannot be made: {above} is a file")
 
 
-def _lines(metrics: "Metrics", task: "TaskSettings") -> list[str]:
+def _lines(result: "Evaluation", task: "TaskSettings") -> list[str]:
+    metrics = result.metrics
     low, high = metrics.interval
     lines = [
         f"{task.name}: accuracy {percent(metrics.accuracy)} ({percent(low)} to {percent(high)}), {metrics.n:,} examples"
     ]
     if metrics.predictions is not None:
-        answers = ", ".join(f"{name} {percent(share)}" for name, share in metrics.predictions.items())
+        from heft.results.labels import label_of
+
+        shares = metrics.predictions.items()
+        answers = ", ".join(f"{label_of(int(index), result.labels)} {percent(share)}" for index, share in shares)
         lines.append(
             f"balanced accuracy {percent(metrics.balanced_accuracy)}, majority class {percent(metrics.majority)}"
         )

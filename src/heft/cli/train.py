@@ -22,6 +22,8 @@ def train(
 ) -> None:
     """Train a recipe's stages and report the accuracy after each."""
     from heft.cli.show import ConsoleReporter, explain_interrupts, results_table
+    from heft.compare.hints import hints_of_run
+    from heft.compare.runs import read_run
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import refuse_sweep
     from heft.run.begun import is_begun, require_free, require_same
@@ -41,5 +43,7 @@ def train(
     with explain_interrupts(loaded.output_dir, reporter, resume=shlex.join(["heft", *typed, "--resume"])):
         run = run_recipe(loaded, reporter, resume)
     reporter.console.print(results_table(run.stages))
+    for hint in hints_of_run(read_run(run.directory)) if distributed.is_main() else ():
+        reporter.note(f"hint: {hint}")
     reporter.note(f"run: {run.directory}   adapter: {run.directory / 'adapter'}")
     distributed.shutdown()

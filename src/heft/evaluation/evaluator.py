@@ -17,6 +17,7 @@ from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import positions_of
+from heft.results.labels import shared_labels
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
 from heft.runtime.memory_errors import in_smaller_batches, no_room_for
@@ -34,12 +35,14 @@ class Evaluation:
         metrics: figures from the records.
         seconds: how long it took.
         prompts_cut: examples whose prompt was shortened to the limit.
+        labels: what the choices stand for, by their index, where all examples have the same; else None.
     """
 
     records: list[Record]
     metrics: Metrics
     seconds: float
     prompts_cut: int
+    labels: tuple[str, ...] | None = None
 
 
 def evaluate(
@@ -91,7 +94,8 @@ def evaluate_examples(
         answer_record(task, example, answer, tokenizer) for example, answer in zip(examples, answers, strict=True)
     ]
     cut = sum(example.cut > 0 for example in examples)
-    return Evaluation(records, measure(records), time.perf_counter() - start, cut)
+    labels = shared_labels(example.example for example in examples)
+    return Evaluation(records, measure(records), time.perf_counter() - start, cut, labels)
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,12 @@ class Answer:
     Attributes:
         log_likelihoods: ln p of each choice as they are compared (normalised or not); empty where it is generated.
         text: the generated text; None for choices.
+        cut: whether the text reached the limit of tokens before an end.
     """
 
     log_likelihoods: tuple[float, ...] = ()
     text: str | None = None
+    cut: bool = False
 
     @property
     def choice(self) -> int:
@@ -178,6 +184,7 @@ class _Answers:
 
     def _generated(self, batch_size: int) -> list[Answer]:
         longest = max(len(example.prompt) for example in self.examples) + self.task.max_new_tokens
+        cut: set[int] = set()
         texts = generate_texts(
             self.model,
             self.tokenizer,
@@ -187,8 +194,9 @@ class _Answers:
             stop=self.task.stop,
             answer_end=Encoder.of(self.tokenizer, self.task.settings).answer_end,
             on_batch=self._on_batch,
+            on_cut=cut.add,
         )
-        return [Answer(text=text) for text in texts]
+        return [Answer(text=text, cut=place in cut) for place, text in enumerate(texts)]
 
     def _on_batch(self, done: int) -> None:
         self.reporter.step(self.what, done, len(self.examples))
@@ -205,6 +213,7 @@ def answer_record(task: Task, encoded: EncodedExample, answer: Answer, tokenizer
         correct=is_right(task, encoded, answer.text, tokenizer),
         group=encoded.example.group,
         text=answer.text,
+        cut=answer.cut,
         prompt=encoded.fingerprint,
     )
 

@@ -68,6 +68,8 @@ class StageSummary(BaseModel):
     """"planned", with all its steps, or "early_stopping", before them; None for the base."""
     ended_because: str | None = None
     """The same in a sentence, with the figures."""
+    labels: list[str] | None = None
+    """What the choices stand for, by their index, where all rows have the same; else None."""
 
     @classmethod
     def of(cls, name: str, metrics: Metrics, **rest) -> "StageSummary":

@@ -157,6 +157,8 @@ class StageLoop:
         model, tokenizer = self.base.model, self.base.tokenizer
         what = f"evaluation of {name}"
         evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
-        summary = StageSummary.of(name, evaluation.metrics, evaluation_seconds=evaluation.seconds, **figures)
+        labels = None if evaluation.labels is None else list(evaluation.labels)
+        figures |= {"evaluation_seconds": evaluation.seconds, "labels": labels}
+        summary = StageSummary.of(name, evaluation.metrics, **figures)
         self.reporter.evaluated(summary, evaluation.records)
         return summary

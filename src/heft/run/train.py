@@ -190,6 +190,7 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
             "fingerprint": base.fingerprint,
             "dtype": base.settings.dtype,
             "attention": attention_of(base.model),
+            "parameters": base.model.num_parameters(),
         },
         "data": {
             "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},

@@ -183,7 +183,7 @@ class TrainingLoop:
         if self.data.validation_rows and due:
             loss = self._validation_loss()
             self._log(eval_loss=loss)
-            self.early_stopping.update(loss, self._parameters)
+            self.early_stopping.update(self.progress.step, loss, self._parameters)
 
     def _save_if_due(self) -> None:
         """Write a checkpoint when one is due or a signal asks for the end, which is then a `Stopped`."""

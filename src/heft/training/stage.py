@@ -120,6 +120,9 @@ def train_stage(
         reporter.note(note)
     progress, reason = loop.progress, loop.early_stopping.reason
     is_early = progress.step < steps
+    if is_early:
+        kept = "the weights of the lowest were kept" if stage.best_checkpoint else "the last weights were kept"
+        reporter.note(f"stage {name} stopped early, after step {progress.step:,} of {steps:,}: {reason}; {kept}")
     return StageOutcome(
         steps=progress.step,
         seconds=progress.seconds,
