@@ -28,7 +28,10 @@ class RecipeFile(Target):
     """A recipe."""
 
     def seeds(self) -> list[bytes]:
-        return [RECIPE.encode(), *(path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml")))]
+        return [
+            RECIPE.encode(),
+            *(path.read_bytes() for path in sorted((ROOT / "src" / "heft" / "recipes").glob("*.yaml"))),
+        ]
 
     def run(self, data: bytes) -> None:
         from heft.recipe.files import dump_recipe, load_recipe

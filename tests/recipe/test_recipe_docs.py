@@ -10,7 +10,7 @@ from heft.recipe.recipe import Recipe
 from heft.settings.words import describe, schema_of
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "src" / "heft" / "recipes").glob("*.yaml"))
 
 
 def settings_groups() -> dict[str, dict]:

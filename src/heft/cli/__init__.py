@@ -18,7 +18,7 @@ def main() -> None:
     try:
         from heft.cli.app import app
 
-        app()
+        app(prog_name="heft")
     except HeftError as error:
         print(escape_controls(f"heft: {error}"), file=sys.stderr)
         sys.exit(2)

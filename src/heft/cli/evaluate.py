@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import Base, Overrides, TrustRemoteCode
+from heft.cli.options import Base, Overrides, Task, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.units import percent
 
@@ -20,7 +20,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="An adapter directory, or a base model as in a recipe's model.name.")
     ],
-    task: Annotated[str | None, typer.Option(help="Task to evaluate on (default: the adapter's own).")] = None,
+    task: Task = None,
     split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows to evaluate on.")] = None,
     output: Annotated[

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
+
+EXAMPLE = "quickstart (`heft recipes` has all)"
+"""Of a recipe, for messages."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
     """Read a recipe, apply overrides in order, check everything.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a recipe that comes with heft, such as `quickstart` (heft.recipe.ready).
         overrides: `key.path=value` each, the value as YAML, such as `stages.fine.rank=4`.
         output: replaces the recipe's `output`.
 
@@ -20,7 +24,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    document = read_document(Path(path), Recipe, "recipe", "recipes/quickstart.yaml")
+    document = read_document(located(path), Recipe, "recipe", EXAMPLE)
     apply_overrides(document, overrides, output)
     return validate(document, Recipe)
 

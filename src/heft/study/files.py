@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from heft.errors import HeftError
+from heft.recipe.files import EXAMPLE
+from heft.recipe.ready import located
 from heft.recipe.recipe import Recipe
 from heft.settings.files import (
     Document,
@@ -55,15 +57,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
     """Read a study and the recipes of its arms, apply overrides, check everything.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a study that comes with heft, such as `paper/embedded`.
         overrides: `key.path=value` each, applied to the study, such as `seeds=[0]` or `set.task.train_limit=500`.
         output: replaces the study's `output`.
 
     Raises:
         HeftError: a file cannot be read, or anything in them is wrong; a line for each fault.
     """
-    path = Path(path)
-    document = read_document(path, StudySettings, "study", "recipes/paper/embedded.yaml")
+    path = located(path)
+    document = read_document(path, StudySettings, "study", "paper/embedded, which comes with heft")
     apply_overrides(document, overrides, output, dotted_below="set")
     if not isinstance(document.data, dict):
         raise faults_error(document.faults)
@@ -104,7 +106,7 @@ def _arm_document(study: Document, arm: str, folder: Path) -> Document:
     """An arm's recipe with the study's changes; faults of these are reported at their lines in the study."""
     file = folder / study.data["arms"][arm]["recipe"]
     try:
-        document = read_document(file, Recipe, "recipe", "recipes/quickstart.yaml", source=_RECIPES)
+        document = read_document(file, Recipe, "recipe", EXAMPLE, source=_RECIPES)
     except HeftError as error:
         study.fault(("arms", arm, "recipe"), str(error))
         return Document()
