@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import Base, Overrides, Task, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Overrides, Quiet, Task, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.units import percent
 
@@ -30,9 +31,12 @@ def evaluate(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
-    from heft.cli.show import ConsoleReporter
+    from heft.cli.documents import EvalDocument
+    from heft.cli.output import Output
     from heft.recipe.files import evaluation_request
     from heft.tasks import TASKS
 
@@ -48,7 +52,7 @@ def evaluate(
     settings = evaluation_request(values, override)
     if output is not None:
         _require_a_place(output)
-    reporter = ConsoleReporter()
+    out = Output(quiet, as_json)
     from heft.adapters.directory import open_adapters
     from heft.evaluation import evaluate as run_evaluation
     from heft.models.load import load_base
@@ -57,17 +61,26 @@ def evaluate(
 
     loaded = load_base(settings.model)
     adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
-    result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, reporter)
-    for line in _lines(result.metrics, settings.task):
-        reporter.note(line)
+    result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, out.reporter)
+    line, *more = _lines(result.metrics, settings.task)
+    out.last(line)
+    for line in more:
+        out.note(line)
     if result.prompts_cut:
-        reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
-    reporter.note(f"{result.seconds:.1f} seconds")
+        out.reporter.warn(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
+    out.note(f"{result.seconds:.1f} seconds")
     if output is not None:
         with readable_os_errors(output):
             output.parent.mkdir(parents=True, exist_ok=True)
         write_records(output, result.records)
-        reporter.note(f"records: {output}")
+        out.last(f"records: {output}")
+    out.document(
+        EvalDocument,
+        task=settings.task.name,
+        **asdict(result.metrics),
+        prompts_cut=result.prompts_cut,
+        records=None if output is None else str(output),
+    )
 
 
 def _values(

@@ -45,10 +45,15 @@ class PlainConsole(Console):
 
 
 class ConsoleReporter(Reporter):
-    """Shows a run on standard output; of several processes, the main one does."""
+    """Shows a run on standard output; of several processes, the main one does.
+
+    Attributes:
+        warnings: that were heard so far.
+    """
 
     def __init__(self, console: Console | None = None):
         self.console = console or PlainConsole(soft_wrap=True, quiet=not distributed.is_main())
+        self.warnings: list[str] = []
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
@@ -57,6 +62,11 @@ class ConsoleReporter(Reporter):
     def note(self, text: str) -> None:
         """A line of its own."""
         self.console.print(escape_controls(text), markup=False, emoji=False)
+
+    def warn(self, text: str) -> None:
+        """A line of its own, which is kept too."""
+        self.warnings.append(text)
+        self.note(f"warning: {text}")
 
     def overview(self, stage: str, rows: "Sequence[AdapterRow]") -> None:
         """The table before a stage."""
@@ -148,6 +158,12 @@ def results_table(stages: "Sequence[StageSummary]") -> Table:
         for stage in stages
     )
     return table(f"results on {stages[0].n:,} evaluation examples", ["after"], figures, rows)
+
+
+def results_line(stages: "Sequence[StageSummary]") -> str:
+    """The same in one line, without what it cost."""
+    shown = (f"{stage.name} {percent(stage.accuracy)} ({interval(stage.interval)})" for stage in stages)
+    return f"accuracy on {stages[0].n:,} evaluation examples: {', '.join(shown)}"
 
 
 def print_json(values: dict) -> None:

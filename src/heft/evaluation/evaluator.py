@@ -88,7 +88,7 @@ def evaluate_examples(
     answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
 
     def on_halved(batch_size: int) -> None:
-        reporter.note(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
+        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
     records = in_smaller_batches(answers.records, settings.batch_size, on_halved, no_room)

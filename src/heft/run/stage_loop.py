@@ -44,7 +44,7 @@ class StageLoop:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of the run."""
         folder = self.directory.checkpoints
-        return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.note)
+        return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.warn)
 
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
@@ -81,7 +81,7 @@ class StageLoop:
             self.checkpoints.forget_after(name, step)
             logged = last.metrics_bytes if last else metrics_bytes
             if self.directory.metrics_bytes < logged:
-                self.reporter.note("metrics.jsonl lacks what was logged before; curves will lack it too")
+                self.reporter.warn("metrics.jsonl lacks what was logged before; curves will lack it too")
             self.directory.cut_metrics(logged)
         if last:
             begun_with = len(last.state.random)

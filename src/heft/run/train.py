@@ -127,7 +127,7 @@ def train(
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
     others = directory.resume(manifest)
     if others:
-        reporter.note(
+        reporter.warn(
             f"begun with {others}: the result may differ in its last bits from that of a run without interruption"
         )
 

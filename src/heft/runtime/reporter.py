@@ -44,6 +44,10 @@ class Reporter:
     def note(self, text: str) -> None:
         """A line for the person: what is being done, what was counted."""
 
+    def warn(self, text: str) -> None:
+        """A line that matters even to who wants to hear little: what is odd, was damaged, or may change a result."""
+        self.note(text)
+
     def overview(self, stage: str, rows: Sequence[AdapterRow]) -> None:
         """Before a stage: what trains, what is frozen, what is active."""
 
@@ -76,6 +80,7 @@ class Reporters(Reporter):
             getattr(each, what)(*news)
 
     note = partialmethod(_pass_on, "note")
+    warn = partialmethod(_pass_on, "warn")
     overview = partialmethod(_pass_on, "overview")
     step = partialmethod(_pass_on, "step")
     metrics = partialmethod(_pass_on, "metrics")

@@ -139,7 +139,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
         results = rank(training, recipe.evaluation.normalize)
         for result in results:
             if not result.diverged and (note := flat_loss_note(f"{result.name} ({label(result)})", result.losses)):
-                reporter.note(note)
+                reporter.warn(note)
         winner = next((result for result in results if not result.diverged), None)
         about = {"stage": name, "validation_rows": len(validation_rows), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})

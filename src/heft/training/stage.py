@@ -115,7 +115,7 @@ def train_stage(
         with reporter.progress(name, steps):
             loop.run()
     if note := flat_loss_note(f"stage {name}", loop.progress.losses):
-        reporter.note(note)
+        reporter.warn(note)
     progress, reason = loop.progress, loop.early_stopping.reason
     is_early = progress.step < steps
     return StageOutcome(
