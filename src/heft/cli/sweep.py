@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from heft.cli.options import AsJson, OutputDirectory, Overrides, Quiet, RecipeFile
+from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
 from heft.text.units import interval, percent
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ def sweep(
     recipe: RecipeFile,
     override: Overrides = [],  # noqa: B006 - typer wants a list
     output: OutputDirectory = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -26,16 +27,17 @@ def sweep(
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import require_sweep
     from heft.run.begun import require_free
+    from heft.run.replace import require_replaceable
 
     loaded = load_recipe(recipe, override, output)
     require_sweep(loaded)  # both again in the sweep; here they are reported before torch takes its seconds
-    require_free(loaded.output_dir)
+    (require_replaceable if overwrite else require_free)(loaded.output_dir)
     out = Output(quiet, as_json)
     out.note("importing torch and transformers")
     from heft.sweep.run import sweep as run_sweep
 
     with explain_interrupts(loaded.output_dir, out.reporter):
-        found = run_sweep(loaded, out.reporter)
+        found = run_sweep(loaded, out.reporter, overwrite)
     out.show(_table(found.results))
     out.note(f"{len(found.results)} configurations in {found.seconds:.0f} seconds; ranked by validation loss")
     if found.evaluation is not None:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from heft.adapters.attach import check_targets
+from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
 from heft.costs.evaluation import evaluation_flops, evaluation_passes, generation_flops
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
@@ -46,6 +47,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
     alone = [recipe] if recipe.sweep is None else [recipe_of(recipe, tried) for tried in configurations(recipe)]
     for each in alone:
         check_targets(base, each, tokenizer_for(each))
+        check_sources(base, each, None, reporter.warn)
     edited = [positions for each in alone for positions in edited_positions(each)]
     data = read_data(alone[0], Reporter(), edited)  # rows are the same for all configurations of a sweep
     work = _Planner(recipe, base, data, choose_device(recipe.model.device))
@@ -116,7 +118,7 @@ class _Planner:
         evaluation, peak = 0.0, None
         if self._recipe.sweep is None:
             evaluation = self._evaluation(work.shape.costs, self._recipe.evaluation.share_prefix)
-        if work.shape.uncounted is None:
+        if work.shape.uncounted is None and not work.stage.is_frozen:
             peak = self._weights + stage_bytes(work, self._base.config.get_text_config(), self._device)
         return StagePlan(
             name=name,

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from heft.builtin import BUILT_IN_MODELS
 from heft.edits.settings import ReftSettings
+from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
 from heft.settings.base import Distinct, FileName, Settings, suggest, value_error
@@ -139,14 +140,14 @@ class LoraSettings(Settings):
         return value
 
 
-class LoraStage(TrainingSettings, LoraSettings):
+class LoraStage(TrainingSettings, LoraSettings, SourceSettings):
     """Train a LoRA adapter."""
 
     method: Literal["lora"]
     """A weight-space adapter."""
 
 
-class ReftStage(TrainingSettings, ReftSettings):
+class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
     """Train a ReFT adapter."""
 
     method: Literal["reft"]

@@ -72,7 +72,8 @@ class StageSummary(BaseModel):
     peak_bytes: Count | None = None
     """Peak memory of the training (heft.training.peak); None where unknown, and for the base."""
     ended: str | None = None
-    """"planned", with all its steps, or "early_stopping", before them; None for the base."""
+    """"planned", with all its steps, "early_stopping", before them, or "frozen", where an adapter is taken as it is;
+    None for the base."""
     ended_because: str | None = None
     """The same in a sentence, with the figures."""
 

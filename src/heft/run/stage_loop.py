@@ -6,7 +6,8 @@ from pathlib import Path
 from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview
+from heft.adapters.attach import finish, left_out_in_words, overview
+from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
@@ -54,7 +55,9 @@ class StageLoop:
         metrics_bytes = 0
         for name, stage in self.recipe.stages.items():
             done = self.checkpoints.trained(name)
-            if done is None:
+            if stage.is_frozen:
+                figures = self.take(name, stage)
+            elif done is None:
                 self.directory.forget_from(name)
                 with signals.deferred():
                     figures = self.train_and_checkpoint(name, stage, metrics_bytes)
@@ -67,6 +70,12 @@ class StageLoop:
                 self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
                 self.evaluate(name, stored_parameters=adapter_dir.stored_parameters(self.base.model), **figures)
+
+    def take(self, name: str, stage: Stage) -> dict:
+        """Attach the adapter that a frozen stage takes as it is; returns figures as `train_and_checkpoint` does."""
+        take_as_it_is(self.base.model, name, stage)
+        self.reporter.overview(name, overview(self.base.model))
+        return {"ended": "frozen", "ended_because": f"taken as it is from {stage.source}"}
 
     def train_and_checkpoint(self, name: str, stage: Stage, metrics_bytes: int) -> dict:
         """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
@@ -131,7 +140,7 @@ class StageLoop:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
         seed = self.recipe.stage_seed(name)
         set_seed(seed)
-        attached = attach(self.base.model, name, stage, self.base.tokenizer)
+        attached = begin_stage(self.base.model, name, stage, self.base.tokenizer)
         trained = self.base.model.num_parameters(only_trainable=True)
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)

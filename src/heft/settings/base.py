@@ -11,7 +11,15 @@ from pydantic_core import PydanticCustomError
 class Settings(BaseModel):
     """A group of settings. Unknown keys are errors, values are never silently converted between kinds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
 
 
 def suggest(given: str, known: list[str] | tuple[str, ...]) -> str:

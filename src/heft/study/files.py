@@ -140,6 +140,9 @@ def _check_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> N
         if stage.seed is not None:
             text = "would be the same in all runs of a study, which have seeds to differ in; set it to null"
             document.fault(("stages", name, "seed"), text)
+        if has_budget and stage.is_frozen:
+            text = "trains nothing, so no budget can be shared out over the stages; set the budget to null"
+            document.fault(("stages", name, "from"), text)
         if has_budget and stage.early_stopping is not None:
             text = "its cost is not known in advance, so it fits no budget; set early_stopping or the budget to null"
             document.fault(("stages", name, "early_stopping"), text)

@@ -15,6 +15,7 @@ import torch
 
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import adapter_parameters, attach, check_targets, finish
+from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
 from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
@@ -28,6 +29,7 @@ from heft.recipe.training import validation_rows_of
 from heft.results.summary import StageSummary
 from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
+from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
 from heft.run.train import adapter_manifest, run_manifest
 from heft.runtime import distributed
@@ -63,12 +65,13 @@ class Sweep:
     seconds: float
 
 
-def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Sweep:
+def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwrite: bool = False) -> Sweep:
     """Train the earlier stages, then every configuration of the last one side by side; rank them and save the best.
 
     Args:
         recipe: a recipe with a `sweep`, or the path of one.
         reporter: receives progress and notes; None for nobody.
+        overwrite: replace what a run or a sweep left in the directory, once everything has been checked.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong (nothing has been written), rows have no
@@ -77,7 +80,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter or Reporter()
     require_sweep(recipe)
-    require_free(recipe.output_dir)
+    (require_replaceable if overwrite else require_free)(recipe.output_dir)
     if distributed.count() > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
     recipe = dated(recipe, reporter)
@@ -92,14 +95,20 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
         )
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
+    check_sources(base.model, recipe, base.fingerprint, reporter.warn)
     if recipe.checkpoint != CheckpointSettings():
         reporter.note("checkpoint settings are for runs of the winner; a sweep writes no checkpoints")
+    if overwrite:
+        remove_run(recipe.output_dir)
     directory = RunDirectory(recipe.output_dir)
     directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
     work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
     earlier = list(recipe.stages.items())[:-1]
     for name, stage in earlier:
-        work.train_stage(name, stage)
+        if stage.is_frozen:
+            work.take(name, stage)
+        else:
+            work.train_stage(name, stage)
     return _sweep_last_stage(work, tried)
 
 

@@ -49,7 +49,9 @@ class StageOutcome:
 
 
 def planned_steps(settings: TrainingSettings, rows: int) -> int:
-    """Optimizer steps of a stage over that many training rows."""
+    """Optimizer steps of a stage over that many training rows; 0 where it is frozen."""
+    if settings.is_frozen:
+        return 0
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
