@@ -19,7 +19,7 @@ from heft.reft.layer import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
 from heft.runtime.memory_errors import in_smaller_batches, no_room_for
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
 
@@ -65,6 +65,8 @@ def evaluate(
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
     require_computable(examples, limits_of(model), task_for(task))
+    tokens = sum(example.length for example in examples)
+    reporter.expected([Piece("evaluation", "evaluation", len(examples), tokens)])
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 

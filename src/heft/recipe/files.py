@@ -52,8 +52,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return to_yaml(data)
 
 
-ONLY_WRITING = {"output", "checkpoint"}
-"""Settings of where a run is written and when it is checkpointed, which do not change its result."""
+ONLY_WRITING = {"output", "checkpoint", "trackers"}
+"""Settings of where a run is written, when it is checkpointed and who hears of it, which do not change its result."""
 
 
 def difference(there: Recipe, wanted: Recipe) -> str | None:

@@ -229,6 +229,9 @@ class Recipe(Settings):
     """Directory that the run writes; null means runs/<name>."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """Checkpointing of a run in progress."""
+    trackers: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], Distinct] = Field(default=[])
+    """Trackers that hear of losses, learning rates, gradient norms and evaluations (`report_to`); each needs its
+    package. docs/trackers.md says what each gets and where it goes."""
     allow: Annotated[list[CheckName], Distinct] = Field(default=[])
     """Pre-training checks to turn from errors into notes; docs/checks.md says what each of them finds."""
     sweep: SweepSettings | None = None

@@ -1,5 +1,6 @@
 """The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import finish, left_out_in_words, overview
 from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
+from heft.costs.pieces import evaluation_name, pieces_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.errors import HeftError
@@ -19,7 +21,7 @@ from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
 from heft.runtime import distributed, signals
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.stage import StageOutcome, train_stage
@@ -50,6 +52,7 @@ class StageLoop:
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
         evaluated = [summary.name for summary in self.directory.summaries]
+        self.reporter.expected(self.pieces(evaluated))
         if "base" not in evaluated:
             self.evaluate("base")
         metrics_bytes = 0
@@ -70,6 +73,16 @@ class StageLoop:
                 self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
                 self.evaluate(name, stored_parameters=adapter_dir.stored_parameters(self.base.model), **figures)
+
+    def pieces(self, evaluated: Collection[str]) -> list[Piece]:
+        """What is left to do, with its costs."""
+        recipe = self.recipe.model_copy(update={"model": self.base.settings})
+        trained = []
+        for name in recipe.stages:
+            if self.checkpoints.trained(name) is None:
+                break
+            trained.append(name)
+        return pieces_of(recipe, self.base.model, self.data, evaluated, trained)
 
     def take(self, name: str, stage: Stage) -> dict:
         """Attach the adapter that a frozen stage takes as it is; returns figures as `train_and_checkpoint` does."""
@@ -164,7 +177,7 @@ class StageLoop:
         """Evaluate the base or the model after a stage on the evaluation split, and report it with further figures."""
         task, settings = task_for(self.recipe.task), self.recipe.evaluation
         model, tokenizer = self.base.model, self.base.tokenizer
-        what = f"evaluation of {name}"
+        what = evaluation_name(name)
         evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
         summary = StageSummary.of(name, evaluation.metrics, evaluation_seconds=evaluation.seconds, **figures)
         self.reporter.evaluated(summary, evaluation.records)

@@ -43,6 +43,7 @@ from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter, Reporters
+from heft.runtime.trackers import Trackers, require_trackers, tracking
 from heft.storage.locks import locked
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
@@ -91,6 +92,7 @@ def train(
         raise HeftError("resume continues a run and overwrite removes it; give one of them")
     reporter = reporter if reporter is not None and distributed.is_main() else Reporter()
     refuse_sweep(recipe)
+    require_trackers(recipe)
     device = choose_device(recipe.model.device)
     distributed.init(device)
     if distributed.runs_as(device):
@@ -120,7 +122,11 @@ def train(
         manifest = run_manifest(recipe, base, data)
         if begun:
             _resume(directory, manifest, reporter)
-        else:
+        if recipe.trackers and distributed.is_main():
+            steps = sum(summary.steps for summary in directory.summaries)
+            trackers = tracking(Trackers(recipe, path, reporter, steps, is_resumed=begun))
+            reporter = Reporters([*reporter.listeners, until_the_end.enter_context(trackers)])
+        if not begun:
             if overwrite and distributed.is_main():
                 remove_run(path)
             until_the_end.enter_context(_held(path))

@@ -33,7 +33,8 @@ from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
 from heft.run.train import adapter_manifest, run_manifest
 from heft.runtime import distributed
-from heft.runtime.reporter import Reporter, Reporters
+from heft.runtime.reporter import Piece, Reporter, Reporters
+from heft.runtime.trackers import Trackers, require_trackers, tracking
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
 from heft.sweep.report import label, plot, write_results
@@ -43,7 +44,7 @@ from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
-from heft.training.stage import split_validation
+from heft.training.stage import planned_steps, split_validation
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter or Reporter()
     require_sweep(recipe)
+    require_trackers(recipe)
     (require_replaceable if overwrite else require_free)(recipe.output_dir)
     if distributed.count() > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
@@ -101,15 +103,15 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     if overwrite:
         remove_run(recipe.output_dir)
     directory = RunDirectory(recipe.output_dir)
-    directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
-    work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
-    earlier = list(recipe.stages.items())[:-1]
-    for name, stage in earlier:
-        if stage.is_frozen:
-            work.take(name, stage)
-        else:
-            work.train_stage(name, stage)
-    return _sweep_last_stage(work, tried)
+    with tracking(Trackers(recipe, recipe.output_dir, reporter)) as trackers:
+        directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
+        work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter, trackers]))
+        for name, stage in list(recipe.stages.items())[:-1]:
+            if stage.is_frozen:
+                work.take(name, stage)
+            else:
+                work.train_stage(name, stage)
+        return _sweep_last_stage(work, tried)
 
 
 def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporter) -> Data:
@@ -135,6 +137,9 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
     data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
+    taken = [(planned_steps(configuration.stage, len(rows)), configuration.stage.batch_size) for configuration in tried]
+    count = sum(steps * size for steps, size in taken)
+    reporter.expected([Piece(name, "training", count, count * sum(row.length for row in rows) / len(rows))])
     with (
         fused_lora(base.model, tried[0].stage.fused),
         attention_for_training(base.model, base.settings.attention, data.examples),
