@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from adapter_targets import AdapterConfig, AdapterDirectory, Weights
+from adapter_targets import AdapterConfig, AdapterDirectory, ForeignConfig, Weights
 from target import Target
 
 from heft.errors import HeftError
@@ -224,6 +224,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "run": Run,
     "heft_json": AdapterDirectory,
     "adapter_config": AdapterConfig,
+    "foreign_config": ForeignConfig,
     "safetensors": Weights,
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import peft
@@ -200,6 +201,20 @@ def test_configurations_of_other_makers_are_refused_in_words(values, words, lora
     change(lora, **values)
     with pytest.raises(HeftError, match=words):
         train(recipe(lora))
+
+
+@pytest.mark.parametrize("value", [3, -1, 0.5, "x", ".*(", [], [1], ["x"], {"a": 1}, {"a": [2]}, True, [["x"]], {}])
+def test_odd_values_of_any_key_are_an_error_in_words_or_no_fault(value, lora):
+    from dataclasses import fields
+
+    from heft.adapters.foreign import read_foreign_config
+
+    path = lora / "adapter_config.json"
+    whole = json.loads(path.read_text())
+    for key in sorted({field.name for field in fields(LoraConfig)} | set(whole)):
+        path.write_text(json.dumps(whole | {key: value}))
+        with suppress(HeftError):
+            read_foreign_config(path, lora / "adapter_model.safetensors")
 
 
 def test_a_key_of_a_later_peft_that_is_off_does_no_harm(lora, recipe):

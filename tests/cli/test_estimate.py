@@ -58,8 +58,8 @@ def test_what_is_computed_once_is_not_expected_again(clock):
     estimate.expect([Piece("a", "prefixes", 40, 400, flops=1000, once_flops=800, once_share=0.25)])
     estimate.begin("a", 20)
     clock.now += 10
-    estimate.step(5)  # a quarter of the steps: 800 at once, 50 of the rest
-    assert estimate.seconds_of_piece == pytest.approx(10 * 150 / 850)
+    estimate.step(5)  # a quarter of the steps: 800 at once, 50 of the rest, which is three times as slow
+    assert estimate.seconds_of_piece == pytest.approx(10 * 450 / 950)
 
 
 def test_pieces_to_come_go_at_the_speed_of_their_kind(clock):
@@ -74,14 +74,14 @@ def test_pieces_to_come_go_at_the_speed_of_their_kind(clock):
     estimate.begin("p1", 10)
     clock.now += 5
     estimate.step(5)  # 10 a second
-    assert estimate.seconds_of_run == pytest.approx(5 + 1 + 10 + 1)
+    assert estimate.seconds_of_run == pytest.approx(5 + 1 + 30 + 1)
     clock.now += 5
     estimate.step(10)
     estimate.end()
     estimate.begin("p2", 10)
     clock.now += 4
     estimate.step(10)  # evaluations have now taken 5 s for 200
-    assert estimate.seconds_of_run == pytest.approx(10 + 4)  # as the last evaluation, and as the last training
+    assert estimate.seconds_of_run == pytest.approx(30 + 4)  # as the last evaluation, and as the last training
 
 
 def test_where_a_cost_is_unknown_tokens_are_compared_training_three_for_one(clock):
@@ -186,7 +186,7 @@ def test_pieces_of_a_run_are_those_that_run_with_the_plans_costs(recipe_file, tm
         assert costs[f"evaluation of {stage.name}"] == stage.evaluation_flops
     coarse, fine = (next(piece for piece in heard.pieces if piece.name == name) for name in ("coarse", "fine"))
     assert (coarse.rows, coarse.tokens) == (48, 2 * plan.train.tokens)
-    assert (fine.kind, fine.once_share) == ("prefixes", pytest.approx(1 / 3))
+    assert (fine.kind, fine.once_share) == ("prefixes", pytest.approx(1 / 9))  # 24 rows, computed 16 at a time
     assert 0 < fine.once_flops < fine.flops
 
 

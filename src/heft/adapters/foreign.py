@@ -70,7 +70,10 @@ def read_foreign_config(path: Path, weights: Path) -> PeftConfig:
             faults.append(in_one_line(faults_of(error, LoraFields)))
     if faults:
         raise HeftError(f"{path} cannot be started from: {'; '.join(faults)}")
-    return LoraConfig(**{**kept, "task_type": TaskType.CAUSAL_LM})
+    try:
+        return LoraConfig(**{**kept, "task_type": TaskType.CAUSAL_LM})
+    except (ValueError, TypeError) as error:
+        raise HeftError(f"{path} cannot be started from: {error}") from None
 
 
 def _refused(values: Mapping[str, Any]) -> dict[str, str]:
@@ -112,7 +115,7 @@ def _targets(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], f
         key.removeprefix(_PREFIX).removesuffix(part): shape[0]
         for key, shape in shapes.items()
         for part in _PARTS
-        if key.endswith(part)
+        if key.endswith(part) and shape
     }
     rank = values.get("r", LoraConfig().r)
     return {
@@ -124,4 +127,4 @@ def _targets(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], f
 
 
 def _all(test: Callable[[Any], bool], values: Any) -> bool:
-    return all(isinstance(value, str) and test(value) for value in values)
+    return isinstance(values, list | dict) and all(isinstance(value, str) and test(value) for value in values)

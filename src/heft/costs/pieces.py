@@ -1,6 +1,7 @@
 """The pieces of work that a run is made of, with what each costs, so that a person is told how long it will take."""
 
 from collections.abc import Collection
+from math import ceil
 
 import torch
 from transformers import PreTrainedModel
@@ -12,6 +13,7 @@ from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Piece
+from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.plan import PREFIXES
 
 
@@ -47,7 +49,7 @@ def training_piece(name: str, costs: StageCosts) -> Piece:
     passes, steps = costs.planned_passes, costs.planned_steps
     flops, once, share = costs.flops(passes), 0.0, 1.0
     if flops is not None and passes > 1 and costs.reuse.store != "off":
-        once, share = 2 * costs.flops(1) - costs.flops(2), 1 / passes
+        once, share = 2 * costs.flops(1) - costs.flops(2), _filling_steps(costs) / steps
     return Piece(
         name,
         "prefixes" if costs.reuse.kind == PREFIXES else "training",
@@ -57,6 +59,12 @@ def training_piece(name: str, costs: StageCosts) -> Piece:
         once_flops=once,
         once_share=share,
     )
+
+
+def _filling_steps(costs: StageCosts) -> int:
+    """Steps in which most of what is cached is computed: each row brings along those that are computed with it."""
+    rows, batch_size = len(costs.rows), costs.stage.batch_size
+    return min(ceil(rows / batch_size), ceil(2 * rows / (batch_size * ROWS_PER_PASS)))
 
 
 def _evaluation(name: str, recipe: Recipe, base: PreTrainedModel, data: Data, costs: ModelCosts | None) -> Piece:

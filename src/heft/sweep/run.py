@@ -17,6 +17,8 @@ from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import adapter_parameters, attach, check_targets, finish
 from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
+from heft.costs.pieces import evaluation_name, training_piece
+from heft.costs.stage import stage_costs
 from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
@@ -106,6 +108,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     with tracking(Trackers(recipe, recipe.output_dir, reporter)) as trackers:
         directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
         work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter, trackers]))
+        work.reporter.expected(_pieces(work, tried))
         for name, stage in list(recipe.stages.items())[:-1]:
             if stage.is_frozen:
                 work.take(name, stage)
@@ -131,15 +134,27 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     return data
 
 
+def _pieces(work: StageLoop, tried: Sequence[Configuration]) -> list[Piece]:
+    """What is to come, the configurations as one piece of the tokens of all."""
+    recipe, train = work.recipe, work.data.train
+    earlier = [(name, stage_costs(recipe, name, train)) for name in list(recipe.stages)[:-1]]
+    pieces = [training_piece(name, costs) for name, costs in earlier if not costs.stage.is_frozen]
+    holdout = validation_rows_of(tried[0].stage.holdout, len(train))
+    rows = sum(planned_steps(each.stage, len(train) - holdout) * each.stage.batch_size for each in tried)
+    name, _ = last_stage(recipe)
+    pieces.append(Piece(name, "training", rows, rows * sum(row.length for row in train) / len(train)))
+    if recipe.sweep.evaluate_winner:
+        tokens = sum(row.length for row in work.data.eval)
+        pieces.append(Piece(evaluation_name(name), "evaluation", len(work.data.eval), tokens))
+    return pieces
+
+
 def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     name, _ = last_stage(recipe)
     rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
     data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
-    taken = [(planned_steps(configuration.stage, len(rows)), configuration.stage.batch_size) for configuration in tried]
-    count = sum(steps * size for steps, size in taken)
-    reporter.expected([Piece(name, "training", count, count * sum(row.length for row in rows) / len(rows))])
     with (
         fused_lora(base.model, tried[0].stage.fused),
         attention_for_training(base.model, base.settings.attention, data.examples),
