@@ -13,6 +13,8 @@ from heft.errors import HeftError
 from heft.text.units import percent
 
 if TYPE_CHECKING:
+    from heft.cli.output import Output
+    from heft.evaluation.evaluator import Evaluation
     from heft.results.metrics import Metrics
     from heft.tasks import TaskSettings
 
@@ -35,7 +37,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
-    from heft.cli.documents import EvalDocument
     from heft.cli.output import Output
     from heft.recipe.files import evaluation_request
     from heft.tasks import TASKS
@@ -56,18 +57,25 @@ def evaluate(
     from heft.adapters.directory import open_adapters
     from heft.evaluation import evaluate as run_evaluation
     from heft.models.load import load_base
-    from heft.results.records import write_records
-    from heft.storage.atomic import readable_os_errors
 
     loaded = load_base(settings.model)
     adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
     result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, out.reporter)
-    line, *more = _lines(result.metrics, settings.task)
+    _say(out, result, settings.task, output)
+
+
+def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path | None) -> None:
+    """Print the figures, write the records where they are asked for, and print the document."""
+    from heft.cli.documents import EvalDocument
+    from heft.results.records import write_records
+    from heft.storage.atomic import readable_os_errors
+
+    line, *more = _lines(result.metrics, task)
     out.last(line)
     for line in more:
         out.note(line)
     if result.prompts_cut:
-        out.reporter.warn(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
+        out.reporter.warn(f"{result.prompts_cut:,} prompts were cut to {task.max_length} tokens")
     out.note(f"{result.seconds:.1f} seconds")
     if output is not None:
         with readable_os_errors(output):
@@ -76,7 +84,7 @@ def evaluate(
         out.last(f"records: {output}")
     out.document(
         EvalDocument,
-        task=settings.task.name,
+        task=task.name,
         **asdict(result.metrics),
         prompts_cut=result.prompts_cut,
         records=None if output is None else str(output),

@@ -27,7 +27,7 @@ from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.grid import refuse_sweep
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import ModelSettings, Recipe
 from heft.results.summary import StageSummary, read_summaries
 from heft.run.base_evaluation import find_base_evaluation
 from heft.run.begun import (
@@ -111,11 +111,7 @@ def train(
             _require_room(path, resume)
         recipe = dated(recipe, reporter)
         data = read_data(recipe, reporter)
-        reporter.note(f"loading {recipe.model.name}")
-        base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
-        check_targets(base.model, recipe, base.tokenizer)
-        check_sources(base.model, recipe, base.fingerprint, reporter.warn)
-        skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+        base = _sound_base(recipe, model_begun_with(path, recipe.model) if begun else recipe.model, reporter)
         distributed.barrier()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
         reporter = Reporters([directory, reporter])
@@ -140,6 +136,20 @@ def train(
             shutil.rmtree(directory.checkpoints, ignore_errors=True)
         distributed.barrier()  # each may now load what was saved
         return Run(directory.path, directory.summaries)
+
+
+def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> Base:
+    """The base, loaded, in which every adapter of the recipe has a place.
+
+    Raises:
+        HeftError: it cannot be loaded, or an adapter has none.
+    """
+    reporter.note(f"loading {recipe.model.name}")
+    base = load_base(settings)
+    check_targets(base.model, recipe, base.tokenizer)
+    check_sources(base.model, recipe, base.fingerprint, reporter.warn)
+    skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+    return base
 
 
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
