@@ -69,7 +69,7 @@ def test_pieces_to_come_go_at_the_speed_of_their_kind(clock):
     estimate.begin("p0", 10)
     clock.now += 1
     estimate.step(10)
-    assert estimate.seconds_of_run == pytest.approx(4)  # nothing but evaluation was seen: 100 a second
+    assert estimate.seconds_of_run == pytest.approx(1 + 1 + 3 + 1)  # nothing but evaluation was seen: 100 a second
     estimate.end()
     estimate.begin("p1", 10)
     clock.now += 5
