@@ -115,7 +115,7 @@ def test_help_needs_neither_torch_nor_transformers_and_is_quick():
 
 def test_the_debug_recipe_runs_both_stages_in_under_30_seconds(tmp_path):
     code = "from heft.cli import main; main()"
-    recipe = ROOT / "recipes" / "debug.yaml"
+    recipe = ROOT / "src" / "heft" / "recipes" / "debug.yaml"
     command = [sys.executable, "-c", code, "train", str(recipe), "--output", str(tmp_path / "run")]
     assert cpu_seconds(command) < 30  # on one core; other work on the machine is not counted
     assert (tmp_path / "run" / "adapter" / "heft.json").is_file()

@@ -21,7 +21,7 @@ from heft.results.labels import shared_labels
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
 from heft.runtime.memory_errors import in_smaller_batches, no_room_for
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
 
@@ -69,6 +69,8 @@ def evaluate(
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
     require_computable(examples, limits_of(model), task_for(task))
+    tokens = sum(example.length for example in examples)
+    reporter.expected([Piece("evaluation", "evaluation", len(examples), tokens)])
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 
@@ -138,7 +140,7 @@ def answer_examples(
     answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
 
     def on_halved(batch_size: int) -> None:
-        reporter.note(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
+        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
     return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)

@@ -5,17 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.base import Settings
 from heft.settings.files import Document, Place, apply_overrides, read_document, set_value, to_yaml, validate
 from heft.tasks.table import locate
+
+EXAMPLE = "quickstart (`heft recipes` has all)"
+"""Of a recipe, for messages."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
     """Read a recipe, apply overrides in order, check everything.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a recipe that comes with heft, such as `quickstart` (heft.recipe.ready).
         overrides: `key.path=value` each, the value as YAML, such as `stages.fine.rank=4`.
         output: replaces the recipe's `output`.
 
@@ -23,7 +27,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    document = read_recipe_document(Path(path))
+    document = read_recipe_document(located(path))
     apply_overrides(document, overrides, output)
     return validate(document, Recipe)
 
@@ -69,7 +73,7 @@ def read_recipe_document(path: Path, source: int = 0) -> Document:
     Raises:
         HeftError: the file cannot be read.
     """
-    document = read_document(path, Recipe, "recipe", "recipes/quickstart.yaml", source)
+    document = read_document(path, Recipe, "recipe", EXAMPLE, source)
     task = document.data.get("task") if isinstance(document.data, dict) else None
     if isinstance(task, dict):
         located = with_paths_from(task, path.parent)
@@ -112,8 +116,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return to_yaml(data)
 
 
-ONLY_WRITING = {"output", "checkpoint"}
-"""Settings of where a run is written and when it is checkpointed, which do not change its result."""
+ONLY_WRITING = {"output", "checkpoint", "trackers"}
+"""Settings of where a run is written, when it is checkpointed and who hears of it, which do not change its result."""
 
 
 def difference(there: Recipe, wanted: Recipe) -> str | None:

@@ -273,7 +273,7 @@ class TrainingLoop:
         def on_halved(rows: int) -> None:
             self.progress.micro_batch_sizes[what] = rows
             stays = f" (batch size stays {self.stage.batch_size})" if what == "training" else ""
-            self.reporter.note(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{stays}")
+            self.reporter.warn(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{stays}")
 
         size = self.progress.micro_batch_sizes.get(what, self.stage.batch_size)
         return in_micro_batches(run, batch, size, on_halved, parameters)

@@ -50,7 +50,9 @@ class StageOutcome:
 
 
 def planned_steps(settings: TrainingSettings, rows: int) -> int:
-    """Optimizer steps of a stage over that many training rows."""
+    """Optimizer steps of a stage over that many training rows; 0 where it is frozen."""
+    if settings.is_frozen:
+        return 0
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
@@ -117,7 +119,7 @@ def train_stage(
         with reporter.progress(name, steps):
             loop.run()
     if note := flat_loss_note(f"stage {name}", loop.progress.losses):
-        reporter.note(note)
+        reporter.warn(note)
     progress, reason = loop.progress, loop.early_stopping.reason
     is_early = progress.step < steps
     if is_early:
