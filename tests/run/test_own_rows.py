@@ -14,8 +14,6 @@ from heft.tasks import load_examples
 from heft.tasks.rows import RowsSettings
 
 ROWS = [
-    {"text": f"ticket {n} is {'late' if n % 2 else 'broken'}", "kind": "delay" if n % 2 else "defect"} for n in range(24)
-]
     {"text": f"ticket {n} is {'late' if n % 2 else 'broken'}", "kind": "delay" if n % 2 else "defect"}
     for n in range(24)
 ]
