@@ -91,7 +91,7 @@ def evaluate_examples(
         answer_record(task, example, answer, tokenizer) for example, answer in zip(examples, answers, strict=True)
     ]
     cut = sum(example.cut > 0 for example in examples)
-    return Evaluation(records, measure(records), time.perf_counter() - start, cut)
+    return Evaluation(records, measure(records, task.answers_are_texts), time.perf_counter() - start, cut)
 
 
 @dataclass(frozen=True)

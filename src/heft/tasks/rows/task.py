@@ -16,6 +16,7 @@ from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
 from heft.tasks.table import Row, read_table
+from heft.text.folding import folded
 
 
 class Rows(Task):
@@ -94,32 +95,28 @@ class Rows(Task):
         return self.row_faults(row)
 
     def question(self, row: dict) -> Example:
-        return without_answer(self._any_answer(row))
+        return without_answer(self._with_any_answer(row))
 
-    def _any_answer(self, row: dict) -> Example:
-        """The example of a row that needs no answer; `answer` and `gold` mean nothing.
-
-        Raises:
-            HeftError: what the prompt is made of is missing.
-        """
+    def _with_any_answer(self, row: dict) -> Example:
+        """The example of a row whose answer is not looked at."""
         settings = self.settings
         match kind_of_row(row, settings):
             case Kind.CHAT:
-                turns = _turns(row, settings)
+                turns = _turns(row, settings, answered=False)
                 turns = turns[:-1] if turns[-1][0] == "assistant" else turns
                 return chat_examples(self.name, [*turns, ("assistant", "?")], settings.system, "last")[0]
             case Kind.TEMPLATE if self.labels is not None and not self._choice_columns(row):
-                return self._with_system(self._labelled(row, self.labels[0]))
+                return self._labelled(row, self.labels[0])
             case Kind.TEMPLATE:
-                return self.example({**row, settings.answer: self._stand_in(row)})
+                return self.example({**row, settings.answer: self._any_answer(row)})
             case Kind.QUESTION:
                 return self.example({**row, "answer": 0})
             case Kind.ALPACA:
-                return self.example({"output": "?", **row})
+                return self.example({**row, "output": "?"})
             case _:
                 return self.example({**row, "completion": "?"})
 
-    def _stand_in(self, row: dict) -> str | int:
+    def _any_answer(self, row: dict) -> str | int:
         """An answer that a row could have."""
         columns, names = self._choice_columns(row), self.settings.label_names
         if isinstance(names, dict):
@@ -196,7 +193,7 @@ class Rows(Task):
             return None
         question, options, answer = made[0].asked
         label = answer.strip() if self.labels is not None else None
-        return content_hash(" ".join(question.split()), () if self.labels else sorted(options)), label
+        return content_hash(folded(question), () if self.labels else sorted(map(folded, options))), label
 
     def _require_usable(self, rows: Sequence[Row], split: Split) -> None:
         settings = self.settings
@@ -231,13 +228,14 @@ class Rows(Task):
         return self._completion(prompt, text_of_column(row, settings.answer))
 
     def _labelled(self, row: dict, label: str) -> Example:
+        """The example of a row that has this label."""
         if label not in self.labels:
             raise HeftError(
                 f"{self.settings.answer} must be one of the {len(self.labels)} labels"
                 f" {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}; got {label!r}"
             )
         prompt = Template(self.settings.prompt).fill(row)
-        return self._chosen(prompt, prompt, self.labels, self.labels.index(label))
+        return self._with_system(self._chosen(prompt, prompt, self.labels, self.labels.index(label)))
 
     def _question(self, row: dict) -> Example:
         question = text_of_column(row, "question").strip()
@@ -278,7 +276,7 @@ class Rows(Task):
         return chat_examples(self.name, turns, system, "last")[0]
 
     def _with_system(self, example: Example) -> Example:
-        if self.settings.system is None:
+        if self.settings.system is None or example.turns is not None:
             return example
         return replace(example, turns=(("system", self.settings.system), ("user", example.prompt)))
 
@@ -290,11 +288,11 @@ def _value(settings: RowsSettings, row: dict) -> Any:
     return named(settings, row[settings.answer])
 
 
-def _turns(row: dict, settings: RowsSettings) -> list[tuple[str, str]]:
-    """The turns of a chat; prompts and completions of messages are joined."""
+def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[tuple[str, str]]:
+    """The turns of a chat; prompts and completions of messages are joined, if there is to be an answer."""
     column = chat_column(row, settings)
     if column is None:
-        both = [row.get("prompt"), row.get("completion")]
+        both = [row.get("prompt"), row.get("completion") if answered else []]
         if not all(isinstance(part, list) for part in both):
             raise HeftError("prompt and completion must both be lists of messages, or both text")
         turns = turns_of(both[0] + both[1], "prompt and completion")
