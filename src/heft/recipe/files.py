@@ -9,6 +9,7 @@ from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.base import Settings
 from heft.settings.files import Document, Place, apply_overrides, read_document, set_value, to_yaml, validate
+from heft.tasks import task_for
 from heft.tasks.table import locate
 
 EXAMPLE = "quickstart (`heft recipes` has all)"
@@ -108,6 +109,30 @@ def evaluation_request(
     return validate(document, EvaluationRequest)
 
 
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with what its training rows decide, such as their labels, written out.
+
+    Raises:
+        HeftError: the rows cannot be read.
+    """
+    return recipe.model_copy(update={"task": task_for(recipe.task).resolved()})
+
+
+def rows_in_memory(recipe: Recipe) -> dict[str, list[dict]]:
+    """Rows that a recipe holds itself, by their setting (train, eval)."""
+    found = {key: getattr(recipe.task, key, None) for key in ("train", "eval")}
+    return {key: rows for key, rows in found.items() if isinstance(rows, list)}
+
+
+def with_rows_as_files(recipe: Recipe, folder: str = "rows") -> Recipe:
+    """The recipe with rows in memory as files of JSON Lines, `<setting>.jsonl` of a folder."""
+    return _with_task(recipe, {key: f"{folder}/{key}.jsonl" for key in rows_in_memory(recipe)})
+
+
+def _with_task(recipe: Recipe, update: dict[str, Any]) -> Recipe:
+    return recipe.model_copy(update={"task": recipe.task.model_copy(update=update)})
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe as YAML with every default written out; reading it back gives an equal recipe."""
     data = recipe.model_dump(mode="json")
@@ -123,9 +148,12 @@ ONLY_WRITING = {"output", "checkpoint", "trackers"}
 def difference(there: Recipe, wanted: Recipe) -> str | None:
     """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
 
-    `ONLY_WRITING` is not compared, nor is a date that the wanted recipe leaves open.
+    `ONLY_WRITING` is not compared, nor is a date that the wanted recipe leaves open, nor rows in memory, whose content
+    is compared once it is read. Labels that the wanted recipe leaves open are those of its rows.
     """
     wanted = with_date_of(there, wanted)
+    if there.task != wanted.task and there.task.name == wanted.task.name:
+        wanted = resolved(_with_task(wanted, {key: getattr(there.task, key) for key in rows_in_memory(wanted)}))
     one, other = (_flat(recipe.model_dump(mode="json", exclude=ONLY_WRITING)) for recipe in (there, wanted))
     key = next((key for key in [*one, *other] if one.get(key) != other.get(key)), None)
     return None if key is None else f"{key}: {one.get(key)}, not {other.get(key)}"
@@ -140,7 +168,7 @@ def with_date_of(there: Recipe, wanted: Recipe) -> Recipe:
 
 def with_date(recipe: Recipe, date: str) -> Recipe:
     """The recipe with a date for its chat template."""
-    return recipe.model_copy(update={"task": recipe.task.model_copy(update={"template_date": date})})
+    return _with_task(recipe, {"template_date": date})
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

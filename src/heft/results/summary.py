@@ -40,7 +40,7 @@ class StageSummary(BaseModel):
     name: Annotated[str, AfterValidator(_stage_name)]
     """"base" or the stage's name."""
     accuracy: Share
-    """Share of the evaluation examples answered rightly. (This and the next five: heft.results.metrics.Metrics.)"""
+    """Share of the evaluation examples answered rightly. (This and the next eight: heft.results.metrics.Metrics.)"""
     interval: Annotated[tuple[float, float], Field(strict=False)]
     """Its 95 % interval."""
     n: Annotated[int, Field(ge=1)]
@@ -51,6 +51,12 @@ class StageSummary(BaseModel):
     """Share of the commonest right answer; None for generated answers."""
     predictions: dict[str, Share] | None
     """How often each choice was predicted, as a share; None for generated answers."""
+    loss: Amount | None = None
+    """Mean cross-entropy of reference answers; None where choices are scored."""
+    rouge_l: Share | None = None
+    """Mean ROUGE-L; None where choices are scored."""
+    chrf: Share | None = None
+    """Mean chrF; None where choices are scored."""
     trainable_parameters: Count = 0
     """What this stage trained; 0 for the base."""
     seconds: Amount = 0.0

@@ -25,7 +25,7 @@ from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.forward import attention_of
 from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
-from heft.recipe.files import dump_recipe, load_recipe
+from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import refuse_sweep
 from heft.recipe.recipe import ModelSettings, Recipe
 from heft.results.summary import StageSummary, read_summaries
@@ -109,7 +109,7 @@ def train(
             require_replaceable(path)
         else:
             _require_room(path, resume)
-        recipe = dated(recipe, reporter)
+        recipe = resolved(dated(recipe, reporter))
         data = read_data(recipe, reporter)
         base = _sound_base(recipe, model_begun_with(path, recipe.model) if begun else recipe.model, reporter)
         distributed.barrier()  # each has seen that the directory is free
@@ -126,7 +126,7 @@ def train(
             if overwrite and distributed.is_main():
                 remove_run(path)
             until_the_end.enter_context(_held(path))
-            directory.create(dump_recipe(recipe), manifest)
+            directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
         _take_base(directory, base_from, recipe, manifest, reporter)
         work = StageLoop(recipe, base, data, directory, reporter)
         work.run()
@@ -254,6 +254,6 @@ def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
         base_fingerprint=base.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),
         adapters=entries,
-        task=recipe.task.model_dump(),
+        task=with_rows_as_files(recipe, "../rows").task.model_dump(),
         evaluation=recipe.evaluation.model_dump(),
     )

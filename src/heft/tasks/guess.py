@@ -90,8 +90,9 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether it can be read: words, not an id, a date or a number."""
-        return bool(self.values) and not (self.is_id or self.is_date or self.is_number or self.lists)
+        """Whether it can be read in most rows: words, not an id, a date, a number or the same everywhere."""
+        is_there = self.distinct > 1 and len(self.values) >= 0.7 * self.rows
+        return is_there and not (self.is_id or self.is_date or self.is_number or self.lists)
 
 
 def guess_task(rows: Sequence[Row], prompt: str | None = None, answer: str | None = None) -> Guess:
