@@ -7,7 +7,7 @@ from typing import Any
 
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
-from heft.tasks import task_for
+from heft.tasks import allow_import_from, task_for
 from heft.tasks.table import locate
 
 
@@ -23,6 +23,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
+    if not (Path(path).parent / "manifest.json").exists():  # a recipe, and not what a run wrote, perhaps a stranger's
+        allow_import_from(Path(path).parent, Path())
     document = read_recipe_document(Path(path))
     apply_overrides(document, overrides, output)
     return validate(document, Recipe)
