@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from heft.recipe.recipe import EvaluationRequest, Recipe
-from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
+from heft.settings.files import Document, Place, apply_overrides, faults_error, read_document, to_yaml, validate
 from heft.tasks import allow_import_from, task_for
 from heft.tasks.table import locate
 
@@ -23,11 +23,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    if not (Path(path).parent / "manifest.json").exists():  # a recipe, and not what a run wrote, perhaps a stranger's
+    of_a_run = (Path(path).parent / "manifest.json").exists()  # perhaps a stranger's, and its rows may be gone
+    if not of_a_run:
         allow_import_from(Path(path).parent, Path())
     document = read_recipe_document(Path(path))
     apply_overrides(document, overrides, output)
-    return validate(document, Recipe)
+    recipe = validate(document, Recipe)
+    for key, text in {} if of_a_run else task_for(recipe.task).setting_faults().items():
+        document.fault(("task", key), text)
+    if document.faults:
+        raise faults_error(document.faults)
+    return recipe
 
 
 def read_recipe_document(path: Path, source: int = 0) -> Document:
