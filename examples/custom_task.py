@@ -1,9 +1,12 @@
 """A task of your own. Run: python examples/custom_task.py
 
-Three ways, from least to most work:
-- rows in a JSON Lines file: no code at all, `task: {name: rows, train: …, eval: …}` in the recipe;
+Four ways, from least to most work:
+- rows in a file, on the Hub or in a list: no code at all, `task: {name: rows, train: tickets.csv, prompt: "{text}",
+  answer: label, choices: labels}` in the recipe, which `heft init tickets.csv` writes;
 - a list of examples made in Python: `own_list` below;
-- a task that a recipe can name: the two classes below in `src/heft/tasks/larger.py`, and `Larger` in the tuple
+- a task that a recipe names by its class: `task: {name: "custom_task:Larger", below: 1000}` in a recipe beside this
+  file, or run from its folder. `heft eval ADAPTER --task custom_task:Larger` evaluates it;
+- a task that comes with heft: the two classes below in `src/heft/tasks/larger.py`, and `Larger` in the tuple
   `_TASKS` of `src/heft/tasks/__init__.py`. Then `task: {name: larger, below: 1000}` in a recipe.
 """
 

@@ -71,3 +71,18 @@ def test_paths_count_from_the_recipes_folder_and_those_of_overrides_from_here(tm
     task = load_recipe(folder / "recipe.yaml").task
     assert (task.train, task.eval) == ((folder / "a.jsonl").as_posix(), "owner/name")
     assert load_recipe(folder / "recipe.yaml", ["task.train=a.jsonl"]).task.train == "a.jsonl"
+
+
+def test_a_column_that_is_not_there_is_said_at_the_recipes_line(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    task = 'task:\n  name: rows\n  train: a.csv\n  prompt: "{txt}"\n  answer: kind\n'
+    text = f"name: own\n{task}stages: {{a: {{method: lora}}}}\n"
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(HeftError) as raised:
+        load_recipe(tmp_path / "recipe.yaml")
+    first, second = str(raised.value).splitlines()
+    assert (
+        f"recipe.yaml:5: task.prompt: there is no column 'txt' in {tmp_path / 'a.csv'}; did you mean 'text'?" in first
+    )
+    assert "recipe.yaml:6: task.answer: there is no column 'kind' in " in second
+    assert second.endswith("known here: label, text")

@@ -96,9 +96,11 @@ def _values(
 ) -> dict[str, dict]:
     """Settings of model, task and evaluation: the adapter's where it was trained on that task, else the defaults."""
     from heft.adapters.manifest import base_settings, read_manifest
-    from heft.tasks import TASKS, unknown_task
+    from heft.tasks import TASKS, allow_import_from, is_own, unknown_task
 
-    if task is not None and task not in TASKS:
+    if is_own(task):
+        allow_import_from(Path())
+    elif task is not None and task not in TASKS:
         raise unknown_task(task)
     if is_adapter:
         path, manifest = Path(model), read_manifest(Path(model))

@@ -8,8 +8,17 @@ from typing import Any
 from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.base import Settings
-from heft.settings.files import Document, Place, apply_overrides, read_document, set_value, to_yaml, validate
-from heft.tasks import task_for
+from heft.settings.files import (
+    Document,
+    Place,
+    apply_overrides,
+    faults_error,
+    read_document,
+    set_value,
+    to_yaml,
+    validate,
+)
+from heft.tasks import allow_import_from, task_for
 from heft.tasks.table import locate
 
 EXAMPLE = "quickstart (`heft recipes` has all)"
@@ -28,9 +37,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    document = read_recipe_document(located(path))
+    path = located(path)
+    of_a_run = (path.parent / "manifest.json").exists()  # perhaps a stranger's, and its rows may be gone
+    if not of_a_run:
+        allow_import_from(path.parent, Path())
+    document = read_recipe_document(path)
     apply_overrides(document, overrides, output)
-    return validate(document, Recipe)
+    recipe = validate(document, Recipe)
+    for key, text in {} if of_a_run else task_for(recipe.task).setting_faults().items():
+        document.fault(("task", key), text)
+    if document.faults:
+        raise faults_error(document.faults)
+    return recipe
 
 
 def recipe_of_values(

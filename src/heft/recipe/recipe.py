@@ -211,6 +211,10 @@ class EvaluationRequest(Settings):
     """How the model is evaluated."""
 
 
+def _generates(task: str) -> bool:
+    return task in TASKS and TASKS[task].generates
+
+
 class Recipe(Settings):
     """The settings of a run."""
 
@@ -241,7 +245,7 @@ class Recipe(Settings):
     @field_validator("evaluation")
     @classmethod
     def _there_are_choices_to_normalize(cls, value: EvaluationSettings, info: ValidationInfo) -> EvaluationSettings:
-        if value.normalize != "none" and "task" in info.data and TASKS[info.data["task"].name].generates:
+        if value.normalize != "none" and "task" in info.data and _generates(info.data["task"].name):
             text = f"{info.data['task'].name} has no choices, its answers are generated; use normalize: none"
             raise value_error(text, below=("normalize",))
         return value

@@ -5,7 +5,7 @@
 
 from typing import Annotated, Union
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, WrapValidator
 
 from heft.errors import HeftError
 from heft.tasks.arc import ArcChallenge, ArcEasy, Openbookqa
@@ -14,6 +14,7 @@ from heft.tasks.boolq import Boolq
 from heft.tasks.gsm8k import Gsm8k
 from heft.tasks.hellaswag import Hellaswag
 from heft.tasks.loading import examples_of
+from heft.tasks.own import allow_import_from, is_own, own_settings, own_task
 from heft.tasks.piqa import Piqa
 from heft.tasks.rows import Rows
 from heft.tasks.siqa import Siqa
@@ -25,8 +26,12 @@ _TASKS = (Boolq, ArcEasy, ArcChallenge, Openbookqa, Piqa, Siqa, Hellaswag, Winog
 TASKS: dict[str, type[Task]] = {task.settings_type.model_fields["name"].default: task for task in _TASKS}
 """Every task a recipe can name, by that name."""
 
-AnyTask = Annotated[Union[tuple(task.settings_type for task in TASKS.values())], Field(discriminator="name")]  # noqa: UP007
-"""The settings of any task in the table, told apart by `name`: a pydantic field type for the recipe."""
+AnyTask = Annotated[
+    SerializeAsAny[Union[tuple(task.settings_type for task in TASKS.values())]],  # noqa: UP007
+    Field(discriminator="name"),
+    WrapValidator(own_settings),
+]
+"""The settings of any task in the table, told apart by `name`, or of a class: a pydantic field type for the recipe."""
 
 
 def unknown_task(name: object) -> HeftError:
@@ -36,6 +41,9 @@ def unknown_task(name: object) -> HeftError:
 
 def task_for(settings: TaskSettings) -> Task:
     """The task that the settings are of; a HeftError where the table has none of that name."""
+    if is_own(settings.name):
+        task = own_task(settings.name)
+        return task(task.settings_type.model_validate(settings.model_dump()))
     if settings.name not in TASKS:
         raise unknown_task(settings.name)
     return TASKS[settings.name](settings)
@@ -58,9 +66,11 @@ __all__ = [
     "SplitSettings",
     "Task",
     "TaskSettings",
+    "allow_import_from",
     "choice_example",
     "examples_of",
     "generation_example",
+    "is_own",
     "load_examples",
     "task_for",
     "unknown_task",

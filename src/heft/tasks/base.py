@@ -297,6 +297,10 @@ class Task(ABC):
         """All examples of one row, as `example`: one, unless the task makes more of it."""
         return [self.example(row)]
 
+    def setting_faults(self) -> dict[str, str]:
+        """What is wrong with settings beside the rows, by setting, such as a column that is not there."""
+        return {}
+
     def resolved(self) -> TaskSettings:
         """The settings with what the training rows decide written out, as a run keeps them.
 

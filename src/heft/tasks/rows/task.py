@@ -15,8 +15,9 @@ from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_li
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
-from heft.tasks.table import Row, read_table
+from heft.tasks.table import Row, locate, read_table
 from heft.text.folding import folded
+from heft.text.listing import suggest
 
 
 class Rows(Task):
@@ -122,6 +123,25 @@ class Rows(Task):
         if isinstance(names, dict):
             return next(iter(names))
         return columns[0] if columns else "?" if self.settings.choices is None else 0
+
+    def setting_faults(self) -> dict[str, str]:
+        """Columns that no row has; nothing is looked for on the Hub, nor said of rows that cannot be read."""
+        settings = self.settings
+        if isinstance(settings.train, str) and locate(settings.train) is None:
+            return {}
+        try:
+            there = dict.fromkeys(name for _, row in self._train_rows for name in row)
+        except HeftError:
+            return {}  # said where rows are read
+        named = {"prompt": Template(settings.prompt).columns if settings.prompt else []}
+        named |= {key: [value] for key in ("answer", "messages") if (value := getattr(settings, key)) is not None}
+        faults = {}
+        for key, names in named.items():
+            missing = [name for name in names if name not in there]
+            if missing:
+                close = suggest(missing[0], list(there))
+                faults[key] = f"there is no column {missing[0]!r} in {_short(settings.train)}{close}"
+        return faults
 
     def resolved(self) -> RowsSettings:
         """The settings with the labels that were found in the training rows, in place of the word for it."""
@@ -279,6 +299,10 @@ class Rows(Task):
         if self.settings.system is None or example.turns is not None:
             return example
         return replace(example, turns=(("system", self.settings.system), ("user", example.prompt)))
+
+
+def _short(source: object) -> str:
+    return source if isinstance(source, str) else "the rows"
 
 
 def _value(settings: RowsSettings, row: dict) -> Any:
