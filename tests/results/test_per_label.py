@@ -13,7 +13,7 @@ def records(pairs, width):
 
 
 def test_a_case_worked_by_hand():
-    """Label 0: 3 right, 3 given, 2 hits; label 1: 2 right, 2 given, 1 hit; label 2: 1 right, never given; 3: neither."""
+    """Label 0: 3 right, 3 given, 2 hits; 1: 2 right, 2 given, 1 hit; 2: 1 right, never given; 3: neither."""
     found = confusion(records([(0, 0), (0, 0), (0, 1), (1, 1), (1, 0), (2, 4)], 5), 5)
     assert found[0] == [2, 1, 0, 0, 0]
     figures = label_figures(found)

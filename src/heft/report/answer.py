@@ -190,11 +190,13 @@ def hints(runs: Sequence[RunFiles]) -> list[Hint]:
 def _wary(subject: Subject) -> list[str]:
     comparison = subject.comparison
     arms = comparison.arms
-    warnings = [
-        f"{arm.name} gives one and the same answer to every question"
-        + ("." if len(arm.seeds) == 1 else f" in {len(arm.collapsed)} of {len(arm.seeds)} runs.")
+    warnings = []
+    if always := [arm.name for arm in arms if arm.collapsed and len(arm.collapsed) == len(arm.seeds)]:
+        warnings.append(f"One and the same answer to every question: {listed(always)}.")
+    warnings += [
+        f"{arm.name} gives one and the same answer to every question in {len(arm.collapsed)} of {len(arm.seeds)} runs."
         for arm in arms
-        if arm.collapsed
+        if arm.collapsed and len(arm.collapsed) < len(arm.seeds)
     ]
     weak = [arm.name for arm in arms if arm.majority is not None and arm.interval[0] <= arm.majority]
     if weak:

@@ -12,7 +12,7 @@ from heft.text.units import percent, several
 
 MOST_IN_MATRIX = 16
 """Labels that have a row and a column of their own; of more, those with the most errors, and one for the others."""
-MOST_CONFUSED = 4
+MOST_CONFUSED = 3
 """Pairs of labels that are shown with an example."""
 MOST_LABELS = 200
 """Labels of which figures are shown, at most."""
@@ -90,10 +90,12 @@ def _matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Table:
         rows.append([Cell(name), *cells, Cell(f"{total:,}")])
     headings = [Heading("right answer", is_text=True), *map(Heading, names), Heading("rows")]
     upright = len(names) > 6 or max(map(len, names)) > _WIDE
-    explained = "Rows: the right answer; columns: the answer given; the diagonal is right."
+    explained = ""
     if left:
-        explained += f" The {len(names) - 1} labels with the most errors; the other {left} are counted together."
-    return Table("Confusion matrix", headings, rows, explained, upright=upright)
+        explained = f"The {len(names) - 1} labels with the most errors; the other {left} are counted together."
+    return Table(
+        "Confusion matrix: right answer by row, answer given by column", headings, rows, explained, upright=upright
+    )
 
 
 def _gathered(

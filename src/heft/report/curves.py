@@ -16,7 +16,7 @@ from heft.text.units import count, in_digits, several
 
 FEWEST_SMOOTHED = 20
 """Logged losses from which they are smoothed."""
-_RATE_HEIGHT = 132
+_RATE_HEIGHT = 176
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def section(subject: Subject) -> Section:
     shown = [panel for panel in panels if panel is not None]
     about = (
         "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, the mean over neighbouring"
-        " logged steps, one line a seed, with the raw loss faint behind it; dots: validation rows, where a stage has some. An"
-        " upright line marks the switch from one stage to the next."
+        " logged steps, one line a seed, with the raw loss faint behind it; dots: validation rows, where a stage has"
+        " some. An upright line marks the switch from one stage to the next."
     )
     return Section("curves", "Learning curves", [about if shown else "Nothing was trained, or nothing logged."], shown)
 
@@ -112,7 +112,7 @@ def _panel(group: Trained) -> Panel | None:
     whose = f", seeds {listed(list(map(str, seeds)))}" if len(seeds) > 1 else ""
     told = f"Loss{scale}{whose}. {' '.join(_told(seeds, by_run))}"
     loss = drawing.svg(f"Loss by step, {group.title}")
-    return Panel(group.title, loss + _rates(group.title, by_run, x), told)
+    return Panel(group.title, loss, told, second=_rates(group.title, by_run, x))
 
 
 def smoothed(points: Sequence[Point]) -> Sequence[Point]:
@@ -137,7 +137,7 @@ def _rates(title: str, by_run: Sequence[Sequence[StageCurve]], x: Axis) -> Marku
     if not curves:
         return Markup()
     most = max(rate for curve in curves for _, rate in curve.rate)
-    drawing = Drawing(x, axis("learning rate", [0, most], low=0), _RATE_HEIGHT)
+    drawing = Drawing(x, axis("learning rate", [0, most], low=0, words=lambda value: f"{value:g}"), _RATE_HEIGHT)
     for curve in curves:
         drawing.line(curve.rate, "line thin quiet")
     for curve in by_run[0][1:]:

@@ -21,7 +21,7 @@ from heft.results.records import Record
 from heft.tasks import AnyTask, Example, load_examples
 from heft.text.units import count
 
-MOST_SHOWN = 5
+MOST_SHOWN = 4
 """Examples of each kind, won and lost, that are shown of a pair; fewer where there are many pairs."""
 _MOST_CHARACTERS = 1500
 
@@ -78,7 +78,9 @@ class Parted:
 def section(subject: Subject, texts: Texts) -> Section:
     """A block for each pair, of one seed."""
     pairs = subject.comparison.pairs
-    most = min(MOST_SHOWN, max(2, 15 // max(1, len(pairs))))
+    if subject.is_one_run:  # each stage against the one before it; the last against the base repeats these
+        pairs = pairs[: len(subject.arms) - 1]
+    most = min(MOST_SHOWN, max(2, 12 // max(1, len(pairs))))
     blocks = [_parted(subject, pair, texts, most) for pair in pairs]
     notes = []
     if texts.why_none:

@@ -114,9 +114,13 @@ def _own_file(name: str) -> Markup:
     return Markup(files("heft.report").joinpath(name).read_text(encoding="utf-8").strip())
 
 
-def unbroken(text: str) -> str:
-    """A text in which no line ends between a figure and its per cent sign."""
-    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
+def unbroken(text: str) -> Markup:
+    """A text in which no line ends within an interval, or between a figure and its per cent sign."""
+    parts = re.split(r"([+−]?\d[\d.,]*(?:–[\d.,]*\d| to [+−][\d.,]*\d)?(?: %|–)?)", text)
+    whole = Markup('<span class="whole">{}</span>')
+    return Markup("").join(
+        whole.format(part) if re.search(r"[ –]", part) and i % 2 else part for i, part in enumerate(parts)
+    )
 
 
 def breakable(text: str) -> Markup:

@@ -56,13 +56,14 @@ class Table:
 class Panel:
     """A figure: drawings, what they show in words, and their numbers where the words cannot hold them all.
 
-    The title is empty where the section's title says it.
+    The title is empty where the section's title says it; `second` is a further drawing, or empty.
     """
 
     title: str
     svg: Markup
     words: str
     numbers: Table | None = None
+    second: Markup = Markup()
 
 
 @dataclass(frozen=True)

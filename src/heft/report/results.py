@@ -64,8 +64,9 @@ def _stages(subject: Subject) -> Table:
         Heading("after", is_text=True),
         Heading("method", is_text=True),
         *map(Heading, ("accuracy", "95 % interval", "change, points", "macro F1", "trained", "steps", "time")),
-        Heading("ended because", is_text=True),
     ]
+    early = any(run.after(arm.stage).summary.ended == "early_stopping" for arm in subject.arms)
+    headings += [Heading("ended because", is_text=True)] if early else []
     rows = []
     for place, (arm, result) in enumerate(zip(subject.arms, results, strict=True)):
         summary = run.after(arm.stage).summary
@@ -83,7 +84,7 @@ def _stages(subject: Subject) -> Table:
                 figure(trained and trained.trainable_parameters, count, _UNTRAINED),
                 figure(trained and trained.steps, count, _UNTRAINED),
                 figure(trained and trained.seconds, in_time, _UNTRAINED),
-                figure(trained and why_ended(summary), str, _UNTRAINED),
+                *([figure(trained and why_ended(summary), str, _UNTRAINED)] if early else []),
             ]
         )
     return Table("Stages", headings, rows)
@@ -95,6 +96,8 @@ def _f1(arm: Arm) -> Cell:
 
 
 def _change(pair: PairResult) -> str:
+    if not any(row["won"] or row["lost"] for row in pair.mcnemar):
+        return "none"
     clear = "" if pair.verdict in ("better", "worse") else " (could be chance)"
     return f"{points(pair.difference)}{clear}"
 
