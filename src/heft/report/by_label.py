@@ -94,7 +94,7 @@ def _matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Table:
     if left:
         explained = f"The {len(names) - 1} labels with the most errors; the other {left} are counted together."
     return Table(
-        "Confusion matrix: right answer by row, answer given by column", headings, rows, explained, upright=upright
+        "Confusion matrix (row: right, column: given)", headings, rows, explained, upright=upright
     )
 
 
