@@ -1,7 +1,7 @@
 """A task of your own. Run: python examples/custom_task.py
 
 Three ways, from least to most work:
-- rows in a JSON Lines file: no code at all, `task: {name: jsonl, train_file: …, eval_file: …}` in the recipe;
+- rows in a JSON Lines file: no code at all, `task: {name: rows, train: …, eval: …}` in the recipe;
 - a list of examples made in Python: `own_list` below;
 - a task that a recipe can name: the two classes below in `src/heft/tasks/larger.py`, and `Larger` in the tuple
   `_TASKS` of `src/heft/tasks/__init__.py`. Then `task: {name: larger, below: 1000}` in a recipe.

@@ -75,7 +75,7 @@ class Overrides(Target):
         return [
             b"stages.fine.rank=4",
             b"stages.coarse.targets=[q_proj, v_proj]\nseed=3",
-            b"task={name: jsonl, train_file: a, eval_file: b}",
+            b"task={name: rows, train: a, eval: b}",
             b"stages.last={method: reft, steps: 2}\nsweep={grid: {learning_rate: [1e-3, 1e-4]}}",
         ]
 
@@ -110,7 +110,7 @@ class Rows(Target):
             "hellaswag": [{"ctx": "He", "endings": ["a", "b", "c", "d"], "label": "1"}],
             "winogrande": [{"sentence": "The _ is big.", "option1": "dog", "option2": "cat", "answer": "1"}],
             "gsm8k": [{"question": "1+1?", "answer": "It is 2.\n#### 2"}],
-            "jsonl": [{"prompt": "p", "completion": " c"}],
+            "rows": [{"prompt": "p", "completion": " c"}],
         }
 
     def seeds(self) -> list[bytes]:
@@ -122,7 +122,7 @@ class Rows(Target):
             {"question": "q", "choices": ["a", "b"], "answer": "b"},
             {"question": "r", "choices": ["a", "b"], "answer": 0},
         ]
-        return [*found, bytes([list(self.tasks).index("jsonl")]) + _lines(choices)]
+        return [*found, bytes([list(self.tasks).index("rows")]) + _lines(choices)]
 
     def run(self, data: bytes) -> None:
         from heft.tasks import load_examples
@@ -131,8 +131,8 @@ class Rows(Target):
         path = self.folder / "validation.jsonl"
         path.write_bytes(data[1:])
         files = {"source": str(self.folder), "eval_split": "validation"}
-        if name == "jsonl":
-            files = {"train_file": str(path), "eval_file": str(path)}
+        if name == "rows":
+            files = {"train": str(path), "eval": str(path)}
         for example in load_examples(self.tasks[name].settings_type(name=name, **files), "eval"):
             example.prompt.encode("utf-8")
 

@@ -48,7 +48,7 @@ def recipe(folder, tmp_path, *settings, stages=None):
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: t\nmodel: {{name: '{folder}', device: cpu}}\n"
-        f"task: {{name: jsonl, train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'}}}\n"
+        f"task: {{name: rows, train: {tmp_path / 'train.jsonl'}, eval: {tmp_path / 'eval.jsonl'}}}\n"
         f"stages: {stages}\n"
     )
     return load_recipe(path, settings, output=str(tmp_path / "run"))

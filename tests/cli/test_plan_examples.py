@@ -83,7 +83,7 @@ def test_json_holds_every_token_of_what_is_drawn_and_is_the_plan_otherwise(tmp_p
 def test_what_a_check_finds_ends_the_plan_after_the_examples_are_shown(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "a prompt\x1b[2J\u202e", "completion": "a"}))
-    task = f"task={{name: jsonl, train_file: {rows}, eval_file: {rows}}}"
+    task = f"task={{name: rows, train: {rows}, eval: {rows}}}"
     with pytest.raises(HeftError, match="1 of 1 train rows stands in the evaluation set too") as caught:
         plan(write_recipe(tmp_path, STAGES), [task], probe=False, as_json=False, show=1)
     printed = capsys.readouterr().out

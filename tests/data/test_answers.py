@@ -14,10 +14,10 @@ from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
 from heft.tasks.base import generation_example
 from heft.tasks.gsm8k import Gsm8kSettings
-from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.rows import RowsSettings
 from tokenizers_made import metaspace_style
 
-TASK = task_for(JsonlSettings(train_file="t", eval_file="e"))
+TASK = task_for(RowsSettings(train="t", eval="e"))
 
 
 def nfc_tokenizer():

@@ -10,7 +10,9 @@ import tiny
 from heft.data.encode import IGNORED, UNCUT_HEAD, Encoder, left_pad, training_batch
 from heft.edits.positions import Positions
 from heft.errors import HeftError
+from heft.tasks import load_examples
 from heft.tasks.base import choice_example, generation_example
+from heft.tasks.rows import RowsSettings
 
 TOKENIZER = tiny.byte_tokenizer()
 HEAD = "The head of the text. "
@@ -123,3 +125,22 @@ def test_left_pad_puts_padding_on_the_left_only():
     batch = left_pad([[5, 6], [7]], pad_id=9)
     assert batch["input_ids"].tolist() == [[5, 6], [9, 7]]
     assert torch.equal(batch["attention_mask"], torch.tensor([[1, 1], [0, 1]]))
+
+
+def test_a_chat_is_encoded_as_the_template_writes_the_whole_of_it():
+    """Prompt and answer together are how the tokens of the whole conversation begin; trained is the answer alone."""
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    chat = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "Ciao.")]
+    messages = [{"role": role, "content": content} for role, content in chat]
+    whole = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    rows = [{"messages": messages}]
+    settings = RowsSettings(train=rows, eval=rows, chat_template=True, train_on="all")
+    first, last = Encoder.of(tokenizer, settings)(load_examples(settings, "train"))
+    assert [*last.prompt, *last.answer] == whole
+    assert [*first.prompt, *first.answer] == whole[: first.length]
+    for row, text in ((first, "Hello."), (last, "Ciao.")):
+        assert tokenizer.decode(row.answer) == f"{text}{tokenizer.eos_token}"

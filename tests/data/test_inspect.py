@@ -56,7 +56,7 @@ def test_a_sweeps_editors_are_those_of_every_configuration_once(recipe_file):
 
 def test_more_than_there_are_shows_all_and_rows_that_the_checks_refuse_are_shown(recipe_file, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "<bos><bos>Q", "completion": "a"}))
-    task = f"{{name: jsonl, train_file: {tmp_path / 'rows.jsonl'}, eval_file: {tmp_path / 'rows.jsonl'}}}"
+    task = f"{{name: rows, train: {tmp_path / 'rows.jsonl'}, eval: {tmp_path / 'rows.jsonl'}}}"
     recipe = load_recipe(recipe_file("{a: {method: reft, positions: l1}}", task=task))
     with pytest.raises(HeftError, match="double_bos"):
         read_data(recipe, Reporter())

@@ -17,7 +17,7 @@ from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import generation_example
-from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.rows import RowsSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
 
 TASK = WhereaboutsSettings(train_size=8, eval_size=6, people=3)
@@ -78,7 +78,7 @@ def test_an_evaluation_gives_each_row_what_it_gets_alone():
 
 def test_answers_are_generated_one_by_one():
     model, tokenizer = bart(), tiny.byte_tokenizer()
-    task = JsonlSettings(train_file="x", eval_file="x", max_new_tokens=4)
+    task = RowsSettings(train="x", eval="x", max_new_tokens=4)
     rows = [generation_example("t", "Short", " a", "a"), generation_example("t", "Somewhat longer", " b", "b")]
     examples = Encoder(tokenizer, 64)(rows)
     found = evaluate_examples(model, tokenizer, task_for(task), examples, EvaluationSettings(), Reporter())

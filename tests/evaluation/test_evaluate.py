@@ -14,7 +14,7 @@ from heft.models.load import load_base
 from heft.recipe.recipe import EvaluationSettings, ModelSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import examples_of, task_for
-from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.rows import RowsSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
 from tolerance import rounded
 
@@ -47,7 +47,7 @@ def test_generated_answers_do_not_depend_on_the_batch_and_end_at_the_stop(tmp_pa
     rows = [{"prompt": "abc" * n, "completion": "x"} for n in (1, 4, 2)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = JsonlSettings(train_file=str(path), eval_file=str(path), max_new_tokens=12)
+    settings = RowsSettings(train=str(path), eval=str(path), max_new_tokens=12)
     examples = Encoder(BASE.tokenizer, 256)(examples_of(task_for(settings), "eval"))
 
     def texts(batch_size, **options):

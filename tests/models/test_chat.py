@@ -22,7 +22,7 @@ from heft.run.stage_loop import StageLoop
 from heft.runtime.reporter import Reporter
 from heft.tasks import examples_of, task_for
 from heft.tasks.base import choice_example, generation_example
-from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.rows import RowsSettings
 
 DATED = (
     "Today is {{ strftime_now('%d %b %Y, %H:%M') }}.\n"
@@ -210,7 +210,7 @@ def test_an_argument_that_the_template_does_not_know_is_an_error():
         ChatTemplate(templated(THINKING), {"enable_thinkin": False}).prompt("Q")
 
 
-FILES = {"train_file": "t", "eval_file": "e"}
+FILES = {"train": "t", "eval": "e"}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ FILES = {"train_file": "t", "eval_file": "e"}
 )
 def test_settings_of_the_template_that_have_no_effect_or_no_sense_are_refused(settings, told):
     with pytest.raises(HeftError, match=told):
-        JsonlSettings(**FILES, **settings)
+        RowsSettings(**FILES, **settings)
 
 
 def test_arguments_are_recorded_and_read_back(tmp_path, monkeypatch, recipe_file):
@@ -259,7 +259,7 @@ def test_arguments_are_recorded_and_read_back(tmp_path, monkeypatch, recipe_file
 def test_a_completion_keeps_its_indentation_in_a_chat(tmp_path, prompt, completion, turn):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": prompt, "completion": completion}))
-    examples = examples_of(task_for(JsonlSettings(train_file=str(path), eval_file=str(path))), "train")
+    examples = examples_of(task_for(RowsSettings(train=str(path), eval=str(path))), "train")
     tokenizer = templated("{{ messages[0].content }}>")
     (row,) = Encoder(tokenizer, 99, chat_template=True)(examples)
     assert tokenizer.decode(row.answer[:-1]) == turn

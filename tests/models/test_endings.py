@@ -17,7 +17,7 @@ from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import ModelSettings
 from heft.tasks.base import generation_example
-from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.rows import RowsSettings
 from tokenizers_made import llama_2_style, with_turns
 
 CHATML = (
@@ -112,7 +112,7 @@ def turn_model(tmp_path_factory):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (folder / "recipe.yaml").write_text(
         f"name: t\nmodel: {{name: {folder / 'base'}, device: cpu}}\n"
-        f"task: {{name: jsonl, train_file: {folder / 'train.jsonl'}, eval_file: {folder / 'eval.jsonl'},"
+        f"task: {{name: rows, train: {folder / 'train.jsonl'}, eval: {folder / 'eval.jsonl'},"
         " chat_template: true, max_new_tokens: 12}\n"
         "stages: {coarse: {method: lora, rank: 8, steps: 60, batch_size: 4, learning_rate: 1e-2}}\n"
     )
@@ -122,9 +122,7 @@ def turn_model(tmp_path_factory):
 
 def test_a_trained_turn_ends_in_evaluation_and_in_generation(turn_model, capsys):
     model, tokenizer = heft.load(turn_model / "run" / "adapter")
-    task = JsonlSettings(
-        train_file="t", eval_file=str(turn_model / "eval.jsonl"), chat_template=True, max_new_tokens=12
-    )
+    task = RowsSettings(train="t", eval=str(turn_model / "eval.jsonl"), chat_template=True, max_new_tokens=12)
     texts = [record.text for record in heft.evaluate(model, tokenizer, task).records]
     assert model.generation_config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert all(1 <= len(text) <= 3 for text in texts), texts  # what was learned is two letters, then the end

@@ -81,7 +81,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines(faults):
 def test_a_missing_key_is_reported_at_its_parent(faults):
     assert faults("# only a name\n\nname: x\n") == [
         "r.yaml:1: task: missing; expected a mapping with name one of "
-        "arc_challenge, arc_easy, boolq, gsm8k, hellaswag, jsonl, openbookqa, piqa, siqa, whereabouts, winogrande",
+        "arc_challenge, arc_easy, boolq, gsm8k, hellaswag, openbookqa, piqa, rows, siqa, whereabouts, winogrande",
         "r.yaml:1: stages: missing; expected a mapping of at least one entry "
         "(each value: a mapping with method one of joint, lora, reft)",
     ]

@@ -30,7 +30,7 @@ def recipe_for(folder: Path, name: str, seed: int, rank: int, questions: int) ->
             "name": name,
             "seed": seed,
             "model": {"name": HOSTILE},
-            "task": {"name": "jsonl", "train_file": str(file), "eval_file": str(file), "format": "cloze"},
+            "task": {"name": "rows", "train": str(file), "eval": str(file), "format": "cloze"},
             "stages": {
                 "coarse": {"method": "lora", "steps": 4},
                 "fine": {"method": "reft", "steps": 4, "rank": rank, "positions": "l2"},

@@ -147,7 +147,7 @@ def test_every_list_of_stages_is_a_recipe(recipe_file, tmp_path, stages):
             "0.1 of 1 rows leaves none",
         ),
         ("{a: {method: lora}}", "{name: whereabouts, train_size: 4, eval_size: 2, max_length: 16}", "too small"),
-        ("{a: {method: lora}}", "{name: jsonl, train_file: no.jsonl, eval_file: no.jsonl}", r"no\.jsonl"),
+        ("{a: {method: lora}}", "{name: rows, train: no.jsonl, eval: no.jsonl}", r"no\.jsonl"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(recipe_file, tmp_path, stages, task, message):

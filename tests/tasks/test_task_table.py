@@ -15,7 +15,7 @@ def hub_of(task):
     return getattr(task.settings_type, "sources", {}).get("hub")
 
 
-REQUIRED = {"jsonl": {"train_file": "t.jsonl", "eval_file": "e.jsonl"}}
+REQUIRED = {"rows": {"train": "t.jsonl", "eval": "e.jsonl"}}
 
 
 @pytest.mark.parametrize("name", TASKS)

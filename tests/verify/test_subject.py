@@ -35,16 +35,16 @@ def test_the_probe_is_of_the_adapters_own_task(subject):
 def test_rows_of_a_file_of_ones_own_are_read_and_short_ones_of_unlike_length_taken(adapters, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": "x" * n, "completion": "yes"}) for n in (90, 20, 14, 26, 17)))
-    task = {"name": "jsonl", "train_file": str(path), "eval_file": str(path)}
+    task = {"name": "rows", "train": str(path), "eval": str(path)}
     subject = open_subject(altered(adapters("last"), tmp_path, **task), rows=3)
-    assert subject.probe.source == "rows of the adapter's own task, jsonl"
+    assert subject.probe.source == "rows of the adapter's own task, rows"
     assert [len(row.prompt) for row in subject.probe.rows] == [14, 17, 20]
 
 
 def test_rows_of_one_length_are_made_unlike_so_that_a_batch_has_padding(adapters, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": letter * 20, "completion": "yes"}) for letter in "abcd"))
-    task = {"name": "jsonl", "train_file": str(path), "eval_file": str(path)}
+    task = {"name": "rows", "train": str(path), "eval": str(path)}
     subject = open_subject(altered(adapters("last"), tmp_path, **task), rows=4)
     assert [len(row.prompt) for row in subject.probe.rows] == [14, 16, 18, 20]
 

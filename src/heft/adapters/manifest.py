@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from heft.adapters.safety import adapter_folder, adapter_paths, require_inside
 from heft.errors import HeftError
 from heft.models.source import local_folder
+from heft.recipe.files import with_paths_from
 from heft.recipe.recipe import ModelSettings
 from heft.settings.base import Settings
 from heft.settings.words import faults_of, in_one_line
@@ -79,7 +80,7 @@ def read_manifest(directory: Path) -> AdapterManifest:
         raise HeftError(f"{path} names the adapter {twice[0][:80]!r} twice; each has a folder of its own")
     for entry in manifest.adapters:
         _require_as_written(adapter_folder(directory, entry.name), entry)
-    return manifest
+    return manifest.model_copy(update={"task": with_paths_from(manifest.task, directory)})
 
 
 def _require_as_written(folder: Path, entry: AdapterEntry) -> None:

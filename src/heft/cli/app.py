@@ -8,6 +8,7 @@ from heft.cli.compare import compare
 from heft.cli.doctor import doctor
 from heft.cli.evaluate import evaluate
 from heft.cli.generate import generate
+from heft.cli.init import init
 from heft.cli.plan import plan
 from heft.cli.predict import predict
 from heft.cli.report import report
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, sweep, plan, compare, report, evaluate, predict, generate, verify, doctor):
+for command in (init, train, sweep, plan, compare, report, evaluate, predict, generate, verify, doctor):
     app.command("eval" if command is evaluate else command.__name__)(command)
 
 

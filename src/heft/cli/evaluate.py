@@ -114,6 +114,10 @@ def _lines(result: "Evaluation", task: "TaskSettings") -> list[str]:
     lines = [
         f"{task.name}: accuracy {percent(metrics.accuracy)} ({percent(low)} to {percent(high)}), {metrics.n:,} examples"
     ]
+    if metrics.loss is not None:
+        lines.append(f"loss of the reference answers {metrics.loss:.4f} nats a token")
+    if metrics.rouge_l is not None:
+        lines.append(f"ROUGE-L {100 * metrics.rouge_l:.1f}, chrF {100 * metrics.chrf:.1f} (of 100)")
     if metrics.predictions is not None:
         from heft.results.labels import label_of
 

@@ -133,21 +133,31 @@ def table(title: str, texts: Sequence[str], figures: Sequence[str], rows: Iterab
 
 
 def results_table(stages: "Sequence[StageSummary]") -> Table:
-    """Accuracy after each stage with its interval, the majority class, and what the stage cost."""
-    figures = ("accuracy", "95 % interval", "majority", "balanced", "parameters", "seconds")
+    """Accuracy after each stage with its interval, what it is to be held against, and what the stage cost.
+
+    That is the majority class and balanced accuracy of choices, and of generated answers the loss of the reference
+    answers (nats a token), ROUGE-L and chrF (of 100).
+    """
+    generated = any(stage.loss is not None for stage in stages)
+    beside = ("loss", "ROUGE-L", "chrF") if generated else ("majority", "balanced")
     rows = (
         (
             stage.name,
             percent(stage.accuracy),
             interval(stage.interval),
-            percent(stage.majority),
-            percent(stage.balanced_accuracy),
+            *(_of_texts(stage) if generated else (percent(stage.majority), percent(stage.balanced_accuracy))),
             f"{stage.trainable_parameters:,}",
             f"{stage.seconds:.0f}",
         )
         for stage in stages
     )
+    figures = ("accuracy", "95 % interval", *beside, "parameters", "seconds")
     return table(f"results on {stages[0].n:,} evaluation examples", ["after"], figures, rows)
+
+
+def _of_texts(stage: "StageSummary") -> tuple[str, str, str]:
+    likeness = ("–" if share is None else f"{100 * share:.1f}" for share in (stage.rouge_l, stage.chrf))
+    return "–" if stage.loss is None else f"{stage.loss:.3f}", *likeness
 
 
 def print_json(values: dict) -> None:

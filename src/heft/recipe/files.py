@@ -1,11 +1,15 @@
 """Recipes as files: a strict read that reports every fault with its line, and a write of the resolved recipe."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from heft.recipe.recipe import EvaluationRequest, Recipe
-from heft.settings.files import Document, Place, apply_overrides, read_document, to_yaml, validate
+from heft.settings.base import Settings
+from heft.settings.files import Document, Place, apply_overrides, read_document, set_value, to_yaml, validate
+from heft.tasks import task_for
+from heft.tasks.table import locate
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
@@ -20,9 +24,70 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    document = read_document(Path(path), Recipe, "recipe", "recipes/quickstart.yaml")
+    document = read_recipe_document(Path(path))
     apply_overrides(document, overrides, output)
     return validate(document, Recipe)
+
+
+def recipe_of_values(
+    values: Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    output: str | Path | None = None,
+) -> Recipe:
+    """A recipe from Python: a mapping with its keys, whose values may be settings, or a recipe that is to be changed.
+
+    Args:
+        values: as they would stand in a file; relative paths count from the working directory.
+        overrides: `key.path=value` each, as for `load_recipe`, or a mapping from `key.path` to values.
+        output: replaces the recipe's `output`.
+
+    Raises:
+        HeftError: anything in it is wrong, one line per fault.
+    """
+    document = Document(_plain(values), {(): Place(0, 0, "recipe")})
+    if isinstance(overrides, Mapping):
+        for number, (key, value) in enumerate(overrides.items(), start=1):
+            place = Place(number, 0, f"overrides[{key!r}]")
+            set_value(document, tuple(key.split(".")), Document(_plain(value), {(): place}), place)
+        overrides = ()
+    apply_overrides(document, overrides, output)
+    return validate(document, Recipe)
+
+
+def _plain(value: Any) -> Any:
+    """Settings and mappings as dicts of what was set; all else as it is."""
+    if isinstance(value, Settings):
+        names = value.model_fields_set | ({"name", "method"} & type(value).model_fields.keys())
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name in names}
+    return {key: _plain(each) for key, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def read_recipe_document(path: Path, source: int = 0) -> Document:
+    """Read a recipe's file; paths of rows in it count from its folder, and are absolute in what is read.
+
+    Those of overrides count from the working directory, as a person types them there.
+
+    Raises:
+        HeftError: the file cannot be read.
+    """
+    document = read_document(path, Recipe, "recipe", "recipes/quickstart.yaml", source)
+    task = document.data.get("task") if isinstance(document.data, dict) else None
+    if isinstance(task, dict):
+        located = with_paths_from(task, path.parent)
+        task.update(located)
+    return document
+
+
+def with_paths_from(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a task whose paths of rows count from a folder, with absolute ones."""
+    if task.get("name") != "rows":
+        return task
+    return task | {key: _located(task[key], folder) for key in ("train", "eval") if isinstance(task.get(key), str)}
+
+
+def _located(source: str, folder: Path) -> str:
+    path = locate(source, folder) if source else None
+    return source if path is None else Path(os.path.abspath(path)).as_posix()
 
 
 def evaluation_request(
@@ -40,6 +105,30 @@ def evaluation_request(
     return validate(document, EvaluationRequest)
 
 
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with what its training rows decide, such as their labels, written out.
+
+    Raises:
+        HeftError: the rows cannot be read.
+    """
+    return recipe.model_copy(update={"task": task_for(recipe.task).resolved()})
+
+
+def rows_in_memory(recipe: Recipe) -> dict[str, list[dict]]:
+    """Rows that a recipe holds itself, by their setting (train, eval)."""
+    found = {key: getattr(recipe.task, key, None) for key in ("train", "eval")}
+    return {key: rows for key, rows in found.items() if isinstance(rows, list)}
+
+
+def with_rows_as_files(recipe: Recipe, folder: str = "rows") -> Recipe:
+    """The recipe with rows in memory as files of JSON Lines, `<setting>.jsonl` of a folder."""
+    return _with_task(recipe, {key: f"{folder}/{key}.jsonl" for key in rows_in_memory(recipe)})
+
+
+def _with_task(recipe: Recipe, update: dict[str, Any]) -> Recipe:
+    return recipe.model_copy(update={"task": recipe.task.model_copy(update=update)})
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe as YAML with every default written out; reading it back gives an equal recipe."""
     data = recipe.model_dump(mode="json")
@@ -55,9 +144,12 @@ ONLY_WRITING = {"output", "checkpoint"}
 def difference(there: Recipe, wanted: Recipe) -> str | None:
     """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
 
-    `ONLY_WRITING` is not compared, nor is a date that the wanted recipe leaves open.
+    `ONLY_WRITING` is not compared, nor is a date that the wanted recipe leaves open, nor rows in memory, whose content
+    is compared once it is read. Labels that the wanted recipe leaves open are those of its rows.
     """
     wanted = with_date_of(there, wanted)
+    if there.task != wanted.task and there.task.name == wanted.task.name:
+        wanted = resolved(_with_task(wanted, {key: getattr(there.task, key) for key in rows_in_memory(wanted)}))
     one, other = (_flat(recipe.model_dump(mode="json", exclude=ONLY_WRITING)) for recipe in (there, wanted))
     key = next((key for key in [*one, *other] if one.get(key) != other.get(key)), None)
     return None if key is None else f"{key}: {one.get(key)}, not {other.get(key)}"
@@ -72,7 +164,7 @@ def with_date_of(there: Recipe, wanted: Recipe) -> Recipe:
 
 def with_date(recipe: Recipe, date: str) -> Recipe:
     """The recipe with a date for its chat template."""
-    return recipe.model_copy(update={"task": recipe.task.model_copy(update={"template_date": date})})
+    return _with_task(recipe, {"template_date": date})
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

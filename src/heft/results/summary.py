@@ -38,12 +38,15 @@ class StageSummary(BaseModel):
     name: Annotated[str, AfterValidator(_stage_name)]
     """"base" or the stage's name."""
     accuracy: Share
-    """This and the next five: see heft.results.metrics.Metrics."""
+    """This and the next eight: see heft.results.metrics.Metrics."""
     interval: Annotated[tuple[float, float], Field(strict=False)]
     n: Annotated[int, Field(ge=1)]
     balanced_accuracy: Share | None
     majority: Share | None
     predictions: dict[str, Share] | None
+    loss: Amount | None = None
+    rouge_l: Share | None = None
+    chrf: Share | None = None
     trainable_parameters: Count = 0
     """What this stage trained; 0 for the base."""
     seconds: Amount = 0.0

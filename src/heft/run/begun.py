@@ -15,7 +15,7 @@ from heft.storage.atomic import readable_os_errors
 from heft.storage.locks import LOCK_FILE, locked
 from heft.storage.reading import is_dir, is_file, nearest_existing, read_json
 
-_FIRST_FILES = {LOCK_FILE, "records", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
+_FIRST_FILES = {LOCK_FILE, "records", "rows", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
 """What there is before manifest.json: a run that was ended so early has done nothing yet."""
 
 
@@ -113,6 +113,8 @@ def clear_first_files(path: Path) -> None:
 
 def remove_first_files(path: Path) -> None:
     """Remove what a run writes before manifest.json."""
-    shutil.rmtree(path / "records", ignore_errors=True)
-    for name in _FIRST_FILES - {LOCK_FILE, "records"}:
+    folders = {"records", "rows"}
+    for name in folders:
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in _FIRST_FILES - {LOCK_FILE} - folders:
         (path / name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
     recipe.yaml      the resolved recipe
     manifest.json    format, versions, seed, fingerprints of base model and data
     metrics.jsonl    loss, learning rate and gradient norm of every logged step
+    rows/            rows that were given from Python, as JSON Lines
     records/         one JSON Lines file an evaluation: base, then each stage
     summary.json     the figures of each evaluation
     adapter/         the adapters (heft.adapters.directory)
@@ -14,7 +15,7 @@ It is made only once everything has been checked, so bad input leaves nothing be
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from heft.errors import HeftError
@@ -46,8 +47,10 @@ class RunDirectory(Reporter):
         self.adapter, self.checkpoints, self._metrics = path / "adapter", path / "checkpoints", path / "metrics.jsonl"
         self.summaries: list[StageSummary] = []
 
-    def create(self, recipe_yaml: str, manifest: dict) -> None:
+    def create(self, recipe_yaml: str, manifest: dict, rows: Mapping[str, Sequence[dict]] | None = None) -> None:
         """Make the directory, with what is known before the run.
+
+        `rows` are those that no file has, by the names that their files are to have.
 
         Raises:
             HeftError: it holds something already, or cannot be written.
@@ -58,6 +61,11 @@ class RunDirectory(Reporter):
         try:
             with readable_os_errors(self.path):
                 (self.path / "records").mkdir(parents=True)
+            for name, some in (rows or {}).items():
+                with readable_os_errors(self.path):
+                    (self.path / "rows").mkdir(exist_ok=True)
+                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in some)
+                write_text(self.path / "rows" / f"{name}.jsonl", "".join(lines))
             write_text(self.path / "recipe.yaml", recipe_yaml)
             write_text(self.path / "manifest.json", to_json(manifest))
         except BaseException:

@@ -24,7 +24,7 @@ from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.forward import attention_of
 from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
-from heft.recipe.files import dump_recipe, load_recipe
+from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import refuse_sweep
 from heft.recipe.recipe import Recipe
 from heft.results.summary import StageSummary, read_summaries
@@ -98,7 +98,7 @@ def train(
                 return Run(path, _finished(recipe))
         else:
             _require_room(path, resume)
-        recipe = dated(recipe, reporter)
+        recipe = resolved(dated(recipe, reporter))
         data = read_data(recipe, reporter)
         reporter.note(f"loading {recipe.model.name}")
         base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
@@ -112,7 +112,7 @@ def train(
             _resume(directory, manifest, reporter)
         else:
             until_the_end.enter_context(_held(path))
-            directory.create(dump_recipe(recipe), manifest)
+            directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
         _take_base(directory, base_from, recipe, manifest, reporter)
         work = StageLoop(recipe, base, data, directory, reporter)
         work.run()
@@ -223,6 +223,6 @@ def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
         base_fingerprint=base.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),
         adapters=entries,
-        task=recipe.task.model_dump(),
+        task=with_rows_as_files(recipe, "../rows").task.model_dump(),
         evaluation=recipe.evaluation.model_dump(),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heft.errors import HeftError
+from heft.recipe.files import read_recipe_document
 from heft.recipe.recipe import Recipe
 from heft.settings.files import (
     Document,
@@ -104,7 +105,7 @@ def _arm_document(study: Document, arm: str, folder: Path) -> Document:
     """An arm's recipe with the study's changes; faults of these are reported at their lines in the study."""
     file = folder / study.data["arms"][arm]["recipe"]
     try:
-        document = read_document(file, Recipe, "recipe", "recipes/quickstart.yaml", source=_RECIPES)
+        document = read_recipe_document(file, source=_RECIPES)
     except HeftError as error:
         study.fault(("arms", arm, "recipe"), str(error))
         return Document()

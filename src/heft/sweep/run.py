@@ -21,7 +21,7 @@ from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.files import dump_recipe, load_recipe
+from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
 from heft.recipe.training import validation_rows_of
@@ -80,7 +80,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     require_free(recipe.output_dir)
     if distributed.count() > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
-    recipe = dated(recipe, reporter)
+    recipe = resolved(dated(recipe, reporter))
     tried = configurations(recipe)
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
@@ -95,7 +95,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     if recipe.checkpoint != CheckpointSettings():
         reporter.note("checkpoint settings are for runs of the winner; a sweep writes no checkpoints")
     directory = RunDirectory(recipe.output_dir)
-    directory.create(dump_recipe(recipe), run_manifest(recipe, base, data))
+    directory.create(dump_recipe(with_rows_as_files(recipe)), run_manifest(recipe, base, data), rows_in_memory(recipe))
     work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
     earlier = list(recipe.stages.items())[:-1]
     for name, stage in earlier:
@@ -159,7 +159,7 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
     recipe, base, directory = work.recipe, work.base, work.directory
     name, _ = last_stage(recipe)
     winner = recipe_of(recipe, chosen)
-    write_text(directory.path / "winner.yaml", _header(recipe, results[0]) + dump_recipe(winner))
+    write_text(directory.path / "winner.yaml", _header(recipe, results[0]) + dump_recipe(with_rows_as_files(winner)))
     attached = attach(base.model, name, chosen.stage)
     with torch.no_grad():
         for key, parameter in adapter_parameters(base.model, [name]).items():

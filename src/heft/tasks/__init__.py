@@ -13,15 +13,15 @@ from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, c
 from heft.tasks.boolq import Boolq
 from heft.tasks.gsm8k import Gsm8k
 from heft.tasks.hellaswag import Hellaswag
-from heft.tasks.jsonl import Jsonl
 from heft.tasks.loading import examples_of
 from heft.tasks.piqa import Piqa
+from heft.tasks.rows import Rows
 from heft.tasks.siqa import Siqa
 from heft.tasks.whereabouts import Whereabouts
 from heft.tasks.winogrande import Winogrande
 from heft.text.listing import suggest
 
-_TASKS = (Boolq, ArcEasy, ArcChallenge, Openbookqa, Piqa, Siqa, Hellaswag, Winogrande, Gsm8k, Jsonl, Whereabouts)
+_TASKS = (Boolq, ArcEasy, ArcChallenge, Openbookqa, Piqa, Siqa, Hellaswag, Winogrande, Gsm8k, Rows, Whereabouts)
 TASKS: dict[str, type[Task]] = {task.settings_type.model_fields["name"].default: task for task in _TASKS}
 """Every task a recipe can name, by that name."""
 

@@ -33,7 +33,7 @@ def recipe(base, tmp_path, train, evaluation, *settings):
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: t\nmodel: {{name: '{base}', device: cpu}}\nstages: {STAGES}\n"
-        f"task: {{name: jsonl, train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'},"
+        f"task: {{name: rows, train: {tmp_path / 'train.jsonl'}, eval: {tmp_path / 'eval.jsonl'},"
         " max_new_tokens: 8, max_length: 600}\n"
     )
     return load_recipe(path, [f"output={tmp_path / 'run'}", *settings])

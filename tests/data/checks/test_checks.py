@@ -83,8 +83,8 @@ def recipe_of(recipe_file, tmp_path, monkeypatch):
             monkeypatch.setattr("heft.models.load.byte_tokenizer", lambda: tokenizer_that_drops(" ~"))
         if check == "open_thinking":
             monkeypatch.setattr("heft.models.load.byte_tokenizer", thinking_tokenizer)
-        files = f"train_file: {tmp_path / 'train.jsonl'}, eval_file: {tmp_path / 'eval.jsonl'}"
-        task = f"{{name: jsonl, format: cloze, max_new_tokens: 10, {files}}}"
+        files = f"train: {tmp_path / 'train.jsonl'}, eval: {tmp_path / 'eval.jsonl'}"
+        task = f"{{name: rows, format: cloze, max_new_tokens: 10, {files}}}"
         return load_recipe(
             recipe_file(STAGES, task=task), [*SETTINGS.get(check, ()), *settings], output=str(tmp_path / "run")
         )
@@ -116,7 +116,7 @@ def test_rows_without_a_label_are_left_out_where_they_are_allowed(recipe_of):
 
 
 def recipe(*allow: str) -> Recipe:
-    task = {"name": "jsonl", "train_file": "t", "eval_file": "e"}
+    task = {"name": "rows", "train": "t", "eval": "e"}
     stages = {"a": {"method": "lora"}}
     return Recipe(name="r", model={"name": TINY}, task=task, stages=stages, allow=list(allow))
 

@@ -15,7 +15,7 @@ from heft.data.encode import EncodedExample, Encoder
 from heft.tasks import TASKS, load_examples, task_for
 from heft.tasks.base import choice_example, generation_example
 from heft.tasks.choices import options_example
-from heft.tasks.jsonl import JsonlSettings
+from heft.tasks.rows import RowsSettings
 
 TOKENIZER = tiny.byte_tokenizer()
 
@@ -30,7 +30,7 @@ def answers_cut(train, evaluation, task, tokenizer):
 
 
 def task(**options):
-    return task_for(JsonlSettings(train_file="t", eval_file="e", **options))
+    return task_for(RowsSettings(train="t", eval="e", **options))
 
 
 def test_a_row_is_found_in_the_evaluation_at_any_whitespace_and_order_of_choices():

@@ -1,6 +1,5 @@
 """Rows beside each other and beside the evaluation: the same question on both sides, labels all alike, answers cut."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from heft.data.checks.fault import Fault, count, such_as
 from heft.data.encode import EncodedExample
 from heft.settings.words import show
 from heft.tasks.base import Task
+from heft.text.folding import folded, plain
 
 FEW_ROWS = 10
 """Among fewer rows labels are alike by chance too often: 17 % of the time among four of BoolQ, 1 % among ten."""
@@ -109,7 +109,7 @@ def repeats(split: str, rows: Sequence[EncodedExample]) -> str:
     again = _surplus(Counter(_question(row) for row in rows))
     if not again:
         return ""
-    same = _surplus(Counter((_question(row), _plain(row.example.asked[-1])) for row in rows))
+    same = _surplus(Counter((_question(row), plain(row.example.asked[-1])) for row in rows))
     return f"questions asked again: {again:,} of {len(rows):,} {split} rows, {same:,} with the same answer"
 
 
@@ -118,34 +118,24 @@ def _surplus(counts: Counter) -> int:
 
 
 def _label(row: EncodedExample) -> int | str:
-    return row.example.gold if row.example.choices else _plain(row.example.answer)
+    return row.example.gold if row.example.choices else plain(row.example.answer)
 
 
 def _shared_label(rows: Sequence[EncodedExample]) -> str:
     first = rows[0].example
-    if first.choices and len({_plain(row.example.answer) for row in rows}) > 1:
+    if first.choices and len({plain(row.example.answer) for row in rows}) > 1:
         return f"the right choice as number {first.gold + 1}"
     return f"the answer {show(first.answer)}"
 
 
-def _plain(text: str) -> str:
-    """Text with every run of whitespace as one space, and every letter with its accents as one character (NFC)."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _folded(text: str) -> str:
-    """Text as `_plain`, in lower case and with compatible characters as one (NFKC)."""
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
-
-
 def _question(row: EncodedExample) -> tuple:
     question, options, _ = row.example.asked
-    return _plain(question), *sorted(map(_plain, options))
+    return plain(question), *sorted(map(plain, options))
 
 
 def _answered(row: EncodedExample) -> tuple[str, str]:
     question, _, answer = row.example.asked
-    return _folded(question), _folded(answer)
+    return folded(question), folded(answer)
 
 
 def _text_tokens(row: EncodedExample, ends: Sequence[int]) -> int:

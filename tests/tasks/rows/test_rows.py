@@ -7,7 +7,7 @@ import pytest
 
 from heft.errors import HeftError
 from heft.tasks import load_examples
-from heft.tasks.jsonl import Jsonl, JsonlSettings
+from heft.tasks.rows import Rows, RowsSettings
 
 QUESTION = {"question": "Which is a metal?", "choices": ["wood", "iron"], "answer": "iron", "note": "ignored"}
 COMPLETION = {"prompt": "2 + 2 =", "completion": "4"}
@@ -15,10 +15,10 @@ COMPLETION = {"prompt": "2 + 2 =", "completion": "4"}
 
 @pytest.fixture
 def settings_for(tmp_path):
-    def settings(*rows: dict, **options) -> JsonlSettings:
+    def settings(*rows: dict, **options) -> RowsSettings:
         path = tmp_path / "mine.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return JsonlSettings(train_file=str(path), eval_file=str(path), **options)
+        return RowsSettings(train=str(path), eval=str(path), **options)
 
     return settings
 
@@ -26,7 +26,7 @@ def settings_for(tmp_path):
 def test_each_split_has_its_own_file(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(COMPLETION), encoding="utf-8")
     (tmp_path / "b.jsonl").write_text(json.dumps(QUESTION) + "\n" + json.dumps(QUESTION), encoding="utf-8")
-    settings = JsonlSettings(train_file=str(tmp_path / "a.jsonl"), eval_file=str(tmp_path / "b.jsonl"))
+    settings = RowsSettings(train=str(tmp_path / "a.jsonl"), eval=str(tmp_path / "b.jsonl"))
     assert [len(load_examples(settings, split)) for split in ("train", "eval")] == [1, 2]
 
 
@@ -64,7 +64,7 @@ def test_completions_keep_the_whitespace_between(settings_for, prompt, completio
 
 def test_a_generated_answer_is_correct_when_equal_but_for_whitespace_at_the_ends(settings_for):
     settings = settings_for({"prompt": "Capital of France?", "completion": "Paris"}, max_new_tokens=9, stop=["\n"])
-    task, (example,) = Jsonl(settings), load_examples(settings, "eval")
+    task, (example,) = Rows(settings), load_examples(settings, "eval")
     assert task.is_correct(example, " Paris\n")
     assert not task.is_correct(example, " paris")
     assert not task.is_correct(example, " Paris.")
@@ -74,13 +74,13 @@ def test_a_generated_answer_is_correct_when_equal_but_for_whitespace_at_the_ends
 def test_generated_text_is_not_judged_for_rows_with_choices(settings_for):
     settings = settings_for(QUESTION)
     with pytest.raises(TypeError, match="likelihood"):
-        Jsonl(settings).is_correct(load_examples(settings, "eval")[0], " iron")
+        Rows(settings).is_correct(load_examples(settings, "eval")[0], " iron")
 
 
 def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(settings_for):
     with pytest.raises(HeftError) as raised:
         load_examples(settings_for(COMPLETION, COMPLETION, QUESTION), "eval")
-    assert "mixes 2 rows with prompt and completion (first " in str(raised.value)
+    assert "mixes rows of several kinds, 2 with prompt and completion (first " in str(raised.value)
     assert "mine.jsonl:1) and 1 with question, choices and answer (first " in str(raised.value)
     assert "mine.jsonl:3)" in str(raised.value)
 
@@ -88,14 +88,11 @@ def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(set
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"text": "x"}, "expected the keys prompt and completion, or question, choices and answer; got text"),
-        ({**QUESTION, **COMPLETION}, "expected the keys prompt and completion, or question"),
-        ({"prompt": "x"}, "completion is missing"),
-        (
-            {"prompt": "x", "completion": 4},
-            'completion must be text; got 4; if this is its text, put it in quotes: "4"',
-        ),
-        ({"prompt": "x", "completion": True}, 'put it in quotes: "true"'),
+        ({"text": "x"}, "set task.prompt and task.answer; got text"),
+        ({**QUESTION, **COMPLETION}, "expected the keys prompt and completion, question"),
+        ({"prompt": "x"}, "there is no column 'completion' (the row has prompt)"),
+        ({"prompt": "x", "completion": None}, "completion must be text; got null"),
+        ({"prompt": "x", "completion": {}}, "completion must be text; got {}"),
         ({"prompt": " ", "completion": "x"}, "prompt is empty"),
         ({"question": "x", "answer": 0}, "choices is missing"),
         ({**QUESTION, "choices": "ab"}, "choices must be a list; got 'ab'"),
@@ -130,11 +127,17 @@ def test_a_number_that_is_index_and_text_of_one_choice_is_that_choice(settings_f
 
 
 def test_a_missing_file_is_answered_with_the_files_there_are(settings_for):
-    settings = settings_for(COMPLETION).model_copy(update={"eval_file": "no/such.jsonl"})
+    settings = settings_for(COMPLETION).model_copy(update={"eval": "no/such.jsonl"})
     with pytest.raises(HeftError, match="There is no folder no either"):
         load_examples(settings, "eval")
 
 
-def test_both_files_are_required():
-    with pytest.raises(HeftError, match="eval_file"):
-        JsonlSettings(train_file="t.jsonl")
+@pytest.mark.parametrize(("value", "text"), [(4, "4"), (4.0, "4"), (0.5, "0.5"), (True, "true"), ("007", "007")])
+def test_a_number_as_completion_is_its_text(settings_for, value, text):
+    (example,) = load_examples(settings_for({"prompt": "x", "completion": value}), "eval")
+    assert example.target == text
+
+
+def test_rows_to_train_on_are_required():
+    with pytest.raises(HeftError, match="train"):
+        RowsSettings(eval="t.jsonl")

@@ -1,0 +1,88 @@
+"""The recipe that `heft init` writes: settings that follow from the rows, in YAML with comments."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+from heft.recipe.recipe import Recipe
+from heft.settings.files import Document, Place, to_yaml, validate
+from heft.tasks.guess import Guess
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What depends on the number and kind of rows.
+
+    Attributes:
+        task: settings of the task, such as its format.
+        stages: the stages, in order.
+    """
+
+    task: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+
+
+def settings_for(kind: str, rows: int, labels: int) -> Choices:
+    """Format, learning rates and lengths for a task; the one place where `heft init` decides them.
+
+    Args:
+        kind: labels, choices, completion or chat.
+        rows: to train on.
+        labels: how many there are; 0 where there are none.
+    """
+    task = {"format": "cloze"} if kind == "labels" else {}
+    return Choices(task, {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}})
+
+
+def starting_recipe(
+    name: str, model: str | None, train: str, more: dict[str, Any], guess: Guess, choices: Choices
+) -> dict[str, Any]:
+    """The recipe's values, without those that are the defaults.
+
+    `more` are settings of the task that the person gave, such as `eval`.
+    """
+    task = {"name": "rows", "train": train, **guess.settings, **choices.task, **more}
+    return {
+        "name": name,
+        **({"model": {"name": model}} if model else {}),
+        "task": task,
+        "stages": choices.stages,
+    }
+
+
+def starting_yaml(recipe: dict[str, Any], guess: Guess) -> str:
+    """The recipe as YAML, with a comment for what a person may want to change."""
+    comments = {
+        "train": "the rows",
+        "eval": "rows to evaluate on, never trained on",
+        "eval_share": "share of the rows that is set aside to evaluate on",
+        "prompt": "what the model reads; columns in braces",
+        "answer": "the column that holds the answer",
+        "choices": "labels: those in the training rows; or a list of labels, or of columns",
+        "format": "cloze: the label's text is the answer; letters: labels are listed as A, B, …",
+        "chat_template": "prompts are written as the model's chat template says",
+        "coarse": "first a low-rank update of the weights",
+        "fine": "then, with that frozen, edits of hidden states",
+    }
+    lines = [f"# {sentence}" for sentence in _wrapped(guess.why)]
+    lines += ["# `heft train` trains it, `heft plan --show 2` shows rows as tokens; docs/recipes.md has every setting."]
+    for line in to_yaml(recipe).splitlines():
+        key = line.strip().partition(":")[0]
+        indent = len(line) - len(line.lstrip())
+        comment = comments.get(key) if indent == 2 else None
+        lines.append(f"{line}  # {comment}" if comment else line)
+    return "\n".join(lines) + "\n"
+
+
+def checked_recipe(recipe: dict[str, Any]) -> Recipe:
+    """The recipe as a run would read it.
+
+    Raises:
+        HeftError: something that a person gave is wrong; a line for each fault.
+    """
+    return validate(Document(deepcopy(recipe), {(): Place(0, 0, "heft init")}), Recipe)
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, 116)

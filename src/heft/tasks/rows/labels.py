@@ -1,0 +1,125 @@
+"""Labels of rows: which there are, what they are called, and which choice an answer is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from heft.errors import HeftError
+from heft.settings.words import show
+from heft.tasks.base import quotes_hint
+from heft.tasks.rows.settings import RowsSettings
+from heft.tasks.rows.template import text_of
+
+MOST_LABELS = 1000
+
+
+def named(settings: RowsSettings, value: Any) -> Any:
+    """What a label is called: its name where `label_names` has one, else itself.
+
+    Raises:
+        HeftError: there are names, and none for this label.
+    """
+    names, text = settings.label_names, text_of(value)
+    if names is None or text is None:
+        return value
+    text = text.strip()
+    if isinstance(names, dict):
+        if text in names:
+            return names[text]
+    elif text.isdecimal() and str(int(text)) == text and int(text) < len(names):
+        return names[int(text)]
+    if text in name_list(names):
+        return text
+    known = ", ".join(names) if isinstance(names, dict) else f"0 to {len(names) - 1}"
+    raise HeftError(f"label {show(value)} has no name; task.label_names has {known}")
+
+
+def name_list(names: list[str] | dict[str, str]) -> list[str]:
+    """The names of labels, each once, in their order."""
+    return list(dict.fromkeys(names.values() if isinstance(names, dict) else names))
+
+
+def label_text(settings: RowsSettings, row: dict) -> str:
+    """The label of a row, as text, by its name.
+
+    Raises:
+        HeftError: there is none, or it is no text and no number.
+    """
+    column = settings.answer
+    if column not in row:
+        raise HeftError(f"there is no column {column!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
+    label = text_of(named(settings, row[column]))
+    if label is None:
+        raise HeftError(f"{column} must be a label, text or a number; got {show(row[column])}")
+    if not label.strip():
+        raise HeftError(f"{column} is empty")
+    return label.strip()
+
+
+def labels_found(settings: RowsSettings, rows: Sequence[dict]) -> list[str]:
+    """The labels that rows have, numbers by size, else by the alphabet; those of `label_names` in their order.
+
+    Raises:
+        HeftError: there is one only, or so many that they are no labels.
+    """
+    found = set()
+    for row in rows:
+        try:
+            found.add(label_text(settings, row))
+        except HeftError:
+            continue  # a row that is at fault is reported at its place, when examples are made
+    if len(found) < 2:
+        what = f"one label only, {show(found.pop())}" if found else "no labels"
+        raise HeftError(f"task.choices: the training rows have {what} in {settings.answer!r}; expected at least two")
+    if len(found) > MOST_LABELS:
+        raise HeftError(
+            f"task.choices: {settings.answer!r} has {len(found):,} different texts, which are no labels; remove"
+            " choices, and the answer is generated"
+        )
+    if settings.label_names is not None:
+        return [name for name in name_list(settings.label_names) if name in found]
+    return sorted(found, key=int) if all(_is_number(label) for label in found) else sorted(found)
+
+
+def _is_number(label: str) -> bool:
+    digits = label.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and len(digits) < 300
+
+
+def gold_index(answer: Any, choices: Sequence[str], columns: Sequence[str] = (), from_text: bool = False) -> int:
+    """The index of the answer: given as the text of exactly one choice, as an index from 0, or as the choice's column.
+
+    Args:
+        answer: from the row.
+        choices: texts of the choices.
+        columns: that they stand in, if each has its own.
+        from_text: whether an index may be written as text, as all cells of CSV are.
+
+    Raises:
+        HeftError: it is none of them, or could be two.
+    """
+    if isinstance(answer, str):
+        meant = {place for place, choice in enumerate(choices) if choice.strip() == answer.strip()}
+        if choices.count(answer) == 1:
+            meant = {choices.index(answer)}
+        if answer in columns:
+            meant |= {list(columns).index(answer)}
+        if not meant and from_text and answer.strip().isdecimal():
+            return _by_index(int(answer), choices)
+        if len(meant) == 1:
+            return meant.pop()
+        also = f", one of the columns {', '.join(columns)}," if columns else ""
+        raise HeftError(f"answer {show(answer)} must be the text of exactly one choice{also} or an index from 0")
+    return _by_index(answer, choices)
+
+
+def _by_index(answer: Any, choices: Sequence[str]) -> int:
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        expected = f"answer must be an index from 0 to {len(choices) - 1} or the text of a choice"
+        raise HeftError(f"{expected}; got {show(answer)}{quotes_hint(answer)}")
+    texts = [choice.strip() for choice in choices]
+    if str(answer) in texts and texts[answer] != str(answer):
+        raise HeftError(
+            f"answer {answer} is the index of {show(choices[answer])}, counted from 0, and the text of another"
+            " choice; write the right choice's text, in quotes"
+        )
+    return answer

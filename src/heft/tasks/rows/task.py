@@ -1,0 +1,319 @@
+"""The task `rows`: a person's own rows as examples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from heft.errors import HeftError
+from heft.settings.words import show
+from heft.tasks.base import Example, Split, Task, content_hash, generation_example, without_answer
+from heft.tasks.choices import check_options, options_example, question_cloze
+from heft.tasks.rows.chats import chat_examples, turns_of
+from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
+from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named
+from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
+from heft.tasks.rows.share import set_aside
+from heft.tasks.rows.template import Template, text_of_column
+from heft.tasks.table import Row, read_table
+from heft.text.folding import folded
+
+
+class Rows(Task):
+    """The settings, else a row's keys, tell its kind; other columns are ignored.
+
+    Generated answers are correct when equal to the row's, or to what the tokenizer makes of it, but for whitespace at
+    the ends. Choices are scored by likelihood.
+    """
+
+    settings_type = RowsSettings
+    answers_are_texts = True
+    settings: RowsSettings
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return tuple(self.settings.stop)
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        settings = self.settings
+        if settings.eval is None and settings.eval_split is None:
+            self._require_usable(self._train_rows, "train")
+            return iter(self._part(self._train_rows, split))
+        if split == "train":
+            rows = self._train_rows
+        else:
+            rows = read_table(settings.train if settings.eval is None else settings.eval, split=settings.eval_split)
+        self._require_usable(rows, split)
+        return iter(rows)
+
+    def row_faults(self, row: dict) -> list[str]:
+        return [unknown_row(row)] if kind_of_row(row, self.settings) is None else []
+
+    def example(self, row: dict) -> Example:
+        """The example of a row, of a chat the last; see `examples`."""
+        return self.examples(row)[-1]
+
+    def examples(self, row: dict) -> Sequence[Example]:
+        settings = self.settings
+        match kind_of_row(row, settings):
+            case Kind.CHAT:
+                return chat_examples(self.name, _turns(row, settings), settings.system, settings.train_on)
+            case Kind.PAIR:
+                made = self._completion(text_of_column(row, "prompt"), text_of_column(row, "completion"))
+            case Kind.QUESTION:
+                made = self._question(row)
+            case Kind.ALPACA:
+                return [self._alpaca(row)]
+            case _:
+                made = self._templated(row)
+        return [self._with_system(made)]
+
+    @property
+    def answer_field(self) -> str | None:
+        return self.settings.answer
+
+    @property
+    def common_choices(self) -> tuple[str, ...] | None:
+        return None if self.labels is None else tuple(self.labels)
+
+    def prompted(self, text: str) -> Example:
+        """A prompt as it stands; where the template has one column and the text does not fit it, as that column."""
+        if self.settings.prompt is None:
+            return self._with_system(generation_example(self.name, text.rstrip()))
+        template = Template(self.settings.prompt)
+        row = {template.columns[0]: text}
+        if len(set(template.columns)) == 1 and not template.fits(text) and not self.question_faults(row):
+            try:
+                return self.question(row)
+            except HeftError:
+                pass  # the row needs more than the prompt's column, such as its choices
+        if self.labels is None:
+            return self._with_system(generation_example(self.name, text.rstrip()))
+        return self._with_system(without_answer(self._chosen(text, text, self.labels, 0)))
+
+    def question_faults(self, row: dict) -> list[str]:
+        return self.row_faults(row)
+
+    def question(self, row: dict) -> Example:
+        return without_answer(self._with_any_answer(row))
+
+    def _with_any_answer(self, row: dict) -> Example:
+        """The example of a row whose answer is not looked at."""
+        settings = self.settings
+        match kind_of_row(row, settings):
+            case Kind.CHAT:
+                turns = _turns(row, settings, answered=False)
+                turns = turns[:-1] if turns[-1][0] == "assistant" else turns
+                return chat_examples(self.name, [*turns, ("assistant", "?")], settings.system, "last")[0]
+            case Kind.TEMPLATE if self.labels is not None and not self._choice_columns(row):
+                return self._labelled(row, self.labels[0])
+            case Kind.TEMPLATE:
+                return self.example({**row, settings.answer: self._any_answer(row)})
+            case Kind.QUESTION:
+                return self.example({**row, "answer": 0})
+            case Kind.ALPACA:
+                return self.example({**row, "output": "?"})
+            case _:
+                return self.example({**row, "completion": "?"})
+
+    def _any_answer(self, row: dict) -> str | int:
+        """An answer that a row could have."""
+        columns, names = self._choice_columns(row), self.settings.label_names
+        if isinstance(names, dict):
+            return next(iter(names))
+        return columns[0] if columns else "?" if self.settings.choices is None else 0
+
+    def resolved(self) -> RowsSettings:
+        """The settings with the labels that were found in the training rows, in place of the word for it."""
+        if self.labels is None or self.settings.choices == self.labels:
+            return self.settings
+        return self.settings.model_copy(update={"choices": self.labels})
+
+    def prediction(self, text: str) -> str:
+        return text.strip()
+
+    @cached_property
+    def labels(self) -> list[str] | None:
+        """The labels that answers are one of; None where there are none, or every row has its own choices.
+
+        Raises:
+            HeftError: the training rows cannot be read, or have no labels.
+        """
+        settings = self.settings
+        if isinstance(settings.choices, list):
+            return None if self._choice_columns({}) else settings.choices
+        if settings.choices == LABELS_FOUND and not self._has_lists(LABELS_FOUND):
+            return labels_found(settings, [row for _, row in self._train_rows])
+        if settings.choices is None and settings.label_names is not None:
+            return name_list(settings.label_names)
+        return None
+
+    def _choice_columns(self, row: dict) -> list[str]:
+        """The columns that hold one choice each; empty where `choices` names no columns of this row or the first."""
+        choices = self.settings.choices
+        if not isinstance(choices, list):
+            return []
+        return choices if any(set(choices) <= each.keys() for each in (row, self._first_row)) else []
+
+    @cached_property
+    def _train_rows(self) -> list[Row]:
+        return read_table(self.settings.train, split=self.settings.train_split)
+
+    @cached_property
+    def _first_row(self) -> dict:
+        try:
+            return self._train_rows[0][1]
+        except HeftError:
+            return {}
+
+    def _has_lists(self, column: str) -> bool:
+        return isinstance(self._first_row.get(column), list)
+
+    def _part(self, rows: list[Row], split: Split) -> list[Row]:
+        """The rows of a split where one table has both. Rows that cannot be used are trained on, and so reported."""
+        known = [self._known(row) for _, row in rows]
+        usable = [number for number, pair in enumerate(known) if pair is not None]
+        prompts, labels = [known[i][0] for i in usable], [known[i][1] for i in usable]
+        if len(set(prompts)) < 2 and len(usable) == len(rows):
+            raise HeftError(
+                f"task.train has {len(rows):,} rows of one prompt, which leaves none to evaluate on; give task.eval"
+            )
+        share = self.settings.eval_share or EVAL_SHARE
+        chosen = set_aside(prompts, labels, share, self.settings.sample_seed) if len(set(prompts)) > 1 else set()
+        aside = {usable[i] for i in chosen}
+        return [row for number, row in enumerate(rows) if (number in aside) == (split == "eval")]
+
+    def _known(self, row: dict) -> tuple[str, str | None] | None:
+        """What rows of one prompt share, and the label; None where the row cannot be used."""
+        try:
+            made = [] if self.row_faults(row) else self.examples(row)
+        except HeftError:
+            return None
+        if not made:
+            return None
+        question, options, answer = made[0].asked
+        label = answer.strip() if self.labels is not None else None
+        return content_hash(folded(question), () if self.labels else sorted(map(folded, options))), label
+
+    def _require_usable(self, rows: Sequence[Row], split: Split) -> None:
+        settings = self.settings
+        if settings.prompt is not None and settings.answer is None:
+            raise HeftError(f"task.answer is missing; expected one of the columns {', '.join(rows[0][1])}")
+        source = settings.eval if split == "eval" and settings.eval is not None else settings.train
+        require_one_kind(rows, settings, source if isinstance(source, str) else f"task.{split}")
+        if not settings.chat_template and rows and kind_of_row(rows[0][1], settings) is Kind.CHAT:
+            raise HeftError(
+                f"{rows[0][0]}: rows of messages are written as the model's chat template says; set"
+                " task.chat_template: true"
+            )
+
+    def _templated(self, row: dict) -> Example:
+        settings = self.settings
+        prompt = Template(settings.prompt).fill(row)
+        if not prompt.strip():
+            raise HeftError("the prompt is empty")
+        columns = self._choice_columns(row)
+        if columns:
+            options = [text_of_column(row, column) for column in columns]
+            gold = gold_index(_value(settings, row), options, columns, from_text=True)
+            return self._chosen(prompt, prompt, options, gold)
+        if self.labels is not None:
+            return self._labelled(row, label_text(settings, row))
+        if settings.choices is not None:
+            options = row.get(settings.choices)
+            if not isinstance(options, list):
+                raise HeftError(f"there is no column {settings.choices!r} that holds a list of choices")
+            check_options(options, settings.choices, least=2)
+            return self._chosen(prompt, prompt, options, gold_index(_value(settings, row), options))
+        return self._completion(prompt, text_of_column(row, settings.answer))
+
+    def _labelled(self, row: dict, label: str) -> Example:
+        """The example of a row that has this label."""
+        if label not in self.labels:
+            raise HeftError(
+                f"{self.settings.answer} must be one of the {len(self.labels)} labels"
+                f" {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}; got {label!r}"
+            )
+        prompt = Template(self.settings.prompt).fill(row)
+        return self._with_system(self._chosen(prompt, prompt, self.labels, self.labels.index(label)))
+
+    def _question(self, row: dict) -> Example:
+        question = text_of_column(row, "question").strip()
+        if not isinstance(row.get("choices"), list):
+            there = f"must be a list; got {show(row['choices'])}" if "choices" in row else "is missing"
+            raise HeftError(f"choices {there}")
+        check_options(row["choices"], "choices", least=2)
+        if "answer" not in row:
+            raise HeftError("answer is missing")
+        gold = gold_index(row["answer"], row["choices"])
+        return self._chosen(f"Question: {question}", question_cloze(question), row["choices"], gold)
+
+    def _chosen(self, head: str, cloze_prompt: str, options: Sequence[str], gold: int) -> Example:
+        return options_example(
+            self.name, self.settings.format, head.rstrip(), cloze_prompt.rstrip(), list(options), gold
+        )
+
+    def _completion(self, prompt: str, completion: str) -> Example:
+        """Whitespace between the two stays, as part of the completion; a space where there is none."""
+        stem = prompt.rstrip()
+        between = prompt[len(stem) :] + completion[: len(completion) - len(completion.lstrip())]
+        answer = (between or " ") + completion.strip()
+        return generation_example(self.name, stem, answer, completion.strip(), turn=_as_turn(completion))
+
+    def _alpaca(self, row: dict) -> Example:
+        """Instruction and input, with Alpaca's own headings where no chat template separates them from the output."""
+        told = [text_of_column(row, "instruction").strip()]
+        if str(row.get("input") or "").strip():
+            told.append(text_of_column(row, "input").strip())
+        output, system = text_of_column(row, "output"), row.get("system") or self.settings.system
+        if not self.settings.chat_template:
+            if system or row.get("history"):
+                raise HeftError("system and history need task.chat_template: true")
+            headed = [f"### {name}:\n{text}" for name, text in zip(("Instruction", "Input"), told, strict=False)]
+            return self._completion("\n\n".join([*headed, "### Response:"]) + "\n", output)
+        turns = [(role, text) for pair in row.get("history") or [] for role, text in _exchange(pair)]
+        turns = [*turns, ("user", "\n\n".join(told)), ("assistant", output)]
+        return chat_examples(self.name, turns, system, "last")[0]
+
+    def _with_system(self, example: Example) -> Example:
+        if self.settings.system is None or example.turns is not None:
+            return example
+        return replace(example, turns=(("system", self.settings.system), ("user", example.prompt)))
+
+
+def _value(settings: RowsSettings, row: dict) -> Any:
+    """What a row has in the column of the answer, by its name where `label_names` has one."""
+    if settings.answer not in row:
+        raise HeftError(f"there is no column {settings.answer!r} (the row has {', '.join(map(str, row)) or 'nothing'})")
+    return named(settings, row[settings.answer])
+
+
+def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[tuple[str, str]]:
+    """The turns of a chat; prompts and completions of messages are joined, if there is to be an answer."""
+    column = chat_column(row, settings)
+    if column is None:
+        both = [row.get("prompt"), row.get("completion") if answered else []]
+        if not all(isinstance(part, list) for part in both):
+            raise HeftError("prompt and completion must both be lists of messages, or both text")
+        turns = turns_of(both[0] + both[1], "prompt and completion")
+    elif column not in row:
+        raise HeftError(f"there is no column {column!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
+    else:
+        turns = turns_of(row[column], column)
+    if isinstance(row.get("system"), str) and row["system"].strip() and turns[0][0] != "system":
+        turns = [("system", row["system"]), *turns]
+    return turns
+
+
+def _exchange(pair: Any) -> list[tuple[str, str]]:
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        raise HeftError("history must be a list of pairs, a question and its answer each")
+    return [("user", pair[0]), ("assistant", pair[1])]
+
+
+def _as_turn(completion: str) -> str:
+    """A completion on its own: indentation stays, blank lines and one single space do not."""
+    text = completion.rstrip()
+    indent, text = text[: len(text) - len(text.lstrip())], text.lstrip()
+    indent = indent.rpartition("\n")[2]
+    return text if indent == " " else indent + text

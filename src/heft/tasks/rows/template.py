@@ -1,0 +1,85 @@
+"""Prompts from columns: `Ticket: {text}` filled with a row."""
+
+import json
+from functools import cached_property
+from string import Formatter
+from typing import Any
+
+from heft.errors import HeftError
+from heft.settings.words import show
+
+
+class Template:
+    """Text with columns in braces; two braces stand for one.
+
+    A name is all that stands between the braces, spaces and dots included; a value is never formatted in any way but
+    as the text that it is.
+
+    Raises:
+        ValueError: braces are not closed, or hold no name.
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        try:
+            parts = list(Formatter().parse(text))
+        except ValueError as error:
+            raise ValueError(f"not a template ({error}); a brace that is text of its own is written twice") from None
+        self._parts = [(literal, _name(field, spec, conversion)) for literal, field, spec, conversion in parts]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns that it names, in order."""
+        return [name for _, name in self._parts if name is not None]
+
+    def fits(self, text: str) -> bool:
+        """Whether a text has the parts of the template around its columns, so that it can have been filled already."""
+        literals = [literal.strip() for literal, _ in self._parts if literal.strip()]
+        start = self._parts[0][0].strip()
+        return bool(literals) and text.strip().startswith(start) and all(literal in text for literal in literals)
+
+    def fill(self, row: dict) -> str:
+        """The text with a row's values.
+
+        Raises:
+            HeftError: a column is missing, or holds no text.
+        """
+        return "".join(
+            literal + ("" if name is None else text_of_column(row, name, empty=True)) for literal, name in self._parts
+        )
+
+
+def _name(field: str | None, spec: str | None, conversion: str | None) -> str | None:
+    if field is None:
+        return None
+    name = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+    if not name.strip():
+        raise ValueError("braces hold no column; one that is text of its own is written twice: {{ and }}")
+    return name
+
+
+def text_of_column(row: dict, name: str, empty: bool = False) -> str:
+    """The text in a column of a row, numbers as JSON writes them.
+
+    Raises:
+        HeftError: it is missing, holds no text, or is empty where that is not allowed.
+    """
+    if name not in row:
+        raise HeftError(f"there is no column {name!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
+    text = text_of(row[name])
+    if text is None and not (empty and row[name] is None):
+        raise HeftError(f"{name} must be text; got {show(row[name])}")
+    if not empty and not text.strip():
+        raise HeftError(f"{name} is empty")
+    return text or ""
+
+
+def text_of(value: Any) -> str | None:
+    """Text, or a number or truth value as JSON writes it, 1.0 as 1; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bool | int | float) and value == value and abs(value) != float("inf"):
+        return json.dumps(value)
+    return None

@@ -1,0 +1,78 @@
+"""`heft init`, from a file to a trained run."""
+
+import csv
+import random
+
+import pytest
+
+from commands import heft
+
+PARTS = {
+    "refund": ("I want my money back for the", "Please refund the"),
+    "delay": ("Where is my", "I still wait for the"),
+    "broken": ("It does not work, the", "After a day it broke, my"),
+    "account": ("I cannot log in since I bought the", "Change my password, I ordered the"),
+}
+COLUMNS = ["id", "text", "label"]
+
+
+@pytest.fixture
+def tickets(tmp_path):
+    """200 tickets of four labels, as a spreadsheet writes them: a byte order mark, CRLF."""
+    generator = random.Random(0)
+    rows = [
+        (f"T{number:04}", f"{generator.choice(PARTS[label])} {thing} of order {number}", label)
+        for number, (label, thing) in enumerate((label, thing) for label in PARTS for thing in ["lamp", "chair"] * 25)
+    ]
+    generator.shuffle(rows)
+    with open(tmp_path / "tickets.csv", "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return tmp_path
+
+
+def test_from_a_file_to_a_trained_run(tickets):
+    made = heft("init", "tickets.csv", "--model", "random:tiny-llama", cwd=tickets)
+    assert made.returncode == 0, made.stderr
+    assert "taken for: labels. 'label' has 4 different values in 200 rows" in made.stdout
+    assert made.stdout.count("tokens, ") >= 2
+    assert "{·" in made.stdout  # where the loss begins
+    steps = ["--set", "stages.coarse.steps=2", "--set", "stages.fine.steps=2"]
+    trained = heft("train", "recipe.yaml", *steps, cwd=tickets)
+    assert trained.returncode == 0, trained.stderr
+    assert "results on 40 evaluation examples" in trained.stdout
+    assert (tickets / "runs/tickets/adapter/heft.json").is_file()
+    stored = (tickets / "runs/tickets/recipe.yaml").read_text()
+    assert "- account\n  - broken\n  - delay\n  - refund" in stored  # the labels that were found
+    evaluated = heft("eval", tickets / "runs/tickets/adapter", cwd="/")  # paths do not depend on where one stands
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "40 examples" in evaluated.stdout
+    again = heft("train", "recipe.yaml", "--resume", *steps, cwd=tickets)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_recipe_that_is_there_is_kept(tickets):
+    (tickets / "recipe.yaml").write_text("mine", encoding="utf-8")
+    refused = heft("init", "tickets.csv", cwd=tickets)
+    assert (refused.returncode, (tickets / "recipe.yaml").read_text()) == (2, "mine")
+    assert "--overwrite" in refused.stderr
+    made = heft("init", "tickets.csv", "--overwrite", "--model", "random:tiny-llama", cwd=tickets)
+    assert made.returncode == 0
+    assert "name: tickets" in (tickets / "recipe.yaml").read_text()
+
+
+def test_flags_stand_in_the_recipe(tickets):
+    flags = ["--prompt", "{text}\\nWhat is it?", "--answer", "label", "--format", "letters", "--eval-share", "0.5"]
+    made = heft("init", "tickets.csv", *flags, "--output", "other.yaml", "--model", "random:tiny-llama", cwd=tickets)
+    assert made.returncode == 0, made.stderr
+    text = (tickets / "other.yaml").read_text()
+    assert 'prompt: "{text}\\nWhat is it?"' in text
+    assert "format: letters" in text
+    assert "eval_share: 0.5" in text
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_is_left(tmp_path):
+    (tmp_path / "odd.csv").write_text("id,x\n" + "".join(f"{n},{n}.5\n" for n in range(20)), encoding="utf-8")
+    refused = heft("init", "odd.csv", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "do not say what the task is" in refused.stderr
+    assert not (tmp_path / "recipe.yaml").exists()

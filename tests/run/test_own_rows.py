@@ -1,0 +1,73 @@
+"""Runs on a person's own rows: given from Python, moved, resumed."""
+
+import shutil
+
+import pytest
+
+import heft
+from heft.adapters.manifest import read_manifest
+from heft.errors import HeftError
+from heft.recipe.files import load_recipe, resolved
+from heft.recipe.recipe import EvaluationSettings, Recipe
+from heft.run.train import train
+from heft.tasks import load_examples
+from heft.tasks.rows import RowsSettings
+
+ROWS = [
+    {"text": f"ticket {n} is {'late' if n % 2 else 'broken'}", "kind": "delay" if n % 2 else "defect"}
+    for n in range(24)
+]
+COLUMNS = {"prompt": "{text}\nKind:", "answer": "kind", "choices": "labels", "format": "cloze"}
+STAGES = {"coarse": {"method": "lora", "rank": 2, "steps": 2, "batch_size": 4}}
+
+
+def recipe_of(output, **task) -> Recipe:
+    values = {"name": "own", "model": {"name": "random:tiny-llama"}, "stages": STAGES, "output": str(output)}
+    return Recipe.model_validate({**values, "task": {"name": "rows", **COLUMNS, **task}})
+
+
+def test_rows_in_memory_are_kept_with_the_run_and_move_with_it(tmp_path):
+    run = train(recipe_of(tmp_path / "run", train=ROWS))
+    moved = tmp_path / "elsewhere" / "run"
+    shutil.move(run.directory, moved)
+    stored = load_recipe(moved / "recipe.yaml")
+    assert stored.task.choices == ["defect", "delay"]
+    assert stored.task.train == (moved / "rows" / "train.jsonl").as_posix()
+    model, tokenizer = heft.load(moved / "adapter")
+    task = RowsSettings(**read_manifest(moved / "adapter").task)
+    again = heft.evaluate(model, tokenizer, task, EvaluationSettings())
+    assert again.metrics.accuracy == run.stages[-1].accuracy
+
+
+def test_a_run_with_rows_in_memory_is_resumed_with_the_same_rows_only(tmp_path):
+    run = train(recipe_of(tmp_path / "run", train=ROWS))
+    assert train(recipe_of(tmp_path / "run", train=ROWS), resume=True).stages == run.stages
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    with pytest.raises(HeftError, match="another data"):
+        train(recipe_of(tmp_path / "run", train=ROWS[1:]), resume=True)
+
+
+def test_tables_in_memory_are_rows(tmp_path):
+    pandas, datasets = pytest.importorskip("pandas"), pytest.importorskip("datasets")
+    plain = load_examples(RowsSettings(train=ROWS, **COLUMNS), "eval")
+    for table in (pandas.DataFrame(ROWS), datasets.Dataset.from_list(ROWS)):
+        assert load_examples(RowsSettings(train=table, **COLUMNS), "eval") == plain
+
+
+def test_labels_are_found_once_and_written_out(tmp_path):
+    recipe = resolved(recipe_of(tmp_path, train=ROWS))
+    assert recipe.task.choices == ["defect", "delay"]
+    assert resolved(recipe) == recipe
+
+
+def test_paths_count_from_the_recipes_folder_and_those_of_overrides_from_here(tmp_path, monkeypatch):
+    folder, here = tmp_path / "recipes", tmp_path / "here"
+    for place in (folder, here):
+        place.mkdir()
+        (place / "a.jsonl").write_text('{"prompt": "x", "completion": "y"}\n', encoding="utf-8")
+    text = "name: own\ntask: {name: rows, train: a.jsonl, eval: owner/name}\nstages: {a: {method: lora}}\n"
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(here)
+    task = load_recipe(folder / "recipe.yaml").task
+    assert (task.train, task.eval) == ((folder / "a.jsonl").as_posix(), "owner/name")
+    assert load_recipe(folder / "recipe.yaml", ["task.train=a.jsonl"]).task.train == "a.jsonl"

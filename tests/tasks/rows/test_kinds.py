@@ -1,0 +1,161 @@
+"""Every kind of row, and what is wrong with rows, as examples."""
+
+import json
+
+import pytest
+
+from heft.errors import HeftError
+from heft.tasks import load_examples
+from heft.tasks.rows import RowsSettings
+from heft.tasks.rows.share import set_aside
+
+
+def examples(rows, split="train", **settings):
+    return load_examples(RowsSettings(train=rows, eval=settings.pop("eval", rows), **settings), split)
+
+
+def test_a_template_and_labels():
+    rows = [{"text": "late {1}", "kind": "b"}, {"text": "broken", "kind": "a"}]
+    made = examples(rows, prompt="{{T}}: {text}\nKind: ", answer="kind", choices="labels", format="cloze")
+    assert [example.prompt for example in made] == ["{T}: late {1}\nKind:", "{T}: broken\nKind:"]
+    assert [(example.choices, example.gold) for example in made] == [((" a", " b"), 1), ((" a", " b"), 0)]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "labels", "gold"),
+    [
+        (["1", "0", "1"], ["bad", "good"], (" bad", " good"), [1, 0, 1]),
+        ([2, 10, 2], None, (" 2", " 10"), [0, 1, 0]),
+        (["007", "1", "007"], None, (" 1", " 007"), [1, 0, 1]),
+        ([True, False, True], None, (" false", " true"), [1, 0, 1]),
+        ([1.0, 2.0, 1.0], {"1": "x", "2": "y"}, (" x", " y"), [0, 1, 0]),
+    ],
+)
+def test_numeric_labels_and_their_names(values, names, labels, gold):
+    rows = [{"t": f"text {i}", "y": value} for i, value in enumerate(values)]
+    made = examples(rows, prompt="{t}", answer="y", choices="labels", label_names=names, format="cloze")
+    assert [(example.choices, example.gold) for example in made] == [(labels, index) for index in gold]
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("red", 0), ("two", 1), (1, 1), ("0", 0)])
+def test_choices_in_columns_and_an_answer_by_text_column_or_index(answer, gold):
+    rows = [{"q": "Which?", "one": "red", "two": "blue", "a": answer}]
+    (made,) = examples(rows, prompt="{q}", answer="a", choices=["one", "two"], format="cloze")
+    assert (made.choices, made.gold) == ((" red", " blue"), gold)
+
+
+def test_choices_in_a_list_column():
+    (made,) = examples([{"q": "?", "c": ["x", "y"], "a": "y"}], prompt="{q}", answer="a", choices="c", format="cloze")
+    assert (made.choices, made.gold) == ((" x", " y"), 1)
+
+
+CHAT = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "Ciao")]
+OPENAI = [{"role": role, "content": text} for role, text in CHAT]
+SHAREGPT = [{"from": {"user": "human", "assistant": "gpt"}.get(role, role), "value": text} for role, text in CHAT]
+PARTS = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in CHAT]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": OPENAI},
+        {"conversations": SHAREGPT},
+        {"messages": PARTS},
+        {"messages": json.dumps(OPENAI)},
+        {"prompt": OPENAI[:4], "completion": OPENAI[4:]},
+        {"system": "Be brief.", "conversations": SHAREGPT[1:]},
+        {"messages": [*OPENAI, {"role": "user", "content": "unanswered"}]},
+    ],
+)
+def test_chats_of_every_shape_are_the_same_turns(row):
+    (last,) = examples([row], chat_template=True)
+    assert (last.turns, last.answer, last.target) == (tuple(CHAT[:4]), " Ciao", "Ciao")
+    first, second = examples([row], chat_template=True, train_on="all")
+    assert (first.turns, first.answer) == (tuple(CHAT[:2]), " Hello")
+    assert (second.turns, second.answer) == (last.turns, last.answer)
+    assert first.group == second.group is not None
+
+
+def test_alpaca_rows():
+    row = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    (chat,) = examples([row], chat_template=True)
+    assert (chat.turns, chat.answer) == ((("user", "Add.\n\n1 2"),), " 3")
+    (plain,) = examples([row])
+    assert plain.prompt == "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:"
+    assert plain.answer == "\n3"
+
+
+def test_a_system_prompt_stands_before_every_prompt_that_has_none():
+    (pair,) = examples([{"prompt": "x", "completion": "y"}], chat_template=True, system="S")
+    assert pair.turns == (("system", "S"), ("user", "x"))
+    (chat,) = examples([{"messages": OPENAI}], chat_template=True, system="S")
+    assert chat.turns[0] == ("system", "Be brief.")
+
+
+def _messages(*turns):
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (_messages(("user", "x")), "the assistant says nothing"),
+        (_messages(("user", ""), ("assistant", "y")), r"messages\[0\]: content must be text that is not empty"),
+        (_messages(("ghost", "x"), ("assistant", "y")), "role must be system, user or assistant; got 'ghost'"),
+        (_messages(("user", "x"), ("tool", "y")), "calls of tools are not trained on"),
+        (_messages(("user", [{"type": "image_url"}]), ("assistant", "y")), "images cannot be read"),
+        (_messages(("user", "x"), ("system", "s"), ("assistant", "y")), "a system prompt stands at the beginning"),
+    ],
+)
+def test_what_is_no_chat_is_refused_in_words(row, fault):
+    with pytest.raises(HeftError, match=fault):
+        examples([row], chat_template=True)
+
+
+def test_chats_need_the_chat_template():
+    with pytest.raises(HeftError, match="list row 0: rows of messages .* set task.chat_template: true"):
+        examples([{"messages": OPENAI}])
+
+
+def test_a_missing_column_is_named_with_those_there_are():
+    with pytest.raises(HeftError, match=r"there is no column 'txt' \(the row has text, kind\)"):
+        examples([{"text": "a", "kind": "b"}], prompt="{txt}", answer="kind")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"prompt": "{text"}, "not a template"),
+        ({"prompt": "text"}, "names no column"),
+        ({"answer": "x"}, "needs prompt"),
+        ({"prompt": "{a}", "choices": "labels"}, "needs answer"),
+        ({"system": "S"}, "needs chat_template: true"),
+        ({"eval": "e", "eval_share": 0.1}, "has no effect beside eval"),
+        ({"prompt": "{a}", "answer": "b", "choices": ["x"]}, "at least two"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, fault):
+    with pytest.raises(HeftError, match=fault):
+        RowsSettings(train="t.csv", **settings)
+
+
+ROWS = [{"t": f"{'Same' if n % 10 == 0 else n} text", "y": "ab"[n % 4 == 0]} for n in range(100)]
+TEMPLATE = {"prompt": "{t}", "answer": "y", "choices": "labels", "format": "cloze"}
+
+
+def test_rows_set_aside_are_a_share_of_every_label_and_no_prompt_is_on_both_sides():
+    settings = RowsSettings(train=[row for row in ROWS if "Same" not in row["t"]], **TEMPLATE)
+    train, held = (load_examples(settings, split) for split in ("train", "eval"))
+    assert (len(train), len(held)) == (72, 18)
+    assert sum(example.gold == 1 for example in held) == 4  # a fifth of the 20 of label b
+    both = RowsSettings(train=ROWS, **TEMPLATE)
+    train, held = ({example.prompt for example in load_examples(both, split)} for split in ("train", "eval"))
+    assert not train & held
+    other = RowsSettings(train=ROWS, sample_seed=1, **TEMPLATE)
+    assert {example.prompt for example in load_examples(other, "eval")} != held
+
+
+def test_at_least_one_prompt_is_on_each_side():
+    assert len(set_aside(["a", "b"], [0, 0], 0.01, 0)) == 1
+    assert len(set_aside(["a", "b"], [0, 1], 0.99, 0)) == 1
+    assert len(set_aside(["a", "a", "b"], [0, 0, 0], 0.5, 0)) in (1, 2)
