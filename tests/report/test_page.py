@@ -14,6 +14,8 @@ from report_files import HOSTILE, write_run
 
 from heft.errors import HeftError
 from heft.report.page import write_report
+from heft.results.metrics import measure
+from heft.results.records import read_records
 
 
 class Outline(HTMLParser):
@@ -243,3 +245,28 @@ def test_a_run_with_something_wrong_shows_its_hints_with_the_setting_as_code(run
     text = (tmp_path / "report.html").read_text()
     assert "Stage fine took 4 optimizer steps." in text
     assert "<code>stages.fine.steps: 50</code>" in text
+
+
+def test_generated_answers_have_loss_and_likeness_in_place_of_labels(tmp_path):
+    run = write_run(tmp_path / "run")
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    for stage, share in zip(stages, (0.1, 0.4, 0.8), strict=True):
+        file = run / "records" / f"{stage['name']}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for place, row in enumerate(rows):
+            right = place < share * len(rows)
+            row |= {"gold": "a cat", "prediction": "a cat" if right else "a dog", "correct": right}
+            row |= {"log_likelihoods": [], "text": " a cat" if right else " a dog", "cut": not right}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        figures = measure(read_records(file), True)
+        keys = ("accuracy", "interval", "balanced_accuracy", "majority", "predictions", "rouge_l", "chrf")
+        stage |= {key: getattr(figures, key) for key in keys} | {"labels": None, "loss": 1.234}
+    (run / "summary.json").write_text(json.dumps({"stages": stages}))
+    write_report([run], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    assert "answers 80.0 % of 40 held-out rows exactly as the reference does" in text
+    assert "Label by label" not in text
+    assert "Loss: of the reference answers" in text
+    # a word of two is shared by a wrong answer: F = 0.5
+    assert f"ROUGE-L{100 * (0.8 + 0.2 * 0.5):.1f}" in text
+    assert "8 of 40 answers were cut at task.max_new_tokens" in text

@@ -131,6 +131,10 @@ def _tiles(arm: Arm, result: ArmResult, base: float | None, pairs: Sequence[Pair
         pair = next((p for p in pairs if p.first == result.name and _is_base(p.second)), None)
         more = f"95 % interval {points_interval(pair.interval)}" if pair and pair.interval else "over the base model"
         tiles.append(Tile("lift, points", points(result.accuracy - base), more))
+    summary = arm.runs[0].after(arm.stage).summary
+    if summary.rouge_l is not None:
+        more = "" if summary.chrf is None else f"chrF {100 * summary.chrf:.1f}; likeness to the references, of 100"
+        tiles.append(Tile("ROUGE-L", f"{100 * summary.rouge_l:.1f}", more))
     costs = result.costs
     if costs.seconds is not None:
         tiles.append(Tile("training time", in_time(costs.seconds), _device(arm.runs[0])))

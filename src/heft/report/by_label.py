@@ -93,9 +93,7 @@ def _matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Table:
     explained = ""
     if left:
         explained = f"The {len(names) - 1} labels with the most errors; the other {left} are counted together."
-    return Table(
-        "Confusion matrix (row: right, column: given)", headings, rows, explained, upright=upright
-    )
+    return Table("Confusion matrix (row: right, column: given)", headings, rows, explained, upright=upright)
 
 
 def _gathered(

@@ -9,14 +9,16 @@ from heft.report.by_label import arm_f1
 from heft.report.curves import why_ended
 from heft.report.parts import ONE_SEED, Cell, Heading, Panel, Section, Table, figure, spread
 from heft.report.subject import Subject
+from heft.results.summary import StageSummary
 from heft.text.listing import listed
 from heft.text.svg import BOTTOM, CHARACTER, LEFT, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
-from heft.text.units import count, in_time, interval, percent, points
+from heft.text.units import count, in_digits, in_time, interval, percent, points
 
 NO_SEED = "the model before any stage has no seed"
 GENERATED = "answers were generated, so there are no classes"
 _UNLIKE = "rows have different choices, so there are no labels"
 _UNTRAINED = "nothing was trained"
+_PART = "only a part of a generated text is compared"
 _ROW = 36
 _METHODS = {"lora": "LoRA", "reft": "ReFT", "joint": "LoRA and ReFT at once"}
 
@@ -60,10 +62,12 @@ def _stages(subject: Subject) -> Table:
     run = subject.runs[0]
     pairs = {(pair.first, pair.second): pair for pair in subject.comparison.pairs}
     results = subject.comparison.arms
+    texts = run.final.summary.loss is not None
+    beside = ("loss", "ROUGE-L", "chrF") if texts else ("macro F1",)
     headings = [
         Heading("after", is_text=True),
         Heading("method", is_text=True),
-        *map(Heading, ("accuracy", "95 % interval", "change, points", "macro F1", "trained", "steps", "time")),
+        *map(Heading, ("accuracy", "95 % interval", "change, points", *beside, "trained", "steps", "time")),
     ]
     early = any(run.after(arm.stage).summary.ended == "early_stopping" for arm in subject.arms)
     headings += [Heading("ended because", is_text=True)] if early else []
@@ -80,14 +84,24 @@ def _stages(subject: Subject) -> Table:
                 Cell(percent(result.accuracy)),
                 Cell(interval(result.interval)),
                 figure(pair, _change, "there is nothing before it"),
-                _f1(arm),
+                *(_of_texts(summary) if texts else (_f1(arm),)),
                 figure(trained and trained.trainable_parameters, count, _UNTRAINED),
                 figure(trained and trained.steps, count, _UNTRAINED),
                 figure(trained and trained.seconds, in_time, _UNTRAINED),
                 *([figure(trained and why_ended(summary), str, _UNTRAINED)] if early else []),
             ]
         )
-    return Table("Stages", headings, rows)
+    explained = (
+        "Loss: of the reference answers, nats a token. ROUGE-L and chrF: likeness to them, of 100." if texts else ""
+    )
+    return Table("Stages", headings, rows, explained)
+
+
+def _of_texts(summary: StageSummary) -> tuple[Cell, Cell, Cell]:
+    """Loss of the reference answers, and how like the generated texts are to them."""
+    shares = (summary.rouge_l, summary.chrf)
+    likeness = (figure(share, lambda value: f"{100 * value:.1f}", _PART) for share in shares)
+    return figure(summary.loss, in_digits, "it was not measured"), *likeness
 
 
 def _f1(arm: Arm) -> Cell:
