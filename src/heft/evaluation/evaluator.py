@@ -97,7 +97,8 @@ def evaluate_examples(
     ]
     cut = sum(example.cut > 0 for example in examples)
     labels = shared_labels(example.example for example in examples)
-    return Evaluation(records, measure(records, task.answers_are_texts), time.perf_counter() - start, cut, labels)
+    metrics = measure(records, task.answers_are_texts)
+    return Evaluation(records, metrics, time.perf_counter() - start, cut, labels)
 
 
 @dataclass(frozen=True)
