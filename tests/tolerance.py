@@ -46,7 +46,7 @@ def assert_tensors(found, expected, tolerance: float) -> None:
     """Tensors by name, each element within an absolute tolerance."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        difference = (found[name] - tensor).abs().max().item()
+        difference = (found[name].cpu() - tensor.cpu()).abs().max().item()
         assert difference <= tolerance, f"{name}: {difference:.3g} apart, {tolerance:.3g} allowed"
 
 

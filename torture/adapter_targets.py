@@ -41,6 +41,32 @@ class AdapterDirectory(Target):
         evaluation_request({key: values[key] for key in ("task", "evaluation", "model")})
 
 
+class ForeignConfig(Target):
+    """adapter_config.json that PEFT wrote, which a stage starts from, beside weights that are whole."""
+
+    def setup(self) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        names = ("model.layers.0.self_attn.q_proj.lora_A.weight", "model.layers.0.self_attn.q_proj.lora_B.weight")
+        tensors = {f"base_model.model.{name}": torch.zeros(2, 2) for name in names}
+        save_file(tensors, self.folder / "adapter_model.safetensors")
+
+    def seeds(self) -> list[bytes]:
+        from peft import LoraConfig
+
+        patterns = {"target_modules": r".*q_proj", "rank_pattern": {r".*0.*": 4}, "layers_pattern": "layers"}
+        configs = [LoraConfig(r=2, **patterns), LoraConfig(target_modules=["v_proj"], exclude_modules=r".*\.1\..*")]
+        return [json.dumps(config.to_dict(), default=sorted).encode() for config in configs]
+
+    def run(self, data: bytes) -> None:
+        from heft.adapters.foreign import read_foreign_config
+
+        path = self.folder / "adapter_config.json"
+        path.write_bytes(data)
+        read_foreign_config(path, self.folder / "adapter_model.safetensors")
+
+
 class AdapterConfig(Target):
     """adapter_config.json; what is accepted is attached to a model without weights, now and then."""
 

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from adapter_targets import AdapterConfig, AdapterDirectory, Weights
+from adapter_targets import AdapterConfig, AdapterDirectory, ForeignConfig, Weights
 from target import Target
 
 from heft.errors import HeftError
@@ -28,7 +28,10 @@ class RecipeFile(Target):
     """A recipe."""
 
     def seeds(self) -> list[bytes]:
-        return [RECIPE.encode(), *(path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml")))]
+        return [
+            RECIPE.encode(),
+            *(path.read_bytes() for path in sorted((ROOT / "src" / "heft" / "recipes").glob("*.yaml"))),
+        ]
 
     def run(self, data: bytes) -> None:
         from heft.recipe.files import dump_recipe, load_recipe
@@ -221,6 +224,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "run": Run,
     "heft_json": AdapterDirectory,
     "adapter_config": AdapterConfig,
+    "foreign_config": ForeignConfig,
     "safetensors": Weights,
 }
 

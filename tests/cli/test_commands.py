@@ -34,6 +34,8 @@ def test_train_prints_the_tables_and_the_figures_of_the_run(run):
     for stage in json.loads((directory / "summary.json").read_text())["stages"]:
         assert f"{100 * stage['accuracy']:.1f} %" in done.stdout
         assert f"{stage['trainable_parameters']:,}" in done.stdout
+    assert "hint: Stage coarse took 2 optimizer steps." in done.stdout
+    assert "Write `stages.fine.steps: 50`." in done.stdout
     assert "seed: 3" in (directory / "recipe.yaml").read_text()
     assert done.stderr == ""
 
@@ -113,7 +115,7 @@ def test_help_needs_neither_torch_nor_transformers_and_is_quick():
 
 def test_the_debug_recipe_runs_both_stages_in_under_30_seconds(tmp_path):
     code = "from heft.cli import main; main()"
-    recipe = ROOT / "recipes" / "debug.yaml"
+    recipe = ROOT / "src" / "heft" / "recipes" / "debug.yaml"
     command = [sys.executable, "-c", code, "train", str(recipe), "--output", str(tmp_path / "run")]
     assert cpu_seconds(command) < 30  # on one core; other work on the machine is not counted
     assert (tmp_path / "run" / "adapter" / "heft.json").is_file()
@@ -125,3 +127,9 @@ def cpu_seconds(command):
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     after = os.times()
     return (after.children_user - before.children_user) + (after.children_system - before.children_system)
+
+
+def test_python_m_heft_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "heft", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "RECIPE" in done.stdout

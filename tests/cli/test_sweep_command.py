@@ -43,9 +43,8 @@ def test_a_directory_that_holds_a_sweep_is_refused_and_left_alone(swept):
     before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
     done = heft("sweep", path, "--output", directory)
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr == f"heft: output {directory} already holds a run; give another with --output DIR, or remove it\n"
-    )
+    advice = "--overwrite replaces it, --output DIR writes elsewhere"
+    assert done.stderr == f"heft: output {directory} already holds a sweep: {advice}\n"
     assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before
 
 

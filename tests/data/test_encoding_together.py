@@ -72,7 +72,7 @@ def test_choices_have_the_ids_that_they_have_behind_their_prompt(name):
 
 
 LETTERS = st.text("abdehiknorstuwy AQ.,:?+=12\n\t#", min_size=1, max_size=30)
-PROMPTS = LETTERS.map(lambda text: f"{text.strip()}x:"[-30:])
+PROMPTS = LETTERS.map(lambda text: f"{text.strip()}x:"[-30:].lstrip())
 SPACES = st.sampled_from([" ", "\n", "\t", "  ", "\n\n", "\n    ", " \n", "\n\t"])
 
 

@@ -39,3 +39,19 @@ def test_settings_are_put_back_where_generation_fails(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         generate_texts(base.model, base.tokenizer, PROMPTS, batch_size=2, max_new_tokens=8)
     assert base.model.generation_config is own
+
+
+def test_a_text_that_reaches_the_limit_is_told_and_one_that_ends_in_a_token_or_a_stop_string_is_not():
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    ids = [tiny.likeliest(base.model, prompt, 8) for prompt in PROMPTS]
+    assert ids[0][:4] != ids[1][:4]
+
+    def cut(**options):
+        heard = []
+        generate_texts(base.model, base.tokenizer, PROMPTS, batch_size=2, on_cut=heard.append, **options)
+        return sorted(heard)
+
+    assert cut(max_new_tokens=8) == [0, 1]
+    only_first = next(token for token in ids[0] if token not in ids[1])
+    assert cut(max_new_tokens=8, answer_end=only_first) == [1]
+    assert cut(max_new_tokens=8, stop=[base.tokenizer.decode(ids[0])]) == [1]

@@ -10,7 +10,7 @@ from heft.recipe.recipe import Recipe
 from heft.settings.words import describe, schema_of
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "src" / "heft" / "recipes").glob("*.yaml"))
 
 
 def settings_groups() -> dict[str, dict]:
@@ -72,11 +72,11 @@ def test_every_ready_recipe_loads_is_named_as_its_file_and_says_what_it_is_for(p
 
 
 def test_the_ready_recipes_are_those_promised():
-    promised = "boolq debug joint lora quickstart reft reft_then_lora sweep three_stages"
+    promised = "boolq debug from_lora joint lora quickstart reft reft_then_lora sweep three_stages"
     assert [path.stem for path in RECIPES] == promised.split()
 
 
 def test_the_ready_boolq_recipes_train_and_evaluate_on_the_same_rows():
     tasks = [recipe.task for recipe in map(load_recipe, RECIPES) if recipe.task.name == "boolq"]
-    assert len(tasks) == 6
+    assert len(tasks) == 7
     assert all(task == tasks[0] for task in tasks)

@@ -60,6 +60,7 @@ def test_loading_without_first_making_weights_gives_the_same_ones(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path, low_cpu_mem_usage=True)
     loaded.load_adapter(tmp_path, adapter_name="again", low_cpu_mem_usage=True)
+    loaded.to(ids.device)  # PEFT's low_cpu_mem_usage puts weights on the accelerator where there is one
     for name in ("default", "again"):
         loaded.set_adapter(name)
         assert torch.allclose(logits(loaded, ids), logits(model, ids), atol=1e-5)

@@ -54,7 +54,7 @@ WRONG = [
     ({"log_likelihoods": None}, "log_likelihoods: expected a list (each entry: a number); got null"),
     ({"group": 3}, "group: expected text, or null; got 3"),
     ({"text": {}}, "text: expected text, or null; got {}"),
-    ({"more": 1, "other": 2}, "more: unknown key; known here: correct, gold,"),
+    ({"more": 1, "other": 2}, "more: unknown key; known here: correct, cut,"),
 ]
 
 

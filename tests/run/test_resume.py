@@ -222,6 +222,6 @@ def test_a_person_s_own_files_are_never_taken_for_a_begun_run(recipe, tmp_path):
     directory = tmp_path / "mine"
     directory.mkdir()
     shutil.copy(recipe, directory / "recipe.yaml")
-    with pytest.raises(HeftError, match="already holds a run; give another"):
+    with pytest.raises(HeftError, match="is not empty; give another"):
         run(recipe, directory)
     assert [each.name for each in directory.iterdir()] == ["recipe.yaml"]

@@ -188,7 +188,7 @@ def test_a_sweep_that_was_ended_is_not_taken_for_a_run_to_go_on_with(tmp_path):
     recipe.write_text(
         "name: t\ntask: {name: whereabouts}\nstages: {fine: {method: reft, steps: 1}}\nsweep: {grid: {rank: [1, 2]}}\n"
     )
-    with pytest.raises(HeftError, match="holds a sweep that is not finished, and a sweep begins again: remove it"):
+    with pytest.raises(HeftError, match="holds a sweep that is not finished, and a sweep begins again: replace it"):
         require_free(tmp_path)
     with pytest.raises(HeftError, match="holds a sweep, which cannot be resumed"):
         require_same(load_recipe(recipe, ["sweep=null"], output=str(tmp_path)))

@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_counted_is_trained_all_the_same(recipe_file, tmp
 def test_a_run_in_an_occupied_directory_is_refused_and_leaves_it_alone(finished):
     recipe, run = finished
     before = {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
-    with pytest.raises(HeftError, match="already holds a run; give another with --output DIR"):
+    with pytest.raises(HeftError, match="already holds a run: --resume"):
         heft.train(recipe)
     assert {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()} == before
 

@@ -9,7 +9,7 @@ from heft.cli.show import ConsoleReporter
 from heft.cli.study import run_study
 from heft.study.files import load_study
 
-PAPER = Path(__file__).parents[2] / "recipes" / "paper"
+PAPER = Path(__file__).parents[2] / "src" / "heft" / "recipes" / "paper"
 STUDIES = sorted(PAPER.glob("*.yaml"))
 RECIPES = sorted((PAPER / "arms").glob("*.yaml"))
 

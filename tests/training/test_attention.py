@@ -53,3 +53,20 @@ def test_both_implementations_give_logits_within_bfloat16s_rounding():
     errors = [(logits - exact).pow(2).mean().sqrt() for logits in (plain, other)]
     assert errors[1] < 1.5 * errors[0]
     assert not torch.equal(plain, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="cuDNN's attention needs a graphics card")
+def test_on_a_graphics_card_no_gradient_is_nan_at_the_lengths_at_which_cudnns_are():
+    model = tiny.tiny_model().to("cuda", torch.bfloat16)
+    with attention_for_training(model, "auto", [ROW]):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+        wide = 64
+        q = torch.randn(1, 1, 704, wide, device="cuda", dtype=torch.bfloat16) * 0.1
+        k, v = torch.randn_like(q) * 0.1, torch.randn_like(q)
+        q[..., 0], k[..., 0] = 1.0, -120 * wide**0.5  # every score is about -120
+        q.requires_grad_()
+        mask = torch.ones(704, 704, dtype=torch.bool, device="cuda").tril()[None, None]
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
+        assert torch.isfinite(q.grad).all()
+    assert torch.backends.cuda.cudnn_sdp_enabled()

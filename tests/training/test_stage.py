@@ -18,13 +18,16 @@ from tolerance import ROUNDING, assert_tensors, of_weights, trained_losses
 
 class Listener(Reporter):
     def __init__(self):
-        self.values = []
+        self.values, self.notes = [], []
+
+    def note(self, text):
+        self.notes.append(text)
 
     def metrics(self, values):
         self.values.append(values)
 
 
-def run(stage, rows=24, seed=0, below=None):
+def run(stage, rows=24, seed=0, below=None, listener=None):
     """Trains a stage on the tiny model; returns its outcome, what was reported, and the adapter's tensors.
 
     `below` is a stage whose adapters, of random numbers, are frozen beneath.
@@ -37,7 +40,7 @@ def run(stage, rows=24, seed=0, below=None):
         for parameter in adapter_parameters(base.model, attach(base.model, "below", below).names).values():
             torch.nn.init.normal_(parameter, std=0.05)
     attached = attach(base.model, "s", stage)
-    listener = Listener()
+    listener = listener or Listener()
     outcome = train_stage(base.model, "s", stage, examples, pad_id=0, seed=seed, reporter=listener)
     tensors = {n: p.detach().clone() for n, p in adapter_parameters(base.model, attached.names).items()}
     return outcome, listener.values, tensors
@@ -93,12 +96,17 @@ def test_a_stage_stops_early_where_the_validation_loss_stays_and_says_so():
         **{**LORA, "learning_rate": 1e-9}, steps=30, batch_size=4, holdout=0.25, evaluate_every=1,
         early_stopping={"patience": 2, "min_delta": 0.01},
     )  # fmt: skip
-    outcome, values, _ = run(stage)
+    listener = Listener()
+    outcome, values, _ = run(stage, listener=listener)
     assert (outcome.steps, outcome.ended) == (3, "early_stopping")
     first, second, third = (value["eval_loss"] for value in values if "eval_loss" in value)
+    at = 1 if first <= second else 2
     assert outcome.ended_because == (
-        "the validation loss did not fall by 0.01 in the last 2 evaluations: "
-        f"it is {third:.4f}, its lowest before was {min(first, second):.4f}"
+        "the validation loss did not fall by 0.01 in the last 2 evaluations (patience 2): "
+        f"it is {third:.4f} at step 3, its lowest before was {min(first, second):.4f} at step {at}"
+    )
+    assert f"stage s stopped early, after step 3 of 30: {outcome.ended_because}; the last weights were kept" in (
+        listener.notes
     )
 
 

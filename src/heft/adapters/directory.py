@@ -9,7 +9,7 @@ Each folder loads alone with `PeftModel.from_pretrained(base, folder)`, a LoRA o
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,22 +162,43 @@ def attach_saved(model: PreTrainedModel, folder: Path, name: str) -> None:
     _attach(model, name, *_fitting(folder, name, without_weights(model)))
 
 
+def attach_from(
+    model: PreTrainedModel, name: str, config: PeftConfig, weights: Path, leave_out: Collection[str] = ()
+) -> None:
+    """Attach an adapter that exists, by a configuration and a weights file that fit (`require_fitting`)."""
+    _attach(model, name, config, weights, leave_out)
+
+
+def require_fitting(
+    skeleton: PreTrainedModel, name: str, config: PeftConfig, weights: Path, leave_out: Collection[str] = ()
+) -> None:
+    """Check that a weights file is whole and has what the adapter has on this base, which carries it afterwards.
+
+    `skeleton` has no weights (`without_weights`); tensors to `leave_out` are no part of the adapter.
+
+    Raises:
+        HeftError: the adapter has no place there, or tensors are missing, left over or of another shape.
+    """
+    found = {key: shape for key, shape in read_shapes(weights).items() if key not in leave_out}
+    require_fit(weights, name, found, expected_tensors(skeleton, name, copy.deepcopy(config), weights))
+
+
 def _fitting(folder: Path, name: str, skeleton: PreTrainedModel) -> tuple[PeftConfig, Path]:
     """An adapter's configuration and weights file, tried on a model without weights."""
     config_path, path = adapter_paths(folder)
     config = read_config(config_path)
-    found = read_shapes(path)
-    require_fit(path, name, found, expected_tensors(skeleton, name, copy.deepcopy(config), path))
+    require_fitting(skeleton, name, config, path)
     return config, path
 
 
-def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path) -> None:
+def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path, leave_out: Collection[str] = ()) -> None:
     try:
         saved = load_file(path)
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items()}  # the model is not a PeftModel
+    # the model is not a PeftModel
+    saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items() if key not in leave_out}
     with tokens_of(model, name):
         set_peft_model_state_dict(model, saved, adapter_name=name)
     loaded = {key.removeprefix(PEFT_PREFIX): value for key, value in adapter_tensors(model, name).items()}

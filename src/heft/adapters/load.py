@@ -55,7 +55,7 @@ def load(
         settings, tokenizer = _with_tokenizer(directory, model, trust_remote_code, base, tokenizer)
         loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
     _end_as_trained(loaded)
-    return prepare(loaded.model, loaded.manifest, trainable), loaded.tokenizer
+    return prepare(loaded.model, loaded.manifest, trainable, loaded.tokenizer), loaded.tokenizer
 
 
 def _end_as_trained(loaded: Loaded) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save
@@ -56,8 +56,8 @@ class AttachedAdapters(dict):
 class DirectoryWriter:
     """Stands for `save_pretrained` of a loaded model: writes an adapter directory, which `heft.load` reads."""
 
-    def __init__(self, model: PreTrainedModel, manifest: AdapterManifest):
-        self._model, self._manifest = model, manifest
+    def __init__(self, model: PreTrainedModel, manifest: AdapterManifest, tokenizer: PreTrainedTokenizerBase | None):
+        self._model, self.manifest, self.tokenizer = model, manifest, tokenizer
 
     def __call__(
         self, save_directory: str | Path, is_main_process: bool = True, state_dict: dict | None = None, **options: Any
@@ -108,13 +108,13 @@ class DirectoryWriter:
 
     def _whole_manifest(self) -> AdapterManifest:
         """With adapters that were attached after loading, as stages of their own."""
-        known = {entry.name for entry in self._manifest.adapters}
+        known = {entry.name for entry in self.manifest.adapters}
         added = [
             AdapterEntry(name=name, method=method_name(config), stage=name)
             for name, config in self._model.peft_config.items()
             if name not in known
         ]
-        return self._manifest.model_copy(update={"adapters": [*self._manifest.adapters, *added]})
+        return self.manifest.model_copy(update={"adapters": [*self.manifest.adapters, *added]})
 
     def _require_active(self) -> None:
         off = set()
@@ -129,7 +129,18 @@ class DirectoryWriter:
             )
 
 
-def prepare(model: PreTrainedModel, manifest: AdapterManifest, trainable: str | Sequence[str]):
+def origin_of(model: Any) -> DirectoryWriter | None:
+    """The manifest and the tokenizer that a model from `heft.load` came with; None for any other model."""
+    found = vars(model).get("save_pretrained")
+    return found if isinstance(found, DirectoryWriter) else None
+
+
+def prepare(
+    model: PreTrainedModel,
+    manifest: AdapterManifest,
+    trainable: str | Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+):
     """A loaded model for people: it saves itself, and is a `PeftModel` where some of it is to train.
 
     `trainable` names adapters or stages of the manifest, which are attached.
@@ -143,7 +154,7 @@ def prepare(model: PreTrainedModel, manifest: AdapterManifest, trainable: str | 
     unknown = [name for name in wanted if name not in there_are]
     if unknown:
         raise HeftError(f"trainable names {unknown[0]!r}; the directory has {', '.join(sorted(there_are))}")
-    model.save_pretrained = DirectoryWriter(model, manifest)
+    model.save_pretrained = DirectoryWriter(model, manifest, tokenizer)
     if not names:
         model.peft_config = AttachedAdapters(model.peft_config)
         return model
@@ -199,6 +210,6 @@ def _peft_model(model: PreTrainedModel, config: PeftConfig, name: str) -> PeftMo
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         warnings.filterwarnings("ignore", message="You are trying to modify a model with PEFT for a second time")
         wrapped = get_peft_model(model, config, adapter_name=name)
-    if isinstance(vars(model).get("save_pretrained"), DirectoryWriter):
+    if origin_of(model) is not None:
         wrapped.save_pretrained = model.save_pretrained
     return wrapped

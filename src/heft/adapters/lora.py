@@ -125,14 +125,19 @@ def _unused_patterns(model: PreTrainedModel, settings: LoraSettings, names: set[
 
 
 def _tied_head(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
-    head = model.get_output_embeddings()
-    if head is None or not _is_tied(model, head):
+    if not has_tied_head(model):
         return []
     return [
         f"targets: {name!r} is the output head, which shares its weights with the input embedding: its update could not"
         " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
         for name in _targeted(model, settings, names) & _names_of_head(model)
     ]
+
+
+def has_tied_head(model: PreTrainedModel) -> bool:
+    """Whether the output head shares its weights with the input embedding."""
+    head = model.get_output_embeddings()
+    return head is not None and _is_tied(model, head)
 
 
 def _names_of_head(model: PreTrainedModel) -> set[str]:

@@ -19,6 +19,17 @@ from heft.storage.reading import is_dir, is_file, read_json
 FORMAT = 1
 
 
+class SourceEntry(Settings):
+    """Where an adapter came from that its stage started with."""
+
+    given: str
+    """As the recipe named it."""
+    folder: str
+    """Absolute path of the folder that held its files."""
+    sha256: dict[str, str]
+    """File name → SHA-256 of what it was."""
+
+
 class AdapterEntry(Settings):
     """One adapter of the directory."""
 
@@ -28,6 +39,8 @@ class AdapterEntry(Settings):
     """Its method, as its own folder says too."""
     stage: str
     """The stage that trained it."""
+    source: SourceEntry | None = None
+    """What the stage started with; None for a new adapter."""
     sha256: dict[str, str] | None = None
     """File name → SHA-256, filled in by `save`; None: not checked."""
 

@@ -4,6 +4,7 @@ A new method is a class and a line in `METHODS`, its settings in a recipe's stag
 heft.json (heft.adapters.manifest).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,9 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, lora_config, lora_faults, plain_settings
 from heft.adapters.lora_targets import left_out
+from heft.adapters.source import AdapterSource, find_source, require_agreement
 from heft.adapters.trainable_tokens import token_ids
 from heft.edits.positions import Positions, parse_positions
 from heft.edits.settings import ReftSettings
+from heft.errors import HeftError
 from heft.recipe.recipe import JointStage, Recipe, Stage
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
@@ -141,15 +144,56 @@ class ReftAdapter(StageAdapter):
         return parse_positions(self.settings.positions)
 
 
+class FromFiles(StageAdapter):
+    """An adapter that exists; `settings` are an `AdapterSource`, and everything follows from its configuration."""
+
+    settings: AdapterSource
+
+    @property
+    def method(self) -> str:
+        return method_name(self.settings.config)
+
+    def config(self, model, tokenizer) -> PeftConfig:
+        return copy.deepcopy(self.settings.config)
+
+    def faults(self, model) -> list[str]:
+        return []  # heft.adapters.existing looks at the weights too
+
+    def left_out(self, model) -> None:
+        return None
+
+    @property
+    def positions(self) -> Positions | None:
+        return getattr(self.settings.config, "edited_positions", None)
+
+    @property
+    def trains_tokens(self) -> bool:
+        return bool(getattr(self.settings.config, "trainable_token_indices", None))
+
+    def tokens(self, model, tokenizer) -> list[int]:
+        return list(self.settings.config.trainable_token_indices) if self.trains_tokens else []
+
+
 METHODS: dict[str, type[StageAdapter]] = {each.method: each for each in (LoraAdapter, ReftAdapter)}
 """In the order in which a joint stage attaches them."""
 
 
 def adapters_of(stage_name: str, stage: Stage) -> list[StageAdapter]:
-    """The adapters that a stage trains: a joint stage `x` has `x_lora` and `x_reft`, any other has one of its name."""
+    """The adapters that a stage trains: a joint stage `x` has `x_lora` and `x_reft`, any other has one of its name.
+
+    Raises:
+        HeftError: the stage starts from an adapter that cannot be read, or that its settings contradict.
+    """
     if isinstance(stage, JointStage):
         return [make(f"{stage_name}_{method}", getattr(stage, method)) for method, make in METHODS.items()]
-    return [METHODS[stage.method](stage_name, stage)]
+    if stage.source is None:
+        return [METHODS[stage.method](stage_name, stage)]
+    try:
+        source = find_source(stage.source, stage.method)
+        require_agreement(stage, source)
+    except HeftError as error:
+        raise HeftError(f"stages.{stage_name}.from: {error}") from error
+    return [FromFiles(stage_name, source)]
 
 
 def all_adapters_of(recipe: Recipe) -> list[StageAdapter]:

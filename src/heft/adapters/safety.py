@@ -49,8 +49,10 @@ def adapter_folder(directory: Path, name: str) -> Path:
     return folder
 
 
-def adapter_paths(folder: Path) -> tuple[Path, Path]:
+def adapter_paths(folder: Path, within: Path | None = None) -> tuple[Path, Path]:
     """The configuration and the weights of an adapter folder, which lie in it, links followed.
+
+    `within` is another folder that they may lie in, such as the one of a repository in the Hub's cache.
 
     Raises:
         HeftError: one is missing, or a link that leads out.
@@ -64,7 +66,7 @@ def adapter_paths(folder: Path) -> tuple[Path, Path]:
         )
         raise HeftError(f"{folder} lacks {', '.join(missing)}{advice if pickles else ''}")
     for name in (CONFIG, WEIGHTS):
-        require_inside(folder, folder / name)
+        require_inside(within or folder, folder / name)
     return folder / CONFIG, folder / WEIGHTS
 
 
@@ -97,7 +99,7 @@ def read_config(path: Path) -> "PeftConfig":
 
     from heft.reft.config import ReftConfig
 
-    config, allowed = (LoraConfig, _Lora) if method == "LORA" else (ReftConfig, _Reft)
+    config, allowed = (LoraConfig, LoraFields) if method == "LORA" else (ReftConfig, _Reft)
     used = {key: value for key, value in values.items() if key in allowed.model_fields}
     faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, config())
     try:
@@ -123,9 +125,13 @@ def _faults_of_others(values: dict[str, Any], blank: "PeftConfig") -> dict[KeyPa
     return faults
 
 
+def is_plain_name(value: str) -> bool:
+    """Whether this is the name of a module or, as PEFT writes it, of a parameter; no pattern can hide in one."""
+    return bool(_NAME.fullmatch(value.removeprefix(_ON_PARAMETERS))) and len(value) <= _LONGEST_NAME
+
+
 def _plain_name(value: str) -> str:
-    """The name of a module or, as PEFT writes it, of a parameter; no pattern can hide in one."""
-    if not _NAME.fullmatch(value.removeprefix(_ON_PARAMETERS)) or len(value) > _LONGEST_NAME:
+    if not is_plain_name(value):
         raise ValueError(f"expected the name of a module, no pattern; got {show(value)}")
     return value
 
@@ -152,7 +158,7 @@ class _Common(Settings):
     inference_mode: bool = False
 
 
-class _Lora(_Common):
+class LoraFields(_Common):
     """What heft uses of PEFT's LoraConfig."""
 
     r: Rank = 8

@@ -11,6 +11,7 @@ from heft.cli.generate import generate
 from heft.cli.init import init
 from heft.cli.plan import plan
 from heft.cli.predict import predict
+from heft.cli.recipes import recipes
 from heft.cli.report import report
 from heft.cli.sweep import sweep
 from heft.cli.train import train
@@ -20,11 +21,10 @@ app = typer.Typer(
     name="heft",
     help="Adapt a language model to a reasoning task in stages: LoRA, then ReFT.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, train, sweep, plan, compare, report, evaluate, predict, generate, verify, doctor):
+for command in (init, train, sweep, plan, compare, report, evaluate, predict, generate, verify, recipes, doctor):
     app.command("eval" if command is evaluate else command.__name__)(command)
 
 

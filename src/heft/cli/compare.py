@@ -19,8 +19,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Run directories, RUN:stage for a stage of one; or one study: its directory, or its YAML file, which "
-            "is then run.",
+            help="Run directories, RUN:stage for a stage of one; or one study: its directory, or its YAML file or the "
+            "name of one that comes with heft (`heft recipes`), which is then run.",
         ),
     ],
     reference: Annotated[
@@ -35,7 +35,7 @@ def compare(
     """Compare finished runs question by question, or run a study (several recipes × seeds) and compare."""
     from heft.cli.show import ConsoleReporter, print_json
 
-    if any(name.endswith((".yaml", ".yml")) for name in runs):
+    if any(_is_study_file(name) for name in runs):
         if len(runs) > 1:
             raise HeftError("give one study file, or run directories; got both or several")
         if reference is not None or as_json:
@@ -62,6 +62,16 @@ def compare(
         print_json(comparison.to_dict())
     else:
         _show(comparison, ConsoleReporter(), inputs.notes)
+
+
+def _is_study_file(given: str) -> bool:
+    """Whether this is a YAML file, or the name of a ready one where no folder has that name."""
+    if given.endswith((".yaml", ".yml")):
+        return True
+    from heft.recipe.ready import located
+    from heft.storage.reading import is_dir
+
+    return not is_dir(Path(given)) and located(given) != Path(given)
 
 
 def _show(comparison: "Comparison", reporter: "ConsoleReporter", notes: Sequence[str] = ()) -> None:

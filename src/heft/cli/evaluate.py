@@ -1,17 +1,19 @@
 """`heft eval`: an adapter or a base model on a task."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import Base, Overrides, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Overrides, Quiet, Task, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.units import percent
 
 if TYPE_CHECKING:
-    from heft.results.metrics import Metrics
+    from heft.cli.output import Output
+    from heft.evaluation import Evaluation
     from heft.tasks import TaskSettings
 
 
@@ -19,7 +21,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run, its adapter directory, or a base model as in model.name.")
     ],
-    task: Annotated[str | None, typer.Option(help="Task to evaluate on (default: the adapter's own).")] = None,
+    task: Task = None,
     split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows to evaluate on.")] = None,
     output: Annotated[
@@ -29,10 +31,12 @@ def evaluate(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
     from heft.adapters.places import adapter_directory, is_run_or_adapter
-    from heft.cli.show import ConsoleReporter
+    from heft.cli.output import Output
     from heft.recipe.files import evaluation_request
     from heft.tasks import TASKS
 
@@ -49,26 +53,42 @@ def evaluate(
     settings = evaluation_request(values, override)
     if output is not None:
         _require_a_place(output)
-    reporter = ConsoleReporter()
+    out = Output(quiet, as_json)
     from heft.adapters.directory import open_adapters
     from heft.evaluation import evaluate as run_evaluation
     from heft.models.load import load_base
-    from heft.results.records import write_records
-    from heft.storage.atomic import readable_os_errors
 
     loaded = load_base(settings.model)
     adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
-    result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, reporter)
-    for line in _lines(result.metrics, settings.task):
-        reporter.note(line)
+    result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, out.reporter)
+    _say(out, result, settings.task, output)
+
+
+def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path | None) -> None:
+    """Print the figures, write the records where they are asked for, and print the document."""
+    from heft.cli.documents import EvalDocument
+    from heft.results.records import write_records
+    from heft.storage.atomic import readable_os_errors
+
+    line, *more = _lines(result, task)
+    out.last(line)
+    for line in more:
+        out.note(line)
     if result.prompts_cut:
-        reporter.note(f"{result.prompts_cut:,} prompts were cut to {settings.task.max_length} tokens")
-    reporter.note(f"{result.seconds:.1f} seconds")
+        out.reporter.warn(f"{result.prompts_cut:,} prompts were cut to {task.max_length} tokens")
+    out.note(f"{result.seconds:.1f} seconds")
     if output is not None:
         with readable_os_errors(output):
             output.parent.mkdir(parents=True, exist_ok=True)
         write_records(output, result.records)
-        reporter.note(f"records: {output}")
+        out.last(f"records: {output}")
+    out.document(
+        EvalDocument,
+        task=task.name,
+        **asdict(result.metrics),
+        prompts_cut=result.prompts_cut,
+        records=None if output is None else str(output),
+    )
 
 
 def _values(
@@ -110,7 +130,8 @@ def _require_a_place(output: Path) -> None:
         raise HeftError(f"--output {output} cannot be made: {above} is a file")
 
 
-def _lines(metrics: "Metrics", task: "TaskSettings") -> list[str]:
+def _lines(result: "Evaluation", task: "TaskSettings") -> list[str]:
+    metrics = result.metrics
     low, high = metrics.interval
     lines = [
         f"{task.name}: accuracy {percent(metrics.accuracy)} ({percent(low)} to {percent(high)}), {metrics.n:,} examples"
@@ -120,7 +141,10 @@ def _lines(metrics: "Metrics", task: "TaskSettings") -> list[str]:
     if metrics.rouge_l is not None:
         lines.append(f"ROUGE-L {100 * metrics.rouge_l:.1f}, chrF {100 * metrics.chrf:.1f} (of 100)")
     if metrics.predictions is not None:
-        answers = ", ".join(f"{name} {percent(share)}" for name, share in metrics.predictions.items())
+        from heft.results.labels import label_of
+
+        shares = metrics.predictions.items()
+        answers = ", ".join(f"{label_of(int(index), result.labels)} {percent(share)}" for index, share in shares)
         lines.append(
             f"balanced accuracy {percent(metrics.balanced_accuracy)}, majority class {percent(metrics.majority)}"
         )

@@ -5,16 +5,40 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, a YAML file.")]
+from heft.cli.complete import complete_recipes, complete_settings, complete_tasks
+
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe: a YAML file, or the name of one that comes with heft, such as quickstart (`heft recipes`).",
+        autocompletion=complete_recipes,
+    ),
+]
 RunOrAdapter = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run, such as runs/quickstart, or its adapter directory.")
 ]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as stages.fine.rank=4; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting, such as stages.fine.rank=4; repeatable.",
+        autocompletion=complete_settings,
+    ),
 ]
 OutputDirectory = Annotated[Path | None, typer.Option(metavar="DIR", help="Directory to write; default: runs/<name>.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, also for an error (docs/json.md).")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and the last lines.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Remove the run that is in the directory, once the new one is checked.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Task to evaluate on (default: the adapter's own).", autocompletion=complete_tasks),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that comes with the base model; only for sources you trust."),

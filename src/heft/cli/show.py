@@ -16,11 +16,12 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
+from heft.cli.estimate import Estimate
+from heft.cli.facts import facts
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.text.escape import escape_controls
@@ -28,7 +29,7 @@ from heft.text.units import interval, percent
 
 if TYPE_CHECKING:
     from heft.results.summary import StageSummary
-    from heft.runtime.reporter import AdapterRow
+    from heft.runtime.reporter import AdapterRow, Piece
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -45,28 +46,56 @@ class PlainConsole(Console):
 
 
 class ConsoleReporter(Reporter):
-    """Shows a run on standard output; of several processes, the main one does."""
+    """Shows a run on standard output; of several processes, the main one does.
+
+    Attributes:
+        warnings: that were heard so far.
+    """
 
     def __init__(self, console: Console | None = None):
         self.console = console or PlainConsole(soft_wrap=True, quiet=not distributed.is_main())
+        self.warnings: list[str] = []
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
         self._loss = ""
+        self.estimate = Estimate()
 
     def note(self, text: str) -> None:
         """A line of its own."""
         self.console.print(escape_controls(text), markup=False, emoji=False)
+
+    def warn(self, text: str) -> None:
+        """A line of its own, which is kept too."""
+        self.warnings.append(text)
+        self.note(f"warning: {text}")
 
     def overview(self, stage: str, rows: "Sequence[AdapterRow]") -> None:
         """The table before a stage."""
         shown = ((row.name, row.method, row.state, f"{row.parameters:,}") for row in rows)
         self.console.print(table(f"stage {stage}", ("adapter", "kind", "state"), ["parameters"], shown))
 
+    def expected(self, pieces: "Sequence[Piece]") -> None:
+        """Kept, for the time that is left."""
+        self.estimate.expect(pieces)
+
+    def resumed(self, stage: str, step: int) -> None:
+        """Kept likewise."""
+        self.estimate.resumed(stage, step)
+
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:
-        """A bar in a terminal; elsewhere a line every few seconds."""
+        """A bar in a terminal; elsewhere a line every few seconds, with the same facts."""
         self._last_line, self._loss = time.monotonic(), ""
+        self.estimate.begin(what, total)
+        try:
+            with self._bar_for(what, total):
+                yield
+        finally:
+            self.estimate.end()
+
+    @contextmanager
+    def _bar_for(self, what: str, total: int) -> Iterator[None]:
         if not self.console.is_terminal:
             yield
             return
@@ -75,10 +104,9 @@ class ConsoleReporter(Reporter):
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
         )
-        with Progress(*columns, TextColumn("{task.fields[loss]}", markup=False), console=self.console) as self._bar:
-            self._task = self._bar.add_task(escape_controls(what), total=total, loss="")
+        with Progress(*columns, TextColumn("{task.fields[facts]}", markup=False), console=self.console) as self._bar:
+            self._task = self._bar.add_task(escape_controls(what), total=total, facts="")
             try:
                 yield
             finally:
@@ -86,13 +114,14 @@ class ConsoleReporter(Reporter):
 
     def step(self, what: str, done: int, total: int) -> None:
         """Moves the bar, or prints a line when the last is some seconds old."""
+        self.estimate.step(done)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, loss=self._loss)
+            self._bar.update(self._task, completed=done, facts=facts(self.estimate, self._loss))
         elif not self.console.is_terminal and (
             done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
         ):
             self._last_line = time.monotonic()
-            self.note(f"{what} {done}/{total} {self._loss}".rstrip())
+            self.note(f"{what} {done}/{total}  {facts(self.estimate, self._loss)}")
 
     def metrics(self, values: dict) -> None:
         """Keeps the loss for the next step; of a sweep's many configurations nothing is shown."""
@@ -158,6 +187,12 @@ def results_table(stages: "Sequence[StageSummary]") -> Table:
 def _of_texts(stage: "StageSummary") -> tuple[str, str, str]:
     likeness = ("–" if share is None else f"{100 * share:.1f}" for share in (stage.rouge_l, stage.chrf))
     return "–" if stage.loss is None else f"{stage.loss:.3f}", *likeness
+
+
+def results_line(stages: "Sequence[StageSummary]") -> str:
+    """The same in one line, without what it cost."""
+    shown = (f"{stage.name} {percent(stage.accuracy)} ({interval(stage.interval)})" for stage in stages)
+    return f"accuracy on {stages[0].n:,} evaluation examples: {', '.join(shown)}"
 
 
 def print_json(values: dict) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from heft.cli.options import OutputDirectory, Overrides, RecipeFile
+from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
 from heft.text.units import interval, percent
 
 if TYPE_CHECKING:
@@ -16,28 +16,44 @@ def sweep(
     recipe: RecipeFile,
     override: Overrides = [],  # noqa: B006 - typer wants a list
     output: OutputDirectory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train many configurations of a recipe's last stage side by side and rank them on validation rows."""
-    from heft.cli.show import ConsoleReporter, explain_interrupts, results_table
+    from heft.cli.documents import SweepDocument, SweepRow
+    from heft.cli.output import Output
+    from heft.cli.show import explain_interrupts, results_line, results_table
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import require_sweep
     from heft.run.begun import require_free
+    from heft.run.replace import require_replaceable
 
     loaded = load_recipe(recipe, override, output)
     require_sweep(loaded)  # both again in the sweep; here they are reported before torch takes its seconds
-    require_free(loaded.output_dir)
-    reporter = ConsoleReporter()
-    reporter.note("importing torch and transformers")
+    (require_replaceable if overwrite else require_free)(loaded.output_dir)
+    out = Output(quiet, as_json)
+    out.note("importing torch and transformers")
     from heft.sweep.run import sweep as run_sweep
 
-    with explain_interrupts(loaded.output_dir, reporter):
-        found = run_sweep(loaded, reporter)
-    reporter.console.print(_table(found.results))
-    reporter.note(f"{len(found.results)} configurations in {found.seconds:.0f} seconds; ranked by validation loss")
+    with explain_interrupts(loaded.output_dir, out.reporter):
+        found = run_sweep(loaded, out.reporter, overwrite)
+    out.show(_table(found.results))
+    out.note(f"{len(found.results)} configurations in {found.seconds:.0f} seconds; ranked by validation loss")
     if found.evaluation is not None:
-        reporter.note("the winner on the evaluation split, which was not used to choose it:")
-        reporter.console.print(results_table([found.evaluation]))
-    reporter.note(f"sweep: {found.directory}   winner: heft train {found.directory / 'winner.yaml'}")
+        out.note("the winner on the evaluation split, which was not used to choose it:")
+        out.show(results_table([found.evaluation]))
+        if quiet:
+            out.last(results_line([found.evaluation]))
+    out.last(f"sweep: {found.directory}   winner: heft train {found.directory / 'winner.yaml'}")
+    out.document(
+        SweepDocument,
+        sweep=str(found.directory),
+        winner=str(found.directory / "winner.yaml"),
+        adapter=str(found.directory / "adapter"),
+        results=[{key: getattr(result, key) for key in SweepRow.model_fields} for result in found.results],
+        evaluation=found.evaluation,
+    )
 
 
 def _table(results: "Sequence[Result]") -> "Table":

@@ -64,6 +64,7 @@ def _arm_result(arm: Arm, answers: Answers) -> ArmResult:
         balanced_accuracy=mean_or_none([e.summary.balanced_accuracy for e in found]),
         majority=mean_or_none([e.summary.majority for e in found]),
         predictions=None if None in shares else {k: mean_or_none([s.get(k) for s in shares]) for k in shares[0]},
+        labels=found[0].summary.labels,
         collapsed=[seed for seed, one in zip(seeds, same, strict=True) if one],
         seed_sd=float(right.mean(1).std(ddof=1)) if len(right) > 1 else None,
         costs=costs_of(arm.runs, arm.stage),

@@ -35,6 +35,7 @@ class ArmResult:
         interval: 95 %, of questions and, with several seeds, of seeds.
         wilson: Wilson's interval of each run.
         balanced_accuracy, majority, predictions: see heft.results.metrics.Metrics.
+        labels: what the choices stand for, by their index, where all questions have the same; else None.
         collapsed: seeds of runs that give one answer only.
         seed_sd: standard deviation of the runs' accuracies; None with one seed.
         costs: see Costs.
@@ -50,6 +51,7 @@ class ArmResult:
     balanced_accuracy: float | None
     majority: float | None
     predictions: dict[str, float] | None
+    labels: list[str] | None
     collapsed: list[int]
     seed_sd: float | None
     costs: Costs

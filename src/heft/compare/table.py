@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heft.compare.results import ArmResult, Comparison, PairResult
+from heft.results.labels import label_of
 from heft.text.escape import escape_controls
+from heft.text.listing import first_of
 from heft.text.units import (
     count,
     in_bytes,
@@ -20,6 +22,8 @@ from heft.text.units import (
 )
 
 NONE = "–"
+MOST_LABELS = 6
+"""Labels that are named in a cell of a table."""
 COST_COLUMNS = (
     ("time", "seconds", in_time),
     ("FLOPs", "flops", in_flops),
@@ -83,7 +87,15 @@ def _answers(arm: ArmResult) -> str:
         return f"one only{whose}"
     if arm.predictions is None:
         return NONE
-    return " / ".join(f"{100 * share:.0f}" for share in arm.predictions.values()) + " %"
+    return given_in_words(arm.predictions, arm.labels)
+
+
+def given_in_words(predictions: dict[str, float], labels: Sequence[str] | None, most: int = MOST_LABELS) -> str:
+    """How often each choice was given, in per cent: by its label, the commonest first, where labels are known."""
+    if labels is None:
+        return " / ".join(f"{100 * share:.0f}" for share in predictions.values()) + " %"
+    ranked = sorted(predictions.items(), key=lambda item: -item[1])
+    return first_of([f"{label_of(int(i), labels)} {100 * share:.0f} %" for i, share in ranked], most)
 
 
 def _costs(arms: Sequence[ArmResult]) -> Table:

@@ -2,11 +2,45 @@
 
 from collections.abc import Sequence
 
+import torch
+from transformers import PreTrainedModel
+
 from heft.costs.operations import ModelCosts
 from heft.costs.rows import span
+from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
+from heft.edits.positions import longest_tail
 from heft.evaluation.likelihood import plain_rows
 from heft.evaluation.shared_prefix import Pass, shared_batches
+from heft.models.prefix_states import keeps_plain_keys
+from heft.recipe.recipe import Recipe
+from heft.tasks import task_for
+
+
+def evaluation_cost(
+    recipe: Recipe,
+    base: PreTrainedModel,
+    costs: ModelCosts | None,
+    examples: Sequence[EncodedExample],
+    device: torch.device,
+    share: bool,
+) -> float | None:
+    """FLOPs of an evaluation as a recipe has it; None where the model cannot be counted.
+
+    Args:
+        base: the model, with or without weights, and nothing attached.
+        costs: of one pass, with the adapters that are evaluated.
+        share: whether prefixes are shared, where the model allows that.
+    """
+    if costs is None:
+        return None
+    if not examples[0].choices:
+        return generation_flops(costs, examples, task_for(recipe.task).max_new_tokens)
+    last_edited = longest_tail(positions for positions, _ in costs.edits)
+    tokens = pass_tokens(device, trains=False)
+    shares = share and keeps_plain_keys(base)
+    passes = evaluation_passes(examples, recipe.evaluation.batch_size, last_edited, shares, tokens)
+    return evaluation_flops(costs, examples, passes)
 
 
 def evaluation_passes(

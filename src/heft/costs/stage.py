@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from heft.models.load import choose_device
 from heft.recipe.recipe import Recipe, Stage
 from heft.training.attention import trains_eager
 from heft.training.reuse.facts import ReuseFacts
-from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse
+from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
 from heft.training.stage import planned_steps, split_validation
 
 _MOST_KV = 128
@@ -106,6 +106,9 @@ def stage_costs(
     `examples` are all training rows, validation rows among them; without a `shape` the model is looked at here.
     """
     stage = recipe.stages[name]
+    if stage.is_frozen:
+        shape = replace(shape or shape_of(skeleton_of(recipe, name)), trainable_parameters=0)
+        return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
     rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed(name))
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from heft.edits.positions import Positions, longest_tail
@@ -276,8 +275,8 @@ def _turns_of(example: Example) -> str | Turns:
 
 def _on_the_left(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
     """Rows as one tensor (B, T), each behind as many of a value as it is shorter than the longest."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side="left")
+    longest = max(map(len, rows))
+    return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows], dtype=torch.long)
 
 
 def training_batch(rows: Sequence[EncodedExample], pad_id: int) -> dict[str, torch.Tensor]:

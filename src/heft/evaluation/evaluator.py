@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,13 +14,15 @@ from heft.data.padding import padding_matters
 from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
+from heft.evaluation.references import reference_losses
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import positions_of
+from heft.results.labels import shared_labels
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
 from heft.runtime.memory_errors import in_smaller_batches, no_room_for
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
 
@@ -34,12 +36,14 @@ class Evaluation:
         metrics: figures from the records.
         seconds: how long it took.
         prompts_cut: examples whose prompt was shortened to the limit.
+        labels: what the choices stand for, by their index, where all examples have the same; else None.
     """
 
     records: list[Record]
     metrics: Metrics
     seconds: float
     prompts_cut: int
+    labels: tuple[str, ...] | None = None
 
 
 def evaluate(
@@ -66,6 +70,8 @@ def evaluate(
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
     examples = encode(load_examples(task, "eval"))
     require_computable(examples, limits_of(model), task_for(task))
+    tokens = sum(example.length for example in examples)
+    reporter.expected([Piece("evaluation", "evaluation", len(examples), tokens)])
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 
@@ -90,8 +96,12 @@ def evaluate_examples(
     records = [
         answer_record(task, example, answer, tokenizer) for example, answer in zip(examples, answers, strict=True)
     ]
+    if not examples[0].choices:
+        losses = _losses(model, tokenizer, examples, settings, reporter, what)
+        records = [replace(record, loss=loss) for record, loss in zip(records, losses, strict=True)]
     cut = sum(example.cut > 0 for example in examples)
-    return Evaluation(records, measure(records, task.answers_are_texts), time.perf_counter() - start, cut)
+    labels = shared_labels(example.example for example in examples)
+    return Evaluation(records, measure(records, task.answers_are_texts), time.perf_counter() - start, cut, labels)
 
 
 @dataclass(frozen=True)
@@ -101,10 +111,12 @@ class Answer:
     Attributes:
         log_likelihoods: ln p of each choice as they are compared (normalised or not); empty where it is generated.
         text: the generated text; None for choices.
+        cut: whether the text reached the limit of tokens before an end.
     """
 
     log_likelihoods: tuple[float, ...] = ()
     text: str | None = None
+    cut: bool = False
 
     @property
     def choice(self) -> int:
@@ -132,10 +144,27 @@ def answer_examples(
     answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
 
     def on_halved(batch_size: int) -> None:
-        reporter.note(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
+        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
     return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)
+
+
+def _losses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[EncodedExample],
+    settings: EvaluationSettings,
+    reporter: Reporter,
+    what: str,
+) -> list[float]:
+    def of(batch_size: int) -> list[float]:
+        return reference_losses(model, examples, batch_size, tokenizer.pad_token_id)
+
+    def on_halved(batch_size: int) -> None:
+        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size} for the loss, starting again")
+
+    return in_smaller_batches(of, settings.batch_size, on_halved, no_room_for("a batch of one"))
 
 
 @dataclass(frozen=True)
@@ -178,6 +207,7 @@ class _Answers:
 
     def _generated(self, batch_size: int) -> list[Answer]:
         longest = max(len(example.prompt) for example in self.examples) + self.task.max_new_tokens
+        cut: set[int] = set()
         texts = generate_texts(
             self.model,
             self.tokenizer,
@@ -187,8 +217,9 @@ class _Answers:
             stop=self.task.stop,
             answer_end=Encoder.of(self.tokenizer, self.task.settings).answer_end,
             on_batch=self._on_batch,
+            on_cut=cut.add,
         )
-        return [Answer(text=text) for text in texts]
+        return [Answer(text=text, cut=place in cut) for place, text in enumerate(texts)]
 
     def _on_batch(self, done: int) -> None:
         self.reporter.step(self.what, done, len(self.examples))
@@ -205,6 +236,7 @@ def answer_record(task: Task, encoded: EncodedExample, answer: Answer, tokenizer
         correct=is_right(task, encoded, answer.text, tokenizer),
         group=encoded.example.group,
         text=answer.text,
+        cut=answer.cut,
         prompt=encoded.fingerprint,
     )
 

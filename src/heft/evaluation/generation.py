@@ -44,13 +44,14 @@ def generate_texts(
     stop: Sequence[str] = (),
     answer_end: int | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
+    on_cut: Callable[[int], None] = lambda index: None,
     sampling: Sampling | None = None,
 ) -> list[str]:
     """Continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
 
     They are greedy without `sampling`. `answer_end` is the token that answers were trained to end with
     (`Encoder.answer_end`); the tokenizer's EOS token and those of the model's generation settings end an answer in any
-    case.
+    case. `on_cut` hears the index of each prompt whose text reached `max_new_tokens` before an end.
 
     Raises:
         HeftError: the model computes NaN or infinity.
@@ -74,7 +75,11 @@ def generate_texts(
             watch.require_finite()
             new_tokens = output[:, inputs["input_ids"].shape[1] :]
             for i, ids in zip(indices, new_tokens, strict=True):
-                texts[i] = until(text_of(tokenizer, ids, config.eos_token_id), stop)
+                whole = text_of(tokenizer, ids, config.eos_token_id)
+                texts[i] = until(whole, stop)
+                ended = set(ids.tolist()) & set(config.eos_token_id) or texts[i] != whole
+                if len(ids) >= max_new_tokens and not ended:
+                    on_cut(i)
             done += len(indices)
             on_batch(done)
     return texts

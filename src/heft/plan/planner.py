@@ -9,24 +9,21 @@ import torch
 from transformers import PreTrainedModel
 
 from heft.adapters.attach import check_targets
+from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
-from heft.costs.evaluation import evaluation_flops, evaluation_passes, generation_flops
+from heft.costs.evaluation import evaluation_cost
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
 from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import stage_costs
-from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, read_data
-from heft.edits.positions import longest_tail
 from heft.models.load import choose_device
-from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
-from heft.tasks import task_for
 from heft.training.reuse.plan import PREFIXES, ReusePlan
 
 FEW_TOKENS, MANY_TOKENS = 128, 1024
@@ -46,6 +43,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
     alone = [recipe] if recipe.sweep is None else [recipe_of(recipe, tried) for tried in configurations(recipe)]
     for each in alone:
         check_targets(base, each, tokenizer_for(each))
+        check_sources(base, each, None, reporter.warn)
     edited = [positions for each in alone for positions in edited_positions(each)]
     data = read_data(alone[0], Reporter(), edited)  # rows are the same for all configurations of a sweep
     work = _Planner(recipe, base, data, choose_device(recipe.model.device))
@@ -100,15 +98,7 @@ class _Planner:
             return None
 
     def _evaluation(self, costs: ModelCosts | None, share: bool) -> float | None:
-        if costs is None:
-            return None
-        if not self._eval[0].choices:
-            return generation_flops(costs, self._eval, task_for(self._recipe.task).max_new_tokens)
-        last_edited = longest_tail(positions for positions, _ in costs.edits)
-        batch_size, cost = self._recipe.evaluation.batch_size, pass_tokens(self._device, trains=False)
-        shares = share and keeps_plain_keys(self._base)
-        passes = evaluation_passes(self._eval, batch_size, last_edited, shares, cost)
-        return evaluation_flops(costs, self._eval, passes)
+        return evaluation_cost(self._recipe, self._base, costs, self._eval, self._device, share)
 
     def _stage(self, name: str) -> StagePlan:
         work = stage_costs(self._recipe, name, self._train)
@@ -116,7 +106,7 @@ class _Planner:
         evaluation, peak = 0.0, None
         if self._recipe.sweep is None:
             evaluation = self._evaluation(work.shape.costs, self._recipe.evaluation.share_prefix)
-        if work.shape.uncounted is None:
+        if work.shape.uncounted is None and not work.stage.is_frozen:
             peak = self._weights + stage_bytes(work, self._base.config.get_text_config(), self._device)
         return StagePlan(
             name=name,

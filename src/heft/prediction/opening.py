@@ -1,7 +1,7 @@
 """What answers: a run's model, that after some of its stages, or the base model of a recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +29,11 @@ class Answering:
     tokenizer: PreTrainedTokenizerBase
     task: TaskSettings
     evaluation: EvaluationSettings
+
+    def with_batch_size(self, batch_size: int) -> "Answering":
+        """The same with so many rows per forward pass; a HeftError where that is no such number."""
+        values = self.evaluation.model_dump() | {"batch_size": batch_size}
+        return replace(self, evaluation=EvaluationSettings(**values))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m heft.recipe.docs > docs/recipes.md`; change the settings, not this file. -->
 
-A recipe is one YAML file with every setting of a run. Those in `recipes/` each state what they are for.
+A recipe is one YAML file with every setting of a run. `heft recipes` lists those that come with heft.
 
 ```yaml
 name: boolq

@@ -1,21 +1,35 @@
 """Recipes as files: a strict read that reports every fault with its line, and a write of the resolved recipe."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, Recipe
-from heft.settings.files import Document, Place, apply_overrides, faults_error, read_document, to_yaml, validate
+from heft.settings.base import Settings
+from heft.settings.files import (
+    Document,
+    Place,
+    apply_overrides,
+    faults_error,
+    read_document,
+    set_value,
+    to_yaml,
+    validate,
+)
 from heft.tasks import allow_import_from, task_for
 from heft.tasks.table import locate
+
+EXAMPLE = "quickstart (`heft recipes` has all)"
+"""Of a recipe, for messages."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
     """Read a recipe, apply overrides in order, check everything.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a recipe that comes with heft, such as `quickstart` (heft.recipe.ready).
         overrides: `key.path=value` each, the value as YAML, such as `stages.fine.rank=4`.
         output: replaces the recipe's `output`.
 
@@ -23,17 +37,57 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
-    of_a_run = (Path(path).parent / "manifest.json").exists()  # perhaps a stranger's, and its rows may be gone
+    path = located(path)
+    of_a_run = (path.parent / "manifest.json").exists()  # perhaps a stranger's, and its rows may be gone
     if not of_a_run:
-        allow_import_from(Path(path).parent, Path())
-    document = read_recipe_document(Path(path))
+        allow_import_from(path.parent, Path())
+    document = read_recipe_document(path)
     apply_overrides(document, overrides, output)
+    return validate(document, Recipe) if of_a_run else _checked(document)
+
+
+def recipe_of_values(
+    values: Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    output: str | Path | None = None,
+) -> Recipe:
+    """A recipe from Python: a mapping with its keys, whose values may be settings, or a recipe that is to be changed.
+
+    Args:
+        values: as they would stand in a file; relative paths count from the working directory.
+        overrides: `key.path=value` each, as for `load_recipe`, or a mapping from `key.path` to values.
+        output: replaces the recipe's `output`.
+
+    Raises:
+        HeftError: anything in it is wrong, one line per fault.
+    """
+    document = Document(_plain(values), {(): Place(0, 0, "recipe")})
+    if isinstance(overrides, Mapping):
+        for number, (key, value) in enumerate(overrides.items(), start=1):
+            place = Place(number, 0, f"overrides[{key!r}]")
+            set_value(document, tuple(key.split(".")), Document(_plain(value), {(): place}), place)
+        overrides = ()
+    apply_overrides(document, overrides, output)
+    allow_import_from(Path())
+    return _checked(document)
+
+
+def _checked(document: Document) -> Recipe:
+    """The recipe that a person is to run, with settings that fit its rows."""
     recipe = validate(document, Recipe)
-    for key, text in {} if of_a_run else task_for(recipe.task).setting_faults().items():
+    for key, text in task_for(recipe.task).setting_faults().items():
         document.fault(("task", key), text)
     if document.faults:
         raise faults_error(document.faults)
     return recipe
+
+
+def _plain(value: Any) -> Any:
+    """Settings and mappings as dicts of what was set; all else as it is."""
+    if isinstance(value, Settings):
+        names = value.model_fields_set | ({"name", "method"} & type(value).model_fields.keys())
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name in names}
+    return {key: _plain(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def read_recipe_document(path: Path, source: int = 0) -> Document:
@@ -44,7 +98,7 @@ def read_recipe_document(path: Path, source: int = 0) -> Document:
     Raises:
         HeftError: the file cannot be read.
     """
-    document = read_document(path, Recipe, "recipe", "recipes/quickstart.yaml", source)
+    document = read_document(path, Recipe, "recipe", EXAMPLE, source)
     task = document.data.get("task") if isinstance(document.data, dict) else None
     if isinstance(task, dict):
         located = with_paths_from(task, path.parent)
@@ -111,8 +165,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return to_yaml(data)
 
 
-ONLY_WRITING = {"output", "checkpoint"}
-"""Settings of where a run is written and when it is checkpointed, which do not change its result."""
+ONLY_WRITING = {"output", "checkpoint", "trackers"}
+"""Settings of where a run is written, when it is checkpointed and who hears of it, which do not change its result."""
 
 
 def difference(there: Recipe, wanted: Recipe) -> str | None:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from heft.builtin import BUILT_IN_MODELS
 from heft.edits.settings import ReftSettings
+from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
 from heft.settings.base import Distinct, FileName, Settings, value_error
@@ -140,14 +141,14 @@ class LoraSettings(Settings):
         return value
 
 
-class LoraStage(TrainingSettings, LoraSettings):
+class LoraStage(TrainingSettings, LoraSettings, SourceSettings):
     """Train a LoRA adapter."""
 
     method: Literal["lora"] = "lora"
     """A weight-space adapter."""
 
 
-class ReftStage(TrainingSettings, ReftSettings):
+class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
     """Train a ReFT adapter."""
 
     method: Literal["reft"] = "reft"
@@ -233,6 +234,9 @@ class Recipe(Settings):
     """Directory that the run writes; null means runs/<name>."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """Checkpointing of a run in progress."""
+    trackers: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], Distinct] = Field(default=[])
+    """Trackers that hear of losses, learning rates, gradient norms and evaluations (`report_to`); each needs its
+    package. docs/trackers.md says what each gets and where it goes."""
     allow: Annotated[list[CheckName], Distinct] = Field(default=[])
     """Pre-training checks to turn from errors into notes; docs/checks.md says what each of them finds."""
     sweep: SweepSettings | None = None

@@ -17,6 +17,7 @@ HOLDOUT = 0.1
 
 FIXED = {
     "method": "a sweep trains `reft` adapters only",
+    "from": "configurations begin with new adapters",
     "holdout": "all configurations are ranked on the same rows; set sweep.holdout",
     "bf16": "configurations share a forward pass, so they compute in one number format; set it in the stage",
     "fused": "configurations share a forward pass, so it is the same for all; set it in the stage",
@@ -73,7 +74,8 @@ def _faults(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator
 
 
 def _faults_of_keys(sweep: SweepSettings, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
-    known = [key for key in type(base).model_fields if key not in FIXED]
+    known = [field.alias or key for key, field in type(base).model_fields.items()]
+    known = [key for key in known if key not in FIXED]
     for key, values in sweep.grid.items():
         if key in FIXED:
             yield ("grid", key), f"cannot differ between configurations: {FIXED[key]}"
@@ -85,6 +87,11 @@ def _faults_of_keys(sweep: SweepSettings, base: TrainingSettings) -> Iterator[tu
 
 
 def _faults_of_stage(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
+    if base.source is not None:
+        yield (
+            (),
+            f"varies stage {name!r}, which starts from {base.source}, but {FIXED['from']}; sweep a stage behind it",
+        )
     if base.gradient_checkpointing:
         yield (), f"stages.{name}.gradient_checkpointing is true, but {FIXED['gradient_checkpointing']}"
     if sweep.holdout is not None and base.holdout not in (0.0, sweep.holdout):

@@ -31,6 +31,12 @@ class EarlyStoppingSettings(Settings):
         return {} if value is True else value
 
 
+def _default_epochs(data: dict[str, Any]) -> float | None:
+    if data.get("steps"):
+        return None
+    return MOST_EPOCHS if data.get("early_stopping") else None if data.get("from_") else 1.0
+
+
 class TrainingSettings(Settings):
     """How a stage is trained. Names in parentheses are those of transformers' TrainingArguments."""
 
@@ -44,11 +50,11 @@ class TrainingSettings(Settings):
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps to take (`max_steps`); give this or epochs."""
     epochs: float | None = Field(
-        default_factory=lambda data: None if data.get("steps") else MOST_EPOCHS if data.get("early_stopping") else 1.0,
+        default_factory=lambda data: _default_epochs(data),
         gt=0,
         validate_default=True,
         json_schema_extra={
-            "default_in_words": f"1, {MOST_EPOCHS:.0f} with `early_stopping`, or null where steps is given"
+            "default_in_words": f"1, {MOST_EPOCHS:.0f} with `early_stopping`, or null where steps or from is given"
         },
     )
     """Passes over the training rows (`num_train_epochs`); a fraction is fine; give this or steps."""
@@ -87,7 +93,7 @@ class TrainingSettings(Settings):
     @field_validator("epochs")
     @classmethod
     def _one_length_is_given(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is None and info.data.get("steps", 1) is None:
+        if value is None and info.data.get("steps", 1) is None and info.data.get("from_") is None:
             raise ValueError("both epochs and steps are null; give one of them")
         if value is not None and info.data.get("steps") is not None:
             raise ValueError(f"give epochs or steps, not both (steps is {info.data['steps']}); set the other to null")
@@ -121,6 +127,16 @@ class TrainingSettings(Settings):
         if value and info.data.get("holdout") == 0:
             raise ValueError(f"{info.field_name} needs validation rows; set holdout, such as 0.05")
         return value
+
+    @property
+    def source(self) -> str | None:
+        """Where the adapter comes from that the stage starts with; None where it starts with a new one."""
+        return getattr(self, "from_", None)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the stage takes an adapter that exists as it is, and trains nothing."""
+        return self.source is not None and self.steps is None and self.epochs is None
 
 
 class CheckpointSettings(Settings):

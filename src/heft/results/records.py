@@ -28,6 +28,7 @@ class Record:
         group: equal for examples that share a text; None where nothing is shared.
         text: the generated text; None for choices.
         loss: mean cross-entropy of the reference answer's tokens (nats) where answers are generated; None elsewhere.
+        cut: whether a generated text reached the limit of tokens before an end.
         prompt: 8 hex digits that stand for what the model was shown (heft.data.encode.EncodedExample.fingerprint).
     """
 
@@ -41,6 +42,7 @@ class Record:
     group: str | None = None
     text: str | None = None
     loss: float | None = None
+    cut: bool = False
     prompt: str = ""
 
 

@@ -33,20 +33,30 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 class StageSummary(BaseModel):
     """The model after a stage, or the base."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     name: Annotated[str, AfterValidator(_stage_name)]
     """"base" or the stage's name."""
     accuracy: Share
-    """This and the next eight: see heft.results.metrics.Metrics."""
+    """Share of the evaluation examples answered rightly. (This and the next eight: heft.results.metrics.Metrics.)"""
     interval: Annotated[tuple[float, float], Field(strict=False)]
+    """Its 95 % interval."""
     n: Annotated[int, Field(ge=1)]
+    """Evaluation examples."""
     balanced_accuracy: Share | None
+    """Mean recall over classes; None for generated answers."""
     majority: Share | None
+    """Share of the commonest right answer; None for generated answers."""
     predictions: dict[str, Share] | None
+    """How often each choice was predicted, as a share; None for generated answers."""
     loss: Amount | None = None
+    """Cross-entropy of a token of the reference answers (nats); None for choices."""
     rouge_l: Share | None = None
+    """ROUGE-L of generated texts; None where they are not compared as a whole."""
     chrf: Share | None = None
+    """chrF of generated texts, likewise."""
     trainable_parameters: Count = 0
     """What this stage trained; 0 for the base."""
     seconds: Amount = 0.0
@@ -68,9 +78,12 @@ class StageSummary(BaseModel):
     peak_bytes: Count | None = None
     """Peak memory of the training (heft.training.peak); None where unknown, and for the base."""
     ended: str | None = None
-    """"planned", with all its steps, or "early_stopping", before them; None for the base."""
+    """"planned", with all its steps, "early_stopping", before them, or "frozen", where an adapter is taken as it is;
+    None for the base."""
     ended_because: str | None = None
     """The same in a sentence, with the figures."""
+    labels: list[str] | None = None
+    """What the choices stand for, by their index, where all rows have the same; else None."""
 
     @classmethod
     def of(cls, name: str, metrics: Metrics, **rest) -> "StageSummary":

@@ -62,15 +62,19 @@ def require_free(path: Path) -> None:
         if is_begun(path) and not is_finished(path):
             if _is_sweep(path):
                 raise HeftError(
-                    f"output {path} holds a sweep that is not finished, and a sweep begins again: remove it, or give"
-                    " another directory with --output DIR"
+                    f"output {path} holds a sweep that is not finished, and a sweep begins again: replace it with"
+                    " --overwrite, or give another directory with --output DIR"
                 )
             raise HeftError(
-                f"output {path} holds a run that is not finished: resume it with --resume, give another directory"
-                " with --output DIR, or remove it"
+                f"output {path} holds a run that is not finished: resume it with --resume, replace it with --overwrite,"
+                " or give another directory with --output DIR"
             )
-        holds = "already holds a run" if is_file(path / "recipe.yaml") else "is not empty"
-        raise HeftError(f"output {path} {holds}; give another with --output DIR, or remove it")
+        if not is_begun(path):
+            raise HeftError(f"output {path} is not empty; give another with --output DIR, or remove it")
+        what, again = ("sweep", "") if _is_sweep(path) else ("run", "--resume shows its figures again, ")
+        raise HeftError(
+            f"output {path} already holds a {what}: {again}--overwrite replaces it, --output DIR writes elsewhere"
+        )
 
 
 def require_same(recipe: Recipe) -> Recipe:
@@ -97,7 +101,7 @@ def require_same(recipe: Recipe) -> Recipe:
 
 
 def _is_sweep(path: Path) -> bool:
-    return load_recipe(path / "recipe.yaml").sweep is not None
+    return is_file(path / "winner.yaml") or load_recipe(path / "recipe.yaml").sweep is not None
 
 
 def clear_first_files(path: Path) -> None:

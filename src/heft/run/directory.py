@@ -98,6 +98,11 @@ class RunDirectory(Reporter):
                     f"{self.path} was begun with another {words} ({there.get(what)}, now {manifest[what]}), so"
                     " it cannot be resumed: give another directory with --output DIR, or remove it"
                 )
+        if _hashes(there) != _hashes(manifest):
+            raise HeftError(
+                f"{self.path} was begun from another adapter ({there.get('sources')}, now {manifest['sources']}), so it"
+                " cannot be resumed: put that one back, or give another directory with --output DIR"
+            )
         with readable_os_errors(self.path / "records"):
             (self.path / "records").mkdir(exist_ok=True)
         for summary in read_summaries(self.path):
@@ -139,6 +144,13 @@ class RunDirectory(Reporter):
     def records(self, name: str) -> Path:
         """Where the records of an evaluation are."""
         return self.path / "records" / f"{name}.jsonl"
+
+
+def _hashes(manifest: dict) -> dict:
+    """SHA-256 of the files that stages start from, by stage; they may have moved."""
+    sources = manifest.get("sources")
+    found = sources if isinstance(sources, dict) else {}
+    return {name: source.get("sha256") if isinstance(source, dict) else None for name, source in found.items()}
 
 
 def _environment(manifest: dict) -> dict:

@@ -1,13 +1,16 @@
 """The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import attach, finish, left_out_in_words, overview
+from heft.adapters.attach import finish, left_out_in_words, overview
+from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
+from heft.costs.pieces import evaluation_name, pieces_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.errors import HeftError
@@ -18,7 +21,7 @@ from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
 from heft.runtime import distributed, signals
-from heft.runtime.reporter import Reporter
+from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.stage import StageOutcome, train_stage
@@ -44,17 +47,20 @@ class StageLoop:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of the run."""
         folder = self.directory.checkpoints
-        return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.note)
+        return Checkpoints(folder, list(self.recipe.stages), self.recipe.checkpoint.keep, self.reporter.warn)
 
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
         evaluated = [summary.name for summary in self.directory.summaries]
+        self.reporter.expected(self.pieces(evaluated))
         if "base" not in evaluated:
             self.evaluate("base")
         metrics_bytes = 0
         for name, stage in self.recipe.stages.items():
             done = self.checkpoints.trained(name)
-            if done is None:
+            if stage.is_frozen:
+                figures = self.take(name, stage)
+            elif done is None:
                 self.directory.forget_from(name)
                 with signals.deferred():
                     figures = self.train_and_checkpoint(name, stage, metrics_bytes)
@@ -67,6 +73,22 @@ class StageLoop:
                 self.reporter.note(f"stage {name} is already trained")
             if name not in [summary.name for summary in self.directory.summaries]:
                 self.evaluate(name, stored_parameters=adapter_dir.stored_parameters(self.base.model), **figures)
+
+    def pieces(self, evaluated: Collection[str]) -> list[Piece]:
+        """What is left to do, with its costs."""
+        recipe = self.recipe.model_copy(update={"model": self.base.settings})
+        trained = []
+        for name in recipe.stages:
+            if self.checkpoints.trained(name) is None:
+                break
+            trained.append(name)
+        return pieces_of(recipe, self.base.model, self.data, evaluated, trained)
+
+    def take(self, name: str, stage: Stage) -> dict:
+        """Attach the adapter that a frozen stage takes as it is; returns figures as `train_and_checkpoint` does."""
+        take_as_it_is(self.base.model, name, stage)
+        self.reporter.overview(name, overview(self.base.model))
+        return {"ended": "frozen", "ended_because": f"taken as it is from {stage.source}"}
 
     def train_and_checkpoint(self, name: str, stage: Stage, metrics_bytes: int) -> dict:
         """Train a stage from where its last checkpoint is, with checkpoints on the way and at the end.
@@ -81,7 +103,7 @@ class StageLoop:
             self.checkpoints.forget_after(name, step)
             logged = last.metrics_bytes if last else metrics_bytes
             if self.directory.metrics_bytes < logged:
-                self.reporter.note("metrics.jsonl lacks what was logged before; curves will lack it too")
+                self.reporter.warn("metrics.jsonl lacks what was logged before; curves will lack it too")
             self.directory.cut_metrics(logged)
         if last:
             begun_with = len(last.state.random)
@@ -131,7 +153,7 @@ class StageLoop:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
         seed = self.recipe.stage_seed(name)
         set_seed(seed)
-        attached = attach(self.base.model, name, stage, self.base.tokenizer)
+        attached = begin_stage(self.base.model, name, stage, self.base.tokenizer)
         trained = self.base.model.num_parameters(only_trainable=True)
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)
@@ -155,8 +177,10 @@ class StageLoop:
         """Evaluate the base or the model after a stage on the evaluation split, and report it with further figures."""
         task, settings = task_for(self.recipe.task), self.recipe.evaluation
         model, tokenizer = self.base.model, self.base.tokenizer
-        what = f"evaluation of {name}"
+        what = evaluation_name(name)
         evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
-        summary = StageSummary.of(name, evaluation.metrics, evaluation_seconds=evaluation.seconds, **figures)
+        labels = None if evaluation.labels is None else list(evaluation.labels)
+        figures |= {"evaluation_seconds": evaluation.seconds, "labels": labels}
+        summary = StageSummary.of(name, evaluation.metrics, **figures)
         self.reporter.evaluated(summary, evaluation.records)
         return summary

@@ -12,7 +12,8 @@ from pathlib import Path
 from heft import __version__
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import check_targets
-from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.existing import check_sources, sources_of
+from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, SourceEntry, read_manifest
 from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_shapes
@@ -26,7 +27,7 @@ from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import refuse_sweep
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import ModelSettings, Recipe
 from heft.results.summary import StageSummary, read_summaries
 from heft.run.base_evaluation import find_base_evaluation
 from heft.run.begun import (
@@ -38,9 +39,11 @@ from heft.run.begun import (
     require_same,
 )
 from heft.run.directory import RUN_FORMAT, RunDirectory
+from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter, Reporters
+from heft.runtime.trackers import Trackers, require_trackers, tracking
 from heft.storage.locks import locked
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
@@ -64,6 +67,7 @@ def train(
     reporter: Reporter | None = None,
     resume: bool = False,
     base_from: Iterable[Path] = (),
+    overwrite: bool = False,
 ) -> Run:
     """Run a recipe: evaluate the base, train each stage and evaluate after it, write the run directory.
 
@@ -76,14 +80,19 @@ def train(
             bit on a CPU) and records are those of a run that was never interrupted.
         base_from: directories of runs; the evaluation of the base is taken from one of them if it is the same, with the
             seconds that it took there.
+        overwrite: replace the run that is in the run directory, once the recipe, its data and its model are found
+            sound.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong, and nothing has been written; or the
             directory is locked by another process, or holds something that this recipe cannot resume.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    if resume and overwrite:
+        raise HeftError("resume continues a run and overwrite removes it; give one of them")
     reporter = reporter if reporter is not None and distributed.is_main() else Reporter()
     refuse_sweep(recipe)
+    require_trackers(recipe)
     device = choose_device(recipe.model.device)
     distributed.init(device)
     if distributed.runs_as(device):
@@ -96,21 +105,26 @@ def train(
             recipe = require_same(recipe)
             if is_finished(path):
                 return Run(path, _finished(recipe))
+        elif overwrite:
+            require_replaceable(path)
         else:
             _require_room(path, resume)
         recipe = resolved(dated(recipe, reporter))
         data = read_data(recipe, reporter)
-        reporter.note(f"loading {recipe.model.name}")
-        base = load_base(model_begun_with(path, recipe.model) if begun else recipe.model)
-        check_targets(base.model, recipe, base.tokenizer)
-        skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+        base = _sound_base(recipe, model_begun_with(path, recipe.model) if begun else recipe.model, reporter)
         distributed.barrier()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
         reporter = Reporters([directory, reporter])
         manifest = run_manifest(recipe, base, data)
         if begun:
             _resume(directory, manifest, reporter)
-        else:
+        if recipe.trackers and distributed.is_main():
+            steps = sum(summary.steps for summary in directory.summaries)
+            trackers = tracking(Trackers(recipe, path, reporter, steps, is_resumed=begun))
+            reporter = Reporters([*reporter.listeners, until_the_end.enter_context(trackers)])
+        if not begun:
+            if overwrite and distributed.is_main():
+                remove_run(path)
             until_the_end.enter_context(_held(path))
             directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
         _take_base(directory, base_from, recipe, manifest, reporter)
@@ -124,10 +138,24 @@ def train(
         return Run(directory.path, directory.summaries)
 
 
+def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> Base:
+    """The base, loaded, in which every adapter of the recipe has a place.
+
+    Raises:
+        HeftError: it cannot be loaded, or an adapter has none.
+    """
+    reporter.note(f"loading {recipe.model.name}")
+    base = load_base(settings)
+    check_targets(base.model, recipe, base.tokenizer)
+    check_sources(base.model, recipe, base.fingerprint, reporter.warn)
+    skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+    return base
+
+
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
     others = directory.resume(manifest)
     if others:
-        reporter.note(
+        reporter.warn(
             f"begun with {others}: the result may differ in its last bits from that of a run without interruption"
         )
 
@@ -175,7 +203,8 @@ def _held(path: Path) -> AbstractContextManager:
 
 
 def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
-    """What manifest.json holds: format, versions, seed, the date in prompts (None: none), fingerprints."""
+    """What manifest.json holds: format, versions, seed, the date in prompts (None: none), fingerprints, and what stages
+    start from."""
     return {
         "format": RUN_FORMAT,
         "heft_version": __version__,
@@ -190,11 +219,13 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
             "fingerprint": base.fingerprint,
             "dtype": base.settings.dtype,
             "attention": attention_of(base.model),
+            "parameters": base.model.num_parameters(),
         },
         "data": {
             "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
             "eval": {"rows": len(data.eval), "fingerprint": _data_fingerprint(data.eval)},
         },
+        "sources": {name: source.described() for name, source in sources_of(recipe).items()},
     }
 
 
@@ -208,8 +239,9 @@ def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
 
 def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     """What heft.json holds of a recipe's adapters."""
+    sources = {name: SourceEntry(**source.described()) for name, source in sources_of(recipe).items()}
     entries = [
-        AdapterEntry(name=adapter.name, method=adapter.method, stage=name)
+        AdapterEntry(name=adapter.name, method=adapter.method, stage=name, source=sources.get(name))
         for name, stage in recipe.stages.items()
         for adapter in adapters_of(name, stage)
     ]

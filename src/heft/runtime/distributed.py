@@ -8,6 +8,8 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
+from heft.errors import HeftError
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,10 +43,21 @@ def runs_as(device: "torch.device") -> str | None:
 
 
 def init(device: "torch.device") -> None:
-    """Join the process group; each has a graphics card of its own where `device` is of that kind."""
+    """Join the process group; each has a graphics card of its own where `device` is of that kind.
+
+    Raises:
+        HeftError: there are more processes on this machine than graphics cards.
+    """
     if count() > 1:
+        import torch
         from accelerate import PartialState
 
+        cards = torch.cuda.device_count()
+        if device.type == "cuda" and count_on_this_machine() > cards:
+            raise HeftError(
+                f"{count_on_this_machine()} processes were started and this machine has {cards} CUDA devices, one for"
+                f" each process; start {cards}, or set model.device=cpu"
+            )
         # newer torch has another name for this argument of its own, which accelerate does not know
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
         PartialState(cpu=device.type == "cpu")
@@ -53,9 +66,13 @@ def init(device: "torch.device") -> None:
 def barrier() -> None:
     """Wait until every process is here."""
     if count() > 1:
+        import torch
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        if torch.distributed.get_backend() == "gloo":  # accelerate names a graphics card, of which there may be none
+            torch.distributed.barrier()
+        else:
+            PartialState().wait_for_everyone()
 
 
 def any_of(*flags: bool) -> list[bool]:

@@ -38,14 +38,42 @@ class AdapterRow:
     parameters: int
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A piece of work that is to come, for whoever says how long it will take.
+
+    Attributes:
+        name: by which `progress` will name it.
+        kind: what its speed is like: "training", "prefixes" (training behind cached prefixes) or "evaluation".
+        rows, tokens: that it takes in all, rows that come again counted again, padding not counted.
+        flops: in all; None where they are not counted.
+        once_flops: those of them that fall within the first `once_share` of its steps, as what is cached is computed.
+    """
+
+    name: str
+    kind: str
+    rows: float
+    tokens: float
+    flops: float | None = None
+    once_flops: float = 0.0
+    once_share: float = 1.0
+
+
 class Reporter:
     """Hears the news of a run and ignores it. Subclass what you want to hear."""
 
     def note(self, text: str) -> None:
         """A line for the person: what is being done, what was counted."""
 
+    def warn(self, text: str) -> None:
+        """A line that matters even to who wants to hear little: what is odd, was damaged, or may change a result."""
+        self.note(text)
+
     def overview(self, stage: str, rows: Sequence[AdapterRow]) -> None:
         """Before a stage: what trains, what is frozen, what is active."""
+
+    def expected(self, pieces: Sequence[Piece]) -> None:
+        """Before a run: the pieces of work that are to come, in order."""
 
     def progress(self, what: str, total: int) -> AbstractContextManager:
         """Around a piece of work of `total` steps; `step` counts them."""
@@ -76,7 +104,9 @@ class Reporters(Reporter):
             getattr(each, what)(*news)
 
     note = partialmethod(_pass_on, "note")
+    warn = partialmethod(_pass_on, "warn")
     overview = partialmethod(_pass_on, "overview")
+    expected = partialmethod(_pass_on, "expected")
     step = partialmethod(_pass_on, "step")
     metrics = partialmethod(_pass_on, "metrics")
     evaluated = partialmethod(_pass_on, "evaluated")

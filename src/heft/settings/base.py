@@ -13,7 +13,15 @@ from heft.settings.words import faults_of, in_one_line
 class Settings(BaseModel):
     """A group of settings. Unknown keys are errors, values are never silently converted between kinds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
 
     if not TYPE_CHECKING:  # type checkers know the fields of each subclass, and would see this instead
 

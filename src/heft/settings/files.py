@@ -100,7 +100,7 @@ def faults_error(faults: Iterable[Fault]) -> HeftError:
 def check(document: Document, kind: type[_Checked]) -> _Checked | None:
     """Check the values; what is wrong with them becomes faults of the document."""
     try:
-        return kind.model_validate(document.data, strict=True)
+        return kind.model_validate(document.data, strict=True, by_name=False, by_alias=True)
     except ValidationError as error:
         known = {fault.path for fault in document.faults}
         for path, text in faults_of(error, kind).items():

@@ -8,6 +8,7 @@ from typing import Any
 
 from heft.errors import HeftError
 from heft.recipe.files import read_recipe_document
+from heft.recipe.ready import located
 from heft.recipe.recipe import Recipe
 from heft.settings.files import (
     Document,
@@ -56,15 +57,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
     """Read a study and the recipes of its arms, apply overrides, check everything.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a study that comes with heft, such as `paper/embedded`.
         overrides: `key.path=value` each, applied to the study, such as `seeds=[0]` or `set.task.train_limit=500`.
         output: replaces the study's `output`.
 
     Raises:
         HeftError: a file cannot be read, or anything in them is wrong; a line for each fault.
     """
-    path = Path(path)
-    document = read_document(path, StudySettings, "study", "recipes/paper/embedded.yaml")
+    path = located(path)
+    document = read_document(path, StudySettings, "study", "paper/embedded, which comes with heft")
     apply_overrides(document, overrides, output, dotted_below="set")
     if not isinstance(document.data, dict):
         raise faults_error(document.faults)
@@ -139,6 +140,9 @@ def _check_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> N
         if stage.seed is not None:
             text = "would be the same in all runs of a study, which have seeds to differ in; set it to null"
             document.fault(("stages", name, "seed"), text)
+        if has_budget and stage.is_frozen:
+            text = "trains nothing, so no budget can be shared out over the stages; set the budget to null"
+            document.fault(("stages", name, "from"), text)
         if has_budget and stage.early_stopping is not None:
             text = "its cost is not known in advance, so it fits no budget; set early_stopping or the budget to null"
             document.fault(("stages", name, "early_stopping"), text)

@@ -93,7 +93,7 @@ def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Re
         error = _try_run(wanted[arm, seed], directory, reporter, runs)
         if error is not None:
             directory.failed[arm, seed] = error
-            reporter.note(f"{arm}, seed {seed} failed: {error}")
+            reporter.warn(f"{arm}, seed {seed} failed: {error}")
         directory.write(recipes)
 
 
@@ -108,7 +108,7 @@ def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, R
         except Exception as error:  # one arm's error need not stop the others
             failed[arm] = in_words(error)
             directory.give_up(arm, failed[arm])
-            reporter.note(f"{arm} cannot be run: {failed[arm]}")
+            reporter.warn(f"{arm} cannot be run: {failed[arm]}")
             continue
         if budget is not None:
             recipes[arm], directory.budgets[arm] = of_length(recipe, budget.steps), budget

@@ -15,7 +15,10 @@ import torch
 
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import adapter_parameters, attach, check_targets, finish
+from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
+from heft.costs.pieces import evaluation_name, training_piece
+from heft.costs.stage import stage_costs
 from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
@@ -28,10 +31,12 @@ from heft.recipe.training import validation_rows_of
 from heft.results.summary import StageSummary
 from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
+from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
 from heft.run.train import adapter_manifest, run_manifest
 from heft.runtime import distributed
-from heft.runtime.reporter import Reporter, Reporters
+from heft.runtime.reporter import Piece, Reporter, Reporters
+from heft.runtime.trackers import Trackers, require_trackers, tracking
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
 from heft.sweep.report import label, plot, write_results
@@ -41,7 +46,8 @@ from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
-from heft.training.stage import split_validation
+from heft.training.modes import repeatable
+from heft.training.stage import planned_steps, split_validation
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,13 @@ class Sweep:
     seconds: float
 
 
-def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Sweep:
+def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwrite: bool = False) -> Sweep:
     """Train the earlier stages, then every configuration of the last one side by side; rank them and save the best.
 
     Args:
         recipe: a recipe with a `sweep`, or the path of one.
         reporter: receives progress and notes; None for nobody.
+        overwrite: replace what a run or a sweep left in the directory, once everything has been checked.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong (nothing has been written), rows have no
@@ -77,7 +84,8 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter or Reporter()
     require_sweep(recipe)
-    require_free(recipe.output_dir)
+    require_trackers(recipe)
+    (require_replaceable if overwrite else require_free)(recipe.output_dir)
     if distributed.count() > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
     recipe = resolved(dated(recipe, reporter))
@@ -92,15 +100,24 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None) -> Swee
         )
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
+    check_sources(base.model, recipe, base.fingerprint, reporter.warn)
     if recipe.checkpoint != CheckpointSettings():
         reporter.note("checkpoint settings are for runs of the winner; a sweep writes no checkpoints")
+    if overwrite:
+        remove_run(recipe.output_dir)
     directory = RunDirectory(recipe.output_dir)
-    directory.create(dump_recipe(with_rows_as_files(recipe)), run_manifest(recipe, base, data), rows_in_memory(recipe))
-    work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter]))
-    earlier = list(recipe.stages.items())[:-1]
-    for name, stage in earlier:
-        work.train_stage(name, stage)
-    return _sweep_last_stage(work, tried)
+    with tracking(Trackers(recipe, recipe.output_dir, reporter)) as trackers:
+        directory.create(
+            dump_recipe(with_rows_as_files(recipe)), run_manifest(recipe, base, data), rows_in_memory(recipe)
+        )
+        work = StageLoop(recipe, base, data, directory, Reporters([directory, reporter, trackers]))
+        work.reporter.expected(_pieces(work, tried))
+        for name, stage in list(recipe.stages.items())[:-1]:
+            if stage.is_frozen:
+                work.take(name, stage)
+            else:
+                work.train_stage(name, stage)
+        return _sweep_last_stage(work, tried)
 
 
 def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporter) -> Data:
@@ -120,6 +137,21 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
     return data
 
 
+def _pieces(work: StageLoop, tried: Sequence[Configuration]) -> list[Piece]:
+    """What is to come, the configurations as one piece of the tokens of all."""
+    recipe, train = work.recipe, work.data.train
+    earlier = [(name, stage_costs(recipe, name, train)) for name in list(recipe.stages)[:-1]]
+    pieces = [training_piece(name, costs) for name, costs in earlier if not costs.stage.is_frozen]
+    holdout = validation_rows_of(tried[0].stage.holdout, len(train))
+    rows = sum(planned_steps(each.stage, len(train) - holdout) * each.stage.batch_size for each in tried)
+    name, _ = last_stage(recipe)
+    pieces.append(Piece(name, "training", rows, rows * sum(row.length for row in train) / len(train)))
+    if recipe.sweep.evaluate_winner:
+        tokens = sum(row.length for row in work.data.eval)
+        pieces.append(Piece(evaluation_name(name), "evaluation", len(work.data.eval), tokens))
+    return pieces
+
+
 def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     name, _ = last_stage(recipe)
@@ -128,6 +160,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
         fused_lora(base.model, tried[0].stage.fused),
+        repeatable(base.model.device),
         attention_for_training(base.model, base.settings.attention, data.examples),
         side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, reporter) as training,
     ):
@@ -139,7 +172,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
         results = rank(training, recipe.evaluation.normalize)
         for result in results:
             if not result.diverged and (note := flat_loss_note(f"{result.name} ({label(result)})", result.losses)):
-                reporter.note(note)
+                reporter.warn(note)
         winner = next((result for result in results if not result.diverged), None)
         about = {"stage": name, "validation_rows": len(validation_rows), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})

@@ -89,7 +89,8 @@ class TrainingLoop:
         """
         self._started, self._saved_at = time.perf_counter(), time.monotonic()
         set_seed(self.seed)
-        self._wrapped.zero_grad()
+        train_mode(self._wrapped, self._frozen_dropouts)
+        self._clear_gradients()
         checkpoint = self.plan and self.plan.resume_from
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -124,25 +125,30 @@ class TrainingLoop:
         rows = list(itertools.chain.from_iterable(micro_batches))
         answer_tokens = torch.tensor(float(self.data.answer_tokens(rows)), device=self.model.device)
         self._batches = [self._batch(micro_batch) for micro_batch in micro_batches]
-        train_mode(self._wrapped, self._frozen_dropouts)
+        if not self.model.training:  # an evaluation came between; modes are not set anew in each step: models are large
+            train_mode(self._wrapped, self._frozen_dropouts)
         for batch in self._batches:
             is_last = batch is self._batches[-1]
             with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
                 self._running_loss += self._forward_backward(batch, answer_tokens)
         limit = self.stage.max_grad_norm or math.inf
-        norm = float(self._accelerator.clip_grad_norm_(self._wrapped.parameters(), limit))
+        norm = float(self._accelerator.clip_grad_norm_(list(self._parameters.values()), limit))
         for what, value in (("loss", self._running_loss.item()), ("gradient's norm", norm)):
             if not math.isfinite(value):
-                self._wrapped.zero_grad()
+                self._clear_gradients()
                 what = f"the {what} is {value}, so the step was not taken"
                 self._raise_diverged(self.progress.step + 1, what, self._batches)
         self._optimizer.step()
         learning_rate = self._schedule.get_last_lr()[0]
         self._schedule.step()
-        self._wrapped.zero_grad()
+        self._clear_gradients()
         self.progress.step += 1
         self.progress.tokens += sum(self.data.lengths[row] for row in rows)
         return norm, learning_rate
+
+    def _clear_gradients(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     def _forward_backward(self, batch: Batch, answer_tokens: torch.Tensor) -> torch.Tensor:
         """Add a micro-batch's gradients; returns its part of the step's loss."""
@@ -177,7 +183,7 @@ class TrainingLoop:
         if self.data.validation_rows and due:
             loss = self._validation_loss()
             self._log(eval_loss=loss)
-            self.early_stopping.update(loss, self._parameters)
+            self.early_stopping.update(self.progress.step, loss, self._parameters)
 
     def _save_if_due(self) -> None:
         """Write a checkpoint when one is due or a signal asks for the end, which is then a `Stopped`."""
@@ -267,7 +273,7 @@ class TrainingLoop:
         def on_halved(rows: int) -> None:
             self.progress.micro_batch_sizes[what] = rows
             stays = f" (batch size stays {self.stage.batch_size})" if what == "training" else ""
-            self.reporter.note(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{stays}")
+            self.reporter.warn(f"{self.name}: out of memory in {what}: micro-batch reduced to {rows}{stays}")
 
         size = self.progress.micro_batch_sizes.get(what, self.stage.batch_size)
         return in_micro_batches(run, batch, size, on_halved, parameters)

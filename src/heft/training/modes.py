@@ -1,5 +1,6 @@
 """How a model computes while a stage trains: training mode, autocast, several processes."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,27 @@ def train_mode(model: nn.Module, dropouts_off: Iterable[nn.Dropout]) -> None:
     model.train()
     for dropout in dropouts_off:
         dropout.eval()
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Meanwhile torch's operations on CUDA give the same bits each time, where it has such a kernel; a CPU's always do.
+
+    cuBLAS reads its workspace's setting when it starts, and without one torch says that products may differ.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # what is filled is never read, and filling takes time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 @contextmanager

@@ -62,10 +62,10 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of all generators of random numbers: Python's, numpy's, torch's on the CPU and on the CUDA device."""
+    """The state of all generators of random numbers: Python's, numpy's, torch's on the CPU and, if in use, on CUDA."""
     of_numpy = np.random.get_state(legacy=False)
     of_numpy["state"]["key"] = of_numpy["state"]["key"].tolist()
-    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
     return {"python": random.getstate(), "numpy": of_numpy, "torch": torch.get_rng_state(), **cuda}
 
 

@@ -21,6 +21,7 @@ from heft.training.checkpointing import CheckpointPlan
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
 from heft.training.loop import TrainingLoop
+from heft.training.modes import repeatable
 from heft.training.peak import PeakMemory
 from heft.training.reuse.decide import loss_for, may_be_fused
 
@@ -49,7 +50,9 @@ class StageOutcome:
 
 
 def planned_steps(settings: TrainingSettings, rows: int) -> int:
-    """Optimizer steps of a stage over that many training rows."""
+    """Optimizer steps of a stage over that many training rows; 0 where it is frozen."""
+    if settings.is_frozen:
+        return 0
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
@@ -103,6 +106,7 @@ def train_stage(
     uses = steps * stage.batch_size / len(data.rows)
     require_an_effect(model, name, data.examples, pad_id)
     with ExitStack() as modes:  # the faster of equal ways to compute, which end with the stage
+        modes.enter_context(repeatable(model.device))
         modes.enter_context(attention_for_training(model, attention, data.examples))
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
@@ -115,9 +119,12 @@ def train_stage(
         with reporter.progress(name, steps):
             loop.run()
     if note := flat_loss_note(f"stage {name}", loop.progress.losses):
-        reporter.note(note)
+        reporter.warn(note)
     progress, reason = loop.progress, loop.early_stopping.reason
     is_early = progress.step < steps
+    if is_early:
+        kept = "the weights of the lowest were kept" if stage.best_checkpoint else "the last weights were kept"
+        reporter.note(f"stage {name} stopped early, after step {progress.step:,} of {steps:,}: {reason}; {kept}")
     return StageOutcome(
         steps=progress.step,
         seconds=progress.seconds,

@@ -52,9 +52,9 @@ def checked_rows(
         heading = f"{len(messages)} checks before training failed:\n  " if len(messages) > 1 else ""
         raise HeftError(heading + "\n  ".join(messages))
     for fault in faults:
-        reporter.note(f"allowed ({fault.check}): {fault.found}")
+        reporter.warn(f"allowed ({fault.check}): {fault.found}")
     for note in found.notes():
-        reporter.note(note)
+        reporter.warn(note)
     return [row for row in train if has_label(row)]
 
 

@@ -1,0 +1,173 @@
+"""The JSON documents of `--json`, declared once; docs/json.md is written from them.
+
+`python -m heft.cli.documents > docs/json.md` writes it anew.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from heft.results.summary import StageSummary
+from heft.settings.words import Schema, describe, resolve, schema_of
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class _Done(_Document):
+    seconds: float
+    """From the command's start to its end."""
+    warnings: list[str]
+    """What is odd, was damaged or may change the result, in the order in which it was found."""
+
+
+class TrainDocument(_Done):
+    """`heft train --json`."""
+
+    command: Literal["train"] = "train"
+    """The command."""
+    run: str
+    """The run directory."""
+    adapter: str
+    """The adapter directory."""
+    stages: list[StageSummary]
+    """The base and each stage, as in summary.json; see below."""
+
+
+class EvalDocument(_Done):
+    """`heft eval --json`."""
+
+    command: Literal["eval"] = "eval"
+    """The command."""
+    task: str
+    """Name of the task."""
+    n: int
+    """Examples."""
+    accuracy: float
+    """Share answered rightly."""
+    interval: tuple[float, float]
+    """Wilson's 95 % interval of the accuracy."""
+    balanced_accuracy: float | None
+    """Mean recall over classes; null for generated answers."""
+    majority: float | None
+    """Share of the commonest right answer; null for generated answers."""
+    predictions: dict[str, float] | None
+    """How often each choice was predicted, as a share; null for generated answers."""
+    prompts_cut: int
+    """Prompts that were cut to the task's max_length."""
+    records: str | None
+    """The file of records, where one was asked for."""
+
+
+class SweepRow(_Document):
+    """A configuration of a sweep."""
+
+    name: str
+    """c00, c01, …"""
+    values: dict[str, Any]
+    """Its settings from the grid."""
+    loss: float | None
+    """Validation loss; null where it diverged."""
+    accuracy: float | None
+    """Accuracy on the validation rows; null where answers are generated or it diverged."""
+    interval: tuple[float, float] | None
+    """Its 95 % interval."""
+    n: int
+    """Validation rows."""
+    steps: int
+    """Optimizer steps taken."""
+    trainable_parameters: int
+    """Numbers that were trained."""
+    stopped_early: bool
+    """Whether its validation loss ended it before its steps did."""
+    diverged: bool
+    """Whether a loss, a gradient or a weight was NaN or infinite."""
+
+
+class SweepDocument(_Done):
+    """`heft sweep --json`."""
+
+    command: Literal["sweep"] = "sweep"
+    """The command."""
+    sweep: str
+    """The sweep's directory."""
+    winner: str
+    """The best configuration as a recipe."""
+    adapter: str
+    """The adapter directory of the earlier stages and the winner."""
+    results: list[SweepRow]
+    """Every configuration, best first; see below."""
+    evaluation: StageSummary | None
+    """The winner on the evaluation split, where the recipe asks for it."""
+
+
+class Error(_Document):
+    """What went wrong."""
+
+    kind: Literal["input", "usage", "interrupted", "defect"]
+    """input: something given is wrong. usage: the command line is wrong. interrupted: Ctrl-C or SIGTERM. defect: heft
+    is wrong."""
+    message: str
+    """In words, as on standard error."""
+    exit_status: int
+    """Of the command."""
+
+
+class ErrorDocument(_Document):
+    """Any command with `--json` that fails."""
+
+    error: Error
+    """See below."""
+
+
+INTRODUCTION = """\
+# JSON on standard output
+
+<!-- Written by `python -m heft.cli.documents > docs/json.md`; change the declarations, not this file. -->
+
+`heft train`, `heft eval` and `heft sweep` take `--json`: one document on standard output at the end, progress on
+standard error. An error is a document too, beside its line on standard error, and the exit status is the same as
+without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are errors of every other
+command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they print.
+
+`--quiet` prints warnings, on standard error, and the last lines.
+
+```
+heft train quickstart --json | jq '.stages[-1].accuracy'
+```
+"""
+
+
+def documents_page() -> str:
+    """The text of docs/json.md."""
+    kinds = (TrainDocument, StageSummary, EvalDocument, SweepDocument, SweepRow, ErrorDocument, Error)
+    return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
+
+
+def _section(kind: type[BaseModel]) -> str:
+    schema = schema_of(kind)
+    about = " ".join(schema["description"].split())
+    rows = ["| key | value | meaning |", "|---|---|---|"]
+    for key, node in schema["properties"].items():
+        meaning = " ".join((node.get("description") or "").split())
+        rows.append(f"| `{key}` | {_value(node)} | {meaning} |".replace("<", "&lt;"))
+    title = kind.__name__.removesuffix("Document")
+    return f"## {title}\n\n{about}\n\n" + "\n".join(rows) + "\n"
+
+
+def _value(node: Schema) -> str:
+    inner = resolve(node)
+    if "properties" in inner:
+        words = "an object"
+    elif inner.get("type") == "array" and "prefixItems" in inner:
+        words = "two numbers"
+    elif inner.get("type") == "array" and "properties" in resolve(inner.get("items", {})):
+        words = "a list of objects"
+    else:
+        return describe(node)
+    return f"{words}, or null" if inner is not node and "anyOf" in node else words
+
+
+if __name__ == "__main__":
+    print(documents_page(), end="")
