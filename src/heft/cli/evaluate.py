@@ -70,7 +70,7 @@ def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path
     from heft.results.records import write_records
     from heft.storage.atomic import readable_os_errors
 
-    line, *more = _lines(result.metrics, task)
+    line, *more = _lines(result, task)
     out.last(line)
     for line in more:
         out.note(line)

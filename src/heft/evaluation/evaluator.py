@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +14,7 @@ from heft.data.padding import padding_matters
 from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
+from heft.evaluation.references import reference_losses
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import positions_of
@@ -95,10 +96,12 @@ def evaluate_examples(
     records = [
         answer_record(task, example, answer, tokenizer) for example, answer in zip(examples, answers, strict=True)
     ]
+    if not examples[0].choices:
+        losses = _losses(model, tokenizer, examples, settings, reporter, what)
+        records = [replace(record, loss=loss) for record, loss in zip(records, losses, strict=True)]
     cut = sum(example.cut > 0 for example in examples)
     labels = shared_labels(example.example for example in examples)
-    metrics = measure(records, task.answers_are_texts)
-    return Evaluation(records, metrics, time.perf_counter() - start, cut, labels)
+    return Evaluation(records, measure(records, task.answers_are_texts), time.perf_counter() - start, cut, labels)
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,23 @@ def answer_examples(
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
     return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)
+
+
+def _losses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[EncodedExample],
+    settings: EvaluationSettings,
+    reporter: Reporter,
+    what: str,
+) -> list[float]:
+    def of(batch_size: int) -> list[float]:
+        return reference_losses(model, examples, batch_size, tokenizer.pad_token_id)
+
+    def on_halved(batch_size: int) -> None:
+        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size} for the loss, starting again")
+
+    return in_smaller_batches(of, settings.batch_size, on_halved, no_room_for("a batch of one"))
 
 
 @dataclass(frozen=True)

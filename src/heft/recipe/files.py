@@ -44,12 +44,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         allow_import_from(path.parent, Path())
     document = read_recipe_document(path)
     apply_overrides(document, overrides, output)
-    recipe = validate(document, Recipe)
-    for key, text in {} if of_a_run else task_for(recipe.task).setting_faults().items():
-        document.fault(("task", key), text)
-    if document.faults:
-        raise faults_error(document.faults)
-    return recipe
+    return validate(document, Recipe) if of_a_run else _checked(document)
 
 
 def recipe_of_values(
@@ -74,7 +69,18 @@ def recipe_of_values(
             set_value(document, tuple(key.split(".")), Document(_plain(value), {(): place}), place)
         overrides = ()
     apply_overrides(document, overrides, output)
-    return validate(document, Recipe)
+    allow_import_from(Path())
+    return _checked(document)
+
+
+def _checked(document: Document) -> Recipe:
+    """The recipe that a person is to run, with settings that fit its rows."""
+    recipe = validate(document, Recipe)
+    for key, text in task_for(recipe.task).setting_faults().items():
+        document.fault(("task", key), text)
+    if document.faults:
+        raise faults_error(document.faults)
+    return recipe
 
 
 def _plain(value: Any) -> Any:

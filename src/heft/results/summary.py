@@ -52,11 +52,11 @@ class StageSummary(BaseModel):
     predictions: dict[str, Share] | None
     """How often each choice was predicted, as a share; None for generated answers."""
     loss: Amount | None = None
-    """Mean cross-entropy of reference answers; None where choices are scored."""
+    """Cross-entropy of a token of the reference answers (nats); None for choices."""
     rouge_l: Share | None = None
-    """Mean ROUGE-L; None where choices are scored."""
+    """ROUGE-L of generated texts; None where they are not compared as a whole."""
     chrf: Share | None = None
-    """Mean chrF; None where choices are scored."""
+    """chrF of generated texts, likewise."""
     trainable_parameters: Count = 0
     """What this stage trained; 0 for the base."""
     seconds: Amount = 0.0
