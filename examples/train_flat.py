@@ -8,6 +8,7 @@ the made-up rows (replace `rows` by your own prompts, choices and right answers)
 
 import argparse
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -27,13 +28,14 @@ class Stage:
     losses: list[float] = field(default_factory=list)
 
 
-def rows(split: str, count: int) -> list[tuple[str, list[str], int]]:
+def rows(split: Literal["train", "eval"], count: int) -> list[tuple[str, list[str], int]]:
     """(prompt, choices, index of the right one); choices start with a space."""
     from heft.tasks import load_examples
     from heft.tasks.whereabouts import WhereaboutsSettings
 
     settings = WhereaboutsSettings(train_size=count, eval_size=count)
-    return [(example.prompt, list(example.choices), example.gold) for example in load_examples(settings, split)]
+    examples = load_examples(settings, split)
+    return [(example.prompt, list(example.choices), example.choices.index(example.answer)) for example in examples]
 
 
 def left_padded(sequences: list[list[int]], pad_id: int) -> dict[str, torch.Tensor]:
@@ -52,7 +54,7 @@ class LoReFT(nn.Module):
         self.raw = nn.Parameter(nn.init.orthogonal_(torch.empty(rank, hidden_size)))
         self.weight = nn.Parameter(self.rotation().detach().clone())  # W = R, b = 0: no change at first
         self.bias = nn.Parameter(torch.zeros(rank))
-        self.where: tuple[torch.Tensor, torch.Tensor] | None = None  # rows and columns to edit, set for each batch
+        self.where: tuple[torch.Tensor, ...] | None = None  # rows and columns to edit, set for each batch
 
     def rotation(self) -> torch.Tensor:
         """Orthonormal rows that span the rows of `raw` (QR, with the signs that keep R = raw where that is one)."""
@@ -72,12 +74,12 @@ class LoReFT(nn.Module):
 class Method:
     """A frozen model with what the stages add."""
 
-    def __init__(self, model: nn.Module, tokenizer):
+    def __init__(self, model, tokenizer):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.edits: list[LoReFT] = []
         self.last = 0
 
-    def add_lora(self, seed: int, rank: int = 8, alpha: float = 16) -> list[nn.Parameter]:
+    def add_lora(self, seed: int, rank: int = 8, alpha: int = 16) -> list[nn.Parameter]:
         """Coarse: a low-rank update of every linear weight, by PEFT."""
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), self.model)
@@ -104,7 +106,7 @@ class Method:
         width, longest = batch["input_ids"].shape[1], max(ends)
         places = [(i, width - end - k) for i, end in enumerate(ends) for k in range(1, self.last + 1)]
         for edit in self.edits:
-            edit.where = tuple(torch.tensor(places).T)
+            edit.where = torch.tensor(places).T.unbind()
         logits = self.model(**batch, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
         targets = torch.tensor([[-100] * (longest - len(a)) + a for a in answers])
         return logits.float(), targets
@@ -114,7 +116,8 @@ class Method:
         optimizer = torch.optim.AdamW(parameters, lr=stage.learning_rate, weight_decay=0.0)
         schedule = get_linear_schedule_with_warmup(optimizer, round(stage.warmup * stage.steps), stage.steps)
         encoded = [(self.tokens(prompt, start=True), self.tokens(choices[gold])) for prompt, choices, gold in data]
-        generator, order = torch.Generator().manual_seed(seed), []
+        generator = torch.Generator().manual_seed(seed)
+        order: list[int] = []
         for _ in range(stage.steps):
             if not order:
                 order = torch.randperm(len(encoded), generator=generator).tolist()

@@ -79,7 +79,7 @@ BAD = [
     (["eval", "random:tiny-llama", "--task", "bolq"], "boolq"),
     (["eval", "random:tiny-llama", "--task", "whereabouts", "--split", "test"], "no named splits"),
     (["eval", "nobody/nothing", "--task", "whereabouts"], "cannot be loaded"),
-    (["generate", "nowhere", "x"], "no heft.json"),
+    (["generate", "nowhere", "x"], "expected the directory of a run"),
     (["eval", "random:tiny-llama", "--task", "whereabouts", "--output", "FOLDER"], "is a folder; give the file"),
     (["eval", "random:tiny-llama", "--task", "whereabouts", "--output", "RECIPE/x"], "cannot be made: "),
     (["train", "RECIPE", "--output", "RECIPE/x"], "cannot be made: "),

@@ -90,6 +90,7 @@ def entry(stage: str, records: list[Record], place: int) -> dict:
         "stored_parameters": 100 * place,
         "peak_bytes": 10**8 if trained else None,
         "ended": "planned",
+        "labels": ["yes", "no"],
         "ended_because": "it took its 4 planned steps." if trained else None,
     }
 

@@ -2,8 +2,11 @@
 
 import html
 import json
+import re
 import subprocess
 import sys
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +14,8 @@ from report_files import HOSTILE, write_run
 
 from heft.errors import HeftError
 from heft.report.page import write_report
+from heft.results.metrics import measure
+from heft.results.records import read_records
 
 
 class Outline(HTMLParser):
@@ -63,12 +68,14 @@ def test_the_verdict_comes_first_and_the_settings_last(page):
     assert sections == [
         "Verdict",
         "Results",
-        "Pairs",
-        "Accuracy against cost",
+        "Use this adapter",
+        "Label by label",
         "Learning curves",
-        "The fine edit, layer by layer",
-        "Calibration",
         "Won and lost",
+        "Statistics",
+        "Accuracy against cost",
+        "Calibration",
+        "The fine edit, layer by layer",
         "Settings, versions, machine",
     ]
 
@@ -77,7 +84,9 @@ def test_nothing_from_a_run_becomes_markup(page):
     text = page.read_text()
     assert HOSTILE not in text
     assert html.escape(HOSTILE, quote=False)[:14] in text
-    assert not [tag for tag, _ in Outline(text).tags if tag == "script"]
+    assert [tag for tag, _ in Outline(text).tags].count("script") == 1  # the page's own, named by its hash
+    own = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    assert b64encode(sha256(own.encode()).digest()).decode() in text[: text.index("<style>")]
 
 
 def test_the_page_asks_for_no_other_file(page):
@@ -103,7 +112,8 @@ def test_text_that_is_gone_is_said_and_ids_are_shown(runs, tmp_path):
         rows.with_suffix(".away").rename(rows)
     text = Outline((tmp_path / "report.html").read_text()).text
     assert "Ids alone are shown" in text
-    assert "choice 1" in text
+    assert "Is 1 even?" not in text
+    assert "right answer yes" in " ".join(text.split())  # labels are in summary.json
 
 
 def test_one_run_alone_is_looked_at_stage_by_stage(runs, tmp_path):
@@ -144,6 +154,7 @@ def test_a_study_is_read_and_its_failed_runs_are_named(runs, tmp_path):
     assert "two: two &amp; a half." in text
     assert "the model before any stage has no seed" in text
     titles = [title for level, title in Outline(text).headings if level == 3]
+    titles = [title for title in titles if title in names]
     assert titles[:2] == ["two", "four"]  # learning curves: the base is no training of its own
 
 
@@ -177,3 +188,85 @@ def test_a_report_needs_no_torch(runs, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"report: {tmp_path / 'report.html'}\n"
+
+
+def test_one_run_begins_with_its_answer_in_a_sentence_and_in_tiles(runs, tmp_path):
+    write_report(runs[:1], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    base, coarse, fine = json.loads((runs[0] / "summary.json").read_text())["stages"]
+    low, high = fine["interval"]
+    assert (
+        f"LoRA then ReFT answers {100 * fine['accuracy']:.1f} % of 40 held-out rows rightly"
+        f" ({100 * low:.1f}–{100 * high:.1f} %); the base model {100 * base['accuracy']:.1f} %."
+    ) in text
+    added = 100 * (fine["accuracy"] - coarse["accuracy"])
+    assert f"The second stage (fine) added {added:.1f} points, which" in text
+    size = sum(path.stat().st_size for path in (runs[0] / "adapter").rglob("*") if path.is_file())
+    tiles = text[text.index("training time") : text.index("What each stage adds", text.index("training time"))]
+    for figure in ("30 s", "300", f"{size / 1000:.3g} kB"):
+        assert figure in tiles
+
+
+def test_lines_to_paste_name_the_adapters_real_place(runs, tmp_path):
+    write_report(runs[:1], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    folder = runs[0].resolve() / "adapter"
+    assert f"heft predict {folder} new-rows.csv --output answers.csv" in text
+    assert f'adapter = "{folder}"' in text
+
+
+def test_labels_have_their_names_and_figures_and_confused_ones_an_example(runs, tmp_path):
+    write_report(runs[2:3], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    records = [json.loads(line) for line in (runs[2] / "records" / "fine.jsonl").read_text().splitlines()]
+    taken = sum((row["gold"], row["prediction"]) == (0, 1) for row in records)
+    assert taken > 0
+    assert f"{taken} of the 20 rows whose right answer is yes" in text
+    own = text[text.index("Precision, recall and F1") :]
+    hits = sum(row["gold"] == row["prediction"] == 0 for row in records)
+    given = sum(row["prediction"] == 0 for row in records)
+    assert f"{100 * hits / given:.1f} %" in own
+    assert "choice 1" not in text
+
+
+def test_settings_that_are_no_defaults_come_before_the_fold_with_the_others(runs, tmp_path):
+    write_report(runs[:1], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    settings = text[text.index("Settings that differ from the defaults") :]
+    first, rest = settings.split("All other settings (", 1)
+    assert "stages.fine.rank" in first
+    assert "stages.coarse.steps" in first
+    assert "stages.fine.weight_decay" not in first
+    assert "stages.fine.weight_decay" in rest
+
+
+def test_a_run_with_something_wrong_shows_its_hints_with_the_setting_as_code(runs, tmp_path):
+    write_report(runs[:1], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Stage fine took 4 optimizer steps." in text
+    assert "<code>stages.fine.steps: 50</code>" in text
+
+
+def test_generated_answers_have_loss_and_likeness_in_place_of_labels(tmp_path):
+    run = write_run(tmp_path / "run")
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    for stage, share in zip(stages, (0.1, 0.4, 0.8), strict=True):
+        file = run / "records" / f"{stage['name']}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for place, row in enumerate(rows):
+            right = place < share * len(rows)
+            row |= {"gold": "a cat", "prediction": "a cat" if right else "a dog", "correct": right}
+            row |= {"log_likelihoods": [], "text": " a cat" if right else " a dog", "cut": not right}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        figures = measure(read_records(file), True)
+        keys = ("accuracy", "interval", "balanced_accuracy", "majority", "predictions", "rouge_l", "chrf")
+        stage |= {key: getattr(figures, key) for key in keys} | {"labels": None, "loss": 1.234}
+    (run / "summary.json").write_text(json.dumps({"stages": stages}))
+    write_report([run], tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    assert "answers 80.0 % of 40 held-out rows exactly as the reference does" in text
+    assert "Label by label" not in text
+    assert "Loss: of the reference answers" in text
+    # a word of two is shared by a wrong answer: F = 0.5
+    assert f"ROUGE-L{100 * (0.8 + 0.2 * 0.5):.1f}" in text
+    assert "8 of 40 answers were cut at task.max_new_tokens" in text

@@ -113,6 +113,8 @@ def test_a_missing_package_is_an_error_before_training_with_the_command(recipe, 
 def test_none_is_the_default_and_writes_nothing(recipe_file, tmp_path):
     run = heft.train(load_recipe(recipe_file(STAGES), output=tmp_path / "run"))
     assert not (run.directory / "trackers").exists()
+    swept = recipe_file(STAGES, "sweep: {grid: {rank: [1, 2]}}")
+    assert not (sweep(load_recipe(swept, output=tmp_path / "sweep")).directory / "trackers").exists()
 
 
 def test_an_unknown_tracker_is_named(recipe):

@@ -22,6 +22,7 @@ def train(
     *,
     overrides: Overrides = (),
     output: str | Path | None = None,
+    overwrite: bool = False,
     progress: bool | None = None,
 ) -> Result:
     """Train a recipe's stages, evaluate after each, and write the run directory.
@@ -34,6 +35,7 @@ def train(
         base_from: directories of runs whose evaluation of the base may be taken over.
         overrides: settings to change.
         output: directory of the run; None: the recipe's, else runs/<name>.
+        overwrite: remove the run that is in the output directory, once this one is known to be sound.
         progress: whether progress is shown; None: in a terminal and in a notebook.
 
     Raises:
@@ -42,7 +44,7 @@ def train(
     loaded = recipe_from(recipe, overrides, output)
     from heft.run.train import train as run_recipe
 
-    run = run_recipe(loaded, reporter if reporter is not None else reporter_for(progress), resume, base_from)
+    run = run_recipe(loaded, reporter if reporter is not None else reporter_for(progress), resume, base_from, overwrite)
     return Result(run.directory, run.stages)
 
 

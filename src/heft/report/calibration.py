@@ -80,7 +80,17 @@ def section(subject: Subject) -> Section:
         f" the share of right answers. {_normalised(subject)} Bars are Wilson’s 95 % intervals for the number of"
         " questions in one seed; a dot’s area goes with the number of answers."
     )
-    return Section("calibration", "Calibration", [about], panels)
+    plain = f"How far the model’s confidence can be trusted: {_plain(subject)}."
+    return Section("calibration", "Calibration", [plain, about], panels, folded="Right answers by confidence")
+
+
+def _plain(subject: Subject) -> str:
+    """Of the arm that the page is about: how sure it is, and how often it is right."""
+    records = [record for run in subject.best.runs for record in run.after(subject.best.stage).records]
+    if not (bins := reliability(records)):
+        return "not known where answers are generated"
+    mean, right = (sum(value) / len(records) for value in ([b.n * b.confidence for b in bins], [b.right for b in bins]))
+    return f"{subject.best.name} is {percent(mean)} sure on average, and right in {percent(right)} of the rows"
 
 
 def _normalised(subject: Subject) -> str:

@@ -1,16 +1,22 @@
-"""Learning curves: the loss of every step, stage after stage, and why each stage gave way to the next."""
+"""Learning curves: loss and learning rate of every step, stage after stage, and why each stage gave way to the next."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from heft.compare.runs import RunFiles, read_metrics
 from heft.report.parts import Panel, Section
 from heft.report.subject import Subject, Trained, trained
 from heft.results.summary import StageSummary
 from heft.text.listing import listed
-from heft.text.svg import CHARACTER, TOP, Drawing, Point, axis, shortened
+from heft.text.svg import CHARACTER, TOP, Axis, Drawing, Point, axis, shortened
 from heft.text.units import count, in_digits, several
+
+FEWEST_SMOOTHED = 20
+"""Logged losses from which they are smoothed."""
+_RATE_HEIGHT = 176
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class StageCurve:
         stage: its name.
         start, end: optimizer steps taken in the run before it and at its end.
         loss, validation: (steps taken in the run, mean −ln p of an answer's tokens), of training and validation rows.
+        rate: (steps taken in the run, learning rate).
         lost: logged losses that were no finite number.
         ended: why the stage ended, as a sentence.
     """
@@ -30,6 +37,7 @@ class StageCurve:
     end: int
     loss: Sequence[Point]
     validation: Sequence[Point]
+    rate: Sequence[Point]
     lost: int
     ended: str
 
@@ -48,13 +56,13 @@ def stage_curves(run: RunFiles) -> list[StageCurve]:
                 for row in rows
                 if {type(row.get("step")), type(row.get(key))} <= {int, float}
             ]
-            for key in ("loss", "eval_loss")
+            for key in ("loss", "eval_loss", "learning_rate")
         }
         finite = {key: [p for p in found if math.isfinite(p[1])] for key, found in points.items()}
-        lost = sum(len(points[key]) - len(finite[key]) for key in points)
+        lost = sum(len(points[key]) - len(finite[key]) for key in ("loss", "eval_loss"))
         end = done + evaluation.summary.steps
         why = why_ended(evaluation.summary)
-        curves.append(StageCurve(evaluation.stage, done, end, finite["loss"], finite["eval_loss"], lost, why))
+        curves.append(StageCurve(evaluation.stage, done, end, *finite.values(), lost, why))
         done = end
     return curves
 
@@ -69,8 +77,9 @@ def section(subject: Subject) -> Section:
     panels = [_panel(group) for group in trained(subject.arms)]
     shown = [panel for panel in panels if panel is not None]
     about = (
-        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, one line a seed; dots:"
-        " validation rows, where a stage has some. An upright line marks the switch from one stage to the next."
+        "Loss is the mean of −ln p over an answer’s tokens. Full lines: training rows, the mean over neighbouring"
+        " logged steps, one line a seed, with the raw loss faint behind it; dots: validation rows, where a stage has"
+        " some. An upright line marks the switch from one stage to the next."
     )
     return Section("curves", "Learning curves", [about if shown else "Nothing was trained, or nothing logged."], shown)
 
@@ -87,7 +96,10 @@ def _panel(group: Trained) -> Panel | None:
         for curve in run:
             if len(curve.loss) == 1:
                 drawing.dot(curve.loss[0], "fill a", 2)
-            drawing.line(curve.loss, "line a")
+            smooth = smoothed(curve.loss)
+            if smooth != curve.loss:
+                drawing.line(curve.loss, "line thin a faint")
+            drawing.line(smooth, "line a")
             if curve.validation:
                 drawing.line(curve.validation, "line thin b")
             for point in curve.validation:
@@ -99,7 +111,38 @@ def _panel(group: Trained) -> Panel | None:
     seeds = [run.seed for run in group.runs]
     whose = f", seeds {listed(list(map(str, seeds)))}" if len(seeds) > 1 else ""
     told = f"Loss{scale}{whose}. {' '.join(_told(seeds, by_run))}"
-    return Panel(group.title, drawing.svg(f"Loss by step, {group.title}"), told)
+    loss = drawing.svg(f"Loss by step, {group.title}")
+    return Panel(group.title, loss, told, second=_rates(group.title, by_run, x))
+
+
+def smoothed(points: Sequence[Point]) -> Sequence[Point]:
+    """The mean of each point and its neighbours, a tenth of the points together; fewer than 20 stay as they are.
+
+    At the ends the neighbours are as many on either side as there are on the nearer one.
+    """
+    if len(points) < FEWEST_SMOOTHED:
+        return points
+    most = len(points) // FEWEST_SMOOTHED
+    found = []
+    for place, (step, _) in enumerate(points):
+        reach = min(most, place, len(points) - 1 - place)
+        near = [value for _, value in points[place - reach : place + reach + 1]]
+        found.append((step, sum(near) / len(near)))
+    return found
+
+
+def _rates(title: str, by_run: Sequence[Sequence[StageCurve]], x: Axis) -> Markup:
+    """The learning rate over the same steps, of the first seed; nothing where none was logged."""
+    curves = [curve for curve in by_run[0] if curve.rate]
+    if not curves:
+        return Markup()
+    most = max(rate for curve in curves for _, rate in curve.rate)
+    drawing = Drawing(x, axis("learning rate", [0, most], low=0, words=lambda value: f"{value:g}"), _RATE_HEIGHT)
+    for curve in curves:
+        drawing.line(curve.rate, "line thin quiet")
+    for curve in by_run[0][1:]:
+        drawing.segment((curve.start, drawing.y.low), (curve.start, drawing.y.high), "switch")
+    return drawing.svg(f"Learning rate by step, {title}")
 
 
 def _name_stages(drawing: Drawing, curves: Sequence[StageCurve]) -> None:

@@ -70,9 +70,11 @@ def section(subject: Subject) -> Section:
         "How strongly each layer’s hidden state is edited. An edit is a linear map of the state and a constant; both"
         " norms are of the saved weights, so a layer with large states may be changed less than its norm suggests."
     )
-    return Section(
-        "layers", "The fine edit, layer by layer", [about if panels else "No ReFT edit is there.", *notes], panels
-    )
+    title = "The fine edit, layer by layer"
+    if not panels:
+        return Section("layers", title, ["No ReFT edit is there.", *notes])
+    plain = "Where in the network the ReFT stage acts most."
+    return Section("layers", title, [plain, about, *notes], panels, folded="Size of the edit in each layer")
 
 
 def _panel(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Panel:

@@ -6,6 +6,7 @@ shown and why.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,11 +16,12 @@ from heft.errors import HeftError
 from heft.report.pairs import pair_name
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject
+from heft.results.labels import label_of
 from heft.results.records import Record
 from heft.tasks import AnyTask, Example, load_examples
 from heft.text.units import count
 
-MOST_SHOWN = 5
+MOST_SHOWN = 4
 """Examples of each kind, won and lost, that are shown of a pair; fewer where there are many pairs."""
 _MOST_CHARACTERS = 1500
 
@@ -30,13 +32,6 @@ class Texts:
 
     by_id: Mapping[str, Example]
     why_none: str | None = None
-
-    @property
-    def choices(self) -> list[str] | None:
-        """The answers, where all questions have the same few short ones."""
-        found = {example.choices for example in self.by_id.values()}
-        only = next(iter(found)) if len(found) == 1 else ()
-        return [choice.strip() for choice in only] if only and all(len(choice) < 16 for choice in only) else None
 
 
 def load_texts(recipe: dict) -> Texts:
@@ -77,12 +72,15 @@ class Parted:
     second: str
     about: str
     kinds: Sequence[tuple[str, Sequence[Shown]]]
+    kind: ClassVar[str] = "parted"
 
 
 def section(subject: Subject, texts: Texts) -> Section:
     """A block for each pair, of one seed."""
     pairs = subject.comparison.pairs
-    most = min(MOST_SHOWN, max(2, 15 // max(1, len(pairs))))
+    if subject.is_one_run:  # each stage against the one before it; the last against the base repeats these
+        pairs = pairs[: len(subject.arms) - 1]
+    most = min(MOST_SHOWN, max(2, 12 // max(1, len(pairs))))
     blocks = [_parted(subject, pair, texts, most) for pair in pairs]
     notes = []
     if texts.why_none:
@@ -93,7 +91,7 @@ def section(subject: Subject, texts: Texts) -> Section:
         )
     if not blocks:
         notes.append("There is one arm only, so nothing was won or lost.")
-    return Section("examples", "Won and lost", notes, blocks=blocks)
+    return Section("examples", "Answers that changed" if subject.is_one_run else "Won and lost", notes, blocks=blocks)
 
 
 def _missing(subject: Subject, texts: Texts) -> int:
@@ -108,11 +106,11 @@ def _parted(subject: Subject, pair: PairResult, texts: Texts, most: int) -> Part
     lost = [rows for rows in both if rows[1].correct and not rows[0].correct]
     runs = f"Of seed {seed}" if seed is not None else "Of the first run of each"
     about = f"{runs}, {len(both):,} questions: {len(won):,} won, {len(lost):,} lost."
-    kinds = []
+    labels, kinds = first.summary.labels, []
     for what, rows in ((f"Right with {pair.first} only", won), (f"Right with {pair.second} only", lost)):
         part = f", {most} of {len(rows):,}" if len(rows) > most else ""
         if rows:
-            kinds.append((f"{what}{part}", [_shown(*row, texts.by_id.get(row[0].id)) for row in rows[:most]]))
+            kinds.append((f"{what}{part}", [_shown(*row, texts.by_id.get(row[0].id), labels) for row in rows[:most]]))
     return Parted(pair_name(pair), pair.first, pair.second, about, kinds)
 
 
@@ -121,30 +119,31 @@ def _both(first: Evaluated, second: Evaluated) -> list[tuple[Record, Record]]:
     return [(record, by_id[record.id]) for record in first.records if record.id in by_id]
 
 
-def _shown(first: Record, second: Record, example: Example | None) -> Shown:
+def _shown(first: Record, second: Record, example: Example | None, labels: Sequence[str] | None) -> Shown:
     return Shown(
         first.id,
-        None if example is None else _cut(example.prompt),
-        _answer(first.gold, example) if example is None or example.target is None else example.target,
-        _given(first, example),
-        _given(second, example),
+        None if example is None else shortened_text(example.prompt),
+        _answer(first.gold, example, labels) if example is None or example.target is None else example.target,
+        _given(first, example, labels),
+        _given(second, example, labels),
     )
 
 
-def _given(record: Record, example: Example | None) -> str:
+def _given(record: Record, example: Example | None, labels: Sequence[str] | None) -> str:
     if not record.log_likelihoods:
         found = DASH + " (none found)" if record.prediction is None else str(record.prediction)
-        return f"{found}, in: {_cut(record.text.strip())}" if record.text else found
-    return _answer(record.prediction, example)
+        return f"{found}, in: {shortened_text(record.text.strip())}" if record.text else found
+    return _answer(record.prediction, example, labels)
 
 
-def _answer(choice: int | str | None, example: Example | None) -> str:
+def _answer(choice: int | str | None, example: Example | None, labels: Sequence[str] | None) -> str:
+    """The label of an answer, from its row or from the summary; the letter before an option stands for the option."""
     if isinstance(choice, int) and example is not None and choice in range(len(example.choices)):
-        return example.choices[choice].strip()
-    return f"choice {choice}" if isinstance(choice, int) else str(choice)
+        return label_of(choice, example.labels)
+    return label_of(choice, labels) if choice is not None else DASH
 
 
-def _cut(text: str) -> str:
+def shortened_text(text: str) -> str:
     """A long text loses its middle, and says so."""
     if len(text) <= _MOST_CHARACTERS:
         return text

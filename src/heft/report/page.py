@@ -1,7 +1,9 @@
 """The page and the Markdown table: sections in order, and the files written."""
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +13,19 @@ from markupsafe import Markup
 from heft import __version__
 from heft.compare.table import markdown
 from heft.errors import HeftError
-from heft.report import calibration, curves, edits, examples, pairs, pareto, provenance, results
+from heft.report import (
+    by_label,
+    calibration,
+    curves,
+    edits,
+    examples,
+    pairs,
+    pareto,
+    provenance,
+    results,
+    usage,
+)
+from heft.report.answer import answer
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
 from heft.storage.atomic import write_text
@@ -47,23 +61,28 @@ def _require_writable(path: Path) -> None:
 
 
 def sections(subject: Subject) -> list[Section]:
-    """The page's parts, in order."""
+    """The page's parts below the answer, in order."""
     texts = examples.load_texts(subject.arms[0].runs[0].recipe)
-    return [
-        results.verdict(subject),
-        results.results(subject, texts.choices),
-        *([pairs.section(subject)] if subject.comparison.pairs else []),
-        pareto.section(subject),
+    found = [
+        results.results(subject),
+        usage.section(subject.best),
+        by_label.section(subject.best, texts),
         curves.section(subject),
-        edits.section(subject),
-        calibration.section(subject),
         examples.section(subject, texts),
+        pairs.section(subject) if subject.comparison.pairs else None,
+        None if subject.is_one_run else pareto.section(subject),
+        calibration.section(subject),
+        edits.section(subject),
         provenance.section(subject),
     ]
+    return [section for section in found if section is not None]
 
 
 def render(subject: Subject) -> str:
-    """The page as HTML: one file that asks for no other, and runs nothing."""
+    """The page as HTML: one file that asks for no other.
+
+    Its one script copies lines and opens folds for printing; the page names it by its hash, so no other can run.
+    """
     environment = Environment(
         loader=PackageLoader("heft.report", "."),
         autoescape=True,
@@ -73,7 +92,8 @@ def render(subject: Subject) -> str:
     )
     environment.filters["breakable"] = breakable
     environment.filters["unbroken"] = unbroken
-    style = Markup(files("heft.report").joinpath("page.css").read_text(encoding="utf-8"))
+    environment.filters["code"] = code
+    style, script = (_own_file(name) for name in ("page.css", "page.js"))
     first = subject.runs[0]
     page = environment.get_template("page.html.jinja").render(
         title=listed(subject.names),
@@ -81,17 +101,34 @@ def render(subject: Subject) -> str:
         model=(first.manifest.get("base") or {}).get("name", DASH),
         questions=subject.comparison.arms[0].n,
         sections=sections(subject),
+        answer=answer(subject, subject.best),
         style=style,
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         version=__version__,
     )
     return escape_controls(page)  # escaping leaves control characters, and marks that let a name read as another
 
 
-def unbroken(text: str) -> str:
-    """A text in which no line ends between a figure and its per cent sign."""
-    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
+def _own_file(name: str) -> Markup:
+    return Markup(files("heft.report").joinpath(name).read_text(encoding="utf-8").strip())
+
+
+def unbroken(text: str) -> Markup:
+    """A text in which no line ends within an interval, or between a figure and its per cent sign."""
+    parts = re.split(r"([+−]?\d[\d.,]*(?:–[\d.,]*\d| to [+−][\d.,]*\d)?(?: %|–)?)", text)
+    whole = Markup('<span class="whole">{}</span>')
+    return Markup("").join(
+        whole.format(part) if re.search(r"[ –]", part) and i % 2 else part for i, part in enumerate(parts)
+    )
 
 
 def breakable(text: str) -> Markup:
     """A name that may go on to the next line after a dot, an underscore or a slash."""
     return Markup("<wbr>").join(re.split(r"(?<=[._/])(?=\w)", text))
+
+
+def code(text: str) -> Markup:
+    """A sentence in which what stands between backticks is set as code."""
+    parts = re.split(r"`([^`]*)`", text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))

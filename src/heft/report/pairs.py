@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from heft.compare.results import PairResult
-from heft.report.parts import Cell, Heading, Panel, Section, Table, figure
-from heft.report.results import ONE_SEED, spread
+from heft.report.parts import ONE_SEED, Cell, Heading, Panel, Section, Table, figure, spread
 from heft.report.subject import Subject
 from heft.text.svg import BOTTOM, CHARACTER, LEFT, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
 from heft.text.units import in_digits, p_text, points, points_interval, unsigned_points
@@ -16,10 +15,24 @@ def section(subject: Subject) -> Section:
     """One panel and one table of all pairs; where there are several seeds, a table of each seed too."""
     found = subject.comparison.pairs
     tables = [_differences(found)]
+    about = [_plain(found), *(pair.words for pair in found)]
     if any(len(pair.mcnemar) > 1 for pair in found):
         tables.append(_by_seed(found))
-    return Section(
-        "pairs", "Pairs", panels=_panels([pair for pair in found if pair.interval is not None]), tables=tables
+    panels = _panels([pair for pair in found if pair.interval is not None])
+    return Section("pairs", "Statistics", about, panels, tables, folded="Intervals, p-values, power", side=True)
+
+
+def _plain(found: Sequence[PairResult]) -> str:
+    """What the tests say, in one sentence."""
+    clear = sum(pair.verdict in ("better", "worse") for pair in found)
+    if len(found) == 1:
+        pair = found[0]
+        shown = "is more than chance would give" if clear else "could be chance"
+        return f"The difference between {pair.first} and {pair.second} {shown}; both answered the same {pair.n:,} rows."
+    could = len(found) - clear
+    return (
+        f"{clear} of {len(found)} differences {'is' if clear == 1 else 'are'} more than chance would give, and {could}"
+        f" could be chance; all arms answered the same {found[0].n:,} rows."
     )
 
 

@@ -1,9 +1,17 @@
-"""All settings of all arms, what they were made with, and on which machine: what differs first, then what is equal."""
+"""All settings of all arms, what they were made with, and on which machine.
+
+What differs between arms comes first, then what differs from the defaults; the rest is behind folds.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from heft.errors import HeftError
+from heft.recipe.recipe import Recipe
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
 from heft.text.units import in_digits
@@ -22,12 +30,13 @@ def section(subject: Subject) -> Section:
     made = {str(run.path): flat({"seed": run.seed, **run.manifest}) for run in subject.runs}
     of_runs = _turned("run", *_tables("what", "What differs between runs", "What every run was made with", made))
     tables = [
-        *_tables("setting", "Settings that differ between arms", "Settings of every arm", settings),
-        *of_runs,
+        *_settings(settings, list(recipes.values())),
+        *[replace(table, folded=table.caption) for table in of_runs],
     ]
     for study in subject.studies:
         rest = {key: value for key, value in study.items() if key not in ("arms", "format")}
-        tables += _tables("setting", "", f"Settings of the study {study['name']}", {"": flat(rest)})
+        caption = f"Settings of the study {study['name']}"
+        tables += [replace(table, folded=caption) for table in _tables("setting", "", caption, {"": flat(rest)})]
     where = [] if len(of_runs) > 1 else [f"Runs: {', '.join(made)}."]  # else that table's rows name them
     return Section("settings", "Settings, versions, machine", where, tables=tables)
 
@@ -46,6 +55,50 @@ def _tables(what: str, differ: str, equal: str, columns: Mapping[str, Mapping[st
         headings = [Heading(what, is_text=True), Heading("value", is_text=True)]
         tables.append(Table(equal, headings, [[Cell(key), Cell(first[key])] for key in alike]))
     return tables
+
+
+def _settings(settings: Mapping[str, Mapping[str, str]], recipes: Sequence[tuple[list[str], dict]]) -> list[Table]:
+    """What differs between arms; of what all have in common, what is not a default, and the rest behind a fold."""
+    *unlike, alike = _tables("setting", "Settings that differ between arms", "All other settings", settings)
+    if alike.caption != "All other settings":
+        return [*unlike, alike]
+    own = not_defaults(recipes[0][1])
+    if own is None:
+        return [*unlike, replace(alike, folded="Settings of every arm")]
+    chosen = [row for row in alike.rows if row[0].text in own]
+    rest = [row for row in alike.rows if row[0].text not in own]
+    tables = [Table("Settings that differ from the defaults", alike.headings, chosen)] if chosen else []
+    folded = f"All other settings ({len(rest)}), at their defaults"
+    return [*unlike, *tables, *([Table(alike.caption, alike.headings, rest, folded=folded)] if rest else [])]
+
+
+def not_defaults(recipe: dict) -> set[str] | None:
+    """Paths of the settings without which a recipe would be another one; None where it is of another version of heft.
+
+    A list counts as one setting. What must be given is no default.
+    """
+    try:
+        whole = Recipe.model_validate(recipe)
+    except (ValidationError, HeftError):
+        return None
+    found = set()
+    for path in flat(recipe):
+        try:
+            without = Recipe.model_validate(_without(recipe, path.split(".")))
+        except (ValidationError, HeftError):
+            found.add(path)
+            continue
+        if without != whole:
+            found.add(path)
+    return found
+
+
+def _without(value: Mapping, path: Sequence[str]) -> dict:
+    """A copy of nested settings that lacks one of them."""
+    rest = {key: part for key, part in value.items() if key != path[0]}
+    if len(path) == 1 or not isinstance(value.get(path[0]), Mapping):
+        return rest
+    return {**value, path[0]: _without(value[path[0]], path[1:])}
 
 
 def _turned(what: str, *tables: Table) -> list[Table]:

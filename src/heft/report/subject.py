@@ -22,6 +22,20 @@ class Subject(Inputs):
         """Every run once, in the order of the arms."""
         return list({run.path: run for arm in self.arms for run in arm.runs}.values())
 
+    @property
+    def is_one_run(self) -> bool:
+        """Whether the arms are the stages of one run, each set against the one before it."""
+        return len(self.runs) == 1 and [arm.name for arm in self.arms] == [e.stage for e in self.runs[0].evaluations]
+
+    @property
+    def best(self) -> Arm:
+        """What the page is first about: the last stage of one run, else the first of the most accurate arms."""
+        if self.is_one_run:
+            return self.arms[-1]
+        most = max(result.accuracy for result in self.comparison.arms)
+        name = next(result.name for result in self.comparison.arms if result.accuracy == most)
+        return next(arm for arm in self.arms if arm.name == name)
+
     def sides(self, pair: PairResult) -> tuple[int | None, Evaluated, Evaluated]:
         """One evaluation of each of a pair's arms: of the first seed that both have (else None, and each one's own)."""
         by_name = {arm.name: arm for arm in self.arms}
@@ -75,3 +89,9 @@ def gather(given: Sequence[str | Path]) -> Subject:
     """
     found = read_inputs(given)
     return Subject(**vars(found), comparison=compare(found.arms, found.reference, found.pairs))
+
+
+def base_of(arm: Arm) -> float | None:
+    """Accuracy of the base of an arm's first run; None where it was not evaluated."""
+    first = arm.runs[0].evaluations[0]
+    return first.summary.accuracy if first.stage == "base" else None

@@ -1,7 +1,7 @@
 """The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from transformers import set_seed
@@ -77,9 +77,9 @@ class StageLoop:
     def pieces(self, evaluated: Collection[str]) -> list[Piece]:
         """What is left to do, with its costs."""
         recipe = self.recipe.model_copy(update={"model": self.base.settings})
-        trained = []
+        trained, checkpoints = [], replace(self.checkpoints, note=lambda text: None)  # damage is said when it is met
         for name in recipe.stages:
-            if self.checkpoints.trained(name) is None:
+            if checkpoints.trained(name) is None:
                 break
             trained.append(name)
         return pieces_of(recipe, self.base.model, self.data, evaluated, trained)

@@ -117,6 +117,8 @@ class Trackers(Reporter):
         self._running.clear()
 
     def _log(self, values: dict[str, float], step: int) -> None:
+        if not self.recipe.trackers:
+            return
         if not self._is_complete:
             self._is_complete = True
             if "tensorboard" in self.recipe.trackers:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -157,8 +157,8 @@ def without_answer(example: Example) -> Example:
 class TaskSettings(Settings):
     """Settings of every task."""
 
-    name: str
-    """Name of the task."""
+    name: Any
+    """Name of the task; each task's own settings say which text it is."""
     train_limit: int | None = Field(default=None, ge=1)
     """Most rows to train on; null is all of them."""
     eval_limit: int | None = Field(default=None, ge=1)

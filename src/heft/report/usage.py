@@ -1,0 +1,84 @@
+"""Lines to paste that use an adapter: the command line, Python, PEFT, lm-evaluation-harness."""
+
+import json
+import shlex
+from pathlib import Path
+
+from heft.compare.arms import Arm
+from heft.report.parts import Section, Snippet
+from heft.storage.reading import read_json
+
+_ABOUT = "The adapter is in {folder}. These lines use it from where this page was made."
+
+
+def section(arm: Arm) -> Section | None:
+    """Snippets for the adapter of an arm's first run; None where that is not on disk, or is the base alone."""
+    run = arm.runs[0]
+    folder = run.path.resolve() / "adapter"
+    if arm.stage == "base" or not (folder / "heft.json").is_file():
+        return None
+    stages = [evaluation.stage for evaluation in run.evaluations[1:]]
+    about = [_ABOUT.format(folder=folder)]
+    if arm.stage != stages[-1]:
+        about.append(f"All stages of the run are in it; --stages picks those up to {arm.stage}.")
+    chosen = stages[: stages.index(arm.stage) + 1] if arm.stage != stages[-1] else []
+    return Section(
+        "use", "Use this adapter", about, blocks=[*_commands(folder, chosen), _python(folder), *_others(folder)]
+    )
+
+
+def _commands(folder: Path, stages: list[str]) -> list[Snippet]:
+    picked = "".join(f" --stages {shlex.quote(stage)}" for stage in stages)
+    path = shlex.quote(str(folder))
+    predict = f"heft predict {path} new-rows.csv --output answers.csv{picked}"
+    generate = f'heft generate {path} "A prompt as in training"{picked}'
+    return [
+        Snippet("New rows", "Answers a table: its columns come out with the answer.", predict, "shell"),
+        Snippet("One prompt", "Answers a text.", generate, "shell"),
+    ]
+
+
+def _python(folder: Path) -> Snippet:
+    lines = (
+        f"import heft\n\nadapter = {_quoted(folder)}\n"
+        'answers = heft.predict(adapter, "new-rows.csv")\n'
+        "model, tokenizer = heft.load(adapter)"
+    )
+    about = "Answers to rows, or a transformers model with every stage active."
+    return Snippet("Python", about, lines, "python")
+
+
+def _others(folder: Path) -> list[Snippet]:
+    """PEFT, for an adapter of one stage or the first of several, and lm-evaluation-harness."""
+    try:
+        manifest = read_json(folder / "heft.json")
+        first = manifest["adapters"][0]
+        name, method, base = first["name"], first["method"], manifest["model"]["name"]
+    except (OSError, LookupError, TypeError, ValueError):
+        return []
+    needs = "import heft.reft  # registers ReFT with PEFT\n" if method == "reft" else ""
+    alone = len(manifest["adapters"]) == 1
+    built_in = isinstance(base, str) and base.startswith(("embedded:", "random:"))
+    snippets = []
+    if isinstance(base, str) and isinstance(name, str) and not built_in:
+        peft = (
+            f"{needs}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})\n"
+            f"model = PeftModel.from_pretrained(base, {_quoted(folder / name)})"
+        )
+        about = "The adapter." if alone else f"The first stage, {name}, alone; heft.load has them all."
+        snippets.append(Snippet("PEFT", about, peft, "python"))
+    harness = (
+        f"import heft, lm_eval\nfrom lm_eval.models.huggingface import HFLM\n\n"
+        f"model, tokenizer = heft.load({_quoted(folder)})\n"
+        f"lm = HFLM(pretrained=model, tokenizer=tokenizer)\n"
+        f'print(lm_eval.simple_evaluate(model=lm, tasks=["boolq"])["results"])'
+    )
+    if all(entry.get("method") == "lora" for entry in manifest["adapters"]):  # it does not say where prompts end
+        about = "Benchmarks of EleutherAI’s harness."
+        snippets.append(Snippet("lm-evaluation-harness", about, harness, "python"))
+    return snippets
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
