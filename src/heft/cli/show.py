@@ -184,15 +184,15 @@ def results_table(stages: "Sequence[StageSummary]") -> Table:
     return table(f"results on {stages[0].n:,} evaluation examples", ["after"], figures, rows)
 
 
-def _of_texts(stage: "StageSummary") -> tuple[str, str, str]:
-    likeness = ("–" if share is None else f"{100 * share:.1f}" for share in (stage.rouge_l, stage.chrf))
-    return "–" if stage.loss is None else f"{stage.loss:.3f}", *likeness
-
-
 def results_line(stages: "Sequence[StageSummary]") -> str:
     """The same in one line, without what it cost."""
     shown = (f"{stage.name} {percent(stage.accuracy)} ({interval(stage.interval)})" for stage in stages)
     return f"accuracy on {stages[0].n:,} evaluation examples: {', '.join(shown)}"
+
+
+def _of_texts(stage: "StageSummary") -> tuple[str, str, str]:
+    likeness = ("–" if share is None else f"{100 * share:.1f}" for share in (stage.rouge_l, stage.chrf))
+    return "–" if stage.loss is None else f"{stage.loss:.3f}", *likeness
 
 
 def print_json(values: dict) -> None:

@@ -27,8 +27,8 @@ class Record:
         log_likelihoods: ln p of each choice as it was compared (normalised or not); empty for generated answers.
         group: equal for examples that share a text; None where nothing is shared.
         text: the generated text; None for choices.
-        loss: mean cross-entropy of the reference answer's tokens (nats) where answers are generated; None elsewhere.
         cut: whether a generated text reached the limit of tokens before an end.
+        loss: mean cross-entropy of the reference answer's tokens (nats) where answers are generated; None elsewhere.
         prompt: 8 hex digits that stand for what the model was shown (heft.data.encode.EncodedExample.fingerprint).
     """
 
@@ -41,8 +41,8 @@ class Record:
     log_likelihoods: tuple[float, ...] = ()
     group: str | None = None
     text: str | None = None
-    loss: float | None = None
     cut: bool = False
+    loss: float | None = None
     prompt: str = ""
 
 

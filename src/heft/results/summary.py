@@ -52,9 +52,9 @@ class StageSummary(BaseModel):
     predictions: dict[str, Share] | None
     """How often each choice was predicted, as a share; None for generated answers."""
     loss: Amount | None = None
-    """Cross-entropy of a token of the reference answers (nats); None for choices."""
+    """Cross-entropy of a token of the reference answers (nats); None where choices are scored."""
     rouge_l: Share | None = None
-    """ROUGE-L of generated texts; None where they are not compared as a whole."""
+    """Mean ROUGE-L of generated texts; None where choices are scored, or only a part of a text is compared."""
     chrf: Share | None = None
     """chrF of generated texts, likewise."""
     trainable_parameters: Count = 0
