@@ -24,7 +24,7 @@ DATA = {
     "agnews": ("4 labels", {"prompt": "Text: {text}\nLabel:", "answer": "label", "choices": "labels"}),
     "banking77": ("77 labels", {"prompt": "Text: {text}\nIntent:", "answer": "intent", "choices": "labels"}),
     "arc_easy": ("multiple choice", {}),
-    "e2e": ("completion", {"max_new_tokens": 80}),
+    "e2e": ("completion", {"max_new_tokens": 128}),
 }
 SEEDS = (0, 1, 2)
 BEFORE = {
