@@ -270,3 +270,12 @@ def test_generated_answers_have_loss_and_likeness_in_place_of_labels(tmp_path):
     # a word of two is shared by a wrong answer: F = 0.5
     assert f"ROUGE-L{100 * (0.8 + 0.2 * 0.5):.1f}" in text
     assert "8 of 40 answers were cut at task.max_new_tokens" in text
+
+
+def test_several_runs_begin_with_the_most_accurate_and_what_it_has_over_the_others(runs, tmp_path):
+    write_report(runs, tmp_path / "report.html")
+    text = Outline((tmp_path / "report.html").read_text()).text
+    right = [json.loads((run / "summary.json").read_text())["stages"][-1]["accuracy"] for run in runs]
+    best, other = (right[0] + right[1]) / 2, (right[2] + right[3]) / 2
+    assert f"r2-0 answers {100 * best:.1f} % of 40 held-out rows rightly" in text
+    assert f"r2-0 has {100 * (best - other):.1f} points more than r4-0 ({100 * other:.1f} %), which" in text

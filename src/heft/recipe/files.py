@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heft.recipe.defaults import with_defaults_of
 from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, Recipe
 from heft.settings.base import Settings
@@ -172,10 +173,10 @@ ONLY_WRITING = {"output", "checkpoint", "trackers"}
 def difference(there: Recipe, wanted: Recipe) -> str | None:
     """The first setting in which two recipes differ, such as `stages.fine.rank: 4, not 8`; None where they do not.
 
-    `ONLY_WRITING` is not compared, nor is a date that the wanted recipe leaves open, nor rows in memory, whose content
-    is compared once it is read. Labels that the wanted recipe leaves open are those of its rows.
+    `ONLY_WRITING` is not compared, nor is a date or an `auto` that the wanted recipe leaves open, nor rows in memory,
+    whose content is compared once it is read. Labels that the wanted recipe leaves open are those of its rows.
     """
-    wanted = with_date_of(there, wanted)
+    wanted = with_defaults_of(there, with_date_of(there, wanted))
     if there.task != wanted.task and there.task.name == wanted.task.name:
         wanted = resolved(_with_task(wanted, {key: getattr(there.task, key) for key in rows_in_memory(wanted)}))
     one, other = (_flat(recipe.model_dump(mode="json", exclude=ONLY_WRITING)) for recipe in (there, wanted))

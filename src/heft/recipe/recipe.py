@@ -153,8 +153,6 @@ class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
 
     method: Literal["reft"] = "reft"
     """A representation-space adapter."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Learning rate at the end of the warmup."""
     reuse: bool = True
     """Cache activations that training cannot change: the prompt prefix (positions `lN`) or the layers below the first
     edit. Same result, faster."""
@@ -173,7 +171,7 @@ class JointStage(TrainingSettings):
     reft: ReftSettings = ReftSettings()
     """The representation-space adapter."""
     reft_learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate of the ReFT weights; null means learning_rate."""
+    """Learning rate of the ReFT weights; null means learning_rate, or, where that is auto, what auto is for ReFT."""
 
 
 Stage = Annotated[LoraStage | ReftStage | JointStage, Field(discriminator="method")]

@@ -31,7 +31,7 @@ def settings_for(kind: str, rows: int, labels: int) -> Choices:
         rows: to train on.
         labels: how many there are; 0 where there are none.
     """
-    task = {"format": "cloze"} if kind == "labels" else {}
+    task = {"format": "cloze"} if kind in ("labels", "choices") else {}
     return Choices(task, {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}})
 
 

@@ -1,7 +1,7 @@
 """Settings of a stage's training, whatever it trains."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -31,10 +31,14 @@ class EarlyStoppingSettings(Settings):
         return {} if value is True else value
 
 
-def _default_epochs(data: dict[str, Any]) -> float | None:
+Auto = Literal["auto"]
+"""A number that follows from the rows and the model, by the rules of heft.recipe.defaults."""
+
+
+def _default_epochs(data: dict[str, Any]) -> float | str | None:
     if data.get("steps"):
         return None
-    return MOST_EPOCHS if data.get("early_stopping") else None if data.get("from_") else 1.0
+    return MOST_EPOCHS if data.get("early_stopping") else None if data.get("from_") else "auto"
 
 
 class TrainingSettings(Settings):
@@ -49,17 +53,18 @@ class TrainingSettings(Settings):
     epochs are then the most that it takes, and what the learning-rate schedule is made for."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps to take (`max_steps`); give this or epochs."""
-    epochs: float | None = Field(
+    epochs: Annotated[float, Field(gt=0)] | Auto | None = Field(
         default_factory=lambda data: _default_epochs(data),
-        gt=0,
         validate_default=True,
         json_schema_extra={
-            "default_in_words": f"1, {MOST_EPOCHS:.0f} with `early_stopping`, or null where steps or from is given"
+            "default_in_words": f"`auto`, {MOST_EPOCHS:.0f} with `early_stopping`, or null where steps or from is given"
         },
     )
-    """Passes over the training rows (`num_train_epochs`); a fraction is fine; give this or steps."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Learning rate at the end of the warmup (`learning_rate`)."""
+    """Passes over the training rows (`num_train_epochs`); a fraction is fine; give this or steps. auto follows from the
+    number of rows (docs/defaults.md)."""
+    learning_rate: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Learning rate at the end of the warmup (`learning_rate`). auto follows from the method and the size of the model
+    (docs/defaults.md)."""
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step (`per_device_train_batch_size` × `gradient_accumulation_steps` × processes)."""
     micro_batch_size: int | None = Field(default=None, ge=1)
@@ -92,7 +97,7 @@ class TrainingSettings(Settings):
 
     @field_validator("epochs")
     @classmethod
-    def _one_length_is_given(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _one_length_is_given(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
         if value is None and info.data.get("steps", 1) is None and info.data.get("from_") is None:
             raise ValueError("both epochs and steps are null; give one of them")
         if value is not None and info.data.get("steps") is not None:
@@ -101,9 +106,9 @@ class TrainingSettings(Settings):
 
     @field_validator("steps", "epochs")
     @classmethod
-    def _can_stop_early(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _can_stop_early(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
         stopping, every = info.data.get("early_stopping"), info.data.get("evaluate_every")
-        if value is None or stopping is None or (every is None) != (info.field_name == "epochs"):
+        if value in (None, "auto") or stopping is None or (every is None) != (info.field_name == "epochs"):
             return value
         evaluations = math.ceil(value) if every is None else value // every
         if evaluations <= stopping.patience:

@@ -108,14 +108,14 @@ def _of_arms(arms: dict[str, ArmResult], best: str, pairs: Sequence[PairResult])
             other = pair.second if pair.first == best else pair.first
             shown = pair.verdict in ("better", "worse")
             difference = pair.difference if pair.first == best else -pair.difference
+            against = f"{other} ({percent(arms[other].accuracy)})"
             if difference == 0:
-                words = "the same accuracy"
+                words = f"the accuracy of {against}"
             else:
-                words = f"{unsigned_points(abs(difference))} points {'more' if difference > 0 else 'less'}"
-                words += ", which is more than chance would give" if shown else ", which could be chance"
-            found.append(
-                (-arms[other].accuracy, f"{best} has {words} against {other} ({percent(arms[other].accuracy)}).")
-            )
+                more = "more" if difference > 0 else "less"
+                chance = "is more than chance would give" if shown else "could be chance"
+                words = f"{unsigned_points(abs(difference))} points {more} than {against}, which {chance}"
+            found.append((-arms[other].accuracy, f"{best} has {words}."))
     sentences = [sentence for _, sentence in sorted(found)]
     left = len(sentences) - 3
     return sentences[:3] + ([f"{left} more comparisons are under Statistics."] if left > 0 else [])

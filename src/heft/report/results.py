@@ -32,7 +32,7 @@ def results(subject: Subject) -> Section:
     tables = [_stages(subject)] if subject.is_one_run else []
     folded = "Balanced accuracy, majority class, answers given" if subject.is_one_run else ""
     tables += [_scores(subject, folded), _costs(arms)]
-    return Section("results", title, about, [_accuracies(arms)], tables, side=True)
+    return Section("results", title, about, [_accuracies(arms)], tables, side=subject.is_one_run)
 
 
 def _accuracies(arms: Sequence[ArmResult]) -> Panel:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from heft.errors import HeftError
+from heft.recipe.defaults import with_defaults_of
 from heft.recipe.files import difference, load_recipe, with_date_of
 from heft.recipe.recipe import ModelSettings, Recipe
 from heft.storage.atomic import readable_os_errors
@@ -97,7 +98,7 @@ def require_same(recipe: Recipe) -> Recipe:
             f"{recipe.output_dir} holds a run of another recipe ({unlike}); resume it with `{command}`, or"
             " give another directory with --output DIR"
         )
-    return with_date_of(there, recipe)
+    return with_defaults_of(there, with_date_of(there, recipe))
 
 
 def _is_sweep(path: Path) -> bool:

@@ -10,6 +10,7 @@ from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.rows import Data, read_data
 from heft.errors import HeftError
+from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.training.stage import planned_steps, split_validation
@@ -32,7 +33,7 @@ class Costing:
 
     def steps(self, recipe: Recipe) -> list[int]:
         """Optimiser steps of each stage, as its recipe has it; a HeftError where its rows cannot be read."""
-        rows = self._read(recipe).train
+        rows, recipe = self._read(recipe).train, self._settled(recipe)
         trained = {name: split_validation(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
         return [planned_steps(stage, len(trained[name])) for name, stage in recipe.stages.items()]
 
@@ -43,8 +44,11 @@ class Costing:
             HeftError: its rows or its model's config cannot be read, an adapter does not fit the model, or the model
                 cannot be counted.
         """
-        rows = self._read(recipe).train
+        rows, recipe = self._read(recipe).train, self._settled(recipe)
         return [stage_costs(recipe, name, rows, self._shape(recipe, name)) for name in recipe.stages]
+
+    def _settled(self, recipe: Recipe) -> Recipe:
+        return with_defaults(recipe, Facts(len(self._read(recipe).train), self._base(recipe).num_parameters()))
 
     def _read(self, recipe: Recipe) -> Data:
         positions = sorted({repr(each) for each in edited_positions(recipe)})

@@ -33,7 +33,7 @@ from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
 from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
-from heft.run.train import adapter_manifest, run_manifest
+from heft.run.train import adapter_manifest, run_manifest, settled
 from heft.runtime import distributed
 from heft.runtime.reporter import Piece, Reporter, Reporters
 from heft.runtime.trackers import Trackers, require_trackers, tracking
@@ -93,6 +93,8 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
+    recipe = settled(recipe, data, base, reporter)
+    tried = configurations(recipe)
     if padding_matters(base.model, base.tokenizer.pad_token_id, longest_of(data.train)):
         raise HeftError(
             "a sweep runs rows of several lengths together, and padding changes what this model makes of a row; train"
