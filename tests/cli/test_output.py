@@ -85,7 +85,7 @@ def test_quiet_leaves_warnings_on_standard_error(run):
         (("train", "debug", "--outptu", "x"), "usage", "No such option: --outptu"),
         (("train",), "usage", "Missing argument"),
         (("recipes", "absent"), "input", "no recipe 'absent'"),
-        (("verify", "absent"), "input", "absent is not an adapter directory"),
+        (("verify", "absent"), "input", "absent does not exist"),
         (("plan", "debug", "--set", "stages.fine.rank=0"), "input", "stages.fine.rank: expected"),
     ],
 )

@@ -56,7 +56,7 @@ def test_a_sweep_replaces_a_run_and_a_run_a_sweep(run, recipe_file):
     "change",
     [
         {"stages": "{only: {method: lora, targets: [nothing]}}"},
-        {"stages": STAGES, "task": "{name: jsonl, train_file: absent.jsonl, eval_file: absent.jsonl}"},
+        {"stages": STAGES, "task": "{name: rows, train: absent.jsonl, eval: absent.jsonl}"},
     ],
 )
 def test_a_recipe_that_is_not_sound_leaves_the_old_run_as_it_was(run, recipe_file, change):

@@ -54,6 +54,12 @@ class EvalDocument(_Done):
     """Share of the commonest right answer; null for generated answers."""
     predictions: dict[str, float] | None
     """How often each choice was predicted, as a share; null for generated answers."""
+    loss: float | None
+    """Cross-entropy of a token of the reference answers (nats); null where choices are scored."""
+    rouge_l: float | None
+    """ROUGE-L of generated texts, 0 to 1; null where choices are scored, or only a part of a text is compared."""
+    chrf: float | None
+    """chrF of generated texts, 0 to 1; null likewise."""
     prompts_cut: int
     """Prompts that were cut to the task's max_length."""
     records: str | None

@@ -167,7 +167,7 @@ class Learner:
     def add_validation_loss(self, loss: float) -> None:
         """Take in a validation loss: it may end the training, or mark the best weights."""
         self.validation_losses.append((self.taken, loss))
-        self._early_stopping.update(loss, self.parameters)
+        self._early_stopping.update(self.taken, loss, self.parameters)
 
     def finish(self) -> None:
         """Restore the best weights, where the stage asks for them."""

@@ -25,13 +25,14 @@ def parquet_rows(path: Path, content: bytes) -> list[Row]:
 
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
-    except (pyarrow.ArrowException, OSError) as error:
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise FileFault(path, f"it is no whole Parquet file ({error})") from None
     if b"huggingface" in (table.schema.metadata or {}):
         from datasets import Dataset
 
         return dataset_rows(Dataset(table), str(path))
-    return _rows(table.to_pylist(), str(path))
+    return _rows(rows, str(path))
 
 
 def dataset_rows(dataset: "datasets.Dataset", where: str) -> list[Row]:
