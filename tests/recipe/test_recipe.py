@@ -33,14 +33,12 @@ def faults_of(stage: dict, **others) -> str:
     return str(caught.value)
 
 
-def test_each_method_has_its_own_learning_rate():
-    assert LoraStage(method="lora").learning_rate == 2e-4
-    assert ReftStage(method="reft").learning_rate == 1e-3
-    assert JointStage(method="joint").learning_rate == 2e-4
+@pytest.mark.parametrize("stage", [LoraStage, ReftStage, JointStage])
+def test_a_stage_leaves_its_learning_rate_and_length_to_the_rows(stage):
+    assert (stage().learning_rate, stage().epochs, stage().steps) == ("auto", "auto", None)
 
 
-def test_a_stage_without_a_length_takes_one_epoch_and_one_with_steps_takes_no_epochs():
-    assert (LoraStage(method="lora").epochs, LoraStage(method="lora").steps) == (1.0, None)
+def test_a_stage_with_steps_takes_no_epochs():
     assert (LoraStage(method="lora", steps=5).epochs, LoraStage(method="lora", steps=5).steps) == (None, 5)
 
 

@@ -52,9 +52,7 @@ def init(
     typer.echo(f"{len(rows):,} rows; taken for: {guess.kind}. {guess.why}")
     given = {"eval": eval, "eval_share": eval_share, "format": format, "chat_template": chat_template}
     more = {key: value for key, value in given.items() if value is not None} | _splits(source, eval, eval_share)
-    recipe = starting_recipe(
-        name or _run_name(source), model, source, more, guess, settings_for(guess.kind, len(rows), len(guess.labels))
-    )
+    recipe = starting_recipe(name or _run_name(source), model, source, more, guess, settings_for(guess.kind))
     checked_recipe(recipe)
     typer.echo("importing torch and transformers")
     from heft.cli.plan_examples import drawn

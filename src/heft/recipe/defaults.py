@@ -54,9 +54,8 @@ def chosen_in_words(recipe: Recipe, facts: Facts) -> list[str]:
     for name, stage in recipe.stages.items():
         values = ", ".join(f"{key} {value:g}" for key, value in _chosen(stage, facts).items())
         if values:
-            lines.append(
-                f"{name}: {values} (auto, for {facts.rows:,} rows and {facts.parameters / 1e6:,.0f}M parameters)"
-            )
+            size = f"{facts.parameters / 1e6:,.0f} million parameters"
+            lines.append(f"{name}: {values} (auto, for {facts.rows:,} rows and {size})")
     return lines
 
 

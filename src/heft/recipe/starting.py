@@ -17,22 +17,22 @@ class Choices:
     Attributes:
         task: settings of the task, such as its format.
         stages: the stages, in order.
+        evaluation: how the model is evaluated.
     """
 
     task: dict[str, Any]
     stages: dict[str, dict[str, Any]]
+    evaluation: dict[str, Any]
 
 
-def settings_for(kind: str, rows: int, labels: int) -> Choices:
-    """Format, learning rates and lengths for a task; the one place where `heft init` decides them.
+def settings_for(kind: str) -> Choices:
+    """Format, positions and scores for a kind of task (labels, choices, completion or chat).
 
-    Args:
-        kind: labels, choices, completion or chat.
-        rows: to train on.
-        labels: how many there are; 0 where there are none.
+    Learning rates and lengths are `auto`: heft.recipe.defaults.
     """
     task = {"format": "cloze"} if kind in ("labels", "choices") else {}
-    return Choices(task, {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}})
+    evaluation = {"normalize": "bytes"} if kind == "choices" else {}  # a row's own choices are of unlike lengths
+    return Choices(task, {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}}, evaluation)
 
 
 def starting_recipe(
@@ -48,6 +48,7 @@ def starting_recipe(
         **({"model": {"name": model}} if model else {}),
         "task": task,
         "stages": choices.stages,
+        **({"evaluation": choices.evaluation} if choices.evaluation else {}),
     }
 
 

@@ -73,9 +73,9 @@ class RowsSettings(TaskSettings):
     """For chats: the last turn of the assistant, or all of them, each with what was said before it."""
     system: str | None = Field(default=None, min_length=1)
     """System prompt of every row that has none of its own; needs `chat_template: true`."""
-    format: ChoiceFormat = "letters"
-    """For rows with choices: letters lists them in the prompt, and a letter is the answer; cloze does not show them,
-    and the text of one is the answer."""
+    format: ChoiceFormat = "cloze"
+    """For rows with choices: cloze does not show them, and the text of one is the answer, which small models learn from
+    few rows; letters lists them in the prompt, and a letter is the answer."""
     max_new_tokens: int = Field(default=64, ge=1)
     """For generated answers: tokens at most."""
     stop: list[Annotated[str, Field(min_length=1)]] = []

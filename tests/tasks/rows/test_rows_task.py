@@ -31,7 +31,7 @@ def test_each_split_has_its_own_file(tmp_path):
 
 
 def test_choices_under_letters(settings_for):
-    (example,) = load_examples(settings_for(QUESTION), "eval")
+    (example,) = load_examples(settings_for(QUESTION, format="letters"), "eval")
     assert example.prompt == "Question: Which is a metal?\nA. wood\nB. iron\nAnswer:"
     assert (example.choices, example.gold) == ((" A", " B"), 1)
 
@@ -117,7 +117,7 @@ def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(set
 )
 def test_malformed_rows_are_refused(settings_for, row, fault):
     with pytest.raises(HeftError, match=f"mine.jsonl:1: .*{re.escape(fault)}"):
-        load_examples(settings_for(row), "eval")
+        load_examples(settings_for(row, format="letters"), "eval")
 
 
 def test_a_number_that_is_index_and_text_of_one_choice_is_that_choice(settings_for):
