@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from commands import COMMAND, ENVIRONMENT, heft
+from heft.cli.documents import PredictDocument
 from heft.cli.predict import predict
 from heft.errors import HeftError
 from heft.prediction.opening import opening
@@ -125,3 +126,30 @@ def test_a_column_that_is_there_already_is_told(run, table, expected, tmp_path):
     again.write_text("".join(json.dumps(row) + "\n" for row in expected))
     with pytest.raises(HeftError, match="the rows have a column prediction already"):
         predict(run[0], str(again), output=tmp_path / "made.csv")
+
+
+def test_json_prints_one_document_beside_the_file(run, tmp_path):
+    directory, rows = run
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = heft("predict", directory, asked, "--output", out, "--json")
+    document = PredictDocument.model_validate_json(done.stdout, strict=True)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (document.output, document.rows, document.n, document.unusable) == (str(out), len(rows), len(rows), 0)
+    right = [
+        str(each["prediction"]) == ("yes" if row["answer"] else "no") for each, row in zip(found, rows, strict=True)
+    ]
+    assert document.accuracy == sum(right) / len(rows)
+    assert "rows that have an answer" not in done.stdout
+
+
+def test_json_without_a_file_is_refused_with_the_way_out(run, table):
+    done = heft("predict", run[0], table, "--json")
+    assert done.returncode == 2
+    assert "--output FILE" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_quiet_leaves_rows_and_the_last_lines(run, table):
+    done = heft("predict", run[0], table, "--quiet")
+    assert len(done.stdout.splitlines()) == len(run[1])
+    assert done.stderr == ""

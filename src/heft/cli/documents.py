@@ -66,6 +66,25 @@ class EvalDocument(_Done):
     """The file of records, where one was asked for."""
 
 
+class PredictDocument(_Done):
+    """`heft predict --json`, which needs `--output`."""
+
+    command: Literal["predict"] = "predict"
+    """The command."""
+    output: str
+    """The file of rows with predictions."""
+    rows: int
+    """Rows in it."""
+    unusable: int
+    """Rows without a prediction, since they cannot be used (`--skip-bad-rows`)."""
+    n: int
+    """Rows whose right answer is known."""
+    accuracy: float | None
+    """Share of these answered rightly; null where there are none."""
+    interval: tuple[float, float] | None
+    """Wilson's 95 % interval of the accuracy."""
+
+
 class SweepRow(_Document):
     """A configuration of a sweep."""
 
@@ -132,10 +151,10 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m heft.cli.documents > docs/json.md`; change the declarations, not this file. -->
 
-`heft train`, `heft eval` and `heft sweep` take `--json`: one document on standard output at the end, progress on
-standard error. An error is a document too, beside its line on standard error, and the exit status is the same as
-without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are errors of every other
-command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they print.
+`heft train`, `heft eval`, `heft predict` and `heft sweep` take `--json`: one document on standard output at the end,
+progress on standard error. An error is a document too, beside its line on standard error, and the exit status is the
+same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are errors of every
+other command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they print.
 
 `--quiet` prints warnings, on standard error, and the last lines.
 
@@ -147,7 +166,7 @@ heft train quickstart --json | jq '.stages[-1].accuracy'
 
 def documents_page() -> str:
     """The text of docs/json.md."""
-    kinds = (TrainDocument, StageSummary, EvalDocument, SweepDocument, SweepRow, ErrorDocument, Error)
+    kinds = (TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow, ErrorDocument, Error)
     return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 
 

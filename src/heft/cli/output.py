@@ -18,14 +18,15 @@ class Output:
 
     Args:
         quiet, as_json: the options; a document leaves no line to be quiet about but progress.
+        beside: whether all lines go to standard error, since the command's own output is on standard output.
 
     Attributes:
         reporter: for the work: it shows what the options leave, and keeps the warnings.
     """
 
-    def __init__(self, quiet: bool = False, as_json: bool = False):
-        self.quiet, self.as_json = quiet, as_json
-        console = PlainConsole(soft_wrap=True, stderr=as_json, quiet=not distributed.is_main())
+    def __init__(self, quiet: bool = False, as_json: bool = False, beside: bool = False):
+        self.quiet, self.as_json, self._beside = quiet, as_json, beside
+        console = PlainConsole(soft_wrap=True, stderr=as_json or beside, quiet=not distributed.is_main())
         self.reporter = QuietReporter() if quiet else ConsoleReporter(console)
         self._started = time.monotonic()
 
@@ -48,7 +49,7 @@ class Output:
         if self.as_json:
             return
         for line in lines:
-            PlainConsole(soft_wrap=True, quiet=not distributed.is_main()).print(line)
+            PlainConsole(soft_wrap=True, stderr=self._beside, quiet=not distributed.is_main()).print(line)
 
     def document(self, kind: type[BaseModel], **values: object) -> None:
         """The document, checked against its schema, with the seconds and the warnings; nothing without `--json`."""

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heft.cli.options import Base, Overrides, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Overrides, Quiet, TrustRemoteCode
+from heft.errors import HeftError
 
 if TYPE_CHECKING:
+    from heft.cli.output import Output
     from heft.prediction.predict import Predictions
+    from heft.results.metrics import Metrics
 
 
 def predict(
@@ -40,37 +43,46 @@ def predict(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Answer the rows of a table: its columns come out with the prediction and the probability of each label.
 
     The right answer need not be in the table; where it is, the accuracy is printed at the end.
     """
-    from heft.cli.show import ConsoleReporter, PlainConsole
+    from heft.cli.output import Output
     from heft.prediction.opening import opening
     from heft.prediction.output import output_rows, require_free_columns, require_place, write_rows
     from heft.tasks.table import read_table
 
     if output is not None:
         require_place(output, rows)
+    elif as_json:
+        raise HeftError("--json prints one document on standard output, so the rows need a file: --output FILE")
     given = override if batch_size is None else [*override, f"evaluation.batch_size={batch_size}"]
     found = opening(model, stages, given, base, trust_remote_code)
     table = read_table(rows, split=split)
     require_free_columns(table)
-    from heft.models.load import quiet
+    from heft.models.load import quiet as quiet_libraries
     from heft.prediction.predict import predict_rows
 
-    quiet()
-    reporter = ConsoleReporter(PlainConsole(soft_wrap=True, stderr=True))
-    predictions = predict_rows(found.load(), table, reporter, skip_bad_rows)
+    quiet_libraries()
+    out = Output(quiet, as_json, beside=True)
+    predictions = predict_rows(found.load(), table, out.reporter, skip_bad_rows)
     answered = output_rows(predictions)
     if output is not None:
         write_rows(output, answered)
     else:
         _print(answered)
-    for line in _lines(predictions):
-        reporter.note(line)
+    done, *warnings = predictions.notes
+    out.note(done)
+    for line in warnings:
+        out.reporter.warn(line)
+    if predictions.metrics is not None:
+        out.last(_accuracy(predictions.metrics))
     if output is not None:
-        reporter.note(f"predictions: {output}")
+        out.last(f"predictions: {output}")
+        _document(out, predictions, output)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -84,12 +96,23 @@ def _print(rows: list[dict[str, Any]]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at its end
 
 
-def _lines(predictions: "Predictions") -> list[str]:
+def _accuracy(metrics: "Metrics") -> str:
     from heft.text.units import interval, percent
 
+    figures = f"accuracy {percent(metrics.accuracy)} ({interval(metrics.interval)})"
+    return f"{figures} on the {metrics.n:,} rows that have an answer"
+
+
+def _document(out: "Output", predictions: "Predictions", output: Path) -> None:
+    from heft.cli.documents import PredictDocument
+
     metrics = predictions.metrics
-    lines = list(predictions.notes)
-    if metrics is not None:
-        figures = f"accuracy {percent(metrics.accuracy)} ({interval(metrics.interval)})"
-        lines.append(f"{figures} on the {metrics.n:,} rows that have an answer")
-    return lines
+    out.document(
+        PredictDocument,
+        output=str(output),
+        rows=len(predictions.rows),
+        unusable=len(predictions.faults),
+        n=0 if metrics is None else metrics.n,
+        accuracy=None if metrics is None else metrics.accuracy,
+        interval=None if metrics is None else metrics.interval,
+    )

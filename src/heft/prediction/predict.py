@@ -66,7 +66,7 @@ class Predictions:
 
     @property
     def notes(self) -> list[str]:
-        """What there is to say beside the figures, in sentences."""
+        """What there is to say beside the figures, in sentences: the rate first, then what is odd."""
         done = len(self.rows) - len(self.faults)
         notes = [f"{done:,} rows in {self.seconds:.1f} s ({done / max(self.seconds, 1e-9):,.1f} rows per second)"]
         if self.prompts_cut:
