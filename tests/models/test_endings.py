@@ -126,5 +126,5 @@ def test_a_trained_turn_ends_in_evaluation_and_in_generation(turn_model, capsys)
     texts = [record.text for record in heft.evaluate(model, tokenizer, task).records]
     assert model.generation_config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert all(1 <= len(text) <= 3 for text in texts), texts  # what was learned is two letters, then the end
-    generate(turn_model / "run" / "adapter", "Say ab.", 12, None, False)
+    generate(turn_model / "run" / "adapter", ["Say ab."], text=True, max_new_tokens=12)
     assert capsys.readouterr().out.strip() == texts[0]

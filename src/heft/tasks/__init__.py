@@ -3,7 +3,7 @@
 `load_examples` turns a recipe's task settings into examples; nothing here imports torch.
 """
 
-from typing import Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field, SerializeAsAny, WrapValidator
 
@@ -26,11 +26,14 @@ _TASKS = (Boolq, ArcEasy, ArcChallenge, Openbookqa, Piqa, Siqa, Hellaswag, Winog
 TASKS: dict[str, type[Task]] = {task.settings_type.model_fields["name"].default: task for task in _TASKS}
 """Every task a recipe can name, by that name."""
 
-AnyTask = Annotated[
-    SerializeAsAny[Union[tuple(task.settings_type for task in TASKS.values())]],  # noqa: UP007
-    Field(discriminator="name"),
-    WrapValidator(own_settings),
-]
+if TYPE_CHECKING:  # the union is made of the table, which type checkers do not read
+    AnyTask = TaskSettings
+else:
+    AnyTask = Annotated[
+        SerializeAsAny[Union[tuple(task.settings_type for task in TASKS.values())]],  # noqa: UP007
+        Field(discriminator="name"),
+        WrapValidator(own_settings),
+    ]
 """The settings of any task in the table, told apart by `name`, or of a class: a pydantic field type for the recipe."""
 
 
