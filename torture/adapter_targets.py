@@ -55,7 +55,7 @@ class ForeignConfig(Target):
     def seeds(self) -> list[bytes]:
         from peft import LoraConfig
 
-        patterns = {"target_modules": r".*q_proj", "rank_pattern": {r".*0.*": 4}, "layers_pattern": "layers"}
+        patterns = {"target_modules": r".*q_proj", "rank_pattern": {r".*0.*": 4}}
         configs = [LoraConfig(r=2, **patterns), LoraConfig(target_modules=["v_proj"], exclude_modules=r".*\.1\..*")]
         return [json.dumps(config.to_dict(), default=sorted).encode() for config in configs]
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import heft
 from heft.errors import HeftError
 from heft.plan.planner import make_plan
+from heft.recipe.defaults import with_defaults_of
 from heft.recipe.files import load_recipe
 from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
@@ -35,7 +36,9 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     assert files == adapter | records | {
         "recipe.yaml", "manifest.json", "metrics.jsonl", "summary.json", "adapter/heft.json",
     }  # fmt: skip
-    assert load_recipe(run.directory / "recipe.yaml") == recipe
+    resolved = load_recipe(run.directory / "recipe.yaml")
+    assert resolved == with_defaults_of(resolved, recipe)
+    assert "auto" not in {stage.learning_rate for stage in resolved.stages.values()}
     stages = json.loads((run.directory / "summary.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["base", "coarse", "fine"]
     for stage in stages:

@@ -56,7 +56,7 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
     assert faults(text) == [
         "study.yaml:3: seeds: seeds must not repeat an entry; got [0, 0]",
         "study.yaml:8: arms.one.set: stages.coarse.rnk: unknown key; did you mean 'rank'?",
-        "study.yaml:9: arms.one.set: stages.coarse.epochs: expected a number above 0, or null; got 'few'",
+        "study.yaml:9: arms.one.set: stages.coarse.epochs: expected a number above 0 or auto, or null; got 'few'",
         "study.yaml:10: arms.two.recipe: absent.yaml: no such file; expected a recipe, such as quickstart"
         " (`heft recipes` has all)",
         "study.yaml:11: arms.three.budget: a budget is exactly one of steps, flops, spent_flops, seconds,"

@@ -11,6 +11,7 @@ from transformers import set_seed
 from heft.adapters.attach import attach, check_targets, finish
 from heft.costs.stage import StageCosts
 from heft.models.load import load_base
+from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.study.scaling import Rate
@@ -28,6 +29,7 @@ def seconds_a_step(recipe: Recipe, counted: Sequence[StageCosts]) -> list[Rate]:
     """
     base = load_base(recipe.model)
     check_targets(base.model, recipe, base.tokenizer)
+    recipe = with_defaults(recipe, Facts(len(counted[0].rows), base.model.num_parameters()))
     whole = {"holdout": 0.0, "evaluate_every": None, "early_stopping": None, "best_checkpoint": False}
     rates = []
     for (name, stage), costs in zip(recipe.stages.items(), counted, strict=True):
