@@ -16,8 +16,7 @@ PARTS = {
 COLUMNS = ["id", "text", "label"]
 
 
-@pytest.fixture
-def tickets(tmp_path):
+def write_tickets(folder):
     """200 tickets of four labels, as a spreadsheet writes them: a byte order mark, CRLF."""
     generator = random.Random(0)
     rows = [
@@ -25,8 +24,14 @@ def tickets(tmp_path):
         for number, (label, thing) in enumerate((label, thing) for label in PARTS for thing in ["lamp", "chair"] * 25)
     ]
     generator.shuffle(rows)
-    with open(tmp_path / "tickets.csv", "w", newline="", encoding="utf-8-sig") as file:
+    with open(folder / "tickets.csv", "w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
+
+
+@pytest.fixture
+def tickets(tmp_path):
+    """A folder with the tickets."""
+    write_tickets(tmp_path)
     return tmp_path
 
 
