@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from test_init_command import PARTS, write_tickets
 
 from heft.cli import main
 from heft.cli.app import app
-from test_init_command import PARTS, write_tickets
 
 DOCUMENT = Path(__file__).parents[2] / "docs/commands.md"
 SECTIONS = re.findall(r"^## heft (\w+)\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
@@ -33,7 +33,11 @@ ON_THE_TINY_MODEL = {
     "compare": ["--set", f"set.model.name={MODEL}"],
 }
 UNITS = {"kB", "MB", "GB", "MFLOP", "GFLOP", "TFLOP", "s", "min", "h"}
-NEW = "id,text\nT1,My package has not come yet\nT2,The screen is black when I start it\nT3,I would like my 40 euros back\n"
+NEW = """id,text
+T1,My package has not come yet
+T2,The screen is black when I start it
+T3,I would like my 40 euros back
+"""
 
 
 @dataclass
@@ -84,7 +88,7 @@ def run(line: str) -> tuple[int, str]:
 
 
 def words_of(line: str) -> list[str]:
-    """The words of a line without figures, hashes, units and the tickets' labels, which another model answers otherwise."""
+    """The words of a line without figures, hashes, units and the tickets' labels, which differ by model."""
     words = re.findall(r"\w+", line)
     return [word for word in words if not re.search(r"\d", word) and word not in UNITS and word not in PARTS]
 
