@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from test_init_command import PARTS, write_tickets
 
 from heft.cli import main
 from heft.cli.app import app
+from tickets import PARTS, write_tickets
 
 DOCUMENT = Path(__file__).parents[2] / "docs/commands.md"
 SECTIONS = re.findall(r"^## heft (\w+)\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
