@@ -21,12 +21,14 @@ from heft.training.reuse import decide as reuse_module
 from heft.training.reuse.decide import loss_for
 from heft.training.stage import split_validation, train_stage
 
-FINE = "method: reft, rank: 2, batch_size: 4, intervention: direft"
+FINE = "method: reft, rank: 2, batch_size: 4, intervention: direft, learning_rate: 1e-3"
 KEPT = "epochs: 2, positions: all, layers: [1, 3]"
 
 
 def costs_and_recipe(recipe_file, fine):
-    recipe = load_recipe(recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1}}, fine: {{{FINE}, {fine}}}}}"))
+    recipe = load_recipe(
+        recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1, learning_rate: 1e-3}}, fine: {{{FINE}, {fine}}}}}")
+    )
     data = read_data(recipe, Reporter())
     return stage_costs(recipe, "fine", data.train), recipe, data.train
 
@@ -118,7 +120,11 @@ def test_what_is_kept_is_computed_once_however_often_rows_are_seen(recipe_file):
 
 
 def test_a_counted_model_does_not_stay_in_memory(recipe_file):
-    recipe = load_recipe(recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1}}, fine: {{{FINE}, epochs: 1}}}}"))
+    recipe = load_recipe(
+        recipe_file(
+            f"{{coarse: {{method: lora, rank: 2, steps: 1, learning_rate: 1e-3}}, fine: {{{FINE}, epochs: 1}}}}"
+        )
+    )
     skeleton = skeleton_of(recipe, "coarse")
     there = [weakref.ref(parameter) for parameter in skeleton.parameters()]
     assert shape_of(skeleton).costs.token.forward > 0

@@ -23,9 +23,10 @@ from tolerance import assert_tensors, of_weights, trained_losses
 
 COMPARED = ("coarse", "kept", "computed", "upper")
 RATES = {"coarse": 2e-4, "kept": 1e-3, "computed": 1e-3, "upper": 1e-3}
-REFT = "method: reft, rank: 2, steps: 4, batch_size: 6"
+REFT = "method: reft, rank: 2, steps: 4, batch_size: 6, learning_rate: 1e-3"
 STAGES = (
-    "{coarse: {method: lora, rank: 2, steps: 4, batch_size: 6, micro_batch_size: 2, holdout: 0.1, evaluate_every: 2},"
+    "{coarse: {method: lora, rank: 2, steps: 4, batch_size: 6, micro_batch_size: 2, learning_rate: 2e-4, holdout: 0.1,"
+    " evaluate_every: 2},"
     f" kept: {{{REFT}, positions: l4, cache: memory}}, computed: {{{REFT}, positions: l4, cache: 'off'}},"
     f" upper: {{{REFT}, positions: all, layers: [2, 3], cache: disk}},"
     " dropped: {method: lora, rank: 2, epochs: 2, batch_size: 6, dropout: 0.5, holdout: 0.1}}"

@@ -23,8 +23,8 @@ from heft.training.batches import TrainingData
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore
 
-COARSE = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4}"
-FINE = "method: reft, intervention: direft, rank: 2, batch_size: 4, positions: l2"
+COARSE = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4, learning_rate: 1e-3}"
+FINE = "method: reft, intervention: direft, rank: 2, batch_size: 4, positions: l2, learning_rate: 1e-3"
 TASK = "{name: whereabouts, train_size: 12, eval_size: 4}"
 
 

@@ -20,7 +20,7 @@ def test_the_table_has_every_optimizer_that_a_recipe_can_name():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_keeps_as_many_bytes_as_the_table_says(name):
     weight = torch.nn.Parameter(torch.randn(64, 64))
-    optimizer = make_optimizer({"w": weight}, LoraStage(method="lora", rank=1, steps=1, optimizer=name))
+    optimizer = make_optimizer({"w": weight}, LoraStage(rank=1, steps=1, learning_rate=1e-3, optimizer=name))
     weight.square().sum().backward()
     optimizer.step()
     kept = sum(s.nbytes for s in optimizer.state[weight].values() if torch.is_tensor(s))
