@@ -125,13 +125,14 @@ def table_of(results: list[dict]) -> str:
     """Markdown: a line a cell, means over seeds, and the difference with a bootstrap interval over seeds and rows."""
     found = {tuple(each["cell"]): each for each in results if "scores" in each}
     lines = [
-        "| data | kind | rows | base | before | now | difference (95 %) | training, s: before, now | device |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| data | kind | rows | seeds | base | before | now | difference (95 %) | training, s: before, now | device |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (kind, _) in DATA.items():
         for rows in sorted({cell[1] for cell in found}):
-            arms = {a: [found.get((name, rows, a, s)) for s in SEEDS] for a in ("before", "now")}
-            if all(all(each) for each in arms.values()):
+            seeds = [s for s in SEEDS if all((name, rows, a, s) in found for a in ("before", "now"))]
+            if seeds:
+                arms = {a: [found[name, rows, a, s] for s in seeds] for a in ("before", "now")}
                 lines.append(_line(name, kind, rows, arms))
     return "\n".join(lines)
 
@@ -150,10 +151,10 @@ def _line(name: str, kind: str, rows: int, arms: dict[str, list[dict]]) -> str:
         for arm in ("before", "now")
     ]
     means = " | ".join(f"{100 * scores[arm].mean():.1f}" for arm in ("before", "now"))
-    return (
-        f"| {name} | {kind} | {rows:,} | {100 * base:.1f} | {means} | {100 * change.mean():+.1f} ({100 * low:+.1f} to"
-        f" {100 * high:+.1f}) | {seconds[0]:.0f}, {seconds[1]:.0f} | {arms['now'][0]['device']} |"
-    )
+    difference = f"{100 * change.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    cells = [name, kind, f"{rows:,}", str(seeds), f"{100 * base:.1f}", means, difference]
+    cells += [f"{seconds[0]:.0f}, {seconds[1]:.0f}", arms["now"][0]["device"]]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
