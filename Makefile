@@ -1,5 +1,5 @@
 # make quickstart   both stages on a real model, about two minutes in bfloat16 on two cores (up to six in float32)
-# make test         all tests, seven to eleven minutes on two cores
+# make test         all tests, about eleven minutes on two cores
 # make test-page    the report's page in a browser; needs a Chromium
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model

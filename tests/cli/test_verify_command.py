@@ -55,7 +55,7 @@ def test_an_adapter_that_gives_nan_fails_with_status_1_and_json_names_the_checks
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "no heft.json"),
+        (["nowhere"], "nowhere does not exist"),
         (["ADAPTER", "--rows", "1"], "at least 2"),
         (["ADAPTER", "--device", "tpu"], "expected one of cpu, cuda, mps"),
     ],

@@ -51,7 +51,6 @@ def predict(
     The right answer need not be in the table; where it is, the accuracy is printed at the end.
     """
     from heft.cli.output import Output
-    from heft.prediction.opening import opening
     from heft.prediction.output import output_rows, require_free_columns, require_place, write_rows
     from heft.tasks.table import read_table
 
@@ -60,9 +59,11 @@ def predict(
     elif as_json:
         raise HeftError("--json prints one document on standard output, so the rows need a file: --output FILE")
     given = override if batch_size is None else [*override, f"evaluation.batch_size={batch_size}"]
-    found = opening(model, stages, given, base, trust_remote_code)
-    table = read_table(rows, split=split)
+    table = read_table(rows, split=split)  # first: what is wrong with it is said before torch is imported
     require_free_columns(table)
+    from heft.prediction.opening import opening
+
+    found = opening(model, stages, given, base, trust_remote_code)
     from heft.models.load import quiet as quiet_libraries
     from heft.prediction.predict import predict_rows
 

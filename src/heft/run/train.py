@@ -3,8 +3,8 @@
 import hashlib
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -120,10 +120,7 @@ def train(
         manifest = run_manifest(recipe, base, data)
         if begun:
             _resume(directory, manifest, reporter)
-        if recipe.trackers and distributed.is_main():
-            steps = sum(summary.steps for summary in directory.summaries)
-            trackers = tracking(Trackers(recipe, path, reporter, steps, is_resumed=begun))
-            reporter = Reporters([*reporter.listeners, until_the_end.enter_context(trackers)])
+        reporter = until_the_end.enter_context(_tracked(recipe, directory, reporter, is_resumed=begun))
         if not begun:
             if overwrite and distributed.is_main():
                 remove_run(path)
@@ -152,6 +149,17 @@ def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> 
     check_sources(base.model, recipe, base.fingerprint, reporter.warn)
     skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
     return base
+
+
+@contextmanager
+def _tracked(recipe: Recipe, directory: RunDirectory, reporter: Reporters, is_resumed: bool) -> Iterator[Reporters]:
+    """Meanwhile the recipe's trackers hear what the reporter hears."""
+    if not (recipe.trackers and distributed.is_main()):
+        yield reporter
+        return
+    steps = sum(summary.steps for summary in directory.summaries)
+    with tracking(Trackers(recipe, directory.path, reporter, steps, is_resumed)) as trackers:
+        yield Reporters([*reporter.listeners, trackers])
 
 
 def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None:
