@@ -20,7 +20,7 @@ from heft.costs.stage import stage_costs
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, read_data
 from heft.models.load import choose_device
-from heft.recipe.defaults import Facts, chosen_in_words, with_defaults
+from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
@@ -47,10 +47,7 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
         check_sources(base, each, None, reporter.warn)
     edited = [positions for each in alone for positions in edited_positions(each)]
     data = read_data(alone[0], Reporter(), edited)  # rows are the same for all configurations of a sweep
-    facts = Facts(len(data.train), base.num_parameters())
-    for line in chosen_in_words(recipe, facts):
-        reporter.note(line)
-    recipe = with_defaults(recipe, facts)
+    recipe = with_defaults(recipe, Facts(len(data.train), base.num_parameters()), reporter.note)
     work = _Planner(recipe, base, data, choose_device(recipe.model.device))
     if probe_seconds:
         reporter.note(f"probing this machine for {probe_seconds:.0f} seconds")

@@ -4,6 +4,7 @@ Every rule is a line here; docs/defaults.md holds what they were measured agains
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from heft.recipe.recipe import JointStage, Recipe, Stage
@@ -42,8 +43,13 @@ def rate_for(method: str, parameters: int) -> float:
     return next(rate for limit, rate in RATES[method] if parameters < limit)
 
 
-def with_defaults(recipe: Recipe, facts: Facts) -> Recipe:
-    """The recipe with numbers in place of every `auto` of its training; the same where there is none."""
+def with_defaults(recipe: Recipe, facts: Facts, say: Callable[[str], None] | None = None) -> Recipe:
+    """The recipe with numbers in place of every `auto` of its training; the same where there is none.
+
+    `say` is given a line for each stage that has one: what was chosen, and why.
+    """
+    for line in chosen_in_words(recipe, facts) if say else ():
+        say(line)
     stages = {name: stage.model_copy(update=_chosen(stage, facts)) for name, stage in recipe.stages.items()}
     return recipe.model_copy(update={"stages": stages})
 

@@ -25,7 +25,7 @@ from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.forward import attention_of
 from heft.models.load import Base, choose_device, load_base
 from heft.models.source import local_folder
-from heft.recipe.defaults import Facts, chosen_in_words, with_defaults
+from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import refuse_sweep
 from heft.recipe.recipe import ModelSettings, Recipe
@@ -113,7 +113,7 @@ def train(
         recipe = resolved(dated(recipe, reporter))
         data = read_data(recipe, reporter)
         base = _sound_base(recipe, model_begun_with(path, recipe.model) if begun else recipe.model, reporter)
-        recipe = settled(recipe, data, base, reporter)
+        recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()), reporter.note)
         distributed.barrier()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
         reporter = Reporters([directory, reporter])
@@ -168,14 +168,6 @@ def _resume(directory: RunDirectory, manifest: dict, reporter: Reporter) -> None
         reporter.warn(
             f"begun with {others}: the result may differ in its last bits from that of a run without interruption"
         )
-
-
-def settled(recipe: Recipe, data: Data, base: Base, reporter: Reporter) -> Recipe:
-    """The recipe with numbers for what it leaves to the rows and the model, which a person is told."""
-    facts = Facts(len(data.train), base.model.num_parameters())
-    for line in chosen_in_words(recipe, facts):
-        reporter.note(line)
-    return with_defaults(recipe, facts)
 
 
 def _require_room(path: Path, resume: bool) -> None:

@@ -24,6 +24,7 @@ from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
 from heft.models.load import load_base
+from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
@@ -33,7 +34,7 @@ from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
 from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
-from heft.run.train import adapter_manifest, run_manifest, settled
+from heft.run.train import adapter_manifest, run_manifest
 from heft.runtime import distributed
 from heft.runtime.reporter import Piece, Reporter, Reporters
 from heft.runtime.trackers import Trackers, require_trackers, tracking
@@ -93,7 +94,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
-    recipe = settled(recipe, data, base, reporter)
+    recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()), reporter.note)
     tried = configurations(recipe)
     if padding_matters(base.model, base.tokenizer.pad_token_id, longest_of(data.train)):
         raise HeftError(
