@@ -1,0 +1,132 @@
+"""The probe of layers against real identity edits, one layer and one row at a time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import inject_adapter_in_model
+
+from heft.data.encode import Encoder, training_batch
+from heft.edits.positions import parse_positions
+from heft.errors import HeftError
+from heft.models.load import load_base
+from heft.recipe.files import load_recipe
+from heft.reft import ReftConfig
+from heft.tasks import load_examples
+from heft.training import layer_probe
+from heft.training.layer_probe import FIRST, GROUPS, LayerProbe, probe_layers, sampled
+from heft.training.loss import answer_loss
+
+PAD = 0
+
+
+@pytest.fixture
+def base_and_rows(recipe_file):
+    recipe = load_recipe(recipe_file("{fine: {method: reft, positions: f2+l3, steps: 1}}"))
+    base = load_base(recipe.model)
+    return base, Encoder.of(base.tokenizer, recipe.task)(load_examples(recipe.task, "train"))[:5]
+
+
+def gradient_of_an_edit(recipe, row, layer, positions):
+    """Norm of the gradient of W and b of one LoReFT identity edit of full rank, whose R keeps all of the gradient."""
+    base = load_base(recipe.model)
+    size = base.model.config.hidden_size
+    config = ReftConfig(intervention="loreft", rank=size, layers=[layer], positions=positions)
+    inject_adapter_in_model(config, base.model, adapter_name="edit")
+    base.model.eval()
+    trained = [p for name, p in base.model.named_parameters() if name.endswith((".weight", ".bias")) and "reft" in name]
+    assert len(trained) == 2
+    loss = answer_loss(base.model, training_batch([row], PAD)) / len(row.answer)
+    return torch.stack([g.norm() for g in torch.autograd.grad(loss, trained)]).norm().item()
+
+
+@pytest.mark.parametrize("positions", ["f2+l3", "l1", "all"])
+def test_each_layer_has_the_gradient_of_an_identity_edit_there(base_and_rows, positions):
+    base, rows = base_and_rows
+    probe = probe_layers(base.model, rows, PAD, parse_positions(positions))
+    assert (probe.layers, probe.rows, probe.positions) == (4, 5, positions)
+    recipe = load_recipe("debug")
+    for layer in range(4):
+        expected = sum(gradient_of_an_edit(recipe, row, layer, positions) for row in rows) / len(rows)
+        assert probe.edited[layer] == pytest.approx(expected, rel=1e-4)
+
+
+def test_groups_are_the_edits_of_their_tokens_alone(base_and_rows):
+    base, rows = base_and_rows
+    probe = probe_layers(base.model, rows, PAD, parse_positions("all"))
+    for group, positions in (("last 1", "l1"), ("first 4", f"f{FIRST}")):
+        of_group = [norms[GROUPS.index(group)] for norms in probe.norms]
+        assert of_group == pytest.approx(probe_layers(base.model, rows, PAD, parse_positions(positions)).edited)
+
+
+def test_every_token_is_in_one_group_however_short_the_prompt(base_and_rows):
+    base, rows = base_and_rows
+    rows = [replace(rows[0], prompt=rows[0].prompt[:length]) for length in (1, 3, 9, 18, 40)]
+    probe = probe_layers(base.model, rows, PAD, parse_positions("l1"))
+    assert sum(probe.tokens) == sum(row.length for row in rows)
+    counts = dict(zip(GROUPS, probe.tokens, strict=True))
+    assert (counts["last 1"], counts["last 2–4"], counts["first 4"]) == (5, 3 * 3 + 2, 4 + 2)
+    assert counts["answer"] == 5 * len(rows[0].answer)
+
+
+def test_the_result_does_not_depend_on_batches_or_on_the_order_of_rows(base_and_rows):
+    base, rows = base_and_rows
+    together = probe_layers(base.model, rows, PAD, parse_positions("l2"), batch_size=5)
+    alone = probe_layers(base.model, rows[::-1], PAD, parse_positions("l2"), batch_size=1)
+    torch.testing.assert_close(torch.tensor(together.norms), torch.tensor(alone.norms), rtol=1e-4, atol=1e-9)
+
+
+def test_an_edit_behind_the_last_block_acts_on_the_token_that_predicts_only(base_and_rows):
+    base, rows = base_and_rows
+    norms = dict(zip(GROUPS, probe_layers(base.model, rows, PAD, parse_positions("l1")).norms[-1], strict=True))
+    assert norms.pop("last 1") > 0
+    assert norms.pop("answer") > 0  # its later tokens are predicted from the ones before
+    assert set(norms.values()) == {0.0}
+
+
+def test_the_model_is_left_as_it_was(base_and_rows):
+    base, rows = base_and_rows
+    base.model.train()
+    base.model.model.layers[1].eval()
+    base.model.requires_grad_(True)
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    probe_layers(base.model, rows, PAD, parse_positions("l2"))
+    assert base.model.training
+    assert not base.model.model.layers[1].training
+    assert all(parameter.grad is None for parameter in base.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+    assert not any(module._forward_hooks for module in base.model.modules())
+
+
+def test_where_memory_runs_out_fewer_rows_run_at_once(base_and_rows, monkeypatch):
+    base, rows = base_and_rows
+    expected, run, seen = probe_layers(base.model, rows, PAD, parse_positions("l2")), layer_probe._pass, []
+
+    def short_of_memory(model, some, *args):
+        seen.append(len(some))
+        if len(some) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(model, some, *args)
+
+    monkeypatch.setattr(layer_probe, "_pass", short_of_memory)
+    found = probe_layers(base.model, rows, PAD, parse_positions("l2"))
+    assert found.edited == pytest.approx(expected.edited, rel=1e-4)
+    assert max(seen) > 1
+    monkeypatch.setattr(layer_probe, "_pass", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("")))
+    with pytest.raises(HeftError, match="memory does not suffice for a single row"):
+        probe_layers(base.model, rows, PAD, parse_positions("l2"))
+
+
+def test_shares_add_up_and_order_goes_by_the_edited_tokens():
+    probe = LayerProbe(2, 3, [[1.0, 1.0], [0.0, 2.0], [4.0, 0.0]], "l1", [1.0, 3.0, 0.0])
+    assert probe.layer_shares == [0.25, 0.75, 0.0]
+    assert probe.group_shares == [0.625, 0.375]
+    assert probe.order == [1, 0, 2]
+    assert LayerProbe(1, 1, [[0.0]], "l1", [0.0]).layer_shares == [0.0]
+
+
+def test_a_sample_is_the_same_for_a_seed_and_takes_no_row_twice(base_and_rows):
+    rows = base_and_rows[1]
+    assert sampled(rows, 3, 1) == sampled(rows, 3, 1)
+    assert len({id(row) for row in sampled(rows, 4, 0)}) == 4
+    assert sampled(rows, 9, 0) == rows
