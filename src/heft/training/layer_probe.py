@@ -1,12 +1,13 @@
 """Which layers and tokens an edit could move the loss at: gradients of zero edits, in one pass forward and back.
 
-An identity edit, h + Wh + b with W = 0 and b = 0, stands behind every block and on every token. Its gradient says how
-far the loss falls, to first order, for a small step of each edit alone; all of them come from one backward pass, since
-an edit of zero changes nothing that the others see. An identity LoReFT edit of rank r gets the same gradient times its
-R, whose rows are a random r of d directions: (r/d)½ of the norm, on average, in every layer alike.
+An edit that adds b = 0 to the hidden states stands behind every block and on every token. Its gradient says how far the
+loss falls, to first order, for a small step of each edit alone; all of them come from one backward pass, since an edit
+of zero changes nothing that the others see. The b of an identity LoReFT edit gets the same gradient times its R.
 
-What it cannot say: how far the loss falls in more than a first step, what several layers do together, and what an edit
-of another site (attention, MLP) would do.
+What it cannot say: how far the loss falls in more than a first step, what an edit that depends on the hidden state
+finds beyond a constant, what several layers do together, and what an edit of another site (attention, MLP) would do.
+docs/log.md has how well it foretold sweeps over single layers. The gradient of W, where an edit is Wh + b, foretold
+nothing: it grows with the length of hidden states, which grows with depth.
 
 Shapes: B rows, T tokens, d hidden size, G groups of tokens, L layers.
 """
@@ -14,7 +15,8 @@ Shapes: B rows, T tokens, d hidden size, G groups of tokens, L layers.
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -42,40 +44,58 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """What gradients of zero edits say.
+    """What gradients of zero edits say, in nats per answer token and unit of b.
 
-    Norms are means over rows, so that no single row decides, in nats per answer token and unit of an edit's weights.
+    Lists have an entry for each layer; in it, one for each group of `GROUPS` where they are about groups, and else one
+    for an edit of all `positions` together.
 
     Attributes:
         rows: how many were looked at.
-        layers: how many blocks the model has.
-        norms: of each layer (L) and group of `GROUPS` (G), the gradient of W and b.
-        positions: of the edits that `edited` is about, as in a recipe.
-        edited: of each layer, the gradient of one edit's W and b on all of these positions.
-        tokens: how many tokens each group has in these rows.
+        positions: of the edits by which layers are compared, as in a recipe.
+        tokens: how many tokens of these rows each group has.
+        edited: length of the mean over rows of the gradient, what an optimizer would see.
+        edited_rows: mean over rows of the length of each row's own gradient.
+        groups, groups_rows: likewise, by groups.
     """
 
     rows: int
-    layers: int
-    norms: list[list[float]]
     positions: str
+    tokens: list[int]
     edited: list[float]
-    tokens: list[int] = field(default_factory=list)
+    edited_rows: list[float]
+    groups: list[list[float]]
+    groups_rows: list[list[float]]
 
     @property
     def layer_shares(self) -> list[float]:
-        """Each layer's part of the sum of `edited` over layers."""
+        """Each layer's part of the sum of `edited`."""
         return _shares(self.edited)
 
     @property
+    def agreement(self) -> list[float]:
+        """How far the rows ask for the same b in a layer: 1 where all do, about 1/√rows where none agree."""
+        return [a / b if b else 0.0 for a, b in zip(self.edited, self.edited_rows, strict=True)]
+
+    @property
+    def shares(self) -> list[list[float]]:
+        """Each layer's and group's part of the sum of `groups`."""
+        flat = iter(_shares([value for values in self.groups for value in values]))
+        return [[next(flat) for _ in values] for values in self.groups]
+
+    @property
     def group_shares(self) -> list[float]:
-        """Each group's part of the sum of `norms` over layers and groups."""
-        return _shares([sum(column) for column in zip(*self.norms, strict=True)])
+        """Each group's part of the sum of `groups`."""
+        return [sum(column) for column in zip(*self.shares, strict=True)]
 
     @property
     def order(self) -> list[int]:
-        """Layers, the one with the largest gradient first."""
-        return sorted(range(self.layers), key=lambda layer: -self.edited[layer])
+        """Layers, the one with the largest `edited` first."""
+        return sorted(range(len(self.edited)), key=lambda layer: -self.edited[layer])
+
+    def to_dict(self) -> dict:
+        """For JSON: the attributes, the names of the groups and what follows from them."""
+        follows = {"layer_shares": self.layer_shares, "agreement": self.agreement, "group_shares": self.group_shares}
+        return {"group_names": list(GROUPS), **asdict(self), **follows, "order": self.order}
 
 
 def _shares(values: Sequence[float]) -> list[float]:
@@ -111,78 +131,61 @@ def probe_layers(
         ValueError: the model has no blocks whose hidden states could be edited.
     """
     lengths = [row.length for row in rows]
-    total, count = None, torch.zeros(len(GROUPS), dtype=torch.long)
     with _as_used(model):
         equal = padding_matters(model, pad_id, max(lengths))
         batches = batches_of_like_length(lengths, batch_size, pass_tokens(model.device, trains=True), equal)
-        for batch in batches:
-            norms_LG, tokens_G = _in_parts(model, [rows[i] for i in batch], pad_id, positions)
-            total = norms_LG if total is None else total + norms_LG
-            count += tokens_G
-    mean_LG = total / len(rows)
+        parts = [_in_parts(model, [rows[i] for i in batch], pad_id, positions) for batch in batches]
+    total = _sum(parts)
+    common_LG, by_row_LG = total.gradients_LGD.norm(dim=2) / len(rows), total.norms_LG / len(rows)
     return LayerProbe(
         rows=len(rows),
-        layers=len(mean_LG),
-        norms=mean_LG[:, :-1].tolist(),
         positions=str(positions),
-        edited=mean_LG[:, -1].tolist(),
-        tokens=count.tolist(),
+        tokens=total.tokens_G.tolist(),
+        edited=common_LG[:, -1].tolist(),
+        edited_rows=by_row_LG[:, -1].tolist(),
+        groups=common_LG[:, :-1].tolist(),
+        groups_rows=by_row_LG[:, :-1].tolist(),
     )
 
 
-def _in_parts(
-    model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, positions: Positions
-) -> tuple[torch.Tensor, torch.Tensor]:
+class _Sums(NamedTuple):
+    """Over rows, of the gradients of b and of their lengths; the last group is that of all edited tokens together."""
+
+    gradients_LGD: torch.Tensor
+    norms_LG: torch.Tensor
+    tokens_G: torch.Tensor
+
+
+def _sum(parts: Sequence[_Sums]) -> _Sums:
+    return _Sums(*(torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True)))
+
+
+def _in_parts(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, positions: Positions) -> _Sums:
     """Sums over some rows, which run together, or apart where memory does not suffice."""
 
-    def total(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        parts = [_pass(model, rows[at : at + size], pad_id, positions) for at in range(0, len(rows), size)]
-        norms, tokens = zip(*parts, strict=True)
-        return torch.stack(norms).sum(0), torch.stack(tokens).sum(0)
+    def total(size: int) -> _Sums:
+        return _sum([_pass(model, rows[at : at + size], pad_id, positions) for at in range(0, len(rows), size)])
 
-    no_room = no_room_for("a single row", "use a smaller model, or shorter rows (task.max_length)")
-    return in_smaller_batches(total, len(rows), lambda size: None, no_room, lambda: None)
+    return in_smaller_batches(total, len(rows), lambda size: None, no_room_for("a single row"))
 
 
-def _pass(
-    model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, positions: Positions
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over rows of norms (L, G + 1), the last column of all edited tokens together; tokens of each group (G,)."""
+def _pass(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, positions: Positions) -> _Sums:
+    """One pass forward and back over some rows."""
     batch = {key: value.to(model.device) for key, value in training_batch(rows, pad_id).items()}
     layout = TokenLayout(number_tokens(batch["attention_mask"].bool()), batch["prompt_lengths"])
-    groups_GBT = torch.stack([*_groups(layout), positions.edits(layout.index_BT, layout.prompt_BT, "shared")])
+    groups = _groups(layout)
+    groups_GBT = torch.stack([*groups, positions.edits(layout.index_BT, layout.prompt_BT, "shared")]).float()
     answers_B = torch.tensor([float(len(row.answer)) for row in rows], device=model.device)
-    with torch.enable_grad(), _zero_edits(model, layout) as edits:
-        loss = answer_loss(model, batch)
-        gradients = torch.autograd.grad(loss, [zero for _, zero in edits])
-    norms_LG = torch.stack(
-        [
-            (edit_norms(gradient, hidden, groups_GBT) / answers_B).sum(1).double().cpu()
-            for (hidden, _), gradient in zip(edits, gradients, strict=True)
-        ]
+    with torch.enable_grad(), _zero_edits(model, layout) as zeros:
+        gradients = torch.autograd.grad(answer_loss(model, batch), zeros)
+    found_LGBD = torch.stack(  # a row's loss is the mean over its answer's tokens
+        [torch.einsum("gbt,btd->gbd", groups_GBT, each.float()) / answers_B[:, None] for each in gradients]
     )
-    return norms_LG, groups_GBT[:-1].sum((1, 2)).cpu()
-
-
-def edit_norms(gradient: torch.Tensor, hidden: torch.Tensor, groups_GBT: torch.Tensor) -> torch.Tensor:
-    """‖Σ_t g_t [h_t, 1]ᵀ‖ over a group's tokens t: the norm of the gradient of W and b of one edit Wh + b of these.
-
-    It is computed from products between tokens, (g_s·g_t)(h_s·h_t + 1), since W itself has d × d numbers.
-
-    Args:
-        gradient: (B, T·s, d) of the loss with respect to the hidden states, s of a token where it has several.
-        hidden: likewise, the hidden states.
-        groups_GBT: which tokens are in a group; may overlap.
-
-    Returns:
-        (G, B), float32.
-    """
-    streams = gradient.shape[1] // groups_GBT.shape[2]
-    member_GBT = groups_GBT.float().repeat_interleave(streams, dim=2)
-    gradient, hidden = gradient.float(), hidden.float()
-    products_BTT = (gradient @ gradient.mT) * (hidden @ hidden.mT + 1)
-    squared_GB = torch.einsum("gbs,bst,gbt->gb", member_GBT, products_BTT, member_GBT)
-    return squared_GB.clamp(min=0).sqrt()
+    return _Sums(
+        found_LGBD.sum(2).cpu().double(),
+        found_LGBD.norm(dim=3).sum(2).cpu().double(),
+        torch.stack(groups).sum((1, 2)).cpu(),
+    )
 
 
 def _groups(layout: TokenLayout) -> list[torch.Tensor]:
@@ -199,28 +202,27 @@ def _groups(layout: TokenLayout) -> list[torch.Tensor]:
 
 
 @contextmanager
-def _zero_edits(model: PreTrainedModel, layout: TokenLayout) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Behind every block a zero is added to the hidden states of all tokens; filled by a pass run inside.
+def _zero_edits(model: PreTrainedModel, layout: TokenLayout) -> Iterator[list[torch.Tensor]]:
+    """Behind every block a zero is added to each token's hidden states; the list is filled by a pass run inside.
 
-    The list has of each block, in order, the hidden states and the zeros, both (B, T·s, d).
+    It has the zeros (B, T, d) of each block, in order. Where a token has several hidden states, its zero is added to
+    each of them, as an edit is.
     """
-    streams, edits = Streams.of(model.config), []
+    streams, zeros = Streams.of(model.config), []
+    batch, tokens = layout.index_BT.shape
 
     def add_zero(module: nn.Module, args: tuple, output):
         hidden = output[0] if isinstance(output, tuple | list) else output
-        batch, tokens = layout.index_BT.shape
         places = streams.places(hidden.shape, batch, tokens)
         index_N = places.of(torch.arange(batch * tokens, device=hidden.device))
-        flat_MD = hidden.reshape(-1, streams.width)
-        before = flat_MD[index_N].view(batch, -1, streams.width)
-        zero = torch.zeros_like(before, requires_grad=True)
-        edits.append((before.detach(), zero))
-        edited = flat_MD.index_add(0, index_N, zero.view(-1, streams.width)).view_as(hidden)
+        zeros.append(hidden.new_zeros(batch, tokens, streams.width, requires_grad=True))
+        added = zeros[-1].view(-1, streams.width).repeat_interleave(len(index_N) // (batch * tokens), dim=0)
+        edited = hidden.reshape(-1, streams.width).index_add(0, index_N, added).view_as(hidden)
         return type(output)([edited, *output[1:]]) if isinstance(output, tuple | list) else edited
 
     handles = [model.get_submodule(name).register_forward_hook(add_zero) for name in block_names(model)]
     try:
-        yield edits
+        yield zeros
     finally:
         for handle in handles:
             handle.remove()
