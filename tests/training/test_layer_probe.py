@@ -55,7 +55,7 @@ def test_each_layer_has_the_gradient_of_an_identity_edit_there(base_and_rows, po
 def test_groups_are_the_edits_of_their_tokens_alone(base_and_rows):
     base, rows = base_and_rows
     probe = probe_layers(base.model, rows, PAD, parse_positions("all"))
-    for group, positions in (("last 1", "l1"), ("first 4", f"f{FIRST}")):
+    for group, positions in (("l1", "l1"), ("f1–4", f"f{FIRST}")):
         alone = probe_layers(base.model, rows, PAD, parse_positions(positions))
         assert [values[GROUPS.index(group)] for values in probe.groups] == pytest.approx(alone.edited)
         assert [values[GROUPS.index(group)] for values in probe.groups_rows] == pytest.approx(alone.edited_rows)
@@ -74,7 +74,7 @@ def test_every_token_is_in_one_group_however_short_the_prompt(base_and_rows):
     probe = probe_layers(base.model, rows, PAD, parse_positions("l1"))
     assert sum(probe.tokens) == sum(row.length for row in rows)
     counts = dict(zip(GROUPS, probe.tokens, strict=True))
-    assert (counts["last 1"], counts["last 2–4"], counts["first 4"]) == (5, 3 * 3 + 2, 4 + 2)
+    assert (counts["l1"], counts["l2–4"], counts["f1–4"]) == (5, 3 * 3 + 2, 4 + 2)
     assert counts["answer"] == 5 * len(rows[0].answer)
 
 
@@ -89,7 +89,7 @@ def test_an_edit_behind_the_last_block_acts_on_the_token_that_predicts_only(base
     base, rows = base_and_rows
     probe = probe_layers(base.model, rows, PAD, parse_positions("l1"))
     values = dict(zip(GROUPS, probe.groups_rows[-1], strict=True))
-    assert values.pop("last 1") > 0
+    assert values.pop("l1") > 0
     assert values.pop("answer") > 0  # its later tokens are predicted from the ones before
     assert set(values.values()) == {0.0}
 

@@ -36,8 +36,9 @@ LAST = (1, 4, 8, 16)
 """Where groups of the prompt's last tokens end, counted from its end."""
 FIRST = 4
 """Tokens of the group at the prompt's start."""
-GROUPS = ("last 1", "last 2–4", "last 5–8", "last 9–16", "first 4", "between", "answer")
-"""Every token is in one of these; in a short prompt the last ones are taken first."""
+GROUPS = ("l1", "l2–4", "l5–8", "l9–16", "f1–4", "rest", "answer")
+"""Every token is in one of these: of the prompt those that end it, counted from its end, and of the others the first
+four and the rest."""
 ROWS = 64
 """Rows of a probe, where nobody says how many."""
 
