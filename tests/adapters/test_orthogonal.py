@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, BertConfig, OpenAIGPTConfig, OPTConfig
 
 import heft
 import resuming
@@ -279,9 +280,25 @@ def test_what_the_model_has_no_room_for_is_refused_before_training_and_by_the_pl
 def test_blocks_that_normalize_what_is_written_are_refused_and_their_sites_within_are_not(recipe_file):
     model = tiny_model("gemma3")
     recipe = load_recipe(recipe_file(stages()))
-    with pytest.raises(HeftError, match=r"post_feedforward_layernorm.*use site: attention or mlp"):
+    with pytest.raises(HeftError, match=r"post_feedforward_layernorm.*use another site \(attention or mlp"):
         check_targets(model, recipe)
     check_targets(model, load_recipe(recipe_file(stages("orthogonal_to: coarse, site: mlp"))))
+
+
+@pytest.mark.parametrize(
+    ("config", "norm"),
+    [
+        (OPTConfig(vocab_size=259, hidden_size=32, ffn_dim=64, num_attention_heads=4, num_hidden_layers=2,
+                   max_position_embeddings=64, word_embed_proj_dim=32, do_layer_norm_before=False), "final_layer_norm"),
+        (OpenAIGPTConfig(vocab_size=259, n_embd=32, n_head=4, n_layer=2, n_positions=64), "ln_2"),
+        (BertConfig(vocab_size=259, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2,
+                    is_decoder=True), "output.LayerNorm"),
+    ],
+)  # fmt: skip
+def test_families_that_normalize_after_the_sum_are_refused(recipe_file, config, norm):
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(HeftError, match=f"orthogonal_to.*normalizes what its modules write .*{norm}"):
+        check_targets(model, load_recipe(recipe_file(stages())))
 
 
 def test_a_plan_counts_an_orthogonal_stage_as_one_without(recipe_file):

@@ -147,11 +147,11 @@ def _faults_at(model: PreTrainedModel, lora: str, sites: Sequence[str], stage: R
 
 def _unclear(model: nn.Module, lora: str, site: str, size: int) -> str | None:
     """Why what LoRA writes at a site is not known from its weights, in words."""
-    norms = [name for name, _ in model.get_submodule(site).named_children() if name in _NORMS_BEHIND]
-    if norms:
+    norm = _norm_behind(model, site)
+    if norm is not None:
         return (
-            f"this model's blocks normalize what their modules write ({norms[0]}) before it is added to the hidden"
-            " state, which turns its directions; use site: attention or mlp, whose output is not normalized yet"
+            f"{site} of this model normalizes what its modules write ({norm}) before it gives it on, which turns its"
+            " directions; use another site (attention or mlp, where the norm is the block's), or no orthogonal_to"
         )
     for name, layer in _adapted(model, lora, site):
         last = name.rpartition(".")[2]
@@ -160,6 +160,21 @@ def _unclear(model: nn.Module, lora: str, site: str, size: int) -> str | None:
         if last not in WRITERS | _INNER and layer.lora_B[lora].weight.shape[0] == size:
             return f"whether the output of {name} is added to the hidden state is not known"
     return None
+
+
+def _norm_behind(model: nn.Module, site: str) -> str | None:
+    """The norm, if any, that stands in a site between what its modules write and what it gives on."""
+    text, module = model.config.get_text_config(), model.get_submodule(site)
+    found = [name for name, _ in module.named_children() if name in _NORMS_BEHIND]
+    found += [
+        name for name, _ in module.named_modules() if f".{name}".endswith(".output.LayerNorm")
+    ]  # BERT and its kin
+    is_block = any(True for name, _ in module.named_children() if name in ("attn", "self_attn"))
+    if is_block and text.model_type == "openai-gpt":
+        found.append("ln_2")
+    if is_block and getattr(text, "do_layer_norm_before", True) is False:  # OPT 350M
+        found.append("final_layer_norm")
+    return found[0] if found else None
 
 
 def _writers(model: nn.Module, lora: str, site: str) -> Iterator[tuple[str, LoraLayer]]:
