@@ -195,3 +195,31 @@ def test_bad_input_is_one_message_and_leaves_nothing(run, tmp_path, fine, sweep,
 def test_every_configuration_is_a_recipe_of_its_own(recipe_file):
     recipe = load_recipe(recipe_file("{fine: {method: reft}}", "sweep: {grid: {rank: [2, 4]}}"))
     assert [recipe_of(recipe, c).stages["fine"].rank for c in configurations(recipe)] == [2, 4]
+
+
+def test_orthogonal_configurations_are_what_they_are_alone_and_the_winner_is_saved_folded(run, tmp_path):
+    notes = Notes()
+    recipe, done, learners = run(
+        "{method: reft, rank: 2, positions: l2, steps: 6, batch_size: 8, learning_rate: 1e-2}",
+        "{grid: {orthogonal_to: [null, coarse], intervention: [loreft, direft]}, holdout: 0.2}",
+        to=notes,
+    )
+    for learner in learners:
+        configuration = learner.configuration
+        alone = recipe_of(recipe, configuration).model_copy(update={"output": str(tmp_path / configuration.name)})
+        metrics = heft.train(alone).directory / "metrics.jsonl"
+        assert learner.losses == trained_losses(values(metrics, "loss", stage="fine"), 1e-2, 6), configuration
+    said = "edits read and write nothing of the directions that coarse writes, 4 of 64 at 4 sites"
+    assert f"c02, c03: {said}" in notes.said
+    winner = next(r.name for r in done.results)
+    saved = (
+        load_file(folder / "adapter" / "fine" / "adapter_model.safetensors")
+        for folder in (done.directory, tmp_path / winner)
+    )
+    assert_tensors(*saved, of_weights(1e-2, 6))
+
+
+def test_a_grid_names_earlier_lora_stages_only(recipe_file):
+    fine = "{coarse: {method: lora, steps: 1}, fine: {method: reft, steps: 1}}"
+    with pytest.raises(HeftError, match=r"orthogonal_to(?s:.*)'coarsest' is no earlier stage"):
+        load_recipe(recipe_file(fine, "sweep: {grid: {orthogonal_to: [null, coarse, coarsest]}}"))

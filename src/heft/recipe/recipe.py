@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from heft.builtin import BUILT_IN_MODELS
 from heft.edits.settings import ReftSettings
+from heft.recipe.orthogonal import OrthogonalSettings, stage_fault
 from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
@@ -148,7 +149,7 @@ class LoraStage(TrainingSettings, LoraSettings, SourceSettings):
     """A weight-space adapter."""
 
 
-class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
+class ReftStage(TrainingSettings, OrthogonalSettings, ReftSettings, SourceSettings):
     """Train a ReFT adapter."""
 
     method: Literal["reft"] = "reft"
@@ -257,6 +258,15 @@ class Recipe(Settings):
             if getattr(lora, "init", "").startswith("pissa"):
                 text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
                 raise value_error(text, below=path)
+        return stages
+
+    @field_validator("stages")
+    @classmethod
+    def _orthogonal_to_earlier_lora(cls, stages: dict[str, Any]) -> dict[str, Any]:
+        for name, stage in stages.items():
+            fault = stage_fault(name, stages, getattr(stage, "orthogonal_to", None))
+            if fault is not None:
+                raise value_error(fault, below=(name, "orthogonal_to"))
         return stages
 
     @field_validator("sweep")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails
 
+from heft.recipe.orthogonal import faults_of_grid
 from heft.recipe.training import TrainingSettings
 from heft.settings.base import Settings, value_error
 from heft.settings.words import KeyPath, dotted, explain, schema_of, show
@@ -56,6 +57,8 @@ def check_sweep(sweep: SweepSettings, stages: Mapping[str, TrainingSettings]) ->
     faults: dict[KeyPath, str] = {}
     for path, text in _faults(sweep, name, base):
         faults.setdefault(path, text)
+    for number, text in faults_of_grid(name, stages, sweep.grid.get("orthogonal_to", [])).items():
+        faults.setdefault(("grid", "orthogonal_to", number), text)
     if faults:
         details = [InitErrorDetails(type=value_error(text), loc=path, input=None) for path, text in faults.items()]
         raise ValidationError.from_exception_data("sweep", details)

@@ -10,6 +10,7 @@ from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import finish, left_out_in_words, overview
 from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
+from heft.adapters.orthogonal import orthogonal_in_words
 from heft.costs.pieces import evaluation_name, pieces_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
@@ -156,6 +157,8 @@ class StageLoop:
         attached = begin_stage(self.base.model, name, stage, self.base.tokenizer)
         trained = self.base.model.num_parameters(only_trainable=True)
         for words in left_out_in_words(self.base.model, name, stage):
+            self.reporter.note(words)
+        for words in orthogonal_in_words(self.base.model, name, name, stage):
             self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
         outcome = train_stage(

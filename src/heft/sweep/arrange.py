@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from heft.adapters.attach import activate
+from heft.adapters.orthogonal import orthogonal_in_words
 from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
 from heft.models.load import Base
@@ -21,6 +22,7 @@ from heft.sweep.learner import Learner
 from heft.sweep.retry import RetryingForward, TokenBudget
 from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
+from heft.text.listing import first_of
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.reuse.decide import reuse_of, with_store
@@ -46,6 +48,8 @@ def side_by_side(
             Learner(base.model, number, configuration, data, seed)
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
         ]
+        for words in _kept_out_in_words(base, tried):
+            reporter.note(words)
         tracker = next(iter(layers_of(base.model).values())).tracker
         tracker.adapter_index.update({each.adapter: number for number, each in enumerate(tried)})
         passes = _passes(base, learners, data, Path(scratch), reporter)
@@ -71,6 +75,15 @@ def _gone_afterwards(base: Base) -> Iterator[None]:
                 layer.detach(base.model.get_submodule(path.rpartition(".")[0]))
         for name in added:
             del base.model.peft_config[name]
+
+
+def _kept_out_in_words(base: Base, tried: Sequence[Configuration]) -> list[str]:
+    """What configurations keep out of (`orthogonal_to`), each line once for all that it is said of."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for each in tried:
+        lines = tuple(orthogonal_in_words(base.model, each.adapter, "", each.stage))  # begin with a colon
+        said.setdefault(lines, []).append(each.name)
+    return [f"{first_of(names, 3)}{line}" for lines, names in said.items() for line in lines]
 
 
 def _passes(

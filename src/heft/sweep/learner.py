@@ -93,7 +93,9 @@ class Learner:
         self._optimizer = make_optimizer(self.parameters, stage)
         self._schedule = make_schedule(self._optimizer, stage, self.steps)
         self.random = RandomNumbers(seed, model.device)
-        self._draw_dropout_apart(model)
+        units = (each for layer in layers_of(model).values() for each in layer.units())
+        self._units = [unit for name, unit in units if name == configuration.adapter]
+        self._draw_dropout_apart()
         self._data, self._early_stopping = data, EarlyStopping(stage)
         self._batches = itertools.chain.from_iterable(data.epoch(stage) for _ in itertools.count())
         self.taken = 0
@@ -146,7 +148,7 @@ class Learner:
 
     def has_rotations(self) -> bool:
         """Whether its rotations can be computed; with one that cannot, no pass that it takes part in can."""
-        return all(has_full_rank(p) for key, p in self.parameters.items() if key.endswith(".rotation"))
+        return all(has_full_rank(unit.raw_rows()) for unit in self._units if unit.rotation is not None)
 
     def diverge(self) -> None:
         """End here, without a step that was begun: a loss, a gradient or a weight is NaN or infinite."""
@@ -174,7 +176,7 @@ class Learner:
         self._early_stopping.restore_best(self.parameters)
         self._optimizer = self._schedule = self._batches = None
 
-    def _draw_dropout_apart(self, model: PreTrainedModel) -> None:
+    def _draw_dropout_apart(self) -> None:
         if self.configuration.stage.dropout == 0:
             return
         open_contexts = []
@@ -186,8 +188,7 @@ class Learner:
         def after(module, args, output):
             open_contexts.pop().__exit__(None, None, None)
 
-        units = [each for layer in layers_of(model).values() for each in layer.units()]
-        for dropout in (unit.dropout for name, unit in units if name == self.configuration.adapter):
+        for dropout in (unit.dropout for unit in self._units):
             dropout.register_forward_pre_hook(before)
             dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
