@@ -88,18 +88,23 @@ def read_config(path: Path) -> "PeftConfig":
     """The configuration of a saved adapter; keys that heft does not use must have PEFT's default, or null.
 
     Raises:
-        HeftError: it cannot be read, is of another method than LoRA and ReFT, or asks for something that heft does not
-            write; all faults are named.
+        HeftError: it cannot be read, is of another method than LoRA, LoRA with positions and ReFT, or asks for
+            something that heft does not write; all faults are named.
     """
     values = read_json(path)
     method = values.pop("peft_type", None)
-    if method not in ("LORA", "REFT"):
-        raise HeftError(f"{path}: peft_type is {show(method)}; heft reads adapters of LORA and REFT")
+    if method not in ("LORA", "ACTIVATED_LORA", "REFT"):
+        raise HeftError(f"{path}: peft_type is {show(method)}; heft reads adapters of LORA, ACTIVATED_LORA and REFT")
     from peft import LoraConfig
 
+    from heft.alora import ActivatedLoraConfig
     from heft.reft.config import ReftConfig
 
-    config, allowed = (LoraConfig, LoraFields) if method == "LORA" else (ReftConfig, _Reft)
+    config, allowed = {
+        "LORA": (LoraConfig, LoraFields),
+        "ACTIVATED_LORA": (ActivatedLoraConfig, _ActivatedLora),
+        "REFT": (ReftConfig, _Reft),
+    }[method]
     used = {key: value for key, value in values.items() if key in allowed.model_fields}
     faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, config())
     try:
@@ -177,6 +182,13 @@ class LoraFields(_Common):
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
+
+
+class _ActivatedLora(LoraFields):
+    """LoRA with positions."""
+
+    positions: Annotated[str, Field(max_length=20)] = "l1+"
+    invocation_tokens: None = None
 
 
 class _Reft(_Common, ReftSettings):

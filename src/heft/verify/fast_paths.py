@@ -11,7 +11,7 @@ from heft.edits.positions import longest_tail
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import positions_of
+from heft.reft.tracker import positions_of
 from heft.training.loss import Loss, answer_loss
 from heft.training.reuse.decide import reuse_of
 from heft.training.reuse.facts import ReuseFacts
