@@ -111,7 +111,7 @@ def train_stage(
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
         scratch = modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-"))
-        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter)
+        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, attention)
         if stage.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             modes.callback(model.activation_checkpointing_disable)
