@@ -73,7 +73,8 @@ def test_a_pass_is_counted(sweep_of, grid):
     tracker.adapter_index.update({name: number for number, name in enumerate(names)})
     positions = [parse_positions(configuration.stage.positions) for configuration in tried]
     apart = frozenset(n for n, member in enumerate(work.members) if member.suffix is not None)
-    reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, MemoryStore()) if apart else None
+    store = MemoryStore()
+    reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, store, in_place=True) if apart else None
     passes = PackedForward(model, rows, positions, 0, reuse=reuse, behind_prefix=apart)
 
     def run():

@@ -58,8 +58,9 @@ class ModelSettings(Settings):
     """Where to compute; auto takes the first of cuda, mps and cpu that is available."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention (transformers: `attn_implementation`). auto is what transformers picks for the
-    model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster; flash_attention_2 needs
-    CUDA, dtype bfloat16 and the flash-attn package."""
+    model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster, and heft's own on cached
+    prefixes, which are read where they lie; any other value computes as it says. flash_attention_2 needs CUDA, dtype
+    bfloat16 and the flash-attn package."""
 
     @field_validator("name")
     @classmethod

@@ -25,8 +25,9 @@ from heft.sweep.training import SideBySide
 from heft.text.listing import first_of
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
-from heft.training.reuse.decide import reuse_of, with_store
+from heft.training.reuse.decide import first_equal, forms_of, reuse_of, with_store
 from heft.training.reuse.facts import has_dropout
+from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import Store
 
 
@@ -108,12 +109,17 @@ def _passes(
     reuse = with_store(reuse, sharing.plan, stages[0].cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
-    shared = replace(plain, reuse=reuse, behind_prefix=sharing.behind)
-    why_not = _why_not_shared(shared, plain, [p for learner in learners for p in learner.parameters.values()])
+    trained = [p for learner in learners for p in learner.parameters.values()]
+
+    def shared(form: PrefixReuse) -> PackedForward:
+        return replace(plain, reuse=form, behind_prefix=sharing.behind)
+
+    forms = forms_of(reuse, base.settings.attention)
+    reuse, why_not = first_equal(forms, lambda form: _why_not_shared(shared(form), plain, trained), reporter)
     if why_not is not None:
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
         return plain
-    return shared
+    return shared(reuse)
 
 
 def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:

@@ -160,7 +160,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
     for configuration in tried:
         own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
         if looks not in shapes:
-            shapes[looks] = shape_of(skeleton_of(own, name))
+            shapes[looks] = shape_of(skeleton_of(own, name), recipe.model.attention)
             if shapes[looks].costs is None:
                 raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
         alone.append(stage_costs(own, name, examples, shapes[looks]))
@@ -193,8 +193,9 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
             layouts[answer] = sequences(pack, row)
         for sequence in layouts[answer]:
             tokens = sum(member.width(row) for member in sequence)
-            seen = max(member.start(row) for member in sequence) + tokens
-            total += costs.token * tokens + costs.pair * (tokens * seen) + costs.column * (answer * len(sequence))
+            cached = max(member.start(row) for member in sequence)
+            total += costs.token * tokens + costs.attention(tokens, tokens, cached)
+            total += costs.column * (answer * len(sequence))
         for member in pack:
             for (positions, group), edit in member.costs.edits.items():
                 total += edit * positions.count(prompt, member.start(row), prompt + answer - 1, group)
