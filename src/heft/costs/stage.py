@@ -110,7 +110,7 @@ def stage_costs(
         shape = replace(shape or shape_of(skeleton_of(recipe, name)), trainable_parameters=0)
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed)
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
     reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)

@@ -158,19 +158,21 @@ class StageLoop:
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
-        outcome = train_stage(
-            self.base.model,
-            name,
-            stage,
-            self.data.train,
-            pad_id=self.base.tokenizer.pad_token_id,
-            seed=seed,
-            reporter=self.reporter,
-            holdout_seed=self.recipe.holdout_seed(name),
-            plan=plan,
-            attention=self.base.settings.attention,
-        )
-        finish(self.base.model, attached)
+        try:
+            outcome = train_stage(
+                self.base.model,
+                name,
+                stage,
+                self.data.train,
+                pad_id=self.base.tokenizer.pad_token_id,
+                seed=seed,
+                reporter=self.reporter,
+                holdout_seed=self.recipe.holdout_seed,
+                plan=plan,
+                attention=self.base.settings.attention,
+            )
+        finally:  # also where it diverged, so that the base is as it was
+            finish(self.base.model, attached)
         return trained, outcome
 
     def evaluate(self, name: str, **figures) -> StageSummary:
