@@ -30,6 +30,8 @@ TRUNK_SHARE = 0.4
 """Of what is left once the coarse settings are chosen, what the coarse stage may cost at most."""
 FORK_SHARE = 0.05
 """Likewise, what the short second stages of one fork may cost."""
+CALIBRATION_STEPS = 3
+"""Of a training that only measures how fast trials are."""
 FEW = 4
 """Second stages that are tried at a fork."""
 
@@ -68,14 +70,17 @@ class Search:
         return candidates(self.recipe, method, self.bench.base.model.num_parameters())
 
     def calibrate(self) -> float:
-        """Short trials of every kind that the arms need, so that later ones can be planned in seconds; their cost."""
-        methods = dict.fromkeys(part for arm in self.accounts for part in arm.split("+"))
+        """A few steps of LoRA and of ReFT, so that trials can be planned in seconds; what they took.
+
+        Both at once are as fast as LoRA until they are measured.
+        """
         found: list[Outcome] = []
-        for method in methods:
+        for method in {"lora": None, **dict.fromkeys(part for arm in self.accounts for part in arm.split("+"))}:
             tried = self.candidates(method)[: self.tune.configurations]
             if not self.bench.goes_together([each.stage for each in tried]):
                 tried = tried[:1]
-            found += self._train(None, STAGE_NAMES[method], tried, LEAST_STEPS)
+            if method != "joint":
+                found += self._train(None, STAGE_NAMES[method], tried, CALIBRATION_STEPS)
         return sum(outcome.spent(self.prices.unit) for outcome in found)
 
     def _halving(

@@ -128,9 +128,10 @@ class Prices:
     def speed(self, method: str, together: bool) -> tuple[float, float]:
         """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured.
 
-        One kind that was not measured is taken to be as fast as the method is otherwise.
+        One kind that was not measured is taken to be as fast as the method is otherwise, or as LoRA is.
         """
-        of_method = [each for each in self.ledger.outcomes.values() if each.kind == method and each.flops > 0]
+        measured = [each for each in self.ledger.outcomes.values() if each.flops > 0]
+        of_method = [each for each in measured if each.kind == method] or [e for e in measured if e.kind == "lora"]
         same = [each for each in of_method if (each.together > 1) == together]
         recent = (same or of_method)[-_RECENT:]
         assert recent, f"no trial of {method} was measured"
