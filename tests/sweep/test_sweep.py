@@ -169,7 +169,7 @@ def test_the_ranking_is_what_an_evaluation_of_the_validation_rows_says(run):
     )
     model, tokenizer = heft.load(found.directory / "adapter")
     rows = Encoder(tokenizer, recipe.task.max_length)(load_examples(recipe.task, "train"))
-    held_back = split_validation(rows, 0.5, recipe.seed + 1)[1]
+    held_back = split_validation(rows, 0.5, recipe.holdout_seed)[1]
     scores = choice_log_likelihoods(model, held_back, batch_size=4, pad_id=tokenizer.pad_token_id)
     golds = [row.example.gold for row in held_back]
     right = sum(max(range(len(s)), key=s.__getitem__) == gold for s, gold in zip(scores, golds, strict=True))

@@ -157,6 +157,54 @@ class LayerProbeDocument(_Document):
     """Layers, the one with the largest `edited` first."""
 
 
+class TuneArm(_Document):
+    """An arm of a search, by its best trial."""
+
+    arm: str
+    """Its name."""
+    loss: float
+    """Validation loss."""
+    accuracy: float | None
+    """Accuracy on the validation rows; null where answers are generated."""
+    difference: float
+    """Of the loss, from the best arm's."""
+    interval: tuple[float, float] | None
+    """95 % interval of the difference, paired by row; null where there is nothing to compare."""
+    ties: bool
+    """Whether that interval includes 0."""
+    training_seconds: float | None
+    """Seconds of training the best trial's recipe alone; null where they were not measured."""
+    training_flops: float
+    """FLOPs of the same, as executed."""
+    spent: float
+    """What the arm used of the budget, in seconds or FLOPs."""
+    trials: int
+    """Trials of whole recipes of the arm."""
+    recipe: str
+    """The file of its best recipe."""
+
+
+class TuneDocument(_Done):
+    """`heft tune --json`."""
+
+    command: Literal["tune"] = "tune"
+    """The command."""
+    search: str
+    """The directory of the search."""
+    best: str
+    """The recipe that is taken, as a file."""
+    winner: str
+    """The arm that it is of."""
+    verdict: str
+    """Who wins and why, in words."""
+    arms: list[TuneArm]
+    """The arms, lowest loss first; see below."""
+    run: str | None
+    """The run of the best recipe; null with `--no-run`."""
+    stages: list[StageSummary] | None
+    """Its base and stages, as in summary.json."""
+
+
 class Error(_Document):
     """What went wrong."""
 
@@ -181,10 +229,11 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m heft.cli.documents > docs/json.md`; change the declarations, not this file. -->
 
-`heft train`, `heft eval`, `heft predict` and `heft sweep` take `--json`: one document on standard output at the end,
-progress on standard error. An error is a document too, beside its line on standard error, and the exit status is the
-same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are errors of every
-other command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they print.
+`heft train`, `heft eval`, `heft predict`, `heft sweep` and `heft tune` take `--json`: one document on standard output
+at the end, progress on standard error. An error is a document too, beside its line on standard error, and the exit
+status is the same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are
+errors of every other command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they
+print.
 
 `--quiet` prints warnings, on standard error, and the last lines.
 
@@ -196,8 +245,11 @@ heft train quickstart --json | jq '.stages[-1].accuracy'
 
 def documents_page() -> str:
     """The text of docs/json.md."""
-    kinds = (TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow, LayerProbeDocument)
-    return "\n".join([INTRODUCTION, *(_section(kind) for kind in (*kinds, ErrorDocument, Error))])
+    kinds = (
+        *(TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow),
+        *(LayerProbeDocument, TuneDocument, TuneArm, ErrorDocument, Error),
+    )
+    return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 
 
 def _section(kind: type[BaseModel]) -> str:

@@ -177,20 +177,22 @@ class StageLoop:
         for words in orthogonal_in_words(self.base.model, name, name, stage):
             self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
-        outcome = train_stage(
-            self.base.model,
-            name,
-            stage,
-            self.data.train,
-            pad_id=self.base.tokenizer.pad_token_id,
-            seed=seed,
-            reporter=self.reporter,
-            holdout_seed=self.recipe.holdout_seed(name),
-            plan=plan,
-            attention=self.base.settings.attention,
-            prefixes=prefixes,
-        )
-        finish(self.base.model, attached)
+        try:
+            outcome = train_stage(
+                self.base.model,
+                name,
+                stage,
+                self.data.train,
+                pad_id=self.base.tokenizer.pad_token_id,
+                seed=seed,
+                reporter=self.reporter,
+                holdout_seed=self.recipe.holdout_seed,
+                plan=plan,
+                attention=self.base.settings.attention,
+                prefixes=prefixes,
+            )
+        finally:  # also where it diverged, so that the base is as it was
+            finish(self.base.model, attached)
         note_tails(self.base.model, attached.names, [*self.data.train, *self.data.eval])
         return trained, outcome
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from heft.adapters.attach import activate
+from heft.adapters.detach import gone_afterwards
 from heft.adapters.orthogonal import orthogonal_in_words
 from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
@@ -44,7 +44,7 @@ def side_by_side(
 
     Their adapters are on the model, behind those of earlier stages, while this is open.
     """
-    with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
+    with tempfile.TemporaryDirectory(prefix="heft-") as scratch, gone_afterwards(base.model):
         learners = [
             Learner(base.model, number, configuration, data, seed)
             for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
@@ -56,26 +56,10 @@ def side_by_side(
         passes = _passes(base, learners, data, Path(scratch), reporter)
         validation = range(len(data.rows), len(data.examples))
         retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
-        yield SideBySide(learners, passes, validation, retrying)
-
-
-@contextmanager
-def _gone_afterwards(base: Base) -> Iterator[None]:
-    """Whatever adapters are attached while this is open are gone when it closes."""
-    before = list(getattr(base.model, "peft_config", ()))
-    try:
-        yield
-    finally:
-        added = [name for name in base.model.peft_config if name not in before]
-        activate(base.model, before)
-        for path, layer in layers_of(base.model).items():
-            for name in set(added) & set(layer.positions):
-                layer.delete_adapter(name)
-            layer.tracker.adapter_index.clear()
-            if not layer.positions:
-                layer.detach(base.model.get_submodule(path.rpartition(".")[0]))
-        for name in added:
-            del base.model.peft_config[name]
+        try:
+            yield SideBySide(learners, passes, validation, retrying)
+        finally:
+            tracker.adapter_index.clear()
 
 
 def _kept_out_in_words(base: Base, tried: Sequence[Configuration]) -> list[str]:

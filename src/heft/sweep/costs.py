@@ -26,7 +26,7 @@ from heft.data.batching import packs
 from heft.data.encode import EncodedExample
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
-from heft.recipe.grid import configurations, last_stage, recipe_of
+from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
@@ -153,9 +153,20 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
     Raises:
         HeftError: the model does not run without weights.
     """
+    return side_by_side_costs(recipe, configurations(recipe), examples, model, recipe.sweep.tokens_per_pass, {})
+
+
+def side_by_side_costs(
+    recipe: Recipe,
+    tried: Sequence[Configuration],
+    examples: Sequence[EncodedExample],
+    model: PreTrainedModel,
+    tokens_per_pass: int,
+    shapes: dict[str, Shape],
+) -> SweepCosts:
+    """As `sweep_costs`, of these configurations of the recipe's last stage; `shapes` keeps what was looked at for the
+    next call with the same model and earlier stages."""
     name, stage = last_stage(recipe)
-    tried = configurations(recipe)
-    shapes: dict[str, Shape] = {}
     alone, seeds = [], []
     for configuration in tried:
         own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
@@ -174,7 +185,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
         folder = Path(tempfile.gettempdir())
         plan = plan.stored([*rows, *validation_rows], alone[0].shape.costs.kv_bytes, stage.cache, sharing.uses, folder)
     members = [Member(*about) for about in zip(alone, seeds, sharing.suffixes, strict=True)]
-    return SweepCosts(members, plan, recipe.sweep.tokens_per_pass)
+    return SweepCosts(members, plan, tokens_per_pass)
 
 
 def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int) -> list[list[Member]]:

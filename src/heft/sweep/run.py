@@ -158,7 +158,7 @@ def _pieces(work: StageLoop, tried: Sequence[Configuration]) -> list[Piece]:
 def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     name, _ = last_stage(recipe)
-    rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed)
     data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
