@@ -139,7 +139,7 @@ def test_copies_beyond_the_width_of_a_sequence_go_into_further_ones(sweep_of):
 @pytest.mark.parametrize(
     ("grid", "fine", "why"),
     [
-        ("{positions: [all, f1]}", "steps: 1", "all configurations edit first positions"),
+        ("{positions: [all, f1]}", "steps: 1", "all configurations act on first tokens"),
         ("{rank: [2, 4]}", "steps: 1, reuse: false", "reuse is false"),
     ],
 )

@@ -182,12 +182,6 @@ class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
 
     method: Literal["reft"] = "reft"
     """A representation-space adapter."""
-    reuse: bool = True
-    """Cache activations that training cannot change: the prompt prefix (positions `lN`) or the layers below the first
-    edit. Same result, faster."""
-    cache: Literal["auto", "memory", "disk", "off"] = "auto"
-    """Where cached activations are stored between epochs; auto takes memory up to a quarter of what is free, then disk
-    up to half of what is free; off computes them at every step."""
 
 
 class JointStage(TrainingSettings):

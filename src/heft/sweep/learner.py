@@ -14,10 +14,9 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel, set_seed
 
-from heft.adapters.attach import adapter_parameters, attach, train_only
+from heft.adapters.attach import adapter_modules, adapter_parameters, attach, train_only
 from heft.evaluation.finite import has_full_rank
 from heft.recipe.grid import Configuration
-from heft.reft.layer import layers_of
 from heft.training.batches import TrainingData, is_validation_due
 from heft.training.early_stopping import EarlyStopping
 from heft.training.optimizers import make_optimizer, make_schedule
@@ -186,8 +185,8 @@ class Learner:
         def after(module, args, output):
             open_contexts.pop().__exit__(None, None, None)
 
-        units = [each for layer in layers_of(model).values() for each in layer.units()]
-        for dropout in (unit.dropout for name, unit in units if name == self.configuration.adapter):
+        modules = adapter_modules(model, self.configuration.adapter)
+        for dropout in [module for module in modules if isinstance(module, nn.Dropout)]:
             dropout.register_forward_pre_hook(before)
             dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
