@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, inject_quietly
-from heft.adapters.methods import StageAdapter, adapters_of, method_name
+from heft.adapters.methods import StageAdapter, adapters_of
+from heft.adapters.safety import method_name
 from heft.adapters.trainable_tokens import show_tokens_of
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe, Stage

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, lora_config, lora_faults, plain_settings
 from heft.adapters.lora_targets import left_out
+from heft.adapters.safety import method_name
 from heft.adapters.source import AdapterSource, find_source, require_agreement
 from heft.adapters.trainable_tokens import token_ids
-from heft.alora import ActivatedLoraConfig
 from heft.edits.positions import Positions, parse_branch_positions, parse_positions
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
@@ -210,8 +210,3 @@ def all_adapters_of(recipe: Recipe) -> list[StageAdapter]:
 def edited_positions(recipe: Recipe) -> list[Positions]:
     """What the adapters of all stages edit."""
     return [adapter.positions for adapter in all_adapters_of(recipe) if adapter.positions is not None]
-
-
-def method_name(config: PeftConfig) -> str:
-    """An adapter's method as heft.json and tables have it."""
-    return "lora" if isinstance(config, ActivatedLoraConfig) else config.peft_type.value.lower()

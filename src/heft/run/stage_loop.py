@@ -16,10 +16,11 @@ from heft.data.rows import Data
 from heft.errors import HeftError
 from heft.evaluation.evaluator import evaluate_examples
 from heft.models.load import Base
-from heft.recipe.recipe import Recipe, ReftStage, Stage
+from heft.recipe.recipe import Recipe, Stage
 from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
+from heft.run.tails import note_tails, require_tails
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
@@ -51,6 +52,7 @@ class StageLoop:
 
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
+        require_tails(self.recipe, [*self.data.train, *self.data.eval])
         evaluated = [summary.name for summary in self.directory.summaries]
         self.reporter.expected(self.pieces(evaluated))
         if "base" not in evaluated:
@@ -117,9 +119,8 @@ class StageLoop:
             if last.cache is not None:  # a resumed stage runs as it was started
                 stage = stage.model_copy(update={"cache": last.cache})
         costs = self.count(name, stage)
-        cache = costs.reuse.store if isinstance(stage, ReftStage) else None
-        if cache is not None:  # what is counted is what runs
-            stage = stage.model_copy(update={"cache": cache})
+        cache = costs.reuse.store
+        stage = stage.model_copy(update={"cache": cache})  # what is counted is what runs
 
         def write(state: StageCheckpoint) -> None:
             if distributed.is_main():
@@ -171,6 +172,7 @@ class StageLoop:
             attention=self.base.settings.attention,
         )
         finish(self.base.model, attached)
+        note_tails(self.base.model, attached.names, [*self.data.train, *self.data.eval])
         return trained, outcome
 
     def evaluate(self, name: str, **figures) -> StageSummary:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heft.data.encode import EncodedExample
-from heft.recipe.recipe import ReftStage, Stage
+from heft.recipe.recipe import JointStage, Stage
 from heft.text.units import in_bytes
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.stores import choose_store
@@ -19,7 +19,8 @@ class ReusePlan:
 
     Attributes:
         kind: `PREFIXES`, `LOWER_LAYERS` or `NOTHING`.
-        start: edited tokens from a prompt's end (prefixes), or the first edited layer (lower layers).
+        start: tokens from a prompt's end on which something acts (prefixes), or the first layer that trains (lower
+            layers).
         tokens: that are cached, of all rows, validation rows included.
         bytes: that caching them takes.
         store: where: "memory", "disk", or "off", which computes them again at every step.
@@ -47,7 +48,7 @@ class ReusePlan:
         store = choose_store(cache, tokens * bytes_per_token, uses, folder)
         if self.kind == LOWER_LAYERS and store == "off":  # the plain loss runs the lower layers at every step, too
             why = "cache is off" if cache == "off" else "no row is used twice" if uses <= 1 else "there is no room"
-            return nothing(f"what enters layer {self.start}, the first that is edited, is not cached: {why}")
+            return nothing(f"what enters layer {self.start}, the first that trains, is not cached: {why}")
         return replace(self, tokens=tokens, bytes=tokens * bytes_per_token, store=store)
 
     def in_words(self) -> str:
@@ -66,17 +67,22 @@ def nothing(why_not: str) -> ReusePlan:
 
 def decide_reuse(stage: Stage, facts: ReuseFacts) -> ReusePlan:
     """What a stage reuses; `stored` chooses where it is cached."""
-    if not isinstance(stage, ReftStage):
-        return nothing("weights train")
     if not stage.reuse:
         return nothing("reuse is false")
     if stage.gradient_checkpointing:
         return nothing("gradient checkpointing runs the blocks again")
     if facts.has_dropout:
         return nothing("the base model has dropout of its own")
-    return what_can_be_reused(facts) or nothing(
-        f"positions {stage.positions} edit from the first token and the first layer on"
-    )
+    return what_can_be_reused(facts) or nothing(_from_the_start(stage))
+
+
+def _from_the_start(stage: Stage) -> str:
+    """Why nothing stays the same."""
+    if isinstance(stage, JointStage):
+        positions = f"{stage.lora.positions} (lora) and {stage.reft.positions} (reft)"
+    else:
+        positions = stage.positions
+    return f"positions {positions} act from the first token and the first layer on"
 
 
 def what_can_be_reused(facts: ReuseFacts) -> ReusePlan | None:
