@@ -8,12 +8,15 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 import heft
+import tiny
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
+from heft.recipe.grid import Configuration
+from heft.recipe.recipe import LoraStage
 from heft.reft.tracker import tracker_of
 from heft.runtime.reporter import Reporter
 from heft.sweep import arrange
-from heft.sweep.packed_lora import PackedLinear
+from heft.sweep.packed_lora import PackedLinear, require_apart
 from tolerance import assert_tensors, of_weights, trained_losses
 
 FINE = "{method: lora, rank: 2, alpha: 4, steps: 6, batch_size: 8, learning_rate: 1e-2, fused: %s}"
@@ -60,7 +63,7 @@ def test_early_stopping_and_best_checkpoints_are_each_configurations_own(run, tm
     recipe, _, learners = run(
         "{method: lora, positions: l2, rank: 2, steps: 9, batch_size: 4, warmup: 0, schedule: constant, holdout: 0.25,"
         " evaluate_every: 2, early_stopping: {patience: 1, min_delta: 0.001}, best_checkpoint: true}",
-        "{grid: {learning_rate: [1e-9, 2e-2]}}",
+        "{grid: {learning_rate: [1e-9, 3e-3]}}",
     )
     assert [learner.stopped_early for learner in learners] == [True, False]
     assert_as_alone(recipe, learners, tmp_path)
@@ -137,3 +140,11 @@ def test_the_model_is_what_it_was_when_a_sweep_is_over(run, monkeypatch, last):
     assert layers
     assert all(list(layer.lora_A) == ["coarse"] and not layer.lora_variant for layer in layers)
     assert tracker_of(model) is None
+
+
+def test_modules_that_do_not_show_whose_token_is_whose_are_refused():
+    model = tiny.tiny_model("mistral", tie_word_embeddings=False)
+    stage = LoraStage(method="lora", rank=2, steps=1, targets=["q_proj", "lm_head"])
+    with pytest.raises(HeftError, match="side by side, which LoRA cannot do on lm_head: the output head sees"):
+        require_apart(model, [Configuration("c00", {}, stage)])
+    require_apart(model, [Configuration("c00", {}, stage.model_copy(update={"targets": ["q_proj"]}))])

@@ -18,13 +18,19 @@ from dataclasses import dataclass, field
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers import PreTrainedModel
 
+from heft.adapters.lora import without_tokens
 from heft.alora.variant import ActivatedVariant, rows_of_a_token, takes_variants
 from heft.edits.positions import Positions
 from heft.errors import HeftError
+from heft.recipe.grid import Configuration
+from heft.recipe.recipe import LoraStage
 from heft.reft.layout import TokenLayout
 from heft.reft.tracker import ForwardTracker
 from heft.training.fused_lora import FusedLinear, dtype_of_products, has_hooks, is_plain
+
+_INSTEAD = "Leave it out of the targets, or train the configurations one by one with heft train"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,23 @@ class Grouping:
         return Group(tuple(found), counts, index_KM.flatten(), own_KM[..., None])
 
 
+def require_apart(model: PreTrainedModel, tried: Sequence[Configuration]) -> None:
+    """Require that every module that LoRA configurations adapt shows which of its rows is which token's.
+
+    Raises:
+        HeftError: some do not; it names them.
+    """
+    stages = [configuration.stage for configuration in tried if configuration.stage.method == "lora"]
+    found = {name: why for stage in _of_unlike_targets(stages) for name, why in without_tokens(model, stage).items()}
+    if found:
+        listed = "; ".join(f"{name}: {why}" for name, why in sorted(found.items()))
+        raise HeftError(f"a sweep runs configurations side by side, which LoRA cannot do on {listed}. {_INSTEAD}")
+
+
+def _of_unlike_targets(stages: Sequence[LoraStage]) -> list[LoraStage]:
+    return list({stage.model_dump_json(include={"targets", "exclude"}): stage for stage in stages}.values())
+
+
 def keep_apart(model: nn.Module, tracker: ForwardTracker, name: str) -> None:
     """Let a LoRA adapter of all tokens act on those tokens only that are its own where several run side by side.
 
@@ -87,10 +110,7 @@ def keep_apart(model: nn.Module, tracker: ForwardTracker, name: str) -> None:
         if not isinstance(layer, LoraLayer) or name not in layer.r or name in layer.lora_variant:
             continue
         if not takes_variants(layer):
-            raise HeftError(
-                f"a sweep runs configurations side by side, which LoRA cannot do on {path}: leave it out of the"
-                " targets, or train the configurations one by one with heft train"
-            )
+            raise HeftError(f"a sweep runs configurations side by side, which LoRA cannot do on {path}. {_INSTEAD}")
         layer.lora_variant[name] = ActivatedVariant(tracker, layer, name, Positions(all_tokens=True))
 
 
@@ -122,21 +142,19 @@ class PackedLinear(FusedLinear):
     grouping: Grouping
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """As PEFT's, which computes whatever this is not made for (see `FusedLinear.forward`), and a pass of no
-        configuration, such as that of a prefix."""
+        """As PEFT's, which computes whatever this is not made for (see `FusedLinear.forward`). In a pass of no
+        configuration, such as that of a prefix, no branch is computed."""
         tracker, dtype = self.grouping.tracker, dtype_of_products(x, self.base_layer.weight)
         active = [name for name in self.active_adapters if name in self.lora_A]
         own = [name for name in active if name in tracker.adapter_index]
         shared = [name for name in active if name not in tracker.adapter_index]
-        plain_call = own and dtype is not None and not (args or kwargs) and tracker.layout.adapter_BT is not None
+        plain_call = own and dtype is not None and not (args or kwargs)
         if not plain_call or not self._is_frozen_and_whole() or not self._are_undropped(shared, dtype):
             return super().forward(x, *args, **kwargs)
         if not self._are_products(own, dtype) or rows_of_a_token(x.shape, tracker.layout.index_BT.shape) != 1:
             return super().forward(x, *args, **kwargs)
         positions = [self.lora_variant[name].positions for name in own]
         group = self.grouping.of(own, positions, x.device)
-        if not group.names:
-            own = []
         bias = None if self.base_layer.bias is None else self.base_layer.bias.to(dtype)
         frozen = self._frozen(shared, x.shape, dtype)
         scales = tuple(float(self.scaling[name]) for name in group.names)
