@@ -150,6 +150,19 @@ def activated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
         activate(model, list(model.peft_config))
 
 
+@contextmanager
+def base_alone(model: nn.Module) -> Iterator[None]:
+    """No adapter takes part in forward passes inside, and none of their weights is touched; what trains stays so."""
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True  # PEFT's own switch also sets what trains
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
 def train_only(model: nn.Module, names: Sequence[str]) -> None:
     """Freeze all but these adapters."""
     model.requires_grad_(False)

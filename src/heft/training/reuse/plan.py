@@ -8,6 +8,7 @@ from heft.data.encode import EncodedExample
 from heft.recipe.recipe import JointStage, Stage
 from heft.text.units import in_bytes
 from heft.training.reuse.facts import ReuseFacts
+from heft.training.reuse.shared import SharedPrefix
 from heft.training.reuse.stores import choose_store
 
 PREFIXES, LOWER_LAYERS, NOTHING = "prefixes", "lower layers", "nothing"
@@ -24,6 +25,7 @@ class ReusePlan:
         tokens: that are cached, of all rows, validation rows included.
         bytes: that caching them takes.
         store: where: "memory", "disk", or "off", which computes them again at every step.
+        stages: that share the prefixes, which are then the base's; none where they are one stage's.
         why_not: in words, where the kind is `NOTHING`.
     """
 
@@ -32,6 +34,7 @@ class ReusePlan:
     tokens: int = 0
     bytes: int = 0
     store: str = "off"
+    stages: tuple[str, ...] = ()
     why_not: str | None = None
 
     def lengths(self, rows: Sequence[EncodedExample]) -> list[int]:
@@ -57,7 +60,8 @@ class ReusePlan:
             return f"nothing is reused, {self.why_not}"
         what = "prefixes reused" if self.kind == PREFIXES else f"layers 0 to {self.start - 1} skipped"
         where = "computed at every step" if self.store == "off" else f"cached in {self.store}"
-        return f"{what}, {self.tokens:,} tokens, {in_bytes(self.bytes)}, {where}"
+        whose = f" for {' and '.join(self.stages)}" if self.stages else ""
+        return f"{what}, {self.tokens:,} tokens, {in_bytes(self.bytes)}, {where}{whose}"
 
 
 def nothing(why_not: str) -> ReusePlan:
@@ -65,15 +69,21 @@ def nothing(why_not: str) -> ReusePlan:
     return ReusePlan(NOTHING, why_not=why_not)
 
 
-def decide_reuse(stage: Stage, facts: ReuseFacts) -> ReusePlan:
-    """What a stage reuses; `stored` chooses where it is cached."""
+def decide_reuse(stage: Stage, facts: ReuseFacts, shared: SharedPrefix | None = None) -> ReusePlan:
+    """What a stage reuses; `stored` chooses where it is cached.
+
+    `shared` is what it shares with other stages of its run; None for nothing.
+    """
     if not stage.reuse:
         return nothing("reuse is false")
     if stage.gradient_checkpointing:
         return nothing("gradient checkpointing runs the blocks again")
     if facts.has_dropout:
         return nothing("the base model has dropout of its own")
-    return what_can_be_reused(facts) or nothing(_from_the_start(stage))
+    plan = what_can_be_reused(facts) or nothing(_from_the_start(stage))
+    if shared is None or plan.kind != PREFIXES:
+        return plan
+    return replace(plan, start=shared.start, stages=shared.stages)
 
 
 def _from_the_start(stage: Stage) -> str:

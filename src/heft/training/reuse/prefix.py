@@ -9,6 +9,7 @@ Shapes: B rows, T tokens; S prefix tokens, W numbers of a token in the cache (he
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from heft.adapters.attach import base_alone
 from heft.data.batching import select_rows
 from heft.models.prefix_states import packed, unpacked
 from heft.reft.sites import decoder_of
@@ -29,9 +31,14 @@ class PrefixReuse(CachedActivations):
 
     Attributes:
         layout: what the columns of a row's states are; known once a prefix was computed.
+        numbers: of each row that a batch may hold, its number among `examples`; None where these are the same.
+        of_base: whether no adapter acts on the prefixes, so that they are computed with none on
+            (heft.training.reuse.shared).
     """
 
     layout: list[tuple[int, int]] = field(default_factory=list)
+    numbers: Sequence[int] | None = None
+    of_base: bool = False
 
     @property
     def loss(self) -> Loss:
@@ -39,6 +46,11 @@ class PrefixReuse(CachedActivations):
 
     def tokens(self, row: int) -> tuple[int, ...]:
         return self.examples[row].prompt[: -self.start]
+
+    def numbered(self, row_ids: torch.Tensor) -> list[int]:
+        """The numbers of a batch's rows among `examples`."""
+        rows = row_ids.tolist()
+        return rows if self.numbers is None else [self.numbers[row] for row in rows]
 
     def cache(self, rows: Sequence[int], lengths: Sequence[int]) -> DynamicCache:
         """Keys and values of the first `lengths` tokens of each row, aligned at the right; the rest is zeros.
@@ -54,7 +66,8 @@ class PrefixReuse(CachedActivations):
 
     def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         cache = DynamicCache()
-        decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
+        with base_alone(self.model) if self.of_base else nullcontext():
+            decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
         states_BSW, self.layout[:] = packed(cache)
         return states_BSW
 
@@ -84,7 +97,7 @@ def answer_loss_on_prefixes(model: nn.Module, batch: dict[str, torch.Tensor], re
         "input_ids": batch["input_ids"][:, split:],
         "attention_mask": mask_BT,
         "position_ids": batch["position_ids"][:, split:],
-        "past_key_values": reuse.cache(batch["row_ids"].tolist(), mask_BT[:, :split].sum(1).tolist()),
+        "past_key_values": reuse.cache(reuse.numbered(batch["row_ids"]), mask_BT[:, :split].sum(1).tolist()),
         "prompt_lengths": batch["prompt_lengths"],
     }
     return loss_of_labels(model, inputs, batch["labels"][:, split:])
