@@ -49,7 +49,13 @@ PLAIN = {"settings": {"reuse": False}}
 SWEEP_EPOCHS = 3
 GRID = {"rank": [8, 4], "learning_rate": [1e-3, 5e-4, 2e-3, 4e-3], "seed": [0, 1]}
 RATES = [1e-3, 3e-4, 5e-4, 7e-4, 1.4e-3, 2e-3, 2.8e-3, 4e-3]
-GRID_OF_64 = {"rank": [8, 4], "learning_rate": RATES, "warmup": [0.1, 0.0], "schedule": ["linear", "cosine"], "seed": [0]}
+GRID_OF_64 = {
+    "rank": [8, 4],
+    "learning_rate": RATES,
+    "warmup": [0.1, 0.0],
+    "schedule": ["linear", "cosine"],
+    "seed": [0],
+}
 GRID_OF_LORA = {"rank": [8, 4], "learning_rate": RATES, "seed": [0]}
 
 FUSED = {"settings": {"fused": True}}
