@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel, set_seed
 
-from heft.adapters.attach import adapter_parameters, attach, train_only
+from heft.adapters.attach import adapter_modules, adapter_parameters, attach, train_only
 from heft.evaluation.finite import has_full_rank
 from heft.recipe.grid import Configuration
 from heft.reft.layer import layers_of
@@ -95,7 +95,7 @@ class Learner:
         self.random = RandomNumbers(seed, model.device)
         units = (each for layer in layers_of(model).values() for each in layer.units())
         self._units = [unit for name, unit in units if name == configuration.adapter]
-        self._draw_dropout_apart()
+        self._draw_dropout_apart(model)
         self._data, self._early_stopping = data, EarlyStopping(stage)
         self._batches = itertools.chain.from_iterable(data.epoch(stage) for _ in itertools.count())
         self.taken = 0
@@ -176,7 +176,7 @@ class Learner:
         self._early_stopping.restore_best(self.parameters)
         self._optimizer = self._schedule = self._batches = None
 
-    def _draw_dropout_apart(self) -> None:
+    def _draw_dropout_apart(self, model: PreTrainedModel) -> None:
         if self.configuration.stage.dropout == 0:
             return
         open_contexts = []
@@ -188,7 +188,8 @@ class Learner:
         def after(module, args, output):
             open_contexts.pop().__exit__(None, None, None)
 
-        for dropout in (unit.dropout for unit in self._units):
+        modules = adapter_modules(model, self.configuration.adapter)
+        for dropout in [module for module in modules if isinstance(module, nn.Dropout)]:
             dropout.register_forward_pre_hook(before)
             dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 
