@@ -115,7 +115,7 @@ def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
 
 def test_rows_held_back_are_those_of_the_run_and_are_kept_but_not_trained_on(recipe_file):
     work, recipe, examples = costs_and_recipe(recipe_file, f"{KEPT}, holdout: 0.25")
-    assert (work.rows, work.validation_rows) == split_validation(examples, 0.25, recipe.seed + 1)
+    assert (work.rows, work.validation_rows) == split_validation(examples, 0.25, recipe.holdout_seed)
     assert work.reuse.tokens == sum(len(row.prompt) + len(row.answer) for row in examples)
     assert work.reuse.bytes == work.reuse.tokens * 64 * 4
 
@@ -137,7 +137,7 @@ def test_a_counted_model_does_not_stay_in_memory(recipe_file):
     )
     skeleton = skeleton_of(recipe, "coarse")
     there = [weakref.ref(parameter) for parameter in skeleton.parameters()]
-    assert shape_of(skeleton).costs.token.forward > 0
+    assert shape_of(skeleton, "auto").costs.token.forward > 0
     del skeleton
     gc.collect()
     assert [reference() for reference in there if reference() is not None] == []

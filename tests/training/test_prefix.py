@@ -71,12 +71,13 @@ def stores(tmp_path):
 
 
 @pytest.mark.parametrize("site", ["block", "attention", "mlp"])
+@pytest.mark.parametrize("in_place", [False, True], ids=["copied", "in_place"])
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
-def test_loss_and_gradients_are_those_of_the_plain_path(architecture, site, tmp_path):
+def test_loss_and_gradients_are_those_of_the_plain_path(architecture, in_place, site, tmp_path):
     model = staged(architecture, site=site)
     assert edited_suffix(model) == 2
     for store in stores(tmp_path):
-        reuse = PrefixReuse(model, ROWS, 2, 0, store)
+        reuse = PrefixReuse(model, ROWS, 2, 0, store, in_place=in_place)
         for rows in ([0, 1, 2, 3], [1, 3], [2], [2, 1], [0, 1, 2, 3]):  # the last time from what was kept
             assert_same_as_plain(model, rows, answer_loss_on_prefixes(model, batch_of(rows), reuse))
 

@@ -87,6 +87,8 @@ class ModelCosts:
         saved: what autograd saves for the backward pass.
         kv_bytes: a token's keys and values.
         lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted separately.
+        copies_prefixes: whether keys and values of a prefix are copied and get gradients, which nobody needs; else
+            they are read in place (heft.models.prefix_attention).
     """
 
     token: Flops = Flops()
@@ -97,6 +99,13 @@ class ModelCosts:
     saved: SavedBytes = field(default_factory=SavedBytes)
     kv_bytes: int = 0
     lower: "ModelCosts | None" = None
+    copies_prefixes: bool = True
+
+    def attention(self, tokens: int, own: int, cached: int) -> Flops:
+        """FLOPs of tokens that are compared with `own` columns of their pass and `cached` ones of a prefix."""
+        backward = 1.0 if self.copies_prefixes else 0.5  # each of both products has a factor of the prefix
+        seen = Flops(self.pair.forward, self.pair.backward * backward)
+        return self.pair * (tokens * own) + seen * (tokens * cached)
 
 
 class Uncountable(HeftError):
@@ -243,7 +252,7 @@ class _Recorder(TorchFunctionMode):
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """The intervention's own forward pass, its products counted as the edit's."""
         if rows_RD is None and unit.rotation is not None:
-            rows_RD = orthonormal_rows(unit.rotation)
+            rows_RD = orthonormal_rows(unit.raw_rows())
         self._scope = self._edited = key
         delta = type(unit).forward(unit, hidden_ND, rows_RD)
         self._scope = None

@@ -15,7 +15,7 @@ from heft.data.encode import EncodedExample
 from heft.models.load import choose_device
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.training import validation_rows_of
-from heft.training.attention import trains_eager
+from heft.training.attention import reads_in_place, trains_eager
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
 from heft.training.reuse.shared import shared_prefix
@@ -42,11 +42,13 @@ class Shape:
     reuse: ReuseFacts
 
 
-def shape_of(model: PreTrainedModel) -> Shape:
-    """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards."""
+def shape_of(model: PreTrainedModel, attention: str) -> Shape:
+    """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards; `attention` is model.attention."""
     about = (model.num_parameters(only_trainable=True), ReuseFacts.of(model))
     try:
-        return Shape(model_costs(model, about[1].first_edited_layer or 0), None, *about)
+        costs = model_costs(model, about[1].first_edited_layer or 0)
+        costs.copies_prefixes = not reads_in_place(model, attention)
+        return Shape(costs, None, *about)
     except Uncountable as error:
         return Shape(None, str(error), *about)
 
@@ -112,10 +114,10 @@ def stage_costs(
     """
     stage = recipe.stages[name]
     if stage.is_frozen:
-        shape = replace(shape or shape_of(skeleton_of(recipe, name)), trainable_parameters=0)
+        shape = replace(shape or shape_of(skeleton_of(recipe, name), recipe.model.attention), trainable_parameters=0)
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
-    shape = shape or shape_of(_skeleton_in_training(recipe, name, examples))
-    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed(name))
+    shape = shape or shape_of(_skeleton_in_training(recipe, name, examples), recipe.model.attention)
+    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed)
     reuse = _shared_reuse(recipe, name, shape, examples)
     if reuse is not None:
         return StageCosts(stage, shape, rows, validation_rows, reuse, is_filled=name != reuse.stages[0])

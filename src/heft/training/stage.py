@@ -114,7 +114,7 @@ def train_stage(
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
         scratch = modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-"))
-        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, prefixes)
+        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, attention, prefixes)
         if stage.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             modes.callback(model.activation_checkpointing_disable)
