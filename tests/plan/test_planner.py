@@ -48,13 +48,16 @@ def test_lower_layers_that_are_kept_are_counted_and_said(recipe_file):
     assert fine.reuse.bytes == plan.train.tokens * 64 * 4  # hidden size, float32
     assert fine.flops < 0.9 * fine.plain_flops
     size = f"{plan.train.tokens:,} tokens, {in_bytes(fine.reuse.bytes)}"
-    assert notes(plan)[0] == f"fine: layers 0 to 1 skipped, {size}, cached in memory"
+    assert notes(plan)[1] == f"fine: layers 0 to 1 skipped, {size}, cached in memory"
 
 
 def test_where_nothing_is_reused_the_plan_says_why(recipe_file):
     plan = make_plan(load_recipe(recipe_file(STAGES), ["stages.fine.positions=all"]), probe_seconds=0)
     assert plan.stages[1].flops == plan.stages[1].plain_flops
-    assert notes(plan)[0] == "fine: nothing is reused, positions all edit from the first token and the first layer on"
+    assert notes(plan)[:2] == [
+        f"{name}: nothing is reused, positions all act from the first token and the first layer on"
+        for name in ("coarse", "fine")
+    ]
 
 
 def test_rows_that_do_not_fit_are_told_as_a_run_would_tell_them(recipe_file):
