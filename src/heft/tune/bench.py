@@ -32,7 +32,7 @@ from heft.training.snapshot import restore_weights
 from heft.training.stage import split_validation
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
-from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages
+from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,18 @@ class Bench:
     tokens_per_pass: int
 
     @cached_property
+    def _split(self) -> tuple[list[EncodedExample], list[EncodedExample]]:
+        return split_validation(self.rows, self.holdout, self.recipe.holdout_seed)
+
+    @property
+    def trained_rows(self) -> list[EncodedExample]:
+        """Those that trials train on."""
+        return self._split[0]
+
+    @property
     def validation_rows(self) -> list[EncodedExample]:
-        """Those that no trial trains on."""
-        return split_validation(self.rows, self.holdout, self.recipe.holdout_seed)[1]
+        """Those that they are measured on."""
+        return self._split[1]
 
     @cached_property
     def rows_are_packed(self) -> bool:
@@ -147,7 +156,7 @@ class Bench:
         with gone_afterwards(self.base.model), self.attached(before):
             loop = self.loop(stages, [key_of(stages)])
             try:
-                _, outcome = loop.train_stage(name, stage)
+                _, outcome = loop.train_stage(name, unmeasured(stage))
                 training, measured = outcome.seconds, self.measure()
             except Diverged:
                 training, measured = time.perf_counter() - started, NOT_FINITE
@@ -165,9 +174,7 @@ class Bench:
             Configuration(f"c{number:02}", own, stage)
             for number, (own, stage) in enumerate(zip(values, stages, strict=True))
         ]
-        data = TrainingData(
-            *split_validation(self.rows, self.holdout, recipe.holdout_seed), self.base.tokenizer.pad_token_id
-        )
+        data = TrainingData(*self._split, self.base.tokenizer.pad_token_id)
         seeds = [recipe.stage_seed(name)] * len(tried)
         keys = [key_of({**below, name: stage}) for stage in stages]
         model, quiet = self.base.model, Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
@@ -180,7 +187,7 @@ class Bench:
             packed = side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet)
             training = modes.enter_context(packed)
             trained = training.train(name, quiet)
-            measured = measured_together(training, recipe.evaluation.normalize)
+            measured = measured_together(training, self.validation_rows)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
         return self._shared_out(found, before, name, stages, trained, time.perf_counter() - started)
 
@@ -227,10 +234,14 @@ class Bench:
         )
 
     def loop(self, stages: Mapping[str, Stage], keys: Sequence[str]) -> StageLoop:
-        """What trains these stages as `heft train` does, without rows of the evaluation split."""
+        """What trains these stages as `heft train` does, without rows that are not trained on.
+
+        With the validation rows it would measure them too; trials are measured afterwards. The stage that it is handed
+        is `unmeasured`: what it trains on is the same, row by row.
+        """
         heard = Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
         return StageLoop(
-            recipe_of_stages(self.recipe, stages), self.base, Data(list(self.rows), []), self.directory, heard
+            recipe_of_stages(self.recipe, stages), self.base, Data(self.trained_rows, []), self.directory, heard
         )
 
     @contextmanager
