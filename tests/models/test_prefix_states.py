@@ -45,9 +45,9 @@ def test_keys_and_values_of_unequal_sizes_come_back_as_they_were():
     cache = DynamicCache()
     for layer, (heads, key, value) in enumerate([(4, 16, 8), (2, 8, 8), (1, 32, 16)]):
         cache.update(torch.randn(3, heads, 7, key), torch.randn(3, heads, 7, value), layer)
-    states_BSW, parts = packed(cache)
-    assert states_BSW.shape == (3, 7, 4 * 24 + 2 * 16 + 48)
-    again = unpacked(states_BSW, parts)
+    states_BWS, parts = packed(cache)
+    assert states_BWS.shape == (3, 4 * 24 + 2 * 16 + 48, 7)
+    again = unpacked(states_BWS, parts)
     for layer, kept in zip(cache.layers, again.layers, strict=True):
         assert torch.equal(layer.keys, kept.keys)
         assert torch.equal(layer.values, kept.values)

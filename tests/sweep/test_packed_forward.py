@@ -52,10 +52,10 @@ def own(model, names):
     train_only(model, names)
 
 
-def passes_of(model):
+def passes_of(model, in_place=False):
     own(model, NAMES)
     apart = frozenset({0, 1, 2}) if can_stand_side_by_side(model) else frozenset()
-    reuse = PrefixReuse(model, ROWS, 1, 0, MemoryStore()) if apart else None
+    reuse = PrefixReuse(model, ROWS, 1, 0, MemoryStore(), in_place=in_place) if apart else None
     return PackedForward(model, ROWS, [parse_positions(p) for p in POSITIONS], 0, reuse=reuse, behind_prefix=apart)
 
 
@@ -70,10 +70,11 @@ def plain(model, number, row):
 
 
 @pytest.mark.parametrize("site", ["block", "mlp"])
+@pytest.mark.parametrize("in_place", [False, True], ids=["copied", "in_place"])
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
-def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, site):
+def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, in_place, site):
     model = model_with_all(architecture, site)
-    passes = passes_of(model)
+    passes = passes_of(model, in_place)
     assert passes.behind_prefix, "these architectures can stand side by side"
     work = [(n, row) for n in range(len(NAMES)) for row in range(len(ROWS)) if (n + row) % 4 or n < 3]
     losses = passes.losses([passes.item(n, row, ROWS[row].answer) for n, row in work])
@@ -90,10 +91,11 @@ def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, si
             assert_gradients({n: got}, {n: wanted})
 
 
-def test_eager_attention_and_a_window_in_every_layer_give_the_plain_loss():
+@pytest.mark.parametrize("in_place", [False, True], ids=["copied", "in_place"])
+def test_eager_attention_and_a_window_in_every_layer_give_the_plain_loss(in_place):
     model = model_with_all("mistral", sliding_window=6)
     model.set_attn_implementation("eager")
-    passes = passes_of(model)
+    passes = passes_of(model, in_place)
     work = [(n, row) for n in (0, 1, 2) for row in (0, 1, 3)]
     values = passes.losses([passes.item(n, row, ROWS[row].answer) for n, row in work]).tolist()
     for (n, row), value in zip(work, values, strict=True):

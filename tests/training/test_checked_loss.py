@@ -9,6 +9,7 @@ import tiny
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import attach
 from heft.errors import HeftError
+from heft.models import prefix_attention
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
@@ -163,3 +164,31 @@ def test_a_fast_path_with_the_right_loss_and_a_wrong_gradient_is_not_taken(tmp_p
     reuses, heard = fast_and_plain(staged(), tmp_path)
     assert not reuses
     assert "differs" in heard[0]
+
+
+def test_prefixes_are_copied_where_attention_cannot_read_them_in_place_and_this_is_said(tmp_path, monkeypatch):
+    right = prefix_attention.prefix_attention
+
+    def refuses(*arguments, **keywords):
+        raise ValueError("an attention of its own")
+
+    monkeypatch.setitem(prefix_attention.AttentionInterface._global_mapping, prefix_attention.NAME, refuses)
+    reuses, heard = fast_and_plain(staged(), tmp_path)
+    assert reuses
+    assert heard[0] == (
+        "prefixes are copied at every step, attention cannot read them in place: ValueError: an attention of its own"
+    )
+    assert heard[1].startswith("prefixes reused")
+    off = {"scaling": 0.5}
+    monkeypatch.setitem(
+        prefix_attention.AttentionInterface._global_mapping, prefix_attention.NAME, lambda *a, **k: right(*a, **k | off)
+    )
+    reuses, heard = fast_and_plain(staged(), tmp_path)
+    assert reuses
+    assert "cannot read them in place: it differs from the plain path by" in heard[0]
+
+
+@pytest.mark.parametrize(("asked", "in_place"), [("auto", True), ("sdpa", False), ("eager", False)])
+def test_prefixes_are_read_in_place_unless_an_attention_is_asked_for(asked, in_place, tmp_path):
+    loss, _ = loss_for(staged(), ReftStage(**REFT, positions="l2"), ROWS, 0, 3, tmp_path, Reporter(), asked)
+    assert loss.keywords["reuse"].in_place == in_place

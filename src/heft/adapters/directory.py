@@ -21,14 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import DOES_NOT_FIT, activate, inject
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
-from heft.adapters.methods import method_name
-from heft.adapters.safety import adapter_folder, adapter_paths, read_config
+from heft.adapters.safety import adapter_folder, adapter_paths, method_name, read_config
 from heft.adapters.trainable_tokens import tokens_of
 from heft.adapters.weights import read_shapes, require_fit
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.limits import limits_of
-from heft.models.load import Base, load_base
+from heft.models.load import Base, load_base, without_weights
 from heft.storage.atomic import atomic_folder, save_tensors, sha256_of
 
 PEFT_PREFIX = "base_model.model."
@@ -62,7 +61,7 @@ def save_adapter(
     folder.mkdir()
     tensors = {key: value.contiguous() for key, value in adapter_tensors(model, name, state_dict).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
-    config = PeftConfig.from_peft_type(**model.peft_config[name].to_dict())
+    config = stored_config(model.peft_config[name])
     config.inference_mode = True
     for key, value in vars(config).items():
         if isinstance(value, set):  # of names, whose order is another in every process
@@ -70,6 +69,18 @@ def save_adapter(
     if not getattr(config, "target_parameters", True):
         config.target_parameters = None  # PEFT makes an empty set of it in mixture-of-experts models
     config.save_pretrained(str(folder))
+
+
+def stored_config(config: PeftConfig) -> PeftConfig:
+    """A copy of an adapter's configuration as it is saved.
+
+    LoRA with positions whose prompts all end with the same tokens becomes PEFT's own aLoRA, which loads without heft.
+    """
+    values = config.to_dict()
+    if getattr(config, "invocation_tokens", None):
+        values |= {"peft_type": "LORA", "alora_invocation_tokens": values.pop("invocation_tokens")}
+        del values["positions"]
+    return PeftConfig.from_peft_type(**values)
 
 
 def require_readable(directory: Path, model: PreTrainedModel) -> None:
@@ -214,12 +225,6 @@ def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path, l
 def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
     """Whether a tensor has the saved values, which may be of lower precision; NaN where NaN is."""
     return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
-
-
-def without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """The model's modules without weights, so that what is attached to it takes no memory either."""
-    with torch.device("meta"):
-        return type(model)(copy.deepcopy(model.config))
 
 
 def expected_tensors(

@@ -127,6 +127,36 @@ class SweepDocument(_Done):
     """The winner on the evaluation split, where the recipe asks for it."""
 
 
+class LayerProbeDocument(_Document):
+    """`layer_probe` in the document of `heft plan --probe-layers --json`. Norms are in nats per answer token and unit
+    of the edit; lists of layers begin with layer 0."""
+
+    group_names: list[str]
+    """Groups of tokens, in the order that all lists of groups have."""
+    rows: int
+    """Training rows that were looked at."""
+    positions: str
+    """Positions by which layers are compared."""
+    tokens: list[int]
+    """Tokens of each group in these rows."""
+    edited: list[float]
+    """Of each layer, the norm of the gradient, mean over rows, of a zero edit of these positions."""
+    edited_rows: list[float]
+    """Likewise, the mean over rows of each row's own norm."""
+    groups: list[list[float]]
+    """As `edited`, of an edit of each group alone: layers of groups."""
+    groups_rows: list[list[float]]
+    """As `edited_rows`, likewise."""
+    layer_shares: list[float]
+    """Each layer's share of the sum of `edited`."""
+    agreement: list[float]
+    """`edited` by `edited_rows`: 1 where all rows ask for the same edit."""
+    group_shares: list[float]
+    """Each group's share of the sum of `groups`."""
+    order: list[int]
+    """Layers, the one with the largest `edited` first."""
+
+
 class TuneArm(_Document):
     """An arm of a search, by its best trial."""
 
@@ -217,7 +247,7 @@ def documents_page() -> str:
     """The text of docs/json.md."""
     kinds = (
         *(TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow),
-        *(TuneDocument, TuneArm, ErrorDocument, Error),
+        *(LayerProbeDocument, TuneDocument, TuneArm, ErrorDocument, Error),
     )
     return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 

@@ -69,13 +69,19 @@ def pass_bytes(
     `checkpointed_bytes` are those of a token's hidden state where blocks run again in the backward pass; else 0.
     """
     saved, tokens = costs.saved, batch.rows * batch.width
-    body = saved.token * tokens + saved.pair * tokens * (batch.width + batch.cached) + saved.step
+    pairs = batch.width + (batch.cached if costs.copies_prefixes else 0)
+    body = saved.token * tokens + saved.pair * tokens * pairs + saved.step
     body += sum(size * batch.edited.get(key, 0) for key, size in saved.edits.items())
     if checkpointed_bytes:
         body = body / text.num_hidden_layers + checkpointed_bytes * text.num_hidden_layers * tokens
     if device.type == "cpu":
         body *= _HEAP_OF_ACTIVATIONS
-    body += saved.seen * batch.rows * batch.cached + 3 * 4 * batch.columns * text.vocab_size
+    body += 3 * 4 * batch.columns * text.vocab_size
+    if costs.copies_prefixes:
+        body += saved.seen * batch.rows * batch.cached
+    elif batch.cached:  # each head's probabilities in float32
+        heads = getattr(text, "num_attention_heads", 1) * text.num_hidden_layers
+        body += 4 * heads * tokens * (batch.width + batch.cached)
     prefixes = costs.kv_bytes * batch.rows * batch.cached
     return round(max(prefixes + body, _COPIES_OF_PREFIXES * prefixes))
 

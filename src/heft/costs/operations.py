@@ -26,6 +26,7 @@ from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
 from heft.reft.sites import block_names, decoder_of
+from heft.reft.tracker import tracker_of
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
 """Tokens of the pass that is looked at: the first that divides no dimension of the model, so that none is mistaken for
@@ -81,10 +82,13 @@ class ModelCosts:
         pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
         column: for each position with logits.
         step: once per pass, whatever its size (orthonormal rows; factorisations are not counted).
-        edits: for each edited token, by adapter positions and group (heft.edits.positions).
+        edits: for each token that an edit or a LoRA of some tokens acts on, by positions and group
+            (heft.edits.positions).
         saved: what autograd saves for the backward pass.
         kv_bytes: a token's keys and values.
         lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted separately.
+        copies_prefixes: whether keys and values of a prefix are copied and get gradients, which nobody needs; else
+            they are read in place (heft.models.prefix_attention).
     """
 
     token: Flops = Flops()
@@ -95,6 +99,13 @@ class ModelCosts:
     saved: SavedBytes = field(default_factory=SavedBytes)
     kv_bytes: int = 0
     lower: "ModelCosts | None" = None
+    copies_prefixes: bool = True
+
+    def attention(self, tokens: int, own: int, cached: int) -> Flops:
+        """FLOPs of tokens that are compared with `own` columns of their pass and `cached` ones of a prefix."""
+        backward = 1.0 if self.copies_prefixes else 0.5  # each of both products has a factor of the prefix
+        seen = Flops(self.pair.forward, self.pair.backward * backward)
+        return self.pair * (tokens * own) + seen * (tokens * cached)
 
 
 class Uncountable(HeftError):
@@ -190,6 +201,11 @@ class _Recorder(TorchFunctionMode):
             ]
         for layer in layers_of(model).values():
             self._follow(layer)
+        tracker = tracker_of(model)
+        if tracker is not None:  # every edit and every update of positions sees one token
+            tracker.edited_indices = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+            for branch in tracker.branches:
+                branch.forward = partial(self._update, branch, branch.forward)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -228,8 +244,7 @@ class _Recorder(TorchFunctionMode):
         return (self.costs, self.costs.lower) if self._in_lower else (self.costs,)
 
     def _follow(self, layer: ReftLayer) -> None:
-        """Let every unit edit one token, and tell its products from others."""
-        layer.tracker.edited_indices = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+        """Tell the products of every unit from others."""
         for group in GROUPS:
             for name, unit in getattr(layer, f"reft_{group}").items():
                 unit.forward = partial(self._edit, unit, (layer.positions[name], group))
@@ -237,11 +252,18 @@ class _Recorder(TorchFunctionMode):
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """The intervention's own forward pass, its products counted as the edit's."""
         if rows_RD is None and unit.rotation is not None:
-            rows_RD = orthonormal_rows(unit.rotation)
+            rows_RD = orthonormal_rows(unit.raw_rows())
         self._scope = self._edited = key
         delta = type(unit).forward(unit, hidden_ND, rows_RD)
         self._scope = None
         return delta
+
+    def _update(self, branch, forward: Callable, *args, **kwargs) -> torch.Tensor:
+        """The update of LoRA with positions, its products counted as its own."""
+        self._scope = self._edited = (branch.positions, "shared")
+        updated = forward(*args, **kwargs)
+        self._scope = None
+        return updated
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")

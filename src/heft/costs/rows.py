@@ -38,7 +38,7 @@ def lower_row(costs: ModelCosts, row: EncodedExample) -> float:
 def span(costs: ModelCosts, prompt: int, start: int, end: int, columns: int) -> Flops:
     """FLOPs of a row's tokens `start` to `end`, those before them in the cache, with logits in `columns` places."""
     tokens = end - start
-    work = costs.token * tokens + costs.pair * (tokens * end) + costs.column * columns
+    work = costs.token * tokens + costs.attention(tokens, tokens, start) + costs.column * columns
     for (positions, group), edit in costs.edits.items():
         work += edit * positions.count(prompt, start, end, group)
     return work

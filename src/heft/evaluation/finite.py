@@ -94,7 +94,7 @@ def _degenerate_rotations(model: PreTrainedModel) -> list[str]:
     found = []
     for path, layer in layers_of(model).items():
         for name, unit in layer.units():
-            if unit.rotation is not None and not has_full_rank(unit.rotation):
+            if unit.rotation is not None and not has_full_rank(unit.raw_rows()):
                 found.append(f"{name} at {path.removesuffix('.reft')}")
     return found
 

@@ -1,7 +1,7 @@
 """Whether a model's prefix can be cached, and the cache: each layer's keys and values.
 
 Shapes: B rows, S prefix tokens, W numbers per token in all layers together. Heads and their sizes may differ from
-layer to layer, and between keys and values, so a row's states are one (S, W) matrix.
+layer to layer, and between keys and values, so a row's states are one (W, S) matrix.
 """
 
 import inspect
@@ -50,20 +50,25 @@ def scaled_beyond(model: PreTrainedModel) -> int | None:
 
 
 def packed(cache: DynamicCache) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """All keys and values of a cache as (B, S, W), and what its columns are: keys of layer 0, its values, and so on.
+    """All keys and values of a cache as (B, W, S), and what its rows are: keys of layer 0, its values, and so on.
 
-    Of each the number of heads and their size.
+    Of each the number of heads and their size. Columns are tokens, so that a layer's numbers are adjacent in memory.
     """
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     parts = [(tensor.shape[1], tensor.shape[3]) for tensor in tensors]
-    return torch.cat([tensor.transpose(1, 2).flatten(2) for tensor in tensors], dim=2), parts
+    return torch.cat([tensor.mT.flatten(1, 2) for tensor in tensors], dim=1), parts
 
 
-def unpacked(states_BSW: torch.Tensor, parts: list[tuple[int, int]]) -> DynamicCache:
+def unpacked(states_BWS: torch.Tensor, parts: list[tuple[int, int]]) -> DynamicCache:
     """A cache that holds what `packed` gave."""
-    cut = states_BSW.split([heads * size for heads, size in parts], dim=2)
-    tensors = [t.unflatten(2, part).transpose(1, 2) for t, part in zip(cut, parts, strict=True)]
+    tensors = [tensor.mT for tensor in layers_of_states(states_BWS, parts)]
     cache = DynamicCache()
     for layer in range(len(tensors) // 2):
         cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
     return cache
+
+
+def layers_of_states(states_BWS: torch.Tensor, parts: list[tuple[int, int]]) -> list[torch.Tensor]:
+    """Views (B, H, D, S) of what `packed` gave: keys of layer 0, its values, and so on."""
+    cut = states_BWS.split([heads * size for heads, size in parts], dim=1)
+    return [tensor.unflatten(1, part) for tensor, part in zip(cut, parts, strict=True)]

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from heft.builtin import BUILT_IN_MODELS
+from heft.edits.positions import parse_branch_positions
 from heft.edits.settings import ReftSettings
+from heft.recipe.orthogonal import OrthogonalSettings, stage_fault
 from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
@@ -57,8 +59,9 @@ class ModelSettings(Settings):
     """Where to compute; auto takes the first of cuda, mps and cpu that is available."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention (transformers: `attn_implementation`). auto is what transformers picks for the
-    model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster; flash_attention_2 needs
-    CUDA, dtype bfloat16 and the flash-attn package."""
+    model's class, but eager while short rows train in bfloat16 on a CPU, where that is faster, and heft's own on cached
+    prefixes, which are read where they lie; any other value computes as it says. flash_attention_2 needs CUDA, dtype
+    bfloat16 and the flash-attn package."""
 
     @field_validator("name")
     @classmethod
@@ -100,6 +103,9 @@ class LoraSettings(Settings):
     """Module-name suffixes that are excluded from the targets (PEFT: `exclude_modules`)."""
     layers: Annotated[Literal["all"] | list[Annotated[int, Field(ge=0)]], Distinct] = "all"
     """Layers that are adapted, counted from 0 (PEFT: `layers_to_transform`)."""
+    positions: str = "all"
+    """Tokens that it acts on: all, or lN+, the last N of the prompt and every later one (Activated LoRA); lN is read as
+    lN+. Earlier tokens keep the base's keys and values, which can be cached."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank), which keeps large ranks stable (PEFT: `use_rslora`)."""
     dora: bool = False
@@ -120,6 +126,11 @@ class LoraSettings(Settings):
     def _tokens_fit_the_init(cls, value: list[str], info: ValidationInfo) -> list[str]:
         if value and info.data.get("init", "default").startswith(("pissa", "olora")):
             raise ValueError(f"trainable_tokens cannot be trained with init: {info.data['init']}; use init: default")
+        if value and info.data.get("positions", "all") != "all":
+            raise ValueError(
+                f"trainable_tokens change embeddings wherever the tokens stand; got positions {info.data['positions']};"
+                " use positions: all"
+            )
         return value
 
     @field_validator("targets", "layers")
@@ -129,6 +140,21 @@ class LoraSettings(Settings):
             raise ValueError(f"{info.field_name} must name at least one; got an empty list")
         return value
 
+    @field_validator("positions")
+    @classmethod
+    def _positions_are_readable(cls, value: str) -> str:
+        return str(parse_branch_positions(value))
+
+    @field_validator("dora")
+    @classmethod
+    def _dora_acts_on_all(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("positions", "all") != "all":
+            raise ValueError(
+                f"dora scales whole weights, which act on all tokens; got positions {info.data['positions']}; use"
+                " positions: all, or dora: false"
+            )
+        return value
+
     @field_validator("init")
     @classmethod
     def _init_fits(cls, value: str, info: ValidationInfo) -> str:
@@ -136,6 +162,11 @@ class LoraSettings(Settings):
             raise ValueError(f"unknown init {value!r}{suggest(value, (*LORA_INITS, 'pissa_niter_N'))}")
         if info.data.get("dora") and value.startswith(("pissa", "olora")):
             raise ValueError(f"{value} with dora cannot become a plain adapter; use init: default or dora: false")
+        if info.data.get("positions", "all") != "all" and value.startswith(("pissa", "olora")):
+            raise ValueError(
+                f"{value} changes base weights, which act on all tokens; got positions {info.data['positions']}; use"
+                " positions: all, or init: default"
+            )
         ranks = [info.data.get("rank", 2), *info.data.get("rank_pattern", {}).values()]
         if value == "orthogonal" and any(rank % 2 for rank in ranks):
             raise ValueError(f"orthogonal needs even ranks; got {', '.join(map(str, ranks))}")
@@ -149,17 +180,11 @@ class LoraStage(TrainingSettings, LoraSettings, SourceSettings):
     """A weight-space adapter."""
 
 
-class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
+class ReftStage(TrainingSettings, OrthogonalSettings, ReftSettings, SourceSettings):
     """Train a ReFT adapter."""
 
     method: Literal["reft"] = "reft"
     """A representation-space adapter."""
-    reuse: bool = True
-    """Cache activations that training cannot change: the prompt prefix (positions `lN`) or the layers below the first
-    edit. Same result, faster."""
-    cache: Literal["auto", "memory", "disk", "off"] = "auto"
-    """Where cached activations are stored between epochs; auto takes memory up to a quarter of what is free, then disk
-    up to half of what is free; off computes them at every step."""
 
 
 class JointStage(TrainingSettings):
@@ -263,6 +288,15 @@ class Recipe(Settings):
             if getattr(lora, "init", "").startswith("pissa"):
                 text = f"{lora.init} needs unquantized weights; use init: default or model.quantization: null"
                 raise value_error(text, below=path)
+        return stages
+
+    @field_validator("stages")
+    @classmethod
+    def _orthogonal_to_earlier_lora(cls, stages: dict[str, Any]) -> dict[str, Any]:
+        for name, stage in stages.items():
+            fault = stage_fault(name, stages, getattr(stage, "orthogonal_to", None))
+            if fault is not None:
+                raise value_error(fault, below=(name, "orthogonal_to"))
         return stages
 
     @field_validator("sweep")

@@ -70,7 +70,7 @@ class Costing:
         key = json.dumps([recipe.model.model_dump(), so_far])
         if key not in self._shapes:
             check_targets(self._base(recipe), recipe, tokenizer_for(recipe))
-            self._shapes[key] = shape_of(skeleton_of(recipe, name))
+            self._shapes[key] = shape_of(skeleton_of(recipe, name), recipe.model.attention)
         if self._shapes[key].costs is None:
             raise HeftError(f"FLOPs of stage {name} cannot be counted: {self._shapes[key].uncounted}")
         return self._shapes[key]

@@ -24,16 +24,17 @@ from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.batching import packs
 from heft.data.encode import EncodedExample
+from heft.edits.positions import parse_positions
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import LoraSettings, Recipe
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 from heft.sweep.sharing import decide_sharing
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
 
-_OF_ADAPTERS = set(ReftSettings.model_fields)
+_OF_ADAPTERS = {*LoraSettings.model_fields, *ReftSettings.model_fields}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,18 @@ class Member:
     def costs(self) -> ModelCosts:
         """Of its tokens."""
         return self.alone.shape.costs
+
+    @property
+    def token(self) -> Flops:
+        """Of each of its tokens, without what a LoRA of all tokens adds: base weights and earlier stages."""
+        return self.costs.token + self.branch * -1
+
+    @property
+    def branch(self) -> Flops:
+        """Of each of its tokens, what a LoRA of all tokens adds; one of some tokens is among `costs.edits`."""
+        if self.alone.stage.method != "lora" or not parse_positions(self.alone.stage.positions).all_tokens:
+            return Flops()
+        return Flops(2, 4) * self.alone.shape.trainable_parameters
 
     @property
     def group(self) -> tuple:
@@ -171,7 +184,7 @@ def side_by_side_costs(
     for configuration in tried:
         own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
         if looks not in shapes:
-            shapes[looks] = shape_of(skeleton_of(own, name))
+            shapes[looks] = shape_of(skeleton_of(own, name), recipe.model.attention)
             if shapes[looks].costs is None:
                 raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
         alone.append(stage_costs(own, name, examples, shapes[looks]))
@@ -195,7 +208,8 @@ def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int
 
 def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
     """FLOPs, forward and backward, of every row once, for all members of a pack."""
-    costs = max((member.costs for member in pack), key=lambda costs: costs.token.backward)
+    deepest = max(pack, key=lambda member: member.token.backward)
+    costs = deepest.costs
     layouts: dict[int, list[list[Member]]] = {}
     total = Flops()
     for row in rows:
@@ -204,9 +218,11 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
             layouts[answer] = sequences(pack, row)
         for sequence in layouts[answer]:
             tokens = sum(member.width(row) for member in sequence)
-            seen = max(member.start(row) for member in sequence) + tokens
-            total += costs.token * tokens + costs.pair * (tokens * seen) + costs.column * (answer * len(sequence))
+            cached = max(member.start(row) for member in sequence)
+            total += deepest.token * tokens + costs.attention(tokens, tokens, cached)
+            total += costs.column * (answer * len(sequence))
         for member in pack:
+            total += member.branch * member.width(row)
             for (positions, group), edit in member.costs.edits.items():
                 total += edit * positions.count(prompt, member.start(row), prompt + answer - 1, group)
     return total.total

@@ -100,6 +100,8 @@ class PackedForward:
         inputs = {"attention_mask": self._masks(batch, starts, numbers.clamp(min=-1))}
         if columns:
             inputs["past_key_values"] = self.reuse.cache(batch.rows, lengths.tolist())
+            with self.reuse.attention():
+                return self._run(items, batch, inputs)
         return self._run(items, batch, inputs)
 
     def _masks(self, batch: PackedBatch, starts: torch.Tensor, prefix_numbers: torch.Tensor) -> torch.Tensor | dict:

@@ -7,6 +7,8 @@ On a CPU it is slow in bfloat16, above all backward, while plain products run in
 rows of 41 tokens a layer of SmolLM2 took 27.6 ms forward and backward, eager 3.9 ms; for 8 of 160, 35 and 13 ms; for 2
 of 512, 48 and 29 ms; for 1 of 1,536, 161 and 281 ms (one core of an EPYC with AVX512-BF16). In float32 the two are
 alike. eager stores the scores of every pair of tokens, so it is used for short rows only.
+
+Passes on cached prefixes have an attention of their own (heft.models.prefix_attention), wherever it computes the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,3 +50,8 @@ def trains_eager(model: PreTrainedModel, device: torch.device, asked: str, rows:
     """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
     is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and attention_of(model) == "sdpa"
     return asked == "auto" and is_slow and longest_of(rows) <= LONGEST_EAGER
+
+
+def reads_in_place(model: PreTrainedModel, asked: str) -> bool:
+    """Whether cached prefixes are read where they lie (heft.models.prefix_attention) while a model trains."""
+    return asked == "auto" and attention_of(model) in ("sdpa", "eager")

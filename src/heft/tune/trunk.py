@@ -20,7 +20,7 @@ from heft.training.guards import Diverged
 from heft.tune.bench import Before, Bench
 from heft.tune.ledger import Ledger
 from heft.tune.measure import NOT_FINITE
-from heft.tune.trial import COARSE, Outcome, dumped, key_of, sized, unmeasured
+from heft.tune.trial import COARSE, Outcome, dumped, key_of, sized
 
 
 class _At(CheckpointSettings):
@@ -96,7 +96,7 @@ class Trunk:
         measured = NOT_FINITE
         with gone_afterwards(self.bench.base.model):
             try:
-                self.bench.loop({COARSE: long}, [key_of({COARSE: stage})]).train_stage(COARSE, unmeasured(long), plan)
+                self.bench.train_stage({COARSE: stage}, COARSE, long, plan)
             except Diverged:
                 pass
             except _Reached:

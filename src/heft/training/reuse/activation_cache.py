@@ -1,12 +1,13 @@
 """What the frozen model makes of a row: computed when it is first needed, and cached where there is a store.
 
-Shapes: B rows, S cached tokens, W numbers cached per token. A row's activations are one (S, W) matrix.
+Shapes: B rows, S cached tokens, W numbers cached per token. A row's activations are one matrix, (S, W) or (W, S).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -32,7 +33,10 @@ class CachedActivations(ABC):
         pad_id: id of the padding token.
         store: keeps activations for later epochs, or nothing.
         rows_per_pass: most rows that are computed together to be cached.
+        token_axis: of a row's matrix, along which its tokens are.
     """
+
+    token_axis: ClassVar[int] = 0
 
     model: PreTrainedModel
     examples: Sequence[EncodedExample]
@@ -52,7 +56,7 @@ class CachedActivations(ABC):
 
     @abstractmethod
     def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Activations (B, S, W) of a batch of such tokens, padded on the left."""
+        """Activations (B, S, W) or (B, W, S) of a batch of such tokens, padded on the left."""
 
     @abstractmethod
     def bytes_per_token(self) -> int:
@@ -68,19 +72,24 @@ class CachedActivations(ABC):
         missing = [row for row, tensor in found.items() if tensor is None and self.cached_length(row)]
         return found | self._computed(missing)
 
-    def padded(self, activations_SW: torch.Tensor, columns: int) -> torch.Tensor:
-        """A row's activations on the model's device, with zeros on the left up to so many columns."""
-        activations_SW = activations_SW.to(self.model.device, non_blocking=True)
-        return F.pad(activations_SW, (0, 0, columns - len(activations_SW), 0))
+    def padded(self, activations: torch.Tensor, columns: int) -> torch.Tensor:
+        """A row's activations on the model's device, with zeros before its tokens, which are then so many."""
+        activations = activations.to(self.model.device, non_blocking=True)
+        missing = columns - activations.shape[self.token_axis]
+        return F.pad(activations, (missing, 0) if self.token_axis else (0, 0, missing, 0))
 
     @torch.no_grad()
     def compute(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         """Run these rows through the model, in one pass."""
         inputs = left_pad([self.tokens(row) for row in rows], self.pad_id, self.model.device)
         lengths = [len(self.examples[row].prompt) for row in rows]
-        states_BSW = self.run({**inputs, "prompt_lengths": torch.tensor(lengths, device=self.model.device)})
-        columns = states_BSW.shape[1]
-        return {row: states_BSW[i, columns - self.cached_length(row) :] for i, row in enumerate(rows)}
+        states = self.run({**inputs, "prompt_lengths": torch.tensor(lengths, device=self.model.device)})
+        columns = states.shape[1 + self.token_axis]
+        counts = [self.cached_length(row) for row in rows]
+        return {
+            row: states[i].narrow(self.token_axis, columns - count, count)
+            for i, (row, count) in enumerate(zip(rows, counts, strict=True))
+        }
 
     def _computed(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         if not self.store.persistent:

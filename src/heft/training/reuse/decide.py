@@ -1,6 +1,6 @@
 """Which loss a stage is trained with: the plain one, or an equal one that computes less."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
 from heft.recipe.recipe import Stage
 from heft.runtime.reporter import Reporter
+from heft.training.attention import reads_in_place
 from heft.training.checked_loss import draws_random_numbers, longest_of, why_not_fast
 from heft.training.fused_lora import fused_lora
 from heft.training.loss import Loss, plain_loss
@@ -20,7 +21,10 @@ from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.lower_layers import LowerLayerReuse
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.shared import BasePrefixes
 from heft.training.reuse.stores import Store, open_store
+
+Reuse = PrefixReuse | LowerLayerReuse
 
 
 def may_be_fused(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
@@ -48,6 +52,8 @@ def loss_for(
     uses: float,
     folder: Path,
     reporter: Reporter,
+    attention: str = "auto",
+    prefixes: BasePrefixes | None = None,
 ) -> tuple[Loss, bool]:
     """The cheapest loss that the stage allows and that equals the plain one on this model; a note says which.
 
@@ -56,23 +62,32 @@ def loss_for(
         rows: training rows and validation rows; a batch's `row_ids` are indices into them.
         uses: how often each row will be trained on.
         folder: for a file of cached activations.
+        attention: model.attention of the recipe.
+        prefixes: that the stage shares with others of its run; None for none.
 
     Returns:
         the loss, and whether it computes less than every token in every layer.
     """
     plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
-    plan = decide_reuse(stage, ReuseFacts.of(model))
+    plan = decide_reuse(stage, ReuseFacts.of(model), None if prefixes is None else prefixes.shared)
     if plan.kind == NOTHING:
         return plain, False
-    reuse = reuse_of(plan, model, rows, pad_id, Store(), stage.micro_batch_size or stage.batch_size)
+    if plan.stages:
+        reuse = prefixes.reuse(model, rows, pad_id)
+    else:
+        reuse = reuse_of(plan, model, rows, pad_id, Store(), stage.micro_batch_size or stage.batch_size)
     if draws_random_numbers(model, rows, pad_id):
         why_not = "the base model draws random numbers in training, and what is computed once would be one draw for all"
     else:
-        why_not = why_not_fast(model, reuse.loss, plain, rows, pad_id)
+
+        def why_not_this(form: Reuse) -> str | None:
+            return why_not_fast(model, form.loss, plain, rows, pad_id)
+
+        reuse, why_not = first_equal(forms_of(reuse, attention), why_not_this, reporter)
     if why_not is not None:
         reporter.note(f"reuse is off, the plain path is taken: {why_not}")
         return plain, False
-    stored = with_store(reuse, plan, stage.cache, uses, folder, reporter)
+    stored = with_store(reuse, plan, stage.cache, uses, folder, reporter, prefixes)
     return (plain, False) if stored is None else (stored.loss, True)
 
 
@@ -83,18 +98,52 @@ def reuse_of(
     pad_id: int,
     store: Store,
     rows_per_pass: int = ROWS_PER_PASS,
-) -> PrefixReuse | LowerLayerReuse:
+) -> Reuse:
     """What carries a plan out."""
     kind = PrefixReuse if plan.kind == PREFIXES else LowerLayerReuse
     return kind(model, rows, plan.start, pad_id, store, rows_per_pass)
 
 
+def forms_of(reuse: Reuse, attention: str) -> list[Reuse]:
+    """The ways to compute with it that the setting model.attention allows, the fastest first."""
+    if isinstance(reuse, PrefixReuse) and reads_in_place(reuse.model, attention):
+        return [replace(reuse, in_place=True), reuse]
+    return [reuse]
+
+
+def first_equal(
+    forms: Sequence[Reuse], why_not: Callable[[Reuse], str | None], reporter: Reporter
+) -> tuple[Reuse, str | None]:
+    """The first of the forms that equals the plain path; or the last one, and why it does not, in words.
+
+    A note says why prefixes are copied where they could have been read in place.
+    """
+    reasons: list[str] = []
+    for form in forms:
+        reason = why_not(form)
+        if reason is None:
+            if reasons:
+                reporter.note(f"prefixes are copied at every step, attention cannot read them in place: {reasons[0]}")
+            return form, None
+        reasons.append(reason)
+    return forms[-1], reasons[-1]
+
+
 def with_store(
-    reuse: PrefixReuse | LowerLayerReuse, plan: ReusePlan, cache: str, uses: float, folder: Path, reporter: Reporter
-) -> PrefixReuse | LowerLayerReuse | None:
+    reuse: Reuse,
+    plan: ReusePlan,
+    cache: str,
+    uses: float,
+    folder: Path,
+    reporter: Reporter,
+    prefixes: BasePrefixes | None = None,
+) -> Reuse | None:
     """Reuse with the store that the setting `cache` means now; None where it saves nothing without one."""
     plan = plan.stored(reuse.examples, reuse.bytes_per_token(), cache, uses, folder)
     if plan.kind == NOTHING:
         return None
     reporter.note(plan.in_words())
-    return replace(reuse, store=open_store(plan.store, plan.lengths(reuse.examples), folder))
+    lengths = plan.lengths(reuse.examples)
+    if plan.stages:
+        return replace(reuse, store=prefixes.store(plan.store, lengths))
+    return replace(reuse, store=open_store(plan.store, lengths, folder))

@@ -9,14 +9,19 @@ Shapes: B rows, T tokens; S prefix tokens, W numbers of a token in the cache (he
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
+from heft.adapters.attach import base_alone
 from heft.data.batching import select_rows
+from heft.models.prefix_attention import reading_cache, reads_prefix
+from heft.models.prefix_blocks import SpareMemory, layer_prefixes
 from heft.models.prefix_states import packed, unpacked
 from heft.reft.sites import decoder_of
 from heft.training.loss import Loss, answer_loss, loss_of_labels
@@ -28,10 +33,20 @@ class PrefixReuse(CachedActivations):
     """The prefixes of a stage's training rows; `start` counts edited tokens from the prompt's end.
 
     Attributes:
-        layout: what the columns of a row's states are; known once a prefix was computed.
+        in_place: whether attention reads them where they lie (heft.models.prefix_attention), in passes under
+            `attention`; else they are copied into an ordinary cache.
+        layout: what the numbers of a token's states are; known once a prefix was computed.
+        numbers: of each row that a batch may hold, its number among `examples`; None where these are the same.
+        of_base: whether no adapter acts on the prefixes, so that they are computed with none on
+            (heft.training.reuse.shared).
     """
 
+    token_axis: ClassVar[int] = 1
+    in_place: bool = False
     layout: list[tuple[int, int]] = field(default_factory=list)
+    numbers: Sequence[int] | None = None
+    of_base: bool = False
+    spare: SpareMemory = field(default_factory=SpareMemory)
 
     @property
     def loss(self) -> Loss:
@@ -40,23 +55,36 @@ class PrefixReuse(CachedActivations):
     def tokens(self, row: int) -> tuple[int, ...]:
         return self.examples[row].prompt[: -self.start]
 
-    def cache(self, rows: Sequence[int], lengths: Sequence[int]) -> DynamicCache:
-        """Keys and values of the first `lengths` tokens of each row, aligned at the right; the rest is zeros.
+    def numbered(self, row_ids: torch.Tensor) -> list[int]:
+        """The numbers of a batch's rows among `examples`."""
+        rows = row_ids.tolist()
+        return rows if self.numbers is None else [self.numbers[row] for row in rows]
+
+    def attention(self) -> AbstractContextManager[None]:
+        """Inside, the model takes what `cache` gives."""
+        return reads_prefix(self.model) if self.in_place else nullcontext()
+
+    def cache(self, rows: Sequence[int], lengths: Sequence[int]) -> Cache:
+        """Keys and values of the first `lengths` tokens of each row, aligned at the right.
 
         Args:
             rows: indices of the batch's rows.
             lengths: tokens taken of each, at most its `cached_length`.
         """
         cached, columns = self.activations_of(rows), max(lengths)
-        padded = [self.padded(cached[row][:n], columns) if n else None for row, n in zip(rows, lengths, strict=True)]
+        taken = [cached[row][:, :n] if n else None for row, n in zip(rows, lengths, strict=True)]
+        if self.in_place:
+            return reading_cache(layer_prefixes(taken, self.layout, self.model.device, self.spare))
+        padded = [None if states is None else self.padded(states, columns) for states in taken]
         blank = torch.zeros_like(next(tensor for tensor in padded if tensor is not None))
         return unpacked(torch.stack([blank if tensor is None else tensor for tensor in padded]), self.layout)
 
     def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         cache = DynamicCache()
-        decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
-        states_BSW, self.layout[:] = packed(cache)
-        return states_BSW
+        with base_alone(self.model) if self.of_base else nullcontext():
+            decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
+        states_BWS, self.layout[:] = packed(cache)
+        return states_BWS
 
     def bytes_per_token(self) -> int:
         """Bytes of keys and values of one token, read off a short row; 0 where no row has a token to cache."""
@@ -65,7 +93,7 @@ class PrefixReuse(CachedActivations):
             return 0
         row = min(rows, key=self.cached_length)
         tensor = self.compute([row])[row]
-        return tensor.shape[1] * tensor.element_size()
+        return len(tensor) * tensor.element_size()
 
 
 def answer_loss_on_prefixes(model: nn.Module, batch: dict[str, torch.Tensor], reuse: PrefixReuse) -> torch.Tensor:
@@ -84,7 +112,8 @@ def answer_loss_on_prefixes(model: nn.Module, batch: dict[str, torch.Tensor], re
         "input_ids": batch["input_ids"][:, split:],
         "attention_mask": mask_BT,
         "position_ids": batch["position_ids"][:, split:],
-        "past_key_values": reuse.cache(batch["row_ids"].tolist(), mask_BT[:, :split].sum(1).tolist()),
+        "past_key_values": reuse.cache(reuse.numbered(batch["row_ids"]), mask_BT[:, :split].sum(1).tolist()),
         "prompt_lengths": batch["prompt_lengths"],
     }
-    return loss_of_labels(model, inputs, batch["labels"][:, split:])
+    with reuse.attention():
+        return loss_of_labels(model, inputs, batch["labels"][:, split:])

@@ -22,7 +22,7 @@ SHARE_OF_DISK = 0.5
 
 
 class Store:
-    """Keeps nothing: every step computes its activations again. Others keep a copy of one matrix a row, (S, W).
+    """Keeps nothing: every step computes its activations again. Others keep a copy of one matrix a row.
 
     Attributes:
         kind: its name in the settings.
@@ -76,24 +76,25 @@ class DiskStore(Store):
         self._starts = [0, *accumulate(lengths)]
         self._flat: torch.Tensor | None = None
         self._width = 0
-        self._present: set[int] = set()
+        self._shapes: dict[int, torch.Size] = {}
 
     def get(self, row: int) -> torch.Tensor | None:
-        return self._place(row) if row in self._present else None
+        return self._place(row) if row in self._shapes else None
 
     def put(self, row: int, states: torch.Tensor) -> None:
         if self._flat is None:
-            self._width = states.shape[1]
+            self._width = states.numel() // (self._starts[row + 1] - self._starts[row])
             count = self._starts[-1] * self._width
             _reserve(self._path, count * states.element_size())
             self._flat = torch.from_file(str(self._path), shared=True, size=count, dtype=states.dtype)
             with suppress(OSError):  # Windows keeps the name of a file that is open
                 self._path.unlink()
+        self._shapes[row] = states.shape
         self._place(row).copy_(states)
-        self._present.add(row)
 
     def _place(self, row: int) -> torch.Tensor:
-        return self._flat[self._starts[row] * self._width : self._starts[row + 1] * self._width].view(-1, self._width)
+        start, end = self._starts[row] * self._width, self._starts[row + 1] * self._width
+        return self._flat[start:end].view(self._shapes[row])
 
 
 def _reserve(path: Path, size: int) -> None:

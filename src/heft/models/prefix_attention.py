@@ -1,0 +1,237 @@
+"""Attention that reads cached prefixes where they lie, through transformers' `AttentionInterface`.
+
+transformers' own way with a cache puts a prefix's keys and values and those of the tokens that run into one tensor,
+repeats them for grouped queries and computes their gradients. A step on cached prefixes has few tokens and long
+prefixes, so all that takes more time than its products. Here queries are grouped by the key-value head that they share,
+scores of prefix and tokens stand side by side under one softmax, and a prefix gets no copy and no gradient.
+
+A cache of `reading_cache` tells models how many columns it has, so that they make their masks as ever, and gives their
+layers back the keys and values that they put in. These carry the prefix of their layer to the attention function.
+
+Shapes: B rows, H key-value heads, G queries of each, T tokens, S prefix columns, D and E sizes of keys and values. A
+block of b rows of a prefix, n columns of it at the right end, has keys (b, H, D, n) and values (b, H, E, n).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+from heft.models.forward import attention_of
+
+NAME = "heft_prefix"
+"""Of the implementation, as `model.set_attn_implementation` takes it."""
+_PREFIX = "_heft_prefix"
+"""Attribute of keys and values: the prefix before them."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A prefix of adjacent rows of a batch in one layer.
+
+    Attributes:
+        rows: of the batch.
+        keys: (b, H, D, n).
+        values: (b, H, E, n).
+    """
+
+    rows: slice
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        """n, the columns that the block has, at the right end of the prefix."""
+        return self.keys.shape[-1]
+
+
+@dataclass(frozen=True)
+class LayerPrefix:
+    """The prefixes of a batch in one layer.
+
+    Attributes:
+        blocks: in the order of rows; a row without a block has no prefix.
+        columns: S.
+        memory: what has to live as long as the blocks are read.
+    """
+
+    blocks: Sequence[Block]
+    columns: int
+    memory: object = None
+
+
+class PrefixLayer(DynamicLayer):
+    """A cache's layer that nothing is appended to: a pass gets its own keys and values back, with their prefix."""
+
+    def __init__(self, prefix: LayerPrefix):
+        super().__init__()
+        self.prefix = prefix
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Attach the prefix to these keys and values."""
+        setattr(key_states, _PREFIX, self.prefix)
+        setattr(value_states, _PREFIX, self.prefix)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Columns of the prefix."""
+        return self.prefix.columns
+
+
+def reading_cache(prefixes: Sequence[LayerPrefix]) -> Cache:
+    """A cache of each layer's prefix, for a pass under `reads_prefix`."""
+    return Cache(layers=[PrefixLayer(prefix) for prefix in prefixes])
+
+
+@contextmanager
+def reads_prefix(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model's attention reads the prefix of a `reading_cache`; afterwards it is what it was.
+
+    Raises:
+        ValueError: the model's class does not let its attention be exchanged.
+    """
+    before = attention_of(model)
+    try:
+        model.set_attn_implementation(NAME)
+        if attention_of(model) != NAME:
+            raise ValueError(f"the attention of {type(model).__name__} cannot be exchanged")
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention (B, T, G·H, E) of a layer's tokens to their prefix and to themselves; see transformers'
+    `AttentionInterface` for what is passed.
+
+    Args:
+        query: (B, G·H, T, D).
+        key: (B, H, T, D), as it came back from the cache.
+        value: (B, H, T, E), likewise.
+        attention_mask: (B or 1, 1 or G·H, T, S + T): bool, or what is added to scores.
+        softcap: scores are softcap · tanh(score / softcap).
+        s_aux: (G·H,) scores of a sink that each head may attend to for nothing.
+
+    Raises:
+        ValueError: the call has something that this function does not compute; nothing is ever left out.
+    """
+    prefix = getattr(key, _PREFIX, None)
+    if prefix is None or getattr(value, _PREFIX, None) is not prefix:
+        raise ValueError(f"{type(module).__name__} changes keys or values between the cache and its attention")
+    if dropout or position_bias is not None or attention_mask is None:
+        raise ValueError(f"{type(module).__name__} attends with dropout, a bias by position or without a mask")
+    if attention_mask.shape[-1] != prefix.columns + key.shape[2]:
+        raise ValueError(
+            f"{type(module).__name__} masks {attention_mask.shape[-1]} columns; its cache has"
+            f" {prefix.columns} and {key.shape[2]} are computed"
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attended = _ReadPrefix.apply(query, key, value, attention_mask, prefix, scaling, softcap, s_aux)
+    return attended, None
+
+
+def _whole_mask(*args, **kwargs) -> torch.Tensor:
+    """sdpa's mask, made in any case: sdpa leaves out one that its kernel implies."""
+    return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+
+
+AttentionInterface.register(NAME, prefix_attention)
+AttentionMaskInterface.register(NAME, _whole_mask)
+
+
+class _ReadPrefix(torch.autograd.Function):
+    """softmax(QKᵀ · scaling + mask) V over prefix and tokens, with gradients for the tokens' Q, K and V."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, mask, prefix: LayerPrefix, scaling, softcap, sink):
+        rows, heads, tokens, size = key.shape
+        dtype = prefix.blocks[0].keys.dtype  # under autocast the tokens' are rounded, a prefix is not
+        query_BHQD = (query.to(dtype) * scaling).reshape(rows, heads, -1, size)
+        key_BHTD, value_BHTE = key.to(dtype), value.to(dtype)
+        scores = _scores(query_BHQD, key_BHTD, prefix)
+        capped = None
+        if softcap is not None:
+            capped = scores.div_(softcap).tanh_()
+            scores = capped * softcap
+        probs = _softmax(scores, mask, sink, query.shape[1]).to(dtype)
+        own = probs[..., prefix.columns :]
+        out = torch.matmul(own, value_BHTE)
+        for block, part in _parts(probs, prefix):
+            out[block.rows] += torch.matmul(part, block.values.mT)
+        ctx.save_for_backward(query_BHQD, key_BHTD, value_BHTE, probs, capped)
+        ctx.prefix, ctx.scaling = prefix, scaling
+        ctx.query_shape, ctx.dtypes = query.shape, (query.dtype, key.dtype, value.dtype)
+        return out.view(rows, -1, tokens, out.shape[-1]).transpose(1, 2).to(query.dtype).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BTNE):
+        query, key, value, probs, capped = ctx.saved_tensors
+        prefix = ctx.prefix
+        grad_BHQE = grad_BTNE.to(probs.dtype).transpose(1, 2).reshape(*query.shape[:3], -1)
+        grad_value = torch.matmul(probs[..., prefix.columns :].mT, grad_BHQE)
+        grad_probs = torch.zeros_like(probs)
+        torch.matmul(grad_BHQE, value.mT, out=grad_probs[..., prefix.columns :])
+        for block, part in _parts(grad_probs, prefix):
+            part.copy_(torch.matmul(grad_BHQE[block.rows], block.values))
+        grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+        if capped is not None:
+            grad_scores = grad_scores * (1 - capped.square())
+        own = grad_scores[..., prefix.columns :]
+        grad_key = torch.matmul(own.mT, query)
+        grad_query = torch.matmul(own, key)
+        for block, part in _parts(grad_scores, prefix):
+            grad_query[block.rows] += torch.matmul(part, block.keys.mT)
+        grad_query = grad_query.mul_(ctx.scaling).view(ctx.query_shape)
+        grads = (grad.to(dtype) for grad, dtype in zip((grad_query, grad_key, grad_value), ctx.dtypes, strict=True))
+        return (*grads, None, None, None, None, None)
+
+
+def _parts(scores: torch.Tensor, prefix: LayerPrefix) -> Iterator[tuple[Block, torch.Tensor]]:
+    """Each block with its part (b, H, Q, n) of scores (B, H, Q, S + T) or the like."""
+    for block in prefix.blocks:
+        yield block, scores[block.rows, :, :, prefix.columns - block.width : prefix.columns]
+
+
+def _scores(query_BHQD: torch.Tensor, key_BHTD: torch.Tensor, prefix: LayerPrefix) -> torch.Tensor:
+    """(B, H, Q, S + T); where a row has no prefix, anything finite."""
+    shape = (*query_BHQD.shape[:3], prefix.columns + key_BHTD.shape[2])
+    scores = query_BHQD.new_zeros(shape)
+    scores[..., prefix.columns :] = torch.matmul(query_BHQD, key_BHTD.mT)
+    for block, part in _parts(scores, prefix):
+        part.copy_(torch.matmul(query_BHQD[block.rows], block.keys))
+    return scores
+
+
+def _softmax(scores: torch.Tensor, mask: torch.Tensor, sink: torch.Tensor | None, heads: int) -> torch.Tensor:
+    """Probabilities (B, H, Q, S + T), in at least float32, of what the mask lets through.
+
+    A query that sees nothing, which is padding, sees all alike, as in eager attention.
+    """
+    rows, _, _, columns = scores.shape
+    by_head = scores.view(rows, heads, -1, columns)
+    if mask.dtype == torch.bool:
+        by_head.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    else:
+        by_head += mask
+    if sink is None:
+        return torch.softmax(by_head, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).view_as(scores)
+    sinks = sink.view(1, -1, 1, 1).expand(rows, -1, by_head.shape[2], 1).to(scores.dtype)
+    return torch.softmax(torch.cat([by_head, sinks], -1), -1, dtype=torch.float32)[..., :-1].view_as(scores)
