@@ -130,11 +130,12 @@ def test_an_arms_recipe_trains_to_the_loss_of_its_trial(all_arms, arm, tmp_path)
     base = replace(load_base(search.recipe.model), model=model, tokenizer=tokenizer)
     found = measured_alone(base, search.recipe, rows_of(search.recipe)[1])
     trial = result.best
-    if trial.together == 1:
+    if trial.together == len(trial.stages) == 1:  # elsewhere prefixes are computed beside other rows
         assert (found.loss, found.row_losses) == (trial.loss, trial.row_losses)
     else:
-        rate = trial.stages["fine"]["learning_rate"]
-        assert found.loss == pytest.approx(trial.loss, rel=of_losses(rate, trial.steps))
+        steps = sum(stage["steps"] for stage in trial.stages.values())
+        rate = max(stage["learning_rate"] for stage in trial.stages.values())
+        assert found.loss == pytest.approx(trial.loss, rel=of_losses(rate, steps))
     summary = next(each for each in run.stages if each.name == list(trial.stages)[-1])
     assert summary.flops == pytest.approx(trial.training_flops, rel=0.01)  # a part of an epoch has other rows
 
@@ -244,16 +245,16 @@ def test_a_time_budget_is_spent_as_trials_take_time(tmp_path, monkeypatch):
     monkeypatch.setattr(Bench, "train_on_top", on_a_steady_machine)
     path = write_recipe(tmp_path, STAGES, f"tune: {{arms: [lora, reft], {SMALL}}}", task=TASK)
     recipe = load_recipe(path, output=tmp_path / "search")
-    found = quick_tune(recipe, "50s").findings
+    found = quick_tune(recipe, "30s").findings
     assert found.unit == "seconds"
     assert 0 < found.calibration < 10
     for account in found.accounts.values():
-        assert account.amount == pytest.approx((50 - found.calibration) / 2)
+        assert account.amount == pytest.approx((30 - found.calibration) / 2)
         dearest = max(outcome.seconds for outcome in account.used.values())
         assert account.amount - dearest <= account.spent <= account.amount + 0.5
     # what was decided in seconds is not decided anew
     monkeypatch.setattr(Bench, "train_on_top", None)
-    assert quick_tune(recipe, "50s", resume=True).best == quick_tune(recipe, "50s", resume=True).best
+    assert quick_tune(recipe, "30s", resume=True).best == quick_tune(recipe, "30s", resume=True).best
 
 
 def test_epochs_are_the_flops_of_plain_lora_on_all_rows(tmp_path):

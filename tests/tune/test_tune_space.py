@@ -8,7 +8,7 @@ import pytest
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
-from heft.tune.space import candidates, grids, require_tunable, spread
+from heft.tune.space import candidates, grids, require_tunable, resolved_space, spread
 
 SMALL_MODEL = 10**8
 
@@ -35,10 +35,14 @@ def test_stages_are_templates_and_their_own_values_come_first(recipe_file):
     stages = "{coarse: {method: lora, rank: 4, targets: [q_proj], batch_size: 8, epochs: 3, learning_rate: 2e-3}}"
     mine = recipe(recipe_file, stages)
     lists = grids(mine, SMALL_MODEL)
-    assert lists["lora"] == {"learning_rate": [2e-3, 6e-4, 6e-3], "rank": [4, 8, 16]}
+    assert lists["lora"] == {
+        "learning_rate": [2e-3, 6e-4, 6e-3],
+        "positions": ["l8+", "all"],
+        "rank": [4, 8, 16],
+    }
     assert lists["reft"]["learning_rate"][0] == 2e-3  # auto for ReFT on a model of this size
     first, *_ = tried = candidates(mine, "lora", SMALL_MODEL)
-    assert first.values == {"learning_rate": 2e-3, "rank": 4}
+    assert first.values == {"learning_rate": 2e-3, "positions": "l8+", "rank": 4}
     assert all(isinstance(each.stage, LoraStage) and each.stage.targets == ["q_proj"] for each in tried)
     reft = candidates(mine, "reft", SMALL_MODEL)
     assert all(isinstance(each.stage, ReftStage) and each.stage.batch_size == 8 for each in reft)
@@ -49,7 +53,25 @@ def test_lists_of_tune_replace_those_that_it_has_without(recipe_file):
     stages = "{fine: {method: reft, positions: l7}}"
     mine = recipe(recipe_file, stages, "{reft: {rank: [1], dropout: [0.0, 0.1]}}")
     lists = grids(mine, SMALL_MODEL)["reft"]
-    assert (lists["rank"], lists["dropout"], lists["positions"]) == ([1], [0.0, 0.1], ["l7", "l4", "l1"])
+    assert (lists["rank"], lists["dropout"], lists["positions"]) == ([1], [0.0, 0.1], ["l7", "l4", "l4+", "l1"])
+
+
+def test_positions_that_the_shortest_prompt_has_not_are_left_out_of_the_defaults_alone(recipe_file):
+    stages = "{a: {method: lora, positions: l9}, b: {method: reft}}"
+    short = resolved_space(recipe(recipe_file, stages), SMALL_MODEL, shortest=2).tune
+    assert (short.lora["positions"], short.reft["positions"]) == (["l9+", "all"], ["l1"])
+    given = resolved_space(recipe(recipe_file, stages, "{reft: {positions: [l4]}}"), SMALL_MODEL, shortest=2).tune
+    assert given.reft["positions"] == ["l4"]
+    assert grids(resolved_space(recipe(recipe_file, stages), SMALL_MODEL, 99), SMALL_MODEL)["lora"]["rank"] == [8, 16]
+
+
+def test_only_a_second_stage_keeps_out_of_what_the_first_writes(recipe_file):
+    stages = "{first: {method: lora}, fine: {method: reft, positions: l3, orthogonal_to: first}}"
+    mine = recipe(recipe_file, stages, "{reft: {orthogonal_to: [null, first], rank: [4]}}")
+    alone, second = (candidates(mine, "reft", SMALL_MODEL, behind) for behind in (False, True))
+    assert {each.stage.orthogonal_to for each in alone} == {None}
+    assert {each.stage.orthogonal_to for each in second} == {None, "coarse"}
+    assert len(second) == 2 * len(alone)
 
 
 def test_a_joint_stage_has_the_values_of_both(recipe_file):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
+from heft.errors import HeftError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,8 @@ def tune(
     from heft.tune.space import require_tunable
 
     loaded, amount = load_recipe(recipe, override, output), parse_budget(budget)
+    if resume and overwrite:
+        raise HeftError("--resume continues a search and --overwrite removes it; give one of them")
     require_tunable(loaded)  # all again in the search; here they are reported before torch takes its seconds
     if resume and is_begun(loaded.output_dir):
         require_same_search(loaded, amount.text)

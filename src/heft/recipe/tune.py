@@ -39,10 +39,10 @@ OF_A_RUN = {"steps", "epochs", "holdout", "early_stopping", "best_checkpoint", "
 """Settings of a template that trials do not take over."""
 
 RATES = (1.0, 0.3, 3.0)
-"""Learning rates to try, as multiples of what `auto` is for the model."""
+"""Learning rates to try, as multiples of the template's, or of what `auto` is for the model."""
 DEFAULTS: dict[str, dict[str, list[Any]]] = {
-    "lora": {"rank": [8, 16]},
-    "reft": {"positions": ["l4", "l1"], "rank": [4, 8]},
+    "lora": {"positions": ["l8+", "all"], "rank": [8, 16]},
+    "reft": {"positions": ["l4", "l4+", "l1"], "rank": [4, 8]},
 }
 """What is tried beside learning rates where neither `tune` nor the template says; the template's own values come first.
 
@@ -59,9 +59,10 @@ class TuneSettings(Settings):
     a fresh second LoRA (the control for a second schedule); both at once."""
     lora: dict[str, Values] = Field(default={})
     """Settings of LoRA stages with lists of values to try, such as {learning_rate: [5e-4, 1e-3], rank: [8, 16]}.
-    Without a list for it, learning_rate is tried at 1, 0.3 and 3 times `auto`, and rank at 8 and 16."""
+    Without a list for it, learning_rate is tried at 1, 0.3 and 3 times the stage's own, positions are l8+ and all, and
+    rank is 8 and 16, each after the stage's own; positions that the shortest prompt has not are left out."""
     reft: dict[str, Values] = Field(default={})
-    """The same of ReFT stages; without a list for it, positions are l4 and l1, and rank is 4 and 8."""
+    """The same of ReFT stages; without a list for it, positions are l4, l4+ and l1, and rank is 4 and 8."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Fraction of the training set used as validation rows; null means 0.2, but 50 rows at least (or half of all) and
     1,000 at most."""

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -18,12 +18,16 @@ from heft.sweep.retry import RetryingForward
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The training of all configurations; `validation` are the numbers of the validation rows."""
+    """The training of all configurations; `validation` are the numbers of the validation rows.
+
+    `row_losses` has, by learner, −ln p of each validation row's answer at its last validation.
+    """
 
     learners: Sequence[Learner]
     forward: PackedForward
     validation: Sequence[int]
     retrying: RetryingForward
+    row_losses: dict[int, list[float]] = field(default_factory=dict)
 
     def train(self, what: str, reporter: Reporter) -> float:
         """Train all to their ends; returns the seconds it took."""
@@ -135,6 +139,7 @@ class SideBySide:
                 tokens = sum(len(examples[row].answer) for row in batch)
                 total += len(batch) * sum(values[learner.number, row] for row in batch) / tokens
             loss = total / len(self.validation)
+            self.row_losses[learner.number] = [values[learner.number, row] for row in self.validation]
             on_metrics({"configuration": name, "step": learner.taken, "eval_loss": loss})
             learner.add_validation_loss(loss)
         self.retrying.set_training(True)

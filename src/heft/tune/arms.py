@@ -13,11 +13,10 @@ from typing import Any
 
 from heft.recipe.recipe import Recipe
 from heft.recipe.tune import TuneSettings
-from heft.text.units import percent
 from heft.tune.bench import Before, Bench
-from heft.tune.budget import in_unit
 from heft.tune.halving import best_of, rounds_for, survivors
 from heft.tune.ledger import Account, Ledger
+from heft.tune.news import offer_in_words, round_in_words, too_little_in_words
 from heft.tune.prices import LEAST_STEPS, Prices
 from heft.tune.space import Candidate, candidates
 from heft.tune.switch import Offer
@@ -65,9 +64,9 @@ class Search:
             return self._two_stages(name, second)
         return self._halving(name, None, STAGE_NAMES[first], self.candidates(first))
 
-    def candidates(self, method: str) -> list[Candidate]:
-        """Stages to try, the likeliest first."""
-        return candidates(self.recipe, method, self.bench.base.model.num_parameters())
+    def candidates(self, method: str, second: bool = False) -> list[Candidate]:
+        """Stages to try, the likeliest first; `second` as for `heft.tune.space.candidates`."""
+        return candidates(self.recipe, method, self.bench.base.model.num_parameters(), second)
 
     def calibrate(self) -> float:
         """A few steps of LoRA and of ReFT, so that trials can be planned in seconds; what they took.
@@ -77,108 +76,131 @@ class Search:
         found: list[Outcome] = []
         for method in {"lora": None, **dict.fromkeys(part for arm in self.accounts for part in arm.split("+"))}:
             tried = self.candidates(method)[: self.tune.configurations]
-            if not self.bench.goes_together([each.stage for each in tried]):
-                tried = tried[:1]
-            if method != "joint":
-                found += self._train(None, STAGE_NAMES[method], tried, CALIBRATION_STEPS)
+            first, *others = self.bench.groups([each.stage for each in tried])
+            kinds = [first, *([others[0]] if others and len(first) > 1 else [])]  # side by side, and alone
+            for group in kinds if method != "joint" else ():
+                found += self._train(
+                    None, STAGE_NAMES[method], [tried[n] for n in group], [CALIBRATION_STEPS] * len(group)
+                )
         return sum(outcome.spent(self.prices.unit) for outcome in found)
 
-    def _halving(
-        self, arm: str, before: Before | None, name: str, tried: Sequence[Candidate], count: int | None = None
-    ) -> Iterator[None]:
+    def _say(self, text: str) -> None:
+        self.bench.reporter.note(text)
+
+    def _halving(self, arm: str, before: Before | None, name: str, tried: Sequence[Candidate]) -> Iterator[None]:
         """Rounds of fewer and longer trials; each round gets an equal part of what is left."""
-        alive = list(tried)[: count or self.tune.configurations]
+        alive, most = list(tried), self.tune.configurations
         for rung in range(self.tune.rungs):
-            outcomes = self._rung(arm, before, name, alive, rung)
+            tried, outcomes = self._rung(arm, before, name, alive, most, rung)
             if not outcomes:
                 if rung == 0:
-                    self._too_little(arm, "for no trial")
+                    self._say(too_little_in_words(self.accounts[arm], "no trial"))
                 return
             yield
-            alive = survivors(alive[: len(outcomes)], outcomes, self.tune.keep)
+            alive = survivors(tried, outcomes, self.tune.keep)
+            most = len(alive)
             if len(outcomes) == 1 or not alive:  # a single one got all that was left
                 return
 
-    def _rung(self, arm: str, before: Before | None, name: str, alive: Sequence[Candidate], rung: int) -> list[Outcome]:
-        """One round of an arm; nothing where the budget does not pay for its shortest trial."""
+    def _rung(
+        self, arm: str, before: Before | None, name: str, alive: Sequence[Candidate], most: int, rung: int
+    ) -> tuple[list[Candidate], list[Outcome]]:
+        """One round of an arm: what was tried, and how it went; nothing where the budget does not pay for a trial."""
         account = self.accounts[arm]
         plan = self.ledger.decided(
             f"{arm}: round {rung + 1}",
-            lambda: self._plan(account.left, before, name, alive, self.tune.rungs - rung),
+            lambda: self._plan(account.left, before, name, alive, most, self.tune.rungs - rung),
         )
-        if not plan["count"]:
-            return []
-        outcomes = self._train(before, name, alive[: plan["count"]], plan["steps"])
+        tried = [alive[number] for number in plan["numbers"]]
+        outcomes = self._train(before, name, tried, plan["steps"])
         account.pay(outcomes)
-        self._tell(arm, f"round {rung + 1}", outcomes)
-        return outcomes
+        if outcomes:
+            self._say(round_in_words(account, rung, outcomes))
+        return tried, outcomes
 
     def _plan(
-        self, amount: float, before: Before | None, name: str, alive: Sequence[Candidate], rounds: int
-    ) -> dict[str, int]:
-        """How many of these are trained, and for how many steps each, in the first of so many rounds.
+        self, amount: float, before: Before | None, name: str, tried: Sequence[Candidate], most: int, rounds: int
+    ) -> dict[str, list[int]]:
+        """Which of these are trained (by number), and for how many steps each, in the first of so many rounds.
 
-        All, or as many as get the least steps; they get what is left by equal parts for the rounds that they need.
+        At `most` the first of those that get the least steps. What is left is parted equally among the rounds that they
+        need, and in a round among trials, so that of two trials the one whose steps are cheaper is longer.
         """
-        below = before.stages if before else {}
-        for count in range(len(alive), 0, -1):
-            stages = [self._sized(each, LEAST_STEPS) for each in alive[:count]]
-            together = self.bench.goes_together(stages)
-            share = amount / min(rounds, rounds_for(count, self.tune.keep))
-            steps = self.prices.steps_within(share, below, name, stages, together)
-            if steps >= LEAST_STEPS:
-                return {"count": count, "steps": steps}
-        return {"count": 0, "steps": 0}
+        open_ones = list(range(len(tried)))
+        while open_ones and most:
+            numbers = open_ones[:most]
+            share = amount / min(rounds, rounds_for(len(numbers), self.tune.keep)) / len(numbers)
+            steps = self._steps_for(share, before, name, [tried[number] for number in numbers])
+            poor = [number for number, count in zip(numbers, steps, strict=True) if count < LEAST_STEPS]
+            if not poor:
+                return {"numbers": numbers, "steps": steps}
+            if len(poor) == len(numbers):
+                most = len(numbers) - 1  # fewer get more each
+            else:
+                open_ones = [number for number in open_ones if number not in poor]
+        return {"numbers": [], "steps": []}
+
+    def _steps_for(self, share: float, before: Before | None, name: str, tried: Sequence[Candidate]) -> list[int]:
+        """Steps of each, where a trial may cost so much."""
+        stages, steps = [self._sized(each, LEAST_STEPS) for each in tried], [0] * len(tried)
+        for group in self.bench.groups(stages):
+            own = [stages[place] for place in group]
+            found = self.prices.steps_within(share * len(group), before.stages if before else {}, name, own)
+            for place in group:
+                steps[place] = found
+        return steps
 
     def _sized(self, candidate: Candidate, steps: int):
         return sized(candidate.stage, steps, self.bench.holdout)
 
-    def _train(self, before: Before | None, name: str, tried: Sequence[Candidate], steps: int) -> list[Outcome]:
-        """Trials of these candidates with so many steps, from the ledger where they are finished."""
+    def _train(
+        self, before: Before | None, name: str, tried: Sequence[Candidate], steps: Sequence[int]
+    ) -> list[Outcome]:
+        """Trials of these candidates with so many steps each, from the ledger where they are finished."""
         below = before.stages if before else {}
-        stages = [self._sized(each, steps) for each in tried]
+        stages = [self._sized(each, count) for each, count in zip(tried, steps, strict=True)]
         keys = [key_of({**below, name: stage}) for stage in stages]
         new = [number for number, key in enumerate(keys) if key not in self.ledger.outcomes]
-        if new and self.bench.goes_together([stages[number] for number in new]):
-            values = [tried[number].values for number in new]
-            self.ledger.add(self.bench.train_on_top(before, name, [stages[number] for number in new], values))
-        else:
-            for number in new:
-                self.ledger.add(self.bench.train_on_top(before, name, [stages[number]], [tried[number].values]))
+        for group in self.bench.groups([stages[number] for number in new]):
+            numbers = [new[place] for place in group]
+            values = [tried[number].values for number in numbers]
+            self.ledger.add(self.bench.train_on_top(before, name, [stages[number] for number in numbers], values))
         return [self.ledger.outcomes[key] for key in keys]
 
     def _two_stages(self, arm: str, method: str) -> Iterator[None]:
-        account, tried = self.accounts[arm], self.candidates("lora")[: self.tune.configurations]
-        coarse = self._rung_of_lora(account, tried)
+        account, tried = self.accounts[arm], self.candidates("lora")
+        tried, coarse = self._rung_of_lora(account, tried)
         yield
         if not coarse:
-            self._too_little(arm, "for no coarse stage")
-        chosen = survivors(tried[: len(coarse)], coarse, max(1, len(coarse)))
+            self._say(too_little_in_words(account, "no coarse stage"))
+        chosen = survivors(tried, coarse, max(1, len(coarse)))
         if not chosen:
             return
         left = account.left
         forks = self.ledger.decided(f"{arm}: forks", lambda: self._forks(TRUNK_SHARE * left, chosen[0]))
         if not forks:
-            self._too_little(arm, "for no coarse stage")
+            self._say(too_little_in_words(account, "no coarse stage"))
             return
         trunk = Trunk(self.bench, self.ledger, chosen[0].stage, chosen[0].values, forks, self.folder)
-        second = self.candidates(method)
+        second = self.candidates(method, second=True)
         before = yield from self._until_the_switch(account, trunk, second, FORK_SHARE * left)
         if before is not None:
             yield from self._halving(arm, before, FINE, second)
 
-    def _rung_of_lora(self, account: Account, tried: Sequence[Candidate]) -> list[Outcome]:
+    def _rung_of_lora(self, account: Account, tried: Sequence[Candidate]) -> tuple[list[Candidate], list[Outcome]]:
         """The first round of `lora`, which two-stage arms choose their coarse stage by; it runs once for all."""
+        most, rounds = self.tune.configurations, self.tune.rungs
         plan = self.ledger.decided(
-            "lora: round 1", lambda: self._plan(account.amount, None, COARSE, tried, self.tune.rungs)
+            "lora: round 1", lambda: self._plan(account.amount, None, COARSE, tried, most, rounds)
         )
-        outcomes = self._train(None, COARSE, tried[: plan["count"]], plan["steps"]) if plan["count"] else []
+        chosen = [tried[number] for number in plan["numbers"]]
+        outcomes = self._train(None, COARSE, chosen, plan["steps"])
         account.pay(outcomes)
-        return outcomes
+        return chosen, outcomes
 
     def _forks(self, amount: float, chosen: Candidate) -> list[int]:
         stage = self._sized(chosen, LEAST_STEPS)
-        last = self.prices.steps_within(amount, {}, COARSE, [stage], together=False)
+        last = self.prices.steps_within(amount, {}, COARSE, [stage])
         return fork_steps(last, self.tune.forks, LEAST_STEPS) if last >= LEAST_STEPS else []
 
     def _until_the_switch(
@@ -198,7 +220,7 @@ class Search:
             if after is not None:
                 yield
             offers.append(self._offer(account.arm, trunk.forks[number], here, after, fine))
-            self._tell_offer(account.arm, offers[-1])
+            self._say(offer_in_words(account, offers[-1]))
             if offers[-1].is_the_switch or is_last:
                 return trunk.before(number)
             here = after
@@ -221,24 +243,23 @@ class Search:
         plan = self.ledger.decided(
             f"{account.arm}: fork {number + 1}", lambda: self._short_plan(amount, before, few, trunk, number)
         )
-        if not plan["count"]:
-            return None
-        outcomes = self._train(before, FINE, few[: plan["count"]], plan["steps"])
+        outcomes = self._train(before, FINE, [few[place] for place in plan["numbers"]], plan["steps"])
         account.pay(outcomes)
         return best_of(outcomes)
 
     def _short_plan(
         self, amount: float, before: Before, few: Sequence[Candidate], trunk: Trunk, number: int
-    ) -> dict[str, int]:
-        plan = self._plan(amount, before, FINE, few, 1)
-        if not plan["count"]:  # the cheapest that says anything
-            plan = {"count": 1, "steps": LEAST_STEPS}
-        segment = trunk.at(number).spent(
-            self.prices.unit
-        )  # those to come are twice as long, so this is on the safe side
-        stage = self._sized(few[0], LEAST_STEPS)
-        alone = self.prices.steps_within(segment, before.stages, FINE, [stage], together=False)
-        return plan | {"steps": max(LEAST_STEPS, min(plan["steps"], alone))}
+    ) -> dict[str, list[int]]:
+        plan = self._plan(amount, before, FINE, few, len(few), 1)
+        if not plan["numbers"]:  # the shortest that says anything
+            plan = {"numbers": [0], "steps": [LEAST_STEPS]}
+        segment = trunk.at(number).spent(self.prices.unit)  # those to come are twice as long: this is on the safe side
+        most = [
+            self.prices.steps_within(segment, before.stages, FINE, [self._sized(few[place], LEAST_STEPS)])
+            for place in plan["numbers"]
+        ]
+        steps = [max(LEAST_STEPS, min(pair)) for pair in zip(plan["steps"], most, strict=True)]
+        return {"numbers": plan["numbers"], "steps": steps}
 
     def _offer(self, arm: str, step: int, here: Outcome, after: Outcome | None, fine: Outcome | None) -> Offer:
         unit = self.prices.unit
@@ -255,43 +276,3 @@ class Search:
             }
 
         return Offer(**self.ledger.decided(f"{arm}: switch at step {step}", offer))
-
-    def _too_little(self, arm: str, what: str) -> None:
-        left = in_unit(max(0.0, self.accounts[arm].left), self.prices.unit)
-        self.bench.reporter.note(f"{arm}: what is left of its budget, {left}, pays {what} of {LEAST_STEPS} steps")
-
-    def _tell(self, arm: str, what: str, outcomes: Sequence[Outcome]) -> None:
-        account, best = self.accounts[arm], best_of(outcomes)
-        count = f"{len(outcomes)} × {outcomes[0].steps:,} steps"
-        share = f"{percent(account.spent / account.amount)} of its budget"
-        found = "all diverged" if best is None else f"best {in_words(best)}"
-        self.bench.reporter.note(f"{arm}, {what}: {count}; {found}; {share} spent")
-
-    def _tell_offer(self, arm: str, offer: Offer) -> None:
-        unit = {"seconds": "second", "flops": "10¹² FLOP"}[self.prices.unit]
-        scale = 1.0 if self.prices.unit == "seconds" else 1e12
-
-        def worth(value: float | None) -> str:
-            return "nothing" if value is None else f"{scale * value:.4g}"
-
-        then = "switch here" if offer.is_the_switch else "go on"
-        self.bench.reporter.note(
-            f"{arm}, fork at step {offer.step:,}: loss {offer.loss:.4f}; a {unit} buys {worth(offer.fine_buys)} in the"
-            f" second stage, {worth(offer.coarse_buys)} in the first: {then}"
-        )
-
-
-def in_words(outcome: Outcome) -> str:
-    """A trial's figures and values, such as `loss 0.4312, accuracy 81.0 % (learning_rate 0.001, rank 8)`."""
-    accuracy = "" if outcome.accuracy is None else f", accuracy {percent(outcome.accuracy)}"
-    return f"loss {outcome.loss:.4f}{accuracy} ({values_in_words(outcome.values)})"
-
-
-def values_in_words(values: dict[str, Any]) -> str:
-    """`learning_rate 0.001, rank 8`."""
-    return ", ".join(f"{key} {value}" for key, value in values.items())
-
-
-def spent_in_words(account: Account) -> str:
-    """What an arm has spent."""
-    return f"{in_unit(account.spent, account.unit)} of {in_unit(account.amount, account.unit)}"

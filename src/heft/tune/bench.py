@@ -15,24 +15,29 @@ from heft.adapters.existing import begin_stage
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
 from heft.data.rows import Data
+from heft.edits.positions import parse_positions
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
-from heft.recipe.recipe import Recipe, ReftStage, Stage
+from heft.recipe.recipe import Recipe, Stage
+from heft.recipe.sweep import why_not_swept
 from heft.run.directory import RunDirectory
 from heft.run.stage_loop import StageLoop
 from heft.runtime.reporter import Reporter, Reporters
 from heft.sweep.arrange import side_by_side
+from heft.sweep.forward import can_stand_side_by_side
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
+from heft.training.checkpointing import CheckpointPlan
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import Diverged
 from heft.training.modes import repeatable, trained_parameters
+from heft.training.reuse.plan import NOTHING
 from heft.training.snapshot import restore_weights
-from heft.training.stage import split_validation
+from heft.training.stage import StageOutcome, split_validation
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
-from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages
+from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
 
 
 @dataclass(frozen=True)
@@ -117,37 +122,57 @@ class Bench:
     tokens_per_pass: int
 
     @cached_property
+    def _split(self) -> tuple[list[EncodedExample], list[EncodedExample]]:
+        return split_validation(self.rows, self.holdout, self.recipe.holdout_seed)
+
+    @property
+    def trained_rows(self) -> list[EncodedExample]:
+        """Those that trials train on."""
+        return self._split[0]
+
+    @property
     def validation_rows(self) -> list[EncodedExample]:
-        """Those that no trial trains on."""
-        return split_validation(self.rows, self.holdout, self.recipe.holdout_seed)[1]
+        """Those that they are measured on."""
+        return self._split[1]
 
     @cached_property
-    def rows_are_packed(self) -> bool:
+    def _rows_are_packed(self) -> bool:
         """Whether rows of several lengths may run together, as configurations side by side do."""
+        if not can_stand_side_by_side(self.base.model):
+            return False
         return not padding_matters(self.base.model, self.base.tokenizer.pad_token_id, longest_of(self.rows))
 
-    def goes_together(self, stages: Sequence[Stage]) -> bool:
-        """Whether these stages can be trained side by side on one model."""
-        return len(stages) > 1 and self.rows_are_packed and all(isinstance(stage, ReftStage) for stage in stages)
+    def groups(self, stages: Sequence[Stage]) -> list[list[int]]:
+        """Numbers of stages that are trained side by side, then those of others, each alone.
+
+        Side by side go stages of one method behind a prompt's prefix, which costs little more than one of them alone;
+        those that act on all tokens would gain nothing.
+        """
+        together = [number for number, stage in enumerate(stages) if self._stands_beside_others(stage)]
+        if len(together) < 2:
+            together = []
+        return [*([together] if together else []), *([n] for n in range(len(stages)) if n not in together)]
+
+    def _stands_beside_others(self, stage: Stage) -> bool:
+        if why_not_swept(stage) or not stage.reuse or stage.gradient_checkpointing or not self._rows_are_packed:
+            return False
+        return parse_positions(stage.positions).reach_back() is not None
 
     def train_on_top(
         self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict]
     ) -> list[Outcome]:
-        """Train each of these stages, called `name`, on top of what is before it, and measure it.
-
-        Side by side where that is possible, else one after the other. The model is left as it was.
-        """
-        if self.goes_together(stages):
+        """Train a stage called `name`, or several side by side (a group of `groups`), on top of what is before, and
+        measure them. The model is left as it was."""
+        if len(stages) > 1:
             return self._together(before, name, stages, values)
-        return [self._alone(before, name, stage, own) for stage, own in zip(stages, values, strict=True)]
+        return [self._alone(before, name, stages[0], values[0])]
 
     def _alone(self, before: Before | None, name: str, stage: Stage, values: dict) -> Outcome:
         started = time.perf_counter()
         stages = {**(before.stages if before else {}), name: stage}
         with gone_afterwards(self.base.model), self.attached(before):
-            loop = self.loop(stages, [key_of(stages)])
             try:
-                _, outcome = loop.train_stage(name, stage)
+                _, outcome = self.train_stage(stages, name, stage)
                 training, measured = outcome.seconds, self.measure()
             except Diverged:
                 training, measured = time.perf_counter() - started, NOT_FINITE
@@ -156,7 +181,7 @@ class Bench:
         return replace(found, seconds=seconds, trained_seconds=training, training_seconds=training)
 
     def _together(
-        self, before: Before | None, name: str, stages: Sequence[ReftStage], values: Sequence[dict]
+        self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict]
     ) -> list[Outcome]:
         started = time.perf_counter()
         below = before.stages if before else {}
@@ -165,9 +190,7 @@ class Bench:
             Configuration(f"c{number:02}", own, stage)
             for number, (own, stage) in enumerate(zip(values, stages, strict=True))
         ]
-        data = TrainingData(
-            *split_validation(self.rows, self.holdout, recipe.holdout_seed), self.base.tokenizer.pad_token_id
-        )
+        data = TrainingData(*self._split, self.base.tokenizer.pad_token_id)
         seeds = [recipe.stage_seed(name)] * len(tried)
         keys = [key_of({**below, name: stage}) for stage in stages]
         model, quiet = self.base.model, Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
@@ -180,7 +203,7 @@ class Bench:
             packed = side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet)
             training = modes.enter_context(packed)
             trained = training.train(name, quiet)
-            measured = measured_together(training, recipe.evaluation.normalize)
+            measured = measured_together(training, self.validation_rows)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
         return self._shared_out(found, before, name, stages, trained, time.perf_counter() - started)
 
@@ -189,12 +212,12 @@ class Bench:
         found: Sequence[Outcome],
         before: Before | None,
         name: str,
-        stages: Sequence[ReftStage],
+        stages: Sequence[Stage],
         trained: float,
         seconds: float,
     ) -> list[Outcome]:
         """Outcomes with their shares of what they took together, by what each would cost alone."""
-        flops = self.counter.flops_together(before.stages if before else {}, name, stages)
+        flops = self.counter.paid(before.stages if before else {}, name, stages)
         whole = sum(each.training_flops for each in found)
         return [
             replace(
@@ -210,7 +233,6 @@ class Bench:
     def _outcome(self, before: Before | None, name: str, stage: Stage, values: dict, measured: Measured) -> Outcome:
         below = before.stages if before else {}
         stages = {**below, name: stage}
-        flops = self.counter.flops_alone(below, name, stage)
         return Outcome(
             key=key_of(stages),
             kind=stage.method,
@@ -219,19 +241,28 @@ class Bench:
             loss=measured.loss,
             accuracy=measured.accuracy,
             row_losses=measured.row_losses,
-            flops=flops,
-            training_flops=flops,
+            flops=self.counter.paid(below, name, [stage]),
+            training_flops=self.counter.flops_alone(below, name, stage),
             before_seconds=before.seconds if before else 0.0,
             before_flops=before.flops if before else 0.0,
             steps=stage.steps,
         )
 
-    def loop(self, stages: Mapping[str, Stage], keys: Sequence[str]) -> StageLoop:
-        """What trains these stages as `heft train` does, without rows of the evaluation split."""
-        heard = Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
-        return StageLoop(
-            recipe_of_stages(self.recipe, stages), self.base, Data(list(self.rows), []), self.directory, heard
-        )
+    def train_stage(
+        self, stages: Mapping[str, Stage], name: str, stage: Stage, plan: CheckpointPlan | None = None
+    ) -> tuple[int, StageOutcome]:
+        """Train the last of these stages as `heft train` does, in place of it one of another length.
+
+        `heft train` measures the validation rows at the end; here trials are measured afterwards. So a stage gets the
+        rows that it trains on alone, where no activations of others are cached with them.
+        """
+        heard = Reporters([Quiet(self.reporter), Logged(self.directory, [key_of(stages)])])
+        rows = list(self.rows)
+        below = {each: of for each, of in stages.items() if each != name}
+        if self.counter.alone(below, name, stage).reuse.kind == NOTHING:
+            rows, stage = self.trained_rows, unmeasured(stage)
+        recipe = recipe_of_stages(self.recipe, stages)
+        return StageLoop(recipe, self.base, Data(rows, []), self.directory, heard).train_stage(name, stage, plan)
 
     @contextmanager
     def attached(self, before: Before | None) -> Iterator[None]:

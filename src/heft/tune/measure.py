@@ -11,7 +11,6 @@ from heft.evaluation.references import reference_losses
 from heft.models.load import Base
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
-from heft.sweep.results import validation_costs
 from heft.sweep.training import SideBySide
 from heft.tasks import task_for
 
@@ -44,23 +43,15 @@ def measured_alone(base: Base, recipe: Recipe, rows: Sequence[EncodedExample]) -
     return _measured(losses, rows, _accuracy(rows, scores, settings.normalize))
 
 
-def measured_together(training: SideBySide, normalize: str) -> list[Measured]:
-    """Configurations that were trained side by side; `normalize` as in a recipe."""
-    costs = validation_costs(training)
-    rows = [(number, training.forward.examples[number]) for number in training.validation]
+def measured_together(training: SideBySide, rows: Sequence[EncodedExample]) -> list[Measured]:
+    """Configurations that were trained side by side, as they were validated at the end of their training.
+
+    Without accuracy: the other choices of every row would cost more than the short trainings themselves.
+    """
     return [
-        NOT_FINITE if learner.diverged else _of_learner(learner.number, costs, rows, normalize)
+        NOT_FINITE if learner.diverged else _measured(training.row_losses[learner.number], rows, None)
         for learner in training.learners
     ]
-
-
-def _of_learner(learner: int, costs: dict, numbered: Sequence[tuple[int, EncodedExample]], normalize: str) -> Measured:
-    rows = [row for _, row in numbered]
-    losses = [costs[learner, number, row.answer] for number, row in numbered]
-    if not all(row.choices for row in rows):
-        return _measured(losses, rows, None)
-    scores = [[-costs[learner, number, each] for each in row.choices] for number, row in numbered]
-    return _measured(losses, rows, _accuracy(rows, scores, normalize))
 
 
 def _measured(losses: list[float], rows: Sequence[EncodedExample], accuracy: float | None) -> Measured:

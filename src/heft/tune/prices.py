@@ -23,7 +23,8 @@ LEAST_STEPS = 8
 """Optimizer steps of the shortest trial: fewer say little of a learning rate."""
 _RECENT = 12
 """Finished trials of a kind from which its speed is taken."""
-_LENGTH = TrainingSettings.model_fields.keys()
+_NO_SHAPE = {*TrainingSettings.model_fields, "reuse", "cache", "reft_learning_rate"}
+"""Settings on which a step's shape does not depend."""
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Counter:
     tokens_per_pass: int
     _shapes: dict[str, Shape] = field(default_factory=dict)
     _behind: dict[str, dict[str, Shape]] = field(default_factory=dict)
+    _rates: dict[str, Rate] = field(default_factory=dict)
     _base: PreTrainedModel | None = None
 
     def alone(self, before: Mapping[str, Stage], name: str, stage: Stage) -> StageCosts:
@@ -50,10 +52,10 @@ class Counter:
             HeftError: the model cannot be counted.
         """
         recipe = recipe_of_stages(self.recipe, {**before, name: stage})
-        looks = [[each, of.method, of.model_dump(mode="json", exclude=_LENGTH)] for each, of in recipe.stages.items()]
+        looks = [[each, of.method, of.model_dump(mode="json", exclude=_NO_SHAPE)] for each, of in recipe.stages.items()]
         key = json.dumps(looks)
         if key not in self._shapes:
-            self._shapes[key] = shape_of(skeleton_of(recipe, name))
+            self._shapes[key] = shape_of(skeleton_of(recipe, name), recipe.model.attention)
         shape = self._shapes[key]
         if shape.costs is None:
             raise HeftError(f"heft tune counts FLOPs to plan its trials, and cannot here: {shape.uncounted}")
@@ -70,22 +72,38 @@ class Counter:
         tried = [Configuration(f"c{number:02}", {}, stage) for number, stage in enumerate(stages)]
         if self._base is None:
             self._base = skeleton_of(recipe, None)
-        looks = [of.model_dump(mode="json", exclude=_LENGTH) for of in before.values()]
+        looks = [of.model_dump(mode="json", exclude=_NO_SHAPE) for of in before.values()]
         shapes = self._behind.setdefault(json.dumps(looks), {})
         return side_by_side_costs(recipe, tried, self.rows, self._base, self.tokens_per_pass, shapes).flops()
 
-    def rate(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage], together: bool) -> Rate:
-        """FLOPs a step of all stages, whose lengths do not matter, in the first epoch and after it."""
+    def rate(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> Rate:
+        """FLOPs a step of a stage, or of several side by side, in the first epoch and after it; their own lengths do
+        not matter."""
+        looks = [each.model_dump(mode="json", exclude=_NO_SHAPE) for each in (*before.values(), *stages)]
+        key = json.dumps([name, len(stages), self.epoch(stages[0]), stages[0].batch_size, looks])
+        if key not in self._rates:
+            self._rates[key] = self._new_rate(before, name, stages)
+        return self._rates[key]
+
+    def _new_rate(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> Rate:
         epoch = self.epoch(stages[0])
 
         def flops(steps: int) -> float:
             long = [stage.model_copy(update={"steps": steps, "epochs": None}) for stage in stages]
-            if together:
-                return self.flops_together(before, name, long)
-            return sum(self.flops_alone(before, name, stage) for stage in long)
+            return self.paid(before, name, long)
 
         first, both = flops(epoch), flops(2 * epoch)
         return Rate(first / epoch, (both - first) / epoch, epoch)
+
+    def paid(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> float:
+        """FLOPs of a stage, or of several side by side, that are trained on top of others which are there already.
+
+        A prefix that a run's stages would share is computed anew.
+        """
+        apart = {each: stage.model_copy(update={"reuse": False}) for each, stage in before.items()}
+        if len(stages) > 1:
+            return self.flops_together(apart, name, stages)
+        return self.flops_alone(apart, name, stages[0])
 
     def epoch(self, stage: Stage) -> int:
         """Steps in which the rows that are trained on are seen once."""
@@ -109,21 +127,19 @@ class Prices:
     ledger: Ledger
     most_epochs: float
 
-    def steps_within(
-        self, amount: float, before: Mapping[str, Stage], name: str, stages: Sequence[Stage], together: bool
-    ) -> int:
-        """Optimizer steps that all these stages can take for an amount together; 0 where it does not pay for one."""
-        rate = self.counter.rate(before, name, stages, together)
-        flops = self._flops_for(amount, stages[0].method, len(stages), together)
-        cap = max(LEAST_STEPS, floor(self.most_epochs * rate.epoch))
-        return max(0, min(cap, _steps_for(rate, flops)))
-
-    def _flops_for(self, amount: float, method: str, number: int, together: bool) -> float:
-        """FLOPs of training that so many configurations get for an amount."""
-        if self.unit == "flops":
-            return amount
-        rate, overhead = self.speed(method, together)
-        return (amount - overhead * number) / rate
+    def steps_within(self, amount: float, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> int:
+        """Optimizer steps that a stage, or each of several side by side, can take for an amount; 0 where it does not
+        pay for one."""
+        rate = self.counter.rate(before, name, stages)
+        flop, beside = 1.0, 0.0
+        if self.unit == "seconds":
+            flop, beside = self.speed(stages[0].method, len(stages) > 1)
+        low, high = 0, max(LEAST_STEPS, floor(self.most_epochs * rate.epoch))
+        while low < high:
+            middle = (low + high + 1) // 2
+            pays = rate.cost(middle) * flop + beside * len(stages) <= amount * (1 + 1e-12)
+            low, high = (middle, high) if pays else (low, middle - 1)
+        return low
 
     def speed(self, method: str, together: bool) -> tuple[float, float]:
         """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured.
@@ -151,11 +167,3 @@ class Prices:
         """What training a trial's recipe costs, all stages."""
         before = outcome.before_flops if self.unit == "flops" else outcome.before_seconds
         return before + self.of_last_stage(outcome)
-
-
-def _steps_for(rate: Rate, flops: float) -> int:
-    """Whole steps that cost at most so much."""
-    within = rate.first * rate.epoch
-    if flops <= within:
-        return floor(flops / rate.first * (1 + 1e-12))
-    return floor((rate.epoch + (flops - within) / rate.later) * (1 + 1e-12))

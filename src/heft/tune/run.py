@@ -20,6 +20,7 @@ from heft.adapters.attach import check_targets
 from heft.adapters.methods import edited_positions
 from heft.data.encode import EncodedExample
 from heft.data.rows import dated, read_data
+from heft.edits.positions import Positions, parse_positions
 from heft.errors import HeftError
 from heft.models.load import Base, load_base
 from heft.recipe.defaults import Facts, with_defaults
@@ -41,7 +42,7 @@ from heft.tune.ledger import Account, Ledger
 from heft.tune.prices import Counter, Prices
 from heft.tune.recipes import arm_recipe, write_recipes
 from heft.tune.report import Findings, trials_of, write_report
-from heft.tune.space import candidates, require_tunable, settings_of
+from heft.tune.space import candidates, require_tunable, resolved_space, settings_of
 from heft.tune.trial import recipe_of_stages
 from heft.tune.verdict import results_of
 
@@ -101,9 +102,12 @@ def tune(
     model = model_begun_with(path, recipe.model) if begun else recipe.model
     reporter.note(f"loading {model.name}")
     base = load_base(model)
-    data = read_data(recipe, reporter, _positions(recipe, base))
-    recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()))
-    _require_places(recipe, base)
+    data = read_data(recipe, reporter, _positions(recipe))
+    parameters = base.model.num_parameters()
+    recipe = with_defaults(recipe, Facts(len(data.train), parameters))
+    shortest = min(len(row.prompt) for row in [*data.train, *data.eval])
+    searched = resolved_space(recipe, parameters, shortest)
+    _require_places(searched, base)
     if overwrite:
         remove_run(path)
     directory, manifest = RunDirectory(path), run_manifest(recipe, base, data) | {"tune": {"budget": budget.text}}
@@ -114,7 +118,7 @@ def tune(
                 reporter.warn(f"begun with {others}: trials may differ in their last bits from those before")
         else:
             directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
-        found = _searched(recipe, budget, base, data.train, directory, reporter)
+        found = _searched(searched, budget, base, data.train, directory, reporter)
         del base, data  # the run loads its own
         return found if found.interrupted or not runs_best else _with_run(found, reporter)
 
@@ -136,18 +140,22 @@ def require_ready(recipe: Recipe, budget: Budget, resume: bool, overwrite: bool)
         (require_replaceable if overwrite else require_free)(recipe.output_dir)
 
 
-def _positions(recipe: Recipe, base: Base):
-    """What any candidate edits, so that prompts are cut alike for all."""
-    parameters = base.model.num_parameters()
-    stages = {f"s{n}": each.stage for n, each in enumerate(candidates(recipe, "reft", parameters))}
-    return list({repr(each): each for each in edited_positions(recipe_of_stages(recipe, stages))}.values())
+def _positions(recipe: Recipe) -> list[Positions]:
+    """What a person asks trials to act on, so that prompts are cut alike for all; the defaults are last tokens only."""
+    given = {
+        str(text): None
+        for each in (settings_of(recipe).lora, settings_of(recipe).reft)
+        for text in each.get("positions", ())
+    }
+    own = {repr(each): each for each in edited_positions(recipe)}
+    return [*own.values(), *(parse_positions(text) for text in given)]
 
 
 def _require_places(recipe: Recipe, base: Base) -> None:
     """Every candidate's adapters have a place in the model; each distinct shape is looked at once."""
     parameters, seen = base.model.num_parameters(), set()
     for method in dict.fromkeys(part for arm in settings_of(recipe).arms for part in arm.split("+")):
-        for candidate in candidates(recipe, method, parameters):
+        for candidate in candidates(recipe, method, parameters):  # without what is about another stage
             looks = candidate.stage.model_dump_json(exclude={"learning_rate", "reft_learning_rate"})
             if looks not in seen:
                 seen.add(looks)
@@ -229,7 +237,8 @@ def _search(
 
 def _epoch_of_lora(search: Search) -> float:
     """FLOPs of a pass of plain LoRA over all rows, every token computed."""
-    stage = search.candidates("lora")[0].stage.model_copy(update={"holdout": 0.0, "steps": 1, "epochs": None})
+    whole = {"positions": "all", "holdout": 0.0, "steps": 1, "epochs": None}
+    stage = search.candidates("lora")[0].stage.model_copy(update=whole)
     return search.bench.counter.alone({}, "coarse", stage).plain_flops(1.0)
 
 

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heft.edits.positions import parse_positions
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.defaults import rate_for
 from heft.recipe.recipe import KINDS, JointStage, LoraSettings, LoraStage, Recipe, ReftStage, Stage
 from heft.recipe.training import TrainingSettings
 from heft.recipe.tune import DEFAULTS, RATES, TuneSettings, templates
+from heft.tune.trial import COARSE
 
+OF_ANOTHER = ("orthogonal_to", "orthogonal_side")
+"""Settings of a ReFT stage that are about a LoRA stage before it."""
 _MOST = 4096
 """Combinations that are spread; of more, these many are drawn."""
 
@@ -57,6 +61,26 @@ def grids(recipe: Recipe, parameters: int) -> dict[str, dict[str, list[Any]]]:
     return {method: _grid(method, template, getattr(tune, method), parameters) for method, template in base.items()}
 
 
+def resolved_space(recipe: Recipe, parameters: int, shortest: int) -> Recipe:
+    """The recipe with every list of `tune` written out.
+
+    Args:
+        parameters: of the base model.
+        shortest: tokens of the shortest prompt; positions of the defaults that it has not are left out.
+    """
+    tune, lists = settings_of(recipe), grids(recipe, parameters)
+    for method, template in templates(recipe.stages, KINDS).items():
+        if "positions" not in getattr(tune, method):
+            own = template.positions if "positions" in template.model_fields_set else None
+            fit = [each for each in lists[method]["positions"] if each == own or _reach(each) <= shortest]
+            lists[method]["positions"] = fit or ["all"]
+    return recipe.model_copy(update={"tune": tune.model_copy(update=lists)})
+
+
+def _reach(positions: str) -> int:
+    return parse_positions(positions).shortest_prompt()
+
+
 def _grid(
     method: str, template: TrainingSettings, given: Mapping[str, list[Any]], parameters: int
 ) -> dict[str, list[Any]]:
@@ -70,18 +94,42 @@ def _grid(
     return found | {key: list(values) for key, values in given.items()}
 
 
-def candidates(recipe: Recipe, method: str, parameters: int) -> list[Candidate]:
+def candidates(recipe: Recipe, method: str, parameters: int, second: bool = False) -> list[Candidate]:
     """Stages of a method ("lora", "reft" or "joint") to try, the likeliest first.
+
+    `second`: whether they stand behind a coarse stage, which `orthogonal_to` may keep out of.
 
     Raises:
         HeftError: a combination is no stage.
     """
     base, lists = templates(recipe.stages, KINDS), grids(recipe, parameters)
+    if method != "reft" or not second:
+        base["reft"], lists["reft"] = _without_another(base["reft"], lists["reft"])
+    else:
+        base["reft"], lists["reft"] = _behind_coarse(base["reft"], lists["reft"])
     if method != "joint":
         tried = spread(lists[method], recipe.seed)
         return [Candidate(values, _with(base[method], values)) for values in tried]
     both = {f"{each}.{key}": values for each in KINDS for key, values in lists[each].items()}
     return [Candidate(values, _joint(base["lora"], base["reft"], values)) for values in spread(both, recipe.seed)]
+
+
+def _without_another(
+    template: TrainingSettings, lists: Mapping[str, list[Any]]
+) -> tuple[TrainingSettings, dict[str, list[Any]]]:
+    """A ReFT template and its lists without what is about a stage before it."""
+    given = {key: value for key, value in template.model_dump(exclude_unset=True).items() if key not in OF_ANOTHER}
+    return type(template).model_validate(given), {key: each for key, each in lists.items() if key not in OF_ANOTHER}
+
+
+def _behind_coarse(
+    template: TrainingSettings, lists: Mapping[str, list[Any]]
+) -> tuple[TrainingSettings, dict[str, list[Any]]]:
+    """A ReFT template and its lists with the name that the stage before it has in trials."""
+    if template.orthogonal_to is not None:
+        template = template.model_copy(update={"orthogonal_to": COARSE})
+    named = [value if value is None else COARSE for value in lists.get("orthogonal_to", ())]
+    return template, {**lists, **({"orthogonal_to": list(dict.fromkeys(named))} if named else {})}
 
 
 def spread(grid: Mapping[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ class Outcome:
         stages: its stages as a recipe has them, validation share included.
         values: what was tried in the last one.
         loss: mean of −ln p over the answer tokens of the validation rows; None where it diverged.
-        accuracy: share of the validation rows that are answered correctly; None where answers are generated.
+        accuracy: share of the validation rows that are answered correctly; None where answers are generated, or where
+            it was trained side by side with others.
         row_losses: −ln p of each validation row's answer.
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
             trained side by side with others.
@@ -77,6 +78,11 @@ def sized(stage: Stage, steps: int, holdout: float, **changes: Any) -> Stage:
     length = {"steps": steps, "epochs": None, "evaluate_every": steps if holdout else None, "holdout": holdout}
     whole = {"early_stopping": None, "best_checkpoint": False, "seed": None}
     return stage.model_copy(update={**length, **whole, **changes})
+
+
+def unmeasured(stage: Stage) -> Stage:
+    """A stage that trains on all rows that it is given."""
+    return stage.model_copy(update={"holdout": 0.0, "evaluate_every": None})
 
 
 def recipe_of_stages(recipe: Recipe, stages: Mapping[str, Stage], name: str | None = None) -> Recipe:

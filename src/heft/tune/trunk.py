@@ -96,7 +96,7 @@ class Trunk:
         measured = NOT_FINITE
         with gone_afterwards(self.bench.base.model):
             try:
-                self.bench.loop({COARSE: long}, [key_of({COARSE: stage})]).train_stage(COARSE, long, plan)
+                self.bench.train_stage({COARSE: stage}, COARSE, long, plan)
             except Diverged:
                 pass
             except _Reached:

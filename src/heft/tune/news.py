@@ -1,0 +1,54 @@
+"""What a person hears of a search on its way."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from heft.text.units import percent, several
+from heft.tune.budget import in_unit
+from heft.tune.halving import best_of
+from heft.tune.ledger import Account
+from heft.tune.prices import LEAST_STEPS
+from heft.tune.switch import Offer
+from heft.tune.trial import Outcome
+
+
+def trial_in_words(outcome: Outcome) -> str:
+    """A trial's figures and values, such as `loss 0.4312, accuracy 81.0 % (learning_rate 0.001, rank 8)`."""
+    accuracy = "" if outcome.accuracy is None else f", accuracy {percent(outcome.accuracy)}"
+    return f"loss {outcome.loss:.4f}{accuracy} ({values_in_words(outcome.values)})"
+
+
+def values_in_words(values: dict[str, Any]) -> str:
+    """`learning_rate 0.001, rank 8`."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def round_in_words(account: Account, rung: int, outcomes: Sequence[Outcome]) -> str:
+    """A round of an arm: how many trials of which length, the best of them, and what the arm has spent."""
+    best, steps = best_of(outcomes), sorted({outcome.steps for outcome in outcomes})
+    long = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    found = "all diverged" if best is None else f"best {trial_in_words(best)}"
+    return (
+        f"{account.arm}, round {rung + 1}: {several(len(outcomes), 'trial')} of {long} steps; {found};"
+        f" {percent(account.spent / account.amount)} of its budget spent"
+    )
+
+
+def too_little_in_words(account: Account, what: str) -> str:
+    """That what an arm has left does not pay for something, such as "no trial"."""
+    left = in_unit(max(0.0, account.left), account.unit)
+    return f"{account.arm}: what is left of its budget, {left}, pays for {what} of {LEAST_STEPS} steps"
+
+
+def offer_in_words(account: Account, offer: Offer) -> str:
+    """What both stages offer at a fork, and what follows."""
+    unit, scale = {"seconds": ("second", 1.0), "flops": ("10¹² FLOP", 1e12)}[account.unit]
+
+    def worth(value: float | None) -> str:
+        return "nothing" if value is None else f"{scale * value:.4g}"
+
+    then = "switch here" if offer.is_the_switch else "go on"
+    return (
+        f"{account.arm}, fork at step {offer.step:,}: loss {offer.loss:.4f}; a {unit} buys {worth(offer.fine_buys)} in"
+        f" the second stage, {worth(offer.coarse_buys)} in the first: {then}"
+    )
