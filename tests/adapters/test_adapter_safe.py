@@ -147,7 +147,10 @@ def test_code_of_the_base_runs_only_if_the_person_says_so(directory, monkeypatch
 
 
 CONFIGS = [
-    ({"peft_type": "PROMPT_TUNING"}, "peft_type is 'PROMPT_TUNING'; heft reads adapters of LORA and REFT"),
+    (
+        {"peft_type": "PROMPT_TUNING"},
+        "peft_type is 'PROMPT_TUNING'; heft reads adapters of LORA, ACTIVATED_LORA and REFT",
+    ),
     ({"peft_type": ["LORA"]}, "peft_type is"),
     ({"target_modules": "(.*a)*b"}, "target_modules: expected a list"),
     ({"target_modules": ["(a|a)*b"]}, "no pattern"),

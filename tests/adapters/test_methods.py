@@ -7,7 +7,8 @@ import pytest
 import tiny
 from heft.adapters.attach import attach, attach_adapters, finish
 from heft.adapters.manifest import AdapterEntry
-from heft.adapters.methods import METHODS, adapters_of, method_name
+from heft.adapters.methods import METHODS, adapters_of
+from heft.adapters.safety import method_name
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 
 STAGES = {"lora": LoraStage(method="lora"), "reft": ReftStage(method="reft", positions="f1+l2")}

@@ -6,11 +6,10 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch._dynamo.utils import counters
 from transformers.generation.configuration_utils import CompileConfig
 
-from heft.reft import ReftConfig
-from reft.support import logits, perturb, reft_parameters, token_ids, with_reft
+from reft.support import config_of, logits, perturb, reft_parameters, token_ids, with_reft
 from tiny import tiny_model
 
-POSITIONS = ["all", "f2+l2"]
+POSITIONS = ["all", "f2+l2", "l2+", "lora l2"]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +27,7 @@ def stacked(positions: str):
     lora = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     torch.manual_seed(1)
     model = inject_adapter_in_model(lora, two_layers(), adapter_name="coarse")
-    return perturb(get_peft_model(model, ReftConfig(positions=positions), adapter_name="fine")).eval()
+    return perturb(get_peft_model(model, config_of(positions=positions), adapter_name="fine")).eval()
 
 
 def padded() -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ def passes_of_generation(model) -> list[int]:
     return widths
 
 
-@pytest.mark.parametrize("positions", ["l2", "f2+l2", "all"])
+@pytest.mark.parametrize("positions", ["l2", "f2+l2", "all", "l2+", "lora l2"])
 def test_prompt_lookup_decoding_gives_the_tokens_of_greedy_decoding(positions):
     model = with_reft(positions=positions)
     expected = greedy(model, repetitive())
@@ -41,7 +41,7 @@ def test_prompt_lookup_decoding_gives_the_tokens_of_greedy_decoding(positions):
     assert widths[0] > 16, "the first pass holds proposed tokens behind the prompt"
 
 
-@pytest.mark.parametrize("positions", ["l2", "f2+l2", "all"])
+@pytest.mark.parametrize("positions", ["l2", "f2+l2", "all", "l2+", "lora l2"])
 @pytest.mark.parametrize("assistant_has_reft", [False, True])
 def test_assisted_decoding_gives_the_tokens_of_greedy_decoding(positions, assistant_has_reft):
     model = with_reft(positions=positions)
@@ -63,7 +63,7 @@ def test_an_assistant_with_the_same_adapter_is_believed_more_often_than_one_with
     assert passes[0] < passes[1] <= NEW
 
 
-@pytest.mark.parametrize("positions", ["l2", "f1+l1"])
+@pytest.mark.parametrize("positions", ["l2", "f1+l1", "lora l2"])
 def test_continuous_batching_is_refused_in_words_for_prompt_positions(positions):
     model = with_reft(positions=positions)
     with pytest.raises(ValueError, match=r"continuous batching \(generate_batch\) does not tell"):
@@ -88,7 +88,7 @@ def test_taking_reft_off_gives_continuous_batching_back():
     assert "init_continuous_batching" not in vars(base)
 
 
-@pytest.mark.parametrize("positions", ["l2", "f2+l2", "all"])
+@pytest.mark.parametrize("positions", ["l2", "f2+l2", "all", "l2+", "lora l2"])
 def test_a_pipeline_gives_the_same_text_in_any_batch_size(positions):
     tokenizer, model = byte_tokenizer(), with_reft(positions=positions)
     texts = ["Who is it?", "Where has Mary gone today?", "No", "Is it late already?"]

@@ -7,12 +7,12 @@ from datasets import Dataset
 from calls.examples import answer_log_probs, independent_loss, smoothed_loss, text_examples, text_rows
 from calls.trainers import arguments, first_loss
 from heft.reft import ReftConfig, with_prompt_lengths
-from reft.support import perturb, with_reft
+from reft.support import config_of, perturb, with_reft
 from tiny import byte_tokenizer, tiny_model
 
 trl = pytest.importorskip("trl")
 TOLERANCE = 2e-6  # four float32 roundings of a loss of about 5.5 (2**-21 each)
-POSITIONS = ["l2", "f2+l2", "all"]
+POSITIONS = ["l2", "f2+l2", "all", "lora l2"]
 
 
 def sft(model, folder, compute_loss_func=None, **more):
@@ -77,7 +77,7 @@ def test_dpo_with_a_reft_config_has_the_loss_by_hand(positions, tmp_path, monkey
         args=arguments(tmp_path, trl.DPOConfig, beta=0.1),
         train_dataset=preferences(),
         processing_class=byte_tokenizer(),
-        peft_config=ReftConfig(task_type="CAUSAL_LM", positions=positions),
+        peft_config=config_of(positions=positions),
     )
     model, base = perturb(trainer.model), tiny_model()
     tokenizer = byte_tokenizer()

@@ -119,6 +119,21 @@ def test_edits_of_an_earlier_stage_are_left_out_below_where_their_block_is_skipp
     assert sum(upper_row(costs, row) for row in ROWS) == pytest.approx(later, rel=1e-3)
 
 
+@pytest.mark.parametrize("layers", ["all", [1, 2]])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_step_of_a_lora_of_last_positions_is_counted_plain_and_on_prefixes(architecture, layers):
+    """With edits of its tokens frozen below it; PEFT's own layers compute the update for its tokens alone."""
+    lora = LORA.model_copy(update={"positions": "l3+", "layers": layers})
+    model, costs = both({"earlier": reft(positions="l2+"), "coarse": lora}, architecture)
+    assert sum(plain_row(costs, row) for row in ROWS) == pytest.approx(counted(lambda: plain_step(model)), rel=1e-3)
+    reuse = PrefixReuse(model, ROWS, 3, 0, MemoryStore())
+    first = counted(lambda: answer_loss_on_prefixes(model, batch(), reuse).backward())
+    later = counted(lambda: answer_loss_on_prefixes(model, batch(), reuse).backward())
+    suffixes, prefixes = sum(suffix_row(costs, r, 3) for r in ROWS), sum(prefix_row(costs, r, 3) for r in ROWS)
+    assert suffixes == pytest.approx(later, rel=1e-3)
+    assert suffixes + prefixes == pytest.approx(first, rel=1e-3)
+
+
 def test_backward_stops_below_the_first_edited_layer():
     _, low = both({"fine": reft(layers=[0])})
     _, high = both({"fine": reft(layers=[2])})

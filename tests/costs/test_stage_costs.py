@@ -22,12 +22,14 @@ from heft.training.reuse.decide import loss_for
 from heft.training.stage import split_validation, train_stage
 
 FINE = "method: reft, rank: 2, batch_size: 4, intervention: direft, learning_rate: 1e-3"
+WEIGHTS = "method: lora, rank: 2, batch_size: 4, learning_rate: 1e-3"
 KEPT = "epochs: 2, positions: all, layers: [1, 3]"
 
 
 def costs_and_recipe(recipe_file, fine):
+    fine = fine if fine.startswith("method") else f"{FINE}, {fine}"
     recipe = load_recipe(
-        recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1, learning_rate: 1e-3}}, fine: {{{FINE}, {fine}}}}}")
+        recipe_file(f"{{coarse: {{method: lora, rank: 2, steps: 1, learning_rate: 1e-3}}, fine: {{{fine}}}}}")
     )
     data = read_data(recipe, Reporter())
     return stage_costs(recipe, "fine", data.train), recipe, data.train
@@ -36,6 +38,11 @@ def costs_and_recipe(recipe_file, fine):
 @pytest.mark.parametrize(
     ("fine", "kind", "store"),
     [
+        (f"{WEIGHTS}, epochs: 2, positions: l2", "prefixes", "memory"),
+        (f"{WEIGHTS}, epochs: 1, positions: l2", "prefixes", "off"),
+        (f"{WEIGHTS}, epochs: 2, positions: l2, reuse: false", "nothing", "off"),
+        (f"{WEIGHTS}, epochs: 2, layers: [1, 3]", "lower layers", "memory"),
+        (f"{WEIGHTS}, epochs: 2", "nothing", "off"),
         ("epochs: 2, positions: l2", "prefixes", "memory"),
         ("epochs: 2, positions: l2, cache: disk", "prefixes", "disk"),
         ("epochs: 1, positions: l2", "prefixes", "off"),
@@ -72,7 +79,9 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
     assert heard == [work.reuse.in_words()]
 
 
-@pytest.mark.parametrize("fine", ["positions: l2", "positions: l2, cache: off", KEPT[len("epochs: 2, ") :]])
+@pytest.mark.parametrize("fine", [
+    "positions: l2", "positions: l2, cache: off", KEPT[len("epochs: 2, ") :], "fused: false, positions: l2",
+])  # fmt: skip
 def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
     """Rows of one length, so that nothing is padded; attention as plain products, which torch counts.
 
@@ -85,7 +94,8 @@ def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
     monkeypatch.setattr(reuse_module, "draws_random_numbers", lambda *a: False)
     monkeypatch.setattr(TrainingLoop, "_require_sound_weights", lambda self: None)
     task = "{name: whereabouts, train_size: 8, eval_size: 2}"
-    path = recipe_file(f"{{fine: {{{FINE}, epochs: 3, {fine}}}}}", task=task)
+    settings = WEIGHTS if fine.startswith("fused") else FINE
+    path = recipe_file(f"{{fine: {{{settings}, epochs: 3, {fine}}}}}", task=task)
     recipe = load_recipe(path)
     longest = max(read_data(recipe, Reporter()).train, key=lambda row: len(row.prompt))
     rows = [longest] * 8

@@ -6,7 +6,7 @@ from torch import nn
 
 import tiny
 from heft.adapters.attach import attach
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of, takes_prompt_lengths
 from heft.recipe.recipe import ReftStage
 
 INPUTS = {"input_ids": torch.arange(3, 20)[None], "attention_mask": torch.ones(1, 17, dtype=torch.long),
@@ -47,8 +47,8 @@ def test_columns_asked_for_are_those_of_a_whole_pass(wrap, keep):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_model_edits_hidden_states_once_a_reft_adapter_is_on_it():
+def test_a_model_takes_prompt_lengths_once_a_reft_adapter_is_on_it():
     model = tiny.tiny_model()
-    assert not edits_hidden_states(model)
+    assert not takes_prompt_lengths(model)
     attach(model, "fine", ReftStage(method="reft", rank=2, steps=1))
-    assert edits_hidden_states(model)
+    assert takes_prompt_lengths(model)

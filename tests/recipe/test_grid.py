@@ -95,8 +95,8 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         "r.yaml:9: sweep.grid.rank[2]: expected a whole number of at least 1; got 'four'",
         "r.yaml:10: sweep.grid.bf16: cannot differ between configurations: configurations share a forward pass, so they"
         " compute in one number format; set it in the stage",
-        "r.yaml:13: sweep.grid.positions[1]: positions must be 'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as"
-        " 'f7+l7'; got 'x9'",
+        "r.yaml:13: sweep.grid.positions[1]: positions must be 'all', 'fN', 'lN', 'lN+', 'fN+lN' or 'fN+lN+' with N at"
+        " least 1, such as 'f7+l7'; got 'x9'",
         "r.yaml:14: sweep.grid.dropout[1]: 0.1 is repeated",
     ]
 

@@ -85,7 +85,11 @@ def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults(
         ({"learning_rate": "1e-4"}, "valid number"),
         ({"learning_rate": True}, "valid number"),
         ({"learning_rate": float("nan")}, "finite number"),
-        ({"positions": "l1"}, "Extra inputs"),
+        ({"site": "mlp"}, "Extra inputs"),
+        ({"positions": "f1+l1"}, "'all' or 'lN"),
+        ({"positions": "l4", "dora": True}, "dora scales whole weights"),
+        ({"positions": "l4", "init": "pissa"}, "pissa changes base weights"),
+        ({"positions": "l4", "trainable_tokens": ["x"]}, "trainable_tokens change embeddings"),
     ],
 )
 def test_settings_of_a_stage_that_do_not_fit_are_refused(given_settings, complaint):

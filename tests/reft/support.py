@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import torch
 from peft import get_peft_model
 
+from heft.alora import ActivatedLoraConfig
 from heft.reft import ReftConfig
 from heft.reft.interventions import Intervention
 from heft.reft.layer import ReftLayer
@@ -17,23 +18,33 @@ def token_ids(batch: int, length: int, seed: int = 0) -> torch.Tensor:
 
 
 def reft_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if ".reft_" in name}
+    """Of ReFT, and every B of LoRA."""
+    return {name: p for name, p in model.named_parameters() if ".reft_" in name or ".lora_B." in name}
 
 
 def perturb(model: torch.nn.Module, scale: float = 0.5, seed: int = 1) -> torch.nn.Module:
-    """Move every ReFT weight off its start, as training would, the same way at every call."""
+    """Move every weight of ReFT, and every B of LoRA, off its start, as training would, the same way at every call."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in reft_parameters(model).values():
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * scale)
     return model
 
 
+def config_of(**settings) -> ReftConfig | ActivatedLoraConfig:
+    """Of ReFT; positions such as "lora l2" make it one of LoRA, on those positions."""
+    positions = settings.get("positions", "")
+    if not positions.startswith("lora "):
+        return ReftConfig(task_type="CAUSAL_LM", **settings)
+    own = {"r": 4, "target_modules": "all-linear", "positions": positions.removeprefix("lora ")}
+    return ActivatedLoraConfig(task_type="CAUSAL_LM", **own)
+
+
 def with_reft(model: torch.nn.Module | str = "llama", trained: bool = True, adapter_name: str = "default", **settings):
-    """A PEFT model in eval mode with one ReFT adapter; `trained` ones are off the identity."""
+    """A PEFT model in eval mode with one adapter of `config_of`; `trained` ones are off the identity."""
     model = tiny_model(model) if isinstance(model, str) else model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        peft_model = get_peft_model(model, ReftConfig(task_type="CAUSAL_LM", **settings), adapter_name=adapter_name)
+        peft_model = get_peft_model(model, config_of(**settings), adapter_name=adapter_name)
     return (perturb(peft_model) if trained else peft_model).eval()
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heft.edits.positions import GROUPS, Positions, parse_positions
+from heft.edits.positions import GROUPS, Positions, parse_branch_positions, parse_positions
 from heft.reft.layout import (
     TokenLayout,
     attended_tokens,
@@ -23,6 +23,7 @@ def expected_tokens(prompt: int, length: int, positions: Positions, part: str) -
         return set(range(length))
     first = set(range(min(positions.first, prompt)))
     last = set(range(max(0, prompt - positions.last), prompt)) - first
+    last |= set(range(prompt, length)) if positions.onward else set()
     return {"first": first, "last": last, "shared": first | last}[part]
 
 
@@ -33,7 +34,7 @@ rows_strategy = st.lists(
 
 @given(
     rows=rows_strategy,
-    text=st.sampled_from(["all", "f1", "l1", "f2+l3", "l4", "f4", "f5+l5"]),
+    text=st.sampled_from(["all", "f1", "l1", "f2+l3", "l4", "f4", "f5+l5", "l3+", "f2+l3+"]),
     part=st.sampled_from(["shared", "first", "last"]),
     cut=st.integers(0, 5),
 )
@@ -130,7 +131,7 @@ def test_a_window_that_has_dropped_cached_tokens_is_refused_and_says_what_to_pas
 
 
 @given(
-    text=st.sampled_from(["all", "f1", "l1", "f2+l3", "l4", "f5+l5"]),
+    text=st.sampled_from(["all", "f1", "l1", "f2+l3", "l4", "f5+l5", "l3+", "f5+l2+"]),
     prompt=st.integers(1, 12),
     answer=st.integers(0, 4),
     start=st.integers(0, 8),
@@ -156,6 +157,7 @@ def test_what_positions_answer_agrees_with_the_tokens_that_they_edit(text, promp
     [
         ("all", "all tokens, those of the answer too", ("shared",), ("shared",)),
         ("f7", "the first 7 of the prompt (f7)", ("first",), ("first",)),
+        ("l4+", "the last 4 of the prompt and all later tokens (l4+)", ("last",), ("last",)),
         ("f7+l2", "the first 7 and the last 2 of the prompt (f7+l2)", ("shared",), ("first", "last")),
     ],
 )
@@ -163,3 +165,14 @@ def test_positions_are_said_in_words_and_have_their_groups_of_weights(text, word
     positions = parse_positions(text)
     assert (str(positions), positions.in_words()) == (text, words)
     assert (positions.groups(tied=True), positions.groups(tied=False)) == (tied, untied)
+
+
+@pytest.mark.parametrize(("text", "stored"), [("all", "all"), ("l8", "l8+"), ("l8+", "l8+")])
+def test_positions_of_a_weight_update_go_on_behind_the_prompt_and_have_one_spelling(text, stored):
+    assert str(parse_branch_positions(text)) == stored
+
+
+@pytest.mark.parametrize("text", ["f2", "f2+l4", "f2+l4+", "l0", "none"])
+def test_a_weight_update_of_first_positions_is_refused(text):
+    with pytest.raises(ValueError, match=r"'all' or 'lN\+'.*got '" + text.replace("+", r"\+")):
+        parse_branch_positions(text)

@@ -13,6 +13,8 @@ from heft.errors import HeftError
         ("l10", Positions(last=10)),
         ("f7+l7", Positions(first=7, last=7)),
         ("f12+l3", Positions(first=12, last=3)),
+        ("l4+", Positions(last=4, onward=True)),
+        ("f2+l4+", Positions(first=2, last=4, onward=True)),
     ],
 )
 def test_positions_are_read_as_written(text, positions):
@@ -20,9 +22,9 @@ def test_positions_are_read_as_written(text, positions):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "f0", "l0", "f01", "f", "7", "l7+f7", "f7l7", "f7+", "+l7", "f7 + l7", "ALL", "f7+l0"]
+    "text", ["", "f0", "l0", "f01", "f", "7", "l7+f7", "f7l7", "f7+", "+l7", "f7 + l7", "ALL", "f7+l0", "l4++", "all+"]
 )
-def test_positions_that_are_not_of_the_four_forms_are_refused_with_what_was_given(text):
+def test_positions_that_are_not_of_the_six_forms_are_refused_with_what_was_given(text):
     with pytest.raises(ValueError, match="positions must be") as error:
         parse_positions(text)
     assert repr(text) in str(error.value)

@@ -98,11 +98,13 @@ def test_output_and_every_gradient_are_those_of_pefts_layer(configs, bias, calls
     assert_alike(mine, theirs)
 
 
-def test_gradients_are_those_of_finite_differences_in_float64():
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_are_those_of_finite_differences_in_float64(masked):
     model = holder({"r": 2, "lora_alpha": 3}, {"r": 3, "lora_alpha": 5}).double()
     layer = model.linear
     factors = [layer.lora_A["a"].weight, layer.lora_B["a"].weight, layer.lora_A["b"].weight, layer.lora_B["b"].weight]
-    fixed = (layer.base_layer.weight, layer.base_layer.bias, (1.5, 0.7))
+    mask_RN = (torch.arange(5 * 15).view(5, 15) % 3 > 0).double() if masked else None
+    fixed = (layer.base_layer.weight, layer.base_layer.bias, (1.5, 0.7), mask_RN)
     function = lambda x, *given: module._FusedLora.apply(x, *fixed, *given)  # noqa: E731
     assert torch.autograd.gradcheck(function, (x_of(torch.float64).requires_grad_(True), *factors))
 

@@ -1,10 +1,11 @@
 """Lower-layer reuse against the plain path."""
 
 import pytest
-from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, staged
+from peft import LoraConfig
+from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, shake, staged
 
 import tiny
-from heft.adapters.attach import attach
+from heft.adapters.attach import attach, inject, train_only
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.training.loss import answer_loss
 from heft.training.reuse.facts import first_edited_layer
@@ -40,12 +41,34 @@ def test_layers_below_run_once_a_row_and_the_model_is_left_as_it_was():
     assert ran == [0, 1, 2]
 
 
-def test_it_does_not_apply_to_weights_or_where_the_first_layer_is_edited():
-    for stage in (
-        LoraStage(method="lora", steps=1),
-        JointStage(method="joint", reft={"layers": [2]}, steps=1),
-        ReftStage(**REFT, layers=[0, 2]),
-    ):
-        model = tiny.tiny_model()
-        attach(model, "a", stage)
-        assert first_edited_layer(model) is None
+@pytest.mark.parametrize("stage", [
+    LoraStage(method="lora", rank=2, layers=[1, 2], steps=1),
+    LoraStage(method="lora", rank=2, layers=[2], positions="l2", steps=1),
+    JointStage(method="joint", lora={"rank": 2, "layers": [1]}, reft={"rank": 2, "layers": [1, 2]}, steps=1),
+])  # fmt: skip
+def test_layers_below_the_first_weights_that_train_are_skipped_too(stage):
+    model = tiny.tiny_model()
+    shake(model, attach(model, "a", stage).names)
+    assert first_edited_layer(model) == min(stage.layers if stage.method == "lora" else stage.lora.layers)
+    reuse = LowerLayerReuse(model, ROWS, first_edited_layer(model), 0, MemoryStore())
+    for rows in ([0, 1, 2, 3], [2, 1]):
+        assert_same_as_plain(model, rows, answer_loss_on_lower_layers(model, batch_of(rows), reuse))
+
+
+@pytest.mark.parametrize("stage", [
+    LoraStage(method="lora", steps=1),
+    JointStage(method="joint", reft={"layers": [2]}, steps=1),
+    ReftStage(**REFT, layers=[0, 2]),
+])  # fmt: skip
+def test_it_does_not_apply_where_the_first_layer_trains(stage):
+    model = tiny.tiny_model()
+    attach(model, "a", stage)
+    assert first_edited_layer(model) is None
+
+
+def test_it_does_not_apply_where_embeddings_of_tokens_train():
+    model = tiny.tiny_model()
+    config = LoraConfig(r=2, layers_to_transform=[2], target_modules=["q_proj"], trainable_token_indices=[5])
+    inject(model, "a", config)
+    train_only(model, ["a"])
+    assert first_edited_layer(model) is None

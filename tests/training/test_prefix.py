@@ -1,5 +1,7 @@
 """Prefix reuse against the plain path: the same loss, the same gradients, the same training."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.base import generation_example
+from heft.training.fused_lora import fused_lora
 from heft.training.loss import answer_loss
 from heft.training.reuse.facts import edited_suffix
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
@@ -103,12 +106,55 @@ def test_it_does_not_apply_where_the_first_token_is_edited(positions):
     assert edited_suffix(staged(positions=positions)) is None
 
 
-def test_it_does_not_apply_where_weights_train_or_the_model_drops_out():
+LORA = {"method": "lora", "rank": 2, "steps": 1, "positions": "l3"}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+def test_a_lora_of_last_positions_trains_on_prefixes_as_on_the_plain_path(architecture, fused):
+    """Below it a frozen LoRA of all tokens and edits of both ends; it draws dropout for its own tokens only."""
+    model = staged(architecture)
+    attached = attach(model, "weights", LoraStage(**LORA))
+    shake(model, attached.names)
+    assert edited_suffix(model) == 3
+    reuse = PrefixReuse(model, ROWS, 3, 0, MemoryStore())
+    with fused_lora(model, fused):
+        for rows in ([0, 1, 2, 3], [1, 3], [2], [0, 1, 2, 3]):
+            assert_same_as_plain(model, rows, answer_loss_on_prefixes(model, batch_of(rows), reuse))
+
+
+@pytest.mark.parametrize(("lora", "reft", "start"), [("l3", "l2", 3), ("l1+", "l4+", 4)])
+def test_both_adapters_of_a_joint_stage_train_on_one_prefix(lora, reft, start):
+    model = tiny.tiny_model()
+    both = JointStage(method="joint", steps=1, lora={"rank": 2, "positions": lora}, reft={"rank": 2, "positions": reft})
+    shake(model, attach(model, "a", both).names)
+    assert edited_suffix(model) == start
+    reuse = PrefixReuse(model, ROWS, start, 0, MemoryStore())
+    assert_same_as_plain(model, [0, 1, 2, 3], answer_loss_on_prefixes(model, batch_of([0, 1, 2, 3]), reuse))
+
+
+def test_dropout_of_lora_draws_the_same_numbers_with_prefixes_and_without():
+    model = tiny.tiny_model()
+    shake(model, attach(model, "a", LoraStage(**LORA, dropout=0.5)).names)
+    reuse = PrefixReuse(model, ROWS, 3, 0, MemoryStore())
+    answer_loss_on_prefixes(model, batch_of([1, 3]), reuse)
+    model.train()
+    losses = []
+    for loss in (answer_loss, partial(answer_loss_on_prefixes, reuse=reuse)):
+        torch.manual_seed(1)
+        losses.append(loss(model, batch_of([1, 3])).item())
+    assert losses[0] == rounded(losses[1])
+
+
+def test_it_does_not_apply_where_weights_of_all_tokens_train_or_the_model_drops_out():
     model = tiny.tiny_model()
     attach(model, "a", LoraStage(method="lora", steps=1))
     assert edited_suffix(model) is None
     model = tiny.tiny_model()
     attach(model, "a", JointStage(method="joint", reft={"positions": "l2"}, steps=1))
+    assert edited_suffix(model) is None
+    model = tiny.tiny_model()
+    attach(model, "a", JointStage(method="joint", lora={"positions": "l2"}, reft={"positions": "f1"}, steps=1))
     assert edited_suffix(model) is None
     model = tiny.tiny_model("gpt2", attn_pdrop=0.1)
     attach(model, "a", ReftStage(**REFT, positions="l2"))

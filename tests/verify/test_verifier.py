@@ -20,6 +20,7 @@ NOT_APPLYING = {
     "joint": {"reuse in training"},
     "dora": set(),
     "lora": {"reuse in training"},
+    "positions": {"merged against unmerged"},
     "bfloat16": set(),
 }
 

@@ -22,5 +22,6 @@ RECIPES = {
         "float32",
     ),
     "lora": (f"{{coarse: {LORA}}}", "float32"),
+    "positions": (f"{{coarse: {LORA.replace('rank: 4', 'rank: 4, positions: l6')}, fine: {reft('l4+')}}}", "float32"),
     "bfloat16": (f"{{coarse: {LORA}, fine: {reft('l4')}}}", "bfloat16"),
 }

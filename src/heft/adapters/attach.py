@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, inject_quietly
-from heft.adapters.methods import StageAdapter, adapters_of, method_name
+from heft.adapters.methods import StageAdapter, adapters_of
+from heft.adapters.safety import method_name
 from heft.adapters.trainable_tokens import show_tokens_of
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe, Stage
@@ -147,6 +148,19 @@ def activated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         activate(model, list(model.peft_config))
+
+
+@contextmanager
+def base_alone(model: nn.Module) -> Iterator[None]:
+    """No adapter takes part in forward passes inside, and none of their weights is touched; what trains stays so."""
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True  # PEFT's own switch also sets what trains
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def train_only(model: nn.Module, names: Sequence[str]) -> None:

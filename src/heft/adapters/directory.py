@@ -21,8 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import DOES_NOT_FIT, activate, inject
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
-from heft.adapters.methods import method_name
-from heft.adapters.safety import adapter_folder, adapter_paths, read_config
+from heft.adapters.safety import adapter_folder, adapter_paths, method_name, read_config
 from heft.adapters.trainable_tokens import tokens_of
 from heft.adapters.weights import read_shapes, require_fit
 from heft.errors import HeftError
@@ -62,7 +61,7 @@ def save_adapter(
     folder.mkdir()
     tensors = {key: value.contiguous() for key, value in adapter_tensors(model, name, state_dict).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
-    config = PeftConfig.from_peft_type(**model.peft_config[name].to_dict())
+    config = stored_config(model.peft_config[name])
     config.inference_mode = True
     for key, value in vars(config).items():
         if isinstance(value, set):  # of names, whose order is another in every process
@@ -70,6 +69,18 @@ def save_adapter(
     if not getattr(config, "target_parameters", True):
         config.target_parameters = None  # PEFT makes an empty set of it in mixture-of-experts models
     config.save_pretrained(str(folder))
+
+
+def stored_config(config: PeftConfig) -> PeftConfig:
+    """A copy of an adapter's configuration as it is saved.
+
+    LoRA with positions whose prompts all end with the same tokens becomes PEFT's own aLoRA, which loads without heft.
+    """
+    values = config.to_dict()
+    if getattr(config, "invocation_tokens", None):
+        values |= {"peft_type": "LORA", "alora_invocation_tokens": values.pop("invocation_tokens")}
+        del values["positions"]
+    return PeftConfig.from_peft_type(**values)
 
 
 def require_readable(directory: Path, model: PreTrainedModel) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, TaskType
 from pydantic import ValidationError
 
-from heft.adapters.safety import LoraFields, is_plain_name, read_config
+from heft.adapters.safety import LoraFields, is_plain_name, lora_of, read_config
 from heft.adapters.weights import read_shapes
 from heft.errors import HeftError
 from heft.settings.words import faults_of, in_one_line, show
@@ -39,7 +39,6 @@ _REASONS = {
     "lora_bias": "has a bias in the update",
     "layer_replication": "repeats layers of the base",
     "use_qalora": "groups the inputs (QALoRA)",
-    "alora_invocation_tokens": "is switched on by tokens (aLoRA)",
     "megatron_config": "is for Megatron's layers",
 }
 _PREFIX = "base_model.model."
@@ -71,7 +70,7 @@ def read_foreign_config(path: Path, weights: Path) -> PeftConfig:
     if faults:
         raise HeftError(f"{path} cannot be started from: {'; '.join(faults)}")
     try:
-        return LoraConfig(**{**kept, "task_type": TaskType.CAUSAL_LM})
+        return lora_of(**{**kept, "task_type": TaskType.CAUSAL_LM})
     except (ValueError, TypeError) as error:
         raise HeftError(f"{path} cannot be started from: {error}") from None
 

@@ -18,8 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
-from heft.adapters.methods import method_name
-from heft.adapters.safety import adapter_paths, read_config
+from heft.adapters.safety import adapter_paths, method_name, read_config
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
 

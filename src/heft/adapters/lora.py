@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import sqrt
 
 import torch
@@ -27,6 +28,8 @@ from heft.adapters.lora_targets import (
     shared_weights,
     unadaptable,
 )
+from heft.alora import ActivatedLoraConfig
+from heft.alora.placeable import misplaced
 from heft.recipe.recipe import LoraSettings
 
 
@@ -45,7 +48,10 @@ def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence
         targets = [target for target in targets if matches(target, linear_names(model))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
-        return LoraConfig(
+        make = LoraConfig
+        if settings.positions != "all":
+            make = partial(ActivatedLoraConfig, positions=settings.positions)
+        return make(
             task_type=TaskType.CAUSAL_LM,
             r=settings.rank,
             lora_alpha=settings.alpha,
@@ -88,6 +94,7 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
                     shown = ", ".join(endings_of(cannot, linear_names(model)))
                     faults.append(f"{field}: LoRA cannot adapt {shown} of this model ({entry!r}); name it in exclude")
     faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
+    faults += _unplaceable(model, settings, names) if settings.positions != "all" else []
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
@@ -131,6 +138,21 @@ def _tied_head(model: PreTrainedModel, settings: LoraSettings, names: set[str]) 
         f"targets: {name!r} is the output head, which shares its weights with the input embedding: its update could not"
         " be merged without changing the embedding too; leave it out (trainable_tokens trains single tokens in both)"
         for name in _targeted(model, settings, names) & _names_of_head(model)
+    ]
+
+
+def _unplaceable(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
+    """Modules whose rows belong to no token that could be told, so that positions mean nothing there."""
+    targeted, experts = _targeted(model, settings, names), expert_names(model)
+    if settings.targets == "all-linear":
+        targeted -= experts | unadaptable(model)
+    reasons = dict.fromkeys(targeted & experts, "it holds weights of experts, which see tokens sorted by expert")
+    reasons |= dict.fromkeys(targeted & _names_of_head(model), "the output head sees the scored columns only")
+    reasons |= misplaced(model, targeted - reasons.keys())
+    return [
+        f"targets: with positions {settings.positions} LoRA cannot adapt {name}: {reason}; leave it out, or use"
+        " positions: all"
+        for name, reason in sorted(reasons.items())
     ]
 
 

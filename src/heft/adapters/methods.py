@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, lora_config, lora_faults, plain_settings
 from heft.adapters.lora_targets import left_out
+from heft.adapters.safety import method_name
 from heft.adapters.source import AdapterSource, find_source, require_agreement
 from heft.adapters.trainable_tokens import token_ids
-from heft.edits.positions import Positions, parse_positions
+from heft.edits.positions import Positions, parse_branch_positions, parse_positions
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.recipe import JointStage, Recipe, Stage
@@ -49,7 +50,7 @@ class StageAdapter(ABC):
 
     @property
     def positions(self) -> Positions | None:
-        """Which tokens it edits; None where it edits no hidden states."""
+        """Which tokens it acts on; None where it has no positions: a LoRA of all tokens."""
         return None
 
     @property
@@ -94,6 +95,11 @@ class LoraAdapter(StageAdapter):
         without = left_out(model, self.name, self.settings.exclude)
         shown = ", ".join(f"{key} ({count} blocks)" for key, count in without.items())
         return f"{self.name}: LoRA leaves out {shown}; experts can be named in `targets`" if without else None
+
+    @property
+    def positions(self) -> Positions | None:
+        positions = parse_branch_positions(self.settings.positions)
+        return None if positions.all_tokens else positions
 
     @property
     def trains_tokens(self) -> bool:
@@ -204,8 +210,3 @@ def all_adapters_of(recipe: Recipe) -> list[StageAdapter]:
 def edited_positions(recipe: Recipe) -> list[Positions]:
     """What the adapters of all stages edit."""
     return [adapter.positions for adapter in all_adapters_of(recipe) if adapter.positions is not None]
-
-
-def method_name(config: PeftConfig) -> str:
-    """An adapter's method as heft.json and tables have it."""
-    return config.peft_type.value.lower()

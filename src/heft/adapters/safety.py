@@ -88,20 +88,25 @@ def read_config(path: Path) -> "PeftConfig":
     """The configuration of a saved adapter; keys that heft does not use must have PEFT's default, or null.
 
     Raises:
-        HeftError: it cannot be read, is of another method than LoRA and ReFT, or asks for something that heft does not
-            write; all faults are named.
+        HeftError: it cannot be read, is of another method than LoRA, LoRA with positions and ReFT, or asks for
+            something that heft does not write; all faults are named.
     """
     values = read_json(path)
     method = values.pop("peft_type", None)
-    if method not in ("LORA", "REFT"):
-        raise HeftError(f"{path}: peft_type is {show(method)}; heft reads adapters of LORA and REFT")
+    if method not in ("LORA", "ACTIVATED_LORA", "REFT"):
+        raise HeftError(f"{path}: peft_type is {show(method)}; heft reads adapters of LORA, ACTIVATED_LORA and REFT")
     from peft import LoraConfig
 
+    from heft.alora import ActivatedLoraConfig
     from heft.reft.config import ReftConfig
 
-    config, allowed = (LoraConfig, LoraFields) if method == "LORA" else (ReftConfig, _Reft)
+    make, allowed, blank = {
+        "LORA": (lora_of, LoraFields, LoraConfig),
+        "ACTIVATED_LORA": (ActivatedLoraConfig, _ActivatedLora, ActivatedLoraConfig),
+        "REFT": (ReftConfig, _Reft, ReftConfig),
+    }[method]
     used = {key: value for key, value in values.items() if key in allowed.model_fields}
-    faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, config())
+    faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, blank())
     try:
         allowed.model_validate(used, strict=True)
     except ValidationError as error:
@@ -109,9 +114,31 @@ def read_config(path: Path) -> "PeftConfig":
     if faults:
         raise HeftError(f"{path} is not as heft writes it; save the adapter again: {in_one_line(faults)}")
     try:
-        return config(**used)
+        return make(**used)
     except (ValueError, TypeError) as error:
         raise HeftError(f"{path}: {error}") from None
+
+
+def lora_of(**values: Any) -> "PeftConfig":
+    """A LoRA configuration from values of `LoraFields`; PEFT's aLoRA is read as LoRA with positions.
+
+    PEFT looks for the last place of its n invocation tokens in a row; heft wrote them where every prompt ends with
+    them, so that the adapter acts on a prompt's last n tokens and all later ones.
+    """
+    from peft import LoraConfig
+
+    from heft.alora import ActivatedLoraConfig
+
+    tokens = values.pop("alora_invocation_tokens", None)
+    if tokens is None:
+        return LoraConfig(**values)
+    return ActivatedLoraConfig(**values, positions=f"l{len(tokens)}+", invocation_tokens=tokens)
+
+
+def method_name(config: "PeftConfig") -> str:
+    """An adapter's method as heft.json and tables have it."""
+    name = config.peft_type.value.lower()
+    return "lora" if name == "activated_lora" else name
 
 
 def _faults_of_others(values: dict[str, Any], blank: "PeftConfig") -> dict[KeyPath, str]:
@@ -174,9 +201,17 @@ class LoraFields(_Common):
     trainable_token_indices: (
         Annotated[list[Index], Field(min_length=1, max_length=_MOST_NAMES), AfterValidator(_distinct)] | None
     ) = None
+    alora_invocation_tokens: Annotated[list[Index], Field(min_length=1, max_length=_MOST_NAMES)] | None = None
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
+
+
+class _ActivatedLora(LoraFields):
+    """LoRA with positions."""
+
+    positions: Annotated[str, Field(max_length=20)] = "l1+"
+    invocation_tokens: Annotated[list[Index], Field(min_length=1, max_length=_MOST_NAMES)] | None = None
 
 
 class _Reft(_Common, ReftSettings):

@@ -14,7 +14,7 @@ from peft import PeftConfig
 
 from heft.adapters.foreign import read_foreign_config
 from heft.adapters.manifest import AdapterManifest, read_manifest
-from heft.adapters.safety import CONFIG, WEIGHTS, adapter_paths
+from heft.adapters.safety import CONFIG, WEIGHTS, adapter_paths, method_name
 from heft.adapters.weights import read_shapes
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
@@ -58,7 +58,7 @@ class AdapterSource:
     @property
     def copies(self) -> list[str]:
         """Tensors that are no part of the adapter: PEFT saves embeddings whole that it adapts, or takes for new."""
-        if self.config.peft_type.value != "LORA":
+        if method_name(self.config) != "lora":
             return []
         return sorted(key for key in read_shapes(self.weights) if not any(part in key for part in _OF_LORA))
 
@@ -112,8 +112,8 @@ def require_agreement(stage: Stage, source: AdapterSource) -> None:
     for key in (LoraSettings if is_lora else ReftSettings).model_fields:
         if key not in stage.model_fields_set:
             continue
-        given, found = getattr(stage, key), getattr(source.config, _KEYS.get(key, key) if is_lora else key)
-        found = "all" if found is None and key == "layers" else [] if found is None else found
+        given, found = getattr(stage, key), getattr(source.config, _KEYS.get(key, key) if is_lora else key, None)
+        found = "all" if found is None and key in ("layers", "positions") else [] if found is None else found
         one, other = (sorted(map(str, v)) if isinstance(v, list | set) else v for v in (given, found))
         if one != other:
             there = sorted(map(str, found)) if isinstance(found, set) else found
@@ -149,7 +149,7 @@ def _chosen(folder: Path, method: str) -> tuple[Path, AdapterManifest | None]:
 def _read(given: str, folder: Path, method: str, within: Path | None = None) -> AdapterSource:
     config_path, weights = adapter_paths(folder, within)
     config = read_foreign_config(config_path, weights)
-    found = config.peft_type.value.lower()
+    found = method_name(config)
     if found != method:
         raise HeftError(f"{folder} is an adapter of {found}, and the stage's method is {method}; set method: {found}")
     hashes = {path.name: sha256_of(path) for path in (config_path, weights)}

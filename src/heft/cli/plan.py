@@ -88,7 +88,7 @@ def _row(name: str, stage: "StagePlan | SweepPlan", plain: str) -> tuple[str, ..
 
 def notes(plan: "Plan") -> list[str]:
     """What does not fit into the table."""
-    lines = [f"{stage.name}: {stage.reuse.in_words()}" for stage in plan.stages if stage.method == "reft"]
+    lines = [f"{stage.name}: {stage.reuse.in_words()}" for stage in plan.stages]
     lines += [f"{stage.name}: FLOPs are not counted, {stage.uncounted}" for stage in plan.stages if stage.uncounted]
     if plan.sweep is not None:
         lines += sweep_notes(plan.sweep)

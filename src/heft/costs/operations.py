@@ -26,6 +26,7 @@ from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
 from heft.reft.sites import block_names, decoder_of
+from heft.reft.tracker import tracker_of
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
 """Tokens of the pass that is looked at: the first that divides no dimension of the model, so that none is mistaken for
@@ -81,7 +82,8 @@ class ModelCosts:
         pair: for each pair of a token and one that it is compared with, padding and future included, in all layers.
         column: for each position with logits.
         step: once per pass, whatever its size (orthonormal rows; factorisations are not counted).
-        edits: for each edited token, by adapter positions and group (heft.edits.positions).
+        edits: for each token that an edit or a LoRA of some tokens acts on, by positions and group
+            (heft.edits.positions).
         saved: what autograd saves for the backward pass.
         kv_bytes: a token's keys and values.
         lower: the part of `token`, `pair` and `edits` that the lowest layers have, where these are counted separately.
@@ -199,6 +201,11 @@ class _Recorder(TorchFunctionMode):
             ]
         for layer in layers_of(model).values():
             self._follow(layer)
+        tracker = tracker_of(model)
+        if tracker is not None:  # every edit and every update of positions sees one token
+            tracker.edited_indices = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+            for branch in tracker.branches:
+                branch.forward = partial(self._update, branch, branch.forward)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -237,8 +244,7 @@ class _Recorder(TorchFunctionMode):
         return (self.costs, self.costs.lower) if self._in_lower else (self.costs,)
 
     def _follow(self, layer: ReftLayer) -> None:
-        """Let every unit edit one token, and tell its products from others."""
-        layer.tracker.edited_indices = lambda *args: torch.zeros(1, dtype=torch.long, device="meta")
+        """Tell the products of every unit from others."""
         for group in GROUPS:
             for name, unit in getattr(layer, f"reft_{group}").items():
                 unit.forward = partial(self._edit, unit, (layer.positions[name], group))
@@ -251,6 +257,13 @@ class _Recorder(TorchFunctionMode):
         delta = type(unit).forward(unit, hidden_ND, rows_RD)
         self._scope = None
         return delta
+
+    def _update(self, branch, forward: Callable, *args, **kwargs) -> torch.Tensor:
+        """The update of LoRA with positions, its products counted as its own."""
+        self._scope = self._edited = (branch.positions, "shared")
+        updated = forward(*args, **kwargs)
+        self._scope = None
+        return updated
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")

@@ -14,9 +14,11 @@ from heft.costs.skeleton import skeleton_of
 from heft.data.encode import EncodedExample
 from heft.models.load import choose_device
 from heft.recipe.recipe import Recipe, Stage
+from heft.recipe.training import validation_rows_of
 from heft.training.attention import reads_in_place, trains_eager
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
+from heft.training.reuse.shared import shared_prefix
 from heft.training.stage import planned_steps, split_validation
 
 _MOST_KV = 128
@@ -55,6 +57,8 @@ def shape_of(model: PreTrainedModel, attention: str) -> Shape:
 class StageCosts:
     """What a stage costs in training. `passes` is how often each row is seen, on average.
 
+    Where an earlier stage has computed the prefixes that it shares, `is_filled`, they cost nothing.
+
     Counted: every product in the forward and backward passes over the rows that are trained on, with what is computed
     for reuse. Not counted: padding, validation, the optimizer.
     """
@@ -64,6 +68,7 @@ class StageCosts:
     rows: list[EncodedExample]
     validation_rows: list[EncodedExample]
     reuse: ReusePlan
+    is_filled: bool = False
 
     @property
     def planned_steps(self) -> int:
@@ -90,7 +95,7 @@ class StageCosts:
         if self.shape.costs is None:
             return None
         costs, start = self.shape.costs, self.reuse.start
-        once = passes if self.reuse.store == "off" else min(passes, 1.0)
+        once = passes if self.reuse.store == "off" else 0.0 if self.is_filled else min(passes, 1.0)
         if self.reuse.kind == PREFIXES:
             every_time = passes * sum(suffix_row(costs, row, start) for row in self.rows)
             return every_time + once * sum(prefix_row(costs, row, start) for row in self.rows)
@@ -113,9 +118,26 @@ def stage_costs(
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples), recipe.model.attention)
     rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed(name))
+    reuse = _shared_reuse(recipe, name, shape, examples)
+    if reuse is not None:
+        return StageCosts(stage, shape, rows, validation_rows, reuse, is_filled=name != reuse.stages[0])
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
-    reuse = _planned_reuse(stage, shape, [*rows, *validation_rows], uses)
+    reuse = _stored(decide_reuse(stage, shape.reuse), stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)
+
+
+def _shared_reuse(recipe: Recipe, name: str, shape: Shape, examples: Sequence[EncodedExample]) -> ReusePlan | None:
+    """The prefixes of all training rows that the stage shares with others; None where it does not, or without room."""
+    shared = shared_prefix(recipe)
+    if shared is None or name not in shared.stages:
+        return None
+    plan = decide_reuse(recipe.stages[name], shape.reuse, shared)
+    members = [recipe.stages[each] for each in shared.stages]
+    trained = [len(examples) - validation_rows_of(each.holdout, len(examples)) for each in members]
+    taken = sum(planned_steps(each, rows) * each.batch_size for each, rows in zip(members, trained, strict=True))
+    if plan.stages:
+        plan = _stored(plan, recipe.stages[name], shape, examples, taken / len(examples))
+    return plan if plan.stages and plan.store != "off" else None
 
 
 def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> PreTrainedModel:
@@ -126,8 +148,8 @@ def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedE
     return model
 
 
-def _planned_reuse(stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> ReusePlan:
-    plan = decide_reuse(stage, shape.reuse)
+def _stored(plan: ReusePlan, stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> ReusePlan:
+    """The plan with a store, chosen by what is free now."""
     if plan.kind == NOTHING:
         return plan
     bytes_per_token = shape.reuse.state_bytes

@@ -109,8 +109,9 @@ class Encoder:
                     f"the tokenizer has no tokens for a prompt: {worst.example.prompt[:80]!r}. Change or remove the row"
                 )
             raise HeftError(
-                f"{len(short)} of {len(encoded)} prompts are shorter than the {needed} positions that ReFT edits; the"
-                f" shortest has {len(worst.prompt)} tokens: {worst.example.prompt[:80]!r}. Ask for fewer positions"
+                f"{len(short)} of {len(encoded)} prompts are shorter than the {needed} positions that an adapter acts"
+                f" on; the shortest has {len(worst.prompt)} tokens: {worst.example.prompt[:80]!r}. Ask for fewer"
+                " positions"
             )
         return encoded
 

@@ -1,4 +1,4 @@
-"""Which tokens a ReFT adapter edits: the one rule, and whatever others ask of it. No torch.
+"""Which tokens an adapter edits: the one rule, and whatever others ask of it. No torch.
 
 A new syntax is read in `parse_positions`, answered by `Positions`, and documented in heft.edits.settings.
 """
@@ -15,16 +15,18 @@ GROUPS = ("shared", "first", "last")
 
 @dataclass(frozen=True)
 class Positions:
-    """Which prompt tokens are edited.
+    """Which tokens are edited.
 
-    `first` and `last` count tokens from the start and from the end of the prompt; `all_tokens` means prompt, answer
-    and generated tokens alike. Padding is never edited. In a prompt shorter than both counts together the first
-    positions are taken first, so no token is edited twice.
+    `first` and `last` count tokens from the start and from the end of the prompt; with `onward` the last ones go on
+    behind it, through the answer and whatever is generated; `all_tokens` means prompt, answer and generated tokens
+    alike. Padding is never edited. In a prompt shorter than both counts together the first positions are taken first,
+    so no token is edited twice.
     """
 
     first: int = 0
     last: int = 0
     all_tokens: bool = False
+    onward: bool = False
 
     def edits(self, index: Any, prompt: Any, group: str) -> Any:
         """Whether a token is edited with a group's weights.
@@ -38,6 +40,8 @@ class Positions:
             return index >= 0
         in_first = (index >= 0) & (index < self.first) & (index < prompt)
         in_last = (index >= self.first) & (index >= prompt - self.last) & (index < prompt)
+        if self.onward:
+            in_last = in_last | ((index >= 0) & (index >= prompt))
         return {"first": in_first, "last": in_last, "shared": in_first | in_last}[group]
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - positions are few and small
@@ -75,28 +79,51 @@ class Positions:
         if self.all_tokens:
             return "all tokens, those of the answer too"
         ends = [f"the {word} {count}" for word, count in (("first", self.first), ("last", self.last)) if count]
-        return f"{' and '.join(ends)} of the prompt ({self})"
+        later = " and all later tokens" if self.onward else ""
+        return f"{' and '.join(ends)} of the prompt{later} ({self})"
 
     def __str__(self) -> str:
         """As it is written in a recipe."""
         if self.all_tokens:
             return "all"
-        return "+".join(f"{letter}{count}" for letter, count in (("f", self.first), ("l", self.last)) if count)
+        ends = "+".join(f"{letter}{count}" for letter, count in (("f", self.first), ("l", self.last)) if count)
+        return f"{ends}+" if self.onward else ends
 
 
 def parse_positions(text: str) -> Positions:
-    """Read `all`, `fN`, `lN` or `fN+lN`.
+    """Read `all`, `fN`, `lN`, `fN+lN`, `lN+` or `fN+lN+`.
 
     Raises:
         ValueError: the text is none of these, or a count is 0.
     """
     if text == "all":
         return Positions(all_tokens=True)
-    match = re.fullmatch(r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*))?", text)
-    if not text or match is None or ("+" in text) != (match[1] is not None and match[2] is not None):
-        expected = "'all', 'fN', 'lN' or 'fN+lN' with N at least 1, such as 'f7+l7'"
+    match = re.fullmatch(r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*)(\+)?)?", text)
+    apart = match is not None and ("+l" in text) == (match[1] is not None and match[2] is not None)
+    if not text or not apart:
+        expected = "'all', 'fN', 'lN', 'lN+', 'fN+lN' or 'fN+lN+' with N at least 1, such as 'f7+l7'"
         raise ValueError(f"positions must be {expected}; got {text!r}")
-    return Positions(first=int(match[1] or 0), last=int(match[2] or 0))
+    return Positions(first=int(match[1] or 0), last=int(match[2] or 0), onward=match[3] is not None)
+
+
+def parse_branch_positions(text: str) -> Positions:
+    """Read the positions of a weight update: `all` or `lN+`; `lN` is read as `lN+`.
+
+    An update that ended with the prompt would leave the answer's tokens to the base.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    try:
+        positions = parse_positions(text)
+    except ValueError:
+        positions = Positions(first=1)
+    if positions.first:
+        raise ValueError(
+            "positions of LoRA must be 'all' or 'lN+' with N at least 1, such as 'l8+': the last N tokens of the prompt"
+            f" and all later ones; got {text!r}"
+        )
+    return positions if positions.all_tokens else Positions(last=positions.last, onward=True)
 
 
 def longest_tail(several: Iterable[Positions]) -> int:

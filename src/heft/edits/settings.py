@@ -31,7 +31,8 @@ class ReftSettings(Settings):
     site: Site = "block"
     """Which output is edited: the block's, its attention's or its MLP's (pyreft: `component`)."""
     positions: str = "f1+l1"
-    """Tokens that are edited: all, fN (first N of the prompt), lN (last N) or fN+lN (pyreft: `position`)."""
+    """Tokens that are edited: all, fN (first N of the prompt), lN (last N), lN+ (last N and every later token, of the
+    answer in training and generated in use), fN+lN or fN+lN+ (pyreft: `position`)."""
     tied: bool = True
     """Share one set of weights between first and last positions; matters for fN+lN only (pyreft: `share_weights`)."""
     activation: ActivationName | None = None

@@ -17,7 +17,7 @@ from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
 from heft.evaluation.references import reference_losses
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
-from heft.reft.layer import positions_of
+from heft.reft.tracker import positions_of
 from heft.results.labels import shared_labels
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record

@@ -16,7 +16,7 @@ from heft.evaluation.shared_prefix import shared_batches
 from heft.models.equality import why_unequal
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import positions_of
+from heft.reft.tracker import positions_of
 from heft.runtime.memory_errors import attempt
 
 

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from heft.data.encode import EncodedExample, left_pad
 from heft.evaluation.shared_prefix import SharedBatch
-from heft.models.forward import edits_hidden_states, logits_of
+from heft.models.forward import logits_of, takes_prompt_lengths
 from heft.reft.sites import decoder_of
 
 
@@ -60,7 +60,7 @@ class SharedPasses:
         """Keys and values of each stem's tokens left of the batch's split, from one row for each family."""
         inputs = self._padded([stems[0].ids[:shared] for stems, shared in batch.families])
         width = inputs["input_ids"].shape[1]
-        if edits_hidden_states(self.model):  # the shortest of a family: none of its last positions is in the prefix
+        if takes_prompt_lengths(self.model):  # the shortest of a family: none of its last positions is in the prefix
             shortest = [min(stem.prompt for stem in stems) for stems, _ in batch.families]
             inputs["prompt_lengths"] = self._tensor(shortest)
         computed = DynamicCache()

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from heft.reft.layer import ReftLayer
+from heft.reft.tracker import tracker_of
 
 _OF_HEFT = ("prompt_lengths", "token_layout")
 """Taken out of the call by the hook of heft.reft.tracker before `forward` sees it."""
 
 
-def edits_hidden_states(model: nn.Module) -> bool:
-    """Whether the model carries a ReFT adapter, which needs `prompt_lengths`."""
-    return any(isinstance(module, ReftLayer) for module in model.modules())
+def takes_prompt_lengths(model: nn.Module) -> bool:
+    """Whether the model carries an adapter with positions (ReFT's, or LoRA's of some tokens)."""
+    return tracker_of(model) is not None
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -26,7 +26,7 @@ def logits_of(model: nn.Module, keep: int | torch.Tensor, **inputs) -> torch.Ten
     """Logits (B, K, V) of a causal language model.
 
     Inputs that the model has no use for are left out: `position_ids` where its class counts its own, `prompt_lengths`
-    where nothing edits hidden states. A class that gives logits of all columns has them cut.
+    where no adapter has positions. A class that gives logits of all columns has them cut.
 
     Args:
         model: perhaps wrapped for distribution, or by PEFT.
@@ -38,7 +38,7 @@ def logits_of(model: nn.Module, keep: int | torch.Tensor, **inputs) -> torch.Ten
     if isinstance(keep, int):  # as indices, whose result is contiguous: of a slice torch multiplies row by row
         keep = torch.arange(width - keep, width, device=tokens.device)
     call = {**inputs, "logits_to_keep": keep}
-    if "prompt_lengths" in call and not edits_hidden_states(model):
+    if "prompt_lengths" in call and not takes_prompt_lengths(model):
         del call["prompt_lengths"]
     inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", model)
     parameters = inspect.signature(inner.forward).parameters

@@ -10,7 +10,7 @@ from heft.evaluation.evaluator import Answer, answer_examples, answer_record
 from heft.models.limits import limits_of
 from heft.prediction.opening import Answering
 from heft.prediction.questions import questions_of
-from heft.reft.layer import positions_of
+from heft.reft.tracker import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.runtime.reporter import Reporter
 from heft.tasks import Task, task_for

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from heft.builtin import BUILT_IN_MODELS
+from heft.edits.positions import parse_branch_positions
 from heft.edits.settings import ReftSettings
 from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
@@ -100,6 +101,9 @@ class LoraSettings(Settings):
     """Module-name suffixes that are excluded from the targets (PEFT: `exclude_modules`)."""
     layers: Annotated[Literal["all"] | list[Annotated[int, Field(ge=0)]], Distinct] = "all"
     """Layers that are adapted, counted from 0 (PEFT: `layers_to_transform`)."""
+    positions: str = "all"
+    """Tokens that it acts on: all, or lN+, the last N of the prompt and every later one (Activated LoRA); lN is read as
+    lN+. Earlier tokens keep the base's keys and values, which can be cached."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank), which keeps large ranks stable (PEFT: `use_rslora`)."""
     dora: bool = False
@@ -120,6 +124,11 @@ class LoraSettings(Settings):
     def _tokens_fit_the_init(cls, value: list[str], info: ValidationInfo) -> list[str]:
         if value and info.data.get("init", "default").startswith(("pissa", "olora")):
             raise ValueError(f"trainable_tokens cannot be trained with init: {info.data['init']}; use init: default")
+        if value and info.data.get("positions", "all") != "all":
+            raise ValueError(
+                f"trainable_tokens change embeddings wherever the tokens stand; got positions {info.data['positions']};"
+                " use positions: all"
+            )
         return value
 
     @field_validator("targets", "layers")
@@ -129,6 +138,21 @@ class LoraSettings(Settings):
             raise ValueError(f"{info.field_name} must name at least one; got an empty list")
         return value
 
+    @field_validator("positions")
+    @classmethod
+    def _positions_are_readable(cls, value: str) -> str:
+        return str(parse_branch_positions(value))
+
+    @field_validator("dora")
+    @classmethod
+    def _dora_acts_on_all(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("positions", "all") != "all":
+            raise ValueError(
+                f"dora scales whole weights, which act on all tokens; got positions {info.data['positions']}; use"
+                " positions: all, or dora: false"
+            )
+        return value
+
     @field_validator("init")
     @classmethod
     def _init_fits(cls, value: str, info: ValidationInfo) -> str:
@@ -136,6 +160,11 @@ class LoraSettings(Settings):
             raise ValueError(f"unknown init {value!r}{suggest(value, (*LORA_INITS, 'pissa_niter_N'))}")
         if info.data.get("dora") and value.startswith(("pissa", "olora")):
             raise ValueError(f"{value} with dora cannot become a plain adapter; use init: default or dora: false")
+        if info.data.get("positions", "all") != "all" and value.startswith(("pissa", "olora")):
+            raise ValueError(
+                f"{value} changes base weights, which act on all tokens; got positions {info.data['positions']}; use"
+                " positions: all, or init: default"
+            )
         ranks = [info.data.get("rank", 2), *info.data.get("rank_pattern", {}).values()]
         if value == "orthogonal" and any(rank % 2 for rank in ranks):
             raise ValueError(f"orthogonal needs even ranks; got {', '.join(map(str, ranks))}")
@@ -154,12 +183,6 @@ class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
 
     method: Literal["reft"] = "reft"
     """A representation-space adapter."""
-    reuse: bool = True
-    """Cache activations that training cannot change: the prompt prefix (positions `lN`) or the layers below the first
-    edit. Same result, faster."""
-    cache: Literal["auto", "memory", "disk", "off"] = "auto"
-    """Where cached activations are stored between epochs; auto takes memory up to a quarter of what is free, then disk
-    up to half of what is free; off computes them at every step."""
 
 
 class JointStage(TrainingSettings):

@@ -89,6 +89,12 @@ class TrainingSettings(Settings):
     and saved files are PEFT's either way."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (`gradient_checkpointing`): less memory, more time, same gradients."""
+    reuse: bool = True
+    """Cache activations that training cannot change: the prompt prefix (positions `lN` or `lN+`) or the layers below
+    the first that trains. Same result, faster."""
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """Where cached activations are stored between epochs; auto takes memory up to a quarter of what is free, then disk
+    up to half of what is free; off computes them at every step."""
     best_checkpoint: bool = False
     """Use the weights of the lowest validation loss instead of the last ones (`load_best_model_at_end`)."""
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)

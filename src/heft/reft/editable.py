@@ -1,13 +1,13 @@
 """Whether a model's hidden states can be edited at a site, found out before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
-from heft.reft.layer import layers_of
 from heft.reft.sites import site_names
 from heft.reft.streams import Streams
+from heft.reft.tracker import tracker_of
 
 ROWS, TOKENS = 2, 7
 
@@ -42,13 +42,21 @@ def require_editable(model: nn.Module, layers: str | list[int] = "all", site: st
         for name in site_names(model, layers, site)
     ]
     try:
-        ran = any(_runs(model, tokens) for tokens in _small_batches(model) if not faults)
+        ran = runs_small_batch(model, stop=lambda: bool(faults))
     finally:
         for handle in handles:
             handle.remove()
     if faults:
         raise ValueError(faults[0])
     return ran
+
+
+def runs_small_batch(model: nn.Module, stop: Callable[[], bool] = lambda: False) -> bool:
+    """Whether a batch of `ROWS` times `TOKENS` runs through the model, for hooks that look at it.
+
+    It is tried as ids and as embeddings, unless `stop` says that enough was seen.
+    """
+    return any(_runs(model, tokens) for tokens in _small_batches(model) if not stop())
 
 
 def _small_batches(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
@@ -61,7 +69,7 @@ def _small_batches(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _runs(model: nn.Module, tokens: dict[str, torch.Tensor]) -> bool:
-    if layers_of(model):
+    if tracker_of(model) is not None:
         tokens = {**tokens, "prompt_lengths": torch.full((ROWS,), TOKENS - 2)}
     try:
         model(**tokens, use_cache=True)  # with a cache transformers does not look whether rows are packed

@@ -55,8 +55,7 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         self._handle.remove()
         self.tracker.layers.remove(self)
         del module.reft
-        if not self.tracker.layers:
-            self.tracker.detach()
+        self.tracker.release()
 
     def add(self, adapter_name: str, config: ReftConfig, hidden_size: int, device: torch.device) -> None:
         """Give an adapter its units, in float32; only those that its positions use."""
@@ -177,8 +176,3 @@ class ReftLayer(nn.Module, BaseTunerLayer):
 def layers_of(model: nn.Module) -> dict[str, ReftLayer]:
     """The ReFT layers that a model carries, by their full names such as `model.layers.3.reft`."""
     return {name: module for name, module in model.named_modules() if isinstance(module, ReftLayer)}
-
-
-def positions_of(model: nn.Module) -> list[Positions]:
-    """What the ReFT adapters of a model edit, one entry for each adapter in each layer."""
-    return [positions for layer in layers_of(model).values() for positions in layer.positions.values()]

@@ -118,20 +118,12 @@ class ReftModel(BaseTuner):
     ) -> None:
         layer = getattr(target, "reft", None)
         if layer is None:
-            layer = ReftLayer(self._tracker(), self._streams)
+            layer = ReftLayer(ForwardTracker.on(self.model), self._streams)
             layer.attach(target)
         device = next((p.device for p in target.parameters() if not p.is_meta), torch.device("cpu"))
         layer.add(adapter_name, peft_config, self._streams.width, device)
         if adapter_name not in self.active_adapters:
             layer.set_requires_grad(adapter_name, False)
-
-    def _tracker(self) -> ForwardTracker:
-        existing = next(iter(layers_of(self.model).values()), None)
-        if existing is not None:
-            return existing.tracker
-        tracker = ForwardTracker()
-        tracker.attach(self.model)
-        return tracker
 
     def _detach(self, layers: list[ReftLayer]) -> None:
         for name, layer in layers_of(self.model).items():

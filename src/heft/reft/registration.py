@@ -3,6 +3,7 @@
 from functools import wraps
 
 from peft import AutoPeftModelForCausalLM, PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
 from transformers import AutoModelForCausalLM
 
@@ -12,16 +13,27 @@ from heft.reft.model import ReftModel
 
 
 def register() -> None:
-    """Add REFT to PEFT's enum of methods, which is closed, and register its classes. Doing it twice does nothing."""
-    if "REFT" in PeftType.__members__:
-        return
-    member = str.__new__(PeftType, "REFT")
-    member._name_ = member._value_ = "REFT"
-    PeftType._member_map_["REFT"] = PeftType._value2member_map_["REFT"] = member
-    PeftType._member_names_.append("REFT")
-    type.__setattr__(PeftType, "REFT", member)
-    register_peft_method(name="reft", config_cls=ReftConfig, model_cls=ReftModel, prefix="reft_")
-    _let_peft_find_built_in_bases()
+    """Register ReFT's classes; doing it twice does nothing."""
+    if add_method("reft", ReftConfig, ReftModel, "reft_"):
+        _let_peft_find_built_in_bases()
+
+
+def add_method(name: str, config: type[PeftConfig], model: type[BaseTuner], prefix: str) -> bool:
+    """Add a method to PEFT's enum of them, which is closed, and register its classes, unless it is there already.
+
+    Returns:
+        whether it was added.
+    """
+    member_name = name.upper()
+    if member_name in PeftType.__members__:
+        return False
+    member = str.__new__(PeftType, member_name)
+    member._name_ = member._value_ = member_name
+    PeftType._member_map_[member_name] = PeftType._value2member_map_[member_name] = member
+    PeftType._member_names_.append(member_name)
+    type.__setattr__(PeftType, member_name, member)
+    register_peft_method(name=name, config_cls=config, model_cls=model, prefix=prefix)
+    return True
 
 
 def _let_peft_find_built_in_bases() -> None:

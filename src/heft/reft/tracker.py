@@ -1,6 +1,7 @@
 """What the forward pass now running is about: where each row's prompt is, and every layer's rotation.
 
-One tracker serves a base model, however many ReFT adapters it carries. It listens on the model (and on its decoder
+One tracker serves a base model, however many adapters with positions it carries: ReFT's (heft.reft.layer), and LoRA's
+(heft.alora.variant). It listens on the model (and on its decoder
 body, for callers that go past the head), never replaces a module, and takes off only what it put on.
 
 A prompt's length is, in this order: the `prompt_lengths` keyword of `forward`; the tokens before the first label that
@@ -14,7 +15,9 @@ Shapes: B rows, T tokens of this pass, S columns with those in the cache.
 
 import inspect
 import threading
+from collections.abc import Iterator
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -29,9 +32,24 @@ from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_gen
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
 from heft.reft.sites import decoder_of
 
+_HELD_AS = "_heft_tracker"
+"""The attribute by which a model holds its tracker."""
+
+
+class Branch(Protocol):
+    """A weight update of one module and adapter that is added for some tokens only (heft.alora.variant)."""
+
+    positions: Positions
+
+    def is_there(self) -> bool:
+        """Whether the module still has it."""
+
+    def is_active(self) -> bool:
+        """Whether a forward pass adds it now."""
+
 
 class ForwardTracker:
-    """Follows the forward passes of one model. `layers` are the `ReftLayer`s that read it.
+    """Follows the forward passes of one model. `layers` are the `ReftLayer`s that read it, `branches` LoRA's.
 
     `adapter_index` numbers the adapters that run side by side: each edits only the tokens that have its number in
     `adapter_BT` of the pass's `token_layout`, and none in a pass without one.
@@ -39,6 +57,7 @@ class ForwardTracker:
 
     def __init__(self):
         self.layers: list = []
+        self.branches: list[Branch] = []
         self.adapter_index: dict[str, int] = {}
         self._model: nn.Module | None = None
         self._handles: list = []
@@ -49,13 +68,24 @@ class ForwardTracker:
         self._thread: int | None = None
         self._checkpointing = False
         self._indices: dict = {}
+        self._flags: dict = {}
         self._rotations: dict = {}
         self._generating: GenerateCall | None = None
         self._replaced: dict = {}
 
+    @classmethod
+    def on(cls, model: nn.Module) -> "ForwardTracker":
+        """The model's tracker, attached now where it has none."""
+        found = tracker_of(model)
+        if found is None:
+            found = cls()
+            found.attach(model)
+        return found
+
     def attach(self, model: nn.Module) -> None:
         """Listen to `model`, and to its `generate`, so that a prompt's length is known in every step."""
         self._model, body = model, decoder_of(model)
+        setattr(model, _HELD_AS, self)
         padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._padding_ids = {0} if padding_id is None else {0, padding_id}
         for module in [model] if body is model else [model, body]:
@@ -76,6 +106,19 @@ class ForwardTracker:
         for name in self._replaced:
             delattr(self._model, name)
         self._replaced.clear()
+        delattr(self._model, _HELD_AS)
+
+    def release(self) -> None:
+        """Leave the model where no adapter with positions is left on it."""
+        self.branches = [branch for branch in self.branches if branch.is_there()]
+        if not self.layers and not self.branches and self._handles:
+            self.detach()
+
+    def positions(self) -> list[Positions]:
+        """What the adapters of the model edit, active or not; each once."""
+        of_layers = (positions for layer in self.layers for positions in layer.positions.values())
+        of_branches = (branch.positions for branch in self.branches if branch.is_there())
+        return list(dict.fromkeys((*of_layers, *of_branches)))
 
     @property
     def layout(self) -> TokenLayout:
@@ -86,7 +129,10 @@ class ForwardTracker:
         """
         recomputes = self._checkpointing  # in the backward pass
         if self._layout is None or (self._running is None and not recomputes):
-            raise RuntimeError("a block with a ReFT edit was called outside the model's own forward: call the model")
+            raise RuntimeError(
+                "a part of the model with an adapter of some positions was called outside the model's own forward: call"
+                " the model"
+            )
         return self._layout
 
     def edited_indices(
@@ -108,6 +154,17 @@ class ForwardTracker:
             return edited_N
         adapter_BT = self.layout.adapter_BT
         return torch.zeros_like(edited_N) if adapter_BT is None else edited_N & (adapter_BT.flatten() == adapter)
+
+    def acted_on(self, positions: Positions, device: torch.device, adapter_name: str | None) -> torch.Tensor | None:
+        """Bool (B·T,): the tokens of this pass that an adapter acts on; None where these are all."""
+        key = (positions, self.adapter_index.get(adapter_name))
+        if torch.compiler.is_compiling():
+            return self.edited_flags(positions, "shared", adapter_name).to(device)
+        if key not in self._flags:
+            flags_N = self.edited_flags(positions, "shared", adapter_name)
+            self._flags[key] = None if not flags_N.is_meta and bool(flags_N.all()) else flags_N.to(device)
+        flags_N = self._flags[key]
+        return None if flags_N is None else flags_N.to(device)
 
     def _own(self, index_N: torch.Tensor, adapter: int) -> torch.Tensor:
         """Those of the tokens that have an adapter's number."""
@@ -155,7 +212,7 @@ class ForwardTracker:
         if tokens is not None:
             reading = (layout, None) if layout is not None else self._read(module, tokens, call, given)
             self._layout, self._seen = reading
-            self._indices, self._rotations, self._running = {}, {}, module
+            self._indices, self._flags, self._rotations, self._running = {}, {}, {}, module
             compiling = torch.compiler.is_compiling()
             self._thread = None if compiling else threading.get_ident()
             self._checkpointing = module.training and not compiling and _is_checkpointed(module)
@@ -173,7 +230,12 @@ class ForwardTracker:
 
     def _edits_prompts(self) -> bool:
         """Whether an active adapter edits positions of the prompt."""
-        return any(not layer.positions[name].all_tokens for layer in self.layers for name, _, _ in layer.active())
+        return any(not positions.all_tokens for positions in self._active_positions())
+
+    def _active_positions(self) -> Iterator[Positions]:
+        for layer in self.layers:
+            yield from (layer.positions[name] for name, _, _ in layer.active())
+        yield from (branch.positions for branch in self.branches if branch.is_active())
 
     def _after_forward(self, module: nn.Module, args: tuple, output) -> None:
         if self._running is not module or not self._is_same_thread():
@@ -199,7 +261,8 @@ class ForwardTracker:
         layout = self._layout
 
         def resume(_gradient):
-            self._layout, self._indices, self._rotations, self._checkpointing = layout, {}, {}, True
+            self._layout, self._checkpointing = layout, True
+            self._indices, self._flags, self._rotations = {}, {}, {}
 
         for tensor in outputs:
             if tensor.requires_grad:
@@ -216,6 +279,17 @@ class ForwardTracker:
         """Refuse before a thread starts, in which the error would be lost."""
         refuse_if(self._edits_prompts(), PAGED)
         return self._replaced["init_continuous_batching"](*args, **kwargs)
+
+
+def tracker_of(model: nn.Module) -> ForwardTracker | None:
+    """The tracker of a model, perhaps wrapped; None where no adapter has positions."""
+    return next((held for module in model.modules() if (held := vars(module).get(_HELD_AS)) is not None), None)
+
+
+def positions_of(model: nn.Module) -> list[Positions]:
+    """What the adapters of a model edit, each once; a LoRA of all tokens has no positions."""
+    tracker = tracker_of(model)
+    return [] if tracker is None else tracker.positions()
 
 
 def _is_checkpointed(module: nn.Module) -> bool:

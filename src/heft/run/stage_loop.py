@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from transformers import set_seed
@@ -16,14 +17,16 @@ from heft.data.rows import Data
 from heft.errors import HeftError
 from heft.evaluation.evaluator import evaluate_examples
 from heft.models.load import Base
-from heft.recipe.recipe import Recipe, ReftStage, Stage
+from heft.recipe.recipe import Recipe, Stage
 from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
+from heft.run.tails import note_tails, require_tails
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
+from heft.training.reuse.shared import BasePrefixes, shared_prefix
 from heft.training.stage import StageOutcome, train_stage
 
 
@@ -51,6 +54,7 @@ class StageLoop:
 
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
+        require_tails(self.recipe, [*self.data.train, *self.data.eval])
         evaluated = [summary.name for summary in self.directory.summaries]
         self.reporter.expected(self.pieces(evaluated))
         if "base" not in evaluated:
@@ -116,10 +120,11 @@ class StageLoop:
             self.reporter.resumed(name, step)
             if last.cache is not None:  # a resumed stage runs as it was started
                 stage = stage.model_copy(update={"cache": last.cache})
+        elif self.prefixes is not None and self.prefixes.kind is not None and name in self.prefixes.shared.stages:
+            stage = stage.model_copy(update={"cache": self.prefixes.kind})  # where an earlier stage has put them
         costs = self.count(name, stage)
-        cache = costs.reuse.store if isinstance(stage, ReftStage) else None
-        if cache is not None:  # what is counted is what runs
-            stage = stage.model_copy(update={"cache": cache})
+        cache = costs.reuse.store
+        stage = stage.model_copy(update={"cache": cache})  # what is counted is what runs
 
         def write(state: StageCheckpoint) -> None:
             if distributed.is_main():
@@ -130,7 +135,10 @@ class StageLoop:
                 adapter_dir.save_adapter(folder / adapter.name, self.base.model, adapter.name)
 
         plan = CheckpointPlan(self.recipe.checkpoint, write, last and last.state)
-        parameters, outcome = self.train_stage(name, stage, plan)
+        shared = self.prefixes if costs.reuse.stages else None
+        parameters, outcome = self.train_stage(name, stage, plan, shared)
+        if shared is not None and name == shared.shared.stages[-1]:
+            shared.close()
         passes = costs.passes_of(outcome.tokens)
         plain = costs.plain_flops(passes)
         figures = asdict(outcome)
@@ -149,7 +157,15 @@ class StageLoop:
             self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.shape.uncounted}")
         return costs
 
-    def train_stage(self, name: str, stage: Stage, plan: CheckpointPlan | None = None) -> tuple[int, StageOutcome]:
+    @cached_property
+    def prefixes(self) -> BasePrefixes | None:
+        """The prefixes that several stages share; None where they do not."""
+        shared = shared_prefix(self.recipe)
+        return None if shared is None else BasePrefixes(shared, self.data.train)
+
+    def train_stage(
+        self, name: str, stage: Stage, plan: CheckpointPlan | None = None, prefixes: BasePrefixes | None = None
+    ) -> tuple[int, StageOutcome]:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
         seed = self.recipe.stage_seed(name)
         set_seed(seed)
@@ -169,8 +185,10 @@ class StageLoop:
             holdout_seed=self.recipe.holdout_seed(name),
             plan=plan,
             attention=self.base.settings.attention,
+            prefixes=prefixes,
         )
         finish(self.base.model, attached)
+        note_tails(self.base.model, attached.names, [*self.data.train, *self.data.eval])
         return trained, outcome
 
     def evaluate(self, name: str, **figures) -> StageSummary:

@@ -7,12 +7,15 @@ Here the same is five skinny products, two of which add to what is there, in the
     forward:  h = A xᵀ         y = x Wᵀ + b, then y += hᵀ (sB)ᵀ
     backward: u = (sB)ᵀ gᵀ     ∂x = g W, then ∂x += uᵀ A      ∂A = u x      ∂B = s (h g)ᵀ
 
+An adapter with positions (heft.alora) acts on some tokens only: the columns of h and of u that belong to other tokens
+are set to zero, by one mask for all adapters.
+
 A and B stay the float32 weights that PEFT made, and so do their gradients and the optimizer's steps. In float32 the
 results are PEFT's to rounding. In bfloat16 x is not cast, A and sB are rounded to bfloat16 for each pass, as autocast
 would, products accumulate in float32 and only their results are rounded (tests compare both with float64).
 
 Shapes: x (…, I), W (O, I), A (R, I), B (O, R), g (…, O), with … flattened to N; several active adapters are one of the
-sum of their ranks.
+sum of their ranks, each with columns of its own in the mask (R, N).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +24,8 @@ from contextlib import contextmanager
 import torch
 from peft.tuners import lora
 from torch import nn
+
+from heft.alora.variant import ActivatedVariant
 
 
 @contextmanager
@@ -62,7 +67,19 @@ class FusedLinear(lora.Linear):
         bias = None if base.bias is None else base.bias.to(dtype)
         scales = tuple(float(self.scaling[name]) for name in names)
         factors = [held[name].weight for name in names for held in (self.lora_A, self.lora_B)]
-        return _FusedLora.apply(x.to(dtype), base.weight.to(dtype), bias, scales, *factors)
+        mask_RN = self._mask(names, x.shape, dtype)
+        return _FusedLora.apply(x.to(dtype), base.weight.to(dtype), bias, scales, mask_RN, *factors)
+
+    def _mask(self, names: list[str], shape: torch.Size, dtype: torch.dtype) -> torch.Tensor | None:
+        """1 where a rank's adapter acts on a token, else 0: (R, N); None where all act on all tokens."""
+        device = self.base_layer.weight.device
+        variants = [self.lora_variant.get(name) for name in names]
+        flags = [None if each is None else each.flags(shape, device) for each in variants]
+        if all(each is None for each in flags):
+            return None
+        everywhere_N = torch.ones(shape[:-1].numel(), dtype=torch.bool, device=device)
+        parts = zip(flags, (self.lora_A[name].weight.shape[0] for name in names), strict=True)
+        return torch.cat([(everywhere_N if each is None else each).expand(rank, -1) for each, rank in parts]).to(dtype)
 
     def _is_frozen_and_whole(self) -> bool:
         """Whether the base layer is a plain frozen tensor, without hooks or merged adapters."""
@@ -75,7 +92,8 @@ class FusedLinear(lora.Linear):
         """Whether these adapters are plain products, of weights that lose nothing but rounding in that dtype."""
         for name in names:
             down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
-            if name in self.lora_variant or down.bias is not None or up.bias is not None:
+            has_another_form = not isinstance(self.lora_variant.get(name), ActivatedVariant | None)
+            if has_another_form or down.bias is not None or up.bias is not None:
                 return False
             if not isinstance(dropout, nn.Identity) and dropout.training:
                 return False
@@ -104,15 +122,20 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 class _FusedLora(torch.autograd.Function):
-    """x Wᵀ + b + Σ sᵢ (x Aᵢᵀ) Bᵢᵀ, with gradients for x and for those of Aᵢ and Bᵢ that train."""
+    """x Wᵀ + b + Σ sᵢ (Mᵢ x Aᵢᵀ) Bᵢᵀ, with gradients for x and for those of Aᵢ and Bᵢ that train.
+
+    Mᵢ keeps the tokens that an adapter acts on, and all where there is no mask.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, scales, *factors):
+    def forward(ctx, x, weight, bias, scales, mask_RN, *factors):
         downs, ups = factors[::2], factors[1::2]
         down_RI = _joined(downs, 0).to(x.dtype)
         up_OR = _joined([up * scale for up, scale in zip(ups, scales, strict=True)], 1).to(x.dtype)
         x_NI = x.reshape(-1, x.shape[-1])
         hidden_RN = down_RI @ x_NI.t()
+        if mask_RN is not None:
+            hidden_RN *= mask_RN
         y = x.new_empty(*x.shape[:-1], len(weight))  # not a view: autograd gets it, and others may alter it in place
         y_NO = y.view(-1, len(weight))
         if bias is None:
@@ -120,18 +143,21 @@ class _FusedLora(torch.autograd.Function):
         else:
             torch.addmm(bias, x_NI, weight.t(), out=y_NO)
         y_NO.addmm_(hidden_RN.t(), up_OR.t())
-        trains_down, trains_up = any(ctx.needs_input_grad[4::2]), any(ctx.needs_input_grad[5::2])
-        ctx.save_for_backward(weight, down_RI, up_OR, x_NI if trains_down else None, hidden_RN if trains_up else None)
+        trains_down, trains_up = any(ctx.needs_input_grad[5::2]), any(ctx.needs_input_grad[6::2])
+        kept = (x_NI if trains_down else None, hidden_RN if trains_up else None)
+        ctx.save_for_backward(weight, down_RI, up_OR, mask_RN, *kept)
         ctx.scales, ctx.ranks, ctx.shape = scales, [down.shape[0] for down in downs], x.shape
         ctx.dtypes = [factor.dtype for factor in factors]
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        weight, down_RI, up_OR, x_NI, hidden_RN = ctx.saved_tensors
+        weight, down_RI, up_OR, mask_RN, x_NI, hidden_RN = ctx.saved_tensors
         grad_NO, grad_x = grad.reshape(-1, grad.shape[-1]), None
         grads_down = grads_up = [None] * len(ctx.scales)
         into_RN = up_OR.t() @ grad_NO.t() if ctx.needs_input_grad[0] or x_NI is not None else None
+        if into_RN is not None and mask_RN is not None:
+            into_RN *= mask_RN
         if ctx.needs_input_grad[0]:
             grad_x = torch.mm(grad_NO, weight).addmm_(into_RN.t(), down_RI).view(ctx.shape)
         if x_NI is not None:
@@ -141,8 +167,8 @@ class _FusedLora(torch.autograd.Function):
             in_full = zip(parts_RO, ctx.dtypes[1::2], ctx.scales, strict=True)
             grads_up = [part.t().to(dtype) * scale for part, dtype, scale in in_full]
         grads = [each for pair in zip(grads_down, grads_up, strict=True) for each in pair]
-        wanted = zip(grads, ctx.dtypes, ctx.needs_input_grad[4:], strict=True)
-        return grad_x, None, None, None, *(grad.to(dtype) if needed else None for grad, dtype, needed in wanted)
+        wanted = zip(grads, ctx.dtypes, ctx.needs_input_grad[5:], strict=True)
+        return grad_x, None, None, None, None, *(grad.to(dtype) if needed else None for grad, dtype, needed in wanted)
 
 
 def _joined(parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:

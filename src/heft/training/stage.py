@@ -24,6 +24,7 @@ from heft.training.loop import TrainingLoop
 from heft.training.modes import repeatable
 from heft.training.peak import PeakMemory
 from heft.training.reuse.decide import loss_for, may_be_fused
+from heft.training.reuse.shared import BasePrefixes
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def train_stage(
     holdout_seed: int | None = None,
     plan: CheckpointPlan | None = None,
     attention: str = "auto",
+    prefixes: BasePrefixes | None = None,
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 
@@ -91,6 +93,7 @@ def train_stage(
         holdout_seed: of the choice of validation rows; None for `seed`.
         plan: when to write checkpoints and which one to resume from; None for neither.
         attention: model.attention of the recipe.
+        prefixes: that the stage shares with others of its run; None for none.
 
     Raises:
         HeftError: no weight that trains has a part in the answers.
@@ -110,8 +113,8 @@ def train_stage(
         modes.enter_context(attention_for_training(model, attention, data.examples))
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
-        scratch = modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-"))
-        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, attention)
+        scratch = Path(modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-")))
+        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, scratch, reporter, attention, prefixes)
         if stage.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             modes.callback(model.activation_checkpointing_disable)

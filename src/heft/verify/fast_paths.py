@@ -11,7 +11,7 @@ from heft.edits.positions import longest_tail
 from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.evaluation.shared_prefix import shared_batches
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.layer import positions_of
+from heft.reft.tracker import positions_of
 from heft.training.loss import Loss, answer_loss
 from heft.training.reuse.decide import reuse_of
 from heft.training.reuse.facts import ReuseFacts
@@ -76,23 +76,25 @@ def two_questions(row: EncodedExample, group: str) -> list[EncodedExample]:
 
 
 def check_training(subject: AdapterUnderTest) -> list[Finding]:
-    """Loss and gradients of the last ReFT adapter with what no edit changes cached, against computed in every step."""
-    reft = subject.names("reft")
-    if not reft:
-        return [does_not_apply(TRAINING, "there is no ReFT adapter; a LoRA stage reuses nothing")]
-    stages = {entry.name: entry.stage for entry in subject.manifest.adapters}
-    if sum(stage == stages[reft[-1]] for stage in stages.values()) > 1:
-        return [does_not_apply(TRAINING, f"{reft[-1]} trained together with LoRA, where nothing is reused")]
+    """Loss and gradients of the last stage that reuses something, with what it does not change cached, against computed
+    in every step."""
     if padding_matters(subject.model, subject.pad_id, max(subject.probe.lengths)):
         return [does_not_apply(TRAINING, _PADDED)]
-    train_only(subject.model, [reft[-1]])
+    batch = training_batch(subject.probe.rows, subject.pad_id)
+    batch["row_ids"] = torch.arange(len(subject.probe.rows))
+    batch = {key: value.to(subject.model.device) for key, value in batch.items()}
+    stages = dict.fromkeys(entry.stage for entry in reversed(subject.manifest.adapters))
     try:
-        reuse, what = _reuse(subject)
-        if reuse is None:
-            return [does_not_apply(TRAINING, f"{reft[-1]} edits early tokens in the first layer: nothing is constant")]
-        batch = training_batch(subject.probe.rows, subject.pad_id)
-        batch["row_ids"] = torch.arange(len(subject.probe.rows))
-        batch = {key: value.to(subject.model.device) for key, value in batch.items()}
+        for stage in stages:
+            names = [entry.name for entry in subject.manifest.adapters if entry.stage == stage]
+            train_only(subject.model, names)
+            reuse, what = _reuse(subject)
+            if reuse is not None:
+                break
+        else:
+            return [
+                does_not_apply(TRAINING, "every stage acts on early tokens in the first layer: nothing is constant")
+            ]
         with torch.no_grad():
             reuse(subject.model, batch)  # fills the store, which later epochs read
         cached = _loss_and_gradients(subject, reuse, batch)
@@ -100,7 +102,9 @@ def check_training(subject: AdapterUnderTest) -> list[Finding]:
     finally:
         subject.model.zero_grad()
         activate(subject.model, list(subject.model.peft_config))
-    return _training_findings(subject, f"{reft[-1]} with {what}, against every token in every layer", cached, plain)
+    return _training_findings(
+        subject, f"{' and '.join(names)} with {what}, against every token in every layer", cached, plain
+    )
 
 
 def _training_findings(subject: AdapterUnderTest, compared: str, cached: tuple, plain: tuple) -> list[Finding]:

@@ -5,6 +5,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 
+from heft.alora import ActivatedLoraConfig
 from heft.verify.finding import Finding, does_not_apply, judged
 from heft.verify.logits import largest
 from heft.verify.subject import AdapterUnderTest
@@ -52,6 +53,9 @@ def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: li
     """Why there is nothing to merge, or no way to."""
     if not names:
         return "there is no LoRA adapter"
+    placed = [name for name in names if isinstance(subject.model.peft_config[name], ActivatedLoraConfig)]
+    if placed:
+        return f"{', '.join(placed)} acts on some tokens only, and weights act on all"
     if subject.manifest.model.quantization:
         return f"weights are in {subject.manifest.model.quantization}: merging would round them again"
     if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):

@@ -18,7 +18,7 @@ from heft.errors import HeftError
 from heft.evaluation.finite import explain_singular_rotation
 from heft.models.load import Base, load_base
 from heft.recipe.files import evaluation_request
-from heft.reft.layer import positions_of
+from heft.reft.tracker import positions_of
 from heft.tasks import load_examples
 from heft.tasks.base import TaskSettings
 from heft.tasks.whereabouts import WhereaboutsSettings

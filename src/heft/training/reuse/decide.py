@@ -21,6 +21,7 @@ from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.lower_layers import LowerLayerReuse
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.shared import BasePrefixes
 from heft.training.reuse.stores import Store, open_store
 
 Reuse = PrefixReuse | LowerLayerReuse
@@ -52,6 +53,7 @@ def loss_for(
     folder: Path,
     reporter: Reporter,
     attention: str = "auto",
+    prefixes: BasePrefixes | None = None,
 ) -> tuple[Loss, bool]:
     """The cheapest loss that the stage allows and that equals the plain one on this model; a note says which.
 
@@ -61,15 +63,19 @@ def loss_for(
         uses: how often each row will be trained on.
         folder: for a file of cached activations.
         attention: model.attention of the recipe.
+        prefixes: that the stage shares with others of its run; None for none.
 
     Returns:
         the loss, and whether it computes less than every token in every layer.
     """
     plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
-    plan = decide_reuse(stage, ReuseFacts.of(model))
+    plan = decide_reuse(stage, ReuseFacts.of(model), None if prefixes is None else prefixes.shared)
     if plan.kind == NOTHING:
         return plain, False
-    reuse = reuse_of(plan, model, rows, pad_id, Store(), stage.micro_batch_size or stage.batch_size)
+    if plan.stages:
+        reuse = prefixes.reuse(model, rows, pad_id)
+    else:
+        reuse = reuse_of(plan, model, rows, pad_id, Store(), stage.micro_batch_size or stage.batch_size)
     if draws_random_numbers(model, rows, pad_id):
         why_not = "the base model draws random numbers in training, and what is computed once would be one draw for all"
     else:
@@ -81,7 +87,7 @@ def loss_for(
     if why_not is not None:
         reporter.note(f"reuse is off, the plain path is taken: {why_not}")
         return plain, False
-    stored = with_store(reuse, plan, stage.cache, uses, folder, reporter)
+    stored = with_store(reuse, plan, stage.cache, uses, folder, reporter, prefixes)
     return (plain, False) if stored is None else (stored.loss, True)
 
 
@@ -124,11 +130,20 @@ def first_equal(
 
 
 def with_store(
-    reuse: Reuse, plan: ReusePlan, cache: str, uses: float, folder: Path, reporter: Reporter
+    reuse: Reuse,
+    plan: ReusePlan,
+    cache: str,
+    uses: float,
+    folder: Path,
+    reporter: Reporter,
+    prefixes: BasePrefixes | None = None,
 ) -> Reuse | None:
     """Reuse with the store that the setting `cache` means now; None where it saves nothing without one."""
     plan = plan.stored(reuse.examples, reuse.bytes_per_token(), cache, uses, folder)
     if plan.kind == NOTHING:
         return None
     reporter.note(plan.in_words())
-    return replace(reuse, store=open_store(plan.store, plan.lengths(reuse.examples), folder))
+    lengths = plan.lengths(reuse.examples)
+    if plan.stages:
+        return replace(reuse, store=prefixes.store(plan.store, lengths))
+    return replace(reuse, store=open_store(plan.store, lengths, folder))

@@ -1,15 +1,14 @@
-"""What of a model no trained edit changes, so that it can be computed once: read off the model, or off its skeleton."""
+"""What of a model no training changes, so that it can be computed once: read off the model, or off its skeleton."""
 
 import inspect
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
 from heft.adapters.attach import trained_adapters
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.config import ReftConfig
-from heft.reft.layer import layers_of
 from heft.reft.sites import block_names
 from heft.reft.streams import Streams
 
@@ -23,9 +22,9 @@ class ReuseFacts:
     """What a model allows while a stage trains.
 
     Attributes:
-        edited_suffix: how many tokens from a prompt's end the trained edits reach back, where a prefix can stand for
+        edited_suffix: how many tokens from a prompt's end the trained adapters reach back, where a prefix can stand for
             the tokens before them; else None.
-        first_edited_layer: the lowest layer with a trained edit, where the layers below it can be skipped; else None.
+        first_edited_layer: the lowest layer that trains, where the layers below it can be skipped; else None.
         has_dropout: whether the base itself draws random numbers in training.
         state_bytes: of one token's hidden state.
     """
@@ -43,43 +42,48 @@ class ReuseFacts:
 
 
 def edited_suffix(model: PreTrainedModel) -> int | None:
-    """How many tokens from a prompt's end the trained edits reach back; None where prefix reuse does not apply.
+    """How many tokens from a prompt's end the trained adapters reach back; None where prefix reuse does not apply.
 
-    It applies where all that trains edits last positions only (`lN`), and where a prefix can stand for its tokens:
-    the model caches plain keys and values, and has no dropout of its own.
+    It applies where all that trains acts on last positions and later tokens only (`lN`, `lN+`), and where a prefix can
+    stand for its tokens: the model caches plain keys and values, and has no dropout of its own.
     """
-    if not _trains_edits_alone(model) or has_dropout(model) or not keeps_plain_keys(model):
+    if has_dropout(model) or not keeps_plain_keys(model):
         return None
-    reaches = [config.edited_positions.reach_back() for config in _trained_configs(model)]
-    return None if None in reaches else max(reaches)
+    return farthest(model, trained_adapters(model))
+
+
+def farthest(model: PreTrainedModel, names: Iterable[str]) -> int | None:
+    """How many tokens from a prompt's end these adapters reach back; None where one acts on a prompt's first tokens."""
+    positions = [getattr(model.peft_config[name], "edited_positions", None) for name in names]
+    reaches = [None if each is None else each.reach_back() for each in positions]
+    return None if not reaches or None in reaches else max(reaches)
 
 
 def first_edited_layer(model: PreTrainedModel) -> int | None:
-    """The lowest layer with a trained edit, if reuse applies and there are layers below it; None otherwise.
+    """The lowest layer that trains, if reuse applies and there are layers below it; None otherwise.
 
-    It does not apply where a layer passes on more than one hidden state per token: several streams, a router's state,
-    or keys and values that higher layers share.
+    It does not apply where something trains before the layers (embeddings of tokens), and where a layer passes on more
+    than one hidden state per token: several streams, a router's state, or keys and values that higher layers share.
     """
-    if not _trains_edits_alone(model) or has_dropout(model) or _passes_on_more(model):
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trains_tokens = any(getattr(config, "trainable_token_indices", None) for config in _trained_configs(model))
+    if not trained or trains_tokens or has_dropout(model) or _passes_on_more(model):
         return None
-    edited = [
-        number
-        for number, name in enumerate(block_names(model))
-        for layer in layers_of(model.get_submodule(name)).values()
-        if any(p.requires_grad for p in layer.parameters())
+    head = model.get_output_embeddings()
+    of_head = {f"{name}." for name, module in model.named_modules() if module is head}
+    blocks = [f"{block}." for block in block_names(model)]
+    numbers = [
+        next((number for number, block in enumerate(blocks) if name.startswith(block)), None)
+        for name in trained
+        if not name.startswith(tuple(of_head))
     ]
-    return min(edited) or None
+    return None if None in numbers else min(numbers, default=0) or None
 
 
 def has_dropout(model: PreTrainedModel) -> bool:
     """Whether the base model itself draws random numbers in training: drops anything out, or jitters its routers."""
     config = model.config.get_text_config().to_dict()
     return any(value for key, value in config.items() if key not in _HEADS and _RATES.search(key))
-
-
-def _trains_edits_alone(model: PreTrainedModel) -> bool:
-    trained = _trained_configs(model)
-    return bool(trained) and all(isinstance(config, ReftConfig) for config in trained)
 
 
 def _trained_configs(model: PreTrainedModel) -> list:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import Cache, DynamicCache
 
+from heft.adapters.attach import base_alone
 from heft.data.batching import select_rows
 from heft.models.prefix_attention import reading_cache, reads_prefix
 from heft.models.prefix_blocks import SpareMemory, layer_prefixes
@@ -35,12 +36,17 @@ class PrefixReuse(CachedActivations):
         in_place: whether attention reads them where they lie (heft.models.prefix_attention), in passes under
             `attention`; else they are copied into an ordinary cache.
         layout: what the numbers of a token's states are; known once a prefix was computed.
+        numbers: of each row that a batch may hold, its number among `examples`; None where these are the same.
+        of_base: whether no adapter acts on the prefixes, so that they are computed with none on
+            (heft.training.reuse.shared).
     """
 
     token_axis: ClassVar[int] = 1
     in_place: bool = False
     layout: list[tuple[int, int]] = field(default_factory=list)
     spare: SpareMemory = field(default_factory=SpareMemory)
+    numbers: Sequence[int] | None = None
+    of_base: bool = False
 
     @property
     def loss(self) -> Loss:
@@ -48,6 +54,11 @@ class PrefixReuse(CachedActivations):
 
     def tokens(self, row: int) -> tuple[int, ...]:
         return self.examples[row].prompt[: -self.start]
+
+    def numbered(self, row_ids: torch.Tensor) -> list[int]:
+        """The numbers of a batch's rows among `examples`."""
+        rows = row_ids.tolist()
+        return rows if self.numbers is None else [self.numbers[row] for row in rows]
 
     def attention(self) -> AbstractContextManager[None]:
         """Inside, the model takes what `cache` gives."""
@@ -70,7 +81,8 @@ class PrefixReuse(CachedActivations):
 
     def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         cache = DynamicCache()
-        decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
+        with base_alone(self.model) if self.of_base else nullcontext():
+            decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
         states_BWS, self.layout[:] = packed(cache)
         return states_BWS
 
@@ -100,7 +112,7 @@ def answer_loss_on_prefixes(model: nn.Module, batch: dict[str, torch.Tensor], re
         "input_ids": batch["input_ids"][:, split:],
         "attention_mask": mask_BT,
         "position_ids": batch["position_ids"][:, split:],
-        "past_key_values": reuse.cache(batch["row_ids"].tolist(), mask_BT[:, :split].sum(1).tolist()),
+        "past_key_values": reuse.cache(reuse.numbered(batch["row_ids"]), mask_BT[:, :split].sum(1).tolist()),
         "prompt_lengths": batch["prompt_lengths"],
     }
     with reuse.attention():

@@ -1,0 +1,107 @@
+"""One prefix for several stages: as long as every adapter acts on last positions only, what stands before them is the
+base's, whichever stage trains.
+
+So all stages of a run that reuse prefixes cut them at one place, the largest reach of their adapters, and the prefixes
+that the first of them has computed serve the later ones too. They are computed with no adapter on, in batches of all
+training rows, so that the numbers are the same in whichever stage, and after a resume.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from heft.adapters.methods import adapters_of
+from heft.data.encode import EncodedExample
+from heft.recipe.recipe import Recipe, Stage
+from heft.training.reuse.activation_cache import ROWS_PER_PASS
+from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.stores import Store, open_store
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """What the stages of a recipe share.
+
+    Attributes:
+        stages: names of those that train behind one prefix, two at least, in order.
+        start: tokens from a prompt's end on which any adapter so far acts.
+        rows_per_pass: rows that are computed together.
+    """
+
+    stages: tuple[str, ...]
+    start: int
+    rows_per_pass: int
+
+
+def shared_prefix(recipe: Recipe) -> SharedPrefix | None:
+    """The stages that can share a prefix, by what the recipe says; None where there are not two.
+
+    Stages whose adapters act on first positions or on all tokens end it. One that reuses nothing, or keeps nothing
+    between its steps, has no part in it; nor has the last stage of a sweep, whose configurations share one of their
+    own.
+    """
+    reach, start, members = 0, 0, {}
+    for name, stage in recipe.stages.items():
+        positions = [adapter.positions for adapter in adapters_of(name, stage)]
+        reaches = [None if each is None else each.reach_back() for each in positions]
+        if None in reaches or recipe.sweep is not None:
+            break
+        reach = max(reach, *reaches)
+        if _takes_part(stage):
+            members[name], start = stage.micro_batch_size or stage.batch_size, reach
+    return SharedPrefix(tuple(members), start, min(ROWS_PER_PASS, *members.values())) if len(members) > 1 else None
+
+
+def _takes_part(stage: Stage) -> bool:
+    return not stage.is_frozen and stage.reuse and stage.cache != "off" and not stage.gradient_checkpointing
+
+
+class BasePrefixes:
+    """The base's prefixes of a run's training rows, kept from stage to stage.
+
+    Args:
+        shared: which stages they are for, and where they end.
+        rows: all training rows, of which each stage may hold out others.
+    """
+
+    def __init__(self, shared: SharedPrefix, rows: Sequence[EncodedExample]):
+        self.shared, self._rows = shared, rows
+        self._numbers = {id(row): number for number, row in enumerate(rows)}
+        self._store: Store | None = None
+        self._scratch: tempfile.TemporaryDirectory | None = None
+        self._layout: list[tuple[int, int]] = []
+
+    @property
+    def kind(self) -> str | None:
+        """Where they are kept, "memory" or "disk"; None before the first stage."""
+        return None if self._store is None else self._store.kind
+
+    def reuse(self, model: PreTrainedModel, examples: Sequence[EncodedExample], pad_id: int) -> PrefixReuse:
+        """For a stage whose batches number its own rows, `examples`; it keeps nothing yet."""
+        return PrefixReuse(
+            model,
+            self._rows,
+            self.shared.start,
+            pad_id,
+            Store(),
+            self.shared.rows_per_pass,
+            layout=self._layout,
+            numbers=[self._numbers[id(example)] for example in examples],
+            of_base=True,
+        )
+
+    def store(self, kind: str, lengths: Sequence[int]) -> Store:
+        """The store that an earlier stage has filled, or a new one of that kind; arguments as for `open_store`."""
+        if self._store is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="heft-")
+            self._store = open_store(kind, lengths, Path(self._scratch.name))
+        return self._store
+
+    def close(self) -> None:
+        """Forget all."""
+        self._store = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
