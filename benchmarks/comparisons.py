@@ -48,6 +48,15 @@ NOTHING_KEPT = {"settings": {"cache": "off"}}
 PLAIN = {"settings": {"reuse": False}}
 SWEEP_EPOCHS = 3
 GRID = {"rank": [8, 4], "learning_rate": [1e-3, 5e-4, 2e-3, 4e-3], "seed": [0, 1]}
+RATES = [1e-3, 3e-4, 5e-4, 7e-4, 1.4e-3, 2e-3, 2.8e-3, 4e-3]
+GRID_OF_64 = {
+    "rank": [8, 4],
+    "learning_rate": RATES,
+    "warmup": [0.1, 0.0],
+    "schedule": ["linear", "cosine"],
+    "seed": [0],
+}
+GRID_OF_LORA = {"rank": [8, 4], "learning_rate": RATES, "seed": [0]}
 
 FUSED = {"settings": {"fused": True}}
 PEFTS_LAYER = {"settings": {"fused": False}}
@@ -170,6 +179,37 @@ COMPARISONS = (
         " sweep has a tenth. Prefixes are computed once, in the time, and kept in memory.",
         own={"settings": {"cache": "memory"}, "grid": GRID, "tokens_per_pass": 4096, "own_epochs": SWEEP_EPOCHS},
         peer_job=PLAIN | {"own_epochs": SWEEP_EPOCHS},
+        takes_longer=True,
+    ),
+    Comparison(
+        "sweep_of_64",
+        f"sweep of 64 configurations, l7 in all layers, {SWEEP_EPOCHS} epochs",
+        "heft",
+        f"one plain run of {SWEEP_EPOCHS} epochs",
+        2.0,
+        LAST,
+        "Two ranks, eight learning rates, two warmups, two schedules, one seed; else as the sweep of 16. What has to be"
+        " computed is 64·7 tokens of each row against all of one row, so the ratio falls as rows grow.",
+        own={"settings": {"cache": "memory"}, "grid": GRID_OF_64, "tokens_per_pass": 4096, "own_epochs": SWEEP_EPOCHS},
+        peer_job=PLAIN | {"own_epochs": SWEEP_EPOCHS},
+        takes_longer=True,
+    ),
+    Comparison(
+        "sweep_of_lora",
+        f"sweep of 16 LoRA configurations, l8+, {SWEEP_EPOCHS} epochs",
+        "heft",
+        f"one LoRA run of all tokens of {SWEEP_EPOCHS} epochs",
+        2.0,
+        COARSE | {"unchanged_at_first": True},
+        "Ranks 4 and 8, eight learning rates, one seed; one row is held back. Prefixes are computed once, in the time,"
+        " and kept in memory.",
+        own={
+            "settings": {"cache": "memory", "positions": "l8+"},
+            "grid": GRID_OF_LORA,
+            "tokens_per_pass": 4096,
+            "own_epochs": SWEEP_EPOCHS,
+        },
+        peer_job={"own_epochs": SWEEP_EPOCHS},
         takes_longer=True,
     ),
     Comparison(

@@ -33,7 +33,6 @@ BEFORE = {
 }
 NOW = {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}}
 """What `heft init` writes."""
-LETTERS = 26
 DRAWS = 10_000
 
 

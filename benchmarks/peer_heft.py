@@ -19,7 +19,7 @@ def load(job: dict) -> dict[str, Handler]:
     rows = [_encoded(number, row) for number, row in enumerate(read_rows(job))]
     if job["stage"] == "evaluation":
         return _evaluation(job, base, rows)
-    if job["stage"] == "fine" and "grid" in job:
+    if "grid" in job:
         return _sweep(job, base, rows)
     if job["stage"] == "machine":
         return {"matmul": lambda request: _matmul(job), "orthonormal": lambda request: _orthonormal(job, base, request)}
@@ -41,10 +41,7 @@ def _training(job: dict, base, rows: list) -> dict[str, Handler]:
     from heft.adapters.attach import attach
 
     attach(base.model, job["stage"], _stage(job, 1))
-    if job["stage"] == "coarse":
-        fill_lora(base.model)
-    else:
-        _fill_loreft(base.model, job["rank"])
+    _fill(base.model, job)
     own_epochs = job.get("own_epochs", 1)
     return {
         "check": lambda request: _train(job, base, rows[: job["batch_size"]], CHECK_STEPS),
@@ -58,9 +55,19 @@ def _stage(job: dict, epochs: int, **own):
     common = {"rank": job["rank"], "epochs": epochs, "batch_size": job["batch_size"], "bf16": job["device"] == "cuda"}
     common["learning_rate"] = LEARNING_RATES[job["stage"]]
     if job["stage"] == "coarse":
-        return LoraStage(method="lora", alpha=16, **job.get("settings", {}), **common)
+        return LoraStage(method="lora", alpha=16, **job.get("settings", {}), **(common | own))
     positions = "+".join(f"{side[0]}{job[side]}" for side in ("first", "last") if job[side])
     return ReftStage(method="reft", positions=positions, **job.get("settings", {}), **(common | own))
+
+
+def _fill(model, job: dict) -> None:
+    """Give trained weights seeded values, but where the two sides act on other tokens and begin with no change."""
+    if job.get("unchanged_at_first"):
+        return
+    if job["stage"] == "coarse":
+        fill_lora(model)
+    else:
+        _fill_loreft(model, job["rank"])
 
 
 def _fill_loreft(model, rank: int) -> None:
@@ -143,7 +150,7 @@ def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
         def run() -> None:
             data = TrainingData(chosen, rows[-1:], base.tokenizer.pad_token_id)
             with side_by_side(base, tried, data, seeds, job["tokens_per_pass"], Reporter()) as training:
-                _fill_loreft(base.model, job["rank"])
+                _fill(base.model, job)
                 training.train("sweep", Reporter())
                 losses.extend(training.learners[0].losses)
 

@@ -29,10 +29,11 @@ ON_THE_TINY_MODEL = {
     "init": ["--model", MODEL],
     "train": [*TINY, *STEPS],
     "sweep": [*TINY, *STEPS],
+    "tune": [*TINY, "--set", "tune.most_epochs=2"],
     "plan": [*TINY, "--no-probe"],
     "compare": ["--set", f"set.model.name={MODEL}"],
 }
-UNITS = {"kB", "MB", "GB", "MFLOP", "GFLOP", "TFLOP", "s", "min", "h"}
+UNITS = {"kB", "MB", "GB", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "s", "min", "h"}
 NEW = """id,text
 T1,My package has not come yet
 T2,The screen is black when I start it

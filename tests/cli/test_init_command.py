@@ -53,6 +53,22 @@ def test_flags_stand_in_the_recipe(tickets):
     assert "eval_share: 0.5" in text
 
 
+def test_a_spreadsheets_encoding_is_named_and_then_taken(tickets):
+    text = (tickets / "tickets.csv").read_text(encoding="utf-8-sig").replace("refund", "r\u00fcckgabe")
+    (tickets / "old.csv").write_bytes(text.encode("cp1252"))
+    refused = heft("init", "old.csv", "--output", "old.yaml", cwd=tickets)
+    assert refused.returncode == 2
+    assert "--encoding cp1252" in refused.stderr
+    flags = ["--encoding", "cp1252", "--output", "old.yaml", "--model", "random:tiny-llama"]
+    made = heft("init", "old.csv", *flags, cwd=tickets)
+    assert made.returncode == 0, made.stderr
+    assert "encoding: cp1252" in (tickets / "old.yaml").read_text()
+    steps = ["--set", "stages.coarse.steps=1", "--set", "stages.fine.steps=1"]
+    trained = heft("train", "old.yaml", *steps, cwd=tickets)
+    assert trained.returncode == 0, trained.stderr
+    assert "- r\u00fcckgabe" in (tickets / "runs/old/recipe.yaml").read_text(encoding="utf-8")
+
+
 def test_without_a_terminal_nothing_is_asked_and_nothing_is_left(tmp_path):
     (tmp_path / "odd.csv").write_text("id,x\n" + "".join(f"{n},{n}.5\n" for n in range(20)), encoding="utf-8")
     refused = heft("init", "odd.csv", cwd=tmp_path)

@@ -115,7 +115,7 @@ def test_a_stage_is_counted_as_it_runs(recipe_file, fine, monkeypatch):
 
 def test_rows_held_back_are_those_of_the_run_and_are_kept_but_not_trained_on(recipe_file):
     work, recipe, examples = costs_and_recipe(recipe_file, f"{KEPT}, holdout: 0.25")
-    assert (work.rows, work.validation_rows) == split_validation(examples, 0.25, recipe.seed + 1)
+    assert (work.rows, work.validation_rows) == split_validation(examples, 0.25, recipe.holdout_seed)
     assert work.reuse.tokens == sum(len(row.prompt) + len(row.answer) for row in examples)
     assert work.reuse.bytes == work.reuse.tokens * 64 * 4
 

@@ -104,7 +104,10 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages={a: {method: reft}, b: {method: lora}}"], "'b', is a lora stage"),
+        (["stages={a: {method: reft}, b: {method: joint}}"], "'b', is a joint stage"),
+        (["stages={a: {method: lora, dora: true}}"], "stages.a.dora: dora scales base weights, which all"),
+        (["stages={a: {method: lora}}", "sweep.grid={init: [default, olora]}"], "grid.init[1]: olora changes base"),
+        (["stages={a: {method: lora, trainable_tokens: [x]}}"], "stages.a.trainable_tokens: embeddings of tokens"),
         (["sweep.grid={positions: [f1+l1, l4]}", "stages.fine.tied=false", "stages.fine.positions=f1+l1"],
          "stages.fine.tied: tied: false needs first and last positions"),
         (["stages.fine.holdout=0.2", "sweep.holdout=0.3"], "give one of them"),
@@ -112,7 +115,7 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         (["sweep.grid={steps: [4]}"], "give epochs or steps, not both"),
         (["sweep.grid={}"], "of at least one entry"),
         (["sweep.gird={}"], "did you mean 'grid'"),
-        (["sweep.grid={method: [lora]}"], "trains `reft` adapters only"),
+        (["sweep.grid={method: [lora]}"], "of the method of their stage"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_swept_is_refused(faults, overrides, message):

@@ -18,8 +18,8 @@ def run(recipe_file, tmp_path, monkeypatch):
         sweep_run, "rank", lambda training, normalize: seen.append(training) or rank(training, normalize)
     )
 
-    def run_sweep(fine: str, sweep: str, name="sweep", to=None):
-        path = recipe_file(f"{{{COARSE}, fine: {fine}}}", f"sweep: {sweep}", task=TASK)
+    def run_sweep(fine: str, sweep: str, name="sweep", to=None, coarse=COARSE):
+        path = recipe_file(f"{{{coarse}, fine: {fine}}}", f"sweep: {sweep}", task=TASK)
         recipe = load_recipe(path, output=str(tmp_path / name))
         return recipe, sweep_run.sweep(recipe, to), seen[-1].learners
 

@@ -5,6 +5,7 @@ import json
 from xml.etree import ElementTree
 
 import pytest
+from alone import assert_as_alone, values
 from safetensors.torch import load_file
 
 import heft
@@ -23,34 +24,6 @@ class Notes(Reporter):
 
     def note(self, text):
         self.said.append(text)
-
-
-def values(path, key, **where):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line[key] for line in lines if key in line and all(line.get(k) == v for k, v in where.items())]
-
-
-def assert_as_alone(recipe, learners, folder, numbers=None):
-    for learner in learners if numbers is None else [learners[n] for n in numbers]:
-        alone = recipe_of(recipe, learner.configuration).model_copy(
-            update={"output": str(folder / learner.configuration.name)}
-        )
-        done = heft.train(alone)
-        metrics = done.directory / "metrics.jsonl"
-        way = learner.configuration.stage.learning_rate, learner.taken
-        losses = values(metrics, "loss", stage="fine")
-        assert learner.losses == trained_losses(losses, *way), learner.configuration
-        validation = [loss for _, loss in learner.validation_losses]
-        assert validation == trained_losses(values(metrics, "eval_loss", stage="fine"), *way)
-        norms = values(folder / "sweep" / "metrics.jsonl", "grad_norm", configuration=learner.configuration.name)
-        assert norms == pytest.approx(values(metrics, "grad_norm", stage="fine"), rel=1e-3)
-        tensors = load_file(done.directory / "adapter" / "fine" / "adapter_model.safetensors")
-        mine = {saved_name(name, learner.configuration.adapter): p for name, p in learner.parameters.items()}
-        assert_tensors(mine, tensors, of_weights(*way))
-
-
-def saved_name(name, adapter):
-    return f"base_model.model.{name}".replace(f".{adapter}", "")
 
 
 def test_ten_steps_of_every_configuration_are_those_of_heft_train(run, tmp_path):
@@ -169,7 +142,7 @@ def test_the_ranking_is_what_an_evaluation_of_the_validation_rows_says(run):
     )
     model, tokenizer = heft.load(found.directory / "adapter")
     rows = Encoder(tokenizer, recipe.task.max_length)(load_examples(recipe.task, "train"))
-    held_back = split_validation(rows, 0.5, recipe.seed + 1)[1]
+    held_back = split_validation(rows, 0.5, recipe.holdout_seed)[1]
     scores = choice_log_likelihoods(model, held_back, batch_size=4, pad_id=tokenizer.pad_token_id)
     golds = [row.example.gold for row in held_back]
     right = sum(max(range(len(s)), key=s.__getitem__) == gold for s, gold in zip(scores, golds, strict=True))
@@ -195,3 +168,31 @@ def test_bad_input_is_one_message_and_leaves_nothing(run, tmp_path, fine, sweep,
 def test_every_configuration_is_a_recipe_of_its_own(recipe_file):
     recipe = load_recipe(recipe_file("{fine: {method: reft}}", "sweep: {grid: {rank: [2, 4]}}"))
     assert [recipe_of(recipe, c).stages["fine"].rank for c in configurations(recipe)] == [2, 4]
+
+
+def test_orthogonal_configurations_are_what_they_are_alone_and_the_winner_is_saved_folded(run, tmp_path):
+    notes = Notes()
+    recipe, done, learners = run(
+        "{method: reft, rank: 2, positions: l2, steps: 6, batch_size: 8, learning_rate: 1e-2}",
+        "{grid: {orthogonal_to: [null, coarse], intervention: [loreft, direft]}, holdout: 0.2}",
+        to=notes,
+    )
+    for learner in learners:
+        configuration = learner.configuration
+        alone = recipe_of(recipe, configuration).model_copy(update={"output": str(tmp_path / configuration.name)})
+        metrics = heft.train(alone).directory / "metrics.jsonl"
+        assert learner.losses == trained_losses(values(metrics, "loss", stage="fine"), 1e-2, 6), configuration
+    said = "edits read and write nothing of the directions that coarse writes, 4 of 64 at 4 sites"
+    assert f"c02, c03: {said}" in notes.said
+    winner = next(r.name for r in done.results)
+    saved = (
+        load_file(folder / "adapter" / "fine" / "adapter_model.safetensors")
+        for folder in (done.directory, tmp_path / winner)
+    )
+    assert_tensors(*saved, of_weights(1e-2, 6))
+
+
+def test_a_grid_names_earlier_lora_stages_only(recipe_file):
+    fine = "{coarse: {method: lora, steps: 1}, fine: {method: reft, steps: 1}}"
+    with pytest.raises(HeftError, match=r"orthogonal_to(?s:.*)'coarsest' is no earlier stage"):
+        load_recipe(recipe_file(fine, "sweep: {grid: {orthogonal_to: [null, coarse, coarsest]}}"))

@@ -114,6 +114,40 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     assert work.flops() + sum(theirs) == pytest.approx(ran, rel=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("grid", "fine"),
+    [
+        ("{learning_rate: [1e-3, 2e-3], positions: [l2]}", "epochs: 2, cache: memory, fused: false"),
+        ("{seed: [1, 2], positions: [l2]}", "epochs: 2, cache: memory, fused: false"),
+        (
+            "{learning_rate: [1e-3, 2e-3], positions: [l2]}",
+            "epochs: 2, cache: memory",
+        ),  # ranks and positions alike: nothing fills up
+        ("{layers: [all, [2, 3]]}", "steps: 6"),
+        ("{rank: [2, 4], positions: [l2, l4]}", "steps: 6, cache: memory, fused: false"),
+        ("{positions: [l2, all]}", "steps: 6, cache: 'off', fused: false"),
+        ("{rank: [2, 4], positions: [l2, all]}", "steps: 6, reuse: false, fused: false"),
+    ],
+)
+def test_a_sweep_of_lora_is_counted_as_it_runs(recipe_file, grid, fine, monkeypatch):
+    monkeypatch.setattr(SideBySide, "_validate", lambda *args: None)
+    for check in ("_why_not_shared", "_may_be_packed"):
+        its_answer = None if check == "_why_not_shared" else "fused: false" not in fine
+        monkeypatch.setattr(f"heft.sweep.arrange.{check}", lambda *args, answer=its_answer: answer)
+    stage = f"{{fine: {{method: lora, rank: 2, batch_size: 4, learning_rate: 1e-3, {fine}}}}}"
+    recipe = load_recipe(recipe_file(stage, f"sweep: {{grid: {grid}}}", task=TASK))
+    examples = read_data(recipe, Reporter(), [parse_positions("l4+")]).train
+    rows = [max(examples, key=lambda row: len(row.prompt))] * len(examples)
+    work, base = sweep_costs(recipe, rows, skeleton_of(recipe, None)), countable(recipe)
+    data = TrainingData(work.rows, work.members[0].alone.validation_rows, 0)
+    seeds = [member.seed for member in work.members]
+    with side_by_side(base, configurations(recipe), data, seeds, 4096, Reporter()) as training:
+        ran = counted(lambda: training.train("fine", Reporter()))
+    kept = work.reuse.store != "off" and work.reuse.kind == "prefixes"
+    theirs = [prefix_row(work.members[0].costs, row, work.reuse.start) for row in data.validation_rows] if kept else []
+    assert work.flops() + sum(theirs) == pytest.approx(ran, rel=5e-3)
+
+
 def test_equal_configurations_cost_less_together_than_alone_and_more_than_one(sweep_of):
     recipe, work, _ = sweep_of("{learning_rate: [1e-3, 2e-3, 3e-3, 4e-3]}", "epochs: 4, cache: memory")
     plan = work.plan("fine", load_base(recipe.model).model.config, torch.device("cpu"))
@@ -140,7 +174,7 @@ def test_copies_beyond_the_width_of_a_sequence_go_into_further_ones(sweep_of):
 @pytest.mark.parametrize(
     ("grid", "fine", "why"),
     [
-        ("{positions: [all, f1]}", "steps: 1", "all configurations edit first positions"),
+        ("{positions: [all, f1]}", "steps: 1", "all configurations act on first tokens"),
         ("{rank: [2, 4]}", "steps: 1, reuse: false", "reuse is false"),
     ],
 )

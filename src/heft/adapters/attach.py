@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, inject_quietly
 from heft.adapters.methods import StageAdapter, adapters_of
+from heft.adapters.orthogonal import fold, keep_out, orthogonal_faults
 from heft.adapters.safety import method_name
 from heft.adapters.trainable_tokens import show_tokens_of
 from heft.errors import HeftError
@@ -36,7 +37,7 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
     trained_by: dict[int, str] = {}
     for stage_name, stage in recipe.stages.items():
         for adapter in adapters_of(stage_name, stage):
-            found = adapter.faults(model)
+            found = adapter.faults(model) + orthogonal_faults(model, recipe, stage_name, tokenizer)
             try:
                 tokens = adapter.tokens(model, tokenizer)
             except HeftError as error:
@@ -81,7 +82,10 @@ def attach(
     Raises:
         HeftError: an adapter has no place in the model.
     """
-    return attach_adapters(model, stage_name, adapters_of(stage_name, stage), tokenizer)
+    attached = attach_adapters(model, stage_name, adapters_of(stage_name, stage), tokenizer)
+    for name in attached.names:
+        keep_out(model, name, stage)
+    return attached
 
 
 def attach_adapters(
@@ -120,6 +124,8 @@ def finish(model: PreTrainedModel, attached: Attached) -> None:
     """Freeze what a stage trained, as adapters that load on the untouched base."""
     for name, start in attached.starts.items():
         start.undo(model, name)
+    for name in attached.names:
+        fold(model, name)
     activate(model, list(model.peft_config))
     model.eval()
 

@@ -27,7 +27,7 @@ from heft.adapters.weights import read_shapes, require_fit
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.limits import limits_of
-from heft.models.load import Base, load_base
+from heft.models.load import Base, load_base, without_weights
 from heft.storage.atomic import atomic_folder, save_tensors, sha256_of
 
 PEFT_PREFIX = "base_model.model."
@@ -225,12 +225,6 @@ def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path, l
 def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
     """Whether a tensor has the saved values, which may be of lower precision; NaN where NaN is."""
     return loaded.allclose(saved.to(loaded.dtype), rtol=0, atol=0, equal_nan=True)
-
-
-def without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """The model's modules without weights, so that what is attached to it takes no memory either."""
-    with torch.device("meta"):
-        return type(model)(copy.deepcopy(model.config))
 
 
 def expected_tensors(

@@ -8,12 +8,13 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import Attached, attach, train_only
-from heft.adapters.directory import PEFT_PREFIX, attach_from, require_fitting, without_weights
+from heft.adapters.directory import PEFT_PREFIX, attach_from, require_fitting
 from heft.adapters.lora import has_tied_head
 from heft.adapters.methods import FromFiles, adapters_of
 from heft.adapters.source import AdapterSource
 from heft.adapters.weights import read_shapes
 from heft.errors import HeftError
+from heft.models.load import without_weights
 from heft.models.source import local_folder, source_of
 from heft.recipe.recipe import Recipe, Stage
 

@@ -142,18 +142,26 @@ def _tied_head(model: PreTrainedModel, settings: LoraSettings, names: set[str]) 
 
 
 def _unplaceable(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
-    """Modules whose rows belong to no token that could be told, so that positions mean nothing there."""
+    return [
+        f"targets: with positions {settings.positions} LoRA cannot adapt {name}: {reason}; leave it out, or use"
+        " positions: all"
+        for name, reason in sorted(without_tokens(model, settings, names).items())
+    ]
+
+
+def without_tokens(model: PreTrainedModel, settings: LoraSettings, names: set[str] | None = None) -> dict[str, str]:
+    """Adapted modules whose rows belong to no token that could be told, so that LoRA cannot act on some tokens only
+    there, each with the reason in words.
+
+    `names` are those of the model's linear modules and experts, where they are known.
+    """
+    names = linear_names(model) | expert_names(model) if names is None else names
     targeted, experts = _targeted(model, settings, names), expert_names(model)
     if settings.targets == "all-linear":
         targeted -= experts | unadaptable(model)
     reasons = dict.fromkeys(targeted & experts, "it holds weights of experts, which see tokens sorted by expert")
     reasons |= dict.fromkeys(targeted & _names_of_head(model), "the output head sees the scored columns only")
-    reasons |= misplaced(model, targeted - reasons.keys())
-    return [
-        f"targets: with positions {settings.positions} LoRA cannot adapt {name}: {reason}; leave it out, or use"
-        " positions: all"
-        for name, reason in sorted(reasons.items())
-    ]
+    return reasons | misplaced(model, targeted - reasons.keys())
 
 
 def has_tied_head(model: PreTrainedModel) -> bool:

@@ -7,11 +7,8 @@ from peft.tuners import lora
 from torch import nn
 
 from heft.alora.config import ActivatedLoraConfig
-from heft.alora.variant import NOT_MERGED, ActivatedVariant
+from heft.alora.variant import NOT_MERGED, ActivatedVariant, takes_variants
 from heft.reft.tracker import ForwardTracker, tracker_of
-
-_TAKES_VARIANTS = ("Linear", "Linear8bitLt", "Linear4bit")
-"""PEFT's layers whose forward pass asks a variant: its own on linear modules, plain and of bitsandbytes."""
 
 
 class ActivatedLoraModel(LoraModel):
@@ -33,7 +30,7 @@ class ActivatedLoraModel(LoraModel):
     ) -> None:
         super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kwargs)
         layer = getattr(parent, target_name)
-        if type(layer).__name__ not in _TAKES_VARIANTS or adapter_name not in layer.lora_A:
+        if not takes_variants(layer) or adapter_name not in layer.lora_A:
             raise ValueError(
                 f"{current_key} is a {type(target).__name__}, on which LoRA cannot have positions: leave it out of the"
                 " targets, or use positions: all"

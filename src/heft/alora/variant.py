@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
+from torch import nn
 
 from heft.edits.positions import Positions
 from heft.reft.tracker import ForwardTracker
@@ -18,6 +19,9 @@ NOT_MERGED = (
     "a LoRA adapter with positions acts on some tokens only, so it cannot be merged into weights, which act on all:"
     " keep it attached, or merge the adapters of all tokens alone with adapter_names=[...]"
 )
+
+_TAKE_VARIANTS = ("Linear", "Linear8bitLt", "Linear4bit")
+"""PEFT's layers whose forward pass asks a variant: its own on linear modules, plain and of bitsandbytes."""
 
 
 class ActivatedVariant(LoraVariant):
@@ -82,6 +86,12 @@ class ActivatedVariant(LoraVariant):
         result_NO = result.reshape(-1, result.shape[-1])
         updated = result_NO[index_N] + up(down(dropout(x.reshape(-1, x.shape[-1])[index_N]))) * scale
         return result_NO.index_copy(0, index_N, updated.to(result.dtype)).view_as(result)
+
+
+def takes_variants(layer: nn.Module) -> bool:
+    """Whether a LoRA layer of PEFT, or one that stands for it while a stage trains, asks a variant."""
+    is_pefts = (each.__module__.startswith("peft.") and each.__name__ in _TAKE_VARIANTS for each in type(layer).__mro__)
+    return any(is_pefts)
 
 
 def rows_of_a_token(shape: torch.Size, tokens_BT: torch.Size) -> int:

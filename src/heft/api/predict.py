@@ -26,6 +26,7 @@ def predict(
     base: str | None = None,
     batch_size: int | None = None,
     split: str | None = None,
+    encoding: str | None = None,
     skip_bad_rows: bool = False,
     trust_remote_code: bool = False,
     output: str | Path | None = None,
@@ -44,6 +45,7 @@ def predict(
         stages, overrides, base, trust_remote_code: as for `heft predict`, where `model` is a path.
         batch_size: rows per forward pass; None: as evaluated.
         split: of a data set that has several.
+        encoding: of a text file that is not in Unicode, such as cp1252.
         skip_bad_rows: whether rows that cannot be used are left without a prediction.
         output: a file to write as well: .jsonl, .csv, .tsv or .parquet.
         reporter, progress: as for `heft.train`.
@@ -61,7 +63,7 @@ def predict(
 
     if output is not None:
         require_place(Path(output), rows if isinstance(rows, str | Path) else None)
-    table = read_table(rows, split=split)
+    table = read_table(rows, split=split, encoding=encoding)
     require_free_columns(table)
     if isinstance(model, str | os.PathLike):
         from heft.prediction.opening import opening

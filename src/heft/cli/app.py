@@ -15,6 +15,7 @@ from heft.cli.recipes import recipes
 from heft.cli.report import report
 from heft.cli.sweep import sweep
 from heft.cli.train import train
+from heft.cli.tune import tune
 from heft.cli.verify import verify
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, train, sweep, plan, compare, report, evaluate, predict, generate, verify, recipes, doctor):
+for command in (init, train, sweep, tune, plan, compare, report, evaluate, predict, generate, verify, recipes, doctor):
     app.command("eval" if command is evaluate else command.__name__)(command)
 
 

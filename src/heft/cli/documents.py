@@ -127,6 +127,84 @@ class SweepDocument(_Done):
     """The winner on the evaluation split, where the recipe asks for it."""
 
 
+class LayerProbeDocument(_Document):
+    """`layer_probe` in the document of `heft plan --probe-layers --json`. Norms are in nats per answer token and unit
+    of the edit; lists of layers begin with layer 0."""
+
+    group_names: list[str]
+    """Groups of tokens, in the order that all lists of groups have."""
+    rows: int
+    """Training rows that were looked at."""
+    positions: str
+    """Positions by which layers are compared."""
+    tokens: list[int]
+    """Tokens of each group in these rows."""
+    edited: list[float]
+    """Of each layer, the norm of the gradient, mean over rows, of a zero edit of these positions."""
+    edited_rows: list[float]
+    """Likewise, the mean over rows of each row's own norm."""
+    groups: list[list[float]]
+    """As `edited`, of an edit of each group alone: layers of groups."""
+    groups_rows: list[list[float]]
+    """As `edited_rows`, likewise."""
+    layer_shares: list[float]
+    """Each layer's share of the sum of `edited`."""
+    agreement: list[float]
+    """`edited` by `edited_rows`: 1 where all rows ask for the same edit."""
+    group_shares: list[float]
+    """Each group's share of the sum of `groups`."""
+    order: list[int]
+    """Layers, the one with the largest `edited` first."""
+
+
+class TuneArm(_Document):
+    """An arm of a search, by its best trial."""
+
+    arm: str
+    """Its name."""
+    loss: float
+    """Validation loss."""
+    accuracy: float | None
+    """Accuracy on the validation rows; null where answers are generated."""
+    difference: float
+    """Of the loss, from the best arm's."""
+    interval: tuple[float, float] | None
+    """95 % interval of the difference, paired by row; null where there is nothing to compare."""
+    ties: bool
+    """Whether that interval includes 0."""
+    training_seconds: float | None
+    """Seconds of training the best trial's recipe alone; null where they were not measured."""
+    training_flops: float
+    """FLOPs of the same, as executed."""
+    spent: float
+    """What the arm used of the budget, in seconds or FLOPs."""
+    trials: int
+    """Trials of whole recipes of the arm."""
+    recipe: str
+    """The file of its best recipe."""
+
+
+class TuneDocument(_Done):
+    """`heft tune --json`."""
+
+    command: Literal["tune"] = "tune"
+    """The command."""
+    search: str
+    """The directory of the search."""
+    best: str
+    """The recipe that is taken, as a file."""
+    winner: str
+    """The arm that it is of."""
+    verdict: str
+    """Who wins and why, in words."""
+    arms: list[TuneArm]
+    """The arms, lowest loss first; see below."""
+    run: str | None
+    """The run of the best recipe; null with `--no-run`."""
+    stages: list[StageSummary] | None
+    """Its base and stages, as in summary.json."""
+
+
 class Error(_Document):
     """What went wrong."""
 
@@ -151,10 +229,11 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m heft.cli.documents > docs/json.md`; change the declarations, not this file. -->
 
-`heft train`, `heft eval`, `heft predict` and `heft sweep` take `--json`: one document on standard output at the end,
-progress on standard error. An error is a document too, beside its line on standard error, and the exit status is the
-same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are errors of every
-other command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they print.
+`heft train`, `heft eval`, `heft predict`, `heft sweep` and `heft tune` take `--json`: one document on standard output
+at the end, progress on standard error. An error is a document too, beside its line on standard error, and the exit
+status is the same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are
+errors of every other command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they
+print.
 
 `--quiet` prints warnings, on standard error, and the last lines.
 
@@ -166,7 +245,10 @@ heft train quickstart --json | jq '.stages[-1].accuracy'
 
 def documents_page() -> str:
     """The text of docs/json.md."""
-    kinds = (TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow, ErrorDocument, Error)
+    kinds = (
+        *(TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow),
+        *(LayerProbeDocument, TuneDocument, TuneArm, ErrorDocument, Error),
+    )
     return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import Base, RunOrAdapter, TrustRemoteCode
+from heft.cli.options import Base, Encoding, RunOrAdapter, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.escape import escape_controls
 from heft.text.units import percent
@@ -27,6 +27,7 @@ def generate(
         Path | None,
         typer.Option(metavar="FILE", help="Prompts, one a line, or a table with the task's columns or `prompt`."),
     ] = None,
+    encoding: Encoding = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="A conversation through the chat template; in a pipe each line is a turn.")
     ] = False,
@@ -73,7 +74,8 @@ def generate(
     refuse_file_names(prompts, run)
     opened = speaker(run, stages, True if chat else chat_template, base, trust_remote_code)
     if not chat:
-        given = prompts_in(file, opened.task, text) if file is not None else typed(_given(prompts), opened.task, text)
+        task = opened.task
+        given = typed(_given(prompts), task, text) if file is None else prompts_in(file, task, text, encoding)
     sampling = Sampling(temperature, top_p, seed) if temperature else None
     speaking = opened.load(max_new_tokens, sampling, batch_size)
     if chat:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heft.cli.options import Encoding
 from heft.errors import HeftError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def init(
         typer.Option(help="labels, none, a column with lists, or labels or columns between commas."),
     ] = None,
     eval: Annotated[str | None, typer.Option(metavar="FILE_OR_HUB_ID", help="Rows to evaluate on.")] = None,
+    encoding: Encoding = None,
     eval_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the rows to evaluate on (default: 0.2).")
     ] = None,
@@ -47,10 +49,11 @@ def init(
     from heft.tasks.table import read_table
 
     _require_free(output, overwrite)
-    rows = read_table(source)
+    rows = read_table(source, encoding=encoding)
     guess = _guess(rows[:_MOST_ROWS], prompt, answer, choices)
     typer.echo(f"{len(rows):,} rows; taken for: {guess.kind}. {guess.why}")
-    given = {"eval": eval, "eval_share": eval_share, "format": format, "chat_template": chat_template}
+    given = {"eval": eval, "eval_share": eval_share, "encoding": encoding}
+    given |= {"format": format, "chat_template": chat_template}
     more = {key: value for key, value in given.items() if value is not None} | _splits(source, eval, eval_share)
     recipe = starting_recipe(name or _run_name(source), model, source, more, guess, settings_for(guess.kind))
     checked_recipe(recipe)

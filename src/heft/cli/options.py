@@ -39,6 +39,10 @@ Task = Annotated[
     str | None,
     typer.Option(help="Task to evaluate on (default: the adapter's own).", autocompletion=complete_tasks),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Encoding of a text file that is not in Unicode, such as cp1252."),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that comes with the base model; only for sources you trust."),

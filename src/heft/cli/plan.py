@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heft.cli.options import AsJson, Overrides, RecipeFile
+from heft.cli.plan_layers import layers_notes, layers_table
+from heft.errors import HeftError
 from heft.text.units import in_bytes, in_flops, in_time
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from heft.costs.figures import Plan, StagePlan, SweepPlan
+    from heft.recipe.recipe import Recipe
+    from heft.runtime.reporter import Reporter
+    from heft.training.layer_probe import LayerProbe
 
 
 def plan(
@@ -22,6 +27,13 @@ def plan(
         int | None,
         typer.Option(min=1, metavar="N", help="Show N training examples token by token, as the model will see them."),
     ] = None,
+    probe_layers: Annotated[
+        bool,
+        typer.Option(help="Load the model and say at which layers and tokens an edit could move the loss."),
+    ] = False,
+    probe_rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Training rows of --probe-layers (64).")
+    ] = None,
 ) -> None:
     """Estimate steps, FLOPs, memory and time without loading weights."""
     from heft.cli.plan_examples import drawn
@@ -30,6 +42,8 @@ def plan(
     from heft.runtime.reporter import Reporter
 
     loaded = load_recipe(recipe, override)
+    if probe_rows is not None and not probe_layers:
+        raise HeftError("--probe-rows has no effect without --probe-layers; add that, or leave it out")
     reporter = ConsoleReporter()
     from heft.data.inspect import show_examples
     from heft.models.load import quiet
@@ -40,9 +54,10 @@ def plan(
     if shown is not None and not as_json:  # first, so that they are there if a check ends the plan
         reporter.console.print(drawn(shown))
     found = make_plan(loaded, Reporter() if as_json else reporter, probe_seconds=10.0 if probe else 0.0)
+    layers = _probed(loaded, probe_rows, Reporter() if as_json else reporter) if probe_layers else None
     if as_json:
         values = found.to_dict() | ({} if shown is None else {"shown": shown.to_dict()})
-        print_json(values)
+        print_json(values | ({} if layers is None else {"layer_probe": layers.to_dict()}))
         return
     if shown is not None:
         reporter.note("")
@@ -51,6 +66,17 @@ def plan(
     reporter.console.print(stages_table(found))
     for line in notes(found):
         reporter.note(line)
+    if layers is not None:
+        reporter.console.print(layers_table(layers))
+        for line in layers_notes(layers):
+            reporter.note(line)
+
+
+def _probed(recipe: "Recipe", rows: int | None, reporter: "Reporter") -> "LayerProbe":
+    from heft.plan.layers import probe_recipe
+    from heft.training.layer_probe import ROWS
+
+    return probe_recipe(recipe, rows or ROWS, reporter)
 
 
 def summary(plan: "Plan") -> list[str]:

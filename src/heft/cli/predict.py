@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heft.cli.options import AsJson, Base, Overrides, Quiet, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Encoding, Overrides, Quiet, TrustRemoteCode
 from heft.errors import HeftError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def predict(
         typer.Option(metavar="STAGE", help="A stage whose adapter is on, or base (default: all); repeatable."),
     ] = [],  # noqa: B006 - typer wants a list
     split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub.")] = None,
+    encoding: Encoding = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave the prediction of rows that cannot be used empty.")
     ] = False,
@@ -59,7 +60,9 @@ def predict(
     elif as_json:
         raise HeftError("--json prints one document on standard output, so the rows need a file: --output FILE")
     given = override if batch_size is None else [*override, f"evaluation.batch_size={batch_size}"]
-    table = read_table(rows, split=split)  # first: what is wrong with it is said before torch is imported
+    table = read_table(
+        rows, split=split, encoding=encoding
+    )  # first: what is wrong with it is said before torch is imported
     require_free_columns(table)
     from heft.prediction.opening import opening
 

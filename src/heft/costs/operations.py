@@ -252,7 +252,7 @@ class _Recorder(TorchFunctionMode):
     def _edit(self, unit, key, hidden_ND: torch.Tensor, rows_RD: torch.Tensor | None = None) -> torch.Tensor:
         """The intervention's own forward pass, its products counted as the edit's."""
         if rows_RD is None and unit.rotation is not None:
-            rows_RD = orthonormal_rows(unit.rotation)
+            rows_RD = orthonormal_rows(unit.raw_rows())
         self._scope = self._edited = key
         delta = type(unit).forward(unit, hidden_ND, rows_RD)
         self._scope = None

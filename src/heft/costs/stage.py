@@ -117,7 +117,7 @@ def stage_costs(
         shape = replace(shape or shape_of(skeleton_of(recipe, name), recipe.model.attention), trainable_parameters=0)
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples), recipe.model.attention)
-    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed)
     reuse = _shared_reuse(recipe, name, shape, examples)
     if reuse is not None:
         return StageCosts(stage, shape, rows, validation_rows, reuse, is_filled=name != reuse.stages[0])

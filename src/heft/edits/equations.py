@@ -44,6 +44,8 @@ class Equation(ABC):
     """The edited hidden state."""
     has_projection: ClassVar[bool] = True
     """Whether it has Wh + b, to which an activation can be applied."""
+    subtracts_basis: ClassVar[bool] = False
+    """Whether the difference reads the hidden state by B too: − Rh, − W₂h."""
     linear_norm: ClassVar[str] = ""
     """What the Frobenius norm of the edit's linear part is, in words."""
     constant_norm: ClassVar[str] = "‖b‖"
@@ -81,6 +83,7 @@ class LoReft(Equation, name="loreft"):
     """R has orthonormal rows."""
 
     text = "h + (Wh + b − Rh)R"
+    subtracts_basis = True
     linear_norm = "‖W − R‖, the Frobenius norm of W − R"
 
     def start(self, new):
@@ -100,6 +103,7 @@ class NoReft(Equation, name="noreft"):
     """W₁ and W₂ are free."""
 
     text = "h + (W₁h + b − W₂h)W₂"
+    subtracts_basis = True
     linear_norm = "‖(W₁ − W₂)ᵀW₂‖, a Frobenius norm"
     constant_norm = "‖bW₂‖"
 
@@ -132,6 +136,7 @@ class ConsReft(Equation, name="consreft"):
     """The subspace is set to a constant, which no start can make the identity."""
 
     text = "h + (b − Rh)R"
+    subtracts_basis = True
     has_projection = False
     linear_norm = "‖RᵀR‖, which is the root of the rank in every layer"
 

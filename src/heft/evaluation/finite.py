@@ -21,18 +21,22 @@ _ADVICE = (
 _LOOK = "`heft verify ADAPTER` names tensors of adapters that are not finite. " + _ADVICE
 
 
+class NotFinite(HeftError):
+    """A model computes NaN or infinity: its weights are damaged, or its training diverged."""
+
+
 def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence[float]]) -> None:
     """Require that every choice has a log-likelihood that is finite; not even −inf can be written to a record.
 
     Raises:
-        HeftError: one has not; the rows are named.
+        NotFinite: one has not; the rows are named.
     """
     bad = [(e, row) for e, row in zip(examples, scores, strict=True) if not all(map(math.isfinite, row))]
     if not bad:
         return
     shown = first_of((example.example.id for example, _ in bad), _NAMED)
     found = ", ".join(sorted({str(score) for _, row in bad for score in row if not math.isfinite(score)}))
-    raise HeftError(
+    raise NotFinite(
         f"{len(bad):,} of {len(examples):,} rows have a choice whose log-likelihood is {found} (ids {shown}): weights"
         f" or activations are NaN, infinite or overflow. {_LOOK}"
     )
@@ -71,7 +75,7 @@ def explain_singular_rotation(model: PreTrainedModel) -> Iterator[None]:
     """Where a ReFT adapter's rotation cannot be made orthonormal, the adapter and the place are named.
 
     Raises:
-        HeftError: a rotation of the model is of less than full rank.
+        NotFinite: a rotation of the model is of less than full rank.
     """
     try:
         yield
@@ -79,7 +83,7 @@ def explain_singular_rotation(model: PreTrainedModel) -> Iterator[None]:
         places = _degenerate_rotations(model)
         if not places:
             raise
-        raise HeftError(
+        raise NotFinite(
             f"a ReFT adapter's rotation has less than full rank, with rows that are zero, dependent or NaN:"
             f" {first_of(places, _NAMED)}. There is no edit to compute. {_ADVICE}"
         ) from error
@@ -90,7 +94,7 @@ def _degenerate_rotations(model: PreTrainedModel) -> list[str]:
     found = []
     for path, layer in layers_of(model).items():
         for name, unit in layer.units():
-            if unit.rotation is not None and not has_full_rank(unit.rotation):
+            if unit.rotation is not None and not has_full_rank(unit.raw_rows()):
                 found.append(f"{name} at {path.removesuffix('.reft')}")
     return found
 

@@ -1,5 +1,6 @@
 """Load a base model and its tokenizer."""
 
+import copy
 import os
 import re
 from collections.abc import Iterator
@@ -85,6 +86,12 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
                 model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
     model.set_experts_implementation("batched_mm")  # the others need real values, to route tokens to experts
     return model.eval().requires_grad_(False)
+
+
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """The model's modules without weights, so that what is attached to it takes no memory either."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
 
 
 def _form(settings: ModelSettings) -> dict:

@@ -15,11 +15,11 @@ from heft.models.limits import limits_of, require_room
 from heft.prediction.predict import Prediction, prediction_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
-from heft.storage.reading import is_file, read_lines
+from heft.storage.reading import is_file
 from heft.tasks import Task
 from heft.tasks.base import Example, generation_example
 from heft.tasks.table import faults_by_cause, read_table
-from heft.tasks.table.files import is_data_file
+from heft.tasks.table.files import is_data_file, read_file, utf8
 from heft.text.listing import listed
 
 NEW_TOKENS = 64
@@ -118,7 +118,7 @@ def refuse_file_names(prompts: Iterable[str], run: object) -> None:
             )
 
 
-def prompts_in(file: Path, task: Task | None, as_text: bool = False) -> list[Example]:
+def prompts_in(file: Path, task: Task | None, as_text: bool = False, encoding: str | None = None) -> list[Example]:
     """The prompts of a file: each line of a text, or each row of a table.
 
     A row is asked as the task asks its rows, where it has the task's fields; else it has a column `prompt`.
@@ -129,8 +129,8 @@ def prompts_in(file: Path, task: Task | None, as_text: bool = False) -> list[Exa
     if not is_data_file(file.name):
         if not is_file(file):
             raise HeftError(f"--file {file}: there is no such file")
-        return typed(_lines(file), task, as_text)
-    rows = read_table(file)
+        return typed(_lines(file, encoding), task, as_text)
+    rows = read_table(file, encoding=encoding)
     if task is not None and not task.question_faults(rows[0][1]):
         return _asked(rows, task, as_text)
     if "prompt" not in rows[0][1]:
@@ -158,11 +158,8 @@ def _asked(rows: Sequence[tuple[str, dict]], task: Task, as_text: bool) -> list[
     return examples
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = [line.decode("utf-8-sig" if number == 1 else "utf-8").strip() for number, line in read_lines(file)]
-    except UnicodeDecodeError as error:
-        raise HeftError(f"{file} is not UTF-8 ({error.reason}); save it as UTF-8, one prompt a line") from None
+def _lines(file: Path, encoding: str | None) -> list[str]:
+    lines = [line.strip() for line in utf8(file, read_file(file), encoding).decode("utf-8").split("\n")]
     found = [line for line in lines if line]
     if not found:
         raise HeftError(f"{file} has no prompts; expected one a line")

@@ -113,6 +113,7 @@ def recipes_page() -> str:
             _section("## `evaluation`", keys["evaluation"]),
             _section("## `checkpoint`", keys["checkpoint"]),
             _section("## `sweep`", keys["sweep"]),
+            _section("## `tune`", keys["tune"]),
         ]
     )
 

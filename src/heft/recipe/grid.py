@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heft.errors import HeftError
-from heft.recipe.recipe import Recipe, ReftStage
+from heft.recipe.recipe import LoraStage, Recipe, ReftStage
 from heft.recipe.sweep import combinations, merged
 
 
@@ -20,7 +20,7 @@ class Configuration:
 
     name: str
     values: dict[str, Any]
-    stage: ReftStage
+    stage: LoraStage | ReftStage
 
     @property
     def adapter(self) -> str:
@@ -39,7 +39,7 @@ def configurations(recipe: Recipe) -> list[Configuration]:
     ]
 
 
-def last_stage(recipe: Recipe) -> tuple[str, ReftStage]:
+def last_stage(recipe: Recipe) -> tuple[str, LoraStage | ReftStage]:
     """Name and settings of the stage that a sweep varies."""
     return list(recipe.stages.items())[-1]
 

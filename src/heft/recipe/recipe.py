@@ -13,9 +13,11 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from heft.builtin import BUILT_IN_MODELS
 from heft.edits.positions import parse_branch_positions
 from heft.edits.settings import ReftSettings
+from heft.recipe.orthogonal import OrthogonalSettings, stage_fault
 from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
+from heft.recipe.tune import TuneSettings, check_tune
 from heft.settings.base import Distinct, FileName, Settings, value_error
 from heft.tasks import TASKS, AnyTask
 from heft.text.listing import suggest
@@ -178,7 +180,7 @@ class LoraStage(TrainingSettings, LoraSettings, SourceSettings):
     """A weight-space adapter."""
 
 
-class ReftStage(TrainingSettings, ReftSettings, SourceSettings):
+class ReftStage(TrainingSettings, OrthogonalSettings, ReftSettings, SourceSettings):
     """Train a ReFT adapter."""
 
     method: Literal["reft"] = "reft"
@@ -199,6 +201,8 @@ class JointStage(TrainingSettings):
 
 
 Stage = Annotated[LoraStage | ReftStage | JointStage, Field(discriminator="method")]
+KINDS = {"lora": LoraStage, "reft": ReftStage}
+"""Stages that train one adapter, by method."""
 
 
 def _check_stage_name(value: str) -> str:
@@ -263,6 +267,9 @@ class Recipe(Settings):
     """Pre-training checks to turn from errors into notes; docs/checks.md says what each of them finds."""
     sweep: SweepSettings | None = None
     """What `heft sweep` varies in the last stage; `heft train` refuses a recipe that has it."""
+    tune: TuneSettings | None = None
+    """What `heft tune` compares and tries; the stages give what all its trials have in common. null takes the
+    defaults."""
 
     @field_validator("evaluation")
     @classmethod
@@ -283,21 +290,37 @@ class Recipe(Settings):
                 raise value_error(text, below=path)
         return stages
 
+    @field_validator("stages")
+    @classmethod
+    def _orthogonal_to_earlier_lora(cls, stages: dict[str, Any]) -> dict[str, Any]:
+        for name, stage in stages.items():
+            fault = stage_fault(name, stages, getattr(stage, "orthogonal_to", None))
+            if fault is not None:
+                raise value_error(fault, below=(name, "orthogonal_to"))
+        return stages
+
     @field_validator("sweep")
     @classmethod
     def _every_combination_is_a_stage(cls, value: SweepSettings | None, info: ValidationInfo) -> SweepSettings | None:
         return check_sweep(value, info.data["stages"]) if value is not None and "stages" in info.data else value
+
+    @field_validator("tune")
+    @classmethod
+    def _every_value_fits_a_stage(cls, value: TuneSettings | None, info: ValidationInfo) -> TuneSettings | None:
+        return check_tune(value, info.data["stages"], KINDS) if value is not None and "stages" in info.data else value
 
     @property
     def output_dir(self) -> Path:
         """The directory that the run writes."""
         return Path(self.output) if self.output is not None else Path("runs") / self.name
 
-    def holdout_seed(self, stage: str) -> int:
-        """Seed of which rows a stage holds out for validation."""
-        return self.seed + list(self.stages).index(stage)
+    @property
+    def holdout_seed(self) -> int:
+        """Seed of which rows stages hold out for validation: the same for all, so that equal holdouts are equal rows,
+        and no stage is validated on rows that one before it has trained on."""
+        return self.seed
 
     def stage_seed(self, stage: str) -> int:
         """Seed of a stage's initial weights, dropout and order of rows: its own, or one that follows from its place."""
         own = self.stages[stage].seed
-        return self.holdout_seed(stage) if own is None else own
+        return self.seed + list(self.stages).index(stage) if own is None else own

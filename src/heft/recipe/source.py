@@ -11,7 +11,7 @@ from heft.recipe.training import TrainingSettings
 from heft.settings.base import Settings, value_error
 
 _ALWAYS = {"method", "from_", "steps", "epochs"}
-ONLY_NEW = ("init", "trainable_tokens")
+ONLY_NEW = ("init", "trainable_tokens", "orthogonal_to", "orthogonal_side")
 """Settings of a new adapter that one from files cannot have."""
 
 

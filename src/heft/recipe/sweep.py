@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails
 
+from heft.recipe.orthogonal import faults_of_grid
 from heft.recipe.training import TrainingSettings
 from heft.settings.base import Settings, value_error
 from heft.settings.words import KeyPath, dotted, explain, schema_of, show
@@ -16,7 +17,7 @@ HOLDOUT = 0.1
 """Fraction of validation rows where neither the sweep nor its stage gives one."""
 
 FIXED = {
-    "method": "a sweep trains `reft` adapters only",
+    "method": "all configurations are of the method of their stage; sweep another stage apart",
     "from": "configurations begin with new adapters",
     "holdout": "all configurations are ranked on the same rows; set sweep.holdout",
     "bf16": "configurations share a forward pass, so they compute in one number format; set it in the stage",
@@ -28,9 +29,29 @@ FIXED = {
 }
 """Settings that cannot differ between configurations, and why."""
 
+_METHODS = ("lora", "reft")
+"""Whose adapters can stand side by side."""
+
+
+def why_not_swept(stage: TrainingSettings) -> dict[str, str]:
+    """What of a stage cannot stand side by side with others on one model: its settings, each with the reason in words;
+    none where it can."""
+    if stage.method not in _METHODS:
+        return {"method": f"{stage.method} trains two adapters together, and a sweep one in each configuration"}
+    if stage.method == "reft":
+        return {}
+    faults = {}
+    if stage.init.startswith(("pissa", "olora")):
+        faults["init"] = f"{stage.init} changes base weights, which all configurations share"
+    if stage.dora:
+        faults["dora"] = "dora scales base weights, which all configurations share"
+    if stage.trainable_tokens:
+        faults["trainable_tokens"] = "embeddings of tokens are weights that all configurations share"
+    return faults
+
 
 class SweepSettings(Settings):
-    """Values to try for settings of the last stage, which must be a `reft` stage. `heft sweep` trains every
+    """Values to try for settings of the last stage, which must be a `lora` or `reft` stage. `heft sweep` trains every
     combination side by side and ranks them on validation rows."""
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
@@ -56,6 +77,8 @@ def check_sweep(sweep: SweepSettings, stages: Mapping[str, TrainingSettings]) ->
     faults: dict[KeyPath, str] = {}
     for path, text in _faults(sweep, name, base):
         faults.setdefault(path, text)
+    for number, text in faults_of_grid(name, stages, sweep.grid.get("orthogonal_to", [])).items():
+        faults.setdefault(("grid", "orthogonal_to", number), text)
     if faults:
         details = [InitErrorDetails(type=value_error(text), loc=path, input=None) for path, text in faults.items()]
         raise ValidationError.from_exception_data("sweep", details)
@@ -63,9 +86,9 @@ def check_sweep(sweep: SweepSettings, stages: Mapping[str, TrainingSettings]) ->
 
 
 def _faults(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
-    if base.method != "reft":
+    if base.method not in _METHODS:
         last = f"the last one here, {name!r}, is a {base.method} stage"
-        yield (), f"varies the last stage, which must be a reft stage; {last}"
+        yield (), f"varies the last stage, which must be a lora or reft stage; {last}"
         return
     yield from _faults_of_keys(sweep, base)
     yield from _faults_of_stage(sweep, name, base)
@@ -102,7 +125,7 @@ def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSetti
     """Faults of a value are placed at the value; those of a combination, at the value that they name."""
     for values, numbers in combinations(sweep):
         try:
-            type(base).model_validate(merged(base, sweep, values), strict=True)
+            stage = type(base).model_validate(merged(base, sweep, values), strict=True)
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 if details["type"] != "default_factory_not_called":
@@ -110,6 +133,10 @@ def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSetti
                     path = ("grid", key, numbers[key]) if key in numbers else ("grid",)
                     below, text = explain(details, schema_of(type(base)))
                     yield path, text if key in numbers else f"{dotted(('stages', name, *below))}: {text}"
+        else:
+            for key, why in why_not_swept(stage).items():
+                text = f"{why}; train such stages one by one with heft train"
+                yield (("grid", key, numbers[key]), text) if key in numbers else ((), f"stages.{name}.{key}: {text}")
 
 
 def combinations(sweep: SweepSettings) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:

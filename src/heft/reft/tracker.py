@@ -196,7 +196,7 @@ class ForwardTracker:
         for unit in units:
             groups.setdefault((unit.rotation.shape, unit.rotation.dtype, unit.rotation.device), []).append(unit)
         for alike in groups.values():
-            stacked = orthonormal_rows(torch.stack([unit.rotation for unit in alike]))
+            stacked = orthonormal_rows(torch.stack([unit.raw_rows() for unit in alike]))
             self._rotations.update({id(unit): rows for unit, rows in zip(alike, stacked.unbind(), strict=True)})
 
     def _before_forward(self, names: tuple[str, ...], module: nn.Module, args: tuple, kwargs: dict):

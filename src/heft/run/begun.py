@@ -60,6 +60,11 @@ def require_free(path: Path) -> None:
     with readable_os_errors(path), suppress(FileNotFoundError):
         os.stat(path)  # where its name is too long, or may not be looked up
     if is_dir(path) and any(each.name != LOCK_FILE for each in path.iterdir()):
+        if is_search(path):
+            raise HeftError(
+                f"output {path} holds a search of heft tune: go on with --resume, replace it with --overwrite, or give"
+                " another directory with --output DIR"
+            )
         if is_begun(path) and not is_finished(path):
             if _is_sweep(path):
                 raise HeftError(
@@ -87,18 +92,52 @@ def require_same(recipe: Recipe) -> Recipe:
     Raises:
         HeftError: it was another one.
     """
-    path = recipe.output_dir / "recipe.yaml"
+    if is_search(recipe.output_dir):
+        raise HeftError(
+            f"{recipe.output_dir} holds a search, which heft tune resumes; give another directory with --output DIR"
+        )
     if _is_sweep(recipe.output_dir):
         raise HeftError(f"{recipe.output_dir} holds a sweep, which cannot be resumed; give another with --output DIR")
+    return _same(recipe, "run", "train")
+
+
+def require_same_search(recipe: Recipe, budget: str) -> Recipe:
+    """As `require_same`, of a search of `heft tune` with its budget."""
+    path = recipe.output_dir
+    if not is_search(path):
+        raise HeftError(f"{path} holds no search of heft tune; give another directory with --output DIR")
+    begun_with = _tune_of(path).get("budget")
+    if begun_with != budget:
+        raise HeftError(
+            f"{path} holds a search with a budget of {begun_with}, not {budget}: its trials are as long as that pays"
+            f" for. Resume it with --budget {begun_with}, or give another directory with --output DIR"
+        )
+    return _same(recipe, "search", f"tune --budget {budget}")
+
+
+def _same(recipe: Recipe, what: str, command: str) -> Recipe:
+    """Require that what is in a recipe's directory was begun with that recipe; see `require_same`."""
+    path = recipe.output_dir / "recipe.yaml"
     there = load_recipe(path)
     unlike = difference(there, recipe)
     if unlike is not None:
-        command = shlex.join(["heft", "train", str(path), "--resume", "--output", str(recipe.output_dir)])
+        words = shlex.join(["heft", *command.split(), str(path), "--resume", "--output", str(recipe.output_dir)])
         raise HeftError(
-            f"{recipe.output_dir} holds a run of another recipe ({unlike}); resume it with `{command}`, or"
+            f"{recipe.output_dir} holds a {what} of another recipe ({unlike}); resume it with `{words}`, or"
             " give another directory with --output DIR"
         )
     return with_defaults_of(there, with_date_of(there, recipe))
+
+
+def is_search(path: Path) -> bool:
+    """Whether a directory holds a search of `heft tune`, begun or finished."""
+    return is_begun(path) and bool(_tune_of(path))
+
+
+def _tune_of(path: Path) -> dict:
+    """What a manifest says of a search; empty where there is none."""
+    about = read_json(path / "manifest.json").get("tune")
+    return about if isinstance(about, dict) else {}
 
 
 def _is_sweep(path: Path) -> bool:

@@ -15,6 +15,7 @@ _OF_A_RUN = {
     "recipe.yaml",
     "manifest.json",
     "metrics.jsonl",
+    "rows",
     "records",
     "summary.json",
     "adapter",
@@ -24,8 +25,17 @@ _OF_A_RUN = {
     "results.csv",
     "sweep.svg",
     "winner.yaml",
+    "trials.jsonl",
+    "tune.json",
+    "tune.svg",
+    "table.md",
+    "arms",
+    "best.yaml",
+    "study.yaml",
+    "run",
+    "trunks",
 }
-"""What runs and sweeps write."""
+"""What runs, sweeps and searches write."""
 
 
 def require_replaceable(path: Path) -> None:

@@ -11,6 +11,7 @@ from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import finish, left_out_in_words, overview
 from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
+from heft.adapters.orthogonal import orthogonal_in_words
 from heft.costs.pieces import evaluation_name, pieces_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
@@ -173,21 +174,25 @@ class StageLoop:
         trained = self.base.model.num_parameters(only_trainable=True)
         for words in left_out_in_words(self.base.model, name, stage):
             self.reporter.note(words)
+        for words in orthogonal_in_words(self.base.model, name, name, stage):
+            self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
-        outcome = train_stage(
-            self.base.model,
-            name,
-            stage,
-            self.data.train,
-            pad_id=self.base.tokenizer.pad_token_id,
-            seed=seed,
-            reporter=self.reporter,
-            holdout_seed=self.recipe.holdout_seed(name),
-            plan=plan,
-            attention=self.base.settings.attention,
-            prefixes=prefixes,
-        )
-        finish(self.base.model, attached)
+        try:
+            outcome = train_stage(
+                self.base.model,
+                name,
+                stage,
+                self.data.train,
+                pad_id=self.base.tokenizer.pad_token_id,
+                seed=seed,
+                reporter=self.reporter,
+                holdout_seed=self.recipe.holdout_seed,
+                plan=plan,
+                attention=self.base.settings.attention,
+                prefixes=prefixes,
+            )
+        finally:  # also where it diverged, so that the base is as it was
+            finish(self.base.model, attached)
         note_tails(self.base.model, attached.names, [*self.data.train, *self.data.eval])
         return trained, outcome
 

@@ -7,20 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.nn.utils import get_total_norm
+from transformers import PreTrainedModel
 
-from heft.adapters.attach import activate
+from heft.adapters.attach import train_only
+from heft.adapters.detach import gone_afterwards
+from heft.adapters.orthogonal import orthogonal_in_words
 from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
-from heft.reft.layer import layers_of
+from heft.reft.tracker import ForwardTracker
 from heft.runtime.memory_errors import attempt
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward, StepStore, can_stand_side_by_side
 from heft.sweep.learner import Learner
+from heft.sweep.packed_lora import keep_apart, packed_lora
 from heft.sweep.retry import RetryingForward, TokenBudget
 from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
+from heft.text.listing import first_of
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
 from heft.training.reuse.decide import first_equal, forms_of, reuse_of, with_store
@@ -42,46 +48,61 @@ def side_by_side(
 
     Their adapters are on the model, behind those of earlier stages, while this is open.
     """
-    with tempfile.TemporaryDirectory(prefix="heft-") as scratch, _gone_afterwards(base):
-        learners = [
-            Learner(base.model, number, configuration, data, seed)
-            for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True))
-        ]
-        tracker = next(iter(layers_of(base.model).values())).tracker
+    model, scratch = base.model, tempfile.TemporaryDirectory(prefix="heft-")
+    with scratch, _numbering(model) as tracker, gone_afterwards(model):
+        learners = []
+        for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True)):
+            learners.append(Learner(model, number, configuration, data, seed))
+            if configuration.stage.method == "lora":
+                keep_apart(model, tracker, configuration.adapter)
+        for words in _kept_out_in_words(base, tried):
+            reporter.note(words)
         tracker.adapter_index.update({each.adapter: number for number, each in enumerate(tried)})
-        passes = _passes(base, learners, data, Path(scratch), reporter)
-        validation = range(len(data.rows), len(data.examples))
-        retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
-        yield SideBySide(learners, passes, validation, retrying)
+        plain = _plain_passes(base, learners, data)
+        with packed_lora(model, tracker, _may_be_packed(plain, tracker, learners, reporter)):
+            passes = _passes(base, plain, learners, data, Path(scratch.name), reporter)
+            validation = range(len(data.rows), len(data.examples))
+            retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
+            yield SideBySide(learners, passes, validation, retrying)
 
 
 @contextmanager
-def _gone_afterwards(base: Base) -> Iterator[None]:
-    """Whatever adapters are attached while this is open are gone when it closes."""
-    before = list(getattr(base.model, "peft_config", ()))
+def _numbering(model: PreTrainedModel) -> Iterator[ForwardTracker]:
+    """The tracker, whose numbers are forgotten afterwards; it goes where no adapter with positions is left."""
+    tracker = ForwardTracker.on(model)
     try:
-        yield
+        yield tracker
     finally:
-        added = [name for name in base.model.peft_config if name not in before]
-        activate(base.model, before)
-        for path, layer in layers_of(base.model).items():
-            for name in set(added) & set(layer.positions):
-                layer.delete_adapter(name)
-            layer.tracker.adapter_index.clear()
-            if not layer.positions:
-                layer.detach(base.model.get_submodule(path.rpartition(".")[0]))
-        for name in added:
-            del base.model.peft_config[name]
+        tracker.adapter_index.clear()
+        tracker.release()
+
+
+def _plain_passes(base: Base, learners: Sequence[Learner], data: TrainingData) -> PackedForward:
+    """Every configuration on whole rows."""
+    stages = [learner.configuration.stage for learner in learners]
+    positions = [parse_positions(stage.positions) for stage in stages]
+    return PackedForward(base.model, data.examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
+
+
+def _kept_out_in_words(base: Base, tried: Sequence[Configuration]) -> list[str]:
+    """What configurations keep out of (`orthogonal_to`), each line once for all that it is said of."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for each in tried:
+        lines = tuple(orthogonal_in_words(base.model, each.adapter, "", each.stage))  # begin with a colon
+        said.setdefault(lines, []).append(each.name)
+    return [f"{first_of(names, 3)}{line}" for lines, names in said.items() for line in lines]
 
 
 def _passes(
-    base: Base, learners: Sequence[Learner], data: TrainingData, folder: Path, reporter: Reporter
+    base: Base,
+    plain: PackedForward,
+    learners: Sequence[Learner],
+    data: TrainingData,
+    folder: Path,
+    reporter: Reporter,
 ) -> PackedForward:
     """How the configurations go through the model."""
     stages = [learner.configuration.stage for learner in learners]
-    pad_id = base.tokenizer.pad_token_id
-    positions = [parse_positions(stage.positions) for stage in stages]
-    plain = PackedForward(base.model, data.examples, positions, pad_id, stages[0].bf16)
     seeds = [learner.seed for learner in learners]
     sharing = decide_sharing(
         stages, seeds, len(data.rows), len(data.validation_rows), can_stand_side_by_side(base.model)
@@ -92,11 +113,11 @@ def _passes(
         reporter.note(f"{len(learners) - len(sharing.behind)} configurations run whole rows, in a pass of their own")
     if not sharing.behind:
         return plain
-    reuse = reuse_of(sharing.plan, base.model, data.examples, pad_id, Store())
+    reuse = reuse_of(sharing.plan, base.model, data.examples, plain.pad_id, Store())
     reuse = with_store(reuse, sharing.plan, stages[0].cache, sharing.uses, folder, reporter)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
-    trained = [p for learner in learners for p in learner.parameters.values()]
+    trained = _trained(learners)
 
     def shared(form: PrefixReuse) -> PackedForward:
         return replace(plain, reuse=form, behind_prefix=sharing.behind)
@@ -107,6 +128,41 @@ def _passes(
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
         return plain
     return shared(reuse)
+
+
+def _trained(learners: Sequence[Learner]) -> list[torch.nn.Parameter]:
+    return [parameter for learner in learners for parameter in learner.parameters.values()]
+
+
+def _may_be_packed(
+    plain: PackedForward, tracker: ForwardTracker, learners: Sequence[Learner], reporter: Reporter
+) -> bool:
+    """Whether LoRA layers may compute the branches of all configurations at once; where not, a note says why."""
+    lora = [learner for learner in learners if learner.configuration.stage.method == "lora"]
+    if not lora or not lora[0].configuration.stage.fused:
+        return False
+    chosen, rows = [lora[0], lora[-1]], of_unlike_length(plain.examples)
+    work = list(dict.fromkeys((each.number, row, plain.examples[row].answer) for each in chosen for row in rows))
+    trained = _trained(dict.fromkeys(chosen))
+
+    def computed(passes: Sequence[Sequence[tuple]]) -> list[float]:
+        losses = torch.cat([plain.losses([plain.item(*part) for part in parts]) for parts in passes])
+        found = torch.autograd.grad(losses.sum(), trained, allow_unused=True)
+        return [*losses.tolist(), float(get_total_norm([g for g in found if g is not None]))]
+
+    def packed() -> list[float]:
+        with packed_lora(plain.model, tracker):
+            return computed([work])
+
+    train_only(plain.model, [each.configuration.adapter for each in chosen])
+    with shaken(plain.model, trained), torch.enable_grad():
+        tried = attempt(lambda: (computed([[part] for part in work]), computed([work])))
+        if tried is None:
+            return True
+        why_not = why_unequal(packed, *tried[0], plain.model.dtype)
+    if why_not is not None:
+        reporter.note(f"fused is off, PEFT's own layers compute: {why_not}")
+    return why_not is None
 
 
 def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:

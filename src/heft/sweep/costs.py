@@ -24,16 +24,17 @@ from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.batching import packs
 from heft.data.encode import EncodedExample
+from heft.edits.positions import parse_positions
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
-from heft.recipe.grid import configurations, last_stage, recipe_of
-from heft.recipe.recipe import Recipe
+from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of
+from heft.recipe.recipe import LoraSettings, Recipe
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 from heft.sweep.sharing import decide_sharing
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
 
-_OF_ADAPTERS = set(ReftSettings.model_fields)
+_OF_ADAPTERS = {*LoraSettings.model_fields, *ReftSettings.model_fields}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,18 @@ class Member:
     def costs(self) -> ModelCosts:
         """Of its tokens."""
         return self.alone.shape.costs
+
+    @property
+    def token(self) -> Flops:
+        """Of each of its tokens, without what a LoRA of all tokens adds: base weights and earlier stages."""
+        return self.costs.token + self.branch * -1
+
+    @property
+    def branch(self) -> Flops:
+        """Of each of its tokens, what a LoRA of all tokens adds; one of some tokens is among `costs.edits`."""
+        if self.alone.stage.method != "lora" or not parse_positions(self.alone.stage.positions).all_tokens:
+            return Flops()
+        return Flops(2, 4) * self.alone.shape.trainable_parameters
 
     @property
     def group(self) -> tuple:
@@ -153,9 +166,20 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
     Raises:
         HeftError: the model does not run without weights.
     """
+    return side_by_side_costs(recipe, configurations(recipe), examples, model, recipe.sweep.tokens_per_pass, {})
+
+
+def side_by_side_costs(
+    recipe: Recipe,
+    tried: Sequence[Configuration],
+    examples: Sequence[EncodedExample],
+    model: PreTrainedModel,
+    tokens_per_pass: int,
+    shapes: dict[str, Shape],
+) -> SweepCosts:
+    """As `sweep_costs`, of these configurations of the recipe's last stage; `shapes` keeps what was looked at for the
+    next call with the same model and earlier stages."""
     name, stage = last_stage(recipe)
-    tried = configurations(recipe)
-    shapes: dict[str, Shape] = {}
     alone, seeds = [], []
     for configuration in tried:
         own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
@@ -174,7 +198,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
         folder = Path(tempfile.gettempdir())
         plan = plan.stored([*rows, *validation_rows], alone[0].shape.costs.kv_bytes, stage.cache, sharing.uses, folder)
     members = [Member(*about) for about in zip(alone, seeds, sharing.suffixes, strict=True)]
-    return SweepCosts(members, plan, recipe.sweep.tokens_per_pass)
+    return SweepCosts(members, plan, tokens_per_pass)
 
 
 def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int) -> list[list[Member]]:
@@ -184,7 +208,8 @@ def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int
 
 def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
     """FLOPs, forward and backward, of every row once, for all members of a pack."""
-    costs = max((member.costs for member in pack), key=lambda costs: costs.token.backward)
+    deepest = max(pack, key=lambda member: member.token.backward)
+    costs = deepest.costs
     layouts: dict[int, list[list[Member]]] = {}
     total = Flops()
     for row in rows:
@@ -194,9 +219,10 @@ def pass_flops(pack: Sequence[Member], rows: Sequence[EncodedExample]) -> float:
         for sequence in layouts[answer]:
             tokens = sum(member.width(row) for member in sequence)
             cached = max(member.start(row) for member in sequence)
-            total += costs.token * tokens + costs.attention(tokens, tokens, cached)
+            total += deepest.token * tokens + costs.attention(tokens, tokens, cached)
             total += costs.column * (answer * len(sequence))
         for member in pack:
+            total += member.branch * member.width(row)
             for (positions, group), edit in member.costs.edits.items():
                 total += edit * positions.count(prompt, member.start(row), prompt + answer - 1, group)
     return total.total

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel, set_seed
 
-from heft.adapters.attach import adapter_parameters, attach, train_only
+from heft.adapters.attach import adapter_modules, adapter_parameters, attach, train_only
 from heft.evaluation.finite import has_full_rank
 from heft.recipe.grid import Configuration
 from heft.reft.layer import layers_of
@@ -93,6 +93,8 @@ class Learner:
         self._optimizer = make_optimizer(self.parameters, stage)
         self._schedule = make_schedule(self._optimizer, stage, self.steps)
         self.random = RandomNumbers(seed, model.device)
+        units = (each for layer in layers_of(model).values() for each in layer.units())
+        self._units = [unit for name, unit in units if name == configuration.adapter]
         self._draw_dropout_apart(model)
         self._data, self._early_stopping = data, EarlyStopping(stage)
         self._batches = itertools.chain.from_iterable(data.epoch(stage) for _ in itertools.count())
@@ -146,7 +148,7 @@ class Learner:
 
     def has_rotations(self) -> bool:
         """Whether its rotations can be computed; with one that cannot, no pass that it takes part in can."""
-        return all(has_full_rank(p) for key, p in self.parameters.items() if key.endswith(".rotation"))
+        return all(has_full_rank(unit.raw_rows()) for unit in self._units if unit.rotation is not None)
 
     def diverge(self) -> None:
         """End here, without a step that was begun: a loss, a gradient or a weight is NaN or infinite."""
@@ -186,8 +188,8 @@ class Learner:
         def after(module, args, output):
             open_contexts.pop().__exit__(None, None, None)
 
-        units = [each for layer in layers_of(model).values() for each in layer.units()]
-        for dropout in (unit.dropout for name, unit in units if name == self.configuration.adapter):
+        modules = adapter_modules(model, self.configuration.adapter)
+        for dropout in [module for module in modules if isinstance(module, nn.Dropout)]:
             dropout.register_forward_pre_hook(before)
             dropout.register_forward_hook(after, always_call=True)  # a pass may run out of memory here
 

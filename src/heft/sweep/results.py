@@ -49,6 +49,18 @@ def rank(training: SideBySide, normalize: str) -> list[Result]:
     Raises:
         HeftError: validation rows have no finite loss, whatever the configuration.
     """
+    costs = validation_costs(training)
+    results = [_measure(learner, training, costs, normalize) for learner in training.learners]
+    return sorted(results, key=lambda r: (math.inf if r.loss is None else r.loss, -(r.accuracy or 0.0)))
+
+
+def validation_costs(training: SideBySide) -> dict[tuple[int, int, tuple[int, ...]], float]:
+    """−ln p by learner, validation row and continuation (the answer, every choice), of all that have not diverged; one
+    that diverges here has some missing.
+
+    Raises:
+        HeftError: validation rows have no finite loss, whatever the configuration.
+    """
     sound = [learner for learner in training.learners if not learner.diverged]
     forward = training.forward
     wanted = [
@@ -58,9 +70,7 @@ def rank(training: SideBySide, normalize: str) -> list[Result]:
         for learner in sound
     ]
     values = training.retrying.measure([forward.item(*key) for key in wanted])
-    costs = dict(zip(wanted, values, strict=True))
-    results = [_measure(learner, training, costs, normalize) for learner in training.learners]
-    return sorted(results, key=lambda r: (math.inf if r.loss is None else r.loss, -(r.accuracy or 0.0)))
+    return dict(zip(wanted, values, strict=True))
 
 
 def _measure(learner: Learner, training: SideBySide, costs: dict, normalize: str) -> Result:

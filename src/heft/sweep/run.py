@@ -34,12 +34,14 @@ from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
 from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
+from heft.run.tails import note_tails, require_tails
 from heft.run.train import adapter_manifest, run_manifest
 from heft.runtime import distributed
 from heft.runtime.reporter import Piece, Reporter, Reporters
 from heft.runtime.trackers import Trackers, require_trackers, tracking
 from heft.storage.atomic import write_text
 from heft.sweep.arrange import side_by_side
+from heft.sweep.packed_lora import require_apart
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, rank
 from heft.training.attention import attention_for_training
@@ -104,7 +106,9 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
         )
     for configuration in tried:
         check_targets(base.model, recipe_of(recipe, configuration), base.tokenizer)
+    require_apart(base.model, tried)
     check_sources(base.model, recipe, base.fingerprint, reporter.warn)
+    require_tails(recipe, [*data.train, *data.eval])
     if recipe.checkpoint != CheckpointSettings():
         reporter.note("checkpoint settings are for runs of the winner; a sweep writes no checkpoints")
     if overwrite:
@@ -159,7 +163,7 @@ def _pieces(work: StageLoop, tried: Sequence[Configuration]) -> list[Piece]:
 def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     recipe, base, reporter, directory = work.recipe, work.base, work.reporter, work.directory
     name, _ = last_stage(recipe)
-    rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed(name))
+    rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed)
     data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
@@ -203,6 +207,7 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
         for key, parameter in adapter_parameters(base.model, [name]).items():
             parameter.copy_(tensors[key.replace(f".{name}.", f".{chosen.adapter}.")])
     finish(base.model, attached)
+    note_tails(base.model, attached.names, [*work.data.train, *work.data.eval])
     adapter_dir.save(directory.adapter, base.model, adapter_manifest(winner, base))
     summary = None
     if recipe.sweep.evaluate_winner:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heft.edits.positions import parse_positions
-from heft.recipe.recipe import ReftStage
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.training.reuse.plan import PREFIXES, ReusePlan, nothing
 from heft.training.stage import planned_steps
 
@@ -14,8 +14,8 @@ class Sharing:
     """How configurations go through the model.
 
     Attributes:
-        suffixes: edited tokens from a prompt's end of each configuration that runs behind the prefix; None for those
-            that run whole rows.
+        suffixes: of each configuration, how many tokens from a prompt's end it acts on behind the prefix; None for
+            those that run whole rows.
         plan: the prefixes that are shared, not stored yet; or why none are.
         uses: how often each row's prefix is needed.
     """
@@ -31,7 +31,7 @@ class Sharing:
 
 
 def decide_sharing(
-    stages: Sequence[ReftStage], seeds: Sequence[int], rows: int, validation_rows: int, model_allows: bool
+    stages: Sequence[LoraStage | ReftStage], seeds: Sequence[int], rows: int, validation_rows: int, model_allows: bool
 ) -> Sharing:
     """Decide for the stages of all configurations, which have one setting of `reuse`.
 
@@ -44,7 +44,7 @@ def decide_sharing(
     suffixes = [parse_positions(stage.positions).reach_back() if reusable else None for stage in stages]
     behind = [n for n, suffix in enumerate(suffixes) if suffix is not None]
     if not behind:
-        why = "all configurations edit first positions" if model_allows else "a prefix cannot stand for its tokens here"
+        why = "all configurations act on first tokens" if model_allows else "a prefix cannot stand for its tokens here"
         return Sharing(suffixes, nothing(why if stages[0].reuse else "reuse is false"), 0.0)
     orders = {(seeds[n], stages[n].batch_size) for n in behind}
     seen = max(planned_steps(stages[n], rows) * stages[n].batch_size for n in behind)

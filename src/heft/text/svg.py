@@ -23,7 +23,12 @@ text { font: 11px system-ui, sans-serif; fill: #1d1c1a; }
 .tick, .axis { fill: #5d5952; }
 .grid { stroke: #e3dfd6; }
 .rule { stroke: #8d887e; }
-.fill.a { fill: #1f5490; }
+.line { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
+.fill.a, .label.a { fill: #1f5490; } .line.a { stroke: #1f5490; }
+.fill.b, .label.b { fill: #a8501a; } .line.b { stroke: #a8501a; }
+.fill.c, .label.c { fill: #2c6e49; } .line.c { stroke: #2c6e49; }
+.fill.d, .label.d { fill: #7a3b8f; } .line.d { stroke: #7a3b8f; }
+.fill.e, .label.e { fill: #6b665d; } .line.e { stroke: #6b665d; }
 """
 
 Point = tuple[float, float]

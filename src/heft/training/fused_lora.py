@@ -39,7 +39,7 @@ def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
     Yields:
         How many layers compute so; none where it is not enabled.
     """
-    layers = [module for module in model.modules() if enabled and _is_plain(module)]
+    layers = [module for module in model.modules() if enabled and is_plain(module) and type(module) is lora.Linear]
     for layer in layers:
         layer.__class__ = FusedLinear
     try:
@@ -49,9 +49,13 @@ def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
             layer.__class__ = lora.Linear
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether this is PEFT's LoRA on an ordinary linear layer: not on Conv1D, an embedding or packed weights."""
-    return type(module) is lora.Linear and type(module.base_layer) is nn.Linear and not module.fan_in_fan_out
+    return (
+        type(module) in (lora.Linear, FusedLinear)
+        and type(module.base_layer) is nn.Linear
+        and not module.fan_in_fan_out
+    )
 
 
 class FusedLinear(lora.Linear):
@@ -61,7 +65,7 @@ class FusedLinear(lora.Linear):
         """As PEFT's: disabled, merged or no adapters, one for each row, variants such as DoRA, dropout, biases of
         LoRA's own, weights of the base that train and hooks within the layer are all PEFT's to compute."""
         base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
-        dtype = _dtype_of_products(x, base.weight)
+        dtype = dtype_of_products(x, base.weight)
         plain_call = names and dtype is not None and not (args or kwargs)
         if not plain_call or not self._is_frozen_and_whole() or not self._are_undropped(names, dtype):
             return super().forward(x, *args, **kwargs)
@@ -87,7 +91,7 @@ class FusedLinear(lora.Linear):
         base = self.base_layer
         frozen = not any(parameter.requires_grad for parameter in base.parameters())
         local = type(base.weight) in (nn.Parameter, torch.Tensor)  # not a shard of one, not packed
-        return frozen and local and not (self.disable_adapters or self.merged or _has_hooks(base))
+        return frozen and local and not (self.disable_adapters or self.merged or has_hooks(base))
 
     def _are_undropped(self, names: list[str], dtype: torch.dtype) -> bool:
         """Whether these adapters are plain products, of weights that lose nothing but rounding in that dtype."""
@@ -98,12 +102,12 @@ class FusedLinear(lora.Linear):
                 return False
             if not isinstance(dropout, nn.Identity) and dropout.training:
                 return False
-            if any(part.weight.dtype not in (torch.float32, dtype) or _has_hooks(part) for part in (down, up)):
+            if any(part.weight.dtype not in (torch.float32, dtype) or has_hooks(part) for part in (down, up)):
                 return False
         return self.cast_input_dtype_enabled
 
 
-def _dtype_of_products(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype | None:
+def dtype_of_products(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype | None:
     """What the base layer multiplies in: its weights' dtype, or that of autocast where it is on.
 
     None where it could not, or in float16, whose range is too small for what PEFT computes in float32.
@@ -116,7 +120,7 @@ def _dtype_of_products(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype | N
     return dtype if dtype in (torch.bfloat16, torch.float32, torch.float64) else None
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether a call of this module does more than its class does."""
     held = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(held) or "forward" in module.__dict__

@@ -115,8 +115,8 @@ def train_stage(
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
         modes.enter_context(frozen_layers_in_onednn(model, stage.fused))
-        scratch = Path(modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-")))
-        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, scratch, reporter, attention, prefixes)
+        scratch = modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-"))
+        loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, attention, prefixes)
         if stage.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
             modes.callback(model.activation_checkpointing_disable)

@@ -9,14 +9,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activated
-from heft.adapters.directory import open_adapters, without_weights
+from heft.adapters.directory import open_adapters
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
 from heft.adapters.places import adapter_directory
 from heft.data.encode import EncodedExample, Encoder
 from heft.edits.positions import Positions
 from heft.errors import HeftError
 from heft.evaluation.finite import explain_singular_rotation
-from heft.models.load import Base, load_base
+from heft.models.load import Base, load_base, without_weights
 from heft.recipe.files import evaluation_request
 from heft.reft.tracker import positions_of
 from heft.tasks import load_examples

@@ -157,6 +157,25 @@ def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, reason):
         read_table(str(written(tmp_path, name, content)))
 
 
+@pytest.mark.parametrize("name", ["cp1252", "shift_jis", "cp1251"])
+def test_an_encoding_that_is_given_is_that_of_what_is_not_unicode(tmp_path, name):
+    text = {"cp1252": "Café – “crème”", "shift_jis": "東京タワー", "cp1251": "Здравствуйте"}[name]
+    path = written(tmp_path, "a.csv", f"text\n{text}\n".encode(name))
+    assert read_table(path, encoding=name) == [(f"{path}:2", {"text": text})]
+    for unicode in ("utf-8", "utf-8-sig", "utf-16"):
+        written(tmp_path, "a.csv", f"text\n{text}\n".encode(unicode))
+        assert read_table(path, encoding=name) == [(f"{path}:2", {"text": text})]
+
+
+def test_an_encoding_that_does_not_fit_or_does_not_exist_is_refused(tmp_path):
+    path = written(tmp_path, "a.csv", b"text\nCaf\xe9\n")
+    with pytest.raises(HeftError, match="neither in Unicode nor in ascii"):
+        read_table(path, encoding="ascii")
+    for name in ("cp1", "base64"):
+        with pytest.raises(HeftError, match=f"{name!r} is no encoding"):
+            read_table(path, encoding=name)
+
+
 def test_every_bad_row_is_counted_and_a_cause_stands_once(tmp_path):
     path = written(tmp_path, "a.csv", "text,label\n" + "a,b\n" + "a,b,c\n" * 30)
     with pytest.raises(HeftError) as raised:

@@ -8,7 +8,7 @@ from heft.errors import HeftError
 from heft.tasks.base import TaskSettings
 from heft.tasks.choices import ChoiceFormat
 from heft.tasks.rows.template import Template
-from heft.tasks.table import read_table
+from heft.tasks.table import read_table, require_encoding
 
 LABELS_FOUND = "labels"
 """What `choices` says for the labels that the training rows have."""
@@ -54,6 +54,9 @@ class RowsSettings(TaskSettings):
     """Split of `train`, if it is a data set with splits; null is its only one, or `train`."""
     eval_split: str | None = Field(default=None, min_length=1)
     """Split to evaluate on, of `eval`, or of `train` where that is null."""
+    encoding: str | None = None
+    """Encoding of text files that are not in Unicode, such as cp1252 (Excel's CSV in Western Europe); UTF-8
+    and UTF-16 are recognised."""
     prompt: str | None = Field(default=None, min_length=1)
     """What the model reads, with columns in braces, such as "Ticket: {text}\\nCategory:"; braces of the text's own are
     written twice."""
@@ -96,6 +99,11 @@ class RowsSettings(TaskSettings):
         if value is not None and info.data.get("eval_share") is not None:
             raise ValueError("has no effect beside eval_share, which sets rows aside; remove one of the two")
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str | None) -> str | None:
+        return value if value is None else require_encoding(value)
 
     @field_validator("prompt")
     @classmethod

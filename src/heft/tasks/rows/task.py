@@ -43,7 +43,8 @@ class Rows(Task):
         if split == "train":
             rows = self._train_rows
         else:
-            rows = read_table(settings.train if settings.eval is None else settings.eval, split=settings.eval_split)
+            source = settings.train if settings.eval is None else settings.eval
+            rows = read_table(source, split=settings.eval_split, encoding=settings.encoding)
         self._require_usable(rows, split)
         return iter(rows)
 
@@ -177,7 +178,7 @@ class Rows(Task):
 
     @cached_property
     def _train_rows(self) -> list[Row]:
-        return read_table(self.settings.train, split=self.settings.train_split)
+        return read_table(self.settings.train, split=self.settings.train_split, encoding=self.settings.encoding)
 
     @cached_property
     def _first_row(self) -> dict:

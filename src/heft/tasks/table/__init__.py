@@ -4,7 +4,7 @@
 """
 
 from heft.tasks.table.faults import FAULTS_SHOWN, Row, fault_report, faults_by_cause
-from heft.tasks.table.files import user_path
+from heft.tasks.table.files import require_encoding, user_path
 from heft.tasks.table.json_rows import read_json_lines
 from heft.tasks.table.read import is_hub_id, locate, read_table, splits_of
 
@@ -17,6 +17,7 @@ __all__ = [
     "locate",
     "read_json_lines",
     "read_table",
+    "require_encoding",
     "splits_of",
     "user_path",
 ]

@@ -81,12 +81,30 @@ def _unpacked(path: Path, content: bytes) -> bytes:
     return unpacked
 
 
-def utf8(path: Path, content: bytes) -> bytes:
-    """Text as UTF-8 without a byte order mark.
+def require_encoding(name: str) -> str:
+    """The name of an encoding of text that Python knows.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    try:
+        "".encode(name)  # codecs that are not of text, such as base64, are refused here too
+    except LookupError:
+        raise ValueError(f"{name!r} is no encoding; examples are {', '.join(_LIKELY[:3])}, {_LIKELY[7]}") from None
+    return name
+
+
+def utf8(path: Path, content: bytes, encoding: str | None = None) -> bytes:
+    """Text as UTF-8 without a byte order mark; `encoding` is that of text which is not in Unicode.
 
     Raises:
         FileFault: its encoding is not certain; the message names the likely one, and says what to do.
     """
+    if encoding is not None and not _is_unicode(content):
+        try:
+            return content.decode(encoding).encode("utf-8")
+        except UnicodeError as error:
+            raise FileFault(path, f"it is neither in Unicode nor in {encoding} ({error})") from None
     encoding, mark = _certain_encoding(content)
     if encoding == "utf-8":
         text = content[len(mark) :]
@@ -99,6 +117,15 @@ def utf8(path: Path, content: bytes) -> bytes:
         return content[len(mark) :].decode(encoding).encode("utf-8")
     except UnicodeError as error:
         raise FileFault(path, f"it begins as {encoding.upper()} and is not ({error}); save it as UTF-8") from None
+
+
+def _is_unicode(content: bytes) -> bool:
+    encoding, mark = _certain_encoding(content)
+    try:
+        content[len(mark) :].decode(encoding)
+    except UnicodeError:
+        return bool(mark)
+    return True
 
 
 def _certain_encoding(content: bytes) -> tuple[str, bytes]:
@@ -134,7 +161,8 @@ def _not_utf8(content: bytes, error: UnicodeDecodeError, before: int) -> str:
     label = {"cp1252": "Windows-1252 (Latin-1)"}.get(name, name)
     return (
         f"{start}; it looks like {label}, in which that line has {seen[around : around + 30]!r}. If that is right,"
-        f" save it as UTF-8 (in Excel: CSV UTF-8), or run: iconv -f {name.upper().replace('_', '-')} -t UTF-8"
+        f" say so (encoding: {name} in the recipe's task, --encoding {name} of a command), or save it as UTF-8 (in"
+        " Excel: CSV UTF-8)"
     )
 
 

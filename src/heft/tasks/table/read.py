@@ -10,14 +10,16 @@ from heft.storage.reading import FileFault, is_dir, is_file
 from heft.tasks.table.arrow import dataset_rows, frame_rows, list_rows, parquet_rows
 from heft.tasks.table.delimited import delimited_rows
 from heft.tasks.table.faults import Row
-from heft.tasks.table.files import is_data_file, read_file, user_path, utf8
+from heft.tasks.table.files import is_data_file, read_file, require_encoding, user_path, utf8
 from heft.tasks.table.json_rows import json_rows
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?::[\w.-]+)?")
 _EXPECTED = "JSON Lines, a JSON list, CSV, TSV or Parquet, or an id on the Hub such as owner/name"
 
 
-def read_table(source: Any, *, folder: Path | None = None, split: str | None = None) -> list[Row]:
+def read_table(
+    source: Any, *, folder: Path | None = None, split: str | None = None, encoding: str | None = None
+) -> list[Row]:
     """Every row of a source, in its order, with its place.
 
     Args:
@@ -26,6 +28,7 @@ def read_table(source: Any, *, folder: Path | None = None, split: str | None = N
             `datasets.Dataset` or `DatasetDict`, a pandas DataFrame, a list of dicts.
         folder: what a relative path counts from; None for the working directory.
         split: of a data set that has several; None takes the only one, else `train`.
+        encoding: of a text file that is not in Unicode, such as cp1252.
 
     Returns:
         Places and rows. A place is `path:line`, the file's own line, where it has lines, else `name row 3`, counted
@@ -36,7 +39,8 @@ def read_table(source: Any, *, folder: Path | None = None, split: str | None = N
     """
     if isinstance(source, str | Path):
         path = locate(source, folder)
-        rows = _hub_rows(str(source), split) if path is None else _file_rows(path, split)
+        _require_encoding(encoding)
+        rows = _hub_rows(str(source), split) if path is None else _file_rows(path, split, encoding)
     else:
         rows = _rows_in_memory(source, split)
     if not rows:
@@ -73,14 +77,22 @@ def _exists(path: Path) -> bool:
     return is_file(path) or is_dir(path)
 
 
-def _file_rows(path: Path, split: str | None) -> list[Row]:
+def _require_encoding(name: str | None) -> None:
+    try:
+        if name is not None:
+            require_encoding(name)
+    except ValueError as error:
+        raise HeftError(f"encoding: {error}") from None
+
+
+def _file_rows(path: Path, split: str | None, encoding: str | None) -> list[Row]:
     if is_dir(path):
         return _rows_in_memory(_saved_dataset(path), split, str(path))
     content = read_file(path)
     if content.startswith(b"PAR1"):
         return parquet_rows(path, content)
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    text = utf8(path, content)
+    text = utf8(path, content, encoding)
     start = text.lstrip()[:1]
     if not start:
         raise HeftError(f"{path} is empty; expected {_EXPECTED}")

@@ -44,9 +44,9 @@ class PrefixReuse(CachedActivations):
     token_axis: ClassVar[int] = 1
     in_place: bool = False
     layout: list[tuple[int, int]] = field(default_factory=list)
-    spare: SpareMemory = field(default_factory=SpareMemory)
     numbers: Sequence[int] | None = None
     of_base: bool = False
+    spare: SpareMemory = field(default_factory=SpareMemory)
 
     @property
     def loss(self) -> Loss:

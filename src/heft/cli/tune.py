@@ -1,0 +1,97 @@
+"""`heft tune`: a search within a budget, the table of its arms, and the run of the best."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from heft.tune.run import Tuned
+
+
+def tune(
+    recipe: RecipeFile,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="AMOUNT",
+            help="What the search may spend: a time (90s, 30m, 2h), FLOPs as spent (2e15flop), or as many as passes of"
+            " plain LoRA over all rows (3epochs).",
+        ),
+    ],
+    override: Overrides = [],  # noqa: B006 - typer wants a list
+    output: OutputDirectory = None,
+    run: Annotated[
+        bool, typer.Option("--run/--no-run", help="Train and evaluate the best recipe at the end, on all rows.")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the finished trials in the directory, or start.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose method, settings and the switch between stages on held-out training rows, within a budget."""
+    from heft.cli.documents import TuneDocument
+    from heft.cli.output import Output
+    from heft.cli.show import explain_interrupts, results_line, results_table
+    from heft.recipe.files import load_recipe
+    from heft.run.begun import is_begun, require_free, require_same_search
+    from heft.run.replace import require_replaceable
+    from heft.runtime import signals
+    from heft.tune.budget import parse_budget
+    from heft.tune.space import require_tunable
+
+    loaded, amount = load_recipe(recipe, override, output), parse_budget(budget)
+    require_tunable(loaded)  # all again in the search; here they are reported before torch takes its seconds
+    if resume and is_begun(loaded.output_dir):
+        require_same_search(loaded, amount.text)
+    elif not resume:
+        (require_replaceable if overwrite else require_free)(loaded.output_dir)
+    out = Output(quiet, as_json)
+    out.note("importing torch and transformers")
+    from heft.tune.report import arm_rows
+    from heft.tune.run import tune as run_search
+
+    typed = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+    with explain_interrupts(loaded.output_dir, out.reporter, resume=shlex.join(["heft", *typed, "--resume"])):
+        found = run_search(loaded, amount, out.reporter, resume, overwrite, run)
+        out.show(_table(found))
+        out.note(found.findings.words)
+        if found.interrupted:
+            out.last(f"best so far: {found.directory / 'best.yaml'}")
+            raise signals.Stopped
+    if found.run is not None:
+        out.show(results_table(found.run.stages))
+        if quiet:
+            out.last(results_line(found.run.stages))
+    ran = "" if found.run is None else f"   run: {found.run.directory}"
+    out.last(f"search: {found.directory}   best: {found.directory / 'best.yaml'}{ran}")
+    out.document(
+        TuneDocument,
+        search=str(found.directory),
+        best=str(found.directory / "best.yaml"),
+        winner=found.findings.winner.arm,
+        verdict=found.findings.words,
+        arms=arm_rows(found.findings),
+        run=None if found.run is None else str(found.run.directory),
+        stages=None if found.run is None else found.run.stages,
+    )
+
+
+def _table(found: "Tuned") -> "Table":
+    """The arms, best first."""
+    from heft.cli.show import table
+    from heft.tune.report import COLUMNS, SHOWN, table_rows
+
+    findings = found.findings
+    columns = [0, 1, 2, 3, SHOWN[findings.unit]]  # table.md has the others
+    rows = [[row[column] for column in columns] for row in table_rows(findings)]
+    titles = ["arm", *COLUMNS]
+    title = f"{findings.budget}: {findings.validation_rows:,} validation rows; cost of training each alone"
+    return table(title, ["arm"], [titles[column] for column in columns[1:]], rows)

@@ -1,0 +1,20 @@
+"""`heft tune`: method, settings and the switch between stages, chosen on held-out training rows within a budget.
+
+| file | what it holds |
+|---|---|
+| budget.py | what a search may spend |
+| space.py | what is tried: stages from templates and lists of values, spread over all values |
+| trial.py | a trial as a recipe, and what came out of it |
+| ledger.py | trials.jsonl: all that is finished, and each arm's account |
+| bench.py | one base model on which trials are trained and measured |
+| prices.py | what a trial will cost, so how long it may be |
+| halving.py | rounds of successive halving: which trials go on |
+| trunk.py | a coarse stage with a constant rate, and the forks on its way |
+| switch.py | whether a unit of budget buys more in the coarse or in the fine stage |
+| arms.py | each arm's search, piece by piece |
+| verdict.py | the arms against each other, ties said to be ties |
+| report.py, recipes.py | table, plot and JSON; recipes of the arms, a study of them |
+| run.py | `heft tune`, from recipe to directory |
+
+The settings are in heft.recipe.tune.
+"""

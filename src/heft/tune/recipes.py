@@ -1,0 +1,72 @@
+"""Recipes of the arms for `heft train`, the winner's among them, and a study that compares them with several seeds."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from heft.recipe.files import dump_recipe, with_rows_as_files
+from heft.recipe.recipe import KINDS, JointStage, Recipe, Stage
+from heft.settings.files import to_yaml
+from heft.storage.atomic import write_text
+from heft.text.units import percent
+from heft.tune.trial import Outcome, recipe_of_stages
+from heft.tune.verdict import ArmResult
+
+SEEDS = (0, 1, 2, 3, 4)
+_CLASSES: dict[str, type[Stage]] = {**KINDS, "joint": JointStage}
+
+
+def file_name(arm: str) -> str:
+    """An arm's name as one of a file, a run and a study's arm: `lora-reft`."""
+    return arm.replace("+", "-")
+
+
+def stages_of(outcome: Outcome) -> dict[str, Stage]:
+    """A trial's stages."""
+    return {
+        name: _CLASSES[values["method"]].model_validate(values, by_alias=True)
+        for name, values in outcome.stages.items()
+    }
+
+
+def arm_recipe(recipe: Recipe, arm: str, outcome: Outcome) -> Recipe:
+    """A trial as a recipe that trains on all rows."""
+    whole = {"holdout": 0.0, "evaluate_every": None}
+    stages = {name: stage.model_copy(update=whole) for name, stage in stages_of(outcome).items()}
+    return recipe_of_stages(recipe, stages, f"{recipe.name}-{file_name(arm)}")
+
+
+def write_recipes(folder: Path, recipe: Recipe, results: Sequence[ArmResult], winner: ArmResult, budget: str) -> None:
+    """Write arms/<arm>.yaml, best.yaml and study.yaml."""
+    (folder / "arms").mkdir(exist_ok=True)
+    for result in results:
+        own = with_rows_as_files(arm_recipe(recipe, result.arm, result.best), "../rows")
+        write_text(folder / "arms" / f"{file_name(result.arm)}.yaml", header(recipe, result, budget) + dump_recipe(own))
+    best = with_rows_as_files(arm_recipe(recipe, winner.arm, winner.best))
+    write_text(folder / "best.yaml", header(recipe, winner, budget) + dump_recipe(best))
+    write_text(folder / "study.yaml", _study(recipe, results))
+
+
+def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
+    """How the recipe was found, as comments of YAML."""
+    best = result.best
+    share = next(iter(best.stages.values()))["holdout"]
+    accuracy = "" if best.accuracy is None else f", accuracy {percent(best.accuracy)}"
+    sets = " ".join(
+        f"--set stages.{name}.holdout={share!r} --set stages.{name}.evaluate_every={stage['steps']}"
+        for name, stage in best.stages.items()
+    )
+    return (
+        f"# The best of arm {result.arm} in heft tune of {recipe.name} with a budget of {budget}.\n"
+        f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{accuracy}. It was chosen by that loss, so"
+        " an evaluation must\n"
+        "# use other rows. Here all training rows are trained on, for as many steps; to repeat the search's training:\n"
+        f"# heft train THIS {sets}\n"
+    )
+
+
+def _study(recipe: Recipe, results: Sequence[ArmResult]) -> str:
+    """A study of the arms, each as it was found."""
+    arms = {file_name(each.arm): {"recipe": f"arms/{file_name(each.arm)}.yaml", "label": each.arm} for each in results}
+    values: Mapping = {"name": f"{recipe.name}-study", "arms": arms, "seeds": list(SEEDS)}
+    text = "# The arms as heft tune found them, with several seeds: `heft compare study.yaml` runs and compares them.\n"
+    return text + to_yaml(dict(values))

@@ -1,0 +1,283 @@
+"""`heft tune`: a recipe from its checks to its directory.
+
+recipe.yaml, manifest.json      as in a run; the manifest has the budget
+trials.jsonl                    every finished trial; a resumed search goes on from it
+metrics.jsonl                   loss, learning rate and gradient norm of every step, by trial
+tune.json, table.md, tune.svg   the arms, best first
+arms/<arm>.yaml, best.yaml      each arm's best, and the one that is taken, as recipes for `heft train`
+study.yaml                      the arms as a study, for `heft compare`
+run/                            the run of best.yaml
+trunks/                         checkpoints of coarse stages, while the search runs
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from heft.adapters.attach import check_targets
+from heft.adapters.methods import edited_positions
+from heft.data.encode import EncodedExample
+from heft.data.rows import dated, read_data
+from heft.errors import HeftError
+from heft.models.load import Base, load_base
+from heft.recipe.defaults import Facts, with_defaults
+from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
+from heft.recipe.recipe import Recipe
+from heft.recipe.tune import TuneSettings
+from heft.run.begun import is_begun, model_begun_with, require_free, require_same_search
+from heft.run.directory import RunDirectory
+from heft.run.replace import remove_run, require_replaceable
+from heft.run.train import Run, run_manifest, train
+from heft.runtime import distributed
+from heft.runtime.reporter import Reporter
+from heft.storage.locks import locked
+from heft.tune.arms import Search
+from heft.tune.bench import Bench
+from heft.tune.budget import Budget, in_unit, parse_budget
+from heft.tune.halving import best_of
+from heft.tune.ledger import Account, Ledger
+from heft.tune.prices import Counter, Prices
+from heft.tune.recipes import arm_recipe, write_recipes
+from heft.tune.report import Findings, trials_of, write_report
+from heft.tune.space import candidates, require_tunable, settings_of
+from heft.tune.trial import recipe_of_stages
+from heft.tune.verdict import results_of
+
+LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 50, 1000, 0.2
+"""Validation rows where `tune.holdout` is null; never more than half of all rows."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A search.
+
+    Attributes:
+        directory: where it is.
+        findings: what came of it.
+        best: the recipe that is taken.
+        run: its run; None where none was asked for, or the search was interrupted.
+        interrupted: whether it ended before its budget was spent.
+    """
+
+    directory: Path
+    findings: Findings
+    best: Recipe
+    run: Run | None
+    interrupted: bool = False
+
+
+def tune(
+    recipe: Recipe | str | Path,
+    budget: Budget | str,
+    reporter: Reporter | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    runs_best: bool = True,
+) -> Tuned:
+    """Search within a budget, compare the arms, and train and evaluate the best recipe.
+
+    Args:
+        recipe: a recipe, or the path of one; its stages are templates (heft.recipe.tune).
+        budget: what the search may spend, such as "30m"; the run of the best recipe comes on top.
+        reporter: hears what happens; None for no one.
+        resume: go on from the trials that are finished in the directory.
+        overwrite: replace what is in the directory, once everything has been checked.
+        runs_best: whether the best recipe is trained on all rows and evaluated at the end.
+
+    Raises:
+        HeftError: something in the recipe, its data or its model is wrong; the budget does not pay for a trial; or
+            every trial diverged.
+        KeyboardInterrupt: the search was interrupted before any trial was finished.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    budget, reporter = parse_budget(budget) if isinstance(budget, str) else budget, reporter or Reporter()
+    require_ready(recipe, budget, resume, overwrite)
+    path = recipe.output_dir
+    begun = resume and is_begun(path)
+    recipe = require_same_search(recipe, budget.text) if begun else recipe
+    recipe = resolved(dated(recipe, reporter))
+    model = model_begun_with(path, recipe.model) if begun else recipe.model
+    reporter.note(f"loading {model.name}")
+    base = load_base(model)
+    data = read_data(recipe, reporter, _positions(recipe, base))
+    recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()))
+    _require_places(recipe, base)
+    if overwrite:
+        remove_run(path)
+    directory, manifest = RunDirectory(path), run_manifest(recipe, base, data) | {"tune": {"budget": budget.text}}
+    with locked(path, "search"):
+        if begun:
+            others = directory.resume(manifest)
+            if others:
+                reporter.warn(f"begun with {others}: trials may differ in their last bits from those before")
+        else:
+            directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
+        found = _searched(recipe, budget, base, data.train, directory, reporter)
+        del base, data  # the run loads its own
+        return found if found.interrupted or not runs_best else _with_run(found, reporter)
+
+
+def require_ready(recipe: Recipe, budget: Budget, resume: bool, overwrite: bool) -> None:
+    """What can be checked before torch takes its seconds.
+
+    Raises:
+        HeftError: the recipe cannot be searched, or something is in the way in its directory.
+    """
+    if resume and overwrite:
+        raise HeftError("--resume continues a search and --overwrite removes it; give one of them")
+    require_tunable(recipe)
+    if distributed.count() > 1:
+        raise HeftError("a search runs in one process; start it without torchrun or accelerate launch")
+    if resume and is_begun(recipe.output_dir):
+        require_same_search(recipe, budget.text)
+    else:
+        (require_replaceable if overwrite else require_free)(recipe.output_dir)
+
+
+def _positions(recipe: Recipe, base: Base):
+    """What any candidate edits, so that prompts are cut alike for all."""
+    parameters = base.model.num_parameters()
+    stages = {f"s{n}": each.stage for n, each in enumerate(candidates(recipe, "reft", parameters))}
+    return list({repr(each): each for each in edited_positions(recipe_of_stages(recipe, stages))}.values())
+
+
+def _require_places(recipe: Recipe, base: Base) -> None:
+    """Every candidate's adapters have a place in the model; each distinct shape is looked at once."""
+    parameters, seen = base.model.num_parameters(), set()
+    for method in dict.fromkeys(part for arm in settings_of(recipe).arms for part in arm.split("+")):
+        for candidate in candidates(recipe, method, parameters):
+            looks = candidate.stage.model_dump_json(exclude={"learning_rate", "reft_learning_rate"})
+            if looks not in seen:
+                seen.add(looks)
+                check_targets(base.model, recipe_of_stages(recipe, {"s": candidate.stage}), base.tokenizer)
+
+
+def holdout_for(settings: TuneSettings, rows: int) -> float:
+    """Share of the rows that trials are measured on."""
+    if settings.holdout is not None:
+        return settings.holdout
+    count = min(max(LEAST_VALIDATION, round(VALIDATION_SHARE * rows)), MOST_VALIDATION, rows // 2)
+    return max(1, count) / rows
+
+
+def _searched(
+    recipe: Recipe,
+    budget: Budget,
+    base: Base,
+    rows: Sequence[EncodedExample],
+    directory: RunDirectory,
+    reporter: Reporter,
+) -> Tuned:
+    """Everything but the run of the best; what is there where Ctrl-C ends the search."""
+    search, interrupted = _search(recipe, budget, base, rows, directory, reporter), False
+    each = in_unit(next(iter(search.accounts.values())).amount, search.prices.unit)
+    measured = f"{len(search.bench.validation_rows):,} of {len(rows):,} training rows"
+    reporter.note(f"{', '.join(search.accounts)}: {each} each; trials are measured on {measured}")
+    try:
+        _take_turns(search)
+    except KeyboardInterrupt:
+        if not any(best_of(trials_of(account)) for account in search.accounts.values()):
+            raise
+        interrupted = True
+    findings = _findings(search, budget, finished=not interrupted)
+    write_report(directory.path, findings)
+    write_recipes(directory.path, recipe, findings.results, findings.winner, budget.text)
+    if not interrupted:
+        shutil.rmtree(search.folder, ignore_errors=True)
+    best = arm_recipe(recipe, findings.winner.arm, findings.winner.best)
+    return Tuned(directory.path, findings, best, None, interrupted)
+
+
+def _with_run(found: Tuned, reporter: Reporter) -> Tuned:
+    """The best recipe trained on all training rows, and evaluated, as `heft train` does."""
+    reporter.note(f"training {found.findings.winner.arm} on all training rows ({found.directory / 'best.yaml'})")
+    best = found.best.model_copy(update={"output": (found.directory / "run").as_posix()})
+    return replace(found, run=train(best, reporter, resume=True))
+
+
+def _search(
+    recipe: Recipe,
+    budget: Budget,
+    base: Base,
+    rows: Sequence[EncodedExample],
+    directory: RunDirectory,
+    reporter: Reporter,
+) -> Search:
+    """All that the arms need, with their accounts."""
+    settings = settings_of(recipe)
+    ledger = Ledger.read(directory.path / "trials.jsonl")
+    counter = Counter(recipe, rows, settings.tokens_per_pass)
+    share = holdout_for(settings, len(rows))
+    unit = "seconds" if budget.kind == "seconds" else "flops"
+    bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass)
+    prices = Prices(unit, counter, ledger, settings.most_epochs)
+    accounts = {arm: Account(arm, 0.0, unit, ledger) for arm in settings.arms}
+    search = Search(recipe, settings, bench, ledger, prices, accounts, directory.path / "trunks")
+    amount = budget.amount
+    if budget.kind == "epochs":
+        amount *= _epoch_of_lora(search)
+    if unit == "seconds":
+        amount -= ledger.decided("calibration", search.calibrate)
+        if amount <= 0:
+            raise HeftError(f"a budget of {budget.text} is spent by short trials that measure speeds; give more time")
+    for account in accounts.values():
+        account.amount = amount / len(accounts)
+    return search
+
+
+def _epoch_of_lora(search: Search) -> float:
+    """FLOPs of a pass of plain LoRA over all rows, every token computed."""
+    stage = search.candidates("lora")[0].stage.model_copy(update={"holdout": 0.0, "steps": 1, "epochs": None})
+    return search.bench.counter.alone({}, "coarse", stage).plain_flops(1.0)
+
+
+def _take_turns(search: Search) -> None:
+    """Run the arms' pieces, always one of the arm that has spent least."""
+    going: dict[str, Iterator[None]] = {arm: search.arm(arm) for arm in search.accounts}
+    while going:
+        arm = min(going, key=lambda name: search.accounts[name].spent)
+        started, before = time.perf_counter(), len(search.ledger.outcomes)
+        try:
+            next(going[arm])
+        except StopIteration:
+            del going[arm]
+        except KeyboardInterrupt:
+            if search.prices.unit == "seconds":
+                done = list(search.ledger.outcomes.values())[before:]
+                lost = time.perf_counter() - started - sum(outcome.seconds for outcome in done)
+                search.ledger.lose(arm, max(0.0, lost))
+            raise
+    if not any(best_of(trials_of(account)) for account in search.accounts.values()):
+        raise HeftError(_nothing(search))
+
+
+def _nothing(search: Search) -> str:
+    """Why there is no trial to take."""
+    tried = [outcome for account in search.accounts.values() for outcome in account.used.values()]
+    if tried:
+        return (
+            "every trial diverged (losses are in metrics.jsonl); give lower learning rates in tune.lora and tune.reft"
+        )
+    each = in_unit(next(iter(search.accounts.values())).amount, search.prices.unit)
+    return f"the budget is too small: {each} for each of {len(search.accounts)} arms pay for no trial; give more"
+
+
+def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
+    bests = {arm: best for arm, account in search.accounts.items() if (best := best_of(trials_of(account)))}
+    rows = search.bench.validation_rows
+    texts: dict[str, int] = {}
+    groups = [texts.setdefault(row.example.group or f"row {n}", len(texts)) for n, row in enumerate(rows)]
+    costs = {arm: search.prices.of_whole(best) for arm, best in bests.items()}
+    return Findings(
+        name=search.recipe.name,
+        budget=budget.text,
+        unit=search.prices.unit,
+        results=results_of(bests, costs, [len(row.answer) for row in rows], groups),
+        accounts=search.accounts,
+        offers=search.offers,
+        validation_rows=len(rows),
+        finished=finished,
+        calibration=search.ledger.decisions.get("calibration", 0.0),
+    )

@@ -1,0 +1,95 @@
+"""A trial: a complete recipe with a validation set, and what came of it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from heft.recipe.recipe import Recipe, Stage
+
+COARSE, FINE, BOTH = "coarse", "fine", "both"
+"""Names of stages: the first of two or LoRA alone, the second or ReFT alone, and LoRA and ReFT at once."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial, or a fork of a coarse stage, came to.
+
+    Attributes:
+        key: 16 hex digits of the stages, by which a resumed search knows it.
+        kind: "lora", "reft" or "joint", the method of its last stage.
+        stages: its stages as a recipe has them, validation share included.
+        values: what was tried in the last one.
+        loss: mean of −ln p over the answer tokens of the validation rows; None where it diverged.
+        accuracy: share of the validation rows that are answered correctly; None where answers are generated.
+        row_losses: −ln p of each validation row's answer.
+        seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
+            trained side by side with others.
+        trained_seconds: those of them that were training.
+        flops: of training the last stage in the search, shared out likewise.
+        training_seconds: of training the last stage alone; None where it was trained side by side.
+        training_flops: of training the last stage alone.
+        before_seconds, before_flops: the same of the stage before it.
+        together: how many were trained side by side.
+        steps: optimizer steps of the last stage.
+    """
+
+    key: str
+    kind: str
+    stages: dict[str, Any]
+    values: dict[str, Any]
+    loss: float | None
+    accuracy: float | None
+    row_losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    trained_seconds: float = 0.0
+    flops: float = 0.0
+    training_seconds: float | None = None
+    training_flops: float = 0.0
+    before_seconds: float = 0.0
+    before_flops: float = 0.0
+    together: int = 1
+    steps: int = 0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss, a gradient or a weight was not finite."""
+        return self.loss is None
+
+    def spent(self, unit: str) -> float:
+        """What the search paid for it, in "seconds" or "flops"."""
+        return self.seconds if unit == "seconds" else self.flops
+
+    @property
+    def whole_flops(self) -> float:
+        """FLOPs of training the whole recipe alone."""
+        return self.before_flops + self.training_flops
+
+    @property
+    def whole_seconds(self) -> float | None:
+        """Seconds of the same; None where they were not measured."""
+        return None if self.training_seconds is None else self.before_seconds + self.training_seconds
+
+
+def sized(stage: Stage, steps: int, holdout: float, **changes: Any) -> Stage:
+    """A stage that trains so many steps and is measured at its end, on validation rows that no stage trains on."""
+    length = {"steps": steps, "epochs": None, "evaluate_every": steps if holdout else None, "holdout": holdout}
+    whole = {"early_stopping": None, "best_checkpoint": False, "seed": None}
+    return stage.model_copy(update={**length, **whole, **changes})
+
+
+def recipe_of_stages(recipe: Recipe, stages: Mapping[str, Stage], name: str | None = None) -> Recipe:
+    """A recipe with other stages, for `heft train`."""
+    own = {"stages": dict(stages), "tune": None, "sweep": None, "output": None}
+    return recipe.model_copy(update=own | ({"name": name} if name else {}))
+
+
+def dumped(stages: Mapping[str, Stage]) -> dict[str, Any]:
+    """Stages as plain values, from which they can be read again."""
+    return {name: {"method": stage.method, **stage.model_dump(mode="json")} for name, stage in stages.items()}
+
+
+def key_of(stages: Mapping[str, Stage]) -> str:
+    """16 hex digits of the SHA-256 of stages as plain values."""
+    return hashlib.sha256(json.dumps(dumped(stages), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""The arms against each other on the same validation rows: who is best, who ties with it, and which of these wins."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heft.compare.statistics import estimates
+from heft.text.listing import listed
+from heft.tune.halving import best_of
+from heft.tune.trial import Outcome
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm found.
+
+    Attributes:
+        arm: its name.
+        best: its trial of lowest validation loss.
+        cost: of training that one's recipe alone, in the budget's unit.
+        difference: of its loss from the lowest one of all arms.
+        interval: 95 % of the difference, from a paired bootstrap over validation rows; None where rows do not say.
+        ties: whether the interval does not exclude 0.
+    """
+
+    arm: str
+    best: Outcome
+    cost: float
+    difference: float
+    interval: tuple[float, float] | None
+    ties: bool
+
+
+def results_of(
+    bests: Mapping[str, Outcome], costs: Mapping[str, float], tokens: Sequence[int], groups: Sequence[int]
+) -> list[ArmResult]:
+    """The arms, lowest loss first.
+
+    Args:
+        bests: each arm's best trial; arms without one are left out.
+        costs: of training its recipe.
+        tokens: of each validation row's answer.
+        groups: number of the text that each validation row is about, from 0 without a gap.
+    """
+    lowest = best_of(list(bests.values()))
+    found = []
+    for arm, best in bests.items():
+        difference, interval = loss_difference(best.row_losses, lowest.row_losses, tokens, groups)
+        ties = interval is None or interval[0] <= 0 <= interval[1]
+        found.append(ArmResult(arm, best, costs[arm], difference, interval, ties))
+    return sorted(found, key=lambda result: result.best.loss)
+
+
+def winner_of(results: Sequence[ArmResult]) -> ArmResult:
+    """The cheapest of those that tie with the best, which is one of them."""
+    return min((each for each in results if each.ties), key=lambda each: (each.cost, each.best.loss))
+
+
+def loss_difference(
+    one: Sequence[float], other: Sequence[float], tokens: Sequence[int], groups: Sequence[int]
+) -> tuple[float, tuple[float, float] | None]:
+    """Difference of two losses per answer token, and its 95 % interval over rows, which are resampled by group.
+
+    Arguments are each row's −ln p twice, its answer tokens and its group. Without an interval, nothing can be said.
+    """
+    rows = (np.asarray(one) - np.asarray(other)) / np.mean(tokens)
+    scale = float(np.abs(rows).max())
+    if scale == 0.0:
+        return 0.0, None
+    (found,) = estimates([[rows[None] / scale]], np.asarray(groups))
+    interval = found.interval and (scale * found.interval[0], scale * found.interval[1])
+    return scale * found.difference, interval
+
+
+def verdict_in_words(results: Sequence[ArmResult], unit: str) -> str:
+    """Who wins and why, in one or two sentences."""
+    winner, best = winner_of(results), results[0]
+    ties = [each.arm for each in results if each.ties and each.arm != best.arm]
+    what = {"seconds": "in seconds of training", "flops": "in FLOPs of training"}[unit]
+    if not ties:
+        return f"{best.arm} has the lowest validation loss, and no other arm ties with it."
+    tied = f"{listed([best.arm, *ties])} tie: the intervals of their differences in validation loss include 0."
+    return f"{tied} The cheapest of them {what}, {winner.arm}, is taken."

@@ -1,0 +1,281 @@
+"""Whole searches: accounts, rows, determinism, interruption, what they leave."""
+
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+import heft
+from heft.data.rows import read_data
+from heft.errors import HeftError
+from heft.models.load import load_base
+from heft.recipe.files import load_recipe
+from heft.recipe.recipe import Recipe
+from heft.runtime.reporter import Reporter
+from heft.study.files import load_study
+from heft.sweep.learner import Learner
+from heft.training.loop import TrainingLoop
+from heft.training.stage import split_validation
+from heft.tune.bench import Bench
+from heft.tune.measure import measured_alone
+from heft.tune.report import trials_of
+from heft.tune.run import holdout_for
+from heft.tune.space import settings_of
+from searches import ALL_ARMS, SMALL, STAGES, TASK, quick_tune, searched
+from tiny_recipe import write_recipe
+from tolerance import of_losses
+
+
+@pytest.fixture(scope="module")
+def all_arms(tmp_path_factory):
+    """A search of every arm, and the ids of the rows that it trained on."""
+    trained = set()
+    step, jobs = TrainingLoop._step, Learner.next_step
+
+    def of_a_step(loop, micro_batches):
+        trained.update(loop.data.examples[row].example.id for rows in micro_batches for row in rows)
+        return step(loop, micro_batches)
+
+    def of_a_job(learner):
+        found = jobs(learner)
+        trained.update(learner._data.examples[row].example.id for job in found for row in job.rows)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoop, "_step", of_a_step)
+        patch.setattr(Learner, "next_step", of_a_job)
+        return searched(tmp_path_factory.mktemp("all"), budget=ALL_ARMS), trained
+
+
+def rows_of(recipe: Recipe):
+    """Training rows, and those of them that trials are measured on."""
+    train = read_data(recipe, Reporter()).train
+    return train, split_validation(train, holdout_for(settings_of(recipe), len(train)), recipe.holdout_seed)[1]
+
+
+def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arms):
+    accounts = all_arms[0].found.findings.accounts
+    assert list(accounts) == ["lora", "reft", "lora+reft", "lora+lora", "joint"]
+    assert {account.amount for account in accounts.values()} == {ALL_ARMS / 5}
+    for account in accounts.values():
+        trials = trials_of(account)
+        assert trials
+        dearest = max(outcome.flops for outcome in account.used.values())
+        is_capped = max(trial.steps for trial in trials) >= 20 * 7  # tune.most_epochs, of 28 rows in batches of 4
+        assert account.spent <= account.amount + dearest
+        assert is_capped or account.spent >= account.amount - dearest
+
+
+def test_pieces_that_arms_share_run_once_and_are_paid_by_each(all_arms):
+    accounts = all_arms[0].found.findings.accounts
+    first, second, alone = (accounts[arm].used.keys() for arm in ("lora+reft", "lora+lora", "lora"))
+    assert first & second & alone  # the first round of LoRA, by which the coarse stage is chosen
+    assert (first & second) - alone  # the coarse stage on its way
+    lines = [json.loads(line) for line in (all_arms[0].folder / "trials.jsonl").read_text().splitlines()]
+    keys = [line["trial"]["key"] for line in lines if "trial" in line]
+    assert len(keys) == len(set(keys))
+
+
+def test_validation_rows_are_never_trained_on_and_all_others_are(all_arms):
+    search, trained = all_arms
+    rows, held_back = rows_of(search.recipe)
+    held_back = {row.example.id for row in held_back}
+    assert len(held_back) == 12
+    assert trained == {row.example.id for row in rows} - held_back
+    assert {len(trial.row_losses) for trial in search.trials.outcomes.values()} == {12}
+
+
+def test_trials_of_both_stages_are_behind_a_fork(all_arms):
+    findings = all_arms[0].found.findings
+    for arm in ("lora+reft", "lora+lora"):
+        forks = [offer.step for offer in findings.offers[arm]]
+        assert forks
+        trials = trials_of(findings.accounts[arm])
+        assert {trial.stages["coarse"]["schedule"] for trial in trials} == {"constant"}
+        assert {trial.stages["coarse"]["steps"] for trial in trials} <= set(forks)
+        longest = max(trials, key=lambda trial: trial.steps)
+        assert longest.stages["coarse"]["steps"] == forks[-1]  # halved behind the switch
+        assert all(trial.before_flops > 0 and trial.before_seconds > 0 for trial in trials)
+
+
+def test_what_is_left_is_a_table_a_plot_and_recipes(all_arms):
+    search = all_arms[0]
+    findings = json.loads((search.folder / "tune.json").read_text())
+    assert findings["finished"]
+    assert [arm["loss"] for arm in findings["arms"]] == sorted(arm["loss"] for arm in findings["arms"])
+    drawing = ElementTree.fromstring((search.folder / "tune.svg").read_text())
+    assert len([each for each in drawing.iter() if each.tag.endswith("polyline")]) == 5
+    table = (search.folder / "table.md").read_text()
+    assert all(f"| {arm['arm']}" in table for arm in findings["arms"])
+    best = load_recipe(search.folder / "best.yaml")
+    arm = findings["winner"].replace("+", "-")
+    assert best.stages == load_recipe(search.folder / "arms" / f"{arm}.yaml").stages
+    assert best.tune is None
+    assert {stage.holdout for stage in best.stages.values()} == {0.0}
+    study = load_study(search.folder / "study.yaml")
+    assert set(study.recipes) == {each["arm"].replace("+", "-") for each in findings["arms"]}
+    assert not (search.folder / "trunks").exists()
+
+
+@pytest.mark.parametrize("arm", ["lora", "reft", "lora+reft", "lora+lora", "joint"])
+def test_an_arms_recipe_trains_to_the_loss_of_its_trial(all_arms, arm, tmp_path):
+    search = all_arms[0]
+    result = next(each for each in search.found.findings.results if each.arm == arm)
+    file = search.folder / "arms" / f"{arm.replace('+', '-')}.yaml"
+    (line,) = [line for line in file.read_text().splitlines() if line.startswith("# heft train THIS")]
+    overrides = line.split("--set ")[1:]
+    run = heft.train(load_recipe(file, [each.strip() for each in overrides], tmp_path / "run"))
+    model, tokenizer = heft.load(run.directory)
+    base = replace(load_base(search.recipe.model), model=model, tokenizer=tokenizer)
+    found = measured_alone(base, search.recipe, rows_of(search.recipe)[1])
+    trial = result.best
+    if trial.together == 1:
+        assert (found.loss, found.row_losses) == (trial.loss, trial.row_losses)
+    else:
+        rate = trial.stages["fine"]["learning_rate"]
+        assert found.loss == pytest.approx(trial.loss, rel=of_losses(rate, trial.steps))
+    summary = next(each for each in run.stages if each.name == list(trial.stages)[-1])
+    assert summary.flops == pytest.approx(trial.training_flops, rel=0.01)  # a part of an epoch has other rows
+
+
+def same_trials(one, other):
+    """Whether two ledgers have the same trials with the same results."""
+    found = [
+        {key: (trial.loss, trial.row_losses, trial.flops) for key, trial in each.trials.outcomes.items()}
+        for each in (one, other)
+    ]
+    return found[0] == found[1]
+
+
+def test_two_searches_are_the_same_whatever_the_evaluation_rows(two_arms, tmp_path):
+    other_rows = TASK.replace("eval_size: 8", "eval_size: 5")
+    again = searched(tmp_path, "lora, lora+reft", task=other_rows)
+    assert same_trials(two_arms, again)
+    texts = [(each.folder / "best.yaml").read_text() for each in (two_arms, again)]
+    assert texts[0] == texts[1].replace("eval_size: 5", "eval_size: 8")
+
+
+@pytest.mark.parametrize("after", [2, 4])
+def test_a_search_that_is_interrupted_leaves_the_best_so_far_and_goes_on_to_the_same(
+    two_arms, tmp_path, monkeypatch, after
+):
+    calls, real = [], Bench.train_on_top
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(Bench, "train_on_top", interrupted)
+    first = searched(tmp_path, "lora, lora+reft")
+    assert first.found.interrupted
+    assert 0 < len(first.trials.outcomes) < len(two_arms.trials.outcomes)
+    assert json.loads((first.folder / "tune.json").read_text())["finished"] is False
+    assert "best so far" in (first.folder / "table.md").read_text()
+    assert load_recipe(first.folder / "best.yaml").stages
+    monkeypatch.setattr(Bench, "train_on_top", real)
+    again = searched(tmp_path, "lora, lora+reft", resume=True)
+    assert not again.found.interrupted
+    assert same_trials(two_arms, again)
+    assert (again.folder / "best.yaml").read_text() == (two_arms.folder / "best.yaml").read_text()
+
+
+def test_a_finished_search_that_is_resumed_trains_nothing(tmp_path, monkeypatch):
+    first = searched(tmp_path, "reft", budget=4e9)
+    monkeypatch.setattr(Bench, "train_on_top", None)
+    again = searched(tmp_path, "reft", budget=4e9, resume=True)
+    assert again.found.best == first.found.best
+
+
+def test_a_trial_that_diverges_loses_and_the_rest_goes_on(tmp_path):
+    tune_settings = (
+        "arms: [lora, reft], holdout: 0.3, rungs: 2, keep: 2, lora: {rank: [2], learning_rate: [1e-2, 1e30]}"
+    )
+    rest = f"tune: {{{tune_settings}, reft: {{rank: [2], learning_rate: [1e-2, 1e30]}}}}"
+    stages = STAGES.replace("batch_size: 4", "batch_size: 4, optimizer: sgd, max_grad_norm: 0")
+    recipe = load_recipe(write_recipe(tmp_path, stages, rest, task=TASK), output=tmp_path / "search")
+    found = quick_tune(recipe, "40e9flop").findings
+    for account in found.accounts.values():
+        trials = trials_of(account)
+        assert any(trial.diverged for trial in trials)
+        assert any(not trial.diverged for trial in trials)
+    assert all(result.best.values["learning_rate"] == 1e-2 for result in found.results)
+
+
+def test_where_every_trial_diverges_that_is_said(tmp_path):
+    rest = "tune: {arms: [lora], rungs: 1, lora: {rank: [2], learning_rate: [1e30]}}"
+    stages = STAGES.replace("batch_size: 4", "batch_size: 4, optimizer: sgd, max_grad_norm: 0")
+    recipe = load_recipe(write_recipe(tmp_path, stages, rest, task=TASK), output=tmp_path / "search")
+    with pytest.raises(HeftError, match="every trial diverged"):
+        quick_tune(recipe, "20e9flop")
+
+
+def test_a_budget_that_pays_for_no_trial_is_said(tmp_path):
+    with pytest.raises(HeftError, match="the budget is too small: 500 MFLOP for each of 2 arms pay for no trial"):
+        searched(tmp_path, "lora, lora+reft", budget=1e9)
+
+
+def test_the_best_is_trained_on_all_rows_and_evaluated(tmp_path):
+    path = write_recipe(tmp_path, STAGES, f"tune: {{arms: [reft], {SMALL}}}", task=TASK)
+    found = quick_tune(load_recipe(path, output=tmp_path / "search"), "4e9flop", runs_best=True)
+    assert [stage.name for stage in found.run.stages] == ["base", "fine"]
+    manifest = json.loads((tmp_path / "search" / "run" / "manifest.json").read_text())
+    assert manifest["data"]["train"]["rows"] == 40
+    ran = load_recipe(tmp_path / "search" / "run" / "recipe.yaml")
+    assert ran.stages == load_recipe(tmp_path / "search" / "best.yaml").stages
+    with pytest.raises(HeftError, match="holds a search of heft tune: go on with --resume"):
+        quick_tune(load_recipe(path, output=tmp_path / "search"), "4e9flop")
+    with pytest.raises(HeftError, match="begun .*budget of 4e9flop, not 5e9flop|with a budget of 4e9flop, not 5e9flop"):
+        quick_tune(load_recipe(path, output=tmp_path / "search"), "5e9flop", resume=True)
+    with pytest.raises(HeftError, match="heft tune resumes"):
+        heft.train(load_recipe(path, output=tmp_path / "search"), resume=True)
+    again = quick_tune(load_recipe(path, output=tmp_path / "search"), "5e9flop", overwrite=True)
+    assert again.run is None
+
+
+def test_a_time_budget_is_spent_as_trials_take_time(tmp_path, monkeypatch):
+    real = Bench.train_on_top
+
+    def on_a_steady_machine(*args):  # 1 s for each 10⁹ FLOPs, and 0.1 s around each trial
+        return [replace(each, seconds=each.flops / 1e9 + 0.1, trained_seconds=each.flops / 1e9) for each in real(*args)]
+
+    monkeypatch.setattr(Bench, "train_on_top", on_a_steady_machine)
+    path = write_recipe(tmp_path, STAGES, f"tune: {{arms: [lora, reft], {SMALL}}}", task=TASK)
+    recipe = load_recipe(path, output=tmp_path / "search")
+    found = quick_tune(recipe, "50s").findings
+    assert found.unit == "seconds"
+    assert 0 < found.calibration < 10
+    for account in found.accounts.values():
+        assert account.amount == pytest.approx((50 - found.calibration) / 2)
+        dearest = max(outcome.seconds for outcome in account.used.values())
+        assert account.amount - dearest <= account.spent <= account.amount + 0.5
+    # what was decided in seconds is not decided anew
+    monkeypatch.setattr(Bench, "train_on_top", None)
+    assert quick_tune(recipe, "50s", resume=True).best == quick_tune(recipe, "50s", resume=True).best
+
+
+def test_epochs_are_the_flops_of_plain_lora_on_all_rows(tmp_path):
+    path = write_recipe(tmp_path, STAGES, f"tune: {{arms: [reft], {SMALL}}}", task=TASK)
+    found = quick_tune(load_recipe(path, output=tmp_path / "search"), "0.5epochs").findings
+    alone = load_recipe(
+        write_recipe(
+            tmp_path,
+            "{coarse: {method: lora, rank: 2, batch_size: 4, targets: [q_proj, v_proj], epochs: 1}}",
+            file="alone.yaml",
+            task=TASK,
+        ),
+        output=tmp_path / "alone",
+    )
+    (account,) = found.accounts.values()
+    assert account.amount == pytest.approx(0.5 * heft.train(alone).stages[-1].plain_flops)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1000, 200), (100, 50), (60, 30), (20, 10), (9000, 1000)])
+def test_validation_rows_are_a_fifth_but_enough_and_not_too_many(rows, count):
+    from heft.recipe.training import validation_rows_of
+    from heft.recipe.tune import TuneSettings
+
+    assert validation_rows_of(holdout_for(TuneSettings(), rows), rows) == count
+    assert holdout_for(TuneSettings(holdout=0.4), rows) == 0.4

@@ -1,0 +1,77 @@
+"""The arms against each other: ties are ties, and the cheapest of them wins."""
+
+import numpy as np
+import pytest
+
+from heft.tune.trial import Outcome
+from heft.tune.verdict import loss_difference, results_of, verdict_in_words, winner_of
+
+ROWS = 200
+TOKENS = [2] * ROWS
+GROUPS = list(range(ROWS))
+
+
+def outcome(key, losses):
+    return Outcome(key, "lora", {}, {}, float(np.sum(losses) / sum(TOKENS)), None, row_losses=list(map(float, losses)))
+
+
+@pytest.fixture
+def arms():
+    """One arm is best by far more than chance, `alike` differs from it by noise, `worse` by a lot."""
+    random = np.random.default_rng(0)
+    best = random.gamma(2.0, 0.5, ROWS)
+    noise = random.normal(0, 0.05, ROWS)
+    alike = best + noise - noise.mean() + 0.001
+    return {"best": outcome("b", best), "alike": outcome("a", alike), "worse": outcome("w", best + 0.5 + noise)}
+
+
+def results(arms, **costs):
+    return results_of(arms, costs, TOKENS, GROUPS)
+
+
+def test_the_cheaper_of_two_that_tie_wins_and_that_is_said(arms):
+    found = results(arms, best=10.0, alike=3.0, worse=1.0)
+    assert [each.arm for each in found] == ["best", "alike", "worse"]
+    assert [each.ties for each in found] == [True, True, False]
+    assert winner_of(found).arm == "alike"
+    words = verdict_in_words(found, "seconds")
+    assert "best and alike tie" in words
+    assert "The cheapest of them in seconds of training, alike, is taken." in words
+
+
+def test_without_a_tie_the_best_wins_whatever_it_costs(arms):
+    del arms["alike"]
+    found = results(arms, best=10.0, worse=1.0)
+    assert winner_of(found).arm == "best"
+    assert "no other arm ties" in verdict_in_words(found, "flops")
+
+
+def test_a_difference_is_that_of_the_losses_and_its_interval_is_a_paired_one(arms):
+    worse, _ = loss_difference(arms["worse"].row_losses, arms["best"].row_losses, TOKENS, GROUPS)
+    assert worse == pytest.approx(arms["worse"].loss - arms["best"].loss)
+    difference, (low, high) = loss_difference(arms["alike"].row_losses, arms["best"].row_losses, TOKENS, GROUPS)
+    assert difference == pytest.approx(arms["alike"].loss - arms["best"].loss)
+    # of 200 differences with a standard deviation of 0.05 nats a row, 0.025 a token
+    assert high - low == pytest.approx(2 * 1.96 * 0.025 / np.sqrt(ROWS), rel=0.1)
+
+
+def test_differences_beyond_one_nat_have_their_interval():
+    one, other = np.linspace(10, 14, ROWS), np.linspace(1, 2, ROWS)
+    difference, (low, high) = loss_difference(one, other, TOKENS, GROUPS)
+    assert difference == pytest.approx((one - other).mean() / 2)
+    assert low < difference < high
+
+
+def test_rows_about_one_text_count_as_one():
+    random = np.random.default_rng(1)
+    shift = np.repeat(random.normal(0, 1, ROWS // 20), 20)
+    one = np.full(ROWS, 5.0)
+    by_row = loss_difference(one + shift, one, TOKENS, GROUPS)[1]
+    by_text = loss_difference(one + shift, one, TOKENS, [n // 20 for n in range(ROWS)])[1]
+    assert by_text[1] - by_text[0] > 2 * (by_row[1] - by_row[0])
+
+
+def test_arms_with_equal_rows_tie(arms):
+    found = results({"one": arms["best"], "two": arms["best"]}, one=2.0, two=1.0)
+    assert all(each.ties for each in found)
+    assert winner_of(found).arm == "two"
