@@ -6,7 +6,10 @@ from torch import nn
 
 import tiny
 from heft.adapters.attach import adapter_parameters, attach
-from heft.recipe.recipe import LoraStage
+from heft.evaluation.evaluator import evaluate
+from heft.models.load import load_base
+from heft.recipe.files import load_recipe
+from heft.recipe.recipe import EvaluationSettings, LoraStage
 from heft.training import frozen_linear
 from heft.training.frozen_linear import FrozenLinear, frozen_layers_in_onednn, is_faster_in_onednn
 from heft.training.fused_lora import fused_lora
@@ -120,3 +123,16 @@ def test_the_maker_of_the_processor_is_read_where_the_system_says_it(vendor, is_
     monkeypatch.setattr(frozen_linear, "_lines", lambda path: [])
     monkeypatch.setattr(frozen_linear.platform, "processor", lambda: f"Family 6 Model 85, {vendor}")
     assert frozen_linear._is_intel() == is_intel
+
+
+@needs_onednn
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_evaluation_multiplies_in_onednn_where_its_setting_says_so_and_scores_the_same(fused, always):
+    recipe = load_recipe("debug")
+    base = load_base(recipe.model)
+    task = recipe.task.model_copy(update={"eval_size": 4})
+    settings = [EvaluationSettings(fused=each) for each in (False, fused)]
+    plain, found = (evaluate(base.model, base.tokenizer, task, each).records for each in settings)
+    assert bool(always) == fused
+    for a, b in zip(plain, found, strict=True):
+        assert b.log_likelihoods == pytest.approx(a.log_likelihoods, rel=1e-5)

@@ -4,7 +4,8 @@ torch multiplies float32 matrices in MKL, which does not use AVX-512 on processo
 comes with torch too, does: on one core of an AMD EPYC (Zen 5) products of SmolLM2's shapes with 144 rows took 0.43 of
 their time, 225 to 240 GFLOP/s against 99 to 113. Sums are taken in another order, so results are equal to rounding.
 
-Only layers that do not train compute so, forward and backward; they are nearly all of a stage's work.
+Only layers that do not train compute so, forward and backward; they are nearly all of a stage's work, and all of an
+evaluation's.
 
 Shapes: x (…, I), W (O, I), gradient g (…, O).
 """
@@ -45,7 +46,7 @@ class FrozenLinear(nn.Linear):
     """A linear layer whose weights do not train."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        trains = any(parameter.requires_grad for parameter in self.parameters())
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         if trains or not is_faster_in_onednn(x, self.weight):
             return super().forward(x)
         return _Product.apply(x, self.weight, self.bias)
