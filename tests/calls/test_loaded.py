@@ -17,6 +17,7 @@ from heft.adapters.attach import adapter_parameters, attach, finish, inject
 from heft.adapters.loaded import prepare
 from heft.adapters.manifest import AdapterEntry, read_manifest
 from heft.adapters.methods import adapters_of
+from heft.alora import ActivatedLoraConfig
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
@@ -28,7 +29,9 @@ IDS = torch.arange(3, 40)[None]
 STAGES = {
     "coarse": LoraStage(method="lora", rank=2, steps=1),
     "fine": ReftStage(method="reft", rank=2, positions="f2+l3", tied=False, steps=1),
-    "both": JointStage(method="joint", reft={"positions": "l2", "intervention": "direft"}, steps=1),
+    "both": JointStage(
+        method="joint", lora={"positions": "l3"}, reft={"positions": "l2", "intervention": "direft"}, steps=1
+    ),
 }
 NAMES = ["coarse", "fine", "both_lora", "both_reft"]
 
@@ -121,6 +124,22 @@ def test_loading_to_train_gives_the_same_logits_and_trains_just_what_is_named(di
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_an_alora_that_is_trained_on_is_no_longer_saved_as_one(tmp_path):
+    """Its next rows may end with other tokens than those that switch PEFT's aLoRA on."""
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    attached = attach(base.model, "coarse", LoraStage(method="lora", rank=2, positions="l2", steps=1))
+    move(base.model, attached.names)
+    finish(base.model, attached)
+    base.model.peft_config["coarse"].invocation_tokens = [7, 8]
+    folder = save_adapters(tmp_path / "a", base, [AdapterEntry(name="coarse", method="lora", stage="coarse")])
+    for trainable, kind in ((), "LORA"), ("coarse", "ACTIVATED_LORA"):
+        model, _ = heft.load(folder, trainable=trainable)
+        model.save_pretrained(tmp_path / kind)
+        config = json.loads((tmp_path / kind / "coarse" / "adapter_config.json").read_text())
+        assert config["peft_type"] == kind
+        assert torch.equal(logits(heft.load(tmp_path / kind)[0]), logits(model))
+
+
 def test_an_unknown_name_to_train_is_refused_with_the_names_there_are(directory):
     with pytest.raises(
         HeftError, match=r"trainable names 'last'; the directory has both, both_lora, both_reft, coarse"
@@ -142,7 +161,12 @@ def test_disabling_adapters_for_a_while_leaves_the_logits_and_what_trains(direct
 
 
 @pytest.mark.parametrize(
-    "config", [ReftConfig(task_type="CAUSAL_LM", positions="l1"), LoraConfig(r=2, target_modules=["q_proj"])]
+    "config",
+    [
+        ReftConfig(task_type="CAUSAL_LM", positions="l1"),
+        LoraConfig(r=2, target_modules=["q_proj"]),
+        ActivatedLoraConfig(r=2, target_modules=["q_proj"], positions="l4", task_type="CAUSAL_LM"),
+    ],
 )
 def test_stacking_a_further_adapter_keeps_the_earlier_ones_active_and_frozen(directory, tmp_path, config):
     model, _ = heft.load(directory)

@@ -16,7 +16,8 @@ from heft.runtime.reporter import Reporter
 TOKENIZER = tiny.byte_tokenizer()
 STAGES = (
     "{coarse: {method: lora, rank: 2}, fine: {method: reft, rank: 2, positions: l2},"
-    " both: {method: joint, reft: {rank: 2, positions: f1+l3}}, last: {method: reft, rank: 2, positions: all}}"
+    " both: {method: joint, lora: {positions: l4}, reft: {rank: 2, positions: f1+l3}},"
+    " last: {method: reft, rank: 2, positions: all}}"
 )
 
 
@@ -24,7 +25,7 @@ def test_tokens_labels_and_edits_are_those_of_training(recipe_file):
     recipe = load_recipe(recipe_file(STAGES))
     shown = show_examples(recipe, 3)
     assert [(editor.name, editor.positions) for editor in shown.editors] == [
-        ("coarse", None), ("fine", "l2"), ("both_lora", None), ("both_reft", "f1+l3"), ("last", "all"),
+        ("coarse", None), ("fine", "l2"), ("both_lora", "l4+"), ("both_reft", "f1+l3"), ("last", "all"),
     ]  # fmt: skip
     rows = read_data(recipe, Reporter()).train[:3]
     for row, example in zip(rows, shown.examples, strict=True):
@@ -34,7 +35,8 @@ def test_tokens_labels_and_edits_are_those_of_training(recipe_file):
         assert [token.trained for token in example.tokens] == [False] * prompt + [True] * (total - prompt)
         edited = [{i for i, token in enumerate(example.tokens) if n in token.edited_by} for n in range(5)]
         ends = {0, prompt - 3, prompt - 2, prompt - 1}
-        assert edited == [set(), {prompt - 2, prompt - 1}, set(), ends, set(range(total))]
+        later = set(range(prompt - 4, total))
+        assert edited == [set(), {prompt - 2, prompt - 1}, later, ends, set(range(total))]
         assert (example.id, example.prompt_tokens, example.cut) == (row.example.id, prompt, 0)
 
 

@@ -18,12 +18,14 @@ def token_ids(batch: int, length: int, seed: int = 0) -> torch.Tensor:
 
 
 def reft_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Of ReFT, and every B of LoRA."""
-    return {name: p for name, p in model.named_parameters() if ".reft_" in name or ".lora_B." in name}
+    """Of ReFT, and every B of LoRA with positions."""
+    placed = [n for n, config in getattr(model, "peft_config", {}).items() if isinstance(config, ActivatedLoraConfig)]
+    kinds = (".reft_", *(f".lora_B.{name}." for name in placed))
+    return {name: p for name, p in model.named_parameters() if any(kind in name for kind in kinds)}
 
 
 def perturb(model: torch.nn.Module, scale: float = 0.5, seed: int = 1) -> torch.nn.Module:
-    """Move every weight of ReFT, and every B of LoRA, off its start, as training would, the same way at every call."""
+    """Move every weight of `reft_parameters` off its start, as training would, the same way at every call."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in reft_parameters(model).values():
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * scale)

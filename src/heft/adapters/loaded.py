@@ -19,6 +19,7 @@ from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
 from heft.adapters.safety import adapter_paths, method_name, read_config
+from heft.alora import ActivatedLoraConfig
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
 
@@ -194,6 +195,8 @@ def _wrapped_around(model: PreTrainedModel, name: str) -> PeftModel:
     tensors = {key: value.clone() for key, value in adapter_tensors(model, name).items()}
     config = model.peft_config[name]
     config.inference_mode = False
+    if isinstance(config, ActivatedLoraConfig):
+        config.invocation_tokens = None  # prompts that it is trained on may end with others
     for layer in model.modules():  # experts' parameters take no second adapter of a name
         if isinstance(layer, BaseTunerLayer):
             layer.delete_adapter(name)

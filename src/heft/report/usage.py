@@ -5,10 +5,17 @@ import shlex
 from pathlib import Path
 
 from heft.compare.arms import Arm
+from heft.errors import HeftError
 from heft.report.parts import Section, Snippet
 from heft.storage.reading import read_json
 
 _ABOUT = "The adapter is in {folder}. These lines use it from where this page was made."
+
+_NEEDS = {
+    "reft": "import heft.reft  # registers ReFT with PEFT\n",
+    "alora": "import heft.alora  # registers LoRA with positions with PEFT\n",
+}
+"""What PEFT has to have imported, by the kind of adapter."""
 
 
 def section(arm: Arm) -> Section | None:
@@ -53,10 +60,11 @@ def _others(folder: Path) -> list[Snippet]:
     try:
         manifest = read_json(folder / "heft.json")
         first = manifest["adapters"][0]
-        name, method, base = first["name"], first["method"], manifest["model"]["name"]
+        name, base = first["name"], manifest["model"]["name"]
+        kinds = [_kind(folder, entry) for entry in manifest["adapters"]]
     except (OSError, LookupError, TypeError, ValueError):
         return []
-    needs = "import heft.reft  # registers ReFT with PEFT\n" if method == "reft" else ""
+    needs = _NEEDS.get(kinds[0], "")
     alone = len(manifest["adapters"]) == 1
     built_in = isinstance(base, str) and base.startswith(("embedded:", "random:"))
     snippets = []
@@ -74,10 +82,22 @@ def _others(folder: Path) -> list[Snippet]:
         f"lm = HFLM(pretrained=model, tokenizer=tokenizer)\n"
         f'print(lm_eval.simple_evaluate(model=lm, tasks=["boolq"])["results"])'
     )
-    if all(entry.get("method") == "lora" for entry in manifest["adapters"]):  # it does not say where prompts end
+    if all(kind == "lora" for kind in kinds):  # it does not say where prompts end
         about = "Benchmarks of EleutherAI’s harness."
         snippets.append(Snippet("lm-evaluation-harness", about, harness, "python"))
     return snippets
+
+
+def _kind(folder: Path, entry: dict) -> str:
+    """An adapter's method; "alora" where LoRA acts on some tokens only, in a folder of heft's own type or of PEFT's."""
+    try:
+        config = read_json(folder / str(entry["name"]) / "adapter_config.json")
+    except (HeftError, OSError, ValueError):
+        config = {}
+    placed = config.get("peft_type") == "ACTIVATED_LORA"
+    if config.get("alora_invocation_tokens"):
+        return "alora in plain PEFT"
+    return "alora" if placed else str(entry["method"])
 
 
 def _quoted(path: Path) -> str:
