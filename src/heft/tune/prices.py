@@ -53,7 +53,7 @@ class Counter:
         looks = [[each, of.method, of.model_dump(mode="json", exclude=_LENGTH)] for each, of in recipe.stages.items()]
         key = json.dumps(looks)
         if key not in self._shapes:
-            self._shapes[key] = shape_of(skeleton_of(recipe, name))
+            self._shapes[key] = shape_of(skeleton_of(recipe, name), recipe.model.attention)
         shape = self._shapes[key]
         if shape.costs is None:
             raise HeftError(f"heft tune counts FLOPs to plan its trials, and cannot here: {shape.uncounted}")
