@@ -15,7 +15,8 @@ def load(job: dict) -> dict[str, Handler]:
 
     quiet()
     dtype = job.get("dtype") or ("bfloat16" if job["device"] == "cuda" else "float32")
-    base = load_base(ModelSettings(name=job["model"], dtype=dtype, device=job["device"]))
+    attention = job.get("attention", "auto")
+    base = load_base(ModelSettings(name=job["model"], dtype=dtype, device=job["device"], attention=attention))
     rows = [_encoded(number, row) for number, row in enumerate(read_rows(job))]
     if job["stage"] == "evaluation":
         return _evaluation(job, base, rows)
@@ -113,6 +114,7 @@ def _train(job: dict, base, rows: list, epochs: int) -> dict:
             pad_id=base.tokenizer.pad_token_id,
             seed=0,
             reporter=Listener(),
+            attention=base.settings.attention,
         ),
         job["device"],
     )
@@ -179,21 +181,28 @@ def _evaluation(job: dict, base, rows: list) -> dict[str, Handler]:
 
 
 def _matmul(job: dict) -> dict:
-    """Best rate of this machine's matrix products, over the shapes of the model's and one large square."""
+    """Best rate of torch's matrix products, over the shapes of the model's and one large square; oneDNN's beside it."""
     import torch
+
+    from heft.training.frozen_linear import is_faster_in_onednn, product
 
     dtype = torch.bfloat16 if job["device"] == "cuda" else torch.float32
     shapes = [(2048, 576, 576), (2048, 576, 1536), (2048, 1536, 576), (2048, 2048, 2048)]
     if job["device"] == "cuda":
         shapes.append((8192, 8192, 8192))
-    rates = {}
+    rates, in_onednn = {}, {}
     for rows, inner, columns in shapes:
         a = torch.randn(rows, inner, dtype=dtype, device=job["device"])
         b = torch.randn(columns, inner, dtype=dtype, device=job["device"])
         a @ b.T
         seconds = min(timed(lambda a=a, b=b: [a @ b.T for _ in range(10)], job["device"])[0] for _ in range(5)) / 10
         rates[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / seconds
-    return {"flops_per_second": max(rates.values()), "rates": rates}
+        if is_faster_in_onednn(a, b):
+            seconds = min(
+                timed(lambda a=a, b=b: [product(a, b) for _ in range(10)], job["device"])[0] for _ in range(5)
+            )
+            in_onednn[f"{rows}x{inner}x{columns} in oneDNN"] = 20 * rows * inner * columns / seconds
+    return {"flops_per_second": max(rates.values()), "rates": rates | in_onednn}
 
 
 def _orthonormal(job: dict, base, request: dict) -> dict:

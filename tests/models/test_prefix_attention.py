@@ -132,7 +132,7 @@ def test_memory_is_lent_again_only_once_nobody_holds_it():
     second = spare.lend(8, torch.float32, CPU)
     assert first.numbers.data_ptr() != second.numbers.data_ptr()
     address = first.numbers.data_ptr()
-    prefix = LayerPrefix([Block(slice(0, 1), first.numbers, first.numbers)], 8, first)
+    prefix = LayerPrefix([Block(0, first.numbers, first.numbers)], 8, first)
     del first
     assert spare.lend(4, torch.float32, CPU).numbers.data_ptr() != address
     del prefix

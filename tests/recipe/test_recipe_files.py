@@ -89,7 +89,7 @@ def test_a_missing_key_is_reported_at_its_parent(faults):
 
 def test_an_unknown_key_unlike_any_other_is_answered_with_the_keys_known_there(faults):
     [fault] = faults(GOOD + "evaluation: {xyzzy: 1}\n")
-    assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: batch_size, normalize, share_prefix"
+    assert fault == "r.yaml:11: evaluation.xyzzy: unknown key; known here: batch_size, fused, normalize, share_prefix"
 
 
 @pytest.mark.parametrize(("where", "path"), [("'[key]': 1", "[key]"), ("checkpoint: {'[key]': 2}", "checkpoint.[key]")])

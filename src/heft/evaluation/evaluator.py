@@ -25,6 +25,7 @@ from heft.runtime.memory_errors import in_smaller_batches, no_room_for
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
+from heft.training.frozen_linear import frozen_layers_in_onednn
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def answer_examples(
         reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
-    return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)
+    with frozen_layers_in_onednn(model, settings.fused):
+        return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)
 
 
 def _losses(
@@ -164,7 +166,8 @@ def _losses(
     def on_halved(batch_size: int) -> None:
         reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size} for the loss, starting again")
 
-    return in_smaller_batches(of, settings.batch_size, on_halved, no_room_for("a batch of one"))
+    with frozen_layers_in_onednn(model, settings.fused):
+        return in_smaller_batches(of, settings.batch_size, on_halved, no_room_for("a batch of one"))
 
 
 @dataclass(frozen=True)

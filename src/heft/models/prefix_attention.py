@@ -8,8 +8,9 @@ scores of prefix and tokens stand side by side under one softmax, and a prefix g
 A cache of `reading_cache` tells models how many columns it has, so that they make their masks as ever, and gives their
 layers back the keys and values that they put in. These carry the prefix of their layer to the attention function.
 
-Shapes: B rows, H key-value heads, G queries of each, T tokens, S prefix columns, D and E sizes of keys and values. A
-block of b rows of a prefix, n columns of it at the right end, has keys (b, H, D, n) and values (b, H, E, n).
+Shapes: B rows, H key-value heads, G queries of each, T tokens, S prefix columns, D and E sizes of keys and values.
+Products are of N = B·H matrices side by side, with Q = G·T queries each. A block of b rows of a prefix, n columns of it
+at the right end, has keys (b·H, D, n) and values (b·H, E, n).
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,19 +36,23 @@ class Block:
     """A prefix of adjacent rows of a batch in one layer.
 
     Attributes:
-        rows: of the batch.
-        keys: (b, H, D, n).
-        values: (b, H, E, n).
+        first: its first matrix among the batch's N.
+        keys: (b·H, D, n).
+        values: (b·H, E, n).
     """
 
-    rows: slice
+    first: int
     keys: torch.Tensor
     values: torch.Tensor
 
-    @property
-    def width(self) -> int:
-        """n, the columns that the block has, at the right end of the prefix."""
-        return self.keys.shape[-1]
+    def part(self, tensor_NQX: torch.Tensor) -> torch.Tensor:
+        """What a tensor (N, …) has for the block's rows."""
+        return tensor_NQX.narrow(0, self.first, len(self.keys))
+
+    def columns(self, scores_NQX: torch.Tensor, columns: int) -> torch.Tensor:
+        """What scores (N, Q, S + T) or the like have for the block: (b·H, Q, n). `columns` is S."""
+        width = self.keys.shape[2]
+        return self.part(scores_NQX).narrow(2, columns - width, width)
 
 
 @dataclass(frozen=True)
@@ -163,75 +168,65 @@ class _ReadPrefix(torch.autograd.Function):
     def forward(ctx, query, key, value, mask, prefix: LayerPrefix, scaling, softcap, sink):
         rows, heads, tokens, size = key.shape
         dtype = prefix.blocks[0].keys.dtype  # under autocast the tokens' are rounded, a prefix is not
-        query_BHQD = (query.to(dtype) * scaling).reshape(rows, heads, -1, size)
-        key_BHTD, value_BHTE = key.to(dtype), value.to(dtype)
-        scores = _scores(query_BHQD, key_BHTD, prefix)
+        query_NQD = (query.to(dtype) * scaling).reshape(rows * heads, -1, size)
+        key_NTD, value_NTE = (tensor.to(dtype).flatten(0, 1) for tensor in (key, value))
+        scores = _scores(query_NQD, key_NTD, prefix)
         capped = None
         if softcap is not None:
             capped = scores.div_(softcap).tanh_()
             scores = capped * softcap
-        probs = _softmax(scores, mask, sink, query.shape[1]).to(dtype)
-        own = probs[..., prefix.columns :]
-        out = torch.matmul(own, value_BHTE)
-        for block, part in _parts(probs, prefix):
-            out[block.rows] += torch.matmul(part, block.values.mT)
-        ctx.save_for_backward(query_BHQD, key_BHTD, value_BHTE, probs, capped)
+        probs = _softmax(scores.view(*query.shape[:3], -1), mask, sink).to(dtype).view_as(scores)
+        out = torch.bmm(probs[..., prefix.columns :], value_NTE)
+        for block in prefix.blocks:
+            block.part(out).baddbmm_(block.columns(probs, prefix.columns), block.values.mT)
+        ctx.save_for_backward(query_NQD, key_NTD, value_NTE, probs, capped)
         ctx.prefix, ctx.scaling = prefix, scaling
-        ctx.query_shape, ctx.dtypes = query.shape, (query.dtype, key.dtype, value.dtype)
+        ctx.shapes, ctx.dtypes = (query.shape, key.shape, value.shape), (query.dtype, key.dtype, value.dtype)
         return out.view(rows, -1, tokens, out.shape[-1]).transpose(1, 2).to(query.dtype).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_BTNE):
         query, key, value, probs, capped = ctx.saved_tensors
-        prefix = ctx.prefix
-        grad_BHQE = grad_BTNE.to(probs.dtype).transpose(1, 2).reshape(*query.shape[:3], -1)
-        grad_value = torch.matmul(probs[..., prefix.columns :].mT, grad_BHQE)
+        blocks, columns = ctx.prefix.blocks, ctx.prefix.columns
+        grad_NQE = grad_BTNE.to(probs.dtype).transpose(1, 2).reshape(*query.shape[:2], -1)
+        grad_value = torch.bmm(probs[..., columns:].mT, grad_NQE)
         grad_probs = torch.zeros_like(probs)
-        torch.matmul(grad_BHQE, value.mT, out=grad_probs[..., prefix.columns :])
-        for block, part in _parts(grad_probs, prefix):
-            part.copy_(torch.matmul(grad_BHQE[block.rows], block.values))
+        grad_probs[..., columns:] = torch.bmm(grad_NQE, value.mT)
+        for block in blocks:
+            block.columns(grad_probs, columns).copy_(torch.bmm(block.part(grad_NQE), block.values))
         grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
         if capped is not None:
             grad_scores = grad_scores * (1 - capped.square())
-        own = grad_scores[..., prefix.columns :]
-        grad_key = torch.matmul(own.mT, query)
-        grad_query = torch.matmul(own, key)
-        for block, part in _parts(grad_scores, prefix):
-            grad_query[block.rows] += torch.matmul(part, block.keys.mT)
-        grad_query = grad_query.mul_(ctx.scaling).view(ctx.query_shape)
-        grads = (grad.to(dtype) for grad, dtype in zip((grad_query, grad_key, grad_value), ctx.dtypes, strict=True))
-        return (*grads, None, None, None, None, None)
+        own = grad_scores[..., columns:]
+        grad_key, grad_query = torch.bmm(own.mT, query), torch.bmm(own, key)
+        for block in blocks:
+            block.part(grad_query).baddbmm_(block.columns(grad_scores, columns), block.keys.mT)
+        found = zip((grad_query.mul_(ctx.scaling), grad_key, grad_value), ctx.shapes, ctx.dtypes, strict=True)
+        return (*(grad.view(shape).to(dtype) for grad, shape, dtype in found), None, None, None, None, None)
 
 
-def _parts(scores: torch.Tensor, prefix: LayerPrefix) -> Iterator[tuple[Block, torch.Tensor]]:
-    """Each block with its part (b, H, Q, n) of scores (B, H, Q, S + T) or the like."""
+def _scores(query_NQD: torch.Tensor, key_NTD: torch.Tensor, prefix: LayerPrefix) -> torch.Tensor:
+    """(N, Q, S + T); where a row has no prefix, anything finite."""
+    columns = prefix.columns
+    scores = query_NQD.new_zeros(*query_NQD.shape[:2], columns + key_NTD.shape[1])
+    scores[..., columns:] = torch.bmm(query_NQD, key_NTD.mT)
     for block in prefix.blocks:
-        yield block, scores[block.rows, :, :, prefix.columns - block.width : prefix.columns]
-
-
-def _scores(query_BHQD: torch.Tensor, key_BHTD: torch.Tensor, prefix: LayerPrefix) -> torch.Tensor:
-    """(B, H, Q, S + T); where a row has no prefix, anything finite."""
-    shape = (*query_BHQD.shape[:3], prefix.columns + key_BHTD.shape[2])
-    scores = query_BHQD.new_zeros(shape)
-    scores[..., prefix.columns :] = torch.matmul(query_BHQD, key_BHTD.mT)
-    for block, part in _parts(scores, prefix):
-        part.copy_(torch.matmul(query_BHQD[block.rows], block.keys))
+        block.columns(scores, columns).copy_(torch.bmm(block.part(query_NQD), block.keys))
     return scores
 
 
-def _softmax(scores: torch.Tensor, mask: torch.Tensor, sink: torch.Tensor | None, heads: int) -> torch.Tensor:
-    """Probabilities (B, H, Q, S + T), in at least float32, of what the mask lets through.
+def _softmax(by_head: torch.Tensor, mask: torch.Tensor, sink: torch.Tensor | None) -> torch.Tensor:
+    """Probabilities (B, G·H, T, S + T), in at least float32, of what the mask lets through; scores are altered.
 
     A query that sees nothing, which is padding, sees all alike, as in eager attention.
     """
-    rows, _, _, columns = scores.shape
-    by_head = scores.view(rows, heads, -1, columns)
     if mask.dtype == torch.bool:
-        by_head.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        by_head.masked_fill_(~mask, torch.finfo(by_head.dtype).min)
     else:
         by_head += mask
+    dtype = torch.promote_types(by_head.dtype, torch.float32)
     if sink is None:
-        return torch.softmax(by_head, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).view_as(scores)
-    sinks = sink.view(1, -1, 1, 1).expand(rows, -1, by_head.shape[2], 1).to(scores.dtype)
-    return torch.softmax(torch.cat([by_head, sinks], -1), -1, dtype=torch.float32)[..., :-1].view_as(scores)
+        return torch.softmax(by_head, -1, dtype=dtype)
+    sinks = sink.view(1, -1, 1, 1).expand(len(by_head), -1, by_head.shape[2], 1).to(by_head.dtype)
+    return torch.softmax(torch.cat([by_head, sinks], -1), -1, dtype=dtype)[..., :-1].contiguous()

@@ -81,7 +81,7 @@ class SpareMemory:
 
 
 def _block(first: int, keys: torch.Tensor, values: torch.Tensor) -> Block:
-    return Block(slice(first, first + len(keys)), keys, values)
+    return Block(first * keys.shape[1], keys.flatten(0, 1), values.flatten(0, 1))
 
 
 def _side_by_side(

@@ -85,8 +85,9 @@ class TrainingSettings(Settings):
     bfloat16 already (model.dtype) it changes only LoRA layers that `fused` does not take."""
     fused: bool = True
     """Compute plain LoRA layers (a frozen linear module, no dropout, no dora) forward and backward in one function
-    each, in the base's dtype, instead of PEFT's operation by operation: the same to rounding, faster. Trained weights
-    and saved files are PEFT's either way."""
+    each, in the base's dtype, instead of PEFT's operation by operation, and frozen layers in oneDNN where MKL leaves
+    AVX-512 unused (float32 on a CPU that is not Intel's): the same to rounding, faster. Trained weights and saved files
+    are PEFT's either way."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (`gradient_checkpointing`): less memory, more time, same gradients."""
     reuse: bool = True

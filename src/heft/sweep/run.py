@@ -47,6 +47,7 @@ from heft.sweep.results import Result, rank
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
+from heft.training.frozen_linear import frozen_layers_in_onednn
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
 from heft.training.modes import repeatable
@@ -167,6 +168,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
     with (
         fused_lora(base.model, tried[0].stage.fused),
+        frozen_layers_in_onednn(base.model, tried[0].stage.fused),
         repeatable(base.model.device),
         attention_for_training(base.model, base.settings.attention, data.examples),
         side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, reporter) as training,

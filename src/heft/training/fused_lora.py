@@ -26,6 +26,7 @@ from peft.tuners import lora
 from torch import nn
 
 from heft.alora.variant import ActivatedVariant
+from heft.training.frozen_linear import input_gradient, is_faster_in_onednn, product
 
 
 @contextmanager
@@ -140,13 +141,8 @@ class _FusedLora(torch.autograd.Function):
         hidden_RN = down_RI @ x_NI.t()
         if mask_RN is not None:
             hidden_RN *= mask_RN
-        y = x.new_empty(*x.shape[:-1], len(weight))  # not a view: autograd gets it, and others may alter it in place
-        y_NO = y.view(-1, len(weight))
-        if bias is None:
-            torch.mm(x_NI, weight.t(), out=y_NO)
-        else:
-            torch.addmm(bias, x_NI, weight.t(), out=y_NO)
-        y_NO.addmm_(hidden_RN.t(), up_OR.t())
+        y = _base_product(x, weight, bias)
+        y.view(-1, len(weight)).addmm_(hidden_RN.t(), up_OR.t())
         trains_down, trains_up = any(ctx.needs_input_grad[5::2]), any(ctx.needs_input_grad[6::2])
         kept = (x_NI if trains_down else None, hidden_RN if trains_up else None)
         ctx.save_for_backward(weight, down_RI, up_OR, mask_RN, *kept)
@@ -163,7 +159,7 @@ class _FusedLora(torch.autograd.Function):
         if into_RN is not None and mask_RN is not None:
             into_RN *= mask_RN
         if ctx.needs_input_grad[0]:
-            grad_x = torch.mm(grad_NO, weight).addmm_(into_RN.t(), down_RI).view(ctx.shape)
+            grad_x = input_gradient(grad_NO, weight).addmm_(into_RN.t(), down_RI).view(ctx.shape)
         if x_NI is not None:
             grads_down = (into_RN @ x_NI).split(ctx.ranks)
         if hidden_RN is not None:
@@ -173,6 +169,19 @@ class _FusedLora(torch.autograd.Function):
         grads = [each for pair in zip(grads_down, grads_up, strict=True) for each in pair]
         wanted = zip(grads, ctx.dtypes, ctx.needs_input_grad[5:], strict=True)
         return grad_x, None, None, None, None, *(grad.to(dtype) if needed else None for grad, dtype, needed in wanted)
+
+
+def _base_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x Wᵀ + b. No view: autograd gets it, and others may alter it in place."""
+    if is_faster_in_onednn(x, weight):
+        return product(x, weight, bias)
+    y = x.new_empty(*x.shape[:-1], len(weight))
+    x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.view(-1, len(weight))
+    if bias is None:
+        torch.mm(x_NI, weight.t(), out=y_NO)
+    else:
+        torch.addmm(bias, x_NI, weight.t(), out=y_NO)
+    return y
 
 
 def _joined(parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import require_an_effect
 from heft.training.checkpointing import CheckpointPlan
+from heft.training.frozen_linear import frozen_layers_in_onednn
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
 from heft.training.loop import TrainingLoop
@@ -113,6 +114,7 @@ def train_stage(
         modes.enter_context(attention_for_training(model, attention, data.examples))
         is_fused = stage.fused and may_be_fused(model, data.examples, pad_id, reporter)
         modes.enter_context(fused_lora(model, is_fused))
+        modes.enter_context(frozen_layers_in_onednn(model, stage.fused))
         scratch = modes.enter_context(tempfile.TemporaryDirectory(prefix="heft-"))
         loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, attention, prefixes)
         if stage.gradient_checkpointing:
