@@ -9,7 +9,8 @@ A step of Adam is more delicate. It divides a mean of gradients by the root of t
 long as the learning rate however small a gradient is, and so is the error in it. The smallest of the up to 2¹³ numbers
 that train in a test is about 2⁻¹³ of the largest, and its error, some EPS of the largest, some 2¹³ EPS of itself; two
 are allowed, since torch's own attention functions, sdpa and eager, came 1.2 · 2¹³ EPS apart. So weights differ by as
-much of the way that they can have gone, rate · steps. A missing step, or a rate that is wrong by a hundredth, is more. Losses feel the mean of many weights, for which half of the digits is plenty.
+much of the way that they can have gone, rate · steps. A missing step, or a rate that is wrong by a hundredth, is more.
+Losses feel the mean of many weights, for which half of the digits is plenty.
 """
 
 from math import sqrt
