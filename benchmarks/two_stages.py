@@ -1,0 +1,148 @@
+"""Where a second stage helps: `heft tune`, then a study of its arms over seeds, on each of several data sets and sizes.
+
+    python benchmarks/two_stages.py first --data DIR --tasks DIR --out OUT [--cells boolq-300 …]
+    python benchmarks/two_stages.py run --data DIR --tasks DIR --out OUT --cells boolq-300 … [--budget 15epochs]
+    python benchmarks/two_stages.py table OUT > map.md
+
+A cell is a data set and a number of training rows. `first` trains the default recipe once in each cell, to find those
+that end between 55 and 95 %; `run` tunes every arm of a cell with the same budget on held-out training rows, and runs
+each arm's best recipe with several seeds on the evaluation split. Both go on where they were stopped. `table` prints a
+line a cell: the best single method, two stages, their paired difference with its interval and the p-value of the study
+(Holm within a cell), and the seconds of training of both.
+
+--tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
+`<name>_test.jsonl` for agnews (text, label) and banking77 (text, intent).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+LABELS = {
+    "agnews": ("Text: {text}\nLabel:", "label"),
+    "banking77": ("Text: {text}\nIntent:", "intent"),
+}
+SETS = ("boolq", "siqa", "arc_easy", *LABELS)
+SIZES = (100, 300, 1000, 3000)
+ROWS_OF_EVALUATION = 1000
+"""Most evaluation rows: an interval of three points for one run."""
+BOUNDS = (0.55, 0.95)
+SINGLE, TWO = ("lora", "reft"), "lora-reft"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("first", "run"):
+        command = commands.add_parser(name)
+        command.add_argument("--data", type=Path, required=True)
+        command.add_argument("--tasks", type=Path, required=True)
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--cells", nargs="+", default=[f"{data}-{rows}" for data in SETS for rows in SIZES])
+    commands.choices["run"].add_argument("--budget", default="15epochs")
+    commands.choices["run"].add_argument("--seeds", type=int, default=5)
+    commands.add_parser("table").add_argument("out", type=Path)
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table_of(options.out))
+        return
+    for cell in options.cells:
+        folder = options.out / cell
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe = folder / "recipe.json.yaml"
+        recipe.write_text(json.dumps(recipe_of(cell, options.data.resolve(), options.tasks.resolve()), indent=2))
+        (first if options.command == "first" else run)(folder, recipe, options)
+
+
+def recipe_of(cell: str, data: Path, tasks: Path) -> dict:
+    """What all arms of a cell have in common; methods and their settings are the search's."""
+    name, _, rows = cell.rpartition("-")
+    task: dict = {"train_limit": int(rows), "eval_limit": ROWS_OF_EVALUATION}
+    if name in LABELS:
+        prompt, answer = LABELS[name]
+        files = {"train": str(data / f"{name}_train.jsonl"), "eval": str(data / f"{name}_test.jsonl")}
+        task |= {"name": "rows", **files, "prompt": prompt, "answer": answer, "choices": "labels", "format": "cloze"}
+    else:
+        task |= {"name": name, "source": str(tasks / name)} | ({"passage": True} if name == "boolq" else {})
+    return {
+        "name": cell,
+        "task": task,
+        "stages": {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}},
+        "evaluation": {"batch_size": 32, "normalize": "bytes" if name == "arc_easy" else "none"},
+        "allow": ["train_in_eval"],  # ARC has a question in train and test (docs/checks.md)
+    }
+
+
+def first(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
+    """The default recipe once, and whether a cell has room above and below it."""
+    heft("train", recipe, "--output", folder / "first", "--resume", "--quiet")
+    stages = json.loads((folder / "first" / "summary.json").read_text())["stages"]
+    best = max(stage["accuracy"] for stage in stages[1:])
+    room = "room" if BOUNDS[0] <= best <= BOUNDS[1] else "no room"
+    print(folder.name, *(f"{stage['name']} {100 * stage['accuracy']:.1f}" for stage in stages), room, flush=True)
+
+
+def run(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
+    """Tune the arms, then run each arm's best recipe with every seed."""
+    found = folder / "tune"
+    if not (found / "study.yaml").is_file():
+        again = ["--resume"] if found.is_dir() else []
+        heft("tune", recipe, "--budget", options.budget, "--output", found, "--no-run", *again)
+    lines = (found / "study.yaml").read_text().partition("seeds:")[0]
+    study = found / "study_of_cell.yaml"
+    study.write_text(f"{lines}seeds: {list(range(options.seeds))}\nbase: true\noutput: {folder.resolve() / 'study'}\n")
+    heft("compare", study)
+
+
+def heft(*arguments: object) -> None:
+    """The command line, in a process of its own; it ends this script where it fails."""
+    command = [sys.executable, "-m", "heft", *map(str, arguments)]
+    subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+def table_of(out: Path) -> str:
+    """Markdown: a line for each cell whose study is finished."""
+    lines = [
+        "| cell | seeds | base | LoRA | ReFT | LoRA, then ReFT | LoRA, then LoRA | joint | two stages against the best"
+        " single (95 %) | p (Holm) | training, s: that single, two stages | FLOP spent, 10¹² |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(out.glob("*/study/comparison.json")):
+        lines.append(_line(path.parent.parent.name, json.loads(path.read_text())))
+    return "\n".join(lines)
+
+
+def _line(cell: str, comparison: dict) -> str:
+    arms = {arm["name"]: arm for arm in comparison["arms"]}
+    single = max((name for name in SINGLE if name in arms), key=lambda name: arms[name]["accuracy"])
+    pair = next(each for each in comparison["pairs"] if {each["first"], each["second"]} == {single, TWO})
+    sign = 1 if pair["first"] == TWO else -1
+    low, high = sorted(sign * end for end in pair["interval"])
+    figures = [_percent(arms.get(name)) for name in ("base", "lora", "reft", TWO, "lora-lora", "joint")]
+    costs = [arms[name]["costs"] for name in (single, TWO)]
+    return (
+        "| "
+        + " | ".join(
+            [
+                cell,
+                str(len(arms[TWO]["seeds"])),
+                *figures,
+                f"{100 * sign * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) against {single}",
+                f"{pair['p_holm']:.3f}",
+                ", ".join(f"{cost['seconds']:.0f}" for cost in costs),
+                ", ".join(f"{cost['flops'] / 1e12:.0f}" for cost in costs),
+            ]
+        )
+        + " |"
+    )
+
+
+def _percent(arm: dict | None) -> str:
+    return "–" if arm is None else f"{100 * arm['accuracy']:.1f}"
+
+
+if __name__ == "__main__":
+    main()
