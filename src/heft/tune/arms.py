@@ -79,9 +79,8 @@ class Search:
             first, *others = self.bench.groups([each.stage for each in tried])
             kinds = [first, *([others[0]] if others and len(first) > 1 else [])]  # side by side, and alone
             for group in kinds if method != "joint" else ():
-                found += self._train(
-                    None, STAGE_NAMES[method], [tried[n] for n in group], [CALIBRATION_STEPS] * len(group)
-                )
+                two = [tried[number] for number in group[:2]]  # which side by side are as fast as more
+                found += self._train(None, STAGE_NAMES[method], two, [CALIBRATION_STEPS] * len(two))
         return sum(outcome.spent(self.prices.unit) for outcome in found)
 
     def _say(self, text: str) -> None:
