@@ -7,7 +7,7 @@ from typing import Any
 
 from heft.storage.atomic import to_json, write_text
 from heft.text.svg import CHARACTER, RIGHT, TOP, WIDTH, Drawing, axis, shortened
-from heft.text.units import in_digits, in_flops, in_time, percent, several
+from heft.text.units import in_flops, in_time, percent, several
 from heft.tune.budget import in_unit
 from heft.tune.ledger import Account
 from heft.tune.recipes import file_name
@@ -189,8 +189,8 @@ def plot(path: Path, findings: Findings) -> None:
     """Draw the lowest validation loss so far against what was spent, a line an arm."""
     curves = {arm: curve for arm, account in findings.accounts.items() if (curve := best_so_far(account))}
     points = [point for curve in curves.values() for point in curve]
-    what = {"seconds": "seconds spent", "flops": "FLOPs spent"}[findings.unit]
-    x = axis(what, [0.0, *(spent for spent, _ in points)], low=0.0, words=in_digits)
+    what = {"seconds": "time spent", "flops": "FLOPs spent"}[findings.unit]
+    x = axis(what, [0.0, *(spent for spent, _ in points)], low=0.0, words=lambda spent: in_unit(spent, findings.unit))
     drawing = Drawing(x, axis("validation loss per answer token", [loss for _, loss in points], may_be_log=True))
     for number, (arm, curve) in enumerate(curves.items()):
         kind = "abcde"[number % 5]
