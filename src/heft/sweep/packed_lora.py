@@ -28,7 +28,8 @@ from heft.recipe.grid import Configuration
 from heft.recipe.recipe import LoraStage
 from heft.reft.layout import TokenLayout
 from heft.reft.tracker import ForwardTracker
-from heft.training.fused_lora import FusedLinear, dtype_of_products, has_hooks, is_plain
+from heft.training.frozen_linear import input_gradient
+from heft.training.fused_lora import FusedLinear, base_product, dtype_of_products, has_hooks, is_plain
 
 _INSTEAD = "Leave it out of the targets, or train the configurations one by one with heft train"
 
@@ -202,12 +203,8 @@ class _PackedLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, frozen, group, kept_KMI, scales, *factors):
         x_NI = x.reshape(-1, x.shape[-1])
-        y = x.new_empty(*x.shape[:-1], len(weight))  # not a view: autograd gets it, and others may alter it in place
+        y = base_product(x, weight, bias)
         y_NO = y.view(-1, len(weight))
-        if bias is None:
-            torch.mm(x_NI, weight.t(), out=y_NO)
-        else:
-            torch.addmm(bias, x_NI, weight.t(), out=y_NO)
         if frozen is not None:
             down_FI, up_OF, mask_FN = frozen
             hidden_FN = down_FI @ x_NI.t()
@@ -230,7 +227,7 @@ class _PackedLora(torch.autograd.Function):
         weight, *of_group = ctx.saved_tensors
         grad_NO, grad_x = grad.reshape(-1, grad.shape[-1]), None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.mm(grad_NO, weight)
+            grad_x = input_gradient(grad_NO, weight)
             if ctx.frozen is not None:
                 down_FI, up_OF, mask_FN = ctx.frozen
                 into_FN = up_OF.t() @ grad_NO.t()

@@ -26,7 +26,7 @@ from peft.tuners import lora
 from torch import nn
 
 from heft.alora.variant import ActivatedVariant
-from heft.training.frozen_linear import input_gradient, is_faster_in_onednn, product
+from heft.training.frozen_linear import FrozenLinear, input_gradient, is_faster_in_onednn, product
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def is_plain(module: nn.Module) -> bool:
     """Whether this is PEFT's LoRA on an ordinary linear layer: not on Conv1D, an embedding or packed weights."""
     return (
         type(module) in (lora.Linear, FusedLinear)
-        and type(module.base_layer) is nn.Linear
+        and type(module.base_layer) in (nn.Linear, FrozenLinear)
         and not module.fan_in_fan_out
     )
 
@@ -141,7 +141,7 @@ class _FusedLora(torch.autograd.Function):
         hidden_RN = down_RI @ x_NI.t()
         if mask_RN is not None:
             hidden_RN *= mask_RN
-        y = _base_product(x, weight, bias)
+        y = base_product(x, weight, bias)
         y.view(-1, len(weight)).addmm_(hidden_RN.t(), up_OR.t())
         trains_down, trains_up = any(ctx.needs_input_grad[5::2]), any(ctx.needs_input_grad[6::2])
         kept = (x_NI if trains_down else None, hidden_RN if trains_up else None)
@@ -171,7 +171,7 @@ class _FusedLora(torch.autograd.Function):
         return grad_x, None, None, None, None, *(grad.to(dtype) if needed else None for grad, dtype, needed in wanted)
 
 
-def _base_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def base_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x Wᵀ + b. No view: autograd gets it, and others may alter it in place."""
     if is_faster_in_onednn(x, weight):
         return product(x, weight, bias)
