@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
+from counting import counted
 from heft.adapters.attach import attach
 from heft.costs.operations import model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
@@ -44,12 +44,6 @@ def batch():
     rows = training_batch(ROWS, 0)
     rows["row_ids"] = torch.arange(len(ROWS))
     return rows
-
-
-def counted(work):
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def plain_step(model):

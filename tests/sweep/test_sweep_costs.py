@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from counting import counted
 from heft.adapters.attach import attach, train_only
 from heft.adapters.methods import edited_positions
 from heft.costs.rows import prefix_row
@@ -48,12 +48,6 @@ def countable(recipe):
     base = load_base(recipe.model)
     base.model.set_attn_implementation("eager")
     return base
-
-
-def counted(work):
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
