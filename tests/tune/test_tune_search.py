@@ -157,7 +157,7 @@ def test_two_searches_are_the_same_whatever_the_evaluation_rows(two_arms, tmp_pa
     assert texts[0] == texts[1].replace("eval_size: 5", "eval_size: 8")
 
 
-@pytest.mark.parametrize("after", [2, 4])
+@pytest.mark.parametrize("after", [4])
 def test_a_search_that_is_interrupted_leaves_the_best_so_far_and_goes_on_to_the_same(
     two_arms, tmp_path, monkeypatch, after
 ):
