@@ -4,8 +4,10 @@ import json
 
 import pytest
 from pydantic import TypeAdapter
+from transformers import AutoModelForCausalLM, XLNetConfig
 
 import heft
+from heft.builtin import byte_tokenizer
 from heft.cli.documents import LayerProbeDocument
 from heft.cli.plan import plan as plan_command
 from heft.cli.plan_layers import layers_notes, layers_table
@@ -51,6 +53,15 @@ def test_adapters_that_stages_take_as_they_are_take_part_and_trained_ones_do_not
     found = probe_recipe(recipe, 8, notes)
     assert notes.said == ["probing layers on 8 of 24 training rows behind coarse"]
     assert found.edited != probe_recipe(load_recipe(recipe_file(STAGES)), 8).edited
+
+
+def test_a_model_that_reft_cannot_edit_is_refused_in_words(recipe_file, tmp_path):
+    config = XLNetConfig(vocab_size=259, d_model=32, n_layer=2, n_head=4, d_inner=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    recipe = load_recipe(recipe_file("{coarse: {method: lora, steps: 1}}"), [f"model.name={tmp_path / 'base'}"])
+    with pytest.raises(HeftError, match="layers cannot be probed, .* of a xlnet model return .tokens, rows"):
+        probe_recipe(recipe, 4)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 import pytest
 from peft import LoraConfig
 from test_prefix import REFT, ROWS, assert_same_as_plain, batch_of, shake, staged
+from transformers import AutoModelForCausalLM, XLMConfig, XLNetConfig
 
 import tiny
 from heft.adapters.attach import attach, inject, train_only
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.training.loss import answer_loss
-from heft.training.reuse.facts import first_edited_layer
+from heft.training.reuse.facts import first_edited_layer, has_dropout
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
 from heft.training.reuse.stores import DiskStore, MemoryStore, Store
 
@@ -63,6 +64,17 @@ def test_layers_below_the_first_weights_that_train_are_skipped_too(stage):
 def test_it_does_not_apply_where_the_first_layer_trains(stage):
     model = tiny.tiny_model()
     attach(model, "a", stage)
+    assert first_edited_layer(model) is None
+
+
+@pytest.mark.parametrize("config", [
+    XLNetConfig(vocab_size=259, d_model=32, n_layer=3, n_head=4, d_inner=64, dropout=0.0, summary_last_dropout=0.0),
+    XLMConfig(vocab_size=259, emb_dim=32, n_layers=3, n_heads=4, dropout=0.0, attention_dropout=0.0),
+], ids=["tokens first", "no list of blocks"])  # fmt: skip
+def test_it_does_not_apply_to_a_lora_of_blocks_that_cannot_be_edited(config):
+    model = AutoModelForCausalLM.from_config(config)
+    assert attach(model, "a", LoraStage(method="lora", rank=2, steps=1)).names == ["a"]
+    assert not has_dropout(model)
     assert first_edited_layer(model) is None
 
 

@@ -11,9 +11,11 @@ from heft.adapters.existing import check_sources, take_as_it_is
 from heft.adapters.methods import adapters_of, edited_positions
 from heft.data.rows import read_data
 from heft.edits.positions import Positions, parse_positions
+from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.grid import configurations, recipe_of
 from heft.recipe.recipe import Recipe
+from heft.reft.editable import require_editable
 from heft.runtime.reporter import Reporter
 from heft.training.layer_probe import LayerProbe, probe_layers, sampled
 
@@ -27,7 +29,8 @@ def probe_recipe(recipe: Recipe, rows: int, reporter: Reporter | None = None) ->
     Layers are compared by edits of the positions of the last stage that has some (of a sweep's first configuration).
 
     Raises:
-        HeftError: the data or the model cannot be loaded, or memory does not suffice for a row.
+        HeftError: the data or the model cannot be loaded, its layers cannot be edited, or memory does not suffice for a
+            row.
     """
     reporter = reporter or Reporter()
     tried = [recipe] if recipe.sweep is None else [recipe_of(recipe, each) for each in configurations(recipe)]
@@ -35,6 +38,10 @@ def probe_recipe(recipe: Recipe, rows: int, reporter: Reporter | None = None) ->
     everywhere = [each for one in tried for each in edited_positions(one)]
     train = read_data(tried[0], Reporter(), everywhere).train
     base = load_base(recipe.model)
+    try:
+        require_editable(base.model)
+    except ValueError as error:
+        raise HeftError(f"layers cannot be probed, for ReFT cannot edit them: {error}") from None
     check_sources(base.model, tried[0], base.fingerprint, reporter.warn)
     taken = _take_what_is_there(base.model, tried[0])
     chosen = sampled(train, rows, recipe.seed)

@@ -64,16 +64,17 @@ def first_edited_layer(model: PreTrainedModel) -> int | None:
 
     It does not apply where something trains before the layers (embeddings of tokens), and where a layer passes on more
     than one hidden state per token: several streams, a router's state, or keys and values that higher layers share.
+    Nor does it where the layers cannot be told, or do not return (B, T, d): LoRA trains such a model, ReFT does not.
     """
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     trains_tokens = any(getattr(config, "trainable_token_indices", None) for config in _trained_configs(model))
-    if not trained or trains_tokens or has_dropout(model) or _passes_on_more(model):
+    blocks = _blocks_of_one_state(model)
+    if not trained or trains_tokens or has_dropout(model) or blocks is None:
         return None
     head = model.get_output_embeddings()
     of_head = {f"{name}." for name, module in model.named_modules() if module is head}
-    blocks = [f"{block}." for block in block_names(model)]
     numbers = [
-        next((number for number, block in enumerate(blocks) if name.startswith(block)), None)
+        next((number for number, block in enumerate(blocks) if name.startswith(f"{block}.")), None)
         for name in trained
         if not name.startswith(tuple(of_head))
     ]
@@ -90,10 +91,14 @@ def _trained_configs(model: PreTrainedModel) -> list:
     return [model.peft_config[name] for name in trained_adapters(model)]
 
 
-def _passes_on_more(model: PreTrainedModel) -> bool:
+def _blocks_of_one_state(model: PreTrainedModel) -> list[str] | None:
+    """Names of the blocks, where each hands on one hidden state per token to the next and nothing else; else None."""
     config = model.config.get_text_config()
-    streams = Streams.of(config)
-    block = model.get_submodule(block_names(model)[0])
-    carries = any(name.startswith("prev_") for name in inspect.signature(type(block).forward).parameters)  # Zaya
+    try:
+        streams, blocks = Streams.of(config), block_names(model)
+    except ValueError:  # they are in no one list, or return (T, B, d)
+        return None
+    takes = inspect.signature(type(model.get_submodule(blocks[0])).forward).parameters
+    carries = any(name.startswith("prev_") for name in takes)  # Zaya
     shares = bool(getattr(config, "num_kv_shared_layers", 0))
-    return streams.active is not None or streams.inner > 1 or shares or carries
+    return None if streams.active is not None or streams.inner > 1 or shares or carries else blocks
