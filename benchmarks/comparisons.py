@@ -91,6 +91,19 @@ COMPARISONS = (
         flops="coarse",
     ),
     Comparison(
+        "coarse_l8",
+        f"coarse, LoRA r 8, l8+, prefixes cached, {FINE_EPOCHS} epochs on {FINE_ROWS} rows",
+        "heft",
+        "own LoRA of all tokens",
+        8.0,
+        COARSE | {"unchanged_at_first": True},
+        "Both sides are heft. What they train differs, and so does what it reaches. The whole run is worked out from"
+        " three epochs: the first, which fills the cache, once, and 19 times the later ones.",
+        own={"settings": {"cache": "memory", "positions": "l8+"}, "own_epochs": 3},
+        peer_job={"own_epochs": 3},
+        whole_run=True,
+    ),
+    Comparison(
         "lora_float32",
         "coarse in float32, LoRA fused",
         "heft",

@@ -28,6 +28,7 @@ def test_type_checkers_find_nothing_in_the_examples(checker):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_wrong_argument_is_found_by_a_type_checker(tmp_path):
     file = tmp_path / "wrong.py"
     file.write_text("import heft\nheft.LoraStage(rank='four')\nheft.train(3)\nheft.nothing\n")

@@ -103,7 +103,14 @@ def test_a_loaded_model_needs_no_recorded_name_where_its_tokenizer_is_at_hand(mo
         heft.load(adapter, model=tiny.tiny_model())
 
 
-@pytest.mark.parametrize("command", [["eval"], ["generate", "Where is Anna?"], ["verify", "--rows", "2"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval"],
+        pytest.param(["generate", "Where is Anna?"], marks=pytest.mark.long),
+        pytest.param(["verify", "--rows", "2"], marks=pytest.mark.long),
+    ],
+)
 def test_every_command_that_loads_an_adapter_takes_the_base_from_another_place(moved, command):
     adapter, elsewhere = moved
     failed = run_heft(command[0], adapter, *command[1:], cwd=adapter)

@@ -56,6 +56,7 @@ def killed_when(call_name: str, count: int):
     setattr(os, call_name, call)
 
 
+@pytest.mark.long  # torture/kill.py does so a hundred times
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(recipe, whole, tmp_path):
     random_moments = random.Random(0)
     began = time.monotonic()

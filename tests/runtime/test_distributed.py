@@ -112,6 +112,7 @@ def test_one_process_writes_and_speaks(runs):
     assert sum(line.startswith("run: ") for line in lines) == 1
 
 
+@pytest.mark.long
 def test_after_a_signal_two_processes_resume_from_the_same_step_to_the_same_result(runs, tmp_path):
     recipe = runs[0].parent / "recipe.yaml"
     train = ("train", recipe, "--output", tmp_path / "run", "--set", "stages.dropped.epochs=20")

@@ -38,7 +38,7 @@ def computed(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("fused", ["true", "false"])
+@pytest.mark.parametrize("fused", ["true", pytest.param("false", marks=pytest.mark.long)])
 def test_lora_of_every_rank_place_and_position_trains_as_alone(run, tmp_path, computed, fused):
     recipe, _, learners = run(
         FINE % fused,
