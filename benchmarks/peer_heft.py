@@ -184,7 +184,7 @@ def _matmul(job: dict) -> dict:
     """Best rate of torch's matrix products, over the shapes of the model's and one large square; oneDNN's beside it."""
     import torch
 
-    from heft.training.frozen_linear import is_faster_in_onednn, product
+    from heft.models.frozen_linear import is_faster_in_onednn, product
 
     dtype = torch.bfloat16 if job["device"] == "cuda" else torch.float32
     shapes = [(2048, 576, 576), (2048, 576, 1536), (2048, 1536, 576), (2048, 2048, 2048)]

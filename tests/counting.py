@@ -1,7 +1,7 @@
 """What ran, in FLOPs, by torch's own counter, told of the products that it does not know.
 
 torch counts `mm`, `addmm`, `bmm` and `baddbmm`, but neither the forms of these that add to a tensor that is there, nor
-oneDNN's product. heft calls both: heft.models.prefix_attention, heft.training.fused_lora, heft.training.frozen_linear.
+oneDNN's product. heft calls both: heft.models.prefix_attention, heft.training.fused_lora, heft.models.frozen_linear.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from counting import counted
-from heft.training.frozen_linear import product
+from heft.models.frozen_linear import product
 
 A, B = torch.ones(3, 4, 5), torch.ones(3, 5, 6)
 

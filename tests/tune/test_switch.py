@@ -2,7 +2,12 @@
 
 import pytest
 
-from heft.tune.switch import Offer, switch_of
+from heft.tune.switch import Offer
+
+
+def switch_of(found):
+    """The number of the first fork that is the switch."""
+    return next(number for number, offer in enumerate(found) if offer.is_the_switch)
 
 
 def offers(coarse, fine, costs=(1.0, 1.0)):

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from heft.alora.variant import rows_of_a_token
+from heft.alora.variant import NoRowOfToken, rows_of_a_token
 from heft.reft.editable import ROWS, TOKENS, runs_small_batch
 
 
@@ -24,8 +24,8 @@ def misplaced(model: nn.Module, names: Collection[str]) -> dict[str, str]:
         try:
             if args:
                 rows_of_a_token(args[0].shape, (ROWS, TOKENS))
-        except ValueError as error:
-            found.setdefault(name, str(error))
+        except NoRowOfToken as error:
+            found.setdefault(name, error.reason)
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: look(name, args))

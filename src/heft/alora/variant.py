@@ -94,19 +94,26 @@ def takes_variants(layer: nn.Module) -> bool:
     return any(is_pefts)
 
 
+class NoRowOfToken(ValueError):
+    """A module's input has rows of which it cannot be told to which token they belong; `reason` says so alone."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"{reason}. Leave the module out (targets, exclude), or use positions: all")
+        self.reason = reason
+
+
 def rows_of_a_token(shape: torch.Size, tokens_BT: torch.Size) -> int:
     """s of an input of a shape (B, T, I), (B, T, s, I), (B·T, I) or (B·T, s, I).
 
     Raises:
-        ValueError: it is none of these.
+        NoRowOfToken: it is none of these.
     """
     leading, tokens = tuple(shape[:-1]), math.prod(tokens_BT)
     if leading[:2] == tuple(tokens_BT):
         return math.prod(leading[2:])
     if leading and leading[0] == tokens:
         return math.prod(leading[1:])
-    raise ValueError(
+    raise NoRowOfToken(
         f"the input of a module that LoRA adapts has shape {tuple(shape)}, and the pass {tokens_BT[0]} rows of"
-        f" {tokens_BT[1]} tokens: which token a row of it belongs to cannot be told. Leave the module out (targets,"
-        " exclude), or use positions: all"
+        f" {tokens_BT[1]} tokens: which token a row of it belongs to cannot be told"
     )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
-from heft.errors import HeftError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,20 +41,12 @@ def tune(
     from heft.cli.output import Output
     from heft.cli.show import explain_interrupts, results_line, results_table
     from heft.recipe.files import load_recipe
-    from heft.run.begun import is_begun, require_free, require_same_search
-    from heft.run.replace import require_replaceable
     from heft.runtime import signals
     from heft.tune.budget import parse_budget
-    from heft.tune.space import require_tunable
+    from heft.tune.ready import require_ready
 
     loaded, amount = load_recipe(recipe, override, output), parse_budget(budget)
-    if resume and overwrite:
-        raise HeftError("--resume continues a search and --overwrite removes it; give one of them")
-    require_tunable(loaded)  # all again in the search; here they are reported before torch takes its seconds
-    if resume and is_begun(loaded.output_dir):
-        require_same_search(loaded, amount.text)
-    elif not resume:
-        (require_replaceable if overwrite else require_free)(loaded.output_dir)
+    require_ready(loaded, amount, resume, overwrite)  # again in the search; here before torch takes its seconds
     out = Output(quiet, as_json)
     out.note("importing torch and transformers")
     from heft.tune.report import arm_rows

@@ -15,6 +15,7 @@ from heft.evaluation.finite import explain_singular_rotation, require_finite
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
 from heft.evaluation.references import reference_losses
+from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.tracker import positions_of
@@ -25,7 +26,6 @@ from heft.runtime.memory_errors import in_smaller_batches, no_room_for
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
-from heft.training.frozen_linear import frozen_layers_in_onednn
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,7 @@ DEFAULTS: dict[str, dict[str, list[Any]]] = {
     "reft": {"positions": ["l4", "l4+", "l1"], "rank": [4, 8]},
 }
 """What is tried beside learning rates where neither `tune` nor the template says; the template's own values come first.
-
-Layers that matter may be found by a probe of gradients one day; until then every trial has the template's."""
+Layers are not searched unless a list asks for it."""
 
 
 class TuneSettings(Settings):

@@ -15,6 +15,7 @@ from heft.adapters.detach import gone_afterwards
 from heft.adapters.orthogonal import orthogonal_in_words
 from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
+from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.load import Base
 from heft.recipe.grid import Configuration
 from heft.reft.tracker import ForwardTracker
@@ -27,8 +28,11 @@ from heft.sweep.retry import RetryingForward, TokenBudget
 from heft.sweep.sharing import decide_sharing
 from heft.sweep.training import SideBySide
 from heft.text.listing import first_of
+from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import of_unlike_length, shaken
+from heft.training.fused_lora import fused_lora
+from heft.training.modes import repeatable
 from heft.training.reuse.decide import first_equal, forms_of, reuse_of, with_store
 from heft.training.reuse.facts import has_dropout
 from heft.training.reuse.prefix import PrefixReuse
@@ -46,10 +50,19 @@ def side_by_side(
 ) -> Iterator[SideBySide]:
     """The training of all configurations, each of which edits its own tokens only; `seeds` has one for each.
 
-    Their adapters are on the model, behind those of earlier stages, while this is open.
+    Their adapters are on the model, behind those of earlier stages, while this is open, and the model computes in the
+    faster of equal ways, as in a run of each alone (heft.training.stage).
     """
-    model, scratch = base.model, tempfile.TemporaryDirectory(prefix="heft-")
-    with scratch, _numbering(model) as tracker, gone_afterwards(model):
+    model, fused, scratch = base.model, tried[0].stage.fused, tempfile.TemporaryDirectory(prefix="heft-")
+    with (
+        scratch,
+        repeatable(model.device),
+        attention_for_training(model, base.settings.attention, data.examples),
+        fused_lora(model, fused),
+        frozen_layers_in_onednn(model, fused),
+        _numbering(model) as tracker,
+        gone_afterwards(model),
+    ):
         learners = []
         for number, (configuration, seed) in enumerate(zip(tried, seeds, strict=True)):
             learners.append(Learner(model, number, configuration, data, seed))

@@ -24,11 +24,12 @@ from heft.adapters.lora import without_tokens
 from heft.alora.variant import ActivatedVariant, rows_of_a_token, takes_variants
 from heft.edits.positions import Positions
 from heft.errors import HeftError
+from heft.models.frozen_linear import input_gradient
+from heft.models.other_class import of_class
 from heft.recipe.grid import Configuration
 from heft.recipe.recipe import LoraStage
 from heft.reft.layout import TokenLayout
 from heft.reft.tracker import ForwardTracker
-from heft.training.frozen_linear import input_gradient
 from heft.training.fused_lora import FusedLinear, base_product, dtype_of_products, has_hooks, is_plain
 
 _INSTEAD = "Leave it out of the targets, or train the configurations one by one with heft train"
@@ -126,15 +127,15 @@ def packed_lora(model: nn.Module, tracker: ForwardTracker, enabled: bool = True)
     """
     numbered = tracker.adapter_index
     layers = [m for m in model.modules() if enabled and is_plain(m) and any(name in numbered for name in m.lora_A)]
-    grouping, before = Grouping(tracker), [type(layer) for layer in layers]
-    for layer in layers:
-        layer.__class__, layer.grouping = PackedLinear, grouping
-    try:
-        yield len(layers)
-    finally:
-        for layer, its_class in zip(layers, before, strict=True):
-            layer.__class__ = its_class
-            del layer.grouping
+    grouping = Grouping(tracker)
+    with of_class(layers, PackedLinear):
+        for layer in layers:
+            layer.grouping = grouping
+        try:
+            yield len(layers)
+        finally:
+            for layer in layers:
+                del layer.grouping
 
 
 class PackedLinear(FusedLinear):

@@ -44,13 +44,9 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.packed_lora import require_apart
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, rank
-from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
-from heft.training.frozen_linear import frozen_layers_in_onednn
-from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
-from heft.training.modes import repeatable
 from heft.training.stage import planned_steps, split_validation
 
 
@@ -166,13 +162,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
     rows, validation_rows = split_validation(work.data.train, tried[0].stage.holdout, recipe.holdout_seed)
     data = TrainingData(rows, validation_rows, base.tokenizer.pad_token_id)
     seeds = [recipe_of(recipe, configuration).stage_seed(name) for configuration in tried]
-    with (
-        fused_lora(base.model, tried[0].stage.fused),
-        frozen_layers_in_onednn(base.model, tried[0].stage.fused),
-        repeatable(base.model.device),
-        attention_for_training(base.model, base.settings.attention, data.examples),
-        side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, reporter) as training,
-    ):
+    with side_by_side(base, tried, data, seeds, recipe.sweep.tokens_per_pass, reporter) as training:
         reporter.note(
             f"{len(tried)} configurations of stage {name} side by side, ranked on {len(validation_rows):,} validation"
             " rows"

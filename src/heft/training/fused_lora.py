@@ -18,35 +18,27 @@ Shapes: x (…, I), W (O, I), A (R, I), B (O, R), g (…, O), with … flattened
 sum of their ranks, each with columns of its own in the mask (R, N).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from peft.tuners import lora
 from torch import nn
 
 from heft.alora.variant import ActivatedVariant
-from heft.training.frozen_linear import FrozenLinear, input_gradient, is_faster_in_onednn, product
+from heft.models.frozen_linear import FrozenLinear, input_gradient, is_faster_in_onednn, product
+from heft.models.other_class import of_class
 
 
-@contextmanager
-def fused_lora(model: nn.Module, enabled: bool = True) -> Iterator[int]:
+def fused_lora(model: nn.Module, enabled: bool = True) -> AbstractContextManager[int]:
     """Inside, the model's plain LoRA layers compute as one function; afterwards they are PEFT's as before.
 
-    Only the class of these modules changes, so their weights, hooks, names and saved files are not
-    touched. A layer, or a call, that the function is not made for takes PEFT's forward (see `FusedLinear`).
-
-    Yields:
-        How many layers compute so; none where it is not enabled.
+    Only the class of these modules changes, so their weights, hooks, names and saved files are not touched. A layer, or
+    a call, that the function is not made for takes PEFT's forward (see `FusedLinear`). What is yielded is how many
+    layers compute so; none where it is not enabled.
     """
     layers = [module for module in model.modules() if enabled and is_plain(module) and type(module) is lora.Linear]
-    for layer in layers:
-        layer.__class__ = FusedLinear
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
-            layer.__class__ = lora.Linear
+    return of_class(layers, FusedLinear)
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
+from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.recipe.recipe import Stage
 from heft.recipe.training import TrainingSettings, validation_rows_of
 from heft.runtime.reporter import Reporter
@@ -18,7 +19,6 @@ from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import require_an_effect
 from heft.training.checkpointing import CheckpointPlan
-from heft.training.frozen_linear import frozen_layers_in_onednn
 from heft.training.fused_lora import fused_lora
 from heft.training.guards import flat_loss_note
 from heft.training.loop import TrainingLoop

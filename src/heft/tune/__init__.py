@@ -15,7 +15,7 @@
 | news.py | what a person hears on the way |
 | verdict.py | the arms against each other, ties said to be ties |
 | report.py, recipes.py | table, plot and JSON; recipes of the arms, a study of them |
-| run.py | `heft tune`, from recipe to directory |
+| ready.py, run.py | `heft tune`, from its first checks to its directory |
 
 The settings are in heft.recipe.tune.
 """

@@ -220,7 +220,7 @@ class Search:
                 yield
             offers.append(self._offer(account.arm, trunk.forks[number], here, after, fine))
             self._say(offer_in_words(account, offers[-1]))
-            if offers[-1].is_the_switch or is_last:
+            if offers[-1].is_the_switch:  # as the last fork always is
                 return trunk.before(number)
             here = after
         raise AssertionError("the last fork is a switch")

@@ -1,8 +1,7 @@
 """One base model on which trials are trained and measured, each leaving the model as it was."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,13 +24,11 @@ from heft.run.stage_loop import StageLoop
 from heft.runtime.reporter import Reporter, Reporters
 from heft.sweep.arrange import side_by_side
 from heft.sweep.forward import can_stand_side_by_side
-from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.checkpointing import CheckpointPlan
-from heft.training.fused_lora import fused_lora
 from heft.training.guards import Diverged
-from heft.training.modes import repeatable, trained_parameters
+from heft.training.modes import trained_parameters
 from heft.training.reuse.plan import NOTHING
 from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome, split_validation
@@ -65,18 +62,10 @@ class Before:
 
 
 class Quiet(Reporter):
-    """Passes on progress, and keeps warnings to itself: of a trial's many notes a person wants none.
-
-    Attributes:
-        warnings: that were heard.
-    """
+    """Passes on progress alone: of a trial's many notes and warnings a person wants none."""
 
     def __init__(self, reporter: Reporter):
         self._to = reporter
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
     def progress(self, what: str, total: int):
         return self._to.progress(what, total)
@@ -170,7 +159,8 @@ class Bench:
     def _alone(self, before: Before | None, name: str, stage: Stage, values: dict) -> Outcome:
         started = time.perf_counter()
         stages = {**(before.stages if before else {}), name: stage}
-        with gone_afterwards(self.base.model), self.attached(before):
+        with gone_afterwards(self.base.model):
+            self._attach(before)
             try:
                 _, outcome = self.train_stage(stages, name, stage)
                 training, measured = outcome.seconds, self.measure()
@@ -193,17 +183,12 @@ class Bench:
         data = TrainingData(*self._split, self.base.tokenizer.pad_token_id)
         seeds = [recipe.stage_seed(name)] * len(tried)
         keys = [key_of({**below, name: stage}) for stage in stages]
-        model, quiet = self.base.model, Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
-        with ExitStack() as modes:
-            modes.enter_context(gone_afterwards(model))
-            modes.enter_context(self.attached(before))
-            modes.enter_context(fused_lora(model, stages[0].fused))
-            modes.enter_context(repeatable(model.device))
-            modes.enter_context(attention_for_training(model, self.base.settings.attention, data.examples))
-            packed = side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet)
-            training = modes.enter_context(packed)
-            trained = training.train(name, quiet)
-            measured = measured_together(training, self.validation_rows)
+        quiet = Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
+        with gone_afterwards(self.base.model):
+            self._attach(before)
+            with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet) as training:
+                trained = training.train(name, quiet)
+                measured = measured_together(training, self.validation_rows)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
         return self._shared_out(found, before, name, stages, trained, time.perf_counter() - started)
 
@@ -264,17 +249,16 @@ class Bench:
         recipe = recipe_of_stages(self.recipe, stages)
         return StageLoop(recipe, self.base, Data(rows, []), self.directory, heard).train_stage(name, stage, plan)
 
-    @contextmanager
-    def attached(self, before: Before | None) -> Iterator[None]:
-        """Meanwhile the stage before is on the model, trained and frozen; taken off by who asks for that."""
-        if before is not None:
-            weights = before.weights()  # which may have to be trained, on the bare base
-            recipe = recipe_of_stages(self.recipe, before.stages)
-            set_seed(recipe.stage_seed(before.name))
-            attached = begin_stage(self.base.model, before.name, before.stage, self.base.tokenizer)
-            restore_weights(trained_parameters(self.base.model), weights)
-            finish(self.base.model, attached)
-        yield
+    def _attach(self, before: Before | None) -> None:
+        """Put the stage before on the model, trained and frozen."""
+        if before is None:
+            return
+        weights = before.weights()  # which may have to be trained, on the bare base
+        recipe = recipe_of_stages(self.recipe, before.stages)
+        set_seed(recipe.stage_seed(before.name))
+        attached = begin_stage(self.base.model, before.name, before.stage, self.base.tokenizer)
+        restore_weights(trained_parameters(self.base.model), weights)
+        finish(self.base.model, attached)
 
     def measure(self) -> Measured:
         """The model as it is on the validation rows."""

@@ -27,9 +27,9 @@ from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.recipe import Recipe
 from heft.recipe.tune import TuneSettings
-from heft.run.begun import is_begun, model_begun_with, require_free, require_same_search
+from heft.run.begun import is_begun, model_begun_with, require_same_search
 from heft.run.directory import RunDirectory
-from heft.run.replace import remove_run, require_replaceable
+from heft.run.replace import remove_run
 from heft.run.train import Run, run_manifest, train
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter
@@ -40,9 +40,10 @@ from heft.tune.budget import Budget, in_unit, parse_budget
 from heft.tune.halving import best_of
 from heft.tune.ledger import Account, Ledger
 from heft.tune.prices import Counter, Prices
+from heft.tune.ready import require_ready
 from heft.tune.recipes import arm_recipe, write_recipes
 from heft.tune.report import Findings, trials_of, write_report
-from heft.tune.space import candidates, require_tunable, resolved_space, settings_of
+from heft.tune.space import candidates, resolved_space, settings_of
 from heft.tune.trial import recipe_of_stages
 from heft.tune.verdict import results_of
 
@@ -95,6 +96,8 @@ def tune(
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     budget, reporter = parse_budget(budget) if isinstance(budget, str) else budget, reporter or Reporter()
     require_ready(recipe, budget, resume, overwrite)
+    if distributed.count() > 1:
+        raise HeftError("a search runs in one process; start it without torchrun or accelerate launch")
     path = recipe.output_dir
     begun = resume and is_begun(path)
     recipe = require_same_search(recipe, budget.text) if begun else recipe
@@ -118,26 +121,10 @@ def tune(
                 reporter.warn(f"begun with {others}: trials may differ in their last bits from those before")
         else:
             directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
-        found = _searched(searched, budget, base, data.train, directory, reporter)
-        del base, data  # the run loads its own
+        search = _search(searched, budget, base, data.train, directory, reporter)
+        found = _searched(search, budget)
+        del base, data, search  # the run loads its own
         return found if found.interrupted or not runs_best else _with_run(found, reporter)
-
-
-def require_ready(recipe: Recipe, budget: Budget, resume: bool, overwrite: bool) -> None:
-    """What can be checked before torch takes its seconds.
-
-    Raises:
-        HeftError: the recipe cannot be searched, or something is in the way in its directory.
-    """
-    if resume and overwrite:
-        raise HeftError("--resume continues a search and --overwrite removes it; give one of them")
-    require_tunable(recipe)
-    if distributed.count() > 1:
-        raise HeftError("a search runs in one process; start it without torchrun or accelerate launch")
-    if resume and is_begun(recipe.output_dir):
-        require_same_search(recipe, budget.text)
-    else:
-        (require_replaceable if overwrite else require_free)(recipe.output_dir)
 
 
 def _positions(recipe: Recipe) -> list[Positions]:
@@ -170,19 +157,12 @@ def holdout_for(settings: TuneSettings, rows: int) -> float:
     return max(1, count) / rows
 
 
-def _searched(
-    recipe: Recipe,
-    budget: Budget,
-    base: Base,
-    rows: Sequence[EncodedExample],
-    directory: RunDirectory,
-    reporter: Reporter,
-) -> Tuned:
+def _searched(search: Search, budget: Budget) -> Tuned:
     """Everything but the run of the best; what is there where Ctrl-C ends the search."""
-    search, interrupted = _search(recipe, budget, base, rows, directory, reporter), False
+    bench, path, interrupted = search.bench, search.bench.directory.path, False
     each = in_unit(next(iter(search.accounts.values())).amount, search.prices.unit)
-    measured = f"{len(search.bench.validation_rows):,} of {len(rows):,} training rows"
-    reporter.note(f"{', '.join(search.accounts)}: {each} each; trials are measured on {measured}")
+    measured = f"{len(bench.validation_rows):,} of {len(bench.rows):,} training rows"
+    bench.reporter.note(f"{', '.join(search.accounts)}: {each} each; trials are measured on {measured}")
     try:
         _take_turns(search)
     except KeyboardInterrupt:
@@ -190,12 +170,12 @@ def _searched(
             raise
         interrupted = True
     findings = _findings(search, budget, finished=not interrupted)
-    write_report(directory.path, findings)
-    write_recipes(directory.path, recipe, findings.results, findings.winner, budget.text)
+    write_report(path, findings)
+    write_recipes(path, search.recipe, findings.results, findings.winner, budget.text)
     if not interrupted:
         shutil.rmtree(search.folder, ignore_errors=True)
-    best = arm_recipe(recipe, findings.winner.arm, findings.winner.best)
-    return Tuned(directory.path, findings, best, None, interrupted)
+    best = arm_recipe(search.recipe, findings.winner.arm, findings.winner.best)
+    return Tuned(path, findings, best, None, interrupted)
 
 
 def _with_run(found: Tuned, reporter: Reporter) -> Tuned:

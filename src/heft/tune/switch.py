@@ -47,8 +47,3 @@ class Offer:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"coarse_buys": self.coarse_buys, "fine_buys": self.fine_buys}
-
-
-def switch_of(offers: list[Offer]) -> int:
-    """The first fork at which the fine stage buys more; the last one where there is none."""
-    return next((number for number, offer in enumerate(offers) if offer.is_the_switch), len(offers) - 1)

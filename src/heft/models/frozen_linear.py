@@ -11,35 +11,27 @@ Shapes: x (…, I), W (O, I), gradient g (…, O).
 """
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from heft.models.other_class import of_class
+
 LEAST_PRODUCTS = 2**21
 """Multiplications of a product below which torch's own way is taken: a call of oneDNN costs more than it saves."""
 
 
-@contextmanager
-def frozen_layers_in_onednn(model: nn.Module, enabled: bool = True) -> Iterator[int]:
+def frozen_layers_in_onednn(model: nn.Module, enabled: bool = True) -> AbstractContextManager[int]:
     """Inside, the model's frozen linear layers multiply by `product`; afterwards they are torch's as before.
 
-    Only their class changes. A layer that trains, or a call under autocast, takes torch's forward.
-
-    Yields:
-        How many layers do so; none where it is not enabled or oneDNN is not faster here.
+    Only their class changes. A layer that trains, or a call under autocast, takes torch's forward. What is yielded is
+    how many layers do so; none where it is not enabled or oneDNN is not faster here.
     """
     layers = [module for module in model.modules() if enabled and onednn_is_faster() and _may_gain(module)]
-    for layer in layers:
-        layer.__class__ = FrozenLinear
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.Linear
+    return of_class(layers, FrozenLinear)
 
 
 class FrozenLinear(nn.Linear):

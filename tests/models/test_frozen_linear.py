@@ -7,11 +7,11 @@ from torch import nn
 import tiny
 from heft.adapters.attach import adapter_parameters, attach
 from heft.evaluation.evaluator import evaluate
+from heft.models import frozen_linear
+from heft.models.frozen_linear import FrozenLinear, frozen_layers_in_onednn, is_faster_in_onednn
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import EvaluationSettings, LoraStage
-from heft.training import frozen_linear
-from heft.training.frozen_linear import FrozenLinear, frozen_layers_in_onednn, is_faster_in_onednn
 from heft.training.fused_lora import fused_lora
 from tolerance import ROUNDING
 
@@ -30,8 +30,8 @@ def always(monkeypatch):
         rows.append(x.numel() // x.shape[-1])
         return right(x, weight, bias)
 
-    for module in ("frozen_linear", "fused_lora"):
-        monkeypatch.setattr(f"heft.training.{module}.product", product)
+    for module in ("models.frozen_linear", "training.fused_lora"):
+        monkeypatch.setattr(f"heft.{module}.product", product)
     return rows
 
 

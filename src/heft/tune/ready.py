@@ -1,0 +1,19 @@
+"""Whether a search may begin: what can be checked before torch takes its seconds."""
+
+from heft.errors import HeftError
+from heft.recipe.recipe import Recipe
+from heft.run.begun import is_begun, require_free, require_same_search
+from heft.run.replace import require_replaceable
+from heft.tune.budget import Budget
+from heft.tune.space import require_tunable
+
+
+def require_ready(recipe: Recipe, budget: Budget, resume: bool, overwrite: bool) -> None:
+    """Raise a HeftError where the recipe cannot be searched, or something is in the way in its directory."""
+    if resume and overwrite:
+        raise HeftError("--resume continues a search and --overwrite removes it; give one of them")
+    require_tunable(recipe)
+    if resume and is_begun(recipe.output_dir):
+        require_same_search(recipe, budget.text)
+    else:
+        (require_replaceable if overwrite else require_free)(recipe.output_dir)
