@@ -163,6 +163,21 @@ def test_a_merge_that_is_not_the_adapter_fails_and_the_weights_are_put_back(subj
     assert torch.equal(subject.logits_now(), subject.logits)
 
 
+def test_in_bfloat16_merged_weights_are_rounded_too_and_a_wrong_merge_still_fails(adapters, monkeypatch):
+    subject = open_subject(adapters("bfloat16"))
+    merged, _ = check_merging(subject)
+    assert (merged.state, merged.tolerance) == (OK, 2 * subject.rounding.logits)
+    assert "merged weights are rounded too" in merged.why
+    plain = Linear.merge
+
+    def shifted(self, *args, **kwargs):
+        plain(self, *args, **kwargs)
+        self.get_base_layer().weight.data.copy_(self.get_base_layer().weight.roll(1, 0))
+
+    monkeypatch.setattr(Linear, "merge", shifted)
+    assert states(check_merging(subject))["merged against unmerged"] == FAILED
+
+
 def test_a_merge_that_breaks_off_leaves_the_weights_and_the_adapters_as_they_were(subject, monkeypatch):
     plain, calls = Linear.merge, []
 

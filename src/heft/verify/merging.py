@@ -7,7 +7,7 @@ from peft.tuners.lora.layer import ParamWrapper
 
 from heft.alora import ActivatedLoraConfig
 from heft.verify.finding import Finding, does_not_apply, judged
-from heft.verify.logits import largest
+from heft.verify.logits import judged_logits, largest
 from heft.verify.subject import AdapterUnderTest
 
 CHECK = "merged against unmerged"
@@ -37,8 +37,17 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
             _weight(layer).copy_(copies[path])
             layer.merged_adapters.clear()
     compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
-    by_weights = subject.compared(CHECK, compared, merged, subject.logits)
+    by_weights = judged_logits(CHECK, compared, merged, subject.logits, *_bound(subject))
     return [by_weights, _unmerged(subject, len(layers), apart, scale)]
+
+
+def _bound(subject: AdapterUnderTest) -> tuple[float, str]:
+    """How far logits may be apart, and why: merged weights are rounded to the model's dtype, which in float32 counts
+    for nothing and in bfloat16 for about as much as sums in another order."""
+    rounding = subject.rounding
+    if subject.model.dtype == torch.float32:
+        return rounding.logits, rounding.why
+    return 2 * rounding.logits, f"twice {rounding.why}, and merged weights are rounded too"
 
 
 def _unmerged(subject: AdapterUnderTest, layers: int, apart: float, scale: float) -> Finding:
