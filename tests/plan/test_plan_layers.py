@@ -68,6 +68,7 @@ def test_a_model_that_reft_cannot_edit_is_refused_in_words(recipe_file, tmp_path
     ("stages", "rest", "expected"),
     [
         ("{coarse: {method: lora, steps: 1}}", "", "l4"),
+        ("{a: {method: reft, positions: l2, steps: 1}, b: {method: lora, positions: l3, steps: 1}}", "", "l2"),
         ("{a: {method: reft, positions: f1, steps: 1}, b: {method: reft, positions: l2, steps: 1}}", "", "l2"),
         ("{a: {method: joint, steps: 1, reft: {positions: l5}}}", "", "l5"),
         ("{fine: {method: reft, steps: 1}}", "sweep: {grid: {positions: [l6, all]}}", "l6"),

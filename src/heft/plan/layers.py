@@ -55,9 +55,9 @@ def positions_probed(recipe: Recipe) -> Positions:
     found: Sequence[Positions] = [
         adapter.positions
         for name, stage in recipe.stages.items()
-        if not getattr(stage, "is_frozen", False)
+        if not stage.is_frozen
         for adapter in adapters_of(name, stage)
-        if adapter.positions is not None
+        if adapter.method == "reft"
     ]
     return found[-1] if found else parse_positions(WITHOUT_EDITS)
 
@@ -66,7 +66,7 @@ def _take_what_is_there(model, recipe: Recipe) -> list[str]:
     """Attach the adapters of stages that train nothing, frozen and active; returns their names."""
     taken = []
     for name, stage in recipe.stages.items():
-        if getattr(stage, "is_frozen", False):
+        if stage.is_frozen:
             taken += take_as_it_is(model, name, stage)
     if taken:
         activate(model, taken)
