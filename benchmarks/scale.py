@@ -43,7 +43,10 @@ def main() -> None:
         rows = Path(folder) / "rows.jsonl"
         prompt = "x" * (TOKENS - 4)  # a byte is a token
         rows.write_text(
-            "".join(json.dumps({"prompt": f"{n:04} {prompt[5:]}", "answer": ["yes", "no"][n % 2]}) + "\n" for n in range(ROWS))
+            "".join(
+                json.dumps({"prompt": f"{n:04} {prompt[5:]}", "answer": ["yes", "no"][n % 2]}) + "\n"
+                for n in range(ROWS)
+            )
         )
         for name, shape in SHAPES.items():
             model = Path(folder) / name
