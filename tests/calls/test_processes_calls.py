@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from calls.two_processes import STEPS, run
 from heft.runtime import distributed
@@ -52,7 +51,7 @@ fsdp_config: {fsdp_version: 2, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, fs
 """
 
 
-def test_accelerate_launch_with_an_fsdp_config_on_a_cpu_says_what_it_runs_as(recipe_file, tmp_path):
+def test_accelerate_launch_with_an_fsdp_config_shards_the_model(recipe_file, tmp_path):
     recipe = recipe_file("{fine: {method: reft, rank: 2, steps: 1, batch_size: 4}}")
     config, script = tmp_path / "fsdp.yaml", tmp_path / "launched.py"
     config.write_text(FSDP_CONFIG)
@@ -70,13 +69,23 @@ def test_accelerate_launch_with_an_fsdp_config_on_a_cpu_says_what_it_runs_as(rec
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "2 processes, each with the whole model (DistributedDataParallel); accelerate is configured for FSDP" in said
+    assert "2 processes, each with a shard of the model (FSDP2)" in said
 
 
 def test_one_process_has_nothing_to_say_of_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert distributed.runs_as(torch.device("cpu")) is None
+    assert distributed.runs_as("fsdp2") is None
+    assert not distributed.shards("fsdp2")
+
+
+@pytest.mark.parametrize(
+    ("setting", "configured", "shards"),
+    [("auto", False, False), ("auto", True, True), ("ddp", True, False), ("fsdp2", False, True)],
+)
+def test_the_recipe_says_how_processes_share_the_model_and_auto_asks_accelerate(
+    setting, configured, shards, monkeypatch
+):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "FSDP" not in distributed.runs_as(torch.device("cpu"))
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "a shard of the model" in distributed.runs_as(torch.device("cuda"))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(configured).lower())
+    assert distributed.shards(setting) == shards
+    assert ("a shard of the model (FSDP2)" in distributed.runs_as(setting)) == shards

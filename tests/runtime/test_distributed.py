@@ -18,6 +18,7 @@ import heft
 import resuming
 from heft.recipe.files import load_recipe
 from heft.results.records import read_records
+from heft.runtime.reporter import Reporter
 from tiny_recipe import write_recipe
 from tolerance import assert_tensors, of_weights, trained_losses
 
@@ -33,16 +34,15 @@ STAGES = (
 )
 
 
-def by_two(*arguments):
-    """The command line, begun in two processes."""
+def by_two(*arguments, code="from heft.cli import main; main()"):
+    """The command line, or other code, begun in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    code = "from heft.cli import main; main()"
     return subprocess.Popen(
         [*command, sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
@@ -52,15 +52,15 @@ def finished(process):
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+def runs(request, tmp_path_factory):
     """A recipe's run in this process, the same by two, and what the two printed."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo, with which processes meet on a CPU")
     folder = tmp_path_factory.mktemp("processes")
     path = write_recipe(folder, STAGES, task="{name: whereabouts, train_size: 19, eval_size: 6}")
     one = heft.train(load_recipe(path, output=str(folder / "one")))
-    done = finished(by_two("train", path, "--output", folder / "two"))
+    done = finished(by_two("train", path, "--output", folder / "two", "--set", f"distributed={request.param}"))
     assert done.returncode == 0, done.stderr
     return one.directory, folder / "two", done
 
@@ -110,6 +110,56 @@ def test_one_process_writes_and_speaks(runs):
     lines = done.stdout.splitlines()
     assert lines.count("stage coarse") == lines.count("importing torch and transformers") == 1
     assert sum(line.startswith("run: ") for line in lines) == 1
+    assert sum(line in WAYS for line in lines) == 1
+
+
+WAYS = {
+    "2 processes, each with the whole model (DistributedDataParallel)": "ddp",
+    "2 processes, each with a shard of the model (FSDP2)": "fsdp2",
+}
+
+
+def test_it_is_said_how_the_processes_share_the_model(runs, request):
+    (said,) = (WAYS[line] for line in runs[2].stdout.splitlines() if line in WAYS)
+    assert said == request.node.callspec.params["runs"]
+
+
+class Ends(Reporter):
+    """Ends a run after a step of its stage, of which there is no checkpoint yet."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def metrics(self, values):
+        if values["step"] == self._step:
+            raise KeyboardInterrupt
+
+
+RESUMED = "{coarse: {method: lora, rank: 2, epochs: 2, batch_size: 6, learning_rate: 1e-3, holdout: 0.1}}"
+ENDED = "import sys, heft; from runtime.test_distributed import Ends; heft.train(sys.argv[1], reporter=Ends(4))"
+
+
+@pytest.mark.parametrize("setting", ["ddp", "fsdp2"])
+def test_a_run_goes_on_with_another_number_of_processes_to_the_same_result(setting, tmp_path):
+    rest = f"checkpoint: {{every_steps: 1}}\ndistributed: {setting}"
+    task = "{name: whereabouts, train_size: 19, eval_size: 6}"
+    path = write_recipe(tmp_path, RESUMED, rest, task=task)
+    whole = heft.train(load_recipe(path, output=str(tmp_path / "whole"))).directory
+    text = path.read_text()
+    path.write_text(f"{text}\noutput: {tmp_path / 'wider'}\n")
+    with pytest.raises(KeyboardInterrupt):
+        heft.train(path, reporter=Ends(4))
+    wider = finished(by_two("train", path, "--resume"))
+    assert wider.returncode == 0, wider.stderr
+    assert "resuming stage coarse after step 3" in wider.stdout
+    assert "begun with 1 process and resumed with 2" in " ".join((wider.stdout + wider.stderr).split())
+    path.write_text(f"{text}\noutput: {tmp_path / 'narrower'}\n")
+    assert finished(by_two(path, code=ENDED)).returncode != 0
+    heft.train(path, resume=True)
+    for name in ("wider", "narrower"):
+        assert metrics(tmp_path / name, "coarse")[-1]["step"] == metrics(whole, "coarse")[-1]["step"]
+        found, expected = (load_file(d / "adapter/coarse/adapter_model.safetensors") for d in (tmp_path / name, whole))
+        assert_tensors(found, expected, of_weights(1e-3, 8))
 
 
 @pytest.mark.long
@@ -124,18 +174,9 @@ def test_after_a_signal_two_processes_resume_from_the_same_step_to_the_same_resu
     assert finished(process).returncode != 0
     kept = [each.name for each in (tmp_path / "run" / "checkpoints" / "4-dropped").glob("step-*")]
     assert len(kept) == 1
-    alone = heft_by_one(*train, "--resume")
-    assert "begun with 2 processes and cannot be resumed with 1" in alone.stderr
     done = finished(by_two(*train, "--resume"))
     assert done.returncode == 0, done.stderr
     assert f"resuming stage dropped after step {int(kept[0].partition('-')[2])}" in done.stdout
     whole = finished(by_two(*train[:3], tmp_path / "whole", *train[4:]))
     assert whole.returncode == 0, whole.stderr
     assert resuming.results(tmp_path / "run") == resuming.results(tmp_path / "whole")
-
-
-def heft_by_one(*arguments):
-    code = "from heft.cli import main; main()"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)

@@ -1,6 +1,7 @@
 """`heft plan`: what a recipe will cost, as tables or as JSON."""
 
-from typing import TYPE_CHECKING, Annotated
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +28,17 @@ def plan(
         int | None,
         typer.Option(min=1, metavar="N", help="Show N training examples token by token, as the model will see them."),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Plan for N processes, each on a device of its own.")
+    ] = 1,
+    on: Annotated[
+        Literal["cpu", "cuda", "mps"] | None,
+        typer.Option(help="Plan for devices of this kind, which need not be here."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="FLOP/S", help="Matrix rate of each device, such as 4e14; nothing is benchmarked then."),
+    ] = None,
     probe_layers: Annotated[
         bool,
         typer.Option(help="Load the model and say at which layers and tokens an edit could move the loss."),
@@ -44,6 +56,8 @@ def plan(
     loaded = load_recipe(recipe, override)
     if probe_rows is not None and not probe_layers:
         raise HeftError("--probe-rows has no effect without --probe-layers; add that, or leave it out")
+    if rate is not None and not 0 < rate < math.inf:
+        raise HeftError(f"--rate is {rate:g}, expected FLOPs a second of one device, such as 4e14")
     reporter = ConsoleReporter()
     from heft.data.inspect import show_examples
     from heft.models.load import quiet
@@ -53,7 +67,8 @@ def plan(
     shown = None if show is None else show_examples(loaded, show)
     if shown is not None and not as_json:  # first, so that they are there if a check ends the plan
         reporter.console.print(drawn(shown))
-    found = make_plan(loaded, Reporter() if as_json else reporter, probe_seconds=10.0 if probe else 0.0)
+    listener, seconds = Reporter() if as_json else reporter, 10.0 if probe else 0.0
+    found = make_plan(loaded, listener, seconds, processes, on, rate)
     layers = _probed(loaded, probe_rows, Reporter() if as_json else reporter) if probe_layers else None
     if as_json:
         values = found.to_dict() | ({} if shown is None else {"shown": shown.to_dict()})
@@ -82,12 +97,23 @@ def _probed(recipe: "Recipe", rows: int | None, reporter: "Reporter") -> "LayerP
 def summary(plan: "Plan") -> list[str]:
     """The model and the data, above the table."""
     lines = [f"{plan.model} on {plan.device}: {plan.parameters:,} parameters, {in_bytes(plan.weight_bytes)} of weights"]
+    if plan.processes > 1:
+        lines.append(_shared_out(plan))
     for what, data in (("train", plan.train), ("eval", plan.eval)):
         lines.append(
             f"{what}: {data.rows:,} rows, {data.tokens:,} tokens (mean {data.mean_tokens:.0f}, longest {data.longest}),"
             f" {data.cut:,} prompts cut"
         )
     return lines
+
+
+def _shared_out(plan: "Plan") -> str:
+    if not plan.is_sharded:
+        return f"{plan.processes} processes, each with the whole model (DistributedDataParallel)"
+    return (
+        f"{plan.processes} processes, each with a shard of the model (FSDP2): {in_bytes(plan.device_weight_bytes)} of"
+        f" weights at most on its device, {in_bytes(plan.host_weight_bytes)} in main memory"
+    )
 
 
 def stages_table(plan: "Plan") -> "Table":
@@ -124,9 +150,10 @@ def notes(plan: "Plan") -> list[str]:
             f" ({in_flops(plan.plain_evaluation_flops)} with nothing shared)"
         )
     if plan.flops_per_second is not None:
-        lines.append(
-            f"times are at {in_flops(plan.flops_per_second)}/s, this machine's matrix rate: a run takes longer"
-        )
+        whose = "this machine's matrix rate" if plan.is_measured else "as given for each device"
+        lines.append(f"times are at {in_flops(plan.flops_per_second)}/s, {whose}: a run takes longer")
+    if plan.processes > 1:
+        lines.append("memory is that of each process; evaluations are not shared out; nothing that is sent is counted")
     return lines
 
 

@@ -25,10 +25,10 @@ class StagePlan:
         flops: of training, as it will run; like all other figures from FLOPs None where the model cannot be counted.
         plain_flops: of training with nothing reused.
         reuse: what is computed once, or why nothing is.
-        peak_bytes: of memory in training.
+        peak_bytes: of memory in training, in each process.
         uncounted: why FLOPs are not counted; None where they are.
         evaluation_flops: of the evaluation after the stage; 0 in a sweep, which has none.
-        seconds, evaluation_seconds: at this machine's matrix rate; None without a probe.
+        seconds, evaluation_seconds: at the plan's matrix rate; None without one.
     """
 
     name: str
@@ -61,7 +61,7 @@ class SweepPlan:
         reuse: the prefixes that are shared, or why none are.
         peak_bytes: of memory in training.
         evaluation_flops: of the winner's evaluation, where the recipe asks for it.
-        seconds, evaluation_seconds: at this machine's matrix rate; None without a probe.
+        seconds, evaluation_seconds: at the plan's matrix rate; None without one.
     """
 
     stage: str
@@ -85,6 +85,14 @@ class Plan:
     """What a recipe will cost; `stages` are those that are trained one after the other, `sweep` the last one.
 
     The base's evaluation is 0 in a sweep, which has none.
+
+    Attributes:
+        processes: that train together, each on a device of its own.
+        is_sharded: whether they share the model out.
+        device_weight_bytes: what of the base's weights each holds on its device, with what it puts together of others.
+        host_weight_bytes: what of them each keeps in main memory beside that.
+        flops_per_second: of a device's matrix products; None without a probe.
+        is_measured: whether they were measured here, and not given.
     """
 
     model: str
@@ -98,6 +106,11 @@ class Plan:
     stages: list[StagePlan]
     sweep: SweepPlan | None = None
     flops_per_second: float | None = None
+    processes: int = 1
+    is_sharded: bool = False
+    device_weight_bytes: int = 0
+    host_weight_bytes: int = 0
+    is_measured: bool = True
 
     def to_dict(self) -> dict:
         """For JSON."""

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from heft.costs.operations import ModelCosts
+from heft.costs.processes import Processes
 from heft.costs.stage import StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import EncodedExample
@@ -86,22 +87,26 @@ def pass_bytes(
     return round(max(prefixes + body, _COPIES_OF_PREFIXES * prefixes))
 
 
-def stage_bytes(work: StageCosts, text: PreTrainedConfig, device: torch.device) -> int:
-    """Bytes that training a stage takes at its peak, beside the base model's weights.
+def stage_bytes(
+    work: StageCosts, text: PreTrainedConfig, device: torch.device, processes: Processes | None = None
+) -> int:
+    """Bytes that training a stage takes at its peak in each process, beside the base model's weights.
 
-    A CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass.
+    A CPU takes a batch in parts (heft.training.loss), which all wait for the backward pass; not of a sharded model.
     """
+    processes = processes or Processes()
     stage, shape, reuse = work.stage, work.shape, work.reuse
     longest = sorted(work.rows, key=lambda row: -row.length)
-    longest = longest[: stage.micro_batch_size or stage.batch_size]
-    needed = trained_bytes(shape.trainable_parameters, stage.optimizer)
+    longest = longest[: processes.rows(stage, len(longest))]
+    needed = trained_bytes(processes.share(shape.trainable_parameters), stage.optimizer)
     if reuse.kind == PREFIXES:
         width = reuse.start + max(len(row.answer) for row in longest)
         needed += pass_bytes(shape.costs, _batch(shape.costs, longest, width), text, device)
     else:
         checkpointed = shape.reuse.state_bytes if stage.gradient_checkpointing else 0
         lengths = [row.length for row in longest]
-        for part in batches_of_like_length(lengths, len(longest), pass_tokens(device, trains=True)):
+        cost = None if processes.is_sharded else pass_tokens(device, trains=True)
+        for part in batches_of_like_length(lengths, len(longest), cost):
             batch = _batch(shape.costs, [longest[i] for i in part], None)
             needed += pass_bytes(shape.costs, batch, text, device, checkpointed)
             if reuse.kind == LOWER_LAYERS:

@@ -15,6 +15,7 @@ from heft.data.encode import EncodedExample
 from heft.models.load import choose_device
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.training import validation_rows_of
+from heft.runtime import distributed
 from heft.training.attention import reads_in_place, trains_eager
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
@@ -106,23 +107,32 @@ class StageCosts:
 
 
 def stage_costs(
-    recipe: Recipe, name: str, examples: Sequence[EncodedExample], shape: Shape | None = None
+    recipe: Recipe,
+    name: str,
+    examples: Sequence[EncodedExample],
+    shape: Shape | None = None,
+    is_sharded: bool | None = None,
 ) -> StageCosts:
     """Count a stage of a recipe. The store of what is reused is chosen now, by what is free now.
 
-    `examples` are all training rows, validation rows among them; without a `shape` the model is looked at here.
+    Args:
+        examples: all training rows, validation rows among them.
+        shape: of the stage's model; without one the model is looked at here.
+        is_sharded: whether processes share the model out; None for what those of this run do.
     """
+    is_sharded = distributed.shards(recipe.distributed) if is_sharded is None else is_sharded
     stage = recipe.stages[name]
     if stage.is_frozen:
         shape = replace(shape or shape_of(skeleton_of(recipe, name), recipe.model.attention), trainable_parameters=0)
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
     shape = shape or shape_of(_skeleton_in_training(recipe, name, examples), recipe.model.attention)
     rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed)
-    reuse = _shared_reuse(recipe, name, shape, examples)
+    reuse = None if is_sharded else _shared_reuse(recipe, name, shape, examples)
     if reuse is not None:
         return StageCosts(stage, shape, rows, validation_rows, reuse, is_filled=name != reuse.stages[0])
     uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
-    reuse = _stored(decide_reuse(stage, shape.reuse), stage, shape, [*rows, *validation_rows], uses)
+    plan = decide_reuse(stage, shape.reuse, is_sharded=is_sharded)
+    reuse = _stored(plan, stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)
 
 

@@ -29,7 +29,7 @@ def padding_matters(model: PreTrainedModel, pad_id: int, longest: int) -> bool:
     if scaled is not None and longest > scaled:
         return True
     if model not in _KNOWN:
-        most = model.get_input_embeddings().weight.shape[0]
+        most = next(model.get_input_embeddings().parameters()).shape[0]  # trained tokens would be added to `weight`
         ids = [(pad_id + 1 + 7 * i) % most for i in range(_LONG)]
         short, long = ids[:_SHORT], ids
         was_training, _ = model.training, model.eval()

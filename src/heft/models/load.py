@@ -49,8 +49,10 @@ class Base:
     fingerprint: str
 
 
-def load_base(settings: ModelSettings) -> Base:
+def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
     """Load the model that a recipe names, with nothing attached.
+
+    One that is to be sharded stays on the CPU (heft.models.sharding).
 
     Raises:
         HeftError: the model is missing, gated or unreadable, or its device is not available.
@@ -61,7 +63,7 @@ def load_base(settings: ModelSettings) -> Base:
     tokenizer = load_tokenizer(settings)
     settings = settings.model_copy(update={"dtype": resolved_dtype(settings, device)})
     model = _tiny(settings) if settings.name == TINY else _load_model(settings, device)
-    if not settings.quantization:
+    if not (settings.quantization or is_to_be_sharded):
         model.to(device)
     model.eval().requires_grad_(False)
     model.name_or_path = str(local_folder(settings.name) or settings.name)

@@ -15,14 +15,18 @@ from heft.costs.evaluation import evaluation_cost
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
 from heft.costs.operations import ModelCosts, Uncountable, model_costs
+from heft.costs.processes import Processes
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import stage_costs
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, read_data
+from heft.errors import HeftError
 from heft.models.load import choose_device
+from heft.models.precision import auto_dtype
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
+from heft.runtime import distributed
 from heft.runtime.reporter import Reporter
 from heft.sweep.costs import sweep_costs
 from heft.training.reuse.plan import PREFIXES, ReusePlan
@@ -31,15 +35,32 @@ FEW_TOKENS, MANY_TOKENS = 128, 1024
 """Rows of the products that the probe measures: a batch of suffixes, and one of whole rows; more are no faster."""
 
 
-def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: float = 10.0) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    reporter: Reporter | None = None,
+    probe_seconds: float = 10.0,
+    processes: int = 1,
+    on: str | None = None,
+    rate: float | None = None,
+) -> Plan:
     """Count what a recipe will cost.
 
-    This machine's matrix rate is measured for `probe_seconds`; 0 leaves seconds out.
+    Args:
+        recipe: the recipe.
+        reporter: hears of rows and of the probe; None for no one.
+        probe_seconds: how long this machine's matrix rate is measured; 0 leaves seconds out.
+        processes: that will train together, each on a device of its own.
+        on: "cpu", "cuda" or "mps", the devices' kind, which this machine need not have; None for the recipe's.
+        rate: FLOPs a second of each device's matrix products; None measures this machine's.
 
     Raises:
-        HeftError: the data, the tokenizer or the config cannot be loaded, or an adapter has no place in the model.
+        HeftError: the data, the tokenizer or the config cannot be loaded, or an adapter has no place in the model; or
+            the recipe is a sweep, which runs in one process.
     """
     reporter = reporter or Reporter()
+    if processes > 1 and recipe.sweep is not None:
+        raise HeftError("a sweep runs in one process; leave --processes out")
+    recipe, device = _placed(recipe, on)
     base = skeleton_of(recipe, None)
     alone = [recipe] if recipe.sweep is None else [recipe_of(recipe, tried) for tried in configurations(recipe)]
     for each in alone:
@@ -48,19 +69,44 @@ def make_plan(recipe: Recipe, reporter: Reporter | None = None, probe_seconds: f
     edited = [positions for each in alone for positions in edited_positions(each)]
     data = read_data(alone[0], Reporter(), edited)  # rows are the same for all configurations of a sweep
     recipe = with_defaults(recipe, Facts(len(data.train), base.num_parameters()), reporter.note)
-    work = _Planner(recipe, base, data, choose_device(recipe.model.device))
-    if probe_seconds:
+    sharing = Processes(processes, distributed.shards(recipe.distributed, processes))
+    work = _Planner(recipe, base, data, device, sharing, rate)
+    if probe_seconds and rate is None:
+        if on not in (None, device.type) or choose_device(recipe.model.device).type != device.type:
+            raise HeftError(
+                f"this machine has no {on} device to measure: give its rate (--rate 4e14), or add --no-probe"
+            )
         reporter.note(f"probing this machine for {probe_seconds:.0f} seconds")
         work.probe(probe_seconds)
     return work.plan()
 
 
+def _placed(recipe: Recipe, on: str | None) -> tuple[Recipe, torch.device]:
+    """The recipe with the dtype that it has on devices of that kind, and the device."""
+    if on is None:
+        return recipe, choose_device(recipe.model.device)
+    dtype = auto_dtype(on, multiplies_bfloat16=on == "cuda") if recipe.model.dtype == "auto" else recipe.model.dtype
+    model = recipe.model.model_copy(update={"dtype": dtype, "device": "auto"})
+    return recipe.model_copy(update={"model": model}), torch.device(on)
+
+
 class _Planner:
-    def __init__(self, recipe: Recipe, base: PreTrainedModel, data: Data, device: torch.device):
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: PreTrainedModel,
+        data: Data,
+        device: torch.device,
+        processes: Processes,
+        rate: float | None,
+    ):
         self._recipe, self._base, self._train, self._eval, self._device = recipe, base, data.train, data.eval, device
+        self._processes = processes
         self._weights = weight_bytes(base, recipe.model.quantization)
-        self._rate: float | None = None
-        self._small_rate: float | None = None
+        self._held = processes.share(self._weights) + processes.whole_bytes(base)
+        self._rate_is_given = rate is not None
+        self._rate: float | None = rate
+        self._small_rate: float | None = rate
 
     def probe(self, seconds: float) -> None:
         """Measure the rate at whole rows and, for suffixes, at few tokens."""
@@ -91,6 +137,11 @@ class _Planner:
             stages=[self._stage(name) for name in names],
             sweep=None if recipe.sweep is None else self._sweep(),
             flops_per_second=self._rate,
+            processes=self._processes.count,
+            is_sharded=self._processes.is_sharded,
+            device_weight_bytes=self._held,
+            host_weight_bytes=self._weights if self._processes.is_sharded else 0,
+            is_measured=not self._rate_is_given,
         )
 
     def _base_costs(self) -> ModelCosts | None:
@@ -103,13 +154,14 @@ class _Planner:
         return evaluation_cost(self._recipe, self._base, costs, self._eval, self._device, share)
 
     def _stage(self, name: str) -> StagePlan:
-        work = stage_costs(self._recipe, name, self._train)
+        work = stage_costs(self._recipe, name, self._train, is_sharded=self._processes.is_sharded)
         flops = work.flops(work.planned_passes)
         evaluation, peak = 0.0, None
         if self._recipe.sweep is None:
             evaluation = self._evaluation(work.shape.costs, self._recipe.evaluation.share_prefix)
         if work.shape.uncounted is None and not work.stage.is_frozen:
-            peak = self._weights + stage_bytes(work, self._base.config.get_text_config(), self._device)
+            text = self._base.config.get_text_config()
+            peak = self._held + stage_bytes(work, text, self._device, self._processes)
         return StagePlan(
             name=name,
             method=work.stage.method,
@@ -122,7 +174,7 @@ class _Planner:
             peak_bytes=peak,
             uncounted=work.shape.uncounted,
             evaluation_flops=evaluation,
-            seconds=self._seconds(flops, work.reuse),
+            seconds=self._seconds(None if flops is None else flops / self._processes.count, work.reuse),
             evaluation_seconds=self._seconds(evaluation),
         )
 

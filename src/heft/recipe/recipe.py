@@ -263,6 +263,10 @@ class Recipe(Settings):
     """Directory that the run writes; null means runs/<name>."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """Checkpointing of a run in progress."""
+    distributed: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes train (torchrun, accelerate launch): `ddp`, each with the whole model, or `fsdp2`, each
+    with a slice of it, for a model too large for one device; `auto` is ddp, unless accelerate is configured for FSDP.
+    Without effect in one process (docs/scale.md)."""
     trackers: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], Distinct] = Field(default=[])
     """Trackers that hear of losses, learning rates, gradient norms and evaluations (`report_to`); each needs its
     package. docs/trackers.md says what each gets and where it goes."""

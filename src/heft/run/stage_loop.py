@@ -1,11 +1,12 @@
 """The stages of a run: each is trained, checkpointed and evaluated, from wherever an earlier call has left it."""
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import finish, left_out_in_words, overview
@@ -15,9 +16,9 @@ from heft.adapters.orthogonal import orthogonal_in_words
 from heft.costs.pieces import evaluation_name, pieces_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
-from heft.errors import HeftError
 from heft.evaluation.evaluator import evaluate_examples
-from heft.models.load import Base
+from heft.models.load import Base, choose_device
+from heft.models.sharding import sharded_copy
 from heft.recipe.recipe import Recipe, Stage
 from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
@@ -111,12 +112,7 @@ class StageLoop:
                 self.reporter.warn("metrics.jsonl lacks what was logged before; curves will lack it too")
             self.directory.cut_metrics(logged)
         if last:
-            begun_with = len(last.state.random)
-            if begun_with != distributed.count():
-                raise HeftError(
-                    f"this run was begun with {begun_with} processes and cannot be resumed with {distributed.count()},"
-                    f" since each draws its own random numbers; start {begun_with}"
-                )
+            self._note_other_processes(len(last.state.random))
             self.reporter.note(f"resuming stage {name} after step {step:,}")
             self.reporter.resumed(name, step)
             if last.cache is not None:  # a resumed stage runs as it was started
@@ -149,6 +145,14 @@ class StageLoop:
             self.checkpoints.write_trained(name, figures, save_adapters, self.directory.metrics_bytes)
         return figures
 
+    def _note_other_processes(self, begun_with: int) -> None:
+        if begun_with != distributed.count():
+            processes = f"{begun_with} process{'es' if begun_with > 1 else ''}"
+            self.reporter.warn(
+                f"begun with {processes} and resumed with {distributed.count()}: rows and steps stay the same, sums are"
+                " taken in another order, and dropout draws other numbers"
+            )
+
     def count(self, name: str, stage: Stage) -> StageCosts:
         """What training a stage costs, with the store that `cache: auto` means now."""
         stages = {**self.recipe.stages, name: stage}
@@ -178,30 +182,38 @@ class StageLoop:
             self.reporter.note(words)
         self.reporter.overview(name, overview(self.base.model))
         try:
-            outcome = train_stage(
-                self.base.model,
-                name,
-                stage,
-                self.data.train,
-                pad_id=self.base.tokenizer.pad_token_id,
-                seed=seed,
-                reporter=self.reporter,
-                holdout_seed=self.recipe.holdout_seed,
-                plan=plan,
-                attention=self.base.settings.attention,
-                prefixes=prefixes,
-            )
+            with self.computing() as model:
+                outcome = train_stage(
+                    model,
+                    name,
+                    stage,
+                    self.data.train,
+                    pad_id=self.base.tokenizer.pad_token_id,
+                    seed=seed,
+                    reporter=self.reporter,
+                    holdout_seed=self.recipe.holdout_seed,
+                    plan=plan,
+                    attention=self.base.settings.attention,
+                    prefixes=prefixes,
+                )
         finally:  # also where it diverged, so that the base is as it was
             finish(self.base.model, attached)
         note_tails(self.base.model, attached.names, [*self.data.train, *self.data.eval])
         return trained, outcome
 
+    def computing(self) -> AbstractContextManager[PreTrainedModel]:
+        """The model that computes: the base with its adapters, or what processes share of it; what trains in it inside
+        is the base's afterwards."""
+        if not distributed.shards(self.recipe.distributed):
+            return nullcontext(self.base.model)
+        return sharded_copy(self.base.model, choose_device(self.base.settings.device))
+
     def evaluate(self, name: str, **figures) -> StageSummary:
         """Evaluate the base or the model after a stage on the evaluation split, and report it with further figures."""
         task, settings = task_for(self.recipe.task), self.recipe.evaluation
-        model, tokenizer = self.base.model, self.base.tokenizer
-        what = evaluation_name(name)
-        evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
+        what, tokenizer = evaluation_name(name), self.base.tokenizer
+        with self.computing() as model:
+            evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
         labels = None if evaluation.labels is None else list(evaluation.labels)
         figures |= {"evaluation_seconds": evaluation.seconds, "labels": labels}
         summary = StageSummary.of(name, evaluation.metrics, **figures)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from heft import __version__
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import check_targets
 from heft.adapters.existing import check_sources, sources_of
+from heft.adapters.lora import has_tied_head
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, SourceEntry, read_manifest
 from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
@@ -96,8 +99,8 @@ def train(
     require_trackers(recipe)
     device = choose_device(recipe.model.device)
     distributed.init(device)
-    if distributed.runs_as(device):
-        reporter.note(distributed.runs_as(device))
+    if distributed.runs_as(recipe.distributed):
+        reporter.note(distributed.runs_as(recipe.distributed))
     path = recipe.output_dir
     begun = resume and is_begun(path)
     with ExitStack() as until_the_end:
@@ -137,6 +140,29 @@ def train(
         return Run(directory.path, directory.summaries)
 
 
+def _require_shardable(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Require, where the model is to be sharded (heft.models.sharding), that it and what trains it can be.
+
+    Raises:
+        HeftError: something cannot; all of it.
+    """
+    if not distributed.shards(recipe.distributed):
+        return
+    faults = []
+    if recipe.model.quantization:
+        faults.append(
+            f"model.quantization: {recipe.model.quantization} packs weights, and no process has a part of one"
+        )
+    for name, stage in recipe.stages.items():
+        if not stage.is_frozen and stage.optimizer == "adafactor":
+            faults.append(f"stages.{name}.optimizer: adafactor keeps sums over whole weights; take adamw or sgd")
+        if has_tied_head(model) and any(adapter.trains_tokens for adapter in adapters_of(name, stage)):
+            text = "the output head, which is not sharded, has the embeddings' tokens in this model"
+            faults.append(f"stages.{name}.trainable_tokens: {text}")
+    if faults:
+        raise HeftError("\n".join([*faults, "change that, or set distributed: ddp"]))
+
+
 def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> Base:
     """The base, loaded, in which every adapter of the recipe has a place.
 
@@ -144,7 +170,8 @@ def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> 
         HeftError: it cannot be loaded, or an adapter has none.
     """
     reporter.note(f"loading {recipe.model.name}")
-    base = load_base(settings)
+    base = load_base(settings, distributed.shards(recipe.distributed))
+    _require_shardable(recipe, base.model)
     check_targets(base.model, recipe, base.tokenizer)
     check_sources(base.model, recipe, base.fingerprint, reporter.warn)
     skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
@@ -221,7 +248,7 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "device": str(base.model.device),
+        "device": str(choose_device(base.settings.device)),
         "seed": recipe.seed,
         "template_date": recipe.task.template_date,
         "base": {

@@ -29,17 +29,22 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def runs_as(device: "torch.device") -> str | None:
+def shards(setting: str, processes: int | None = None) -> bool:
+    """Whether the processes share the model out among them (FSDP2), by a recipe's `distributed`.
+
+    "auto" does so where accelerate is configured for FSDP. `processes` is how many there will be; None for those that
+    there are.
+    """
+    as_configured = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return (processes or count()) > 1 and (setting == "fsdp2" or (setting == "auto" and as_configured))
+
+
+def runs_as(setting: str) -> str | None:
     """How several processes share the model, in words; None where there is one."""
     if count() == 1:
         return None
-    asks_for_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asks_for_fsdp and device.type != "cpu":
-        return f"{count()} processes, each with a shard of the model (FSDP, as accelerate is configured)"
-    text = f"{count()} processes, each with the whole model (DistributedDataParallel)"
-    if asks_for_fsdp:
-        text += "; accelerate is configured for FSDP, which it does not do on a CPU"
-    return text
+    how = "a shard of the model (FSDP2)" if shards(setting) else "the whole model (DistributedDataParallel)"
+    return f"{count()} processes, each with {how}"
 
 
 def init(device: "torch.device") -> None:

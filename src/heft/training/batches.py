@@ -75,12 +75,13 @@ class TrainingData:
         return batch
 
 
-def accumulation_steps(stage: TrainingSettings) -> int:
+def accumulation_steps(stage: TrainingSettings, processes: int | None = None) -> int:
     """Micro-batches of an optimizer step (transformers: `gradient_accumulation_steps`).
 
-    The fewest equal ones that the batch splits into, of at most `micro_batch_size` rows for each process.
+    The fewest equal ones that the batch splits into, of at most `micro_batch_size` rows for each process; None for the
+    processes of this run.
     """
-    largest = (stage.micro_batch_size or stage.batch_size) * distributed.count()
+    largest = (stage.micro_batch_size or stage.batch_size) * (processes or distributed.count())
     fewest = math.ceil(stage.batch_size / largest)
     return next(n for n in range(fewest, stage.batch_size + 1) if stage.batch_size % n == 0)
 

@@ -14,6 +14,7 @@ from heft.adapters.attach import adapter_modules
 from heft.data.encode import EncodedExample, training_batch
 from heft.errors import HeftError
 from heft.models.equality import why_unequal
+from heft.models.sharding import is_sharded, sliced_like, whole
 from heft.runtime.memory_errors import attempt
 from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
@@ -51,9 +52,7 @@ def require_an_effect(model: PreTrainedModel, name: str, rows: Sequence[EncodedE
     row = rows[of_unlike_length(rows)[0]]
     with _evaluating(model), torch.enable_grad():
         value = answer_loss(model, _batch(model, [row], [0], pad_id))
-        found = value.requires_grad and any(
-            g is not None for g in torch.autograd.grad(value, trained, allow_unused=True)
-        )
+        found = value.requires_grad and any(g is not None for g in gradients_of(value, model, trained))
     if not found:
         raise HeftError(
             f"stage {name} trains nothing that the answers depend on: no weight of it gets a gradient. Choose other"
@@ -93,9 +92,21 @@ def of_unlike_length(rows: Sequence[EncodedExample]) -> list[int]:
 def _loss_and_gradient(model, loss: Loss, trained: Sequence[torch.Tensor], batches: Sequence[dict]) -> list[float]:
     """The loss of all batches, and the norm of its gradient."""
     total = sum(loss(model, batch) for batch in batches)
-    gradients = torch.autograd.grad(total, trained, allow_unused=True)
-    norm = torch.stack([g.double().norm() for g in gradients if g is not None]).norm()
-    return [total.item(), norm.item()]
+    norms = [whole(g.double().norm()) for g in gradients_of(total, model, trained) if g is not None]
+    return [total.item(), torch.stack(norms).norm().item()]
+
+
+def gradients_of(
+    loss: torch.Tensor, model: torch.nn.Module, parameters: Sequence[torch.Tensor]
+) -> list[torch.Tensor | None]:
+    """Gradients of a loss, None where it does not depend on a parameter; those of slices are slices."""
+    if not is_sharded(model):  # a slice's gradient is sent to it in a backward pass only
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+    loss.backward()
+    found = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return found
 
 
 def _batch(model: PreTrainedModel, rows: list[EncodedExample], numbers: list[int], pad_id: int) -> dict:
@@ -123,7 +134,7 @@ def shaken(model: PreTrainedModel, trained: Sequence[torch.nn.Parameter]) -> Ite
             with torch.no_grad():
                 for parameter in trained:
                     noise = torch.randn(parameter.shape, generator=numbers) * _SHAKE * parameter.shape[-1] ** -0.5
-                    parameter.add_(noise.to(parameter))
+                    parameter.add_(sliced_like(noise.to(parameter.device, parameter.dtype), parameter))
             yield
         finally:
             with torch.no_grad():

@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from heft.data.batching import select_rows
 from heft.errors import HeftError
+from heft.models.sharding import whole
 from heft.text.listing import first_of
 from heft.training.loss import Loss
 
@@ -53,7 +54,7 @@ def require_sound_weights(
     Raises:
         Diverged: they are not.
     """
-    norm = float(get_total_norm(parameters))
+    norm = float(whole(get_total_norm(parameters)))
     if not math.isfinite(norm):
         raise weights_diverged(stage, step, f"the norm of the trained weights is {norm}")
     model.eval()
@@ -64,18 +65,20 @@ def require_sound_weights(
 
 
 def diverged(
-    stage: str, step: int, what: str, bad: Sequence[str], rows: Sequence[str], weights_moved: bool
+    stage: str, step: int, what: str, bad: Sequence[str] | None, rows: Sequence[str], weights_moved: bool
 ) -> Diverged:
     """The error of a loss or a gradient that is NaN or infinite.
 
     Args:
         stage, step: the stage's name, and the step, counted from 1.
         what: is not finite, with its value: "the loss is nan".
-        bad: ids of the rows whose loss alone is not finite.
+        bad: ids of the rows whose loss alone is not finite; None where that was not tried.
         rows: ids of all rows that it was computed from.
         weights_moved: whether a step had been taken; weights that are off make every row bad.
     """
-    if 0 < len(bad) < len(rows) or (bad and not weights_moved):
+    if bad is None:
+        named, whose, advice = rows, "its rows are", _lower_rate(stage)
+    elif 0 < len(bad) < len(rows) or (bad and not weights_moved):
         named, whose, advice = bad, "rows whose loss alone is not finite", "Look at these rows"
     else:
         whose = f"each of its rows alone has {'no' if bad else 'a'} finite loss; they are"

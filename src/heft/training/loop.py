@@ -1,7 +1,7 @@
 """The training loop of a stage: forward and backward in micro-batches, clip, step, schedule; log, evaluate, save.
 
 `TrainingLoop.run` is the loop, `_step` one optimizer step. Of several processes each takes its share of every
-micro-batch; accelerate averages their gradients (DDP) or shards the model (FSDP2).
+micro-batch; accelerate averages their gradients (DDP), or torch does, of a sharded model (heft.models.sharding).
 """
 
 import itertools
@@ -15,10 +15,11 @@ from functools import partial
 from typing import NoReturn
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
+from heft.models.sharding import is_sharded, whole
 from heft.recipe.recipe import Stage
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
@@ -70,10 +71,12 @@ class TrainingLoop:
         self._frozen_dropouts = frozen_dropouts(self.model)
         self._accelerator = make_accelerator(self.stage)
         optimizer = make_optimizer(trained_parameters(self.model), self.stage)
-        self._wrapped, self._optimizer = self._accelerator.prepare(self.model, optimizer)
+        self._is_sharded = is_sharded(self.model)
+        if self._is_sharded:
+            self._wrapped, self._optimizer = self.model, self._accelerator.prepare(optimizer)
+        else:
+            self._wrapped, self._optimizer = self._accelerator.prepare(self.model, optimizer)
         self._schedule = make_schedule(self._optimizer, self.stage, self.steps)
-        if self._accelerator.distributed_type == DistributedType.FSDP:  # its parameters are shards now
-            self.model = self._wrapped
         self._parameters = trained_parameters(self.model)
         self._process, self._processes = self._accelerator.process_index, self._accelerator.num_processes
         self._steps_per_epoch = math.ceil(len(self.data.rows) / self.stage.batch_size)
@@ -116,7 +119,7 @@ class TrainingLoop:
             epoch = self.data.epoch(self.stage)
             if done:
                 next(itertools.islice(epoch, done - 1, None))
-                snapshot.restore_random_state(checkpoint.random[self._process])
+                self._restore_random(checkpoint)
             yield from epoch
             done = 0
 
@@ -128,11 +131,11 @@ class TrainingLoop:
         if not self.model.training:  # an evaluation came between; modes are not set anew in each step: models are large
             train_mode(self._wrapped, self._frozen_dropouts)
         for batch in self._batches:
-            is_last = batch is self._batches[-1]
-            with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
+            adds_up = batch is not self._batches[-1] and not self._is_sharded  # slices are sent their sums each time
+            with self._accelerator.no_sync(self._wrapped) if adds_up else nullcontext():
                 self._running_loss += self._forward_backward(batch, answer_tokens)
         limit = self.stage.max_grad_norm or math.inf
-        norm = float(self._accelerator.clip_grad_norm_(list(self._parameters.values()), limit))
+        norm = float(whole(self._accelerator.clip_grad_norm_(list(self._parameters.values()), limit)))
         for what, value in (("loss", self._running_loss.item()), ("gradient's norm", norm)):
             if not math.isfinite(value):
                 self._clear_gradients()
@@ -217,11 +220,15 @@ class TrainingLoop:
 
     def _raise_diverged(self, step: int, what: str, batches: Sequence[Batch], of_all: bool = False) -> NoReturn:
         """With the ids of this process's rows, or `of_all` processes, which then all have to call this."""
-        bad = guards.rows_without_a_finite_loss(self.model, self.loss, batches)
+        # of a sharded model all processes have to run the same passes, and each has other rows
+        bad = None if self._is_sharded else guards.rows_without_a_finite_loss(self.model, self.loss, batches)
         rows = [row for batch in batches for row in batch["row_ids"].tolist()]
         if of_all and self._processes > 1:
-            bad, rows = gather_object(bad), gather_object(rows)
-        ids = ([self.data.examples[row].example.id for row in sorted(set(each))] for each in (bad, rows))
+            bad, rows = None if bad is None else gather_object(bad), gather_object(rows)
+        ids = [
+            None if each is None else [self.data.examples[row].example.id for row in sorted(set(each))]
+            for each in (bad, rows)
+        ]
         raise guards.diverged(self.name, step, what, *ids, weights_moved=self.progress.step > 0)
 
     def _require_sound_weights(self) -> None:
@@ -247,12 +254,22 @@ class TrainingLoop:
     def _restore(self, checkpoint: StageCheckpoint) -> None:
         self.progress = deepcopy(checkpoint.progress)
         self._started -= self.progress.seconds
-        self._running_loss.fill_(checkpoint.running_losses[self._process])
+        begun_with = len(checkpoint.random)  # processes, each with its loss and its random numbers
+        same = begun_with == self._processes
+        mean = sum(checkpoint.running_losses) / begun_with
+        self._running_loss.fill_(checkpoint.running_losses[self._process] if same else mean)
         snapshot.restore_weights(self._parameters, checkpoint.weights)
         snapshot.restore_optimizer(self._optimizer, checkpoint.optimizer)
         self._schedule.load_state_dict(checkpoint.schedule)
         self.early_stopping.state |= checkpoint.early_stopping
-        snapshot.restore_random_state(checkpoint.random[self._process])
+        self._restore_random(checkpoint)
+
+    def _restore_random(self, checkpoint: StageCheckpoint) -> None:
+        """This process's random numbers; one that was not there draws its own."""
+        if self._process < len(checkpoint.random):
+            snapshot.restore_random_state(checkpoint.random[self._process])
+        else:
+            set_seed((self.seed + self._process) % 2**32)
 
     def _measure(self) -> None:
         """Bring time and peak memory up to now."""
@@ -268,7 +285,12 @@ class TrainingLoop:
     def _in_micro_batches(
         self, what: str, run: Callable[[Batch], torch.Tensor], batch: Batch, parameters: Sequence[nn.Parameter] = ()
     ) -> torch.Tensor:
-        """See there; once memory has run out in "training" or "validation", micro-batches stay smaller for it."""
+        """See there; once memory has run out in "training" or "validation", micro-batches stay smaller for it.
+
+        Not of a sharded model, of which all processes have to run the same passes.
+        """
+        if self._is_sharded:
+            return run(batch)
 
         def on_halved(rows: int) -> None:
             self.progress.micro_batch_sizes[what] = rows

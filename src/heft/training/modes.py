@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -80,7 +81,8 @@ def make_accelerator(stage: TrainingSettings) -> Accelerator:
         broadcast_buffers=False,  # they are constants, and processes may take unlike many forward passes
     )
     once = GradientAccumulationPlugin(num_steps=1)  # the loss is already divided by the step's answer tokens
-    accelerator = Accelerator(device_placement=False, kwargs_handlers=[ddp], gradient_accumulation_plugin=once)
+    with patch.dict(os.environ, {"ACCELERATE_USE_FSDP": "false"}):  # heft.models.sharding does that itself
+        accelerator = Accelerator(device_placement=False, kwargs_handlers=[ddp], gradient_accumulation_plugin=once)
     # the precision is the recipe's (bf16_forward), whatever accelerate is configured to or an earlier Accelerator had
     accelerator.native_amp, accelerator.scaler = False, None
     return accelerator

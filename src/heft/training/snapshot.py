@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from heft.models.sharding import sliced_like, whole
+
 _TENSOR = "tensor in the file"
 """Key of the mapping that stands for a tensor among packed values."""
 
@@ -42,22 +44,31 @@ def unpack(values: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def copied(tree: Any) -> Any:
-    """Nested mappings with copies of their tensors, on the CPU."""
+    """Nested mappings with copies of their tensors, whole and on the CPU."""
     if isinstance(tree, torch.Tensor):
-        return tree.detach().to("cpu", copy=True).contiguous()
+        return whole(tree.detach()).to("cpu", copy=True).contiguous()
     return {key: copied(item) for key, item in tree.items()} if isinstance(tree, dict) else tree
 
 
 @torch.no_grad()
 def restore_weights(parameters: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
-    """Set parameters to the values of the same names."""
+    """Set parameters to the values of the same names, which are whole."""
     for name, value in weights.items():
-        parameters[name].copy_(value)
+        parameters[name].copy_(sliced_like(value, parameters[name]))
 
 
 def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Set an optimizer of the same parameters to what its `state_dict` was, perhaps packed since."""
-    entries = {int(number): entry for number, entry in state["state"].items()}
+    """Set an optimizer of the same parameters to what its `state_dict` was, whole and perhaps packed since."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def sliced(value: Any, parameter: torch.Tensor) -> Any:
+        is_like_it = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+        return sliced_like(value, parameter) if is_like_it else value
+
+    entries = {
+        int(number): {key: sliced(value, parameters[int(number)]) for key, value in entry.items()}
+        for number, entry in state["state"].items()
+    }
     optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
 
 

@@ -10,12 +10,14 @@ from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
+from heft.errors import HeftError
+from heft.models.sharding import is_sharded
 from heft.recipe.recipe import Stage
 from heft.runtime.reporter import Reporter
 from heft.training.attention import reads_in_place
 from heft.training.checked_loss import draws_random_numbers, longest_of, why_not_fast
 from heft.training.fused_lora import fused_lora
-from heft.training.loss import Loss, plain_loss
+from heft.training.loss import Loss, answer_loss, plain_loss
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.lower_layers import LowerLayerReuse
@@ -27,9 +29,28 @@ from heft.training.reuse.stores import Store, open_store
 Reuse = PrefixReuse | LowerLayerReuse
 
 
+def plain_loss_for(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int) -> Loss:
+    """The loss that computes every token in every layer.
+
+    Of a sharded model in one pass, since all processes have to run as many, each on rows of other lengths.
+
+    Raises:
+        HeftError: the model is sharded, and rows would run beside padding that changes what it computes.
+    """
+    equal_lengths = padding_matters(model, pad_id, longest_of(rows))
+    if not is_sharded(model):
+        return plain_loss(equal_lengths)
+    if equal_lengths:
+        raise HeftError(
+            "this model computes other numbers for a row that stands beside padding, so its rows run in passes of equal"
+            " lengths, of which processes would have unlike many; set distributed: ddp"
+        )
+    return answer_loss
+
+
 def may_be_fused(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id: int, reporter: Reporter) -> bool:
     """Whether LoRA layers may compute as one function (heft.training.fused_lora); where not, a note says why."""
-    plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
+    plain = plain_loss_for(model, rows, pad_id)
 
     def fused(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with fused_lora(model):
@@ -68,8 +89,9 @@ def loss_for(
     Returns:
         the loss, and whether it computes less than every token in every layer.
     """
-    plain = plain_loss(padding_matters(model, pad_id, longest_of(rows)))
-    plan = decide_reuse(stage, ReuseFacts.of(model), None if prefixes is None else prefixes.shared)
+    plain = plain_loss_for(model, rows, pad_id)
+    shared = None if prefixes is None else prefixes.shared
+    plan = decide_reuse(stage, ReuseFacts.of(model), shared, is_sharded(model))
     if plan.kind == NOTHING:
         return plain, False
     if plan.stages:

@@ -69,10 +69,14 @@ def nothing(why_not: str) -> ReusePlan:
     return ReusePlan(NOTHING, why_not=why_not)
 
 
-def decide_reuse(stage: Stage, facts: ReuseFacts, shared: SharedPrefix | None = None) -> ReusePlan:
+def decide_reuse(
+    stage: Stage, facts: ReuseFacts, shared: SharedPrefix | None = None, is_sharded: bool = False
+) -> ReusePlan:
     """What a stage reuses; `stored` chooses where it is cached.
 
-    `shared` is what it shares with other stages of its run; None for nothing.
+    Args:
+        shared: what it shares with other stages of its run; None for nothing.
+        is_sharded: whether each process has a slice of the model (heft.models.sharding).
     """
     if not stage.reuse:
         return nothing("reuse is false")
@@ -80,6 +84,8 @@ def decide_reuse(stage: Stage, facts: ReuseFacts, shared: SharedPrefix | None = 
         return nothing("gradient checkpointing runs the blocks again")
     if facts.has_dropout:
         return nothing("the base model has dropout of its own")
+    if is_sharded:  # and what is cached differs
+        return nothing("the model is sharded, and all processes have to run the same passes")
     plan = what_can_be_reused(facts) or nothing(_from_the_start(stage))
     if shared is None or plan.kind != PREFIXES:
         return plan

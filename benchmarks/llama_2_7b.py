@@ -1,0 +1,200 @@
+"""The arms of recipes/paper/llama_2_7b.yaml on a model of Llama-2-7B's exact shape, with random weights.
+
+    python benchmarks/llama_2_7b.py build MODEL --boolq DIR [--layers N]
+    python benchmarks/llama_2_7b.py run MODEL --boolq DIR --out OUT [--arms heft lora_20 …] [--full]
+    python benchmarks/llama_2_7b.py table OUT
+
+What it shows is that everything goes on a model of that size: training, resume, evaluation of the reloaded adapter,
+verify and export, in how much time and memory. Accuracy means nothing here. `build` writes 13.5 GB and a BPE tokenizer
+of 32,000 tokens, trained on the passages; `--boolq` has train.jsonl and validation.jsonl as on the Hub. `run` takes
+each arm with 8 rows and one step of 4 rows for every stage, two for the last, which is ended after its first step and
+resumed; with `--full` (a graphics card) it takes the arm as it is. Needs 24 GB of memory on a CPU, 40 GB on a card.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from heft.study.files import load_study
+
+SHAPE = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Of meta-llama/Llama-2-7b-hf: 6,738,415,616 parameters."""
+STEPS = {"batch_size": 4, "micro_batch_size": 4, "epochs": None}
+ROWS, EVALUATED = 8, 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    build_, run_ = commands.add_parser("build"), commands.add_parser("run")
+    for command in (build_, run_):
+        command.add_argument("model", type=Path)
+        command.add_argument("--boolq", type=Path, required=True)
+    build_.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
+    run_.add_argument("--out", type=Path, required=True)
+    run_.add_argument("--arms", nargs="+")
+    run_.add_argument("--full", action="store_true")
+    commands.add_parser("table").add_argument("out", type=Path)
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table_of(options.out))
+    elif options.command == "build":
+        build(options.model, options.boolq, options.layers)
+    else:
+        run(options)
+
+
+def build(folder: Path, boolq: Path, layers: int) -> None:
+    """Write the model, one file for each block, so that no more than a block is in memory."""
+    folder.mkdir(parents=True)
+    config = LlamaConfig(**{**SHAPE, "num_hidden_layers": layers}, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        shapes = {name: each.shape for name, each in LlamaForCausalLM(config).state_dict().items()}
+    files: dict[str, list[str]] = {}
+    for name in shapes:
+        part = name.split(".")[2] if ".layers." in name else "rest"
+        files.setdefault(f"model-{part}.safetensors", []).append(name)
+    numbers = torch.Generator().manual_seed(0)
+    for file, names in files.items():
+        save_file({name: _weight(name, shapes[name], numbers) for name in names}, folder / file, {"format": "pt"})
+    places = {name: file for file, names in files.items() for name in names}
+    total = 2 * sum(shape.numel() for shape in shapes.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _tokenizer(boolq).save_pretrained(folder)
+
+
+def _weight(name: str, shape: torch.Size, numbers: torch.Generator) -> torch.Tensor:
+    if "norm" in name:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=numbers)
+
+
+def _tokenizer(boolq: Path) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with as many tokens as Llama-2's."""
+    rows = map(json.loads, (boolq / "train.jsonl").read_text(encoding="utf-8").splitlines())
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    special = ["<unk>", "<s>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SHAPE["vocab_size"], special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator((row["passage"] for row in rows), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=special[0], bos_token="<s>", eos_token="</s>")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Each arm that is not there yet: train (ended and resumed), evaluate, verify, export; a line of JSON each."""
+    study = load_study("paper/llama_2_7b")
+    results = options.out / "results.jsonl"
+    options.out.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line)["arm"] for line in results.read_text().splitlines()] if results.exists() else []
+    for arm in options.arms or study.recipes:
+        if arm not in done:
+            found = walk(arm, study.recipes[arm], options)
+            with results.open("a") as file:
+                file.write(json.dumps(found) + "\n")
+            print(json.dumps(found), flush=True)
+
+
+def walk(arm: str, recipe, options: argparse.Namespace) -> dict:
+    """Seconds and peak memory of each command on one arm, beside what `heft plan` said."""
+    folder = options.out / arm
+    folder.mkdir(parents=True, exist_ok=True)
+    path, output = folder / "recipe.yaml", folder / "run"
+    settings = recipe.model_dump(mode="json", exclude_unset=True)
+    settings["model"]["name"] = str(options.model.resolve())
+    settings["task"]["source"] = str(options.boolq.resolve())
+    if not options.full:
+        settings["task"] |= {"train_limit": ROWS, "eval_limit": EVALUATED}
+        settings["checkpoint"] = {"every_steps": 1}
+        last = list(settings["stages"])[-1]
+        for name, stage in settings["stages"].items():
+            stage |= {**STEPS, "steps": 2 if name == last else 1}
+    path.write_text(json.dumps(settings))
+    plan = json.loads(heft("plan", path, "--no-probe", "--json", at_most=None)["said"])
+    found = {"arm": arm, "full": options.full, "planned": max(stage["peak_bytes"] for stage in plan["stages"])}
+    train = ("train", path, "--output", output)
+    until = None if options.full else output / "checkpoints" / f"{len(settings['stages']) - 1}-{last}"
+    found["train"] = heft(*train, at_most=until)
+    if until is not None:
+        found["resume"] = heft(*train, "--resume", at_most=None)
+    found["stages"] = [
+        {key: stage.get(key) for key in ("name", "steps", "seconds", "evaluation_seconds", "peak_bytes", "flops")}
+        for stage in json.loads((output / "summary.json").read_text())["stages"]
+    ]
+    for command in (
+        ("eval", output, "--output", folder / "again.jsonl"),
+        ("verify", output),
+        ("export", output, "--to", "peft", folder / "peft"),
+    ):
+        found[command[0]] = heft(*command, at_most=None)
+    return {
+        key: {k: v for k, v in each.items() if k != "said"} if isinstance(each, dict) else each
+        for key, each in found.items()
+    }
+
+
+def heft(*arguments: object, at_most: Path | None) -> dict:
+    """A command's seconds, its peak of memory in bytes and what it printed; ended once a checkpoint is in `at_most`."""
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "heft", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    while at_most is not None and process.poll() is None and not list(at_most.glob("step-*")):
+        time.sleep(0.2)
+    if at_most is not None and process.poll() is None:
+        process.terminate()
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code != (143 if at_most is not None else 0):
+        raise SystemExit(f"heft {' '.join(map(str, arguments))} ended with status {code}:\n{said[-2000:]}")
+    return {"seconds": time.monotonic() - begun, "peak_bytes": usage.ru_maxrss * 1024, "said": said}
+
+
+def table_of(out: Path) -> str:
+    """Markdown: a line an arm."""
+    commands = ("train", "resume", "eval", "verify", "export")
+    lines = [
+        f"| arm | planned, GB | {' | '.join(f'{each}: s, GB' for each in commands)} |",
+        f"|---|---|{'---|' * len(commands)}",
+    ]
+    for line in (out / "results.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        cells = [
+            f"{found[each]['seconds']:.0f}, {found[each]['peak_bytes'] / 1e9:.1f}" if each in found else "–"
+            for each in commands
+        ]
+        lines.append(f"| {found['arm']} | {found['planned'] / 1e9:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
