@@ -61,31 +61,6 @@ def test_a_study_on_two_nodes_has_the_results_of_one_process_to_the_bit(cluster,
     assert not any(note.startswith("finished, ") for note in listener.notes)
 
 
-def test_a_run_whose_node_dies_goes_on_from_its_checkpoint_on_the_other_node(cluster, tmp_path, in_one_process):
-    class Kills(Listener):
-        killed = False
-
-        def runs(self, going, done, total):
-            at_work = [news for news in going if news.total == 150 and news.done > 20]
-            if not self.killed and len(at_work) == 2:
-                self.killed = True
-                cluster.remove_node(cluster.second, allow_graceful=False)
-
-    listener = Kills()
-    try:
-        result, _ = run_on_ray(study_in(tmp_path), listener)
-    finally:
-        cluster.second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    assert listener.killed
-    (lost,) = [text for text in listener.warnings if "was lost" in text]
-    name = lost.split(" was lost")[0]
-    (resumed,) = [note for note in listener.notes if "goes on after step" in note]
-    assert resumed.startswith(f"{name} goes on after step ")
-    assert int(resumed.split("after step ")[1].split()[0]) >= 15
-    assert result.failed == {}
-    assert results_of(result.directory) == in_one_process
-
-
 def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(cluster, tmp_path, in_one_process):
     class Interrupts(Listener):
         def runs(self, going, done, total):
@@ -101,6 +76,39 @@ def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(cluster, 
     result, listener = run_on_ray(path)
     assert any("goes on after step" in note for note in listener.notes)
     assert results_of(result.directory) == in_one_process
+
+
+def test_no_more_runs_go_on_at_once_than_are_asked_for(cluster, tmp_path):
+    short = "{recipe: reft.yaml, set: {stages.fine.steps: 2}}"
+    _, listener = run_on_ray(study_in(tmp_path, f"arms: {{a: {short}, b: {short}}}\n"), at_once=1)
+    assert listener.most == 1
+
+
+def test_storage_that_a_node_does_not_see_is_found_before_any_run(cluster, tmp_path, monkeypatch):
+    from heft.cluster import nodes
+
+    def look(folder, *rest, real=nodes.look):
+        return real(f"{folder}-of-another-disk", *rest)
+
+    monkeypatch.setattr(nodes, "_SECONDS_TO_BE_SEEN", 0.1)
+    monkeypatch.setattr(nodes, "look", look)
+    with pytest.raises(HeftError, match=r"does not see .*out-of-another-disk.*such as NFS\), or give another"):
+        run_on_ray(study_in(tmp_path))
+    assert not list((tmp_path / "out").rglob("*seen*"))
+    assert not list((tmp_path / "out").glob("*/seed-0"))
+
+
+def test_a_run_that_asks_for_more_than_any_node_has_is_refused_at_once(cluster, tmp_path):
+    for options, wanted in (({"cpus_per_run": 64}, "64 CPU cores"), ({"gpus_per_run": 1.0}, "1 GPU and 1 CPU core")):
+        with pytest.raises(HeftError, match=f"asks for {wanted}, and no node of the cluster has that .*0 GPUs"):
+            run_on_ray(study_in(tmp_path), **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_budgets_in_seconds_are_refused_with_the_reason(cluster, tmp_path):
+    with pytest.raises(HeftError, match="lora, reft: a budget in seconds is measured on this machine"):
+        run_on_ray(study_in(tmp_path, f"budget: {{seconds: 3}}\n{ARMS}"))
+    assert not (tmp_path / "out").exists()
 
 
 OWN = """\
@@ -148,34 +156,45 @@ def test_errors_and_lost_processes_of_some_runs_are_said_and_the_others_are_fini
     assert sum("dying, seed 0 was lost" in text for text in listener.warnings) == 1
 
 
-def test_a_run_that_asks_for_more_than_any_node_has_is_refused_at_once(cluster, tmp_path):
-    for options, wanted in (({"cpus_per_run": 64}, "64 CPU cores"), ({"gpus_per_run": 1.0}, "1 GPU and 1 CPU core")):
-        with pytest.raises(HeftError, match=f"asks for {wanted}, and no node of the cluster has that .*0 GPUs"):
-            run_on_ray(study_in(tmp_path), **options)
-    assert not (tmp_path / "out").exists()
+def first_node_taken():
+    """An actor that holds the core of the node to which this process is connected."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Holds:
+        def here(self):
+            return True
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    holder = ray.remote(Holds).options(num_cpus=1, scheduling_strategy=here).remote()
+    assert ray.get(holder.here.remote())
+    return holder
 
 
-def test_budgets_in_seconds_are_refused_with_the_reason(cluster, tmp_path):
-    with pytest.raises(HeftError, match="lora, reft: a budget in seconds is measured on this machine"):
-        run_on_ray(study_in(tmp_path, f"budget: {{seconds: 3}}\n{ARMS}"))
-    assert not (tmp_path / "out").exists()
+def test_a_run_whose_node_dies_goes_on_from_its_checkpoint_on_the_other_node(cluster, tmp_path, in_one_process):
+    import ray
 
+    holder = first_node_taken()  # so that the first run is on the second node
 
-def test_no_more_runs_go_on_at_once_than_are_asked_for(cluster, tmp_path):
-    short = "{recipe: reft.yaml, set: {stages.fine.steps: 2}}"
-    _, listener = run_on_ray(study_in(tmp_path, f"arms: {{a: {short}, b: {short}}}\n"), at_once=1)
-    assert listener.most == 1
+    class Kills(Listener):
+        killed = False
 
+        def runs(self, going, done, total):
+            if not self.killed and any(news.total == 150 and news.done > 20 for news in going):
+                self.killed = True
+                cluster.remove_node(cluster.second, allow_graceful=False)
+                ray.kill(holder)
 
-def test_storage_that_a_node_does_not_see_is_found_before_any_run(cluster, tmp_path, monkeypatch):
-    from heft.cluster import nodes
-
-    def look(folder, *rest, real=nodes.look):
-        return real(f"{folder}-of-another-disk", *rest)
-
-    monkeypatch.setattr(nodes, "_SECONDS_TO_BE_SEEN", 0.1)
-    monkeypatch.setattr(nodes, "look", look)
-    with pytest.raises(HeftError, match=r"does not see .*out-of-another-disk.*such as NFS\), or give another"):
-        run_on_ray(study_in(tmp_path))
-    assert not list((tmp_path / "out").rglob("*seen*"))
-    assert not list((tmp_path / "out").glob("*/seed-0"))
+    listener = Kills()
+    try:
+        result, _ = run_on_ray(study_in(tmp_path), listener)
+    finally:
+        cluster.second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    assert listener.killed
+    (lost,) = [text for text in listener.warnings if "was lost" in text]
+    name = lost.split(" was lost")[0]
+    (resumed,) = [note for note in listener.notes if "goes on after step" in note]
+    assert resumed.startswith(f"{name} goes on after step ")
+    assert int(resumed.split("after step ")[1].split()[0]) >= 15
+    assert result.failed == {}
+    assert results_of(result.directory) == in_one_process

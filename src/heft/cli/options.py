@@ -51,14 +51,16 @@ Ray = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Do runs at once on Ray: local (this machine's cores and GPUs), auto or HOST:PORT (docs/cluster.md).",
+        help="Do runs, or trials, at once on Ray: local (this machine alone), auto or HOST:PORT (docs/cluster.md).",
     ),
 ]
 GpusPerRun = Annotated[
-    float | None, typer.Option(help="With --ray: GPUs of one run, 0 to 1 (default: 1 where there are GPUs).")
+    float | None, typer.Option(help="With --ray: GPUs of one run or trial, 0 to 1 (default: 1 where there are GPUs).")
 ]
-CpusPerRun = Annotated[int | None, typer.Option(help="With --ray: CPU cores of one run, and its threads (default: 1).")]
-RunsAtOnce = Annotated[int | None, typer.Option(help="With --ray: how many runs at once at most.")]
+CpusPerRun = Annotated[
+    int | None, typer.Option(help="With --ray: CPU cores of one run or trial, and its threads (default: 1).")
+]
+RunsAtOnce = Annotated[int | None, typer.Option(help="With --ray: how many runs or trials at once at most.")]
 Base = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),

@@ -84,6 +84,9 @@ def connected(address: str) -> Iterator[Any]:
     import ray
 
     if ray.is_initialized():
+        own = ray.get_runtime_context().gcs_address
+        if address not in (LOCAL, "auto", own):
+            raise HeftError(f"--ray {address}: this process is connected to Ray at {own} already; leave that first")
         yield ray
         return
     if address != LOCAL:

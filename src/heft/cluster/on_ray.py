@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heft.cluster.connection import RayOptions, connected
+from heft.cluster.connection import RayOptions
 from heft.cluster.jobs import Failure, Job
+from heft.cluster.joined import Cluster, first_line, joined
 from heft.cluster.news import Board
-from heft.cluster.nodes import Need, Node, need_of, nodes_of, require_same_storage, with_room
+from heft.cluster.nodes import Need, nodes_of, require_same_storage
 from heft.cluster.worker import STOPPED, order_of, work
 from heft.errors import HeftError
 from heft.runtime.reporter import Reporter
@@ -33,22 +34,12 @@ class OnRay:
 
     def __init__(self, options: RayOptions):
         self._options = options
-        self._ray: Any = None
-        self._need, self._nodes = Need(1, 0.0), list[Node]()
+        self._cluster: Cluster | None = None
 
     @contextmanager
     def ready(self, reporter: Reporter) -> Iterator[None]:
         """Connect, and require that some node has room for a run."""
-        reporter.note(f"connecting to Ray ({self._options.address})")
-        with connected(self._options.address) as self._ray:
-            nodes = nodes_of(self._ray)
-            self._need = need_of(self._options, nodes)
-            self._nodes = with_room(self._need, nodes, self._options.address)
-            room = sum(node.room(self._need) for node in self._nodes)
-            most = "" if self._options.at_once is None else f", {self._options.at_once} asked for at most"
-            reporter.note(
-                f"{several(len(self._nodes), 'node')}; a run gets {self._need.words}: room for {room} at once{most}"
-            )
+        with joined(self._options, reporter) as self._cluster:
             yield
 
     def run(self, jobs: Sequence[Job], directory: Path, reporter: Reporter) -> Iterator[tuple[Job, Failure | None]]:
@@ -59,8 +50,10 @@ class OnRay:
         """
         if not jobs:
             return
-        require_same_storage(self._ray, self._nodes, directory)
-        tasks = _Tasks(self._ray, self._need, directory, self._options.at_once, list(jobs))
+        assert self._cluster is not None, "not ready"
+        ray, need = self._cluster.ray, self._cluster.need
+        require_same_storage(ray, self._cluster.nodes, directory)
+        tasks = _Tasks(ray, need, directory, self._options.at_once, list(jobs))
         try:
             yield from tasks.done(reporter)
         finally:
@@ -149,7 +142,7 @@ class _Tasks:
         except errors.RayTaskError as error:  # not of the run, which is caught there: its node cannot read the task
             return True, Failure(f"{type(error.cause).__name__}: {error.cause}", str(error))
         except errors.RayError as error:  # the process, its node or its memory is gone
-            return self._lost(job, reporter, _first_line(error))
+            return self._lost(job, reporter, first_line(error))
         if found == STOPPED:
             return self._lost(job, reporter, "its process was told to end")
         return True, found
@@ -185,8 +178,3 @@ class _Tasks:
                 f"no node of the cluster has {self.need.words} any more; what is finished is kept, and the same command"
                 " goes on once there is one"
             )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

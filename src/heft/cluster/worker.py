@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heft.cluster.environment import environment_to_send, take_environment
 from heft.cluster.jobs import Failure, Job, failure_of
 from heft.cluster.news import Sending
 from heft.errors import HeftError
@@ -17,8 +18,6 @@ from heft.tasks.own import allow_import_from, folders_of_imports
 
 SECONDS_TO_WAIT = 120.0
 """For the process that had the run before, on a node that was lost to the cluster but goes on for a while."""
-_ENVIRONMENT = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "MLFLOW_", "TRACKIO_")
-"""Beginnings of the variables that go along."""
 STOPPED = "stopped"
 
 
@@ -48,14 +47,13 @@ class Order:
 
 def order_of(job: Job, directory: Path, threads: int) -> Order:
     """A job, to be sent to a process that knows nothing."""
-    environment = {key: value for key, value in os.environ.items() if key.startswith(_ENVIRONMENT)}
     return Order(
         name=job.name,
         recipe=recipe_values(job.recipe),
         base_from=job.base_from,
         folders=tuple(folders_of_imports()),
         working=os.getcwd(),
-        environment=environment,
+        environment=environment_to_send(),
         directory=directory.resolve(),
         threads=threads,
     )
@@ -63,8 +61,7 @@ def order_of(job: Job, directory: Path, threads: int) -> Order:
 
 def work(order: Order, board: Any) -> Failure | str | None:
     """Begin a run or go on with it; None where it is finished, `STOPPED` where a signal ended it at a checkpoint."""
-    for key, value in order.environment.items():
-        os.environ.setdefault(key, value)
+    take_environment(order.environment)
     reporter = Sending(order.name, socket.gethostname(), board.tell.remote, board.say.remote)
     with signals.handling():
         try:
