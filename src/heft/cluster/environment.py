@@ -11,7 +11,12 @@ def environment_to_send() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key.startswith(_BEGINNINGS)}
 
 
-def take_environment(sent: Mapping[str, str]) -> None:
-    """On a node, before anything slow is imported: take those that it has not itself."""
+def take_environment(sent: Mapping[str, str], gpus: float) -> None:
+    """On a node, before anything slow is imported: take those that it has not itself.
+
+    Where no GPU is asked for, none is seen, which Ray does not do by itself.
+    """
     for key, value in sent.items():
         os.environ.setdefault(key, value)
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

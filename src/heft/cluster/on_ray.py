@@ -123,7 +123,7 @@ class _Tasks:
     def _begin(self) -> None:
         while self.waiting and (self.at_once is None or len(self.going) < self.at_once):
             job = self.waiting.pop(0)
-            order = order_of(job, self.directory, self.need.cpus)
+            order = order_of(job, self.directory, self.need)
             self.going[self._work.options(name=job.name).remote(order, self._board)] = job
 
     def _tell(self, reporter: Reporter, ended: int) -> dict:

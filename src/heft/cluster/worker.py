@@ -10,6 +10,7 @@ from typing import Any
 from heft.cluster.environment import environment_to_send, take_environment
 from heft.cluster.jobs import Failure, Job, failure_of
 from heft.cluster.news import Sending
+from heft.cluster.nodes import Need
 from heft.errors import HeftError
 from heft.recipe.files import recipe_of_values, recipe_values
 from heft.runtime import signals
@@ -33,6 +34,7 @@ class Order:
         environment: variables that a node is to have, where it has none of that name.
         directory: that all nodes see.
         threads: for computing on a CPU.
+        gpus: of one run.
     """
 
     name: str
@@ -43,9 +45,10 @@ class Order:
     environment: Mapping[str, str]
     directory: Path
     threads: int
+    gpus: float
 
 
-def order_of(job: Job, directory: Path, threads: int) -> Order:
+def order_of(job: Job, directory: Path, need: Need) -> Order:
     """A job, to be sent to a process that knows nothing."""
     return Order(
         name=job.name,
@@ -55,13 +58,14 @@ def order_of(job: Job, directory: Path, threads: int) -> Order:
         working=os.getcwd(),
         environment=environment_to_send(),
         directory=directory.resolve(),
-        threads=threads,
+        threads=need.cpus,
+        gpus=need.gpus,
     )
 
 
 def work(order: Order, board: Any) -> Failure | str | None:
     """Begin a run or go on with it; None where it is finished, `STOPPED` where a signal ended it at a checkpoint."""
-    take_environment(order.environment)
+    take_environment(order.environment, order.gpus)
     reporter = Sending(order.name, socket.gethostname(), board.tell.remote, board.say.remote)
     with signals.handling():
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from heft import __version__
 from heft.cluster.environment import environment_to_send, take_environment
+from heft.cluster.nodes import Need
 from heft.errors import HeftError
 from heft.recipe.files import recipe_of_values, recipe_values
 from heft.recipe.recipe import Recipe
@@ -25,7 +26,7 @@ class Bringing:
         model: its settings, `auto` resolved.
         same: what has to be there as it is where the search runs, by name.
         environment, folders, working: as in `heft.cluster.worker.Order`.
-        threads: for computing on a CPU.
+        threads, gpus: likewise.
     """
 
     recipe: dict[str, Any]
@@ -36,9 +37,10 @@ class Bringing:
     folders: tuple[Any, ...]
     working: str
     threads: int
+    gpus: float
 
 
-def bringing_for(recipe: Recipe, holdout: float, base: Any, threads: int) -> Bringing:
+def bringing_for(recipe: Recipe, holdout: float, base: Any, need: Need) -> Bringing:
     """What a process gets to train trials of a search on this base."""
     return Bringing(
         recipe=recipe_values(recipe),
@@ -48,7 +50,8 @@ def bringing_for(recipe: Recipe, holdout: float, base: Any, threads: int) -> Bri
         environment=environment_to_send(),
         folders=tuple(folders_of_imports()),
         working=os.getcwd(),
-        threads=threads,
+        threads=need.cpus,
+        gpus=need.gpus,
     )
 
 
@@ -85,7 +88,7 @@ class Member:
     def __init__(self, bringing: Bringing, rows: list[Any]):
         self._bringing, self._rows = bringing, rows
         self._bench: Any = None
-        take_environment(bringing.environment)
+        take_environment(bringing.environment, bringing.gpus)
 
     def work(self, piece: list[Any]) -> tuple[list[Any], list[dict]]:
         """Train a piece (heft.tune.trainers.Piece, in a list likewise); its outcomes, and what is logged of it.

@@ -152,7 +152,7 @@ def _trainer(search: Search, cluster: Cluster | None) -> Iterator[Trainer]:
     if cluster is None:
         yield OnTheBench(bench)
         return
-    bringing = bringing_for(bench.recipe, bench.holdout, bench.base, cluster.need.cpus)
+    bringing = bringing_for(bench.recipe, bench.holdout, bench.base, cluster.need)
     rows = cluster.ray.put((list(bench.rows),))
     with gathered(cluster, Member, bringing, [rows]) as crew:
         yield OnACrew(bench, crew, cluster.ray.put)
