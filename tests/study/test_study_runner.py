@@ -6,11 +6,11 @@ import weakref
 
 import pytest
 
+from heft.cluster import alone
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.runtime.reporter import Reporter
 from heft.storage.locks import locked
-from heft.study import runner as study_runner
 from heft.study.files import load_study
 from heft.study.runner import run_study
 
@@ -43,7 +43,7 @@ def train(monkeypatch):
 
     class Between:
         def __init__(self):
-            self.fail, self.seen, self.original = {}, [], study_runner.train
+            self.fail, self.seen, self.original = {}, [], alone.train
 
         def __call__(self, recipe, reporter, resume, base_from):
             arm = recipe.output_dir.parent.name
@@ -55,7 +55,7 @@ def train(monkeypatch):
             return self.original(recipe, reporter, resume, base_from)
 
     between = Between()
-    monkeypatch.setattr(study_runner, "train", between)
+    monkeypatch.setattr(alone, "train", between)
     return between
 
 

@@ -42,13 +42,17 @@ def predict(
             answer need not be there.
         tokenizer: of a model that is not from `heft.load`.
         task: likewise: the task's settings, as in a recipe.
-        stages, overrides, base, trust_remote_code: as for `heft predict`, where `model` is a path.
+        stages: as `--stages` of `heft predict`, where `model` is a path; likewise the next two.
+        overrides: as `--set`.
+        base: as `--base`.
         batch_size: rows per forward pass; None: as evaluated.
         split: of a data set that has several.
         encoding: of a text file that is not in Unicode, such as cp1252.
         skip_bad_rows: whether rows that cannot be used are left without a prediction.
+        trust_remote_code: as `--trust-remote-code`.
         output: a file to write as well: .jsonl, .csv, .tsv or .parquet.
-        reporter, progress: as for `heft.train`.
+        reporter: as for `heft.train`.
+        progress: likewise.
 
     Returns:
         A list of dicts: each row's own columns with `prediction` and, for labels, `probability` and

@@ -34,7 +34,7 @@ def train(
         resume: continue from the last checkpoint in the run directory, or start if there is none.
         base_from: directories of runs whose evaluation of the base may be taken over.
         overrides: settings to change.
-        output: directory of the run; None: the recipe's, else runs/<name>.
+        output: directory of the run; None: the recipe's, else `runs/<name>`.
         overwrite: remove the run that is in the output directory, once this one is known to be sound.
         progress: whether progress is shown; None: in a terminal and in a notebook.
 

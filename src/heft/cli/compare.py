@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import AsJson, OutputDirectory, Overrides
+from heft.cli.options import AsJson, CpusPerRun, GpusPerRun, OutputDirectory, Overrides, Ray, RunsAtOnce
+from heft.cli.ray import ray_options
 from heft.errors import HeftError
 
 if TYPE_CHECKING:
@@ -31,10 +32,15 @@ def compare(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     output: OutputDirectory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate what a study costs, and train nothing.")] = False,
+    ray: Ray = None,
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = None,
+    runs_at_once: RunsAtOnce = None,
 ) -> None:
     """Compare finished runs question by question, or run a study (several recipes × seeds) and compare."""
     from heft.cli.show import ConsoleReporter, print_json
 
+    on_ray = ray_options(ray, gpus_per_run, cpus_per_run, runs_at_once)
     if any(_is_study_file(name) for name in runs):
         if len(runs) > 1:
             raise HeftError("give one study file, or run directories; got both or several")
@@ -43,13 +49,13 @@ def compare(
         from heft.cli.study import run_study
 
         reporter = ConsoleReporter()
-        result = run_study(Path(runs[0]), reporter, override, output, dry_run)
+        result = run_study(Path(runs[0]), reporter, override, output, dry_run, on_ray)
         if result is not None:
             _show(result.comparison, reporter, result.notes)
             reporter.note(f"study: {result.directory}   table: {result.directory / 'comparison.md'}")
         return
-    if override or output is not None or dry_run:
-        raise HeftError("--set, --output and --dry-run are for a study file; runs are compared as they are")
+    if override or output is not None or dry_run or on_ray is not None:
+        raise HeftError("--set, --output, --dry-run and --ray are for a study file; runs are compared as they are")
     from heft.compare.comparison import compare as compare_arms
     from heft.compare.inputs import read_inputs
 

@@ -47,6 +47,20 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that comes with the base model; only for sources you trust."),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Do runs, or trials, at once on Ray: local (this machine alone), auto or HOST:PORT (docs/cluster.md).",
+    ),
+]
+GpusPerRun = Annotated[
+    float | None, typer.Option(help="With --ray: GPUs of one run or trial, 0 to 1 (default: 1 where there are GPUs).")
+]
+CpusPerRun = Annotated[
+    int | None, typer.Option(help="With --ray: CPU cores of one run or trial, and its threads (default: 1).")
+]
+RunsAtOnce = Annotated[int | None, typer.Option(help="With --ray: how many runs or trials at once at most.")]
 Base = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from heft.cli.estimate import Estimate
 from heft.cli.facts import facts
+from heft.cli.runs_view import RunsView
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.text.escape import escape_controls
@@ -29,7 +30,7 @@ from heft.text.units import interval, percent
 
 if TYPE_CHECKING:
     from heft.results.summary import StageSummary
-    from heft.runtime.reporter import AdapterRow, Piece
+    from heft.runtime.reporter import AdapterRow, Piece, RunNews
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -60,6 +61,7 @@ class ConsoleReporter(Reporter):
         self._last_line = 0.0
         self._loss = ""
         self.estimate = Estimate()
+        self._runs = RunsView(self.console, table)
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -82,6 +84,10 @@ class ConsoleReporter(Reporter):
     def resumed(self, stage: str, step: int) -> None:
         """Kept likewise."""
         self.estimate.resumed(stage, step)
+
+    def runs(self, going: "Sequence[RunNews]", done: int, total: int) -> None:
+        """All of them in one view."""
+        self._runs.show(going, done, total)
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:

@@ -13,15 +13,21 @@ from heft.text.units import in_flops, in_time
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from heft.cluster.connection import RayOptions
     from heft.costs.stage import StageCosts
     from heft.study.budgets import ResolvedBudget
     from heft.study.runner import StudyResult
 
 
 def run_study(
-    path: Path, reporter: ConsoleReporter, overrides: Sequence[str], output: Path | None, dry_run: bool
+    path: Path,
+    reporter: ConsoleReporter,
+    overrides: Sequence[str],
+    output: Path | None,
+    dry_run: bool,
+    on_ray: "RayOptions | None",
 ) -> "StudyResult | None":
-    """Run a study; a dry run prints its costs, trains and writes nothing, and gives None."""
+    """Run a study, in this process or on Ray; a dry run prints its costs, trains and writes nothing, and gives None."""
     study = load_study(path, overrides, output)
     reporter.note("importing torch and transformers")
     from heft.models.load import quiet
@@ -30,10 +36,12 @@ def run_study(
     if dry_run:
         _show_plans(study, reporter)
         return None
+    from heft.cluster.on_ray import OnRay
     from heft.study.runner import run_study as run_all
 
+    executor = None if on_ray is None else OnRay(on_ray)
     with explain_interrupts(study.directory, reporter, resume=shlex.join(["heft", *sys.argv[1:]])):
-        return run_all(study, reporter)
+        return run_all(study, reporter, executor)
 
 
 def _show_plans(study: Study, reporter: ConsoleReporter) -> None:

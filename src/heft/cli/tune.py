@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
+from heft.cli.options import (
+    AsJson,
+    CpusPerRun,
+    GpusPerRun,
+    OutputDirectory,
+    Overrides,
+    Overwrite,
+    Quiet,
+    Ray,
+    RecipeFile,
+    RunsAtOnce,
+)
+from heft.cli.ray import ray_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +47,10 @@ def tune(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    ray: Ray = None,
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = None,
+    runs_at_once: RunsAtOnce = None,
 ) -> None:
     """Choose method, settings and the switch between stages on held-out training rows, within a budget."""
     from heft.cli.documents import TuneDocument
@@ -43,10 +59,12 @@ def tune(
     from heft.recipe.files import load_recipe
     from heft.runtime import signals
     from heft.tune.budget import parse_budget
-    from heft.tune.ready import require_ready
+    from heft.tune.ready import require_places_for, require_ready
 
+    on_ray = ray_options(ray, gpus_per_run, cpus_per_run, runs_at_once)
     loaded, amount = load_recipe(recipe, override, output), parse_budget(budget)
     require_ready(loaded, amount, resume, overwrite)  # again in the search; here before torch takes its seconds
+    require_places_for(amount, on_ray)
     out = Output(quiet, as_json)
     out.note("importing torch and transformers")
     from heft.tune.report import arm_rows
@@ -54,7 +72,7 @@ def tune(
 
     typed = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
     with explain_interrupts(loaded.output_dir, out.reporter, resume=shlex.join(["heft", *typed, "--resume"])):
-        found = run_search(loaded, amount, out.reporter, resume, overwrite, run)
+        found = run_search(loaded, amount, out.reporter, resume, overwrite, run, on_ray)
         out.show(_table(found))
         out.note(found.findings.words)
         if found.interrupted:

@@ -60,9 +60,15 @@ def _table(properties: dict[str, Schema], required: list[str]) -> str:
     for key, node in properties.items():
         value = "a mapping, see below" if _is_described_below(node) else describe(node)
         meaning = " ".join((node.get("description") or resolve(node).get("description", "")).split())
-        cells = [f"`{key}`", value, _default(key, node, required), meaning.replace("<", "&lt;")]
+        cells = [f"`{key}`", value, _default(key, node, required), _outside_code(meaning)]
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def _outside_code(text: str) -> str:
+    """The text with `<` as Markdown shows it; within backticks it stands for itself."""
+    parts = text.split("`")
+    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
 
 
 def _section(heading: str, node: Schema) -> str:

@@ -160,10 +160,15 @@ def _with_task(recipe: Recipe, update: dict[str, Any]) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe as YAML with every default written out; reading it back gives an equal recipe."""
+    return to_yaml(recipe_values(recipe))
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, from which `recipe_of_values` makes an equal one."""
     data = recipe.model_dump(mode="json")
     data["task"] = {"name": data["task"]["name"]} | data["task"]
     data["stages"] = {name: {"method": stage["method"]} | stage for name, stage in data["stages"].items()}
-    return to_yaml(data)
+    return data
 
 
 ONLY_WRITING = {"output", "checkpoint", "trackers"}

@@ -119,7 +119,7 @@ class LoraSettings(Settings):
     iterations) or olora; the last three need a base in float32 (PEFT: `init_lora_weights`)."""
     trainable_tokens: Annotated[list[Annotated[str, Field(min_length=1)]], Distinct] = Field(default=[])
     """Tokens whose embeddings are trained too, in the output head as well where it is tied to them, such as
-    ["<yes>", "<no>"] added to the tokenizer (PEFT: `trainable_token_indices`)."""
+    `["<yes>", "<no>"]` added to the tokenizer (PEFT: `trainable_token_indices`)."""
 
     @field_validator("trainable_tokens")
     @classmethod
@@ -260,7 +260,7 @@ class Recipe(Settings):
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of the initial weights, of dropout and of the order of rows."""
     output: str | None = Field(default=None, min_length=1)
-    """Directory that the run writes; null means runs/<name>."""
+    """Directory that the run writes; null means `runs/<name>`."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """Checkpointing of a run in progress."""
     distributed: Literal["auto", "ddp", "fsdp2"] = "auto"

@@ -59,6 +59,28 @@ class Piece:
     once_share: float = 1.0
 
 
+@dataclass(frozen=True)
+class RunNews:
+    """Where one of several runs is that go on at once.
+
+    Attributes:
+        name: of the run.
+        node: the machine that it is on.
+        what: the piece of work that it is at.
+        done, total: steps of it; 0 of 0 before the first.
+        loss: of the last logged step; None where there is none.
+        scores: of its evaluations so far, in words.
+    """
+
+    name: str
+    node: str
+    what: str
+    done: int = 0
+    total: int = 0
+    loss: float | None = None
+    scores: tuple[str, ...] = ()
+
+
 class Reporter:
     """Hears the news of a run and ignores it. Subclass what you want to hear."""
 
@@ -92,6 +114,10 @@ class Reporter:
     def resumed(self, stage: str, step: int) -> None:
         """A stage continues after that step: what was reported of it beyond is void and comes again."""
 
+    def runs(self, going: Sequence[RunNews], done: int, total: int) -> None:
+        """Of `total` runs, several at once, so many are done, and these are going; comes again as long as they last.
+        The last call has none that is going."""
+
 
 class Reporters(Reporter):
     """Passes the news on to several listeners, in their order."""
@@ -111,6 +137,7 @@ class Reporters(Reporter):
     metrics = partialmethod(_pass_on, "metrics")
     evaluated = partialmethod(_pass_on, "evaluated")
     resumed = partialmethod(_pass_on, "resumed")
+    runs = partialmethod(_pass_on, "runs")
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """One process at a time on a run's or a study's directory."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,3 +38,18 @@ def locked(directory: Path, what: str) -> Iterator[None]:
         with suppress(OSError):  # Windows removes no file that is open
             (directory / LOCK_FILE).unlink()  # while it is held: FileLock takes no lock on a file without a name
         lock.release()
+
+
+def wait_until_free(directory: Path, seconds: float) -> None:
+    """Wait, at most so long, until no process holds a directory: one that was cut off may still be ending."""
+    file, until = directory / LOCK_FILE, time.monotonic() + seconds
+    with suppress(OSError):  # there is none, or the name goes meanwhile
+        while file.is_file() and time.monotonic() < until:
+            lock = FileLock(file, blocking=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                time.sleep(0.5)
+                continue
+            lock.release()
+            return

@@ -1,22 +1,17 @@
-"""A study from its checks to its comparison: every arm with every seed, one after the other, in this process."""
+"""A study from its checks to its comparison: every arm with every seed, in this process or wherever runs are done."""
 
-import ctypes
-import gc
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from heft.cluster.alone import InThisProcess
+from heft.cluster.jobs import Executor, Job
 from heft.compare.comparison import compare
 from heft.compare.inputs import read_inputs
 from heft.compare.results import Comparison
 from heft.compare.table import markdown
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
-from heft.run.train import train
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter
 from heft.storage.atomic import to_json, write_text
@@ -43,7 +38,9 @@ class StudyResult:
     notes: list[str]
 
 
-def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> StudyResult:
+def run_study(
+    study: Study | str | Path, reporter: Reporter | None = None, executor: Executor | None = None
+) -> StudyResult:
     """Run what is not finished yet, then compare the arms.
 
     An unfinished run is resumed. One that fails is noted and not fatal, and is tried again at the next call; so is an
@@ -52,6 +49,7 @@ def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> St
     Args:
         study: a study, or the path of one.
         reporter: gets notes and progress; None for none.
+        executor: does the runs; None for one after the other in this process.
 
     Raises:
         HeftError: the study cannot be run where it should be, or no budget can be computed (nothing has been changed);
@@ -61,21 +59,22 @@ def run_study(study: Study | str | Path, reporter: Reporter | None = None) -> St
     reporter = reporter or Reporter()
     if distributed.count() > 1:
         raise HeftError("a study runs in one process; start it without torchrun or accelerate launch")
+    executor = executor or InThisProcess()
     directory = StudyDirectory(study)
     begun = directory.is_begun
     with ExitStack() as until_the_end:
+        until_the_end.enter_context(executor.ready(reporter))
         if begun:
             until_the_end.enter_context(locked(directory.path, "study"))
-        recipes = _apply_budgets(directory, reporter)
+        recipes = _apply_budgets(directory, executor, reporter)
         if not begun:  # made only now, so that a study that cannot be run leaves nothing behind
             until_the_end.enter_context(locked(directory.path, "study"))
-        _run_all(directory, recipes, reporter)
+        _run_all(directory, recipes, executor, reporter)
         return _compare(directory)
 
 
-def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Reporter) -> None:
+def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], executor: Executor, reporter: Reporter) -> None:
     """Run what is not finished yet."""
-    _free_memory()
     study = directory.study
     wanted = {
         (arm, seed): study.run_of(arm, recipes[arm], seed)
@@ -83,24 +82,35 @@ def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], reporter: Re
         for arm in recipes
         if arm not in directory.unplanned
     }
-    left = [each for each, recipe in wanted.items() if not directory.finished(recipe)]
+    left = {each: recipe for each, recipe in wanted.items() if not directory.finished(recipe)}
     if len(left) < len(wanted):
         reporter.note(f"{len(wanted) - len(left)} of {len(wanted)} runs are finished already")
     directory.write(recipes)
-    runs = [recipe.output_dir for recipe in wanted.values()]
-    for number, (arm, seed) in enumerate(left, start=1):
-        reporter.note(f"run {number} of {len(left)}: {arm}, seed {seed}")
-        error = _try_run(wanted[arm, seed], directory, reporter, runs)
-        if error is not None:
-            directory.failed[arm, seed] = error
-            reporter.warn(f"{arm}, seed {seed} failed: {error}")
-        directory.write(recipes)
+    runs = tuple(recipe.output_dir for recipe in wanted.values())
+    keys = {f"{arm}, seed {seed}": (arm, seed) for arm, seed in left}
+    jobs = [Job(name, left[key], runs) for name, key in keys.items()]
+    for job in jobs:
+        _clear(job.recipe, directory, reporter)
+    with closing(executor.run(jobs, directory.path, reporter)) as ended:
+        for job, failure in ended:
+            if failure is not None:
+                directory.failed[keys[job.name]] = failure.words
+                reporter.warn(f"{job.name} failed: {failure.words}")
+                if failure.traceback is not None:
+                    reporter.note(failure.traceback)
+            directory.write(recipes)
 
 
-def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, Recipe]:
+def _apply_budgets(directory: StudyDirectory, executor: Executor, reporter: Reporter) -> dict[str, Recipe]:
     """Every arm's recipe at the length of its budget; an arm whose budget cannot be computed is given up."""
     study, recipes, failed = directory.study, {}, {}
     budgets = Budgets(study, directory.known_budgets(), reporter)
+    measured = [arm for arm in study.recipes if budgets.needs_measuring(arm)]
+    if executor.is_elsewhere and measured:
+        raise HeftError(
+            f"{', '.join(measured)}: a budget in seconds is measured on this machine, and runs on Ray are done on"
+            " others; give steps, flops or spent_flops, or run the study without --ray"
+        )
     for arm, recipe in study.recipes.items():
         recipes[arm] = recipe
         try:
@@ -116,26 +126,9 @@ def _apply_budgets(directory: StudyDirectory, reporter: Reporter) -> dict[str, R
     return recipes
 
 
-def _try_run(recipe: Recipe, directory: StudyDirectory, reporter: Reporter, runs: Sequence[Path]) -> str | None:
-    """Run a recipe, one of all `runs`, and free its memory; the error, if there is one."""
+def _clear(recipe: Recipe, directory: StudyDirectory, reporter: Reporter) -> None:
     if directory.clear(recipe):
         reporter.note(f"{recipe.output} was begun with another recipe and not finished; it is removed and run again")
-    error = None
-    try:
-        train(recipe, reporter, resume=True, base_from=runs)
-    except Exception as caught:  # what stops one run, such as memory, need not stop the others
-        error = in_words(caught)
-    _free_memory()
-    return error
-
-
-def _free_memory() -> None:
-    """Free the memory of the last run, so that each run's peak is its own."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _compare(directory: StudyDirectory) -> StudyResult:

@@ -97,7 +97,7 @@ class StudySettings(Settings):
     base: bool = False
     """Compare the model before any stage too, as an arm `base`."""
     output: str | None = Field(default=None, min_length=1)
-    """Directory that the study writes; null means runs/<name>."""
+    """Directory that the study writes; null means `runs/<name>`."""
 
     @field_validator("arms")
     @classmethod

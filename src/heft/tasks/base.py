@@ -209,7 +209,7 @@ class SplitSettings(TaskSettings):
     """Where rows can come from, beside a folder, by the name that `source` has for it."""
 
     source: str = Field(default="hub", min_length=1)
-    """Where rows come from: hub, the path of a folder that holds <split>.jsonl, or, for boolq, wheel."""
+    """Where rows come from: hub, the path of a folder that holds `<split>.jsonl`, or, for boolq, wheel."""
     train_split: str = Field(default="train", min_length=1)
     """The split to train on."""
     eval_split: str = Field(default="validation", min_length=1)

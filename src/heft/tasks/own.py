@@ -39,6 +39,11 @@ def allow_import_from(*folders: Path) -> None:
     _folders.update(dict.fromkeys(str(folder.resolve()) for folder in folders))
 
 
+def folders_of_imports() -> list[Path]:
+    """The folders from which classes of tasks are imported."""
+    return [Path(folder) for folder in _folders]
+
+
 def own_task(name: str) -> type[Task]:
     """The class of a task that is named `module:Class`, whose settings have that name.
 

@@ -13,6 +13,7 @@
 | switch.py | whether a unit of budget buys more in the coarse or in the fine stage |
 | arms.py | each arm's search, piece by piece |
 | news.py | what a person hears on the way |
+| trainers.py, member.py, logged.py | who trains the trials of a round: this process, or a cluster |
 | verdict.py | the arms against each other, ties said to be ties |
 | report.py, recipes.py | table, plot and JSON; recipes of the arms, a study of them |
 | ready.py, run.py | `heft tune`, from its first checks to its directory |

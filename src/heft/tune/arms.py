@@ -20,6 +20,7 @@ from heft.tune.news import offer_in_words, round_in_words, too_little_in_words
 from heft.tune.prices import LEAST_STEPS, Prices
 from heft.tune.space import Candidate, candidates
 from heft.tune.switch import Offer
+from heft.tune.trainers import Piece, Trainer
 from heft.tune.trial import BOTH, COARSE, FINE, Outcome, key_of, sized
 from heft.tune.trunk import Trunk, fork_steps
 
@@ -42,7 +43,7 @@ class Search:
     Attributes:
         recipe: with numbers in place of every `auto` of its stages.
         tune: its settings of the search.
-        bench, ledger, prices: see there.
+        bench, ledger, prices, trainer: see there.
         accounts: by arm.
         folder: for checkpoints of coarse stages.
         offers: what both stages offered at the forks, by arm.
@@ -55,6 +56,7 @@ class Search:
     prices: Prices
     accounts: dict[str, Account]
     folder: Path
+    trainer: Trainer
     offers: dict[str, list[Offer]] = field(default_factory=dict)
 
     def arm(self, name: str) -> Iterator[None]:
@@ -160,10 +162,13 @@ class Search:
         stages = [self._sized(each, count) for each, count in zip(tried, steps, strict=True)]
         keys = [key_of({**below, name: stage}) for stage in stages]
         new = [number for number, key in enumerate(keys) if key not in self.ledger.outcomes]
-        for group in self.bench.groups([stages[number] for number in new]):
-            numbers = [new[place] for place in group]
-            values = [tried[number].values for number in numbers]
-            self.ledger.add(self.bench.train_on_top(before, name, [stages[number] for number in numbers], values))
+        groups = [[new[place] for place in group] for group in self.bench.groups([stages[number] for number in new])]
+        pieces = [
+            Piece(before, name, [stages[number] for number in group], [tried[number].values for number in group])
+            for group in groups
+        ]
+        for outcomes in self.trainer.train(pieces):
+            self.ledger.add(outcomes)
         return [self.ledger.outcomes[key] for key in keys]
 
     def _two_stages(self, arm: str, method: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Whether a search may begin: what can be checked before torch takes its seconds."""
 
+from heft.cluster.connection import RayOptions
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
 from heft.run.begun import is_begun, require_free, require_same_search
@@ -17,3 +18,13 @@ def require_ready(recipe: Recipe, budget: Budget, resume: bool, overwrite: bool)
         require_same_search(recipe, budget.text)
     else:
         (require_replaceable if overwrite else require_free)(recipe.output_dir)
+
+
+def require_places_for(budget: Budget, on_ray: RayOptions | None) -> None:
+    """Raise a HeftError where a budget cannot be spent on a cluster."""
+    if on_ray is not None and budget.kind == "seconds":
+        raise HeftError(
+            f"--budget {budget.text}: how long trials are would follow from how fast some node is, and a search on Ray"
+            " has the results of one process; give FLOPs (2e15flop) or passes of plain LoRA (3epochs), or leave out"
+            " --ray"
+        )

@@ -13,11 +13,15 @@ trunks/                         checkpoints of coarse stages, while the search r
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heft.adapters.attach import check_targets
 from heft.adapters.methods import edited_positions
+from heft.cluster.connection import RayOptions
+from heft.cluster.crew import gathered
+from heft.cluster.joined import Cluster, joined
 from heft.data.encode import EncodedExample
 from heft.data.rows import dated, read_data
 from heft.edits.positions import Positions, parse_positions
@@ -39,11 +43,13 @@ from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
 from heft.tune.halving import best_of
 from heft.tune.ledger import Account, Ledger
+from heft.tune.member import Member, bringing_for
 from heft.tune.prices import Counter, Prices
-from heft.tune.ready import require_ready
+from heft.tune.ready import require_places_for, require_ready
 from heft.tune.recipes import arm_recipe, write_recipes
 from heft.tune.report import Findings, trials_of, write_report
 from heft.tune.space import candidates, resolved_space, settings_of
+from heft.tune.trainers import OnACrew, OnTheBench, Trainer
 from heft.tune.trial import recipe_of_stages
 from heft.tune.verdict import results_of
 
@@ -77,6 +83,7 @@ def tune(
     resume: bool = False,
     overwrite: bool = False,
     runs_best: bool = True,
+    on_ray: RayOptions | None = None,
 ) -> Tuned:
     """Search within a budget, compare the arms, and train and evaluate the best recipe.
 
@@ -87,6 +94,8 @@ def tune(
         resume: go on from the trials that are finished in the directory.
         overwrite: replace what is in the directory, once everything has been checked.
         runs_best: whether the best recipe is trained on all rows and evaluated at the end.
+        on_ray: where the trials of a round are trained at once; None for one after the other in this process. Which
+            trials there are and what comes of them is the same.
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong; the budget does not pay for a trial; or
@@ -96,8 +105,18 @@ def tune(
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     budget, reporter = parse_budget(budget) if isinstance(budget, str) else budget, reporter or Reporter()
     require_ready(recipe, budget, resume, overwrite)
+    require_places_for(budget, on_ray)
     if distributed.count() > 1:
         raise HeftError("a search runs in one process; start it without torchrun or accelerate launch")
+    with nullcontext() if on_ray is None else joined(on_ray, reporter, "trial") as cluster:
+        found = _tuned(recipe, budget, reporter, resume, overwrite, cluster)
+    return found if found.interrupted or not runs_best else _with_run(found, reporter)
+
+
+def _tuned(
+    recipe: Recipe, budget: Budget, reporter: Reporter, resume: bool, overwrite: bool, cluster: Cluster | None
+) -> Tuned:
+    """The search, without the run of the best."""
     path = recipe.output_dir
     begun = resume and is_begun(path)
     recipe = require_same_search(recipe, budget.text) if begun else recipe
@@ -122,9 +141,21 @@ def tune(
         else:
             directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
         search = _search(searched, budget, base, data.train, directory, reporter)
-        found = _searched(search, budget)
-        del base, data, search  # the run loads its own
-        return found if found.interrupted or not runs_best else _with_run(found, reporter)
+        with _trainer(search, cluster) as search.trainer:
+            return _searched(search, budget)
+
+
+@contextmanager
+def _trainer(search: Search, cluster: Cluster | None) -> Iterator[Trainer]:
+    """Who trains the trials of the search's rounds."""
+    bench = search.bench
+    if cluster is None:
+        yield OnTheBench(bench)
+        return
+    bringing = bringing_for(bench.recipe, bench.holdout, bench.base, cluster.need)
+    rows = cluster.ray.put((list(bench.rows),))
+    with gathered(cluster, Member, bringing, [rows]) as crew:
+        yield OnACrew(bench, crew, cluster.ray.put)
 
 
 def _positions(recipe: Recipe) -> list[Positions]:
@@ -202,7 +233,7 @@ def _search(
     bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass)
     prices = Prices(unit, counter, ledger, settings.most_epochs)
     accounts = {arm: Account(arm, 0.0, unit, ledger) for arm in settings.arms}
-    search = Search(recipe, settings, bench, ledger, prices, accounts, directory.path / "trunks")
+    search = Search(recipe, settings, bench, ledger, prices, accounts, directory.path / "trunks", OnTheBench(bench))
     amount = budget.amount
     if budget.kind == "epochs":
         amount *= _epoch_of_lora(search)
