@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from heft.cli.card import card
 from heft.cli.compare import compare
 from heft.cli.doctor import doctor
 from heft.cli.evaluate import evaluate
@@ -13,6 +14,7 @@ from heft.cli.import_adapter import import_adapter
 from heft.cli.init import init
 from heft.cli.plan import plan
 from heft.cli.predict import predict
+from heft.cli.push import push
 from heft.cli.recipes import recipes
 from heft.cli.report import report
 from heft.cli.sweep import sweep
@@ -31,7 +33,7 @@ NAMES = {evaluate: "eval", import_adapter: "import"}
 """Of commands that Python has another word for."""
 for command in (
     *(init, train, sweep, tune, plan, compare, report, evaluate, predict, generate),
-    *(verify, export, import_adapter, recipes, doctor),
+    *(verify, export, import_adapter, card, push, recipes, doctor),
 ):
     app.command(NAMES.get(command, command.__name__))(command)
 

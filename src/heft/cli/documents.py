@@ -224,6 +224,21 @@ class ExportDocument(_Done):
     """Largest difference of logits from the adapted model's; null where files are copies."""
 
 
+class PushDocument(_Done):
+    """`heft push --json`."""
+
+    command: Literal["push"] = "push"
+    """The command."""
+    repository: str
+    """ORG/NAME."""
+    files: list[str]
+    """Paths in the repository."""
+    commit: str | None
+    """Id of the commit; null with `--dry-run`."""
+    url: str | None
+    """Its address."""
+
+
 class Error(_Document):
     """What went wrong."""
 
@@ -248,11 +263,11 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m heft.cli.documents > docs/json.md`; change the declarations, not this file. -->
 
-`heft train`, `heft eval`, `heft predict`, `heft sweep`, `heft tune` and `heft export` take `--json`: one document on
-standard output at the end, progress on standard error. An error is a document too, beside its line on standard error,
-and the exit status is the same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and
-SIGTERM. So are errors of every other command that has `--json` (plan, compare, verify, doctor, recipes), whose
-documents hold what they print.
+`heft train`, `heft eval`, `heft predict`, `heft sweep`, `heft tune`, `heft export` and `heft push` take `--json`: one
+document on standard output at the end, progress on standard error. An error is a document too, beside its line on
+standard error, and the exit status is the same as without `--json`: 2 for what is wrong in the input, 130 and 143 after
+Ctrl-C and SIGTERM. So are errors of every other command that has `--json` (plan, compare, verify, doctor, recipes),
+whose documents hold what they print.
 
 `--quiet` prints warnings, on standard error, and the last lines.
 
@@ -266,7 +281,8 @@ def documents_page() -> str:
     """The text of docs/json.md."""
     kinds = (
         *(TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow),
-        *(LayerProbeDocument, TuneDocument, TuneArm, ExportDocument, ErrorDocument, Error),
+        *(LayerProbeDocument, TuneDocument, TuneArm, ExportDocument, PushDocument),
+        *(ErrorDocument, Error),
     )
     return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 

@@ -51,3 +51,7 @@ Base = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),
 ]
+PublicBase = Annotated[
+    str | None,
+    typer.Option("--base", metavar="NAME", help="The base model's name on the Hub, where it is a folder here."),
+]
