@@ -253,5 +253,16 @@ def test_a_folder_that_is_there_is_not_written_over(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize(
+    ("to", "dtype", "words"),
+    [("onnx", None, "--to is 'onnx'; expected one of transformers"), ("transformers", "int8", "--dtype is 'int8'")],
+)
+def test_a_word_that_it_does_not_know_is_said_with_those_it_knows(to, dtype, words, tmp_path):
+    directory = made(tmp_path / "d", {"coarse": LORA})
+    with pytest.raises(HeftError, match=words):
+        export(directory, to, tmp_path / "out", dtype=dtype)
+    assert not (tmp_path / "out").exists()
+
+
 def test_ids_are_within_the_tiny_models_vocabulary():
     assert IDS.max() < 259

@@ -183,6 +183,14 @@ def test_a_pickle_that_hides_code_in_a_newer_protocol_is_not_opened(tmp_path):
     assert not marker.exists()
 
 
+def test_a_packed_file_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "state.bin"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 10**7)
+    with pytest.raises(HeftError, match="its members are compressed"):
+        read_state(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"\x80\x02}."])
 def test_a_damaged_file_is_an_error_for_people(content, tmp_path):
     path = tmp_path / "state.bin"

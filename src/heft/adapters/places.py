@@ -19,7 +19,7 @@ _EXPECTED = (
 
 def is_run_or_adapter(given: str | Path) -> bool:
     """Whether a path is a run's directory, finished or not, or an adapter directory, here or on the Hub."""
-    return is_pinned(str(given)) or any(is_file(Path(given) / name) for name in ("heft.json", "manifest.json"))
+    return is_pinned(_text(given)) or any(is_file(Path(given) / name) for name in ("heft.json", "manifest.json"))
 
 
 def adapter_directory(given: str | Path) -> Path:
@@ -29,8 +29,8 @@ def adapter_directory(given: str | Path) -> Path:
         HeftError: it is neither, or a run without an adapter; the message says what was found there.
     """
     path = Path(given)
-    if is_pinned(str(given)):
-        path = downloaded(*hub_id(str(given)))
+    if is_pinned(_text(given)):
+        path = downloaded(*hub_id(_text(given)))
         if not is_file(path / "heft.json"):
             raise HeftError(
                 f"{given} on the Hub is no adapter directory of heft: it has no heft.json. A LoRA of PEFT's is what a"
@@ -65,6 +65,10 @@ def run_directory(given: str | Path) -> Path:
     raise HeftError(
         f"{path} is not a run directory: it has no manifest.json; give one that heft train or a study wrote"
     )
+
+
+def _text(given: str | Path) -> str:
+    return given.as_posix() if isinstance(given, Path) else given
 
 
 def _why_no_adapter(path: Path) -> str:

@@ -16,7 +16,10 @@ RecipeFile = Annotated[
     ),
 ]
 RunOrAdapter = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run, such as runs/quickstart, or its adapter directory.")
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run, such as runs/quickstart, its adapter directory, or ORG/NAME@REVISION on the Hub."
+    ),
 ]
 Overrides = Annotated[
     list[str],

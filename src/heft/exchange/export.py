@@ -13,6 +13,7 @@ from heft.storage.atomic import atomic_folder
 from heft.storage.reading import nearest_existing
 
 FORMATS = ("transformers", "peft", "pyreft")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass
@@ -66,6 +67,8 @@ def export(
     """
     if to not in FORMATS:
         raise HeftError(f"--to is {to!r}; expected one of {', '.join(FORMATS)}")
+    if dtype not in (None, *DTYPES):
+        raise HeftError(f"--dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     out = Path(out)
     _require_free(out)
     subject = subject_of(given, stages, base, trust_remote_code, dtype)

@@ -41,7 +41,9 @@ _PLAIN = {
     *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int")),
 }
 """All that the pickle of a state of tensors names."""
-_MOST = 2**33
+_NAMING = ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
+"""Codes of a pickle that name something."""
+_MOST = 2**20
 _SLACK = 1e-5
 """How far RRᵀ may be from the identity, an element, where R is orthonormal but for rounding in float32."""
 
@@ -165,18 +167,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         HeftError: it is missing, is no file of torch's, or names anything but tensors.
     """
     open_file(path).close()
-    if path.stat().st_size > _MOST:
-        raise FileFault(path, f"it has more than {_MOST:,} bytes")
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            named = {
-                str(argument)
-                for name in pickles
-                for opcode, argument, _ in pickletools.genops(archive.read(name))
-                if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
-            }
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        named = _names_in(path)
+    except Exception as error:  # of a damaged file zipfile and pickletools raise anything
         raise FileFault(path, f"it is no file that torch.save wrote: {str(error)[:200]}") from None
     other = sorted(named - _PLAIN)
     if other:
@@ -191,6 +184,23 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
         raise FileFault(path, "it holds something else than named tensors")
     return dict(state)
+
+
+def _names_in(path: Path) -> set[str]:
+    """All that the pickles of a file name, without opening them.
+
+    Raises:
+        ValueError: the file is packed, so that it would be larger than it is, or a pickle is too long.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("its members are compressed, and torch compresses none")
+        pickles = [member for member in members if member.filename.endswith(".pkl")]
+        if not pickles or any(member.file_size > _MOST for member in pickles):
+            raise ValueError("it has no pickle of tensors' names and shapes, or one that is too long")
+        codes = (code for member in pickles for code in pickletools.genops(archive.read(member)))
+        return {f"{argument}" for code, argument, _ in codes if code.name in _NAMING}
 
 
 def _entries(values: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any]]:

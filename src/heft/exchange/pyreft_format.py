@@ -27,6 +27,7 @@ POSITION, SHARE_WEIGHTS = "position", "share_weights"
 """heft's keys, in the words of pyreft's data module."""
 CLASS = "<class 'pyreft.interventions.{}'>"
 _KEY = "layer_{layer}_comp_{component}_unit_pos_nunit_1#{number}"
+_MOST_LAYERS = 10_000
 _FIELDS = (
     *("layer", "component", "unit", "max_number_of_units", "low_rank_dimension", "intervention_type", "intervention"),
     *("subspace_partition", "group_key", "intervention_link_key", "moe_key", "source_representation"),
@@ -131,9 +132,9 @@ def place_of(component: str, layer: Any) -> tuple[str, int] | None:
     """heft's site and the layer of a component of pyvene, also as a path such as `model.layers[3].mlp.output`; None
     where heft has no such site."""
     by_name = {name: site for site, name in COMPONENTS.items()}
-    if component in by_name and isinstance(layer, int):
+    if component in by_name and type(layer) is int and 0 <= layer < _MOST_LAYERS:
         return by_name[component], layer
-    path = re.fullmatch(r"[A-Za-z_.]+\[(\d{1,6})\](?:\.(self_attn|attn|mlp))?\.output", component)
+    path = re.fullmatch(r"[A-Za-z_.]+\[(\d{1,4})\](?:\.(self_attn|attn|mlp))?\.output", component)
     if path is None:
         return None
     site = {None: "block", "mlp": "mlp"}.get(path[2], "attention")
