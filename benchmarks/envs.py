@@ -77,3 +77,11 @@ def _call(command: list[str]) -> None:
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         raise CannotBuild("\n".join(words[-6:]) or f"status {done.returncode}")
+
+
+if __name__ == "__main__":  # make pyreft-env
+    for name in sys.argv[1:]:
+        try:
+            print(Environments(HERE / ".envs", {}).python(name))
+        except CannotBuild as error:
+            sys.exit(f"the environment of {name} cannot be built:\n{error}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapter_targets import AdapterConfig, AdapterDirectory, ForeignConfig, Weights
+from pyreft_targets import PyreftConfig, PyreftState
 from target import Target
 
 from heft.errors import HeftError
@@ -226,6 +227,8 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "adapter_config": AdapterConfig,
     "foreign_config": ForeignConfig,
     "safetensors": Weights,
+    "pyreft_config": PyreftConfig,
+    "pyreft_state": PyreftState,
 }
 
 

@@ -372,9 +372,10 @@ def test_what_is_no_adapter_is_named(given, words, tmp_path, monkeypatch):
 def test_a_hub_id_is_read_from_the_hubs_cache(lora, recipe, tmp_path, monkeypatch):
     import huggingface_hub.constants as constants
 
-    from heft.adapters import source
+    from heft.adapters.hub import downloaded
 
-    source._download.cache_clear()
+    downloaded.cache_clear()
+    monkeypatch.setenv("HEFT_CACHE", str(tmp_path / "heft"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--org--name"
     commit = "0123456789" * 4
@@ -384,17 +385,15 @@ def test_a_hub_id_is_read_from_the_hubs_cache(lora, recipe, tmp_path, monkeypatc
     for name in ("adapter_config.json", "adapter_model.safetensors"):  # links to blobs, as the Hub's library makes them
         shutil.copy(lora / name, repository / "blobs" / name)
         (repository / "snapshots" / commit / name).symlink_to(Path("../../blobs") / name)
-    monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download",
-        lambda repo, name, revision=None: str(repository / "snapshots" / commit / name),
-    )
     run = train(recipe("org/name"))
     assert torch.equal(logits_in_peft(run.directory / "adapter" / "coarse"), logits_in_peft(lora))
     (repository / "snapshots" / commit / "adapter_config.json").unlink()
     (repository / "snapshots" / commit / "adapter_config.json").symlink_to(lora / "adapter_config.json")
+    downloaded.cache_clear()
+    shutil.rmtree(tmp_path / "heft")
     with pytest.raises(HeftError, match="is a link that leads out of"):
         find_source("org/name", "lora")
-    source._download.cache_clear()
+    downloaded.cache_clear()
 
 
 def test_a_base_of_other_shapes_is_an_error_with_the_tensors(lora, recipe):

@@ -123,10 +123,12 @@ def open_adapters(
     device: str | None = None,
     trust_remote_code: bool = False,
     base_name: str | None = None,
+    names: Collection[str] | None = None,
 ) -> Loaded:
     """Load the base that an adapter directory names, or take the one given, and attach its adapters.
 
-    `base_name` is a folder or Hub id to load the base from, where it is not where the directory says.
+    `base_name` is a folder or Hub id to load the base from, where it is not where the directory says; `names` are the
+    adapters to attach, None for all.
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, or the base model is another
@@ -153,6 +155,8 @@ def open_adapters(
     skeleton = without_weights(base.model)
     fitting = {}
     for entry in manifest.adapters:
+        if names is not None and entry.name not in names:
+            continue
         fitting[entry.name] = _fitting(adapter_folder(directory, entry.name), entry.name, skeleton)
         found = method_name(fitting[entry.name][0])
         if found != entry.method:

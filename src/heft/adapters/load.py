@@ -54,11 +54,11 @@ def load(
     else:
         settings, tokenizer = _with_tokenizer(directory, model, trust_remote_code, base, tokenizer)
         loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
-    _end_as_trained(loaded)
+    end_as_trained(loaded)
     return prepare(loaded.model, loaded.manifest, trainable, loaded.tokenizer), loaded.tokenizer
 
 
-def _end_as_trained(loaded: Loaded) -> None:
+def end_as_trained(loaded: Loaded) -> None:
     """Let the model's own generation end at the token that answers were trained to end with, where it would not."""
     tokenizer, config = loaded.tokenizer, loaded.model.generation_config
     if loaded.manifest.task.get("chat_template") is not True or not getattr(tokenizer, "chat_template", None):

@@ -78,7 +78,7 @@ class DirectoryWriter:
         if unsupported:
             raise HeftError(
                 f"a model from heft.load is saved as an adapter directory, which takes no {', '.join(unsupported)}:"
-                " leave that out, and use the written folder (huggingface_hub.upload_folder sends one to the Hub)"
+                " leave that out, and use the written folder (`heft push` sends one to the Hub)"
             )
         self._require_active()
         if state_dict is None and any(hasattr(p, "full_tensor") for p in self._model.parameters()):

@@ -1,4 +1,5 @@
-"""A run's directory or its adapter directory: people give either, and the two are found from each other here.
+"""A run's directory or its adapter directory: people give either, and the two are found from each other here. An
+adapter directory on the Hub is `ORG/NAME@REVISION`.
 
 Needs no torch. `runs/<name>/` holds `manifest.json`, and `adapter/` with `heft.json` once the run is finished.
 """
@@ -6,24 +7,35 @@ Needs no torch. `runs/<name>/` holds `manifest.json`, and `adapter/` with `heft.
 import os
 from pathlib import Path
 
+from heft.adapters.hub import downloaded, hub_id, is_pinned
 from heft.errors import HeftError
 from heft.storage.reading import is_file
 
-_EXPECTED = "the directory of a run, such as runs/quickstart, or its adapter directory, runs/quickstart/adapter"
+_EXPECTED = (
+    "the directory of a run, such as runs/quickstart, or its adapter directory, runs/quickstart/adapter, or"
+    " ORG/NAME@REVISION on the Hub"
+)
 
 
 def is_run_or_adapter(given: str | Path) -> bool:
-    """Whether a path is a run's directory, finished or not, or an adapter directory."""
-    return any(is_file(Path(given) / name) for name in ("heft.json", "manifest.json"))
+    """Whether a path is a run's directory, finished or not, or an adapter directory, here or on the Hub."""
+    return is_pinned(_text(given)) or any(is_file(Path(given) / name) for name in ("heft.json", "manifest.json"))
 
 
 def adapter_directory(given: str | Path) -> Path:
-    """The adapter directory of a run, or the adapter directory itself.
+    """The adapter directory of a run, or the adapter directory itself; one on the Hub is downloaded.
 
     Raises:
         HeftError: it is neither, or a run without an adapter; the message says what was found there.
     """
     path = Path(given)
+    if is_pinned(_text(given)):
+        path = downloaded(*hub_id(_text(given)))
+        if not is_file(path / "heft.json"):
+            raise HeftError(
+                f"{given} on the Hub is no adapter directory of heft: it has no heft.json. A LoRA of PEFT's is what a"
+                f" stage starts from (from: {given}), or `heft import {given} OUT`"
+            )
     if is_file(path / "heft.json"):
         return path
     if is_file(path / "adapter" / "heft.json"):
@@ -53,6 +65,10 @@ def run_directory(given: str | Path) -> Path:
     raise HeftError(
         f"{path} is not a run directory: it has no manifest.json; give one that heft train or a study wrote"
     )
+
+
+def _text(given: str | Path) -> str:
+    return given.as_posix() if isinstance(given, Path) else given
 
 
 def _why_no_adapter(path: Path) -> str:

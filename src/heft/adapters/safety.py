@@ -49,10 +49,8 @@ def adapter_folder(directory: Path, name: str) -> Path:
     return folder
 
 
-def adapter_paths(folder: Path, within: Path | None = None) -> tuple[Path, Path]:
+def adapter_paths(folder: Path) -> tuple[Path, Path]:
     """The configuration and the weights of an adapter folder, which lie in it, links followed.
-
-    `within` is another folder that they may lie in, such as the one of a repository in the Hub's cache.
 
     Raises:
         HeftError: one is missing, or a link that leads out.
@@ -66,7 +64,7 @@ def adapter_paths(folder: Path, within: Path | None = None) -> tuple[Path, Path]
         )
         raise HeftError(f"{folder} lacks {', '.join(missing)}{advice if pickles else ''}")
     for name in (CONFIG, WEIGHTS):
-        require_inside(within or folder, folder / name)
+        require_inside(folder, folder / name)
     return folder / CONFIG, folder / WEIGHTS
 
 

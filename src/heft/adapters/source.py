@@ -5,14 +5,13 @@ files are checked as those of strangers are; a configuration that PEFT wrote is 
 """
 
 import os
-import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from peft import PeftConfig
 
 from heft.adapters.foreign import read_foreign_config
+from heft.adapters.hub import downloaded, hub_id
 from heft.adapters.manifest import AdapterManifest, read_manifest
 from heft.adapters.safety import CONFIG, WEIGHTS, adapter_paths, method_name
 from heft.adapters.weights import read_shapes
@@ -23,7 +22,6 @@ from heft.settings.words import show
 from heft.storage.atomic import sha256_of
 from heft.storage.reading import is_file
 
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 _OF_LORA = (".lora_", ".token_adapter.", "trainable_tokens")
 _EXPECTED = (
     "give a folder with adapter_config.json and adapter_model.safetensors (PEFT's save_pretrained), a run or adapter"
@@ -81,12 +79,19 @@ def find_source(given: str, method: str) -> AdapterSource:
         return source if manifest is None else _in_a_directory(source, manifest)
     if folder.exists():
         raise HeftError(f"{given} is a file; {_EXPECTED}")
-    hub = _HUB_ID.fullmatch(given)
+    hub = hub_id(given)
     if hub is None:
         seen_from = "" if folder.is_absolute() else f" (seen from {Path.cwd()})"
         raise HeftError(f"{given} does not exist{seen_from}; {_EXPECTED}")
-    downloaded = _download(hub[1], hub[2])
-    return _read(given, downloaded, method, within=downloaded.parents[1])
+    there = downloaded(*hub)
+    if not is_file(there / CONFIG) and not is_file(there / "heft.json"):
+        raise HeftError(
+            f"adapter {given} on the Hub lacks {CONFIG} or {WEIGHTS}; where it has a .bin, which heft never opens since"
+            " it can run any code, ask for safetensors"
+        )
+    chosen, manifest = _chosen(there, method)
+    source = _read(given, chosen, method)
+    return source if manifest is None else _in_a_directory(source, manifest)
 
 
 _KEYS = {
@@ -146,8 +151,8 @@ def _chosen(folder: Path, method: str) -> tuple[Path, AdapterManifest | None]:
     raise AssertionError("it has no configuration")
 
 
-def _read(given: str, folder: Path, method: str, within: Path | None = None) -> AdapterSource:
-    config_path, weights = adapter_paths(folder, within)
+def _read(given: str, folder: Path, method: str) -> AdapterSource:
+    config_path, weights = adapter_paths(folder)
     config = read_foreign_config(config_path, weights)
     found = method_name(config)
     if found != method:
@@ -164,35 +169,3 @@ def _in_a_directory(source: AdapterSource, manifest: AdapterManifest) -> Adapter
         base_fingerprint=manifest.base_fingerprint,
         behind=tuple(names[: names.index(source.folder.name)]),
     )
-
-
-@lru_cache
-def _download(repository: str, revision: str | None) -> Path:
-    """The folder in the Hub's cache that has the two files of an adapter.
-
-    Raises:
-        HeftError: they are not there, or cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        paths = [Path(hf_hub_download(repository, name, revision=revision)) for name in (CONFIG, WEIGHTS)]
-    except LocalEntryNotFoundError as error:
-        raise HeftError(
-            f"adapter {repository} is not in the Hub's cache, and the Hub cannot be reached (there is no folder"
-            f" {repository} in {Path.cwd()} either): connect, or give a folder"
-        ) from error
-    except EntryNotFoundError as error:
-        raise HeftError(
-            f"adapter {repository} on the Hub lacks {CONFIG} or {WEIGHTS}; where it has a .bin, which heft never opens"
-            " since it can run any code, ask for safetensors; of an adapter directory of heft, download the folder and"
-            " give that"
-        ) from error
-    except GatedRepoError as error:
-        raise HeftError(
-            f"adapter {repository} is gated: accept its terms on its Hub page, then `hf auth login`"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise HeftError(f"adapter {repository} cannot be loaded from the Hub: {str(error).splitlines()[0]}") from error
-    return paths[0].parent

@@ -4,13 +4,17 @@ from typing import Annotated
 
 import typer
 
+from heft.cli.card import card
 from heft.cli.compare import compare
 from heft.cli.doctor import doctor
 from heft.cli.evaluate import evaluate
+from heft.cli.export import export
 from heft.cli.generate import generate
+from heft.cli.import_adapter import import_adapter
 from heft.cli.init import init
 from heft.cli.plan import plan
 from heft.cli.predict import predict
+from heft.cli.push import push
 from heft.cli.recipes import recipes
 from heft.cli.report import report
 from heft.cli.sweep import sweep
@@ -25,8 +29,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, train, sweep, tune, plan, compare, report, evaluate, predict, generate, verify, recipes, doctor):
-    app.command("eval" if command is evaluate else command.__name__)(command)
+NAMES = {evaluate: "eval", import_adapter: "import"}
+"""Of commands that Python has another word for."""
+for command in (
+    *(init, train, sweep, tune, plan, compare, report, evaluate, predict, generate),
+    *(verify, export, import_adapter, card, push, recipes, doctor),
+):
+    app.command(NAMES.get(command, command.__name__))(command)
 
 
 def _print_version(wanted: bool) -> None:

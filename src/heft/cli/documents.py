@@ -205,6 +205,40 @@ class TuneDocument(_Done):
     """Its base and stages, as in summary.json."""
 
 
+class ExportDocument(_Done):
+    """`heft export --json`."""
+
+    command: Literal["export"] = "export"
+    """The command."""
+    output: str
+    """The folder."""
+    format: Literal["transformers", "peft", "pyreft"]
+    """Whose format it is in."""
+    adapters: list[str]
+    """The adapters that are in it."""
+    beside: list[str]
+    """Those of them that are beside a merged model, in `adapter/`."""
+    folded: list[str]
+    """ReFT adapters that are part of weights."""
+    difference: float | None
+    """Largest difference of logits from the adapted model's; null where files are copies."""
+
+
+class PushDocument(_Done):
+    """`heft push --json`."""
+
+    command: Literal["push"] = "push"
+    """The command."""
+    repository: str
+    """ORG/NAME."""
+    files: list[str]
+    """Paths in the repository."""
+    commit: str | None
+    """Id of the commit; null with `--dry-run`."""
+    url: str | None
+    """Its address."""
+
+
 class Error(_Document):
     """What went wrong."""
 
@@ -229,11 +263,11 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m heft.cli.documents > docs/json.md`; change the declarations, not this file. -->
 
-`heft train`, `heft eval`, `heft predict`, `heft sweep` and `heft tune` take `--json`: one document on standard output
-at the end, progress on standard error. An error is a document too, beside its line on standard error, and the exit
-status is the same as without `--json`: 2 for what is wrong in the input, 130 and 143 after Ctrl-C and SIGTERM. So are
-errors of every other command that has `--json` (plan, compare, verify, doctor, recipes), whose documents hold what they
-print.
+`heft train`, `heft eval`, `heft predict`, `heft sweep`, `heft tune`, `heft export` and `heft push` take `--json`: one
+document on standard output at the end, progress on standard error. An error is a document too, beside its line on
+standard error, and the exit status is the same as without `--json`: 2 for what is wrong in the input, 130 and 143 after
+Ctrl-C and SIGTERM. So are errors of every other command that has `--json` (plan, compare, verify, doctor, recipes),
+whose documents hold what they print.
 
 `--quiet` prints warnings, on standard error, and the last lines.
 
@@ -247,7 +281,8 @@ def documents_page() -> str:
     """The text of docs/json.md."""
     kinds = (
         *(TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow),
-        *(LayerProbeDocument, TuneDocument, TuneArm, ErrorDocument, Error),
+        *(LayerProbeDocument, TuneDocument, TuneArm, ExportDocument, PushDocument),
+        *(ErrorDocument, Error),
     )
     return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, its adapter directory, or a base model as in model.name.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run, its adapter directory, ORG/NAME@REVISION on the Hub, or a base model as in model.name.",
+        ),
     ],
     task: Task = None,
     split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,

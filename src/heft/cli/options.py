@@ -16,7 +16,10 @@ RecipeFile = Annotated[
     ),
 ]
 RunOrAdapter = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run, such as runs/quickstart, or its adapter directory.")
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run, such as runs/quickstart, its adapter directory, or ORG/NAME@REVISION on the Hub."
+    ),
 ]
 Overrides = Annotated[
     list[str],
@@ -64,4 +67,8 @@ RunsAtOnce = Annotated[int | None, typer.Option(help="With --ray: how many runs 
 Base = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),
+]
+PublicBase = Annotated[
+    str | None,
+    typer.Option("--base", metavar="NAME", help="The base model's name on the Hub, where it is a folder here."),
 ]

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run, its adapter directory, or a recipe, whose base model answers.")
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run, its adapter directory, ORG/NAME@REVISION on the Hub, or a recipe, whose base model answers.",
+        ),
     ],
     rows: Annotated[
         str,

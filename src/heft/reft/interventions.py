@@ -93,6 +93,20 @@ class Intervention(nn.Module):
         (self.rotation if self.basis is None else self.basis).copy_(basis)
         self.outside = None
 
+    @torch.no_grad()
+    def affine(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A (r, d), b (r,) and B (r, d), in float64, of the edit h + (Ah + b)B; A is zero where the edit is a constant.
+
+        Raises:
+            ValueError: it has an activation, so it is not affine.
+        """
+        if self.activation is not None:
+            raise ValueError("an edit with an activation is not affine")
+        basis, read = self._weights(None)
+        matrix = self.equation.matrix(read)
+        matrix = torch.zeros_like(basis) if matrix is None else matrix
+        return matrix.double(), read.bias.double(), basis.double()
+
     def _weights(self, rows_RD: torch.Tensor | None) -> tuple[torch.Tensor, Weights]:
         """B (r, d), and the weights by which D reads hidden states, in at least float32; `rows_RD` as for `forward`."""
         if self.basis is None:

@@ -1,0 +1,81 @@
+"""Adapters on the Hub: `ORG/NAME@REVISION`, downloaded once for each commit. Needs no torch.
+
+Their files are copied out of the Hub's cache, where they are links, into heft's own, a folder for each commit. Nothing
+else of a repository is downloaded: no code, no pickles.
+"""
+
+import re
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+from heft.adapters.safety import CONFIG, WEIGHTS, require_inside
+from heft.builtin import cache_dir
+from heft.errors import HeftError
+from heft.runtime.hub import asked
+from heft.storage.atomic import atomic_folder
+from heft.storage.reading import is_dir
+
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+_FILES = ("heft.json", *(f"{folder}{name}" for folder in ("", "*/") for name in (CONFIG, WEIGHTS)))
+
+
+def hub_id(given: str) -> tuple[str, str | None] | None:
+    """Repository and revision of `ORG/NAME` or `ORG/NAME@REVISION`; None for any other text."""
+    found = _HUB_ID.fullmatch(given)
+    return None if found is None else (found[1], found[2])
+
+
+def is_pinned(given: str) -> bool:
+    """Whether a text names an adapter on the Hub with its revision, which no path here does."""
+    found = hub_id(given)
+    return found is not None and found[1] is not None and not is_dir(Path(given))
+
+
+@lru_cache
+def downloaded(repository: str, revision: str | None) -> Path:
+    """A folder with the adapter files that a repository has at a revision: those of heft, or PEFT's two.
+
+    Raises:
+        HeftError: it is not there, or cannot be reached and is not in the cache.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    where = f" (there is no folder {repository} in {Path.cwd()} either)"
+    snapshot = asked(
+        lambda: _snapshot(snapshot_download, repository, revision, where),
+        f"adapter {repository}",
+        f"connect, or give a folder{where}",
+    )
+    target = cache_dir() / "hub" / repository.replace("/", "--") / snapshot.name
+    if not is_dir(target):
+        _copy(snapshot, target)
+    return target
+
+
+def _snapshot(download, repository: str, revision: str | None, where: str) -> Path:
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(download(repository, revision=revision, allow_patterns=list(_FILES)))
+    except LocalEntryNotFoundError as error:
+        if error.__cause__ is not None and not isinstance(error.__cause__, OfflineModeIsEnabled):
+            raise
+        raise HeftError(
+            f"adapter {repository} is not in the Hub's cache, and the Hub cannot be reached{where}: connect, or give a"
+            " folder"
+        ) from error
+
+
+def _copy(snapshot: Path, target: Path) -> None:
+    """Copy the files of a snapshot, which are links within the Hub's cache of that repository."""
+    files = sorted({path for pattern in _FILES for path in snapshot.glob(pattern)})
+    for path in files:
+        require_inside(snapshot.parents[1], path)
+    with atomic_folder(target) as partial:
+        for path in files:
+            place = partial / path.relative_to(snapshot)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, place)

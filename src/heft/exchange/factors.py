@@ -1,0 +1,90 @@
+"""LoRA adapters, and edits folded into linear layers, as one LoRA.
+
+An edit h + (Ah + b)B of a layer with weight M adds Bᵀ(AM) to the weight, which is a LoRA of the edit's rank: its A is
+AM, its B is Bᵀ, and Bᵀ(Ac + b) is the bias of its B. M is the weight with the LoRA beneath it. Ranks add up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, TaskType
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+
+from heft.exchange.folding import FoldPlan, edits_of, linear_of, weight_of
+
+
+@dataclass
+class Factors:
+    """What is added to a linear layer: the product of `up` (d, r) and `down` (r, i), and `constant` (d,)."""
+
+    down: list[torch.Tensor] = field(default_factory=list)
+    up: list[torch.Tensor] = field(default_factory=list)
+    constant: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of the product, at most."""
+        return sum(len(each) for each in self.down)
+
+
+def lora_factors(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Factors]:
+    """The factors of LoRA adapters that a model carries, by the names of the modules."""
+    found: dict[str, Factors] = {}
+    for path, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        for name in names:
+            if name in layer.lora_A:
+                own = found.setdefault(path, Factors())
+                own.down.append(layer.lora_A[name].weight.detach().double())
+                own.up.append(layer.lora_B[name].weight.detach().double() * layer.scaling[name])
+    return found
+
+
+def add_folded(factors: dict[str, Factors], model: PreTrainedModel, plan: FoldPlan) -> None:
+    """Add what the edits of a plan do to layers whose LoRA is in `factors` already; the model is not changed.
+
+    Edits of one layer are folded one after the other, each into the weight and bias that those before it leave.
+    """
+    for name in plan.folds:
+        for linear, edit in edits_of(model, plan, name).items():
+            module, own = linear_of(model, linear), factors.setdefault(linear, Factors())
+            weight = weight_of(module).double() + sum(up @ down for up, down in zip(own.up, own.down, strict=True))
+            bias = (
+                own.constant
+                if module.bias is None
+                else module.bias.double() + (0 if own.constant is None else own.constant)
+            )
+            constant = edit.bias_update(bias)
+            down, up = edit.weight_update(weight)
+            own.down.append(down)
+            own.up.append(up)
+            own.constant = constant if own.constant is None else own.constant + constant
+
+
+def one_lora(factors: Mapping[str, Factors]) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """PEFT's configuration and tensors, by their names in a file, of one LoRA with these factors (scaling 1)."""
+    has_bias = any(own.constant is not None and own.constant.abs().max() > 0 for own in factors.values())
+    common = max(own.rank for own in factors.values())
+    other = {name: own.rank for name, own in factors.items() if own.rank != common}
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=common,
+        lora_alpha=common,
+        target_modules=sorted(factors),
+        rank_pattern=other,
+        alpha_pattern=other,
+        lora_bias=has_bias,
+    )
+    tensors = {}
+    for name, own in factors.items():
+        key = f"base_model.model.{name}"
+        up = torch.cat(own.up, dim=1)
+        tensors[f"{key}.lora_A.weight"] = torch.cat(own.down).float().contiguous()
+        tensors[f"{key}.lora_B.weight"] = up.float().contiguous()
+        if has_bias:
+            constant = up.new_zeros(len(up)) if own.constant is None else own.constant
+            tensors[f"{key}.lora_B.bias"] = constant.float().contiguous()
+    return config, tensors

@@ -1,0 +1,170 @@
+"""The model card: valid metadata, the run's own figures, and nothing private."""
+
+import getpass
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+import heft
+from heft.errors import HeftError
+from heft.results.summary import read_summaries
+from heft.sharing.card import card
+from heft.sharing.facts import facts_of
+from heft.sharing.folder import write_repository
+from heft.sharing.public import is_private, public_task
+from heft.text.units import interval, percent
+from tickets import write_tickets
+from tiny import byte_tokenizer, tiny_model
+from tiny_recipe import write_recipe
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A run on a base in a folder and on rows in a file, of which nobody else has either."""
+    folder = tmp_path_factory.mktemp("private-place")
+    tiny_model().save_pretrained(folder / "secret-base")
+    byte_tokenizer().save_pretrained(folder / "secret-base")
+    write_tickets(folder)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"name: secret-project\nmodel: {{name: {folder / 'secret-base'}, dtype: float32, device: cpu}}\n"
+        f'task: {{name: rows, train: {folder / "tickets.csv"}, prompt: "Text: {{text}}\\nLabel:", answer: label,'
+        " choices: labels}\n"
+        "stages: {coarse: {method: lora, steps: 1, batch_size: 4}, fine: {method: reft, steps: 1, batch_size: 4}}\n"
+        f"output: {folder / 'run'}\n"
+    )
+    return heft.train(recipe).directory
+
+
+def test_the_table_has_the_runs_figures_with_their_intervals(run):
+    text = card(facts_of(run), "org/name")
+    for stage in read_summaries(run):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {stage.name} |"))
+        assert percent(stage.accuracy) in row
+        assert interval(stage.interval) in row
+        assert f"{stage.trainable_parameters:,}" in row
+
+
+def test_the_metadata_are_what_the_hub_reads(run):
+    data = ModelCard(card(facts_of(run, license="apache-2.0"), "org/name")).data
+    last = read_summaries(run)[-1]
+    assert (data.library_name, data.license, data.pipeline_tag) == ("heft", "apache-2.0", "text-generation")
+    assert {"heft", "lora", "reft"} <= set(data.tags)
+    assert data.metrics == ["accuracy"]
+    (result,) = data.eval_results
+    assert (result.dataset_name, result.metric_type) == ("whereabouts", "accuracy")
+    assert result.metric_value == pytest.approx(last.accuracy, abs=1e-6)
+    assert interval(last.interval) in result.metric_name
+
+
+def test_the_base_is_named_as_others_know_it(local):
+    data = ModelCard(card(facts_of(local, base="org/base"), "org/name")).data
+    assert (data.base_model, data.base_model_relation) == ("org/base", "adapter")
+
+
+def test_an_embedded_base_is_named_by_its_origin(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "adapter/heft.json"
+    values = json.loads(path.read_text())
+    values["model"]["name"] = "embedded:smollm2-135m-instruct"
+    path.write_text(json.dumps(values))
+    text = card(facts_of(copy), "org/name")
+    assert ModelCard(text).data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "a quantised copy of" in text
+
+
+def test_a_task_of_the_hub_names_its_data_set(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "adapter/heft.json"
+    values = json.loads(path.read_text())
+    values["task"] = {"name": "boolq", "source": "/home/someone/boolq"}
+    path.write_text(json.dumps(values))
+    text = card(facts_of(copy), "org/name")
+    assert ModelCard(text).data.datasets == ["google/boolq"]
+    assert "/home" not in text
+
+
+def test_a_base_in_a_folder_needs_a_name_that_others_have(local):
+    with pytest.raises(HeftError, match="--base ORG/NAME"):
+        facts_of(local)
+    with pytest.raises(HeftError, match="--base ORG/NAME"):
+        facts_of(local, base=str(local))
+
+
+def test_no_file_of_the_repository_has_a_path_or_a_name_of_this_machine(local, tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    files = write_repository(folder, facts_of(local, base="org/base"), "org/name")
+    texts = "\n".join(path.read_text() for path in files if path.suffix != ".safetensors")
+    for private in (str(local.parent), "secret-base", "secret-project", "tickets.csv", str(Path.home()) + "/"):
+        assert private not in texts, private
+    names = {getpass.getuser(), socket.gethostname()} - {"root", "localhost"}
+    assert not any(name in texts for name in names)
+    assert "Rows that are not shared here" in texts
+
+
+def test_the_labels_stay_so_that_the_adapter_predicts_without_the_rows(local, tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    write_repository(folder, facts_of(local, base="org/base"), "org/name")
+    task = json.loads((folder / "heft.json").read_text())["task"]
+    assert (task["train"], sorted(task["choices"])) == ("rows.jsonl", ["account", "broken", "delay", "refund"])
+
+
+def test_an_adapter_directory_without_its_run_has_a_card_too(run, tmp_path):
+    copy = shutil.copytree(run / "adapter", tmp_path / "alone")
+    text = card(facts_of(copy), "org/name")
+    assert "Nothing was measured of these adapters here" in text
+    assert "## Results" not in text
+    assert ModelCard(text).data.metrics is None
+
+
+def test_limits_say_what_the_figures_do_not_show(run):
+    text = card(facts_of(run), "org/name")
+    assert "One run with seed 0" in text
+    assert "No license was given" in text
+    assert "The intervals of the base and of the last stage overlap." in text
+
+
+def test_generated_answers_have_their_loss_in_the_table(tmp_path):
+    rows = [{"prompt": f"Say {word}", "completion": word} for word in ("red", "blue", "green", "grey") * 5]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = f"{{name: rows, train: {tmp_path / 'rows.jsonl'}, max_new_tokens: 8}}"
+    stages = "{fine: {method: reft, rank: 2, positions: l2, steps: 1, batch_size: 4}}"
+    run = heft.train(write_recipe(tmp_path, stages, f"output: {tmp_path / 'run'}", task=task)).directory
+    text = card(facts_of(run), "org/name")
+    assert "| after | accuracy | 95 % interval | loss | parameters trained |" in text
+    assert f"{read_summaries(run)[-1].loss:.3f}" in text
+
+
+def test_the_settings_shown_make_the_recipe_again(run, tmp_path):
+    import yaml
+
+    text = card(facts_of(run), "org/name")
+    blocks = text.split("```yaml\n")[1:]
+    task, recipe = (yaml.safe_load(block.split("```")[0]) for block in blocks)
+    again = heft.load_recipe(run / "recipe.yaml").model_dump(mode="json")
+    for name, stage in recipe["stages"].items():
+        assert {key: again["stages"][name][key] for key in stage} == stage
+    assert {key: again["task"][key] for key in task["task"]} == task["task"]
+
+
+@pytest.mark.parametrize("text", ["/home/ann/x", "~/x", "./x", "../x", "C:\\x\\y", "C:/x", "\\\\server\\x", "/data"])
+def test_a_path_is_private(text):
+    assert is_private(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["org/name", "google/boolq", "yes/no", "Text: {text}\nLabel:", "Is it a/b or c?", "l2"]
+)
+def test_other_text_is_not(text):
+    assert not is_private(text)
+
+
+def test_data_on_the_hub_keep_their_name_and_files_lose_theirs():
+    assert public_task({"name": "rows", "train": "org/data:en", "eval": "a/b.jsonl"})["train"] == "org/data:en"
+    assert public_task({"name": "rows", "train": "org/data", "eval": "a/b.jsonl"})["eval"] == "rows.jsonl"
