@@ -22,7 +22,14 @@ from heft.errors import HeftError
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.scoring import in_fitting_batches
 from heft.harness.generating import Decoding, decoding_of
-from heft.harness.opening import evaluation_settings, open_model, opened_from, require_unset, rows_of_a_pass
+from heft.harness.opening import (
+    as_overrides,
+    device_named,
+    open_model,
+    opened_from,
+    require_unset,
+    rows_of_a_pass,
+)
 from heft.harness.progress import HarnessReporter
 from heft.harness.questions import questions_of
 from heft.harness.scoring import score_requests
@@ -52,7 +59,7 @@ class HeftLM(TemplateLM):
         max_length: most tokens of a row; None for what the model was made for.
         add_bos_token: whether texts begin with a BOS token where the tokenizer puts one.
         prefix_token_id: stands for an empty context; None for the BOS token, else the EOS token.
-        share_prefix, fused: as in a recipe's `evaluation`; None for as in training.
+        settings: `evaluation.KEY=VALUE` and `model.KEY=VALUE`, as `--set` takes them, where not as in training.
         chat_template_args, enable_thinking: what a chat template is handed; None for as in training.
         trust_remote_code: whether code that comes with the base model may run.
         reporter: hears of the progress; None for bars on standard error and the harness's log.
@@ -75,8 +82,7 @@ class HeftLM(TemplateLM):
         max_length: int | None = None,
         add_bos_token: bool = True,
         prefix_token_id: int | None = None,
-        share_prefix: bool | None = None,
-        fused: bool | None = None,
+        settings: Sequence[str] = (),
         chat_template_args: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
         trust_remote_code: bool = False,
@@ -87,19 +93,22 @@ class HeftLM(TemplateLM):
             raise HeftError(
                 "heft's model class for lm-evaluation-harness runs in one process; start it without torchrun"
             )
+        device = device_named(device)
         self.reporter = HarnessReporter() if reporter is None else reporter
-        named = {"device": device, "dtype": dtype}
-        settings = {key: value for key, value in named.items() if value is not None}
+        evaluation = {"evaluation__batch_size": rows_of_a_pass(batch_size, max_batch_size)}
+        overrides = as_overrides(model__device=device, model__dtype=dtype, **evaluation)
         if isinstance(pretrained, str):
-            options = {"base": base, "trust_remote_code": trust_remote_code, "settings": settings}
-            opened = open_model(pretrained, stages=stages.split("+") if stages else (), **options)
+            opened = open_model(
+                pretrained,
+                stages=stages.split("+") if stages else (),
+                base=base,
+                trust_remote_code=trust_remote_code,
+                overrides=[*settings, *overrides],
+            )
         else:
-            require_unset(**named, stages=stages, base=base)
-            opened = opened_from(pretrained, tokenizer)
+            require_unset(device=device, dtype=dtype, stages=stages, base=base)
+            opened = opened_from(pretrained, tokenizer, [*settings, *as_overrides(**evaluation)])
         self._opened, self.model, self.tokenizer = opened, opened.model, opened.tokenizer
-        self._evaluation = evaluation_settings(
-            opened, batch_size=rows_of_a_pass(batch_size, max_batch_size), share_prefix=share_prefix, fused=fused
-        )
         self._max_length, self._prefix_token_id, self._add_bos = max_length, prefix_token_id, add_bos_token
         self._chat_args = chat_template_args, enable_thinking
         self._was_templated = False
@@ -123,7 +132,7 @@ class HeftLM(TemplateLM):
     @property
     def batch_size(self) -> int:
         """Rows of a forward pass, while memory holds them."""
-        return self._evaluation.batch_size
+        return self._opened.evaluation.batch_size
 
     @property
     def device(self):
@@ -200,7 +209,7 @@ class HeftLM(TemplateLM):
         if asked.cut:
             self._warn_of_cuts(asked.cut, len(asked.places))
         self._warn_of_short(question.prompt for question in asked.questions)
-        return score_requests(self.model, self.tokenizer.pad_token_id, asked, self._evaluation, self.reporter)
+        return score_requests(self.model, self.tokenizer.pad_token_id, asked, self._opened.evaluation, self.reporter)
 
     def _prompts(self, contexts: Iterable[str], max_new_tokens: int) -> list[list[int]]:
         """Ids of contexts, cut at the left so that what is generated has room."""
@@ -237,7 +246,7 @@ class HeftLM(TemplateLM):
                 )
 
         no_room = HeftError("the device's memory does not suffice for one text; lower max_length or max_gen_toks")
-        return in_fitting_batches(run, model, self._evaluation, self.reporter, _GENERATION, no_room)
+        return in_fitting_batches(run, model, self._opened.evaluation, self.reporter, _GENERATION, no_room)
 
     @property
     def _answer_end(self) -> int | None:

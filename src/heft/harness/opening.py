@@ -1,10 +1,11 @@
 """The model that the harness evaluates: a run's, an adapter directory's, a base model's, or one that is loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activate
@@ -15,7 +16,8 @@ from heft.adapters.places import adapter_directory, is_run_or_adapter
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.prediction.opening import adapters_of
-from heft.recipe.recipe import EvaluationSettings, ModelSettings
+from heft.recipe.files import model_request
+from heft.recipe.recipe import EvaluationSettings
 from heft.storage.reading import is_file
 
 AUTO_BATCH_SIZE = 64
@@ -36,9 +38,9 @@ class Opened:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    task: Mapping[str, Any] = field(default_factory=dict)
-    evaluation: EvaluationSettings = EvaluationSettings()
-    source: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any]
+    evaluation: EvaluationSettings
+    source: Mapping[str, Any]
 
 
 def open_model(
@@ -47,7 +49,7 @@ def open_model(
     stages: Sequence[str] = (),
     base: str | None = None,
     trust_remote_code: bool = False,
-    settings: Mapping[str, Any],
+    overrides: Sequence[str] = (),
 ) -> Opened:
     """Load what a name stands for.
 
@@ -56,32 +58,39 @@ def open_model(
         stages: whose adapters are on, "base" for none; empty for all.
         base: folder or Hub id of the base model, if it has moved since training.
         trust_remote_code: whether code that comes with the base model may run.
-        settings: of the base model, such as `device` and `dtype`, that are not to be as they were in training.
+        overrides: `model.KEY=value` and `evaluation.KEY=value`, where not as in training.
 
     Raises:
-        HeftError: it is none of these, or files are missing or do not fit.
+        HeftError: it is none of these, settings are wrong, or files are missing or do not fit.
     """
     is_adapter = is_run_or_adapter(given) or is_file(Path(given) / "adapter_config.json")
     if not is_adapter:
         _require_no_adapter_options(given, stages, base)
         trust = {"trust_remote_code": True} if trust_remote_code else {}
-        loaded = load_base(ModelSettings(name=given, **trust, **settings))
-        return Opened(loaded.model, loaded.tokenizer, source={"base_model": given})
+        request = model_request({"model": {"name": given, **trust}, "evaluation": {}}, overrides)
+        loaded = load_base(request.model)
+        return Opened(loaded.model, loaded.tokenizer, {}, request.evaluation, {"base_model": given})
     directory = adapter_directory(given)
     manifest = read_manifest(directory)
     names = adapters_of(directory, manifest, stages)
     found = base_settings(directory, manifest, trust_remote_code, base)
-    loaded = load_base(ModelSettings(**(found.model_dump() | dict(settings))))
+    values = {"model": found.model_dump(), "evaluation": dict(manifest.evaluation)}
+    request = model_request(values, overrides, str(directory / "heft.json"))
+    loaded = load_base(request.model)
     activate(open_adapters(directory, loaded).model, names)
-    source = {"adapter": str(directory), "adapters": list(names), "base_model": found.name}
-    return Opened(loaded.model, loaded.tokenizer, manifest.task, EvaluationSettings(**manifest.evaluation), source)
+    source = {"adapter": str(directory), "adapters": list(names), "base_model": request.model.name}
+    return Opened(loaded.model, loaded.tokenizer, manifest.task, request.evaluation, source)
 
 
-def opened_from(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Opened:
+def opened_from(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, overrides: Sequence[str] = ()
+) -> Opened:
     """A model that is loaded already, such as `heft.load` gives, perhaps within a `PeftModel`.
 
+    `overrides` are `evaluation.KEY=value`.
+
     Raises:
-        HeftError: there is no tokenizer, or the model trains.
+        HeftError: there is no tokenizer, the model trains, or settings are wrong.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     origin = origin_of(inner)
@@ -93,9 +102,10 @@ def opened_from(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
     if inner.training:
         raise HeftError("the model is in training mode, in which dropout acts; call model.eval() first")
     source = {"base_model": inner.name_or_path, "adapters": list(getattr(inner, "peft_config", {}))}
-    if origin is None:
-        return Opened(inner, tokenizer, source=source)
-    return Opened(inner, tokenizer, origin.manifest.task, EvaluationSettings(**origin.manifest.evaluation), source)
+    task, evaluation = ({}, {}) if origin is None else (origin.manifest.task, origin.manifest.evaluation)
+    require_unset(**{text.partition("=")[0]: "…" for text in overrides if text.strip().startswith("model.")})
+    request = model_request({"evaluation": dict(evaluation)}, overrides)
+    return Opened(inner, tokenizer, task, request.evaluation, source)
 
 
 def _require_no_adapter_options(given: str, stages: Sequence[str], base: str | None) -> None:
@@ -107,24 +117,26 @@ def _require_no_adapter_options(given: str, stages: Sequence[str], base: str | N
         )
 
 
-def rows_of_a_pass(batch_size: int | str | None, most: int | None) -> int | None:
-    """The batch size that `batch_size` and `max_batch_size` ask for; None for what the settings say.
+def as_overrides(**given: object) -> list[str]:
+    """`model.device=cpu` for `model__device="cpu"`, of every value that is not None."""
+    return [f"{key.replace('__', '.')}={value}" for key, value in given.items() if value is not None]
 
-    Raises:
-        HeftError: it is neither a number nor auto.
-    """
+
+def rows_of_a_pass(batch_size: int | str | None, most: int | None) -> int | str | None:
+    """The batch size that `batch_size` and `max_batch_size` ask for; None for what the settings say."""
     if isinstance(batch_size, str) and batch_size.partition(":")[0] == "auto":
         return most or AUTO_BATCH_SIZE
-    try:
-        return None if batch_size is None else int(batch_size)
-    except ValueError:
-        raise HeftError(f"batch_size must be a whole number or auto; got {batch_size!r}") from None
+    return batch_size
 
 
-def evaluation_settings(opened: Opened, **given: object) -> EvaluationSettings:
-    """The settings that a model was evaluated with, but for those given that are not None."""
-    values = {key: value for key, value in given.items() if value is not None}
-    return EvaluationSettings(**(opened.evaluation.model_dump() | values))
+def device_named(device: str | None) -> str | None:
+    """A device as the harness names it, in heft's words; None for as in training.
+
+    The harness asks for "cuda:0" where no one asked for anything, and means any other device where there is none.
+    """
+    if device != "cuda:0":
+        return device
+    return "cuda" if torch.cuda.is_available() else None
 
 
 def require_unset(**options: object) -> None:

@@ -9,14 +9,13 @@ NAME = "heft"
 INSTALL = "pip install 'heft[harness]'"
 _CLASS = "heft.harness.model:HeftLM"
 _USED = {
-    "lm_eval": ("evaluate", "simple_evaluate"),
+    "lm_eval": ("simple_evaluate",),
     "lm_eval.api.instance": ("Instance",),
     "lm_eval.api.model": ("TemplateLM",),
     "lm_eval.api.registry": ("model_registry",),
-    "lm_eval.models": ("MODEL_MAPPING",),
     "lm_eval.models.utils": ("normalize_gen_kwargs", "resolve_max_length"),
     "lm_eval.tasks": ("TaskManager",),
-    "lm_eval.utils": ("get_rolling_token_windows", "make_disjoint_window", "make_table", "handle_non_serializable"),
+    "lm_eval.utils": ("get_rolling_token_windows", "make_disjoint_window", "handle_non_serializable"),
 }
 """What heft uses of the harness, by module."""
 
