@@ -109,6 +109,7 @@ def heft_eval(task: str, adapter: Path, work: Path) -> list[list[float]]:
     """The log-likelihoods in the records of `heft eval`."""
     output = work / f"{task}.jsonl"
     source = ["--set", f"task.source={work / task}", "--set", "task.eval_limit=null", "--batch-size", 16]
+    source += ["--set", "task.max_length=2048"]  # the harness cuts no prompt that the model can read
     heft("eval", adapter, "--task", task, *source, *OF_HEFT[task], "--output", output)
     return [json.loads(line)["log_likelihoods"] for line in output.read_text().splitlines()]
 
