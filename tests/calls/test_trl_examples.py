@@ -13,6 +13,7 @@ from calls.trainers import first_loss
 from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.adapters.manifest import AdapterEntry
 from heft.builtin import TINY, byte_tokenizer, tiny_llama
+from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
 from reft.support import perturb
@@ -146,6 +147,18 @@ def test_grpo_has_advantages_loss_and_gradient_as_by_hand(start, tmp_path, monke
     by_hand = torch.cat([gradient.flatten().float() for gradient in by_hand])
     assert by_hand.norm() > 1e-3
     assert (found - by_hand).norm() < 1e-4 * by_hand.norm()
+
+
+def test_a_reference_that_trl_would_copy_of_a_stage_is_refused_with_what_to_pass(directory, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import trl_dpo
+    import trl_grpo
+
+    with pytest.raises(HeftError, match=r"no adapter named 'default'; the model carries coarse, fine.*beta=0"):
+        trl_grpo.trainer(directory, output=str(tmp_path), beta=0.1, **ONE_STEP)
+    monkeypatch.setattr(trl_dpo, "is_adapter", lambda name: False)
+    with pytest.raises(HeftError, match=r"ref_model=heft.load\(DIR\)"):
+        trl_dpo.trainer(directory, output=str(tmp_path), **ONE_STEP)
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo", "grpo"])
