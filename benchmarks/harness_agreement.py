@@ -80,12 +80,16 @@ def main() -> None:
 
 
 def write_rows(data: Path, work: Path) -> None:
-    """The first rows of each validation split, for both programs, and the harness's tasks of them."""
+    """The first rows of each validation split, for both programs, and the harness's tasks of them.
+
+    Goals of PIQA have four words or more: `heft eval` refuses prompts that are shorter than the edited positions.
+    """
     for task, count in ROWS.items():
         folder = work / task
         folder.mkdir(parents=True, exist_ok=True)
         for split in ("train", "validation"):
             rows = (data / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = [row for row in rows if len(json.loads(row).get("goal", "a a a a").split()) > 3]
             (folder / f"{split}.jsonl").write_text("".join(rows[: count if split == "validation" else None]))
         text = TASK.format(name=task, file=folder / "validation.jsonl", texts=TEXTS[task].strip())
         (work / f"own_{task}.yaml").write_text(text)
