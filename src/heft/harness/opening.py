@@ -123,9 +123,15 @@ def as_overrides(**given: object) -> list[str]:
 
 
 def rows_of_a_pass(batch_size: int | str | None, most: int | None) -> int | str | None:
-    """The batch size that `batch_size` and `max_batch_size` ask for; None for what the settings say."""
+    """The batch size that `batch_size` and `max_batch_size` ask for; None for what the settings say.
+
+    Raises:
+        HeftError: there is a largest one, and it is not to be found out.
+    """
     if isinstance(batch_size, str) and batch_size.partition(":")[0] == "auto":
         return most or AUTO_BATCH_SIZE
+    if most is not None:
+        raise HeftError(f"max_batch_size {most} goes with batch_size=auto; got batch_size={batch_size}")
     return batch_size
 
 

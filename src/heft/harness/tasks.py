@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from heft.errors import HeftError
 from heft.harness.registration import require_harness
 from heft.storage.reading import is_dir, is_file
@@ -88,7 +90,7 @@ class HarnessTasks:
                 fewshot_as_multiturn=apply_chat_template,
                 **options,
             )
-        except (ValueError, KeyError, AssertionError, TypeError) as error:
+        except (ValueError, AssertionError, TemplateError) as error:  # of the harness, and of a task's templates
             raise HeftError(f"lm-evaluation-harness: {_in_a_line(error)}") from error
         return figures_of(found), found["samples"]
 
