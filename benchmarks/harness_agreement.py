@@ -2,9 +2,9 @@
 
     python benchmarks/harness_agreement.py --data FOLDER --work DIR > table.md
 
-FOLDER has boolq/ and piqa/ with train.jsonl and validation.jsonl. An adapter (LoRA, then ReFT at both ends of the
-prompt) is trained on a few BoolQ rows. Each figure is kept in DIR, so that a script that was stopped goes on where it
-was. One thread, float32. On two cores at one thread it takes about an hour.
+FOLDER has boolq/, arc_easy/ and piqa/ with train.jsonl and validation.jsonl. An adapter (LoRA, then ReFT at both ends
+of the prompt) is trained on a few BoolQ rows. Each figure is kept in DIR, so that a script that was stopped goes on
+where it was. One thread, float32: about an hour.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 MODEL = "embedded:smollm2-135m-instruct"
-ROWS = {"boolq": 500, "piqa": 200}
+ROWS = {"boolq": 500, "arc_easy": 200, "piqa": 200}
 BATCH_SIZES = (16, 8, 1)
 RECIPE = """
 name: agreement
@@ -41,13 +41,19 @@ doc_to_text: "{{passage}}\nQuestion: {{question}}?\nAnswer:"
 doc_to_target: "{{answer|int}}"
 doc_to_choice: ["no", "yes"]
 """,
+    "arc_easy": r"""
+doc_to_text: "Question: {{question.strip()}}\nAnswer:"
+doc_to_target: "{{choices.label.index(answerKey)}}"
+doc_to_choice: "{{choices.text | map('trim') | list}}"
+""",
     "piqa": r"""
 doc_to_text: "Question: {{goal.strip()}}\nAnswer:"
 doc_to_target: label
 doc_to_choice: "{{[sol1.strip(), sol2.strip()]}}"
 """,
 }
-OF_HEFT = {"boolq": [], "piqa": ["--set", "task.format=cloze"]}
+ASKED = {"boolq": "question", "arc_easy": "question", "piqa": "goal"}
+OF_HEFT = {"boolq": [], "arc_easy": ["--set", "task.format=cloze"], "piqa": ["--set", "task.format=cloze"]}
 
 
 def main() -> None:
@@ -82,14 +88,14 @@ def main() -> None:
 def write_rows(data: Path, work: Path) -> None:
     """The first rows of each validation split, for both programs, and the harness's tasks of them.
 
-    Goals of PIQA have four words or more: `heft eval` refuses prompts that are shorter than the edited positions.
+    Questions have four words or more: `heft eval` refuses prompts that are shorter than the edited positions.
     """
     for task, count in ROWS.items():
         folder = work / task
         folder.mkdir(parents=True, exist_ok=True)
         for split in ("train", "validation"):
             rows = (data / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-            rows = [row for row in rows if len(json.loads(row).get("goal", "a a a a").split()) > 3]
+            rows = [row for row in rows if len(json.loads(row)[ASKED[task]].split()) > 3]
             (folder / f"{split}.jsonl").write_text("".join(rows[: count if split == "validation" else None]))
         text = TASK.format(name=task, file=folder / "validation.jsonl", texts=TEXTS[task].strip())
         (work / f"own_{task}.yaml").write_text(text)
@@ -149,11 +155,18 @@ def scored(model: str, task: str, name: str, batch_size: int, work: str) -> list
     return [[score for ((score, _),) in row["resps"]] for row in found["samples"][f"own_{task}"]]
 
 
+def gold(row: dict) -> int:
+    """The index of the right choice."""
+    if "answerKey" in row:
+        return row["choices"]["label"].index(row["answerKey"])
+    return int(row["answer"] if "answer" in row else row["label"])
+
+
 def table(work: Path, task: str, count: int, reference: str, found: str, words: str) -> list[str]:
     """A line for each batch size."""
     expected = json.loads((work / f"{task}-{reference}.json").read_text())["rows"]
     labels = [json.loads(line) for line in (work / task / "validation.jsonl").read_text().splitlines()]
-    right = [int(row["answer" if task == "boolq" else "label"]) for row in labels]
+    right = [gold(row) for row in labels]
     lines = []
     for size in sorted(BATCH_SIZES):
         kept_figures = json.loads((work / f"{task}-{found}-{size}.json").read_text())
