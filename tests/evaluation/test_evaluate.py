@@ -9,7 +9,7 @@ import heft
 from heft.builtin import TINY
 from heft.data.encode import Encoder
 from heft.errors import HeftError
-from heft.evaluation import evaluate_examples, evaluator
+from heft.evaluation import evaluate_examples, scoring
 from heft.models.load import load_base
 from heft.recipe.recipe import EvaluationSettings, ModelSettings
 from heft.runtime.reporter import Reporter
@@ -82,14 +82,14 @@ class Notes(Reporter):
 
 def runs_out_above(monkeypatch, most):
     """Memory for batches of at most so many rows."""
-    real = evaluator.choice_log_likelihoods
+    real = scoring.choice_log_likelihoods
 
     def short(model, examples, batch_size, **rest):
         if batch_size > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, examples, batch_size=batch_size, **rest)
 
-    monkeypatch.setattr(evaluator, "choice_log_likelihoods", short)
+    monkeypatch.setattr(scoring, "choice_log_likelihoods", short)
 
 
 def test_out_of_memory_starts_again_with_half_the_batch_size(monkeypatch):

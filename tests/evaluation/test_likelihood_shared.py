@@ -83,6 +83,25 @@ def test_scores_are_those_of_the_plain_path(architecture, positions):
             assert difference < 2e-4
 
 
+@pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("examples", [MANY_TOKENS, ONE_TOKEN], ids=["many", "one"])
+def test_every_token_of_every_choice_is_heard_once_in_order_with_its_log_probability(examples, share_prefix):
+    heard = {}
+
+    def hear(index, choice, log_probs_KV, ids_K):
+        pairs = zip(ids_K.tolist(), log_probs_KV, strict=True)
+        heard.setdefault((index, choice), []).extend((token, row[token].item()) for token, row in pairs)
+
+    options = {"batch_size": 4, "pad_id": 0, "share_prefix": share_prefix, "on_tokens": hear}
+    scores = choice_log_likelihoods(staged("llama", "f1+l2"), examples, **options)
+    for index, example in enumerate(examples):
+        for choice, ids in enumerate(example.choices):
+            tokens, values = zip(*heard.pop((index, choice)), strict=True)
+            assert tokens == ids
+            assert sum(values) == pytest.approx(scores[index][choice], abs=1e-4)
+    assert not heard
+
+
 def test_a_model_without_edits_shares_too():
     model = tiny.tiny_model("gemma3")
     expected = plain_log_likelihoods(model, MANY_TOKENS, 4, 0)

@@ -53,6 +53,23 @@ class AttachedAdapters(dict):
         return AttachedAdapters, (dict(self),)
 
 
+class NoSuchAdapter(HeftError, KeyError):
+    """An adapter is asked for that a loaded model does not carry."""
+
+    __str__ = Exception.__str__
+
+
+class TrainedOnAdapters(dict):
+    """The `peft_config` of a loaded model of which some is to train: TRL looks in it for its own adapter's name."""
+
+    def __missing__(self, name: str) -> PeftConfig:
+        raise NoSuchAdapter(
+            f"there is no adapter named {name!r}; the model carries {', '.join(self)}. TRL copies one of the name"
+            " 'default' as its reference, beside which no other may be active: give DPOTrainer"
+            " ref_model=heft.load(DIR)[0], and GRPOTrainer beta=0 (docs/trl.md)"
+        )
+
+
 class DirectoryWriter:
     """Stands for `save_pretrained` of a loaded model: writes an adapter directory, which `heft.load` reads."""
 
@@ -162,6 +179,7 @@ def prepare(
     wrapped = _wrapped_around(model, names[-1])
     activate(model, order)
     train_only(model, names)
+    model.peft_config = wrapped.peft_config = TrainedOnAdapters(wrapped.peft_config)
     return wrapped
 
 

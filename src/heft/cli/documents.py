@@ -66,6 +66,40 @@ class EvalDocument(_Done):
     """The file of records, where one was asked for."""
 
 
+class HarnessRow(_Document):
+    """A figure of lm-evaluation-harness."""
+
+    task: str
+    """Name of the task, or of a group of tasks."""
+    metric: str
+    """As the harness calls it, such as acc."""
+    filter: str
+    """What answers went through before they were counted; mostly none."""
+    value: float
+    """As the harness gives it, such as 0.5 for an accuracy of a half."""
+    stderr: float | None
+    """Its standard error; null where the harness gives none."""
+    higher_is_better: bool | None
+    """Null where the task does not say."""
+    n: int | None
+    """Rows; null for a group."""
+    num_fewshot: int | None
+    """Examples before each question; null for a group."""
+
+
+class HarnessDocument(_Done):
+    """`heft eval --harness TASKS --json`."""
+
+    command: Literal["eval"] = "eval"
+    """The command."""
+    harness: str
+    """The version of lm-evaluation-harness."""
+    results: list[HarnessRow]
+    """The figures of every task and group; see below."""
+    samples: str | None
+    """The file of samples, where one was asked for."""
+
+
 class PredictDocument(_Done):
     """`heft predict --json`, which needs `--output`."""
 
@@ -280,9 +314,8 @@ heft train quickstart --json | jq '.stages[-1].accuracy'
 def documents_page() -> str:
     """The text of docs/json.md."""
     kinds = (
-        *(TrainDocument, StageSummary, EvalDocument, PredictDocument, SweepDocument, SweepRow),
-        *(LayerProbeDocument, TuneDocument, TuneArm, ExportDocument, PushDocument),
-        *(ErrorDocument, Error),
+        *(TrainDocument, StageSummary, EvalDocument, HarnessDocument, HarnessRow, PredictDocument, SweepDocument),
+        *(SweepRow, LayerProbeDocument, TuneDocument, TuneArm, ExportDocument, PushDocument, ErrorDocument, Error),
     )
     return "\n".join([INTRODUCTION, *(_section(kind) for kind in kinds)])
 

@@ -27,23 +27,58 @@ def evaluate(
     ],
     task: Task = None,
     split: Annotated[str | None, typer.Option(help="Split of the task's data.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most rows to evaluate on.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most rows to evaluate on: a sample; with --harness the first of a task.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one record per example, as JSON Lines.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write one record per example, as JSON Lines; with --harness its samples."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.")] = None,
+    harness: Annotated[
+        str | None,
+        typer.Option(metavar="TASKS", help="Evaluate on tasks of lm-evaluation-harness, such as boolq,arc_easy."),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="--harness: examples before each question (default: the task's).")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="--harness: a folder of YAML tasks of your own.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="--harness: prompts as turns of a chat.")
+    ] = False,
+    system_instruction: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="--harness: a system message before each prompt.")
+    ] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option(metavar="K=V,…", help="--harness: how texts are generated, such as temperature=0.7.")
+    ] = None,
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY."""
+    """Evaluate an adapter or a base model on a task. --set takes task.KEY, evaluation.KEY and model.KEY.
+
+    With --harness the tasks are those of lm-evaluation-harness, scored by heft.
+    """
     from heft.adapters.places import adapter_directory, is_run_or_adapter
+    from heft.cli.evaluate_harness import HarnessOptions, evaluate_harness
     from heft.cli.output import Output
     from heft.recipe.files import evaluation_request
     from heft.tasks import TASKS
 
+    asked = HarnessOptions(harness, num_fewshot, include_path, apply_chat_template, system_instruction, gen_kwargs)
+    asked.require_to_go_with(task, split, override)
+    if harness is not None:
+        if output is not None:
+            _require_a_place(output)
+        sizes = {"limit": limit, "batch_size": batch_size}
+        how = {"overrides": override, "trust_remote_code": trust_remote_code, "base": base}
+        evaluate_harness(model, asked, **sizes, **how, output=output, out=Output(quiet, as_json))
+        return
     is_adapter = is_run_or_adapter(model)
     model = str(adapter_directory(model)) if is_adapter else model
     values = _values(model, is_adapter, task, override, trust_remote_code, base)

@@ -46,6 +46,16 @@ class EncodedExample:
     undated: tuple[int, ...] | None = None
 
     @property
+    def id(self) -> str:
+        """Of the example."""
+        return self.example.id
+
+    @property
+    def group(self) -> str | None:
+        """Of the example: equal for those that share a text."""
+        return self.example.group
+
+    @property
     def length(self) -> int:
         """Tokens of prompt and answer."""
         return len(self.prompt) + len(self.answer)

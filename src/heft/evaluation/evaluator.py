@@ -11,10 +11,10 @@ from heft.data.answers import is_right
 from heft.data.checks.base import require_computable
 from heft.data.encode import EncodedExample, Encoder
 from heft.data.padding import padding_matters
-from heft.evaluation.finite import explain_singular_rotation, require_finite
+from heft.evaluation.finite import explain_singular_rotation
 from heft.evaluation.generation import generate_texts
-from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
 from heft.evaluation.references import reference_losses
+from heft.evaluation.scoring import in_fitting_batches, score_choices
 from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
@@ -144,12 +144,8 @@ def answer_examples(
     """The model's answer to every example, in their order; arguments and errors as for `evaluate_examples`."""
     answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
 
-    def on_halved(batch_size: int) -> None:
-        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
-
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
-    with frozen_layers_in_onednn(model, settings.fused):
-        return in_smaller_batches(answers.all, settings.batch_size, on_halved, no_room)
+    return in_fitting_batches(answers.all, model, settings, reporter, what, no_room)
 
 
 def _losses(
@@ -188,25 +184,9 @@ class _Answers:
             return self._scored(batch_size) if self.examples[0].choices else self._generated(batch_size)
 
     def _scored(self, batch_size: int) -> list[Answer]:
-        longest = max(len(e.prompt) + max(map(len, e.choices)) for e in self.examples)
-        pad_id = self.tokenizer.pad_token_id
-        equal_lengths = padding_matters(self.model, pad_id, longest)
-        shares = self.settings.share_prefix and not equal_lengths
-        why_not = why_not_shared(self.model, self.examples, pad_id) if shares else None
-        if why_not is not None:
-            self.reporter.note(f"{self.what}: no prefix is shared, the plain path is taken: {why_not}")
-        scores = choice_log_likelihoods(
-            self.model,
-            self.examples,
-            batch_size=batch_size,
-            pad_id=pad_id,
-            share_prefix=shares and why_not is None,
-            equal_lengths=equal_lengths,
-            on_batch=self._on_batch,
-        )
-        require_finite(self.examples, scores)
-        normalize = self.settings.normalize
-        return [Answer(compared(e, s, normalize)) for e, s in zip(self.examples, scores, strict=True)]
+        pad_id, settings = self.tokenizer.pad_token_id, self.settings
+        scores = score_choices(self.model, pad_id, self.examples, settings, batch_size, self.reporter, self.what)
+        return [Answer(compared(e, s, settings.normalize)) for e, s in zip(self.examples, scores, strict=True)]
 
     def _generated(self, batch_size: int) -> list[Answer]:
         longest = max(len(example.prompt) for example in self.examples) + self.task.max_new_tokens

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
-from heft.data.encode import EncodedExample
 from heft.errors import HeftError
+from heft.evaluation.shared_prefix import Question
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
 from heft.text.listing import first_of
@@ -25,7 +25,7 @@ class NotFinite(HeftError):
     """A model computes NaN or infinity: its weights are damaged, or its training diverged."""
 
 
-def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence[float]]) -> None:
+def require_finite(examples: Sequence[Question], scores: Sequence[Sequence[float]]) -> None:
     """Require that every choice has a log-likelihood that is finite; not even −inf can be written to a record.
 
     Raises:
@@ -34,7 +34,7 @@ def require_finite(examples: Sequence[EncodedExample], scores: Sequence[Sequence
     bad = [(e, row) for e, row in zip(examples, scores, strict=True) if not all(map(math.isfinite, row))]
     if not bad:
         return
-    shown = first_of((example.example.id for example, _ in bad), _NAMED)
+    shown = first_of((example.id for example, _ in bad), _NAMED)
     found = ", ".join(sorted({str(score) for _, row in bad for score in row if not math.isfinite(score)}))
     raise NotFinite(
         f"{len(bad):,} of {len(examples):,} rows have a choice whose log-likelihood is {found} (ids {shown}): weights"

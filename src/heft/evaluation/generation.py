@@ -1,6 +1,6 @@
 """Answers that are generated: greedy or sampled, up to the task's stop strings."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -46,8 +46,13 @@ def generate_texts(
     on_batch: Callable[[int], None] = lambda done: None,
     on_cut: Callable[[int], None] = lambda index: None,
     sampling: Sampling | None = None,
+    options: Mapping[str, object] | None = None,
+    special_tokens: bool = True,
 ) -> list[str]:
     """Continuations of prompts in token ids, up to the first EOS token or stop string, both left out.
+
+    `options` are further entries of a `GenerationConfig`; what they draw is drawn from torch's own generator, as it
+    stands. Without `special_tokens` none of the tokenizer's is text (`heft.models.endings.text_of`).
 
     They are greedy without `sampling`. `answer_end` is the token that answers were trained to end with
     (`Encoder.answer_end`); the tokenizer's EOS token and those of the model's generation settings end an answer in any
@@ -56,7 +61,7 @@ def generate_texts(
     Raises:
         HeftError: the model computes NaN or infinity.
     """
-    options = {} if sampling is None else sampling.options
+    options = {**(options or {}), **({} if sampling is None else sampling.options)}
     texts = [""] * len(prompts)
     done = 0
     with _seeded(sampling):
@@ -75,7 +80,7 @@ def generate_texts(
             watch.require_finite()
             new_tokens = output[:, inputs["input_ids"].shape[1] :]
             for i, ids in zip(indices, new_tokens, strict=True):
-                whole = text_of(tokenizer, ids, config.eos_token_id)
+                whole = text_of(tokenizer, ids, config.eos_token_id, special_tokens)
                 texts[i] = until(whole, stop)
                 ended = set(ids.tolist()) & set(config.eos_token_id) or texts[i] != whole
                 if len(ids) >= max_new_tokens and not ended:

@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from heft.data.batching import batches_of_like_length, pass_tokens
-from heft.data.encode import EncodedExample, left_pad
+from heft.data.encode import left_pad
 from heft.edits.positions import longest_tail
-from heft.evaluation.shared_pass import SharedPasses
-from heft.evaluation.shared_prefix import shared_batches
+from heft.evaluation.shared_pass import OnTokens, SharedPasses, ignore_tokens
+from heft.evaluation.shared_prefix import Question, shared_batches
 from heft.models.equality import why_unequal
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
@@ -23,13 +23,14 @@ from heft.runtime.memory_errors import attempt
 @torch.inference_mode()
 def choice_log_likelihoods(
     model: PreTrainedModel,
-    examples: Sequence[EncodedExample],
+    examples: Sequence[Question],
     *,
     batch_size: int,
     pad_id: int,
     share_prefix: bool = True,
     equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
+    on_tokens: OnTokens = ignore_tokens,
 ) -> list[list[float]]:
     """ln p(choice | prompt), summed over the choice's tokens, for every choice of every example, in float32.
 
@@ -44,12 +45,13 @@ def choice_log_likelihoods(
             model that does not keep plain keys and values takes the plain path either way.
         equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.data.padding).
         on_batch: called with the number of examples done.
+        on_tokens: hears of the tokens of every choice (`OnTokens`).
     """
     if not share_prefix or equal_lengths or not keeps_plain_keys(model):
-        return plain_log_likelihoods(model, examples, batch_size, pad_id, equal_lengths, on_batch)
+        return plain_log_likelihoods(model, examples, batch_size, pad_id, equal_lengths, on_batch, on_tokens)
     last_edited = longest_tail(positions_of(model))
     scores = [[0.0] * len(example.choices) for example in examples]
-    passes, done = SharedPasses(model, examples, scores, batch_size, pad_id), 0
+    passes, done = SharedPasses(model, examples, scores, batch_size, pad_id, on_tokens), 0
     cost = pass_tokens(model.device, trains=False)
     for batch in shared_batches(examples, batch_size, last_edited, cost):
         passes.score(batch)
@@ -61,11 +63,12 @@ def choice_log_likelihoods(
 @torch.inference_mode()
 def plain_log_likelihoods(
     model: PreTrainedModel,
-    examples: Sequence[EncodedExample],
+    examples: Sequence[Question],
     batch_size: int,
     pad_id: int,
     equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
+    on_tokens: OnTokens = ignore_tokens,
 ) -> list[list[float]]:
     """As `choice_log_likelihoods`, each row from its first token on.
 
@@ -86,20 +89,22 @@ def plain_log_likelihoods(
         for row, (index, choice, _) in enumerate(batch):
             for c in range(len(scores[index])) if choice is None else (choice,):
                 ids = torch.tensor(examples[index].choices[c], device=model.device)
-                scores[index][c] = log_probs_BKV[row, -len(ids) :].gather(-1, ids[:, None]).sum().item()
+                log_probs_KV = log_probs_BKV[row, -len(ids) :]
+                on_tokens(index, c, log_probs_KV, ids)
+                scores[index][c] = log_probs_KV.gather(-1, ids[:, None]).sum().item()
             left[index] -= 1
         on_batch(left.count(0))
     return scores
 
 
-def plain_rows(index: int, example: EncodedExample) -> list[tuple[int, int | None, tuple[int, ...]]]:
+def plain_rows(index: int, example: Question) -> list[tuple[int, int | None, tuple[int, ...]]]:
     """(example, choice or None for all, ids) of each row that an example needs where nothing is shared."""
     if all(len(choice) == 1 for choice in example.choices):
         return [(index, None, example.prompt)]
     return [(index, c, example.prompt + choice[:-1]) for c, choice in enumerate(example.choices)]
 
 
-def why_not_shared(model: PreTrainedModel, examples: Sequence[EncodedExample], pad_id: int) -> str | None:
+def why_not_shared(model: PreTrainedModel, examples: Sequence[Question], pad_id: int) -> str | None:
     """Why prefixes are not to be shared, in words; None where they may be, or where the model shares none anyway.
 
     Tried before an evaluation on the shortest and the longest example, and on two of one text where there are such.
@@ -118,11 +123,11 @@ def why_not_shared(model: PreTrainedModel, examples: Sequence[EncodedExample], p
     return why_unequal(lambda: scores(share_prefix=True), *plain, *plain, model.dtype)
 
 
-def _chosen(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+def _chosen(examples: Sequence[Question]) -> list[Question]:
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
     of_one_text: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        if example.example.group is not None:
-            of_one_text.setdefault(example.example.group, []).append(i)
+        if example.group is not None:
+            of_one_text.setdefault(example.group, []).append(i)
     pair = next((group[:2] for group in of_one_text.values() if len(group) > 1), [])
     return [examples[i] for i in sorted({order[0], order[-1], *pair})]

@@ -7,17 +7,25 @@ the right.
 Shapes: B rows, T tokens, S columns in the cache, K columns with logits, H key-value heads, E head size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
-from heft.data.encode import EncodedExample, left_pad
-from heft.evaluation.shared_prefix import SharedBatch
+from heft.data.encode import left_pad
+from heft.evaluation.shared_prefix import Question, SharedBatch
 from heft.models.forward import logits_of, takes_prompt_lengths
 from heft.reft.sites import decoder_of
+
+OnTokens = Callable[[int, int, torch.Tensor, torch.Tensor], None]
+"""Called with an example's index, a choice's, ln p (K, V) of the tokens in K places of it, and the ids there (K,); in
+several calls for one choice where its tokens are computed in several passes."""
+
+
+def ignore_tokens(index: int, choice: int, log_probs_KV: torch.Tensor, ids_K: torch.Tensor) -> None:
+    """For who needs no more than the sums."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +35,15 @@ class SharedPasses:
     Attributes:
         scores: one list an example; `score` sets the entries of a batch's examples.
         batch_size: most rows of a pass.
+        on_tokens: hears of the tokens of every choice.
     """
 
     model: PreTrainedModel
-    examples: Sequence[EncodedExample]
+    examples: Sequence[Question]
     scores: list[list[float]]
     batch_size: int
     pad_id: int
+    on_tokens: OnTokens = ignore_tokens
 
     def score(self, batch: SharedBatch) -> None:
         """Write the log-likelihood of every choice of a batch's examples into `scores`.
@@ -52,7 +62,8 @@ class SharedPasses:
         log_probs_BKV = self._log_probs(keep, **call, use_cache=needs_cache)
         for row, stem in enumerate(stems):
             for c, choice in enumerate(self.examples[stem.index].choices):
-                self.scores[stem.index][c] = _sum(log_probs_BKV[row, -stem.scored :], choice[: stem.scored])
+                ids = choice[: stem.scored]
+                self.scores[stem.index][c] = self._sum(stem.index, c, log_probs_BKV[row, -stem.scored :], ids)
         for rests in batch.choice_passes(self.batch_size):
             self._score_rests(batch, rests, mask_BS, prompt_B, cache)
 
@@ -102,10 +113,16 @@ class SharedPasses:
         for i, (number, c, ids) in enumerate(rests):
             stem = batch.stems[number]
             tail = self.examples[stem.index].choices[c][stem.scored :]
-            self.scores[stem.index][c] += _sum(log_probs_BKV[i, : len(ids)], tail)
+            self.scores[stem.index][c] += self._sum(stem.index, c, log_probs_BKV[i, : len(ids)], tail)
 
     def _log_probs(self, keep: int, **call) -> torch.Tensor:
         return logits_of(self.model, keep, **call).float().log_softmax(-1)
+
+    def _sum(self, index: int, choice: int, log_probs_KV: torch.Tensor, ids: Sequence[int]) -> float:
+        """Sum of the log-probabilities of a choice's tokens, each in its column from the first on."""
+        log_probs_KV, ids_K = log_probs_KV[: len(ids)], self._tensor(ids)
+        self.on_tokens(index, choice, log_probs_KV, ids_K)
+        return log_probs_KV.gather(-1, ids_K[:, None]).sum().item()
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         return left_pad(rows, self.pad_id, self.model.device)
@@ -120,8 +137,3 @@ def _moved(states: torch.Tensor, places: Sequence[tuple[int, int, int]], split: 
     for i, (row, first, count) in enumerate(places):
         moved[i, :, split - count :] = states[row, :, first : first + count]
     return moved
-
-
-def _sum(log_probs_KV: torch.Tensor, ids: Sequence[int]) -> float:
-    """Sum of the log-probabilities of tokens, each in its column from the first on."""
-    return log_probs_KV[: len(ids)].gather(-1, torch.tensor(ids, device=log_probs_KV.device)[:, None]).sum().item()

@@ -11,12 +11,32 @@ This file only plans: no model, no tensors. Shapes: T tokens of a row, S of them
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from heft.data.batching import batches_of_like_length, packs
-from heft.data.encode import EncodedExample
 
 WORTH_IT = 0.9
 """A text is shared where the tokens computed, padding included, fall below this part of what they are without."""
+
+
+class Question(Protocol):
+    """What is scored: an `EncodedExample`, or what another program asks."""
+
+    @property
+    def id(self) -> str:
+        """Names it in messages."""
+
+    @property
+    def group(self) -> str | None:
+        """Equal for questions that share a text; None where nothing is shared."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """Token ids of the prompt."""
+
+    @property
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """Token ids of each choice."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,7 @@ class Stem:
         return len(self.ids) - self.prompt + 1
 
 
-def stem_of(index: int, example: EncodedExample) -> Stem:
+def stem_of(index: int, example: Question) -> Stem:
     """The stem of one example's choices."""
     fed = [choice[:-1] for choice in example.choices]
     common = common_length(fed)
@@ -109,7 +129,7 @@ class Pass:
 
 
 def shared_batches(
-    examples: Sequence[EncodedExample], batch_size: int, last_edited: int, tokens_of_a_pass: int | None = None
+    examples: Sequence[Question], batch_size: int, last_edited: int, tokens_of_a_pass: int | None = None
 ) -> list[SharedBatch]:
     """The batches of an evaluation; the same for the same arguments, so that figures repeat.
 
@@ -147,10 +167,10 @@ def common_length(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-def _families(stems: Sequence[Stem], examples: Sequence[EncodedExample], batch_size: int) -> Iterable[tuple[Stem, ...]]:
+def _families(stems: Sequence[Stem], examples: Sequence[Question], batch_size: int) -> Iterable[tuple[Stem, ...]]:
     groups: dict[object, list[Stem]] = {}
     for stem in stems:
-        group = examples[stem.index].example.group
+        group = examples[stem.index].group
         groups.setdefault(stem.index if group is None else group, []).append(stem)
     for members in groups.values():
         for start in range(0, len(members), batch_size):

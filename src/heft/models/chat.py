@@ -66,6 +66,28 @@ class ChatTemplate:
                 f" task.chat_template to false; the prompt was {text[:80]!r}"
             ) from error
 
+    def history(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """Messages (`role`, `content`) as the template writes them, as lm-evaluation-harness asks for them.
+
+        Without `add_generation_prompt` the last one stays open, for its text to be continued. Where the template takes
+        no system message, these are left out.
+
+        Raises:
+            HeftError: the template is missing or at fault.
+        """
+        try:
+            return self._render(list(messages), add_generation_prompt, not add_generation_prompt)
+        except Exception as error:  # a template is a program that came with the model, and may raise anything
+            rest = [message for message in messages if message["role"] != "system"]
+            if len(rest) < len(messages):
+                return self.history(rest, add_generation_prompt)
+            roles = ", ".join(message["role"] for message in messages)
+            reason = str(error).strip().splitlines()[:1] or ["no message"]
+            raise HeftError(
+                f"the chat template of this model's tokenizer cannot wrap the messages {roles}: {type(error).__name__}:"
+                f" {reason[0]}. Evaluate without a chat template, or fix chat_template.jinja in a copy of the model"
+            ) from error
+
     @property
     def lead(self) -> str:
         """Whitespace that the template writes between a prompt and its answer (Llama 2: a space); mostly none."""
@@ -112,10 +134,14 @@ class ChatTemplate:
         lead = start.removeprefix(before) if found and start.startswith(before) else ""
         return (lead if lead.isspace() else ""), (behind if found else "")
 
-    def _render(self, turns: list[dict], add_generation_prompt: bool) -> str:
+    def _render(self, turns: list, add_generation_prompt: bool, continue_final_message: bool = False) -> str:
         with _today_is(self.date):
             return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.args
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **self.args,
             )
 
 

@@ -17,10 +17,13 @@ def end_tokens(
     return sorted({token for token in (tokenizer.eos_token_id, *own, *more) if token is not None and token >= 0})
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Iterable[int]) -> str:
+def text_of(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Iterable[int], special_tokens: bool = True
+) -> str:
     """The text of generated tokens up to the first end token.
 
-    BOS, padding and unknown tokens are no text; other special tokens are, since they may be answers.
+    BOS, padding and unknown tokens are no text; other special tokens are with `special_tokens`, since they may be
+    answers.
     """
     ends = set(ends)
     none = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
@@ -30,7 +33,7 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Iterab
             break
         if token not in none:
             left.append(token)
-    return tokenizer.decode(left, skip_special_tokens=False)
+    return tokenizer.decode(left, skip_special_tokens=not special_tokens)
 
 
 def until(text: str, stop: Sequence[str]) -> str:

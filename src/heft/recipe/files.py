@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from heft.recipe.defaults import with_defaults_of
 from heft.recipe.ready import located
-from heft.recipe.recipe import EvaluationRequest, Recipe
+from heft.recipe.recipe import EvaluationRequest, ModelRequest, Recipe
 from heft.settings.base import Settings
 from heft.settings.files import (
     Document,
@@ -21,6 +21,8 @@ from heft.settings.files import (
 )
 from heft.tasks import allow_import_from, task_for
 from heft.tasks.table import locate
+
+_Request = TypeVar("_Request", bound=Settings)
 
 EXAMPLE = "quickstart (`heft recipes` has all)"
 """Of a recipe, for messages."""
@@ -129,9 +131,18 @@ def evaluation_request(
     Raises:
         HeftError: anything in them is wrong; the message has one line per fault.
     """
+    return _request(EvaluationRequest, values, overrides, where)
+
+
+def model_request(values: dict[str, Any], overrides: Sequence[str] = (), where: str = "heft eval") -> ModelRequest:
+    """As `evaluation_request`, without a task."""
+    return _request(ModelRequest, values, overrides, where)
+
+
+def _request(kind: type[_Request], values: dict[str, Any], overrides: Sequence[str], where: str) -> _Request:
     document = Document(values, {(): Place(0, 0, where)})
     apply_overrides(document, overrides)
-    return validate(document, EvaluationRequest)
+    return validate(document, kind)
 
 
 def resolved(recipe: Recipe) -> Recipe:

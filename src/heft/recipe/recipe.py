@@ -240,6 +240,15 @@ class EvaluationRequest(Settings):
     """How the model is evaluated."""
 
 
+class ModelRequest(Settings):
+    """The settings of `heft eval --harness`: what is left of an `EvaluationRequest` where another program asks."""
+
+    model: ModelSettings = ModelSettings()
+    """The base model."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How the model is evaluated."""
+
+
 def _generates(task: str) -> bool:
     return task in TASKS and TASKS[task].generates
 

@@ -61,10 +61,10 @@ def _others(folder: Path) -> list[Snippet]:
         manifest = read_json(folder / "heft.json")
         first = manifest["adapters"][0]
         name, base = first["name"], manifest["model"]["name"]
-        kinds = [_kind(folder, entry) for entry in manifest["adapters"]]
+        kind = _kind(folder, first)
     except (OSError, LookupError, TypeError, ValueError):
         return []
-    needs = _NEEDS.get(kinds[0], "")
+    needs = _NEEDS.get(kind, "")
     alone = len(manifest["adapters"]) == 1
     built_in = isinstance(base, str) and base.startswith(("embedded:", "random:"))
     snippets = []
@@ -76,16 +76,9 @@ def _others(folder: Path) -> list[Snippet]:
         )
         about = "The adapter." if alone else f"The first stage, {name}, alone; heft.load has them all."
         snippets.append(Snippet("PEFT", about, peft, "python"))
-    harness = (
-        f"import heft, lm_eval\nfrom lm_eval.models.huggingface import HFLM\n\n"
-        f"model, tokenizer = heft.load({_quoted(folder)})\n"
-        f"lm = HFLM(pretrained=model, tokenizer=tokenizer)\n"
-        f'print(lm_eval.simple_evaluate(model=lm, tasks=["boolq"])["results"])'
-    )
-    if all(kind == "lora" for kind in kinds):  # it does not say where prompts end
-        about = "Benchmarks of EleutherAI’s harness."
-        snippets.append(Snippet("lm-evaluation-harness", about, harness, "python"))
-    return snippets
+    about = "Benchmarks of EleutherAI’s harness (pip install 'heft[harness]'), scored by heft."
+    harness = f"heft eval {shlex.quote(str(folder))} --harness boolq,arc_easy"
+    return [*snippets, Snippet("lm-evaluation-harness", about, harness, "shell")]
 
 
 def _kind(folder: Path, entry: dict) -> str:
