@@ -16,7 +16,11 @@ TINY = 'MODEL = "random:tiny-llama"\nSTEPS = 2\nRUN = "run"'
 
 
 @pytest.mark.parametrize(
-    "checker", [["mypy", "--check-untyped-defs", "--no-incremental"], ["pyright", "--pythonpath", sys.executable]]
+    "checker",
+    [
+        pytest.param(["mypy", "--check-untyped-defs", "--no-incremental"], marks=pytest.mark.long),
+        ["pyright", "--pythonpath", sys.executable],
+    ],
 )
 def test_type_checkers_find_nothing_in_the_examples(checker):
     command = [sys.executable, "-m", *checker, "examples/python_api.py", "examples/custom_task.py"]

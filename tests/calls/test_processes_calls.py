@@ -51,6 +51,7 @@ fsdp_config: {fsdp_version: 2, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, fs
 """
 
 
+@pytest.mark.long
 def test_accelerate_launch_with_an_fsdp_config_shards_the_model(recipe_file, tmp_path):
     recipe = recipe_file("{fine: {method: reft, rank: 2, steps: 1, batch_size: 4}}")
     config, script = tmp_path / "fsdp.yaml", tmp_path / "launched.py"

@@ -52,6 +52,7 @@ def test_an_address_where_something_else_listens_is_said_after_a_while(monkeypat
             pass
 
 
+@pytest.mark.long
 def test_a_local_cluster_has_this_machine_and_leaves_its_signals_alone():
     ray = pytest.importorskip("ray")
     if ray.is_initialized():

@@ -39,6 +39,7 @@ def test_a_cluster_that_is_not_there_leaves_no_search_begun(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_search_on_two_nodes_decides_as_in_one_process_to_the_bit(cluster, tmp_path):
     here = searched(tmp_path, "lora, lora+reft", TWO_ARMS, name="here")
     there = searched(tmp_path, "lora, lora+reft", TWO_ARMS, name="there", on_ray=HERE)
@@ -65,6 +66,7 @@ def test_a_node_whose_trials_would_come_out_otherwise_is_refused():
         require_same(base, there | {"device": "cuda", "torch": "0.0"})
 
 
+@pytest.mark.long
 def test_work_whose_process_is_lost_is_done_by_another_and_an_error_is_raised(cluster, tmp_path):
     warnings = []
 

@@ -59,7 +59,7 @@ def test_a_dry_run_plans_every_arm_and_writes_nothing(tmp_path, capsys):
         ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stand_ins = ["set.model={name: 'random:tiny-llama'}", f"set.task.source={tmp_path.as_posix()}"]
-    run_study(PAPER / "llama_2_7b.yaml", ConsoleReporter(), stand_ins, tmp_path / "out", dry_run=True)
+    run_study(PAPER / "llama_2_7b.yaml", ConsoleReporter(), stand_ins, tmp_path / "out", dry_run=True, on_ray=None)
     printed = capsys.readouterr().out
     for arm in load_study(PAPER / "llama_2_7b.yaml").recipes:
         assert arm in printed

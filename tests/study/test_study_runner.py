@@ -200,9 +200,9 @@ def test_models_do_not_outlive_their_runs(study_file, monkeypatch):
 
     alive, load_base = [], heft.run.train.load_base
 
-    def remember(settings):
+    def remember(*settings):
         assert not [model for model in alive if model() is not None]
-        base = load_base(settings)
+        base = load_base(*settings)
         alive.append(weakref.ref(base.model))
         return base
 

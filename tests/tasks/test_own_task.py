@@ -2,7 +2,7 @@
 
 import pytest
 
-from commands import heft
+from commands import heft_alone as heft
 
 CODE = '''
 from heft.tasks import Task, TaskSettings, choice_example

@@ -68,7 +68,7 @@ def run_directory(given: str | Path) -> Path:
 
 
 def _text(given: str | Path) -> str:
-    return given.as_posix() if isinstance(given, Path) else given
+    return given if isinstance(given, str) else Path(given).as_posix()
 
 
 def _why_no_adapter(path: Path) -> str:
