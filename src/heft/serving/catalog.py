@@ -153,6 +153,11 @@ class Catalog:
         self._renumber({**self.served, **{each.name: each for each in added}})
         return added
 
+    def served_of(self, name: str) -> list[Served]:
+        """What is served of a directory; nothing where none of that name is loaded."""
+        own = set(self._attached.get(name, ()))
+        return [each for each in self.served.values() if own & set(each.adapters)]
+
     def unload(self, name: str) -> None:
         """Take a directory's adapters off.
 
@@ -219,7 +224,7 @@ class Catalog:
                 f"{name[:80]!r} cannot be a name to ask for: give letters, digits, '.', '_' and '-', beginning with a"
                 " letter or digit, at most 100 (NAME=DIR on the command line)"
             )
-        if name in self.served or name in self._attached:
+        if name in self.served or name in self._attached or self.plain.name.startswith(f"{name}:"):
             raise HeftError(f"{name!r} is served already; give another name (NAME=DIR on the command line)")
 
     def _require_base(self, directory: Path, manifest: AdapterManifest) -> None:

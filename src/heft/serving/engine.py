@@ -145,10 +145,12 @@ class Engine:
             except queue.Empty:
                 return
             block = False
-            if isinstance(item, Scoring):
-                self._waiting.append(ScoringJob(item))
-            elif isinstance(item, Generation):
-                self._waiting.append(item)
+            if isinstance(item, Generation | Scoring):
+                work = ScoringJob(item) if isinstance(item, Scoring) else item
+                if self.catalog.find(work.served.name) is work.served:
+                    self._waiting.append(work)
+                else:  # its adapters went while the request was on its way
+                    self._end(work, _unloaded(work.served.name))
             elif item is not None:
                 self._answer(*item)
 
@@ -159,7 +161,7 @@ class Engine:
             future.set_exception(error)
 
     def _unload(self, name: str) -> None:
-        gone = {each.name for each in self.catalog.served.values() if each.name.partition(":")[0] == name}
+        gone = {each.name for each in self.catalog.served_of(name)}
         while any(text.work.served.name in gone for lane in self._lanes.values() for text in lane.texts):
             self._drop_abandoned()
             self._go_on()
@@ -168,7 +170,7 @@ class Engine:
         self.prefixes.forget(tuple(adapters))
         for each in [each for each in self._waiting if each.served.name in gone]:
             self._waiting.remove(each)
-            self._end(each, Failed(f"{name!r} was unloaded", "input"))
+            self._end(each, _unloaded(each.served.name))
 
     def _begin(self) -> None:
         """Compute the prompts of waiting requests, as many as fit."""
@@ -252,6 +254,10 @@ class Engine:
             for text in lane.leave_all():
                 self._end(text.work, event)
         self._lanes = {}
+
+
+def _unloaded(name: str) -> Failed:
+    return Failed(f"the model {name!r} was unloaded", "input")
 
 
 def _failure(error: Exception) -> Failed:
