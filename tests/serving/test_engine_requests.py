@@ -115,7 +115,7 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(run):
     work, events = _begin(engine)
     with pytest.raises(QueueFull, match="ask again later"):
         engine.submit([generation(engine, BASE, PROMPT, 1) for _ in range(2)])
-    assert engine.waiting == 0
+    _until(lambda: engine.running == 1 and engine.waiting == 0)
     work.cancel()
     _until(lambda: engine.running == 0)
     assert len(tokens_of(outcomes(engine, [generation(engine, BASE, PROMPT, 1)])[0])) == 1

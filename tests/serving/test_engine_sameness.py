@@ -108,7 +108,9 @@ def test_a_kind_that_acts_on_whole_weights_has_passes_of_its_own(engine):
     assert alone == {"dora", "dora:coarse"}
 
 
-@pytest.mark.parametrize("options", [{"prefix_bytes": 0}, {"mixes": False}, {"prefill": 1}, {"batch": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"prefix_bytes": 0}, {"mixes": False}, {"prefill": 1}, {"batch": 1}, {"fast": False}], ids=str
+)
 def test_prefixes_mixing_and_limits_change_no_token(runs, expected, options):
     engine = engine_of(runs["two"], runs["head"], runs["onward"], **options)
     _check(engine, [name for name in expected if name in engine.catalog.served], expected)
@@ -156,4 +158,24 @@ def test_models_with_sliding_windows_and_learned_positions_give_the_tokens_of_wh
         found = outcomes(engine, [generation(engine, "tiny", prompt, 8) for prompt in PROMPTS])
         assert [tokens_of(each) for each in found] == [likeliest(model, list(prompt), 8) for prompt in PROMPTS]
     assert engine.prefixes.hits
+    engine.close()
+
+
+def test_fast_ways_are_taken_and_left_where_they_give_something_else(runs, expected, monkeypatch):
+    from heft.sweep.packed_lora import PackedLinear
+
+    def packed(engine):
+        engine.call(lambda: None).result(30)
+        return sum(isinstance(module, PackedLinear) for module in engine.catalog.model.modules())
+
+    engine = engine_of(runs["two"])
+    assert packed(engine)
+    assert engine.fast.why_not is None
+    engine.close()
+    forward = PackedLinear.forward
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x, *args: forward(self, x, *args) * 1.5)
+    engine = engine_of(runs["two"])
+    assert packed(engine) == 0
+    assert "differs from the plain path" in engine.fast.why_not
+    _check(engine, ["two", "two:coarse", "random:tiny-llama"], expected)
     engine.close()

@@ -38,6 +38,10 @@ def serve(
     ] = 1024,
     drain: Annotated[float, typer.Option(min=0, help="Seconds for running requests after SIGTERM or Ctrl-C.")] = 30.0,
     mix: Annotated[bool, typer.Option("--mix/--no-mix", help="Requests for different adapters share passes.")] = True,
+    fused: Annotated[
+        bool,
+        typer.Option("--fused/--no-fused", help="Compute LoRA of all requests together, and frozen layers in oneDNN."),
+    ] = True,
     override: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="model.KEY=value, such as model.device=cuda.")
     ] = [],  # noqa: B006 - typer wants a list
@@ -73,7 +77,7 @@ def serve(
         seconds=timeout,
         prefix_bytes=prefix_memory << 20,
     )
-    engine = open_engine(directories, limits, override, base, trust_remote_code, mix)
+    engine = open_engine(directories, limits, override, base, trust_remote_code, mix, fused)
     if host not in LOOPBACK and not api_key:
         typer.echo(f"warning: {host} can be reached from other machines, and no --api-key is set", err=True)
     for name, served in engine.catalog.served.items():

@@ -16,6 +16,7 @@ from heft.errors import HeftError
 from heft.runtime.memory_errors import is_out_of_memory
 from heft.serving.admission import Part, admitted
 from heft.serving.catalog import Catalog
+from heft.serving.fast import FastWays
 from heft.serving.forward import Computed, Passes
 from heft.serving.lane import Lane
 from heft.serving.limits import Limits
@@ -47,12 +48,19 @@ class Counts:
 
 
 class Engine:
-    """Runs requests for a catalog. `submit`, `call` and `close` may be called from any thread."""
+    """Runs requests for a catalog. `submit`, `call` and `close` may be called from any thread.
 
-    def __init__(self, catalog: Catalog, limits: Limits | None = None):
+    Args:
+        catalog: what can be asked for; the engine's thread alone uses its model.
+        limits: None for the defaults.
+        fast: whether the ways of `heft.serving.fast` are taken where they give what the plain ones give.
+    """
+
+    def __init__(self, catalog: Catalog, limits: Limits | None = None, fast: bool = True):
         self.catalog, self.limits, self.counts = catalog, limits or Limits(), Counts()
         self.prefixes = Prefixes(self.limits.prefix_bytes)
         self._passes = Passes(catalog)
+        self.fast = FastWays(catalog, self._passes, fast)
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._waiting: deque[Generation | ScoringJob] = deque()
         self._lanes: dict[Hashable, Lane] = {}
@@ -90,10 +98,12 @@ class Engine:
         with self._lock:
             if not self._open:
                 raise Ended("the server is ending and takes no more requests")
-            if self._taken + len(work) > self.limits.queue + self.limits.batch:
+            most = self.limits.queue + self.limits.batch
+            if len(work) > most:
+                raise HeftError(f"{len(work)} texts are asked for at once, and the server takes {most}; ask for fewer")
+            if self._taken + len(work) > most:
                 raise QueueFull(
-                    f"{self._taken} requests are running or waiting, and the server takes"
-                    f" {self.limits.queue + self.limits.batch}; ask again later"
+                    f"{self._taken} requests are running or waiting, and the server takes {most}; ask again later"
                 )
             self._taken += len(work)
             for each in work:
@@ -124,6 +134,7 @@ class Engine:
             self._thread.join()
 
     def _run(self) -> None:
+        self.fast.switch_on()
         while True:
             self._take(block=not (self._waiting or self._lanes))
             if self._abandon or not (self._open or self._waiting or self._lanes or not self._inbox.empty()):
@@ -155,9 +166,16 @@ class Engine:
                 self._answer(*item)
 
     def _answer(self, run: Callable[[], Any], future: Future) -> None:
+        result, error = None, None
+        self.fast.switch_off()
         try:
-            future.set_result(run())
-        except Exception as error:  # the caller is told
+            result = run()
+        except Exception as raised:  # the caller is told
+            error = raised
+        self.fast.switch_on()
+        if error is None:
+            future.set_result(result)
+        else:
             future.set_exception(error)
 
     def _unload(self, name: str) -> None:

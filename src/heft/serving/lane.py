@@ -1,5 +1,6 @@
 """Texts that get their next tokens together, each by its own adapters."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -34,12 +35,15 @@ class RunningText:
         self._generator = generator_of(work.seed) if work.temperature else None
         self._untold: list[Chosen] = []
 
-    def take(self, logits_V: torch.Tensor) -> Finished | Failed | None:
-        """Choose the next token, and say what can be said; what ends the text, or None."""
-        if not bool(logits_V.amax().isfinite()):
+    def take(self, logits_V: torch.Tensor, largest: float, likeliest: int) -> Finished | Failed | None:
+        """Choose the next token, and say what can be said; what ends the text, or None.
+
+        `largest` is the largest logit and `likeliest` its token, which are read for all texts at once.
+        """
+        if not math.isfinite(largest):
             return _NOT_FINITE
         work = self.work
-        token = choose(logits_V, work.temperature, work.top_p, self._generator)
+        token = choose(logits_V, work.temperature, work.top_p, self._generator) if work.temperature else likeliest
         if token in self._ends:
             return self._finish("stop")
         self.tokens.append(token)
@@ -76,7 +80,7 @@ class Lane:
         stay, states = [], []
         for work, computed in begun:
             text = RunningText(work, self._catalog)
-            event = text.take(computed.logits_KV[-1])
+            event = text.take(computed.logits_KV[-1], *_likeliest(computed.logits_KV[-1:])[0])
             if event is None:
                 stay.append(text)
                 states.append(computed.states_LW)
@@ -91,8 +95,8 @@ class Lane:
         last = [text.tokens[-1] for text in self.texts]
         logits_BV = self._passes.step([text.row for text in self.texts], last, self._batch)
         ended = {}
-        for text, logits_V in zip(self.texts, logits_BV, strict=True):
-            event = text.take(logits_V)
+        for text, logits_V, found in zip(self.texts, logits_BV, _likeliest(logits_BV), strict=True):
+            event = text.take(logits_V, *found)
             if event is not None:
                 ended[text] = event
         self._keep([text for text in self.texts if text not in ended])
@@ -115,3 +119,9 @@ class Lane:
         if len(texts) < len(self.texts):
             self._batch.keep([row for row, text in enumerate(self.texts) if text in texts])
             self.texts = texts
+
+
+def _likeliest(logits_BV: torch.Tensor) -> list[tuple[float, int]]:
+    """The largest logit of each row, and its token; NaN where one is NaN."""
+    values_B, tokens_B = logits_BV.max(dim=-1)
+    return list(zip(values_B.tolist(), tokens_B.tolist(), strict=True))

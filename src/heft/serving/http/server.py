@@ -44,6 +44,7 @@ def open_engine(
     base: str | None = None,
     trust_remote_code: bool = False,
     mixes: bool = True,
+    fast: bool = True,
 ) -> Engine:
     """An engine, not yet started, on the base model that adapter directories share, or on a base model alone.
 
@@ -54,6 +55,7 @@ def open_engine(
         base: folder or Hub id of the base model, where it has moved, or where it is all that is served.
         trust_remote_code: whether code that comes with the base model may run.
         mixes: whether requests for different adapters share passes.
+        fast: whether faster ways are taken where they give the same.
 
     Raises:
         HeftError: there is nothing to serve, or a directory cannot be read or is of another base model.
@@ -70,7 +72,7 @@ def open_engine(
     catalog = Catalog(load_base(request.model), mixes)
     for name, directory in directories.items():
         catalog.load(directory, name)
-    return Engine(catalog, limits)
+    return Engine(catalog, limits, fast)
 
 
 def serve(
