@@ -162,6 +162,31 @@ def test_what_cannot_be_loaded_leaves_all_as_it_was(tmp_path, run, engine):
     assert list(engine.catalog.served) == names
 
 
+@pytest.mark.parametrize(
+    ("method", "damage", "reason"),
+    [("lora", lambda key, value: value * float("nan"), "NaN"), ("reft", lambda key, value: value * 0, "full rank")],
+)
+def test_damaged_adapters_are_refused_and_gone(tmp_path, engine, method, damage, reason):
+    from safetensors.torch import load_file, save_file
+
+    from tiny import forget_hashes
+
+    directory = make_run(tmp_path, "bad", LORA if method == "lora" else TAIL)
+    path = next(directory.glob("*/adapter_model.safetensors"))
+    tensors = {k: damage(k, v) if "rotation" in k or method == "lora" else v for k, v in load_file(path).items()}
+    save_file(tensors, path)
+    forget_hashes(directory)
+    carried, before = list(engine.catalog.model.peft_config), tokens_of(outcomes(engine, [_two(engine)])[0])
+    with pytest.raises(HeftError, match=reason):
+        engine.call(lambda: engine.catalog.load(directory)).result(30)
+    assert list(engine.catalog.model.peft_config) == carried
+    assert tokens_of(outcomes(engine, [_two(engine)])[0]) == before
+
+
+def _two(engine):
+    return generation(engine, "two", PROMPT, 6)
+
+
 def test_one_damaged_text_ends_alone(tmp_path, run, engine):
     served = engine.catalog.find("two")
     good, bad = generation(engine, BASE, PROMPT, 4), generation(engine, "two", (10**6,), 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peft import PeftConfig
 
-from heft.adapters.attach import DOES_NOT_FIT
+from heft.adapters.attach import DOES_NOT_FIT, adapter_parameters
 from heft.adapters.detach import detach
 from heft.adapters.directory import attach_saved
 from heft.adapters.manifest import AdapterManifest, read_manifest
@@ -18,6 +18,7 @@ from heft.data.encode import Encoder
 from heft.data.padding import padding_matters
 from heft.edits.positions import Positions
 from heft.errors import HeftError
+from heft.evaluation.finite import has_full_rank
 from heft.models.chat import ChatTemplate
 from heft.models.endings import end_tokens
 from heft.models.fingerprints import tokenizer_fingerprint
@@ -25,6 +26,7 @@ from heft.models.load import Base
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.files import evaluation_request
 from heft.recipe.recipe import EvaluationSettings
+from heft.reft.layer import layers_of
 from heft.reft.tracker import ForwardTracker
 from heft.serving.apart import ALL_TOKENS, Switch, has_trained_tokens, stand_apart, why_alone
 from heft.tasks import Task, task_for
@@ -145,6 +147,7 @@ class Catalog:
             for entry in manifest.adapters:
                 attached[entry.name] = f"served{serial}_{entry.name}"
                 attach_saved(self.model, adapter_folder(directory, entry.name), attached[entry.name])
+            self._require_sound(directory, attached)
         except (HeftError, *DOES_NOT_FIT):
             self._detach([each for each in attached.values() if each in getattr(self.model, "peft_config", {})])
             raise
@@ -217,6 +220,15 @@ class Catalog:
             self.tracker.attach(self.model)
         self.tracker.forget_rotations()
         self.switch.refresh()
+
+    def _require_sound(self, directory: Path, attached: dict[str, str]) -> None:
+        """Require that no adapter could spoil the passes that it shares with others."""
+        for entry, name in attached.items():
+            if not all(bool(p.isfinite().all()) for p in adapter_parameters(self.model, [name]).values()):
+                raise HeftError(f"the adapter {entry!r} in {directory} has weights that are NaN or infinite")
+            units = [unit for layer in layers_of(self.model).values() for own, unit in layer.units() if own == name]
+            if not all(unit.rotation is None or has_full_rank(unit.raw_rows()) for unit in units):
+                raise HeftError(f"the adapter {entry!r} in {directory} has a rotation of less than full rank")
 
     def _require_free(self, name: str) -> None:
         if not _NAME.fullmatch(name):

@@ -37,11 +37,17 @@ class FastWays:
         if not self._enabled:
             return
         rows = self._rows()
-        plain = self._logits(rows)
+        try:
+            found = self._logits(rows)
+        except Exception as error:  # whatever the plain way raises, each request is told
+            self.why_not = f"{type(error).__name__}: {error}"
+            return
+        largest = max(map(abs, found)) or 1.0  # rounding is a share of the largest logit, not of each
+        plain = [value / largest for value in found]
         self._stack.enter_context(frozen_layers_in_onednn(self._catalog.model))
         self._stack.enter_context(packed_lora(self._catalog.model, self._catalog.tracker))
         dtype = self._catalog.model.dtype
-        self.why_not = why_unequal(lambda: self._logits(rows), plain, plain, dtype)
+        self.why_not = why_unequal(lambda: [value / largest for value in self._logits(rows)], plain, plain, dtype)
         if self.why_not is not None:
             self.switch_off()
 
