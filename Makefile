@@ -1,6 +1,6 @@
 # make quickstart   both stages on a real model, about two minutes in bfloat16 on two cores (up to six in float32)
 # make test         all tests, about eleven minutes on two cores
-# make test-page    the report's page in a browser; needs a Chromium
+# make test-page    the report's page, and that of `heft serve`, in a browser; needs a Chromium
 # make docs         the site of all documents and the Python API, into build/site; every link and anchor is checked
 # make pyreft-env   pyreft in an environment of its own, for the tests of exports to it and imports from it
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
@@ -40,7 +40,7 @@ test-long: $(READY)
 
 test-page: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/report/test_page_in_a_browser.py tests/test_site_in_a_browser.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/report/test_page_in_a_browser.py tests/test_site_in_a_browser.py tests/serving/test_serve_page_in_a_browser.py $(ARGS)
 
 # in an environment of its own: cffconvert wants an older jsonschema than the notebooks of the tests
 .venv-docs/.ready: docs/site/requirements.txt

@@ -17,6 +17,7 @@ from heft.cli.predict import predict
 from heft.cli.push import push
 from heft.cli.recipes import recipes
 from heft.cli.report import report
+from heft.cli.serve import serve
 from heft.cli.sweep import sweep
 from heft.cli.train import train
 from heft.cli.tune import tune
@@ -33,7 +34,7 @@ NAMES = {evaluate: "eval", import_adapter: "import"}
 """Of commands that Python has another word for."""
 for command in (
     *(init, train, sweep, tune, plan, compare, report, evaluate, predict, generate),
-    *(verify, export, import_adapter, card, push, recipes, doctor),
+    *(serve, verify, export, import_adapter, card, push, recipes, doctor),
 ):
     app.command(NAMES.get(command, command.__name__))(command)
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import AsJson, Base, Overrides, Quiet, Task, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Overrides, Quiet, ServedName, Task, TrustRemoteCode, Url
 from heft.errors import HeftError
 from heft.text.units import percent
 
 if TYPE_CHECKING:
     from heft.cli.output import Output
     from heft.evaluation import Evaluation
+    from heft.recipe.recipe import EvaluationRequest
     from heft.tasks import TaskSettings
 
 
@@ -57,6 +58,8 @@ def evaluate(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    url: Url = None,
+    served_model_name: ServedName = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,8 +70,11 @@ def evaluate(
     from heft.adapters.places import adapter_directory, is_run_or_adapter
     from heft.cli.evaluate_harness import HarnessOptions, evaluate_harness
     from heft.cli.output import Output
+    from heft.cli.remote import require_url
     from heft.recipe.files import evaluation_request
     from heft.tasks import TASKS
+
+    require_url(url, served_model_name, harness)
 
     asked = HarnessOptions(harness, num_fewshot, include_path, apply_chat_template, system_instruction, gen_kwargs)
     asked.require_to_go_with(task, split, override)
@@ -97,10 +103,27 @@ def evaluate(
     from heft.evaluation import evaluate as run_evaluation
     from heft.models.load import load_base
 
+    if url is not None:
+        _say(out, _on_a_server(url, served_model_name, model, is_adapter, settings, out), settings.task, output)
+        return
     loaded = load_base(settings.model)
     adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
     result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, out.reporter)
     _say(out, result, settings.task, output)
+
+
+def _on_a_server(
+    url: str, name: str | None, model: str, is_adapter: bool, settings: "EvaluationRequest", out: "Output"
+) -> "Evaluation":
+    """The evaluation of a model that a server has."""
+    from heft.cli.remote import served_name
+    from heft.serving.client import ServerClient
+    from heft.serving.remote import RemoteModel, all_names
+
+    directory = Path(model) if is_adapter else None
+    client = ServerClient(url, name or served_name(directory, (), settings.model.name))
+    remote = RemoteModel.of(client, settings, directory, all_names(directory) if is_adapter else ())
+    return remote.evaluate(settings.task, settings.evaluation, out.reporter)
 
 
 def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path | None) -> None:

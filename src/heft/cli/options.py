@@ -68,6 +68,14 @@ Base = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Let a server compute that `heft serve` runs (key: HEFT_API_KEY)."),
+]
+ServedName = Annotated[
+    str | None,
+    typer.Option("--served-model-name", metavar="NAME", help="With --url: the model's name there; default: the run's."),
+]
 PublicBase = Annotated[
     str | None,
     typer.Option("--base", metavar="NAME", help="The base model's name on the Hub, where it is a folder here."),

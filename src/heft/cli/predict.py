@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heft.cli.options import AsJson, Base, Encoding, Overrides, Quiet, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Encoding, Overrides, Quiet, ServedName, TrustRemoteCode, Url
 from heft.errors import HeftError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def predict(
     override: Overrides = [],  # noqa: B006 - typer wants a list
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    url: Url = None,
+    served_model_name: ServedName = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,9 +58,11 @@ def predict(
     The right answer need not be in the table; where it is, the accuracy is printed at the end.
     """
     from heft.cli.output import Output
+    from heft.cli.remote import require_url, served_name
     from heft.prediction.output import output_rows, require_free_columns, require_place, write_rows
     from heft.tasks.table import read_table
 
+    require_url(url, served_model_name)
     if output is not None:
         require_place(output, rows)
     elif as_json:
@@ -76,7 +80,16 @@ def predict(
 
     quiet_libraries()
     out = Output(quiet, as_json, beside=True)
-    predictions = predict_rows(found.load(), table, out.reporter, skip_bad_rows)
+    if url is None:
+        predictions = predict_rows(found.load(), table, out.reporter, skip_bad_rows)
+    else:
+        from heft.serving.client import ServerClient
+        from heft.serving.remote import RemoteModel
+
+        name = served_model_name or served_name(found.directory, stages, found.settings.model.name)
+        remote = RemoteModel.of(ServerClient(url, name), found.settings, found.directory, found.names)
+        task, evaluation = found.settings.task, found.settings.evaluation
+        predictions = remote.predict(task, evaluation, table, out.reporter, skip_bad_rows)
     answered = output_rows(predictions)
     if output is not None:
         write_rows(output, answered)

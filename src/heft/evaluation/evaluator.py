@@ -94,15 +94,27 @@ def evaluate_examples(
     """
     start = time.perf_counter()
     answers = answer_examples(model, tokenizer, task, examples, settings, reporter, what)
+    losses = None if examples[0].choices else _losses(model, tokenizer, examples, settings, reporter, what)
+    return evaluation_of(task, examples, answers, losses, tokenizer, time.perf_counter() - start)
+
+
+def evaluation_of(
+    task: Task,
+    examples: Sequence[EncodedExample],
+    answers: Sequence["Answer"],
+    losses: Sequence[float] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    seconds: float,
+) -> Evaluation:
+    """Records and figures from a model's answers; `losses` are of reference answers, where answers are generated."""
     records = [
         answer_record(task, example, answer, tokenizer) for example, answer in zip(examples, answers, strict=True)
     ]
-    if not examples[0].choices:
-        losses = _losses(model, tokenizer, examples, settings, reporter, what)
+    if losses is not None:
         records = [replace(record, loss=loss) for record, loss in zip(records, losses, strict=True)]
     cut = sum(example.cut > 0 for example in examples)
     labels = shared_labels(example.example for example in examples)
-    return Evaluation(records, measure(records, task.answers_are_texts), time.perf_counter() - start, cut, labels)
+    return Evaluation(records, measure(records, task.answers_are_texts), seconds, cut, labels)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Predictions: the model's answer to each row, with the probability of each label."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.evaluation.evaluator import Answer, answer_examples, answer_record
-from heft.models.limits import limits_of
+from heft.models.limits import BaseLimits, limits_of
 from heft.prediction.opening import Answering
 from heft.prediction.questions import questions_of
 from heft.reft.tracker import positions_of
@@ -94,11 +94,36 @@ def predict_rows(
     Raises:
         HeftError: there are no rows, or some cannot be used, and all are counted; the model computes NaN or infinity.
     """
+    model, tokenizer, task = answering.model, answering.tokenizer, task_for(answering.task)
+    reporter = reporter or Reporter()
+
+    def answer(usable: list[EncodedExample]) -> list[Answer]:
+        return answer_examples(model, tokenizer, task, usable, answering.evaluation, reporter, "prediction")
+
+    encode = Encoder.of(tokenizer, answering.task, positions_of(model))
+    return predict_by(answer, task, encode, limits_of(model), rows, skip_bad_rows)
+
+
+def predict_by(
+    answer: Callable[[list[EncodedExample]], list[Answer]],
+    task: Task,
+    encode: Encoder,
+    limits: BaseLimits,
+    rows: Sequence[Row],
+    skip_bad_rows: bool = False,
+) -> Predictions:
+    """As `predict_rows`, whatever it is that answers.
+
+    Args:
+        answer: gives the answer to each encoded question, in order.
+        task: that is asked.
+        encode: the encoder of the task's rows.
+        limits: of the model that answers.
+        rows: as for `predict_rows`, and `skip_bad_rows` likewise.
+    """
     if not rows:
         raise HeftError("there are no rows to predict on")
-    model, tokenizer, task = answering.model, answering.tokenizer, task_for(answering.task)
-    encode = Encoder.of(tokenizer, answering.task, positions_of(model))
-    questions = questions_of(rows, task, encode, limits_of(model))
+    questions = questions_of(rows, task, encode, limits)
     if questions.faults and not skip_bad_rows:
         heading = f"{len(questions.faults):,} of {len(rows):,} rows cannot be used, and nothing was predicted:"
         report = faults_by_cause(heading, questions.faults)
@@ -107,11 +132,11 @@ def predict_rows(
         raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
     start = time.perf_counter()
     usable = questions.usable
-    found = answer_examples(model, tokenizer, task, usable, answering.evaluation, reporter or Reporter(), "prediction")
+    found = answer(usable)
     seconds = time.perf_counter() - start
     known = [
-        answer_record(task, example, answer, tokenizer)
-        for example, answer in zip(usable, found, strict=True)
+        answer_record(task, example, each, encode.tokenizer)
+        for example, each in zip(usable, found, strict=True)
         if example.example.answered
     ]
     left = iter(found)

@@ -140,16 +140,23 @@ class ReftLayer(nn.Module, BaseTunerLayer):
         self, hidden: torch.Tensor, places: Places, active: list[tuple[str, str, Intervention]]
     ) -> torch.Tensor:
         """The hidden states after each adapter's edit of its tokens."""
-        edited, side_by_side = hidden, []
+        edited = hidden
+        side_by_side: list[tuple[str, torch.Tensor, Intervention]] = []
         for adapter_name, group, unit in active:
             index_N = self.tracker.edited_indices(self.positions[adapter_name], group, hidden.device, adapter_name)
             if index_N.numel() and adapter_name in self.tracker.adapter_index:
-                side_by_side.append((places.of(index_N), unit))
+                if self._come_after(adapter_name, side_by_side):
+                    edited, side_by_side = self._edited(edited, [edit[1:] for edit in side_by_side]), []
+                side_by_side.append((adapter_name, places.of(index_N), unit))
             elif index_N.numel():
                 edited = self._edited(edited, [(places.of(index_N), unit)])
         if side_by_side:  # each has tokens of its own, so all can read the same state and be added at once
-            edited = self._edited(edited, side_by_side)
+            edited = self._edited(edited, [edit[1:] for edit in side_by_side])
         return edited
+
+    def _come_after(self, adapter_name: str, side_by_side: list[tuple[str, torch.Tensor, Intervention]]) -> bool:
+        """Whether an adapter may edit tokens that another of these edits, whose result it then reads."""
+        return any(name != adapter_name and self.tracker.share_tokens(name, adapter_name) for name, *_ in side_by_side)
 
     def _edited(self, hidden: torch.Tensor, edits: list[tuple[torch.Tensor, Intervention]]) -> torch.Tensor:
         """The hidden states with every edit added in its places, which no other edit has."""

@@ -51,14 +51,18 @@ class Branch(Protocol):
 class ForwardTracker:
     """Follows the forward passes of one model. `layers` are the `ReftLayer`s that read it, `branches` LoRA's.
 
-    `adapter_index` numbers the adapters that run side by side: each edits only the tokens that have its number in
-    `adapter_BT` of the pass's `token_layout`, and none in a pass without one.
+    `adapter_index` numbers the adapters that run side by side: each edits only the tokens that have its number, or one
+    of its numbers, in `adapter_BT` of the pass's `token_layout`, and none in a pass without one.
+
+    `keeps_rotations` says that no weight changes between passes, so that rotations are computed once;
+    `forget_rotations` is to be called whenever adapters come or go.
     """
 
     def __init__(self):
         self.layers: list = []
         self.branches: list[Branch] = []
-        self.adapter_index: dict[str, int] = {}
+        self.adapter_index: dict[str, int | tuple[int, ...]] = {}
+        self.keeps_rotations = False
         self._model: nn.Module | None = None
         self._handles: list = []
         self._layout: TokenLayout | None = None
@@ -153,7 +157,7 @@ class ForwardTracker:
         if adapter is None:
             return edited_N
         adapter_BT = self.layout.adapter_BT
-        return torch.zeros_like(edited_N) if adapter_BT is None else edited_N & (adapter_BT.flatten() == adapter)
+        return torch.zeros_like(edited_N) if adapter_BT is None else edited_N & _has(adapter_BT.flatten(), adapter)
 
     def acted_on(self, positions: Positions, device: torch.device, adapter_name: str | None) -> torch.Tensor | None:
         """Bool (B·T,): the tokens of this pass that an adapter acts on; None where these are all."""
@@ -166,11 +170,21 @@ class ForwardTracker:
         flags_N = self._flags[key]
         return None if flags_N is None else flags_N.to(device)
 
-    def _own(self, index_N: torch.Tensor, adapter: int) -> torch.Tensor:
+    def share_tokens(self, one: str, other: str) -> bool:
+        """Whether two adapters that run side by side have a number in common, so that both may edit a token."""
+        numbers = [self.adapter_index[name] for name in (one, other)]
+        first, second = ({each} if isinstance(each, int) else set(each) for each in numbers)
+        return bool(first & second)
+
+    def forget_rotations(self) -> None:
+        """Compute rotations anew in the next pass."""
+        self._rotations = {}
+
+    def _own(self, index_N: torch.Tensor, adapter: int | tuple[int, ...]) -> torch.Tensor:
         """Those of the tokens that have an adapter's number."""
         if self._layout.adapter_BT is None:
             return index_N[:0]
-        index_N = index_N[self._layout.adapter_BT.flatten()[index_N] == adapter]
+        index_N = index_N[_has(self._layout.adapter_BT.flatten()[index_N], adapter)]
         if self._layout.order_BT is None:
             return index_N
         return index_N[self._layout.order_BT.flatten()[index_N].argsort(stable=True)]
@@ -212,7 +226,8 @@ class ForwardTracker:
         if tokens is not None:
             reading = (layout, None) if layout is not None else self._read(module, tokens, call, given)
             self._layout, self._seen = reading
-            self._indices, self._flags, self._rotations, self._running = {}, {}, {}, module
+            self._indices, self._flags, self._running = {}, {}, module
+            self._rotations = self._rotations if self.keeps_rotations else {}
             compiling = torch.compiler.is_compiling()
             self._thread = None if compiling else threading.get_ident()
             self._checkpointing = module.training and not compiling and _is_checkpointed(module)
@@ -241,7 +256,8 @@ class ForwardTracker:
         if self._running is not module or not self._is_same_thread():
             return
         self._running = None
-        self._rotations = {}  # they hold this pass's graph
+        if not self.keeps_rotations:
+            self._rotations = {}  # they hold this pass's graph
         if torch.compiler.is_compiling():
             self._layout, self._seen = None, None  # so that no tensor of the graph has to leave it
             return
@@ -279,6 +295,13 @@ class ForwardTracker:
         """Refuse before a thread starts, in which the error would be lost."""
         refuse_if(self._edits_prompts(), PAGED)
         return self._replaced["init_continuous_batching"](*args, **kwargs)
+
+
+def _has(numbers: torch.Tensor, adapter: int | tuple[int, ...]) -> torch.Tensor:
+    """Bool, of the same shape: where a token has an adapter's number, or one of its numbers."""
+    if isinstance(adapter, int):
+        return numbers == adapter
+    return torch.isin(numbers, torch.tensor(adapter, device=numbers.device, dtype=numbers.dtype))
 
 
 def tracker_of(model: nn.Module) -> ForwardTracker | None:

@@ -171,7 +171,8 @@ def make_probe(
     """
     try:
         task = evaluation_request({"task": dict(manifest.task)}).task
-        limit = min(LOOKED_AT, task.eval_limit or LOOKED_AT)
+        most = max(LOOKED_AT, rows)
+        limit = min(most, task.eval_limit or most)
         chosen = _chosen(tokenizer, task.model_copy(update={"eval_limit": limit}), positions, rows)
         return Probe(chosen, f"rows of the adapter's own task, {task.name}")
     except HeftError as error:
@@ -179,7 +180,7 @@ def make_probe(
     chat = manifest.task.get("chat_template") is True and bool(getattr(tokenizer, "chat_template", None))
     longest = max((p.shortest_prompt() for p in positions), default=0)
     task = WhereaboutsSettings(
-        moves=5 if longest < 24 else 40, eval_size=LOOKED_AT, chat_template=chat, max_length=10_000
+        moves=5 if longest < 24 else 40, eval_size=max(LOOKED_AT, rows), chat_template=chat, max_length=10_000
     )
     made_up = _chosen(tokenizer, task, positions, rows)
     return Probe(made_up, f"made-up rows, since the adapter's own cannot be read: {why}")

@@ -1,0 +1,121 @@
+"""Which waiting requests have their prompts computed now, and which of them in one pass."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from heft.serving.forward import Row
+from heft.serving.limits import Limits
+from heft.serving.prefixes import BLOCK, Prefixes
+from heft.serving.requests import Generation
+from heft.serving.scoring import ScoringJob
+
+MIXED = "mixed"
+_LOGITS = 1024
+"""Places with logits in a pass of several rows: each is as wide as the vocabulary."""
+_SLACK = 32
+"""Tokens by which rows of one pass may differ in any case; else the longest is at most twice the shortest."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one pass.
+
+    Attributes:
+        lane: in which texts go on afterwards.
+        rows: with the states that are known.
+        owners: the request of each row.
+    """
+
+    lane: Hashable
+    rows: list[Row]
+    owners: list[Generation | ScoringJob]
+
+
+def admitted(
+    waiting: Iterable[Generation | ScoringJob], running: int, limits: Limits, prefixes: Prefixes, each_alone: bool
+) -> list[Part]:
+    """Passes for the first of the waiting requests, as far as the limits of this round go.
+
+    A row that has much in common with one of this round waits for the next, and finds that computed. Scored rows take
+    no place of a running text.
+    """
+    room, tokens = limits.batch - running, limits.prefill
+    lanes: dict[Hashable, list[tuple[Row, Generation | ScoringJob]]] = {}
+    first_of: dict[Hashable, Row] = {}
+    for work in waiting:
+        if isinstance(work, Generation):
+            if room <= 0:
+                continue
+            pending = [Row(work.served, work.prompt, len(work.prompt))]
+        else:
+            pending = list(work.pending.values())
+        for plain in pending:
+            if tokens <= 0:
+                return _passes(lanes, limits)
+            row = _with_known(plain, prefixes)
+            if _finds_more_later(row, prefixes, first_of):
+                continue
+            lanes.setdefault(_lane(work, row, each_alone), []).append((row, work))
+            tokens -= row.new
+            room -= isinstance(work, Generation)
+    return _passes(lanes, limits)
+
+
+def _lane(work: Generation | ScoringJob, row: Row, each_alone: bool) -> Hashable:
+    if each_alone:
+        return id(work), row.tag
+    return MIXED if row.served.alone is None else row.served.name
+
+
+def _shared(row: Row) -> int:
+    """Tokens of a row that can be known before it: those before its tail, and before the first with logits."""
+    return max(0, min(row.prompt - row.served.tail, len(row.ids) - row.keep))
+
+
+def _with_known(row: Row, prefixes: Prefixes) -> Row:
+    blocks = prefixes.find(row.served.reaching, row.ids[: _shared(row)])
+    return replace(row, known=torch.cat(blocks)) if blocks else row
+
+
+def _finds_more_later(row: Row, prefixes: Prefixes, first_of: dict[Hashable, Row]) -> bool:
+    """Whether an earlier row of this round computes at least half of what this one would."""
+    ids = row.ids[: _shared(row)]
+    key = prefixes.next_key(row.served.reaching, ids) if prefixes.most_bytes else None
+    if key is None:
+        return False
+    first = first_of.setdefault(key, row)
+    if first is row:
+        return False
+    theirs = first.ids[: max(0, first.prompt - first.served.tail)]
+    common = next((n for n, (a, b) in enumerate(zip(ids, theirs, strict=False)) if a != b), min(len(ids), len(theirs)))
+    gain = common // BLOCK * BLOCK - (len(row.ids) - row.new)
+    return 2 * gain >= row.new
+
+
+def _passes(lanes: dict[Hashable, list[tuple[Row, Generation | ScoringJob]]], limits: Limits) -> list[Part]:
+    """Rows of each lane in passes of like length, whose padding costs little."""
+    parts: list[Part] = []
+    for lane, pairs in lanes.items():
+        pairs.sort(key=lambda pair: pair[0].new)
+        chosen: list[tuple[Row, Generation | ScoringJob]] = []
+        for pair in pairs:
+            if chosen and not _goes_with([row for row, _ in chosen], pair[0], limits):
+                parts.append(_part(lane, chosen))
+                chosen = []
+            chosen.append(pair)
+        parts.append(_part(lane, chosen))
+    return parts
+
+
+def _goes_with(rows: Sequence[Row], row: Row, limits: Limits) -> bool:
+    """Whether a row that is at least as long as these may stand in their pass."""
+    count, shortest = len(rows) + 1, rows[0].new
+    keep = max(row.keep, *(each.keep for each in rows))
+    fits = count * row.new <= limits.prefill and count * keep <= _LOGITS
+    return fits and row.new <= max(2 * shortest, shortest + _SLACK)
+
+
+def _part(lane: Hashable, pairs: list[tuple[Row, Generation | ScoringJob]]) -> Part:
+    return Part(lane, [row for row, _ in pairs], [work for _, work in pairs])
