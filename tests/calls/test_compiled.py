@@ -121,7 +121,7 @@ def test_compiled_generation_on_a_static_cache_breaks_no_graph_and_has_the_token
     assert counters["stats"]["unique_graphs"] <= 2  # the model's, and that of where its prompts are
 
 
-@pytest.mark.parametrize("positions", ["all", "f2+l2"])
+@pytest.mark.parametrize("positions", ["all", pytest.param("f2+l2", marks=pytest.mark.long)])
 def test_a_model_that_breaks_its_graph_itself_has_the_plain_logits_call_after_call(positions):
     model, ids = with_reft(two_layers(), positions=positions), token_ids(2, 8)
     expected = logits(model, ids)

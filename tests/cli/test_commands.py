@@ -58,7 +58,7 @@ def test_eval_of_a_base_model_takes_a_task_a_limit_and_settings(tmp_path):
 
 
 def test_an_encoding_that_lacks_a_character_ends_no_command_in_an_error(run):
-    plan = [*COMMAND, "plan", str(run[0]), "--show", "1"]
+    plan = [*COMMAND, "plan", str(run[0]), "--show", "1", "--no-probe"]
     done = subprocess.run(plan, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\u" in done.stdout

@@ -141,6 +141,7 @@ def test_the_harnesss_own_tasks_are_known_by_name_group_and_pattern():
     assert tasks._matching(["mmlu"], None) == ["mmlu"]
 
 
+@pytest.mark.long
 def test_the_harnesss_own_command_knows_the_model(folder, tmp_path):
     """In a process of its own, as people start it."""
     words = ["run", "--model", "heft", "--model_args", f"pretrained={MODEL}", "--tasks", "own_boolq"]

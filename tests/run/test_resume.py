@@ -77,7 +77,9 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(recipe, whole
     assert results(directory) == results(whole)
 
 
-@pytest.mark.parametrize("call", ["rename", "replace", "fsync"])
+@pytest.mark.parametrize(
+    "call", ["rename", *(pytest.param(each, marks=pytest.mark.long) for each in ("replace", "fsync"))]
+)
 def test_killed_in_the_middle_of_a_write_a_run_ends_as_if_it_had_not_been(recipe, whole, tmp_path, call):
     for count in (2, 7):
         directory = tmp_path / f"run-{count}"

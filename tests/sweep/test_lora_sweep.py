@@ -49,6 +49,7 @@ def test_lora_of_every_rank_place_and_position_trains_as_alone(run, tmp_path, co
     assert_as_alone(recipe, learners, tmp_path, [0, 6, 11, 13, 23])
 
 
+@pytest.mark.long
 def test_optimizers_lengths_and_scales_may_differ(run, tmp_path):
     recipe, _, learners = run(
         "{method: lora, positions: l3, rank: 2, epochs: 2, learning_rate: 3e-3, micro_batch_size: 4}",
