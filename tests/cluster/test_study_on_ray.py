@@ -15,6 +15,7 @@ from heft.study.runner import run_study
 from heft.tasks import allow_import_from
 from tiny_recipe import write_recipe
 
+pytestmark = pytest.mark.long  # a cluster takes ten seconds to start, and its workers as long to import torch
 HERE = RayOptions("auto", cpus_per_run=1)
 MEASURED = {"seconds", "peak_bytes", "evaluation_seconds"}
 """Figures that no two runs share."""
@@ -46,7 +47,6 @@ def in_one_process(tmp_path_factory):
     return results_of(run_study(load_study(path)).directory)
 
 
-@pytest.mark.long
 def test_a_study_on_two_nodes_has_the_results_of_one_process_to_the_bit(cluster, tmp_path, in_one_process):
     result, listener = run_on_ray(study_in(tmp_path))
     assert results_of(result.directory) == in_one_process
@@ -62,7 +62,6 @@ def test_a_study_on_two_nodes_has_the_results_of_one_process_to_the_bit(cluster,
     assert not any(note.startswith("finished, ") for note in listener.notes)
 
 
-@pytest.mark.long
 def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(cluster, tmp_path, in_one_process):
     class Interrupts(Listener):
         def runs(self, going, done, total):
@@ -80,7 +79,6 @@ def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(cluster, 
     assert results_of(result.directory) == in_one_process
 
 
-@pytest.mark.long
 def test_no_more_runs_go_on_at_once_than_are_asked_for(cluster, tmp_path):
     short = "{recipe: reft.yaml, set: {stages.fine.steps: 2}}"
     _, listener = run_on_ray(study_in(tmp_path, f"arms: {{a: {short}, b: {short}}}\n"), at_once=1)
@@ -140,7 +138,6 @@ class Dying(Burning):
 """
 
 
-@pytest.mark.long
 def test_errors_and_lost_processes_of_some_runs_are_said_and_the_others_are_finished(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(on_ray, "MOST_LOSSES", 1)
     (tmp_path / "own_disk.py").write_text(OWN)
