@@ -372,9 +372,6 @@ def test_what_is_no_adapter_is_named(given, words, tmp_path, monkeypatch):
 def test_a_hub_id_is_read_from_the_hubs_cache(lora, recipe, tmp_path, monkeypatch):
     import huggingface_hub.constants as constants
 
-    from heft.adapters.hub import downloaded
-
-    downloaded.cache_clear()
     monkeypatch.setenv("HEFT_CACHE", str(tmp_path / "heft"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--org--name"
@@ -389,11 +386,9 @@ def test_a_hub_id_is_read_from_the_hubs_cache(lora, recipe, tmp_path, monkeypatc
     assert torch.equal(logits_in_peft(run.directory / "adapter" / "coarse"), logits_in_peft(lora))
     (repository / "snapshots" / commit / "adapter_config.json").unlink()
     (repository / "snapshots" / commit / "adapter_config.json").symlink_to(lora / "adapter_config.json")
-    downloaded.cache_clear()
     shutil.rmtree(tmp_path / "heft")
     with pytest.raises(HeftError, match="is a link that leads out of"):
         find_source("org/name", "lora")
-    downloaded.cache_clear()
 
 
 def test_a_base_of_other_shapes_is_an_error_with_the_tensors(lora, recipe):

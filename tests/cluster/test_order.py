@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 
+from heft.cluster import joined
 from heft.cluster.environment import take_environment
 from heft.cluster.jobs import Job, failure_of
 from heft.cluster.news import Board, Sending
@@ -13,7 +14,7 @@ from heft.cluster.worker import order_of
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe, recipe_of_values, recipe_values
 from heft.recipe.ready import ready_recipes
-from heft.runtime.reporter import RunNews
+from heft.runtime.reporter import Reporter, RunNews
 from heft.storage.locks import locked, wait_until_free
 
 
@@ -45,7 +46,16 @@ def test_a_node_keeps_what_it_has_and_sees_no_gpu_where_none_is_asked_for(monkey
 
 
 @pytest.mark.parametrize(
-    ("need", "room"), [(Need(4, 0), 8), (Need(4, 1), 4), (Need(4, 0.5), 8), (Need(16, 1), 2), (Need(64, 0), 0)]
+    ("need", "room"),
+    [
+        (Need(4, 0), 8),
+        (Need(4, 1), 4),
+        (Need(4, 0.5), 8),
+        (Need(1, 0.2), 20),
+        (Need(1, 0.1), 32),
+        (Need(16, 1), 2),
+        (Need(64, 0), 0),
+    ],
 )
 def test_a_node_has_room_for_as_many_runs_as_its_cores_and_gpus_allow(need, room):
     assert Node("id", "n", cpus=32.0, gpus=4.0).room(need) == room
@@ -90,3 +100,39 @@ def test_a_directory_is_waited_for_as_long_as_another_process_holds_it(tmp_path)
         assert time.monotonic() - started >= 0.6
     with locked(tmp_path, "run"):  # it can be taken after that
         pass
+
+
+class _Room:
+    """Stands for the module ray: its nodes, each with so many cores."""
+
+    def __init__(self, *cpus):
+        self.cpus = cpus
+
+    def nodes(self):
+        about = {"Alive": True, "NodeManagerHostname": "n", "NodeManagerAddress": "10.0.0.1"}
+        return [{**about, "NodeID": str(n), "Resources": {"CPU": cpus}} for n, cpus in enumerate(self.cpus)]
+
+
+def test_work_waits_for_a_node_for_some_time_and_not_for_ever(monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr(joined.time, "monotonic", lambda: now[0])
+    ray, reporter = _Room(8.0), Reporter()
+    reporter.warn = said.append
+    watch = joined.RoomWatch(ray, Need(4, 0))
+
+    def later(seconds):
+        now[0] += seconds
+        watch.look(reporter)
+
+    later(6)
+    ray.cpus = (2.0,)
+    later(6)
+    assert said == ["no node is left that has 4 CPU cores; waiting 10 minutes for one"]
+    ray.cpus = (4.0,)
+    later(6)
+    ray.cpus = ()
+    later(6)
+    later(590)
+    with pytest.raises(HeftError, match="no node of the cluster has 4 CPU cores any more"):
+        later(11)
+    assert len(said) == 2

@@ -107,3 +107,12 @@ def test_memory_that_does_not_suffice_for_a_batch_of_one_is_one_message(monkeypa
     runs_out_above(monkeypatch, most=0)
     with pytest.raises(HeftError, match="does not suffice for a batch of one; lower task.max_length"):
         heft.evaluate(BASE.model, BASE.tokenizer, WhereaboutsSettings(train_size=1, eval_size=2))
+
+
+def test_out_of_memory_ends_the_evaluation_of_a_sharded_model_of_which_one_process_cannot_halve_alone(monkeypatch):
+    monkeypatch.setattr(scoring, "is_sharded", lambda model: True)
+    runs_out_above(monkeypatch, most=3)
+    task, reporter = WhereaboutsSettings(train_size=1, eval_size=6), Notes()
+    with pytest.raises(torch.OutOfMemoryError):
+        heft.evaluate(BASE.model, BASE.tokenizer, task, EvaluationSettings(batch_size=8), reporter)
+    assert reporter.notes == []

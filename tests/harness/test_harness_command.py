@@ -101,7 +101,7 @@ def test_what_is_wrong_is_one_message_and_nothing_is_written(heft, folder, tmp_p
 
 
 def test_options_of_the_harness_need_it(heft):
-    status, _, errors = heft("eval", MODEL, "--task", "whereabouts", "--num-fewshot", 2, "--apply-chat-template")
+    status, _, errors = heft("eval", MODEL, "--task", "whereabouts", "--num-fewshot", 0, "--apply-chat-template")
     assert status == 2
     assert "--num-fewshot, --apply-chat-template goes with --harness TASKS" in errors
 

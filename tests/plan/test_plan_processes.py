@@ -99,6 +99,14 @@ def test_devices_that_are_not_here_are_planned_for_in_the_dtype_that_they_have(r
     assert "2 processes, each with the whole model (DistributedDataParallel)" in said
 
 
+def test_a_kind_of_device_that_is_here_is_measured_though_the_recipe_would_take_another(recipe_file, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = make_plan(load_recipe(recipe_file(LORA), ["model.device=auto"]), probe_seconds=0.01, on="cpu")
+    assert found.device == "cpu"
+    assert found.is_measured
+    assert found.flops_per_second > 0
+
+
 def test_a_rate_that_is_none_is_refused(recipe_file):
     done = heft("plan", recipe_file(LORA), "--rate", "nan")
     assert done.returncode == 2

@@ -80,13 +80,13 @@ def generation(engine: Engine, name: str, prompt, max_tokens: int = 12, **option
     """A greedy request that only its number of tokens ends."""
     served = engine.catalog.find(name)
     options = {"ignore_ends": True, **options}
-    return Generation(served=served, prompt=tuple(prompt), tell=print, max_tokens=max_tokens, **options)
+    return Generation(served=served, prompt=tuple(prompt), max_tokens=max_tokens, **options)
 
 
 def scoring(engine: Engine, name: str, prompt, continuations, **options) -> Scoring:
     """A request for log-likelihoods."""
     served = engine.catalog.find(name)
-    return Scoring(served=served, prompt=tuple(prompt), tell=print, continuations=continuations, **options)
+    return Scoring(served=served, prompt=tuple(prompt), continuations=continuations, **options)
 
 
 def tokens_of(outcome) -> list[int]:

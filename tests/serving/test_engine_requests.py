@@ -187,13 +187,54 @@ def _two(engine):
     return generation(engine, "two", PROMPT, 6)
 
 
-def test_one_damaged_text_ends_alone(tmp_path, run, engine):
-    served = engine.catalog.find("two")
-    good, bad = generation(engine, BASE, PROMPT, 4), generation(engine, "two", (10**6,), 4)
-    assert served is not None
-    results = outcomes(engine, [bad])
-    assert isinstance(results[0][1], Failed)
-    assert len(tokens_of(outcomes(engine, [good])[0])) == 4
+def _damaged(engine):
+    return generation(engine, "two", (*PROMPT[:-1], 10**6), 4)  # an id without an embedding
+
+
+def test_a_damaged_text_ends_alone_although_others_share_its_pass(engine):
+    alone = tokens_of(outcomes(engine, [_two(engine)])[0])
+    good, bad, other = outcomes(engine, [_two(engine), _damaged(engine), generation(engine, BASE, PROMPT, 4)])
+    assert isinstance(bad[1], Failed)
+    assert tokens_of(good) == alone
+    assert len(tokens_of(other)) == 4
+
+
+def test_a_request_of_several_rows_that_fails_ends_once_and_leaves_no_place_taken(engine):
+    work = scoring(engine, "two", (*PROMPT[:-1], 10**6), [(60, 61), (62, 63), (64, 65)])
+    events = queue.Queue()
+    work.tell = events.put
+    engine.submit([work])
+    assert isinstance(events.get(timeout=30), Failed)
+    tokens_of(outcomes(engine, [_two(engine)])[0])  # the rows that were left have had their turn
+    assert events.empty()
+    assert engine.waiting == engine.running == 0
+
+
+def test_the_smallest_temperature_takes_the_likeliest_token(engine):
+    found = outcomes(engine, [generation(engine, "two", PROMPT, 6, temperature=1e-40, seed=1), _two(engine)])
+    assert tokens_of(found[0]) == tokens_of(found[1])
+
+
+@pytest.mark.parametrize("place", ["join", "step"])
+def test_an_error_in_a_lane_ends_its_texts_and_frees_their_places(engine, monkeypatch, place):
+    with monkeypatch.context() as patch:
+        patch.setattr(f"heft.serving.lane.Lane.{place}", lambda *args: 1 / 0)
+        (_, event), (_, other) = outcomes(engine, [_two(engine), _two(engine)])
+    assert isinstance(event, Failed)
+    assert isinstance(other, Failed)
+    _until(lambda: engine.waiting == engine.running == 0)
+    assert len(tokens_of(outcomes(engine, [_two(engine)])[0])) == 6
+
+
+def test_a_fault_that_ends_the_engine_itself_leaves_nobody_waiting(run, monkeypatch):
+    engine = engine_of(run)
+    _, events = _begin(engine)
+    monkeypatch.setattr(engine, "_take", lambda block: 1 / 0)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    assert _last(events).kind == "stopped"
+    engine._thread.join(30)
+    with pytest.raises(Ended):
+        engine.submit([generation(engine, BASE, PROMPT, 1)])
 
 
 def test_close_finishes_what_runs_and_takes_nothing_more(run):

@@ -5,7 +5,6 @@ from hub_server import serving
 from huggingface_hub import constants
 
 import heft
-from heft.adapters.hub import downloaded
 from heft.runtime import hub as requests
 from tiny_recipe import write_recipe
 
@@ -34,6 +33,4 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setenv("HEFT_CACHE", str(tmp_path / "heft"))
         monkeypatch.setenv("HF_TOKEN", "hf_ann")
         monkeypatch.setattr(requests, "WAITS", (0.01, 0.01, 0.01))
-        downloaded.cache_clear()
         yield found
-        downloaded.cache_clear()

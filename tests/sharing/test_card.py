@@ -165,6 +165,12 @@ def test_other_text_is_not(text):
     assert not is_private(text)
 
 
+def test_texts_of_a_task_are_sent_as_they_are_though_they_look_like_paths():
+    task = {"name": "rows", "train": "/home/ann/x.csv", "system": "/no_think", "choices": ["/", "./a"], "stop": ["/"]}
+    found = public_task({**task, "prompt": "/no_think {text} ->"})
+    assert found == {**task, "train": "rows.jsonl", "prompt": "/no_think {text} ->"}
+
+
 def test_data_on_the_hub_keep_their_name_and_files_lose_theirs():
     assert public_task({"name": "rows", "train": "org/data:en", "eval": "a/b.jsonl"})["train"] == "org/data:en"
     assert public_task({"name": "rows", "train": "org/data", "eval": "a/b.jsonl"})["eval"] == "rows.jsonl"

@@ -61,7 +61,11 @@ def save_adapter(
     folder.mkdir()
     tensors = {key: value.contiguous() for key, value in adapter_tensors(model, name, state_dict).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
-    config = stored_config(model.peft_config[name])
+    save_config(folder, stored_config(model.peft_config[name]))
+
+
+def save_config(folder: Path, config: PeftConfig) -> None:
+    """Write an adapter's configuration, which this changes, the same way in every process."""
     config.inference_mode = True
     for key, value in vars(config).items():
         if isinstance(value, set):  # of names, whose order is another in every process

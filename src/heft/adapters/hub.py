@@ -6,7 +6,7 @@ else of a repository is downloaded: no code, no pickles.
 
 import re
 import shutil
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 
 from heft.adapters.safety import CONFIG, WEIGHTS, require_inside
@@ -14,7 +14,7 @@ from heft.builtin import cache_dir
 from heft.errors import HeftError
 from heft.runtime.hub import asked
 from heft.storage.atomic import atomic_folder
-from heft.storage.reading import is_dir
+from heft.storage.reading import is_dir, is_file
 
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 _FILES = ("heft.json", *(f"{folder}{name}" for folder in ("", "*/") for name in (CONFIG, WEIGHTS)))
@@ -32,9 +32,10 @@ def is_pinned(given: str) -> bool:
     return found is not None and found[1] is not None and not is_dir(Path(given))
 
 
-@lru_cache
 def downloaded(repository: str, revision: str | None) -> Path:
     """A folder with the adapter files that a repository has at a revision: those of heft, or PEFT's two.
+
+    A branch is asked for anew at each call, since it goes on.
 
     Raises:
         HeftError: it is not there, or cannot be reached and is not in the cache.
@@ -50,8 +51,10 @@ def downloaded(repository: str, revision: str | None) -> Path:
         f"connect, or give a folder{where}",
     )
     target = cache_dir() / "hub" / repository.replace("/", "--") / snapshot.name
-    if not is_dir(target):
-        _copy(snapshot, target)
+    names = sorted({path.relative_to(snapshot) for pattern in _FILES for path in snapshot.glob(pattern)})
+    if not all(is_file(target / name) for name in names):  # none, or those that were in the Hub's cache then
+        shutil.rmtree(target, ignore_errors=True)
+        _copy(snapshot, names, target)
     return target
 
 
@@ -69,13 +72,11 @@ def _snapshot(download, repository: str, revision: str | None, where: str) -> Pa
         ) from error
 
 
-def _copy(snapshot: Path, target: Path) -> None:
-    """Copy the files of a snapshot, which are links within the Hub's cache of that repository."""
-    files = sorted({path for pattern in _FILES for path in snapshot.glob(pattern)})
-    for path in files:
-        require_inside(snapshot.parents[1], path)
+def _copy(snapshot: Path, names: Sequence[Path], target: Path) -> None:
+    """Copy these files of a snapshot, which are links within the Hub's cache of that repository."""
+    for name in names:
+        require_inside(snapshot.parents[1], snapshot / name)
     with atomic_folder(target) as partial:
-        for path in files:
-            place = partial / path.relative_to(snapshot)
-            place.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, place)
+        for name in names:
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(snapshot / name, partial / name)

@@ -67,6 +67,12 @@ def run_directory(given: str | Path) -> Path:
     )
 
 
+def own_name(directory: Path) -> str:
+    """What an adapter directory is called where no name is given: as its run."""
+    path = directory.resolve()
+    return path.parent.name if path.name == "adapter" else path.name
+
+
 def _text(given: str | Path) -> str:
     return given if isinstance(given, str) else Path(given).as_posix()
 

@@ -72,57 +72,62 @@ def evaluate(
     from heft.cli.output import Output
     from heft.cli.remote import require_url
     from heft.recipe.files import evaluation_request
-    from heft.tasks import TASKS
 
     require_url(url, served_model_name, harness)
-
     asked = HarnessOptions(harness, num_fewshot, include_path, apply_chat_template, system_instruction, gen_kwargs)
     asked.require_to_go_with(task, split, override)
+    if output is not None:
+        _require_a_place(output)
     if harness is not None:
-        if output is not None:
-            _require_a_place(output)
         sizes = {"limit": limit, "batch_size": batch_size}
         how = {"overrides": override, "trust_remote_code": trust_remote_code, "base": base}
         evaluate_harness(model, asked, **sizes, **how, output=output, out=Output(quiet, as_json))
         return
-    is_adapter = is_run_or_adapter(model)
-    model = str(adapter_directory(model)) if is_adapter else model
-    values = _values(model, is_adapter, task, override, trust_remote_code, base)
-    if split is not None:
-        name = values["task"].get("name")
-        if name in TASKS and "eval_split" not in TASKS[name].settings_type.model_fields:
-            raise HeftError(f"task {name} has no named splits; leave out --split")
-        values["task"]["eval_split"] = split
+    directory = adapter_directory(model) if is_run_or_adapter(model) else None
+    values = _values(model, directory, task, override, trust_remote_code, base)
+    settings = evaluation_request(_narrowed(values, split, limit, batch_size), override)
+    out = Output(quiet, as_json)
+    if url is None:
+        result = _here(directory, settings, out)
+    else:
+        result = _on_a_server(url, served_model_name, directory, settings, out)
+    _say(out, result, settings.task, output)
+
+
+def _narrowed(values: dict[str, dict], split: str | None, limit: int | None, batch_size: int | None) -> dict[str, dict]:
+    """Settings with the split, the rows and the batch size that are asked for."""
+    from heft.tasks import TASKS
+
+    name = values["task"].get("name")
+    if split is not None and name in TASKS and "eval_split" not in TASKS[name].settings_type.model_fields:
+        raise HeftError(f"task {name} has no named splits; leave out --split")
+    values["task"] |= {} if split is None else {"eval_split": split}
     values["task"] |= {} if limit is None else {"eval_limit": limit}
     values["evaluation"] |= {} if batch_size is None else {"batch_size": batch_size}
-    settings = evaluation_request(values, override)
-    if output is not None:
-        _require_a_place(output)
-    out = Output(quiet, as_json)
+    return values
+
+
+def _here(directory: Path | None, settings: "EvaluationRequest", out: "Output") -> "Evaluation":
+    """The evaluation of a base model, or of the adapters in a directory on it."""
     from heft.adapters.directory import open_adapters
     from heft.evaluation import evaluate as run_evaluation
     from heft.models.load import load_base
 
-    if url is not None:
-        _say(out, _on_a_server(url, served_model_name, model, is_adapter, settings, out), settings.task, output)
-        return
-    loaded = load_base(settings.model)
-    adapted = open_adapters(Path(model), loaded).model if is_adapter else loaded.model
-    result = run_evaluation(adapted, loaded.tokenizer, settings.task, settings.evaluation, out.reporter)
-    _say(out, result, settings.task, output)
+    base = load_base(settings.model)
+    model = base.model if directory is None else open_adapters(directory, base).model
+    return run_evaluation(model, base.tokenizer, settings.task, settings.evaluation, out.reporter)
 
 
 def _on_a_server(
-    url: str, name: str | None, model: str, is_adapter: bool, settings: "EvaluationRequest", out: "Output"
+    url: str, name: str | None, directory: Path | None, settings: "EvaluationRequest", out: "Output"
 ) -> "Evaluation":
     """The evaluation of a model that a server has."""
     from heft.cli.remote import served_name
     from heft.serving.client import ServerClient
     from heft.serving.remote import RemoteModel, all_names
 
-    directory = Path(model) if is_adapter else None
     client = ServerClient(url, name or served_name(directory, (), settings.model.name))
-    remote = RemoteModel.of(client, settings, directory, all_names(directory) if is_adapter else ())
+    remote = RemoteModel.of(client, settings, directory, () if directory is None else all_names(directory))
     return remote.evaluate(settings.task, settings.evaluation, out.reporter)
 
 
@@ -154,7 +159,12 @@ def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path
 
 
 def _values(
-    model: str, is_adapter: bool, task: str | None, overrides: Sequence[str], trust_remote_code: bool, base: str | None
+    model: str,
+    directory: Path | None,
+    task: str | None,
+    overrides: Sequence[str],
+    trust_remote_code: bool,
+    base: str | None,
 ) -> dict[str, dict]:
     """Settings of model, task and evaluation: the adapter's where it was trained on that task, else the defaults."""
     from heft.adapters.manifest import base_settings, read_manifest
@@ -164,11 +174,13 @@ def _values(
         allow_import_from(Path())
     elif task is not None and task not in TASKS:
         raise unknown_task(task)
-    if is_adapter:
-        path, manifest = Path(model), read_manifest(Path(model))
+    if directory is not None:
+        manifest = read_manifest(directory)
         # refused where its code may not run; a name that a person overrides need not exist
         renamed = any(text.partition("=")[0].strip() == "model.name" for text in overrides)
-        found = base_settings(path, manifest, trust_remote_code, manifest.model.name if renamed and not base else base)
+        found = base_settings(
+            directory, manifest, trust_remote_code, manifest.model.name if renamed and not base else base
+        )
         own_task = manifest.task if task in (None, manifest.task.get("name")) else {"name": task}
         return {"task": dict(own_task), "evaluation": dict(manifest.evaluation), "model": found.model_dump()}
     if base is not None:

@@ -35,7 +35,8 @@ class HarnessOptions:
             HeftError: they are; all that do not go together are named.
         """
         if self.tasks is None:
-            given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value and name != "tasks"]
+            there = {name: value for name, value in vars(self).items() if value is not None and value is not False}
+            given = [f"--{name.replace('_', '-')}" for name in there]
             if given:
                 raise HeftError(f"{', '.join(given)} goes with --harness TASKS, which is not there")
             return

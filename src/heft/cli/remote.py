@@ -28,7 +28,7 @@ def served_name(directory: Path | None, stages: Sequence[str], base: str) -> str
     """
     if directory is None or list(stages) == ["base"]:
         return base
-    from heft.serving.catalog import own_name
+    from heft.adapters.places import own_name
 
     if stages:
         raise HeftError(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from heft.cluster.joined import Cluster, first_line
+from heft.cluster.joined import Cluster, RoomWatch, first_line
 from heft.errors import HeftError
 from heft.runtime.reporter import Reporter
 
@@ -32,16 +32,17 @@ class Crew:
         """The number and the result of each piece, as they are done; one whose process is lost is done by another.
 
         Raises:
-            HeftError: as a piece raises it; or processes are lost again and again.
+            HeftError: as a piece raises it; or processes are lost again and again, or no node is left for them.
         """
         ray, waiting, going, losses = self._cluster.ray, list(enumerate(pieces)), {}, 0
-        ended = 0
+        ended, room = 0, RoomWatch(ray, self._cluster.need)
         with reporter.progress(what, len(pieces)):
             while waiting or going:
                 while waiting and (member := self._free()) is not None:
                     number, piece = waiting.pop(0)
                     going[member.work.remote(piece)] = member, number, piece
                 ready, _ = ray.wait(list(going), num_returns=1, timeout=1.0)
+                room.look(reporter)
                 for reference in ready:
                     member, number, piece = going.pop(reference)
                     result, lost = self._result(reference)

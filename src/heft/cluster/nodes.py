@@ -41,7 +41,7 @@ class Node:
         """How many runs it can take at once."""
         counts = [int(self.cpus // need.cpus)]
         if need.gpus:
-            counts.append(int(self.gpus) * int(1 // need.gpus))
+            counts.append(int(self.gpus) * int(1 / need.gpus + 1e-9))  # 1 // 0.2 is 4
         return min(counts)
 
 
@@ -163,9 +163,9 @@ def _fault(ray: Any, node: Node, answer: Any, mark: Path, folder: Path) -> str |
     except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1]
         return f"{node.name} cannot run heft ({last}); install heft {__version__} there as it is here"
-    other = [f"{what} {seen.versions[what]} (here {own})" for what, own in versions().items()
-             if seen.versions.get(what) != own]  # fmt: skip
-    if other:
+    unlike = {what: own for what, own in versions().items() if seen.versions.get(what) != own}
+    if unlike:
+        other = [f"{what} {seen.versions.get(what)} (here {own})" for what, own in unlike.items()]
         return f"{node.name} has {', '.join(other)}; install there what is here"
     if seen.unseen:
         return (

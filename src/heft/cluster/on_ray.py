@@ -1,6 +1,5 @@
 """Runs at once, each a task of Ray; one whose node or process is lost is taken up again from its last checkpoint."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,11 +8,10 @@ from typing import Any
 
 from heft.cluster.connection import RayOptions
 from heft.cluster.jobs import Failure, Job
-from heft.cluster.joined import Cluster, first_line, joined
+from heft.cluster.joined import Cluster, RoomWatch, first_line, joined
 from heft.cluster.news import Board
-from heft.cluster.nodes import Need, nodes_of, require_same_storage
+from heft.cluster.nodes import Need, require_same_storage
 from heft.cluster.worker import STOPPED, order_of, work
-from heft.errors import HeftError
 from heft.runtime.reporter import Reporter
 from heft.text.units import several
 
@@ -21,10 +19,7 @@ MOST_LOSSES = 5
 """How often the process or the node of a run may be lost before the run counts as failed."""
 SECONDS_TO_STOP = 120.0
 """For runs to write a checkpoint after Ctrl-C."""
-SECONDS_WITHOUT_A_NODE = 600.0
-"""How long runs wait for a node once none is left that can take one."""
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_BETWEEN_COUNTS = 5.0
 
 
 class OnRay:
@@ -85,8 +80,7 @@ class _Tasks:
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
         self._board = self.ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self._work = self.ray.remote(num_cpus=self.need.cpus, num_gpus=self.need.gpus, max_retries=0)(work)
-        self._without_a_node: float | None = None
-        self._counted = time.monotonic()
+        self._room = RoomWatch(self.ray, self.need)
         self._total = len(self.waiting)
 
     def done(self, reporter: Reporter) -> Iterator[tuple[Job, Failure | None]]:
@@ -107,7 +101,7 @@ class _Tasks:
                     scores = latest[job.name].scores if job.name in latest else ()
                     reporter.note(f"finished, {ended} of {self._total}: {': '.join([job.name, ', '.join(scores)])}")
                 yield job, failure
-            self._require_a_node(reporter)
+            self._room.look(reporter)
 
     def stop(self, reporter: Reporter) -> None:
         """Ask every run to write a checkpoint and end, and wait for that."""
@@ -153,28 +147,3 @@ class _Tasks:
             return True, Failure(f"its process or node was lost {losses} times, the last time: {why}")
         reporter.warn(f"{job.name} was lost ({why}); it goes on from its last checkpoint on a node that has room")
         return False, None
-
-    def _require_a_node(self, reporter: Reporter) -> None:
-        """Wait for some time once no node is left that can take a run, then give up.
-
-        Raises:
-            HeftError: none came.
-        """
-        now = time.monotonic()
-        if now - self._counted < _SECONDS_BETWEEN_COUNTS:
-            return
-        self._counted = now
-        if any(node.room(self.need) for node in nodes_of(self.ray)):
-            self._without_a_node = None
-            return
-        if self._without_a_node is None:
-            self._without_a_node = now
-            reporter.warn(
-                f"no node is left that has {self.need.words} for a run; waiting {SECONDS_WITHOUT_A_NODE / 60:g} minutes"
-                " for one"
-            )
-        if now - self._without_a_node > SECONDS_WITHOUT_A_NODE:
-            raise HeftError(
-                f"no node of the cluster has {self.need.words} any more; what is finished is kept, and the same command"
-                " goes on once there is one"
-            )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from heft.costs.operations import ModelCosts, Uncountable, model_costs
@@ -112,6 +113,7 @@ def stage_costs(
     examples: Sequence[EncodedExample],
     shape: Shape | None = None,
     is_sharded: bool | None = None,
+    device: torch.device | None = None,
 ) -> StageCosts:
     """Count a stage of a recipe. The store of what is reused is chosen now, by what is free now.
 
@@ -119,13 +121,16 @@ def stage_costs(
         examples: all training rows, validation rows among them.
         shape: of the stage's model; without one the model is looked at here.
         is_sharded: whether processes share the model out; None for what those of this run do.
+        device: that it trains on; None for the recipe's.
     """
     is_sharded = distributed.shards(recipe.distributed) if is_sharded is None else is_sharded
     stage = recipe.stages[name]
     if stage.is_frozen:
         shape = replace(shape or shape_of(skeleton_of(recipe, name), recipe.model.attention), trainable_parameters=0)
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
-    shape = shape or shape_of(_skeleton_in_training(recipe, name, examples), recipe.model.attention)
+    if shape is None:
+        device = device or choose_device(recipe.model.device)
+        shape = shape_of(_skeleton_in_training(recipe, name, examples, device), recipe.model.attention)
     rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed)
     reuse = None if is_sharded else _shared_reuse(recipe, name, shape, examples)
     if reuse is not None:
@@ -150,10 +155,12 @@ def _shared_reuse(recipe: Recipe, name: str, shape: Shape, examples: Sequence[En
     return plan if plan.stages and plan.store != "off" else None
 
 
-def _skeleton_in_training(recipe: Recipe, name: str, examples: Sequence[EncodedExample]) -> PreTrainedModel:
+def _skeleton_in_training(
+    recipe: Recipe, name: str, examples: Sequence[EncodedExample], device: torch.device
+) -> PreTrainedModel:
     """With the attention that it trains with, whose products are the same and whose memory is another."""
     model, settings = skeleton_of(recipe, name), recipe.model
-    if trains_eager(model, choose_device(settings.device), settings.attention, examples):
+    if trains_eager(model, device, settings.attention, examples):
         model.set_attn_implementation("eager")
     return model
 

@@ -15,14 +15,13 @@ from heft.evaluation.finite import explain_singular_rotation
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
-from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.tracker import positions_of
 from heft.results.labels import shared_labels
 from heft.results.metrics import Metrics, measure
 from heft.results.records import Record
-from heft.runtime.memory_errors import in_smaller_batches, no_room_for
+from heft.runtime.memory_errors import no_room_for
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
@@ -171,11 +170,7 @@ def _losses(
     def of(batch_size: int) -> list[float]:
         return reference_losses(model, examples, batch_size, tokenizer.pad_token_id)
 
-    def on_halved(batch_size: int) -> None:
-        reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size} for the loss, starting again")
-
-    with frozen_layers_in_onednn(model, settings.fused):
-        return in_smaller_batches(of, settings.batch_size, on_halved, no_room_for("a batch of one"))
+    return in_fitting_batches(of, model, settings, reporter, f"{what}, loss", no_room_for("a batch of one"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from heft.errors import HeftError
 from heft.evaluation.shared_prefix import Question
+from heft.models.sharding import whole
 from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
 from heft.text.listing import first_of
@@ -94,7 +95,7 @@ def _degenerate_rotations(model: PreTrainedModel) -> list[str]:
     found = []
     for path, layer in layers_of(model).items():
         for name, unit in layer.units():
-            if unit.rotation is not None and not has_full_rank(unit.raw_rows()):
+            if unit.rotation is not None and not has_full_rank(whole(unit.raw_rows())):
                 found.append(f"{name} at {path.removesuffix('.reft')}")
     return found
 

@@ -12,6 +12,7 @@ from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
 from heft.evaluation.shared_pass import OnTokens, ignore_tokens
 from heft.evaluation.shared_prefix import Question
 from heft.models.frozen_linear import frozen_layers_in_onednn
+from heft.models.sharding import is_sharded
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.memory_errors import in_smaller_batches
 from heft.runtime.reporter import Reporter
@@ -29,6 +30,8 @@ def in_fitting_batches(
 ) -> _Result:
     """`run` with the settings' batch size, and from the start with half of it whenever memory runs out.
 
+    Not of a sharded model: one process that halved its batches would run other passes than those that it needs.
+
     `what` names the work to the reporter; `no_room` is raised where a batch of one does not fit.
     """
 
@@ -36,6 +39,8 @@ def in_fitting_batches(
         reporter.warn(f"{what}: out of memory: batch size reduced to {batch_size}, starting again")
 
     with frozen_layers_in_onednn(model, settings.fused):
+        if is_sharded(model):
+            return run(settings.batch_size)
         return in_smaller_batches(run, settings.batch_size, on_halved, no_room)
 
 

@@ -9,8 +9,7 @@ import torch
 from heft.errors import HeftError
 from heft.exchange.refusals import merging_refusals, peft_refusals, pyreft_refusals
 from heft.exchange.subject import Subject, subject_of
-from heft.storage.atomic import atomic_folder
-from heft.storage.reading import nearest_existing
+from heft.storage.atomic import atomic_folder, require_new_folder
 
 FORMATS = ("transformers", "peft", "pyreft")
 DTYPES = ("float32", "bfloat16")
@@ -70,7 +69,7 @@ def export(
     if dtype not in (None, *DTYPES):
         raise HeftError(f"--dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     out = Path(out)
-    _require_free(out)
+    require_new_folder(out)
     subject = subject_of(given, stages, base, trust_remote_code, dtype)
     write = {"transformers": _to_transformers, "peft": _to_peft, "pyreft": _to_pyreft}[to]
     return write(subject, out, fold, dtype)
@@ -146,14 +145,6 @@ def _to_pyreft(subject: Subject, out: Path, fold: bool, dtype: str | None) -> Ex
         " them in prompts of fewer than twice as many tokens"
     )
     return Exported(out, "pyreft", list(subject.configs), [], [], difference, notes)
-
-
-def _require_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HeftError(f"{out} is there already; give a new folder, or remove it first")
-    above = nearest_existing(out.absolute().parent)
-    if not above.is_dir():
-        raise HeftError(f"{out} cannot be made: {above} is a file")
 
 
 def _require_none(reasons: Sequence[str], to: str) -> None:

@@ -173,10 +173,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise FileFault(path, f"it is no file that torch.save wrote: {str(error)[:200]}") from None
     other = sorted(named - _PLAIN)
     if other:
-        raise FileFault(
-            path, f"it names {other[0][:100]}, where a file of tensors names none: opening it could run code, so heft"
-            " does not"
-        )  # fmt: skip
+        reason = f"it names {other[0][:100]}, where a file of tensors names none: opening it could run code"
+        raise FileFault(path, f"{reason}, so heft does not")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file torch raises anything

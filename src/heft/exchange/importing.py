@@ -19,6 +19,7 @@ from heft.recipe.files import evaluation_request
 from heft.recipe.recipe import Recipe
 from heft.reft.layer import layers_of
 from heft.run.train import adapter_manifest
+from heft.storage.atomic import require_new_folder
 from heft.storage.reading import is_file
 
 FREE_PROMPTS = {"name": "rows", "train": "rows.jsonl", "prompt": "{prompt}", "answer": "completion"}
@@ -54,8 +55,7 @@ def import_adapter(
     Raises:
         HeftError: it cannot be read, or has something that heft cannot keep exactly; nothing is written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HeftError(f"{out} is there already; give a new folder, or remove it first")
+    require_new_folder(out)
     folder = Path(given)
     if is_file(folder / "heft.json"):
         raise HeftError(f"{given} is an adapter directory of heft already; every command takes it as it is")

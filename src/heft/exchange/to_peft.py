@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
 
 from heft.adapters.attach import inject
 from heft.adapters.detach import detach
-from heft.adapters.directory import PEFT_PREFIX, Loaded, stored_config
+from heft.adapters.directory import PEFT_PREFIX, Loaded, save_config, stored_config
 from heft.adapters.safety import WEIGHTS
 from heft.builtin import TINY
 from heft.errors import HeftError
@@ -79,8 +79,4 @@ def base_name(subject: Subject) -> str:
 def _write_config(folder: Path, subject: Subject, config: PeftConfig) -> None:
     config = copy.copy(config)
     config.base_model_name_or_path, config.revision = base_name(subject), subject.model.revision
-    config.inference_mode = True
-    for key, value in vars(config).items():
-        if isinstance(value, set):  # of names, whose order is another in every process
-            setattr(config, key, sorted(value))
-    config.save_pretrained(str(folder))
+    save_config(folder, config)

@@ -72,10 +72,7 @@ def make_plan(
     sharing = Processes(processes, distributed.shards(recipe.distributed, processes))
     work = _Planner(recipe, base, data, device, sharing, rate)
     if probe_seconds and rate is None:
-        if on not in (None, device.type) or choose_device(recipe.model.device).type != device.type:
-            raise HeftError(
-                f"this machine has no {on} device to measure: give its rate (--rate 4e14), or add --no-probe"
-            )
+        _require_here(device)
         reporter.note(f"probing this machine for {probe_seconds:.0f} seconds")
         work.probe(probe_seconds)
     return work.plan()
@@ -88,6 +85,16 @@ def _placed(recipe: Recipe, on: str | None) -> tuple[Recipe, torch.device]:
     dtype = auto_dtype(on, multiplies_bfloat16=on == "cuda") if recipe.model.dtype == "auto" else recipe.model.dtype
     model = recipe.model.model_copy(update={"dtype": dtype, "device": "auto"})
     return recipe.model_copy(update={"model": model}), torch.device(on)
+
+
+def _require_here(device: torch.device) -> None:
+    """Require a device of that kind in this machine, to measure."""
+    try:
+        choose_device(device.type)
+    except HeftError:
+        raise HeftError(
+            f"this machine has no {device.type} device to measure: give its rate (--rate 4e14), or add --no-probe"
+        ) from None
 
 
 class _Planner:
@@ -154,7 +161,8 @@ class _Planner:
         return evaluation_cost(self._recipe, self._base, costs, self._eval, self._device, share)
 
     def _stage(self, name: str) -> StagePlan:
-        work = stage_costs(self._recipe, name, self._train, is_sharded=self._processes.is_sharded)
+        sharded, device = self._processes.is_sharded, self._device
+        work = stage_costs(self._recipe, name, self._train, is_sharded=sharded, device=device)
         flops = work.flops(work.planned_passes)
         evaluation, peak = 0.0, None
         if self._recipe.sweep is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import torch
 
@@ -31,6 +32,10 @@ class Part:
     lane: Hashable
     rows: list[Row]
     owners: list[Generation | ScoringJob]
+
+    def of(self, wanted: Sequence[bool]) -> "Part":
+        """Those of its rows that are wanted."""
+        return Part(self.lane, list(compress(self.rows, wanted)), list(compress(self.owners, wanted)))
 
 
 def admitted(

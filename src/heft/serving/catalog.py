@@ -12,7 +12,7 @@ from heft.adapters.attach import DOES_NOT_FIT, adapter_parameters
 from heft.adapters.detach import detach
 from heft.adapters.directory import attach_saved
 from heft.adapters.manifest import AdapterManifest, read_manifest
-from heft.adapters.places import adapter_directory
+from heft.adapters.places import adapter_directory, own_name
 from heft.adapters.safety import adapter_folder
 from heft.data.encode import Encoder
 from heft.data.padding import padding_matters
@@ -22,12 +22,13 @@ from heft.evaluation.finite import has_full_rank
 from heft.models.chat import ChatTemplate
 from heft.models.endings import end_tokens
 from heft.models.fingerprints import tokenizer_fingerprint
+from heft.models.limits import limits_of
 from heft.models.load import Base
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.files import evaluation_request
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.layer import layers_of
-from heft.reft.tracker import ForwardTracker
+from heft.reft.tracker import ForwardTracker, tracker_of
 from heft.serving.apart import ALL_TOKENS, Switch, has_trained_tokens, stand_apart, why_alone
 from heft.tasks import Task, task_for
 
@@ -98,6 +99,7 @@ class Catalog:
                 " state, scaled positions), so texts cannot join and leave its batches: use `heft generate` and `heft"
                 " predict` with this model"
             )
+        self.limits = limits_of(self.model)
         self.each_alone = padding_matters(self.model, self.tokenizer.pad_token_id, 2)
         self.tracker = ForwardTracker.on(self.model)
         self.tracker.keeps_rotations = True
@@ -214,9 +216,7 @@ class Catalog:
     def _detach(self, names: Sequence[str]) -> None:
         if names:
             detach(self.model, names)
-        if (
-            getattr(self.model, "_heft_tracker", None) is not self.tracker
-        ):  # the last adapter with positions took it off
+        if tracker_of(self.model) is None:  # the last adapter with positions took it off
             self.tracker.attach(self.model)
         self.tracker.forget_rotations()
         self.switch.refresh()
@@ -249,12 +249,6 @@ class Catalog:
         found = tokenizer_fingerprint(self.tokenizer, manifest.task.get("chat_template") is True)
         if manifest.tokenizer_fingerprint not in (None, found):
             raise HeftError(f"the adapters in {directory} were trained with another tokenizer than the one served")
-
-
-def own_name(directory: Path) -> str:
-    """What an adapter directory is called where no name is given: as its run."""
-    path = directory.resolve()
-    return path.parent.name if path.name == "adapter" else path.name
 
 
 def _positions_of(config: PeftConfig) -> Positions:

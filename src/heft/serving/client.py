@@ -1,5 +1,6 @@
 """A client of a server that `heft serve` runs. Needs no torch and no extra."""
 
+import http.client
 import json
 import os
 import time
@@ -96,38 +97,46 @@ class ServerClient:
     ) -> list:
         parts, done = [items[i : i + size] for i in range(0, len(items), size)], 0
         found: list = []
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            try:
-                for part, result in zip(parts, pool.map(run, parts), strict=True):
-                    found += result
-                    done += len(part)
-                    on_done(done)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            for part, result in zip(parts, pool.map(run, parts), strict=True):
+                found += result
+                done += len(part)
+                on_done(done)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         return found
 
     def _ask(self, path: str, body: dict | None) -> dict[str, Any]:
         root = self.url.rstrip("/").removesuffix("/v1")
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
         for _ in range(_TRIES):
             try:
-                request = urllib.request.Request(f"{root}/v1/{path}", data, headers)
+                request = urllib.request.Request(f"{root}/v1/{path}", data, {"Content-Type": "application/json"})
+                if os.environ.get(KEY):  # not for where a redirect leads
+                    request.add_unredirected_header("Authorization", f"Bearer {os.environ[KEY]}")
                 with urllib.request.urlopen(request, timeout=self.seconds) as response:
                     return json.loads(response.read())
             except urllib.error.HTTPError as error:
                 if error.code != 429:
                     raise HeftError(f"the server at {self.url} answers {error.code}: {_message(error)}") from None
-                time.sleep(float(error.headers.get("Retry-After") or 1))
-            except (OSError, ValueError) as error:
+                time.sleep(_seconds(error.headers.get("Retry-After")))
+            except TimeoutError:
+                raise HeftError(
+                    f"the server at {self.url} did not answer within {self.seconds:g} seconds; ask for less at once, or"
+                    " when it has less to do"
+                ) from None
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
                 raise HeftError(
                     f"no server of heft answers at {self.url}: {reason}; start one with `heft serve`"
                 ) from None
         raise HeftError(f"the server at {self.url} is full (429), and was after {_TRIES} tries; ask again later")
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Seconds of the header Retry-After; 1 where it has none, or a date."""
+    return float(retry_after) if retry_after is not None and retry_after.isdigit() else 1.0
 
 
 def _message(error: urllib.error.HTTPError) -> str:

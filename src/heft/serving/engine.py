@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from heft.errors import HeftError
-from heft.runtime.memory_errors import is_out_of_memory
 from heft.serving.admission import Part, admitted
 from heft.serving.catalog import Catalog
 from heft.serving.fast import FastWays
@@ -21,7 +20,7 @@ from heft.serving.forward import Computed, Passes
 from heft.serving.lane import Lane
 from heft.serving.limits import Limits
 from heft.serving.prefixes import Prefixes
-from heft.serving.requests import Failed, Finished, Generation, Scoring, Work
+from heft.serving.requests import Failed, Finished, Generation, Scoring, Work, failure_of
 from heft.serving.scoring import ScoringJob
 
 _IDLE = 0.5
@@ -64,7 +63,8 @@ class Engine:
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._waiting: deque[Generation | ScoringJob] = deque()
         self._lanes: dict[Hashable, Lane] = {}
-        self._lock, self._open, self._taken = threading.Lock(), True, 0
+        self._lock, self._open = threading.Lock(), True
+        self._taken: set[Work] = set()  # that have not ended
         self._abandon = False
         self._thread = threading.Thread(target=self._run, name="heft-engine", daemon=True)
 
@@ -81,7 +81,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests that have been taken and are not yet running."""
-        return max(0, self._taken - self.running)
+        return max(0, len(self._taken) - self.running)
 
     @property
     def is_alive(self) -> bool:
@@ -101,11 +101,11 @@ class Engine:
             most = self.limits.queue + self.limits.batch
             if len(work) > most:
                 raise HeftError(f"{len(work)} texts are asked for at once, and the server takes {most}; ask for fewer")
-            if self._taken + len(work) > most:
+            if len(self._taken) + len(work) > most:
                 raise QueueFull(
-                    f"{self._taken} requests are running or waiting, and the server takes {most}; ask again later"
+                    f"{len(self._taken)} requests are running or waiting, and the server takes {most}; ask again later"
                 )
-            self._taken += len(work)
+            self._taken.update(work)
             for each in work:
                 self._inbox.put(each)
 
@@ -134,19 +134,30 @@ class Engine:
             self._thread.join()
 
     def _run(self) -> None:
-        self.fast.switch_on()
+        try:
+            self.fast.switch_on()
+            self._rounds()
+        finally:  # also where a fault of ours ends the thread, so that nobody waits for it
+            with self._lock:
+                self._open = False
+            self._lanes = {}
+            while not self._inbox.empty():
+                item = self._inbox.get()
+                if isinstance(item, tuple):
+                    item[1].set_exception(Ended("the server is ending"))
+            for request in list(self._taken):
+                self._end(request, Failed("the server ended", "stopped"))
+
+    def _rounds(self) -> None:
         while True:
             self._take(block=not (self._waiting or self._lanes))
             if self._abandon or not (self._open or self._waiting or self._lanes or not self._inbox.empty()):
-                break
-            self._drop_abandoned()
-            for round_ in (self._begin, self._go_on):
+                return
+            for round_ in (self._drop_abandoned, self._begin, self._go_on):
                 try:
                     round_()
-                except Exception as error:  # whatever a model raises ends the requests it was about, not the server
-                    self._fail_all(_failure(error))
-        self._take(block=False)
-        self._fail_all(Failed("the server ended", "stopped"))
+                except Exception as error:  # whatever a model raises ends requests, not the server
+                    self._fail_all(failure_of(error))
 
     def _take(self, block: bool) -> None:
         """Move what has come to the waiting ones, and run calls."""
@@ -166,17 +177,16 @@ class Engine:
                 self._answer(*item)
 
     def _answer(self, run: Callable[[], Any], future: Future) -> None:
-        result, error = None, None
-        self.fast.switch_off()
         try:
-            result = run()
-        except Exception as raised:  # the caller is told
-            error = raised
-        self.fast.switch_on()
-        if error is None:
-            future.set_result(result)
-        else:
+            self.fast.switch_off()
+            try:
+                result = run()
+            finally:
+                self.fast.switch_on()
+        except Exception as error:  # the caller is told
             future.set_exception(error)
+        else:
+            future.set_result(result)
 
     def _unload(self, name: str) -> None:
         gone = {each.name for each in self.catalog.served_of(name)}
@@ -192,31 +202,41 @@ class Engine:
 
     def _begin(self) -> None:
         """Compute the prompts of waiting requests, as many as fit."""
-        chosen = admitted(self._waiting, self.running, self.limits, self.prefixes, self.catalog.each_alone)
-        for part in chosen:
-            self.catalog.switch.to(self.catalog.adapters_of([row.served for row in part.rows]))
-            try:
-                computed = self._passes.whole(part.rows)
-            except Exception as error:
-                for each in part.owners:
-                    self._end(each, _failure(error))
-                    if each in self._waiting:
-                        self._waiting.remove(each)
-                continue
-            self._count(part)
-            self._keep_prefixes(part, computed)
-            begun: list[tuple[Generation, Computed]] = []
-            for owner, row, result in zip(part.owners, part.rows, computed, strict=True):
-                if isinstance(owner, Generation):
-                    self._waiting.remove(owner)
-                    begun.append((owner, result))
-                elif owner.add(row, result.logits_KV):
-                    self._waiting.remove(owner)
-                    self._end(owner, owner.outcome())
-            if begun:
-                lane = self._lanes.setdefault(part.lane, Lane(self._passes, self.catalog, self._end))
-                lane.join(begun)
+        for part in admitted(self._waiting, self.running, self.limits, self.prefixes, self.catalog.each_alone):
+            self._compute(part)
         self._drop_empty()
+
+    def _compute(self, part: Part) -> None:
+        """One pass. Where it fails, its rows are computed one by one, so that it ends no request but the one at fault,
+        and fits where memory does not suffice for all."""
+        part = part.of([owner in self._waiting for owner in part.owners])  # an earlier pass may have ended some
+        if not part.rows:
+            return
+        self.catalog.switch.to(self.catalog.adapters_of([row.served for row in part.rows]))
+        found = _tried(lambda: self._passes.whole(part.rows))
+        if isinstance(found, Exception):
+            if len(part.rows) > 1:
+                for number in range(len(part.rows)):
+                    self._compute(part.of([number == each for each in range(len(part.rows))]))
+            else:
+                self._waiting.remove(part.owners[0])
+                self._end(part.owners[0], failure_of(found))
+            return
+        self._count(part)
+        self._keep_prefixes(part, found)
+        begun: list[tuple[Generation, Computed]] = []
+        for owner, row, result in zip(part.owners, part.rows, found, strict=True):
+            if isinstance(owner, Generation):
+                self._waiting.remove(owner)
+                begun.append((owner, result))
+            elif owner.add(row, result.logits_KV):
+                self._waiting.remove(owner)
+                self._end(owner, owner.outcome())
+        if begun:
+            lane = self._lanes.setdefault(part.lane, Lane(self._passes, self.catalog, self._end))
+            error = _tried(lambda: lane.join(begun))
+            for owner, _ in begun if isinstance(error, Exception) else ():
+                self._end(owner, failure_of(error))
 
     def _go_on(self) -> None:
         """One more token for every running text."""
@@ -230,7 +250,7 @@ class Engine:
                     lane.step()
                 except Exception as error:
                     for text in lane.leave_all():
-                        self._end(text.work, _failure(error))
+                        self._end(text.work, failure_of(error))
         self._drop_empty()
 
     def _count(self, part: Part) -> None:
@@ -258,10 +278,13 @@ class Engine:
     def _drop_empty(self) -> None:
         self._lanes = {key: lane for key, lane in self._lanes.items() if lane.texts}
 
-    def _end(self, work: Generation | ScoringJob, event: Finished | Failed) -> None:
+    def _end(self, work: Work | ScoringJob, event: Finished | Failed) -> None:
+        """Tell a request how it ended, once."""
+        request = work.work if isinstance(work, ScoringJob) else work
         with self._lock:
-            self._taken -= 1
-        if not work.cancelled:
+            has_ended = request not in self._taken
+            self._taken.discard(request)
+        if not (has_ended or work.cancelled):
             work.tell(event)
 
     def _fail_all(self, event: Failed) -> None:
@@ -278,11 +301,9 @@ def _unloaded(name: str) -> Failed:
     return Failed(f"the model {name!r} was unloaded", "input")
 
 
-def _failure(error: Exception) -> Failed:
-    if is_out_of_memory(error):
-        return Failed(
-            "memory did not suffice for the batch; ask for fewer tokens, or start the server with --batch", "memory"
-        )
-    if isinstance(error, HeftError):
-        return Failed(str(error), "input")
-    return Failed(f"{type(error).__name__}: {error}")
+def _tried(run: Callable[[], Any]) -> Any:
+    """What a computation gives, or the exception that it raised, without what its traceback holds on to."""
+    try:
+        return run()
+    except Exception as error:  # whatever a model raises
+        return error.with_traceback(None)

@@ -8,7 +8,7 @@ import torch
 from heft.serving.catalog import Catalog
 from heft.serving.choosing import choose, described, generator_of
 from heft.serving.forward import Computed, Passes, Row
-from heft.serving.requests import Chosen, Failed, Finished, Generation, Piece
+from heft.serving.requests import Chosen, Failed, Finished, Generation, Piece, failure_of
 from heft.serving.states import BatchStates
 from heft.serving.texts import GrowingText
 
@@ -80,7 +80,7 @@ class Lane:
         stay, states = [], []
         for work, computed in begun:
             text = RunningText(work, self._catalog)
-            event = text.take(computed.logits_KV[-1], *_likeliest(computed.logits_KV[-1:])[0])
+            event = _next(text, computed.logits_KV[-1], *_likeliest(computed.logits_KV[-1:])[0])
             if event is None:
                 stay.append(text)
                 states.append(computed.states_LW)
@@ -96,7 +96,7 @@ class Lane:
         logits_BV = self._passes.step([text.row for text in self.texts], last, self._batch)
         ended = {}
         for text, logits_V, found in zip(self.texts, logits_BV, _likeliest(logits_BV), strict=True):
-            event = text.take(logits_V, *found)
+            event = _next(text, logits_V, *found)
             if event is not None:
                 ended[text] = event
         self._keep([text for text in self.texts if text not in ended])
@@ -119,6 +119,14 @@ class Lane:
         if len(texts) < len(self.texts):
             self._batch.keep([row for row, text in enumerate(self.texts) if text in texts])
             self.texts = texts
+
+
+def _next(text: RunningText, logits_V: torch.Tensor, largest: float, likeliest: int) -> Finished | Failed | None:
+    """As `RunningText.take`; an error there ends that text alone."""
+    try:
+        return text.take(logits_V, largest, likeliest)
+    except Exception as error:
+        return failure_of(error)
 
 
 def _likeliest(logits_BV: torch.Tensor) -> list[tuple[float, int]]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from heft.errors import HeftError
+from heft.runtime.memory_errors import is_out_of_memory
 from heft.serving.catalog import Served
 
 _SERIAL = itertools.count()
@@ -53,6 +55,17 @@ class Failed:
 Event = Piece | Finished | Failed
 
 
+def failure_of(error: Exception) -> Failed:
+    """An error as the end of a request."""
+    if is_out_of_memory(error):
+        return Failed(
+            "memory did not suffice for the batch; ask for fewer tokens, or start the server with --batch", "memory"
+        )
+    if isinstance(error, HeftError):
+        return Failed(str(error), "input")
+    return Failed(f"{type(error).__name__}: {error}")
+
+
 @dataclass(eq=False, kw_only=True)
 class Work:
     """One request to the engine.
@@ -67,7 +80,7 @@ class Work:
 
     served: Served
     prompt: tuple[int, ...]
-    tell: Callable[[Event], None]
+    tell: Callable[[Event], None] = lambda event: None
     seconds: float = float("inf")
     top: int | None = None
     serial: int = field(default_factory=lambda: next(_SERIAL))

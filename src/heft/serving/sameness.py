@@ -15,13 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heft.adapters.attach import activated
 from heft.adapters.directory import open_adapters
 from heft.adapters.manifest import base_settings, read_manifest
-from heft.adapters.places import adapter_directory
+from heft.adapters.places import adapter_directory, own_name
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.models.forward import logits_of
 from heft.models.load import load_base
-from heft.serving.catalog import own_name
 from heft.serving.client import ServerClient
 from heft.serving.remote import positions_in
 from heft.verify.finding import Finding, broken_off, judged

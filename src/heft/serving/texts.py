@@ -29,7 +29,7 @@ class GrowingText:
     @property
     def has_stopped(self) -> bool:
         """Whether a stop string is in the text."""
-        return bool(self._stop) and any(text in self._whole() for text in self._stop)
+        return bool(self._stop) and until(whole := self._whole(), self._stop) != whole
 
     def take(self, is_last: bool = False) -> str:
         """What can be shown and was not yet; with `is_last` all that is left."""

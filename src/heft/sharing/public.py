@@ -11,6 +11,7 @@ from heft.builtin import BUILT_IN_MODELS, EMBEDDED
 from heft.errors import HeftError
 from heft.models.source import local_folder
 from heft.storage.reading import is_dir, is_file
+from heft.tasks import TASKS
 
 ON_THE_HUB = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Models on the Hub of which the embedded ones are a quantised copy."""
@@ -39,13 +40,18 @@ def public_base(name: str, given: str | None) -> str:
 
 
 def public_task(task: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's settings without paths: files of rows are called `ROWS`, other folders what they would be by default."""
+    """A task's settings without paths: files of rows are called `ROWS`, other folders what they would be by default.
+
+    Texts of heft's own tasks stay as they are: an adapter that is given another prompt is another adapter.
+    """
     found = {}
     for key, value in task.items():
         if key in ("train", "eval") and task.get("name") == "rows":
             found[key] = value if value is None or _is_on_the_hub(value) else ROWS
         elif key == "source" and isinstance(value, str) and is_private(value):
             found[key] = "hub"
+        elif task.get("name") in TASKS:  # none of their other settings is a path: prompts, labels, stop strings
+            found[key] = value
         else:
             found[key] = public_value(value)
     return found

@@ -20,6 +20,10 @@ OTHERWISE = (
     "nothing was committed. Try again when you are connected; until then `--dry-run` shows what would be sent, and"
     " `heft card` the card"
 )
+UNKNOWN = (
+    "whether the commit arrived is not known: look at the repository's commits, and try again (files that are there"
+    " already are not sent twice); `--dry-run` shows what would be sent"
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def _send(
     if revision != "main":
         asked(lambda: api.create_branch(repository, branch=revision, exist_ok=True), repository, OTHERWISE, notice)
     try:
-        done = asked(commit, repository, OTHERWISE, notice)
+        done = asked(commit, repository, UNKNOWN, notice)
     except ValueError as error:  # of metadata that the Hub does not take
         raise HeftError(f"{repository}: the Hub refused the card or a file; nothing was committed: {error}") from error
     return done.oid, done.commit_url

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from heft.errors import HeftError
+from heft.storage.reading import nearest_existing
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; raises as `atomic_write` does."""
     with atomic_write(path) as file:
         file.write(text)
+
+
+def require_new_folder(path: Path) -> None:
+    """Require that a folder can be written there: there is none yet, or an empty one.
+
+    Raises:
+        HeftError: something is there, or a file stands where a folder above it would.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise HeftError(f"{path} is there already; give a new folder, or remove it first")
+    above = nearest_existing(path.absolute().parent)
+    if not above.is_dir():
+        raise HeftError(f"{path} cannot be made: {above} is a file")
 
 
 @contextmanager

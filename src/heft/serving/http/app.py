@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from heft import __version__
+from heft.adapters.places import own_name
 from heft.serving.catalog import Served
 from heft.serving.engine import Engine
 from heft.serving.http import errors
@@ -137,7 +138,7 @@ def _card(engine: Engine, served: Served, started: int) -> dict:
         "object": "model",
         "created": started,
         "owned_by": "heft",
-        "root": catalog.base.settings.name if is_base else str(served.directory),
+        "root": catalog.base.settings.name if is_base else own_name(served.directory),
         "parent": None if is_base else catalog.base.settings.name,
         "max_model_len": engine.limits.tokens,
         "task": served.task.name if served.task is not None else None,

@@ -9,7 +9,6 @@ from fastapi import Request
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.evaluation.evaluator import Answer, compared
-from heft.models.limits import limits_of
 from heft.prediction.predict import prediction_of
 from heft.prediction.questions import questions_of
 from heft.serving.catalog import Served
@@ -76,7 +75,7 @@ class Classifying:
             raise HeftError("an input is empty; give some text")
         prompted = served.encode([task.prompted(text) for text in texts]) if texts else []
         rows = [(f"input {n}", each) for n, each in zip(places, given, strict=True) if isinstance(each, dict)]
-        questions = questions_of(rows, task, served.encode, limits_of(self._wording.catalog.model)) if rows else None
+        questions = questions_of(rows, task, served.encode, self._wording.catalog.limits) if rows else None
         if questions is not None and questions.faults:
             raise HeftError("; ".join(f"{place}: {why}" for place, why in questions.faults[:10]))
         of_texts, of_rows = iter(prompted), iter(questions.encoded if questions is not None else ())
@@ -95,7 +94,7 @@ class Classifying:
         for choice in choices:
             self._wording.require_room((*prompt, *choice), 0)
         seconds = self._wording.limits.seconds
-        return Scoring(served=served, prompt=prompt, tell=print, seconds=seconds, continuations=choices)
+        return Scoring(served=served, prompt=prompt, seconds=seconds, continuations=choices)
 
     def _answer(
         self, served: Served, index: int, question: EncodedExample | EncodedQuestion, scores: list[float]

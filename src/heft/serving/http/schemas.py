@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+StopText = Annotated[str, Field(max_length=1000)]
 _OFF = Literal[0]
 
 
@@ -30,7 +31,7 @@ class Sampling(_Request):
     """Draw from the likeliest tokens up to this probability together."""
     n: int = Field(default=1, ge=1, le=128)
     """Texts for each prompt."""
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     """Strings before which a text ends."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Of the draws; the n-th text has this seed plus n."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import uvicorn
 
 from heft.adapters.manifest import base_settings, read_manifest
-from heft.adapters.places import adapter_directory
+from heft.adapters.places import adapter_directory, own_name
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.files import model_request
-from heft.serving.catalog import Catalog, own_name
+from heft.serving.catalog import Catalog
 from heft.serving.engine import Engine
 from heft.serving.http.app import Access, build_app
 from heft.serving.limits import Limits

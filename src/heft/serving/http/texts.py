@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import Request
@@ -67,7 +68,7 @@ class Texts:
     def _most(self, given: int | None, prompts: Sequence[tuple[int, ...]]) -> int:
         if given is not None:
             return given
-        return max(1, self._wording.limits.tokens - max(map(len, prompts)))
+        return self._wording.room(max(map(len, prompts)))
 
     def _of_prompt(self, body: CompletionRequest, served, prompt: tuple[int, ...]) -> Scoring:
         length = len(prompt) if body.prompt_length is None else body.prompt_length
@@ -76,7 +77,6 @@ class Texts:
         return Scoring(
             served=served,
             prompt=prompt[:1],
-            tell=print,
             seconds=self._wording.limits.seconds,
             top=body.logprobs,
             continuations=(prompt[1:],),
@@ -107,7 +107,7 @@ class Texts:
             asking.cancel()
 
 
-class _Form:
+class _Form(ABC):
     """How answers are written."""
 
     kind = chunk_kind = prefix = ""
@@ -149,13 +149,13 @@ class _Form:
             choice["token_ids"] = [chosen.token for chosen in piece.tokens]
         return {**self.head(), "choices": [choice]}
 
+    @abstractmethod
     def choice(self, index: int, text: str, tokens: Sequence[Chosen], reason: str) -> dict:
         """One text of a complete answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def part(self, index: int, piece: Piece | None, opening: bool) -> dict:
         """More of a text."""
-        raise NotImplementedError
 
 
 class _Legacy(_Form):
@@ -169,12 +169,9 @@ class _Legacy(_Form):
         body, logprobs = self.body, None
         if body.echo:
             prompt = self.prompts[index // body.n]
-            given = body.prompt if isinstance(body.prompt, str) else self.wording.catalog.tokenizer.decode(prompt)
-            text = (
-                given
-                if not isinstance(body.prompt[0], str) or isinstance(body.prompt, str)
-                else body.prompt[index // body.n]
-            ) + text
+            given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+            decode = self.wording.catalog.tokenizer.decode
+            text = (given[index // body.n] if isinstance(given[0], str) else decode(prompt)) + text
             if body.logprobs is not None:
                 logprobs = self.wording.legacy_logprobs([prompt[0], *self.heads[index // body.n], *tokens])
         elif body.logprobs is not None:

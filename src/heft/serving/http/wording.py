@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from heft.data.encode import Encoder
 from heft.errors import HeftError
-from heft.models.limits import limits_of, require_room
+from heft.models.limits import require_room
 from heft.serving.catalog import Catalog, Served
 from heft.serving.http.errors import ApiError
 from heft.serving.http.schemas import ChatRequest, CompletionRequest, Sampling
@@ -14,10 +14,6 @@ from heft.serving.requests import Chosen, Generation
 
 CHAT_TOKENS = 512
 """Generated at most where a chat does not say."""
-
-
-def _unheard(event: object) -> None:
-    """Stands until someone listens."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,9 @@ class Wording:
             Generation(
                 served=served,
                 prompt=prompt,
-                tell=_unheard,
                 seconds=self.limits.seconds,
                 top=top,
-                max_tokens=most if most is not None else min(CHAT_TOKENS, self.limits.tokens - len(prompt)),
+                max_tokens=most if most is not None else min(CHAT_TOKENS, self.room(len(prompt))),
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=None if request.seed is None else request.seed + number,
@@ -100,6 +95,12 @@ class Wording:
         if count > self.limits.prompts:
             raise ApiError(400, f"{count} prompts in one request; the server takes {self.limits.prompts}", "prompt")
 
+    def room(self, tokens: int) -> int:
+        """How many tokens may follow a prompt of so many, 1 at least."""
+        limits = self.catalog.limits
+        most = min(self.limits.tokens, limits.positions + 1) if limits.learned else self.limits.tokens
+        return max(1, most - tokens)  # the last one is never read, and so needs no position
+
     def require_room(self, ids: Sequence[int], more: int) -> None:
         """Require that a prompt and what follows it are within the limit, and that the model has embeddings for it."""
         if len(ids) + more > self.limits.tokens:
@@ -111,7 +112,7 @@ class Wording:
                 "context_length_exceeded",
             )
         try:
-            require_room(limits_of(self.catalog.model), ids, max(1, more))
+            require_room(self.catalog.limits, ids, max(1, more))
         except HeftError as error:
             raise ApiError(400, str(error), "prompt") from None
 
