@@ -1,14 +1,17 @@
 """The arms of recipes/paper/llama_2_7b.yaml on a model of Llama-2-7B's exact shape, with random weights.
 
     python benchmarks/llama_2_7b.py build MODEL --boolq DIR [--layers N]
-    python benchmarks/llama_2_7b.py run MODEL --boolq DIR --out OUT [--arms heft lora_20 …] [--full]
+    python benchmarks/llama_2_7b.py run MODEL --boolq DIR --out OUT [--arms heft lora_20 …] [--full [--rows N]]
     python benchmarks/llama_2_7b.py table OUT
+    python benchmarks/llama_2_7b.py speed OUT --peak 989e12
 
 What it shows is that everything goes on a model of that size: training, resume, evaluation of the reloaded adapter,
 verify and export, in how much time and memory. Accuracy means nothing here. `build` writes 13.5 GB and a BPE tokenizer
 of 32,000 tokens, trained on the passages; `--boolq` has train.jsonl and validation.jsonl as on the Hub. `run` takes
 each arm with 8 rows and one step of 4 rows for every stage, two for the last, which is ended after its first step and
-resumed; with `--full` (a graphics card) it takes the arm as it is. Needs 24 GB of memory on a CPU, 40 GB on a card.
+resumed; with `--full` (a graphics card) it takes the arm as it is, or its epochs over N rows. `speed` prints steps per
+second of such runs, and FLOPs over what a device of that peak rate would do in that time (MFU). Needs 24 GB of memory
+on a CPU, 40 GB on a card.
 """
 
 import argparse
@@ -42,6 +45,7 @@ SHAPE = {
 """Of meta-llama/Llama-2-7b-hf: 6,738,415,616 parameters."""
 STEPS = {"batch_size": 4, "micro_batch_size": 4, "epochs": None}
 ROWS, EVALUATED = 8, 4
+OF_A_STAGE = ("name", "steps", "tokens", "seconds", "evaluation_seconds", "peak_bytes", "flops", "plain_flops")
 
 
 def main() -> None:
@@ -55,10 +59,17 @@ def main() -> None:
     run_.add_argument("--out", type=Path, required=True)
     run_.add_argument("--arms", nargs="+")
     run_.add_argument("--full", action="store_true")
+    run_.add_argument("--rows", type=int, help="with --full: train on so many rows, evaluate as many")
+    run_.add_argument("--micro", type=int, help="with --full: rows in a pass, and in a step if it has fewer")
     commands.add_parser("table").add_argument("out", type=Path)
+    speed_ = commands.add_parser("speed")
+    speed_.add_argument("out", type=Path)
+    speed_.add_argument("--peak", type=float, required=True, help="FLOP/s of the device")
     options = parser.parse_args()
     if options.command == "table":
         print(table_of(options.out))
+    elif options.command == "speed":
+        print(speed_of(options.out, options.peak))
     elif options.command == "build":
         build(options.model, options.boolq, options.layers)
     else:
@@ -134,6 +145,12 @@ def walk(arm: str, recipe, options: argparse.Namespace) -> dict:
         last = list(settings["stages"])[-1]
         for name, stage in settings["stages"].items():
             stage |= {**STEPS, "steps": 2 if name == last else 1}
+    elif options.rows is not None:
+        settings["task"] |= {"train_limit": options.rows, "eval_limit": options.rows}
+    if options.full and options.micro is not None:
+        for stage in settings["stages"].values():
+            rows = max(options.micro, stage.get("batch_size", 16))
+            stage |= {"batch_size": rows, "micro_batch_size": options.micro}
     path.write_text(json.dumps(settings))
     plan = json.loads(heft("plan", path, "--no-probe", "--json", at_most=None)["said"])
     found = {"arm": arm, "full": options.full, "planned": max(stage["peak_bytes"] for stage in plan["stages"])}
@@ -143,7 +160,7 @@ def walk(arm: str, recipe, options: argparse.Namespace) -> dict:
     if until is not None:
         found["resume"] = heft(*train, "--resume", at_most=None)
     found["stages"] = [
-        {key: stage.get(key) for key in ("name", "steps", "seconds", "evaluation_seconds", "peak_bytes", "flops")}
+        {key: stage.get(key) for key in OF_A_STAGE}
         for stage in json.loads((output / "summary.json").read_text())["stages"]
     ]
     for command in (
@@ -193,6 +210,19 @@ def table_of(out: Path) -> str:
             for each in commands
         ]
         lines.append(f"| {found['arm']} | {found['planned'] / 1e9:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def speed_of(out: Path, peak: float) -> str:
+    """Markdown: a line for each trained stage."""
+    lines = ["| arm | stage | steps | steps/s | tokens/s | peak, GB | MFU, % |", "|---|---|---|---|---|---|---|"]
+    for line in (out / "results.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        for stage in found["stages"][1:]:
+            seconds = stage["seconds"]
+            figures = [f"{stage['steps'] / seconds:.2f}", f"{stage['tokens'] / seconds:,.0f}"]
+            figures += [f"{stage['peak_bytes'] / 1e9:.1f}", f"{100 * stage['flops'] / seconds / peak:.1f}"]
+            lines.append(f"| {found['arm']} | {stage['name']} | {stage['steps']} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 

@@ -26,7 +26,8 @@ LABELS = {
     "banking77": ("Text: {text}\nIntent:", "intent"),
 }
 SETS = ("boolq", "siqa", "arc_easy", *LABELS)
-SIZES = (100, 300, 1000, 3000)
+BATCH_SIZES = {100: 8, 300: 8, 1000: 16, 3000: 32}
+"""Rows of a step, by training rows; the same in every arm."""
 ROWS_OF_EVALUATION = 1000
 """Most evaluation rows: an interval of three points for one run."""
 BOUNDS = (0.55, 0.95)
@@ -41,7 +42,7 @@ def main() -> None:
         command.add_argument("--data", type=Path, required=True)
         command.add_argument("--tasks", type=Path, required=True)
         command.add_argument("--out", type=Path, required=True)
-        command.add_argument("--cells", nargs="+", default=[f"{data}-{rows}" for data in SETS for rows in SIZES])
+        command.add_argument("--cells", nargs="+", default=[f"{data}-{rows}" for data in SETS for rows in BATCH_SIZES])
     commands.choices["run"].add_argument("--budget", default="15epochs")
     commands.choices["run"].add_argument("--seeds", type=int, default=5)
     commands.add_parser("table").add_argument("out", type=Path)
@@ -61,17 +62,20 @@ def recipe_of(cell: str, data: Path, tasks: Path) -> dict:
     """What all arms of a cell have in common; methods and their settings are the search's."""
     name, _, rows = cell.rpartition("-")
     task: dict = {"train_limit": int(rows), "eval_limit": ROWS_OF_EVALUATION}
+    if name != "boolq":  # whose answers are words anyway
+        task["format"] = "cloze"
     if name in LABELS:
         prompt, answer = LABELS[name]
         files = {"train": str(data / f"{name}_train.jsonl"), "eval": str(data / f"{name}_test.jsonl")}
-        task |= {"name": "rows", **files, "prompt": prompt, "answer": answer, "choices": "labels", "format": "cloze"}
+        task |= {"name": "rows", **files, "prompt": prompt, "answer": answer, "choices": "labels"}
     else:
         task |= {"name": name, "source": str(tasks / name)} | ({"passage": True} if name == "boolq" else {})
+    batch = {"batch_size": BATCH_SIZES[int(rows)]}
     return {
         "name": cell,
         "task": task,
-        "stages": {"coarse": {"method": "lora"}, "fine": {"method": "reft", "positions": "l4"}},
-        "evaluation": {"batch_size": 32, "normalize": "bytes" if name == "arc_easy" else "none"},
+        "stages": {"coarse": {"method": "lora", **batch}, "fine": {"method": "reft", "positions": "l4", **batch}},
+        "evaluation": {"batch_size": 64, "normalize": "bytes" if name == "arc_easy" else "none"},
         "allow": ["train_in_eval"],  # ARC has a question in train and test (docs/checks.md)
     }
 
@@ -91,7 +95,7 @@ def run(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
     if not (found / "study.yaml").is_file():
         again = ["--resume"] if found.is_dir() else []
         heft("tune", recipe, "--budget", options.budget, "--output", found, "--no-run", *again)
-    lines = (found / "study.yaml").read_text().partition("seeds:")[0]
+    lines = (found / "study.yaml").read_text().partition("\nseeds:")[0] + "\n"
     study = found / "study_of_cell.yaml"
     study.write_text(f"{lines}seeds: {list(range(options.seeds))}\nbase: true\noutput: {folder.resolve() / 'study'}\n")
     heft("compare", study)
@@ -118,6 +122,8 @@ def table_of(out: Path) -> str:
 def _line(cell: str, comparison: dict) -> str:
     arms = {arm["name"]: arm for arm in comparison["arms"]}
     single = max((name for name in SINGLE if name in arms), key=lambda name: arms[name]["accuracy"])
+    if TWO not in arms:
+        raise SystemExit(f"{cell}: the budget of its search paid for no arm {TWO}; search again with a larger one")
     pair = next(each for each in comparison["pairs"] if {each["first"], each["second"]} == {single, TWO})
     sign = 1 if pair["first"] == TWO else -1
     low, high = sorted(sign * end for end in pair["interval"])

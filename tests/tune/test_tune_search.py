@@ -77,6 +77,17 @@ def test_pieces_that_arms_share_run_once_and_are_paid_by_each(all_arms):
     assert len(keys) == len(set(keys))
 
 
+def test_where_loras_first_round_is_one_trial_two_stages_do_not_pay_for_it_and_are_tried(tmp_path):
+    search = searched(tmp_path, "lora, lora+reft", budget=0.048 * ALL_ARMS)
+    alone, two = (search.found.findings.accounts[arm] for arm in ("lora", "lora+reft"))
+    assert len(search.trials.decisions["lora: round 1"]["numbers"]) == 1
+    assert alone.spent > 0.9 * alone.amount  # so that nothing would be left for a second stage
+    assert not alone.used.keys() & two.used.keys()
+    assert [result.arm for result in search.found.findings.results if result.best.steps] == ["lora", "lora+reft"]
+    coarse = search.found.findings.results[1].best.stages["coarse"]
+    assert coarse["learning_rate"] == alone.used[next(iter(alone.used))].stages["coarse"]["learning_rate"]
+
+
 def test_validation_rows_are_never_trained_on_and_all_others_are(all_arms):
     search, trained = all_arms
     rows, held_back = rows_of(search.recipe)

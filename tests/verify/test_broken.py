@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora import Linear, LoraLayer
 from transformers import GenerationConfig
 
-from heft.adapters.attach import adapter_parameters
+from heft.adapters.attach import activated, adapter_parameters
 from heft.reft import prompts, tracker
 from heft.reft.generating import GenerateCall
 from heft.reft.layer import ReftLayer
@@ -19,6 +19,7 @@ from heft.verify.decoding import check_decoding
 from heft.verify.effect import check_effect
 from heft.verify.fast_paths import check_sharing, check_training, two_questions
 from heft.verify.finding import DOES_NOT_APPLY, FAILED, OK
+from heft.verify.logits import Rounding, largest, row_logits
 from heft.verify.merging import check_merging
 from heft.verify.plain_peft import check_plain_peft
 from heft.verify.saved import check_loaded, check_saved_again
@@ -138,6 +139,23 @@ def test_positions_counted_from_the_padding_fail(adapters, name, monkeypatch):
     monkeypatch.setattr(prompts, "number_tokens", from_the_first_column)
     found = states(check_batching(replace(subject, logits=subject.logits_now())))
     assert found == {"batch against single": FAILED, "left against right padding": FAILED}
+
+
+def test_rounding_of_the_base_itself_is_allowed_for_and_what_is_more_is_not(adapters, monkeypatch):
+    subject = open_subject(adapters("last"), rows=3)
+    half = "half of what the base shows"
+    with activated(subject.model, []):
+        alone = torch.cat([row_logits(subject.model, [row], subject.pad_id)[:, -1:] for row in subject.probe.rows])
+        base = largest(subject.logits_now()[:, -1:], alone)
+    assert base > 0
+    coarse = replace(subject, rounding=Rounding(base / 2 / subject.rounding.scale, subject.rounding.scale, half))
+    found = {finding.check: finding for finding in check_batching(coarse)}["batch against single"]
+    assert found.state == OK
+    assert found.tolerance >= 3 * base
+    assert found.why.startswith("3 times what the base alone shows")
+    monkeypatch.setattr(prompts, "number_tokens", lambda kept: torch.arange(kept.shape[1]).expand(kept.shape))
+    found = states(check_batching(replace(coarse, logits=subject.logits_now())))
+    assert found["batch against single"] == FAILED
 
 
 def test_positions_that_are_right_for_left_padding_only_fail_on_the_right_alone(subject, monkeypatch):

@@ -5,6 +5,7 @@ and speaks. Where nothing else is started there is one process, and it is the ma
 """
 
 import os
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -94,8 +95,7 @@ def any_of(*flags: bool) -> list[bool]:
 
 
 def shutdown() -> None:
-    """Leave the process group, at the end of a program."""
-    if count() > 1:
-        from accelerate import PartialState
-
-        PartialState().destroy_process_group()
+    """Leave the process group, at the end of a program; torchrun makes one for a single process too."""
+    torch = sys.modules.get("torch")  # a program that did not need it has no group
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -172,35 +172,37 @@ class Search:
         return [self.ledger.outcomes[key] for key in keys]
 
     def _two_stages(self, arm: str, method: str) -> Iterator[None]:
-        account, tried = self.accounts[arm], self.candidates("lora")
-        tried, coarse = self._rung_of_lora(account, tried)
+        account = self.accounts[arm]
+        chosen = self._coarse_settings(account)
         yield
-        if not coarse:
-            self._say(too_little_in_words(account, "no coarse stage"))
-        chosen = survivors(tried, coarse, max(1, len(coarse)))
-        if not chosen:
+        if chosen is None:
             return
         left = account.left
-        forks = self.ledger.decided(f"{arm}: forks", lambda: self._forks(TRUNK_SHARE * left, chosen[0]))
+        forks = self.ledger.decided(f"{arm}: forks", lambda: self._forks(TRUNK_SHARE * left, chosen))
         if not forks:
             self._say(too_little_in_words(account, "no coarse stage"))
             return
-        trunk = Trunk(self.bench, self.ledger, chosen[0].stage, chosen[0].values, forks, self.folder)
+        trunk = Trunk(self.bench, self.ledger, chosen.stage, chosen.values, forks, self.folder)
         second = self.candidates(method, second=True)
         before = yield from self._until_the_switch(account, trunk, second, FORK_SHARE * left)
         if before is not None:
             yield from self._halving(arm, before, FINE, second)
 
-    def _rung_of_lora(self, account: Account, tried: Sequence[Candidate]) -> tuple[list[Candidate], list[Outcome]]:
-        """The first round of `lora`, which two-stage arms choose their coarse stage by; it runs once for all."""
-        most, rounds = self.tune.configurations, self.tune.rungs
+    def _coarse_settings(self, account: Account) -> Candidate | None:
+        """Those that were best in the first round of `lora`, which runs once for all arms; None where all diverged.
+
+        A round of one trial chooses nothing, so it is not waited for and not paid: its settings are the likeliest.
+        """
+        tried, most, rounds = self.candidates("lora"), self.tune.configurations, self.tune.rungs
         plan = self.ledger.decided(
             "lora: round 1", lambda: self._plan(account.amount, None, COARSE, tried, most, rounds)
         )
         chosen = [tried[number] for number in plan["numbers"]]
+        if len(chosen) < 2:
+            return (chosen or tried)[0]
         outcomes = self._train(None, COARSE, chosen, plan["steps"])
         account.pay(outcomes)
-        return chosen, outcomes
+        return next(iter(survivors(chosen, outcomes, len(chosen))), None)
 
     def _forks(self, amount: float, chosen: Candidate) -> list[int]:
         stage = self._sized(chosen, LEAST_STEPS)

@@ -17,8 +17,6 @@ from heft.verify.logits import largest
 from heft.verify.subject import AdapterUnderTest
 
 NEW_TOKENS = 6
-TIMES = 3
-"""Of what decoding with a cache changes in the base itself, where that is more than rounding does elsewhere."""
 
 
 @torch.inference_mode()
@@ -35,17 +33,14 @@ def check_decoding(subject: AdapterUnderTest) -> list[Finding]:
             {},
         ),
     )
-    tolerance, why, of_base = subject.rounding.logits, subject.rounding.why, (0.0, 0.0)
-    if not (uncached <= tolerance and one_pass <= tolerance):
+    of_base = (0.0, 0.0)
+    if not max(uncached, one_pass) <= subject.rounding.logits:
         with activated(subject.model, []):
             of_base = _differences(subject)[:2]
-    findings = []
-    for (check, compared, difference, counts), base in zip(found, of_base, strict=True):
-        bound = (tolerance, why)
-        if not difference <= tolerance and TIMES * base > tolerance:
-            bound = (TIMES * base, f"{TIMES} times what the base alone shows, {base:.3g}")
-        findings.append(judged(check, compared, "logits", difference, *bound, **counts))
-    return findings
+    return [
+        judged(check, compared, "logits", difference, *subject.bound(base), **counts)
+        for (check, compared, difference, counts), base in zip(found, of_base, strict=True)
+    ]
 
 
 def _differences(subject: AdapterUnderTest) -> tuple[float, float, dict[str, Any]]:

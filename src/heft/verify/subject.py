@@ -39,6 +39,8 @@ STRETCH = 1.5
 """The longest row of the probe over the shortest, where there are enough rows."""
 STEP = 2
 """Tokens by which rows of one length are made unlike."""
+TIMES = 3
+"""Of what the base alone shows in a comparison, where that is more than rounding mostly does."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,22 @@ class AdapterUnderTest:
         """Logits (B, K, V) of the probe, one batch padded on the left, with the model as it is now."""
         return row_logits(self.model, self.probe.rows, self.pad_id)
 
-    def compared(self, check: str, compared: str, first: torch.Tensor, second: torch.Tensor) -> Finding:
-        """A finding on two sets of logits (B, K, V) that may differ by rounding."""
-        return judged_logits(check, compared, first, second, self.rounding.logits, self.rounding.why)
+    def compared(
+        self, check: str, compared: str, first: torch.Tensor, second: torch.Tensor, base: float = 0.0
+    ) -> Finding:
+        """A finding on two sets of logits (B, K, V) that may differ by rounding; `base` as for `bound`."""
+        return judged_logits(check, compared, first, second, *self.bound(base))
+
+    def bound(self, base: float) -> tuple[float, str]:
+        """The tolerance of logits, and why it is that.
+
+        Args:
+            base: by how much the logits of the base alone, which nothing of heft has a part in, differ in the same
+                comparison: deep models in bfloat16 and models in 8 bits may round more than others do.
+        """
+        if TIMES * base > self.rounding.logits:
+            return TIMES * base, f"{TIMES} times what the base alone shows, {base:.3g}"
+        return self.rounding.logits, self.rounding.why
 
     def logits_with(self, names: Sequence[str]) -> torch.Tensor:
         """As `logits_now`, with just these adapters on."""
