@@ -150,6 +150,35 @@ def test_adapters_come_and_go_while_texts_run(tmp_path, run):
     engine.close()
 
 
+def test_an_adapter_whose_text_runs_leaves_after_it_and_others_go_on_meanwhile(tmp_path, run):
+    engine = engine_of(run)
+    engine.call(lambda: engine.catalog.load(make_run(tmp_path, "late", TAIL, seed=9))).result(30)
+    late = engine.catalog.find("late")
+    work, events = _begin(engine, "late")
+    unloaded = engine.unload("late")
+    assert len(tokens_of(outcomes(engine, [generation(engine, "two", PROMPT, 3)])[0])) == 3
+    assert not unloaded.done()
+    assert engine.catalog.find("late") is late  # which still computes its text, and takes no other
+    assert isinstance(outcomes(engine, [generation(engine, "late", PROMPT, 1)])[0][1], Failed)
+    with pytest.raises(HeftError, match="'late' is being unloaded already"):
+        engine.unload("late").result(30)
+    work.cancel()
+    unloaded.result(30)
+    assert engine.catalog.find("late") is None
+    with pytest.raises(HeftError, match="no adapter directory is loaded as 'late'"):
+        engine.unload("late").result(30)
+    engine.close()
+
+
+def test_a_server_that_ends_tells_who_waits_for_an_adapter_to_leave(run):
+    engine = engine_of(run)
+    _begin(engine, "two")
+    unloaded = engine.unload("two")
+    engine.close(0.1)
+    with pytest.raises(HeftError, match="the server is ending"):
+        unloaded.result(30)
+
+
 def test_what_cannot_be_loaded_leaves_all_as_it_was(tmp_path, run, engine):
     names = list(engine.catalog.served)
     for given, name, reason in (

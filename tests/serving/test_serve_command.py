@@ -26,14 +26,16 @@ def _started(*arguments):
     return process, line, re.search(r"http://\S+:\d+", line)[0]
 
 
+def _asked(url, tokens):
+    body = {"model": "mine", "prompt": "a", "max_tokens": tokens, "ignore_eos": True, "stream": True, "logprobs": 0}
+    content = {"Content-Type": "application/json"}
+    return urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), content))
+
+
 def test_sigterm_finishes_what_runs_and_the_exit_status_is_0(run):
-    process, line, url = _started(f"mine={run}", "--max-tokens", "3000")
+    process, line, url = _started(f"mine={run}", "--max-tokens", "3000", "--drain", "120")
     assert "mine, mine:coarse" in line
-    body = {"model": "mine", "prompt": "a", "max_tokens": 500, "ignore_eos": True, "stream": True, "logprobs": 0}
-    request = urllib.request.Request(
-        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with _asked(url, 500) as response:
         response.readline()
         process.send_signal(signal.SIGTERM)
         rest = response.read().decode()
@@ -42,6 +44,19 @@ def test_sigterm_finishes_what_runs_and_the_exit_status_is_0(run):
     assert process.wait(30) == 0, process.stderr.read()
     with pytest.raises(OSError, match=r"refused"):
         urllib.request.urlopen(f"{url}/health", timeout=5)
+
+
+def test_what_takes_longer_than_the_draining_is_told_so_and_the_exit_status_is_0(run):
+    process, _, url = _started(f"mine={run}", "--max-tokens", "100000", "--drain", "0.5")
+    with _asked(url, 90_000) as response:
+        response.readline()
+        process.send_signal(signal.SIGTERM)
+        rest = response.read().decode()
+    last = [json.loads(line[6:]) for line in rest.splitlines() if line.startswith("data: {")][-1]
+    assert last["error"]["message"] == "the server ended"
+    assert last["error"]["code"] == "stopped"
+    assert process.wait(30) == 0
+    assert process.stderr.read() == ""
 
 
 def test_what_cannot_be_served_is_said_at_once(tmp_path, run, monkeypatch, capsys):

@@ -163,8 +163,8 @@ class Catalog:
         own = set(self._attached.get(name, ()))
         return [each for each in self.served.values() if own & set(each.adapters)]
 
-    def unload(self, name: str) -> None:
-        """Take a directory's adapters off.
+    def require_unloadable(self, name: str) -> None:
+        """Check that a directory's adapters can be taken off.
 
         Raises:
             HeftError: none of that name is loaded, or it cannot be taken off a model that goes on.
@@ -173,13 +173,20 @@ class Catalog:
             raise HeftError(
                 f"no adapter directory is loaded as {name!r}; loaded: {', '.join(self._attached) or 'none'}"
             )
-        names = self._attached[name]
-        if has_trained_tokens(self.model, names):
+        if has_trained_tokens(self.model, self._attached[name]):
             raise HeftError(
                 f"{name} has embeddings of tokens of its own, which PEFT cannot take off; restart without it"
             )
+
+    def unload(self, name: str) -> None:
+        """Take a directory's adapters off.
+
+        Raises:
+            HeftError: as `require_unloadable`.
+        """
+        self.require_unloadable(name)
+        names = self._attached.pop(name)
         self._detach(names)
-        del self._attached[name]
         self._renumber({key: each for key, each in self.served.items() if not set(each.adapters) & set(names)})
 
     def _entries(self, name: str, directory: Path, manifest: AdapterManifest, attached: dict[str, str]) -> list[Served]:

@@ -18,6 +18,7 @@ from heft.serving.catalog import Catalog
 from heft.serving.fast import FastWays
 from heft.serving.forward import Computed, Passes
 from heft.serving.lane import Lane
+from heft.serving.leaving import Leaving
 from heft.serving.limits import Limits
 from heft.serving.prefixes import Prefixes
 from heft.serving.requests import Failed, Finished, Generation, Scoring, Work, failure_of
@@ -63,6 +64,7 @@ class Engine:
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._waiting: deque[Generation | ScoringJob] = deque()
         self._lanes: dict[Hashable, Lane] = {}
+        self._leaving = Leaving(catalog, self.prefixes)
         self._lock, self._open = threading.Lock(), True
         self._taken: set[Work] = set()  # that have not ended
         self._abandon = False
@@ -120,8 +122,11 @@ class Engine:
         return future
 
     def unload(self, name: str) -> Future:
-        """Take a directory's adapters off once no text of theirs runs; until then nothing new joins."""
-        return self.call(lambda: self._unload(name))
+        """Take a directory's adapters off once no text of theirs runs; requests for them are refused from now on."""
+        unloaded: Future = Future()
+        begun = self.call(lambda: self._begin_unloading(name, unloaded))
+        begun.add_done_callback(lambda done: done.exception() and unloaded.set_exception(done.exception()))
+        return unloaded
 
     def close(self, seconds: float = 30.0) -> None:
         """Finish what runs and waits, for so long at most, and end."""
@@ -145,15 +150,16 @@ class Engine:
                 item = self._inbox.get()
                 if isinstance(item, tuple):
                     item[1].set_exception(Ended("the server is ending"))
+            self._leaving.fail_all(Ended("the server is ending"))
             for request in list(self._taken):
                 self._end(request, Failed("the server ended", "stopped"))
 
     def _rounds(self) -> None:
         while True:
-            self._take(block=not (self._waiting or self._lanes))
+            self._take(block=not (self._waiting or self._lanes or self._leaving))
             if self._abandon or not (self._open or self._waiting or self._lanes or not self._inbox.empty()):
                 return
-            for round_ in (self._drop_abandoned, self._begin, self._go_on):
+            for round_ in (self._drop_abandoned, self._unload, self._begin, self._go_on):
                 try:
                     round_()
                 except Exception as error:  # whatever a model raises ends requests, not the server
@@ -169,9 +175,9 @@ class Engine:
             block = False
             if isinstance(item, Generation | Scoring):
                 work = ScoringJob(item) if isinstance(item, Scoring) else item
-                if self.catalog.find(work.served.name) is work.served:
+                if self._leaving.takes(work.served):
                     self._waiting.append(work)
-                else:  # its adapters went while the request was on its way
+                else:
                     self._end(work, _unloaded(work.served.name))
             elif item is not None:
                 self._answer(*item)
@@ -188,17 +194,16 @@ class Engine:
         else:
             future.set_result(result)
 
-    def _unload(self, name: str) -> None:
-        gone = {each.name for each in self.catalog.served_of(name)}
-        while any(text.work.served.name in gone for lane in self._lanes.values() for text in lane.texts):
-            self._drop_abandoned()
-            self._go_on()
-        adapters = {adapter for each in gone for adapter in self.catalog.served[each].adapters}
-        self.catalog.unload(name)
-        self.prefixes.forget(tuple(adapters))
+    def _begin_unloading(self, name: str, unloaded: Future) -> None:
+        gone = self._leaving.add(name, unloaded)
         for each in [each for each in self._waiting if each.served.name in gone]:
             self._waiting.remove(each)
             self._end(each, _unloaded(each.served.name))
+
+    def _unload(self) -> None:
+        running = {text.work.served.name for lane in self._lanes.values() for text in lane.texts}
+        for take_off, unloaded in self._leaving.free(running):
+            self._answer(take_off, unloaded)
 
     def _begin(self) -> None:
         """Compute the prompts of waiting requests, as many as fit."""

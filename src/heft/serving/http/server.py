@@ -1,5 +1,7 @@
 """From adapter directories to a server that listens, and to its orderly end."""
 
+import asyncio
+import math
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,8 @@ from heft.serving.engine import Engine
 from heft.serving.http.app import Access, build_app
 from heft.serving.limits import Limits
 
+LAST_WORDS = 5
+"""Seconds, beyond those of the draining, in which requests that it has cut short are told so."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -96,7 +100,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(drain)),
+        timeout_graceful_shutdown=math.ceil(drain) + LAST_WORDS,
         timeout_keep_alive=30,
         lifespan="off",
     )
@@ -104,11 +108,24 @@ def serve(
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     say(f"serving {', '.join(engine.catalog.served)} on http://{shown}:{address[1]}")
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, lambda: engine.close(drain)).run(sockets=[listening])
     finally:
         engine.close(drain)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Server(uvicorn.Server):
+    """One that ends the engine while it waits for its answers, so that what is cut short is told why."""
+
+    def __init__(self, config: uvicorn.Config, close: Callable[[], None]):
+        super().__init__(config)
+        self._close = close
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        closing = asyncio.create_task(asyncio.to_thread(self._close))
+        await super().shutdown(sockets)
+        await closing
 
 
 def listen(host: str, port: int) -> socket.socket:
