@@ -18,6 +18,8 @@ from heft.tasks.base import Example, TaskSettings
 
 UNCUT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""
+UNCUT = 2**30
+"""`max_length` of prompts that are not cut."""
 IGNORED = -100
 _ROWS_SHOWN = 10
 _ANCHORS = ("a", "\n", ":")

@@ -16,7 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft import __version__
-from heft.data.encode import Encoder
+from heft.data.encode import UNCUT, Encoder
 from heft.data.padding import padding_matters
 from heft.errors import HeftError
 from heft.evaluation.generation import generate_texts
@@ -40,7 +40,6 @@ from heft.runtime.reporter import Reporter
 from heft.text.listing import first_of
 
 _GENERATION = "generation"
-_UNCUT = 2**30
 
 
 class HeftLM(TemplateLM):
@@ -257,7 +256,7 @@ class HeftLM(TemplateLM):
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self.tokenizer, _UNCUT)
+        return Encoder(self.tokenizer, UNCUT)
 
     @cached_property
     def _chat(self) -> ChatTemplate:

@@ -9,7 +9,7 @@ from heft.adapters.attach import activate
 from heft.adapters.directory import open_adapters
 from heft.adapters.manifest import AdapterManifest, read_manifest
 from heft.adapters.places import adapter_directory
-from heft.data.encode import Encoder
+from heft.data.encode import UNCUT, Encoder
 from heft.errors import HeftError
 from heft.evaluation.generation import Sampling
 from heft.models.load import quiet
@@ -18,8 +18,6 @@ from heft.prediction.prompts import Speaking
 from heft.recipe.files import evaluation_request
 from heft.recipe.recipe import EvaluationSettings
 from heft.tasks import Task, task_for
-
-_UNCUT = 2**30
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Opened:
         quiet()
         loaded = open_adapters(self.directory, trust_remote_code=self.trust_remote_code, base_name=self.base)
         activate(loaded.model, self.names)
-        encode = Encoder(loaded.tokenizer, _UNCUT, **self.wrapping)
+        encode = Encoder(loaded.tokenizer, UNCUT, **self.wrapping)
         evaluation = self.evaluation
         if batch_size is not None:
             evaluation = evaluation.model_copy(update={"batch_size": batch_size})

@@ -14,7 +14,7 @@ from heft.adapters.directory import attach_saved
 from heft.adapters.manifest import AdapterManifest, read_manifest
 from heft.adapters.places import adapter_directory, own_name
 from heft.adapters.safety import adapter_folder
-from heft.data.encode import Encoder
+from heft.data.encode import UNCUT, Encoder
 from heft.data.padding import padding_matters
 from heft.edits.positions import Positions
 from heft.errors import HeftError
@@ -34,7 +34,6 @@ from heft.tasks import Task, task_for
 
 BASE_NUMBER = -1
 """The number of tokens that no adapter acts on."""
-_UNCUT = 2**30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,99}")
 
 
@@ -105,7 +104,7 @@ class Catalog:
         self.tracker.keeps_rotations = True
         self.switch = Switch(self.model)
         ends = tuple(end_tokens(self.tokenizer, self.model.generation_config))
-        plain = Served(base.settings.name, ends=ends, chat=Encoder(self.tokenizer, _UNCUT, chat_template=True))
+        plain = Served(base.settings.name, ends=ends, chat=Encoder(self.tokenizer, UNCUT, chat_template=True))
         self.served: dict[str, Served] = {base.settings.name: plain}
         self._attached: dict[str, tuple[str, ...]] = {}
         self._serial, self._numbers = itertools.count(), itertools.count()
@@ -272,8 +271,8 @@ def _as_trained(directory: Path, manifest: AdapterManifest, tokenizer: object) -
     try:
         request = evaluation_request(values, where=str(directory / "heft.json"))
     except HeftError:  # a task of one's own that is not known here
-        chat = Encoder(tokenizer, _UNCUT, chat_template=True)
+        chat = Encoder(tokenizer, UNCUT, chat_template=True)
         return {"chat": chat, "answer_end": answer_end}
     task = request.task
-    chat = Encoder(tokenizer, _UNCUT, True, (), task.chat_template_args, task.template_date)
+    chat = Encoder(tokenizer, UNCUT, True, (), task.chat_template_args, task.template_date)
     return {"task": task_for(task), "evaluation": request.evaluation, "chat": chat, "answer_end": answer_end}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heft.data.encode import Encoder
+from heft.data.encode import UNCUT, Encoder
 from heft.errors import HeftError
 from heft.models.limits import require_room
 from heft.serving.catalog import Catalog, Served
@@ -47,7 +47,7 @@ class Wording:
         if isinstance(given, str) or isinstance(given[0], int):
             given = [given]
         self.require_count(len(given) * request.n)
-        plain = Encoder(self.catalog.tokenizer, 2**30)
+        plain = Encoder(self.catalog.tokenizer, UNCUT)
         found = [tuple(plain.prompt(each) if isinstance(each, str) else each) for each in given]
         if not all(found):
             raise ApiError(400, "a prompt has no tokens; give some text", "prompt")
