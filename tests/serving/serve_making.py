@@ -50,14 +50,14 @@ def make_run(folder: Path, name: str, stages: str, seed: int = 1) -> Path:
     return folder / name / "adapter"
 
 
-def engine_of(*directories: Path, mixes: bool = True, fast: bool = True, **limits) -> Engine:
+def engine_of(*directories: Path, mixes: bool = True, fast: bool = True, note=lambda text: None, **limits) -> Engine:
     """An engine that runs, with these runs loaded."""
     from heft.adapters.manifest import read_manifest
 
     catalog = Catalog(load_base(read_manifest(directories[0]).model), mixes)
     for directory in directories:
         catalog.load(directory)
-    return Engine(catalog, Limits(**limits), fast).start()
+    return Engine(catalog, Limits(**limits), fast, note).start()
 
 
 def outcomes(engine: Engine, work: list, seconds: float = 60) -> list[tuple[list, object]]:

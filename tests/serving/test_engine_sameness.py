@@ -174,8 +174,28 @@ def test_fast_ways_are_taken_and_left_where_they_give_something_else(runs, expec
     engine.close()
     forward = PackedLinear.forward
     monkeypatch.setattr(PackedLinear, "forward", lambda self, x, *args: forward(self, x, *args) * 1.5)
-    engine = engine_of(runs["two"])
+    notes = []
+    engine = engine_of(runs["two"], note=notes.append)
     assert packed(engine) == 0
     assert "differs from the plain path" in engine.fast.why_not
+    assert notes == [f"fused is off, PEFT's own layers compute: {engine.fast.why_not}"]
     _check(engine, ["two", "two:coarse", "random:tiny-llama"], expected)
+    engine.close()
+
+
+def test_fast_ways_are_tried_with_every_model_however_many_there_are(runs, monkeypatch):
+    engine = engine_of(runs["two"])
+    for number in range(4):
+        engine.call(lambda number=number: engine.catalog.load(runs["two"], f"again-{number}")).result(60)
+    assert len(engine.catalog.served) == 11  # each with its coarse stage alone, and the base
+    tried, whole = set(), engine._passes.whole
+
+    def seen(rows):
+        tried.update(row.served.name for row in rows)
+        return whole(rows)
+
+    monkeypatch.setattr(engine._passes, "whole", seen)
+    engine.call(lambda: None).result(60)
+    assert engine.fast.why_not is None
+    assert tried == set(engine.catalog.served)
     engine.close()

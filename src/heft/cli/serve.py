@@ -77,11 +77,15 @@ def serve(
         seconds=timeout,
         prefix_bytes=prefix_memory << 20,
     )
-    engine = open_engine(directories, limits, override, base, trust_remote_code, mix, fused)
+
+    def note(text: str) -> None:
+        typer.echo(escape_controls(f"note: {text}"), err=True)
+
+    engine = open_engine(directories, limits, override, base, trust_remote_code, mix, fused, note)
     if host not in LOOPBACK and not api_key:
         typer.echo(f"warning: {host} can be reached from other machines, and no --api-key is set", err=True)
     for name, served in engine.catalog.served.items():
         if served.alone is not None and mix:
-            typer.echo(escape_controls(f"note: {name} has passes of its own: {served.alone}"), err=True)
+            note(f"{name} has passes of its own: {served.alone}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run_server(engine, host, port, Access(api_key or None, load_from), drain, lambda line: typer.echo(line))

@@ -54,13 +54,20 @@ class Engine:
         catalog: what can be asked for; the engine's thread alone uses its model.
         limits: None for the defaults.
         fast: whether the ways of `heft.serving.fast` are taken where they give what the plain ones give.
+        note: told, in words, where they are not; from the engine's thread.
     """
 
-    def __init__(self, catalog: Catalog, limits: Limits | None = None, fast: bool = True):
+    def __init__(
+        self,
+        catalog: Catalog,
+        limits: Limits | None = None,
+        fast: bool = True,
+        note: Callable[[str], None] = lambda text: None,
+    ):
         self.catalog, self.limits, self.counts = catalog, limits or Limits(), Counts()
         self.prefixes = Prefixes(self.limits.prefix_bytes)
         self._passes = Passes(catalog)
-        self.fast = FastWays(catalog, self._passes, fast)
+        self.fast = FastWays(catalog, self._passes, fast, note)
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._waiting: deque[Generation | ScoringJob] = deque()
         self._lanes: dict[Hashable, Lane] = {}

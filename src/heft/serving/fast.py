@@ -4,7 +4,7 @@ Frozen products go through oneDNN where that is faster (heft.models.frozen_linea
 requests are one batched product a module (heft.sweep.packed_lora).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -15,7 +15,7 @@ from heft.serving.catalog import Catalog, Served
 from heft.serving.forward import Passes, Row
 from heft.sweep.packed_lora import packed_lora
 
-_TRIED = 8
+_TOGETHER = 8
 _TOKENS = 24
 _EVERY = 16
 
@@ -24,32 +24,37 @@ class FastWays:
     """Switches the fast ways on and off; adapters may come and go only while they are off.
 
     Attributes:
-        why_not: why they are off although they were asked for, in words.
+        why_not: why they are off although they were asked for, in words; `note` is told it where it changes.
     """
 
-    def __init__(self, catalog: Catalog, passes: Passes, enabled: bool):
-        self._catalog, self._passes, self._enabled = catalog, passes, enabled
+    def __init__(self, catalog: Catalog, passes: Passes, enabled: bool, note: Callable[[str], None]):
+        self._catalog, self._passes, self._enabled, self._note = catalog, passes, enabled, note
         self._stack = ExitStack()
         self.why_not: str | None = None
 
     def switch_on(self) -> None:
         """Use them, if they give what the plain way gives."""
-        if not self._enabled:
-            return
+        before = self.why_not
+        self.why_not = self._why_not() if self._enabled else None
+        if self.why_not not in (None, before):
+            self._note(f"fused is off, PEFT's own layers compute: {self.why_not}")
+
+    def _why_not(self) -> str | None:
+        """Switch them on; what speaks against that leaves them off."""
         rows = self._rows()
         try:
             found = self._logits(rows)
         except Exception as error:  # whatever the plain way raises, each request is told
-            self.why_not = f"{type(error).__name__}: {error}"
-            return
+            return f"{type(error).__name__}: {error}"
         largest = max(map(abs, found)) or 1.0  # rounding is a share of the largest logit, not of each
         plain = [value / largest for value in found]
         self._stack.enter_context(frozen_layers_in_onednn(self._catalog.model))
         self._stack.enter_context(packed_lora(self._catalog.model, self._catalog.tracker))
         dtype = self._catalog.model.dtype
-        self.why_not = why_unequal(lambda: [value / largest for value in self._logits(rows)], plain, plain, dtype)
-        if self.why_not is not None:
+        why = why_unequal(lambda: [value / largest for value in self._logits(rows)], plain, plain, dtype)
+        if why is not None:
             self.switch_off()
+        return why
 
     def switch_off(self) -> None:
         """Compute as PEFT and torch do."""
@@ -58,17 +63,19 @@ class FastWays:
 
     def _rows(self) -> list[Row]:
         """A short row of each model that is mixed with others, of unlike lengths."""
-        mixed = [each for each in self._catalog.served.values() if each.alone is None][-_TRIED:]
+        mixed = [each for each in self._catalog.served.values() if each.alone is None]
         most = min(len(self._catalog.tokenizer), 1000)
         return [self._row(served, number, most) for number, served in enumerate(mixed)]
 
     def _row(self, served: Served, number: int, most: int) -> Row:
-        ids = tuple((11 + 7 * i + 3 * number) % most for i in range(_TOKENS - number))
+        ids = tuple((11 + 7 * i + 3 * number) % most for i in range(_TOKENS - number % _TOGETHER))
         return Row(served, ids, len(ids))
 
     def _logits(self, rows: Sequence[Row]) -> list[float]:
-        """Some of the logits after each row."""
-        self._catalog.switch.to(self._catalog.adapters_of([row.served for row in rows]))
-        parts = [[row] for row in rows] if self._catalog.each_alone else [rows]
-        found = [each.logits_KV[0, ::_EVERY] for part in parts for each in self._passes.whole(part)]
-        return torch.cat(found).tolist()
+        """Some of the logits after each row, computed so many rows together."""
+        together = 1 if self._catalog.each_alone else _TOGETHER
+        found: list[float] = []
+        for part in (rows[start : start + together] for start in range(0, len(rows), together)):
+            self._catalog.switch.to(self._catalog.adapters_of([row.served for row in part]))
+            found += torch.cat([each.logits_KV[0, ::_EVERY] for each in self._passes.whole(part)]).tolist()
+        return found

@@ -49,6 +49,7 @@ def open_engine(
     trust_remote_code: bool = False,
     mixes: bool = True,
     fast: bool = True,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Engine:
     """An engine, not yet started, on the base model that adapter directories share, or on a base model alone.
 
@@ -60,6 +61,7 @@ def open_engine(
         trust_remote_code: whether code that comes with the base model may run.
         mixes: whether requests for different adapters share passes.
         fast: whether faster ways are taken where they give the same.
+        note: told, in words, where they are not.
 
     Raises:
         HeftError: there is nothing to serve, or a directory cannot be read or is of another base model.
@@ -76,7 +78,7 @@ def open_engine(
     catalog = Catalog(load_base(request.model), mixes)
     for name, directory in directories.items():
         catalog.load(directory, name)
-    return Engine(catalog, limits, fast)
+    return Engine(catalog, limits, fast, note)
 
 
 def serve(
