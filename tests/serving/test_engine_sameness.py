@@ -96,6 +96,7 @@ def test_all_models_in_one_batch_give_what_each_gives_alone(engine, expected):
     before = engine.counts.mixed
     _check(engine, list(expected), expected)
     assert engine.counts.mixed > before
+    assert engine.fast.why_not is None  # so adapters of ranks 2 and 4, of all tokens and of the last, were stacked
 
 
 def test_each_model_alone_gives_what_heft_load_gives(engine, expected):
@@ -162,18 +163,18 @@ def test_models_with_sliding_windows_and_learned_positions_give_the_tokens_of_wh
 
 
 def test_fast_ways_are_taken_and_left_where_they_give_something_else(runs, expected, monkeypatch):
-    from heft.sweep.packed_lora import PackedLinear
+    from heft.serving.branches import ServedLinear
 
     def packed(engine):
         engine.call(lambda: None).result(30)
-        return sum(isinstance(module, PackedLinear) for module in engine.catalog.model.modules())
+        return sum(isinstance(module, ServedLinear) for module in engine.catalog.model.modules())
 
     engine = engine_of(runs["two"])
     assert packed(engine)
     assert engine.fast.why_not is None
     engine.close()
-    forward = PackedLinear.forward
-    monkeypatch.setattr(PackedLinear, "forward", lambda self, x, *args: forward(self, x, *args) * 1.5)
+    forward = ServedLinear.forward
+    monkeypatch.setattr(ServedLinear, "forward", lambda self, x, *args: forward(self, x, *args) * 1.5)
     notes = []
     engine = engine_of(runs["two"], note=notes.append)
     assert packed(engine) == 0

@@ -1,7 +1,7 @@
 """Faster ways of the same passes, tried against the plain ones before they are used.
 
 Frozen products go through oneDNN where that is faster (heft.models.frozen_linear), and the LoRA branches of all
-requests are one batched product a module (heft.sweep.packed_lora).
+requests are one batched product a module (heft.serving.branches).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ import torch
 
 from heft.models.equality import why_unequal
 from heft.models.frozen_linear import frozen_layers_in_onednn
+from heft.serving.branches import served_lora
 from heft.serving.catalog import Catalog, Served
 from heft.serving.forward import Passes, Row
-from heft.sweep.packed_lora import packed_lora
 
 _TOGETHER = 8
 _TOKENS = 24
@@ -49,7 +49,7 @@ class FastWays:
         largest = max(map(abs, found)) or 1.0  # rounding is a share of the largest logit, not of each
         plain = [value / largest for value in found]
         self._stack.enter_context(frozen_layers_in_onednn(self._catalog.model))
-        self._stack.enter_context(packed_lora(self._catalog.model, self._catalog.tracker))
+        self._stack.enter_context(served_lora(self._catalog.model, self._catalog.tracker))
         dtype = self._catalog.model.dtype
         why = why_unequal(lambda: [value / largest for value in self._logits(rows)], plain, plain, dtype)
         if why is not None:

@@ -61,28 +61,32 @@ class Grouping:
     _groups: dict[tuple, Group] = field(default_factory=dict)
 
     def of(self, names: Sequence[str], positions: Sequence[Positions], device: torch.device) -> Group:
-        """The group of adapters that act on these positions of their own tokens."""
+        """As `group_of`."""
         if self._layout is not self.tracker.layout:
             self._layout, self._groups = self.tracker.layout, {}
         key = (*names, *positions)
         if key not in self._groups:
-            self._groups[key] = self._find(names, positions, device)
+            self._groups[key] = group_of(self.tracker, names, positions, device)
         return self._groups[key]
 
-    def _find(self, names: Sequence[str], positions: Sequence[Positions], device: torch.device) -> Group:
-        found = {
-            name: self.tracker.edited_indices(where, "shared", device, name)
-            for name, where in zip(names, positions, strict=True)
-        }
-        found = {name: index for name, index in found.items() if index.numel()}
-        counts = tuple(len(index) for index in found.values())
-        if len(set(counts)) < 2:
-            index_L = torch.cat(list(found.values())) if found else torch.empty(0, dtype=torch.long, device=device)
-            return Group(tuple(found), counts, index_L, None)
-        index_KM = nn.utils.rnn.pad_sequence(list(found.values()), batch_first=True)
-        lengths = torch.tensor(counts, device=device)
-        own_KM = torch.arange(index_KM.shape[1], device=device) < lengths[:, None]
-        return Group(tuple(found), counts, index_KM.flatten(), own_KM[..., None])
+
+def group_of(
+    tracker: ForwardTracker, names: Sequence[str], positions: Sequence[Positions], device: torch.device
+) -> Group:
+    """The group, in the pass now running, of adapters that act on these positions of their own tokens."""
+    found = {
+        name: tracker.edited_indices(where, "shared", device, name)
+        for name, where in zip(names, positions, strict=True)
+    }
+    found = {name: index for name, index in found.items() if index.numel()}
+    counts = tuple(len(index) for index in found.values())
+    if len(set(counts)) < 2:
+        index_L = torch.cat(list(found.values())) if found else torch.empty(0, dtype=torch.long, device=device)
+        return Group(tuple(found), counts, index_L, None)
+    index_KM = nn.utils.rnn.pad_sequence(list(found.values()), batch_first=True)
+    lengths = torch.tensor(counts, device=device)
+    own_KM = torch.arange(index_KM.shape[1], device=device) < lengths[:, None]
+    return Group(tuple(found), counts, index_KM.flatten(), own_KM[..., None])
 
 
 def require_apart(model: PreTrainedModel, tried: Sequence[Configuration]) -> None:
@@ -151,9 +155,9 @@ class PackedLinear(FusedLinear):
         own = [name for name in active if name in tracker.adapter_index]
         shared = [name for name in active if name not in tracker.adapter_index]
         plain_call = own and dtype is not None and not (args or kwargs)
-        if not plain_call or not self._is_frozen_and_whole() or not self._are_undropped(shared, dtype):
+        if not plain_call or not self.is_frozen_and_whole() or not self._are_undropped(shared, dtype):
             return super().forward(x, *args, **kwargs)
-        if not self._are_products(own, dtype) or rows_of_a_token(x.shape, tracker.layout.index_BT.shape) != 1:
+        if not self.are_products(own, dtype) or rows_of_a_token(x.shape, tracker.layout.index_BT.shape) != 1:
             return super().forward(x, *args, **kwargs)
         positions = [self.lora_variant[name].positions for name in own]
         group = self.grouping.of(own, positions, x.device)
@@ -166,7 +170,7 @@ class PackedLinear(FusedLinear):
             x.to(dtype), self.base_layer.weight.to(dtype), bias, frozen, group, kept_KMI, scales, *factors
         )
 
-    def _are_products(self, names: Sequence[str], dtype: torch.dtype) -> bool:
+    def are_products(self, names: Sequence[str], dtype: torch.dtype) -> bool:
         """Whether configurations' branches are plain products, dropout of their input aside."""
         parts = [(self.lora_A[name], self.lora_B[name]) for name in names]
         if not all(isinstance(self.lora_variant.get(name), ActivatedVariant) for name in names):
@@ -216,8 +220,8 @@ class _PackedLora(torch.autograd.Function):
         if not group.names:
             return y
         count = len(group.names)
-        down_KRI = _stacked(factors[:count]).to(x.dtype)
-        up_KRO = _stacked([u.t() * scale for u, scale in zip(factors[count:], scales, strict=True)]).to(x.dtype)
+        down_KRI = stacked(factors[:count]).to(x.dtype)
+        up_KRO = stacked([u.t() * scale for u, scale in zip(factors[count:], scales, strict=True)]).to(x.dtype)
         hidden_KMR = _own(_gathered(x_NI, group, kept_KMI) @ down_KRI.mT, group)
         y_NO.index_add_(0, group.index_L, (hidden_KMR @ up_KRO).flatten(0, 1))
         ctx.save_for_backward(weight, down_KRI, up_KRO, kept_KMI, x_NI, hidden_KMR)
@@ -262,7 +266,7 @@ def _own(rows_KMR: torch.Tensor, group: Group) -> torch.Tensor:
     return rows_KMR if group.own_KM1 is None else rows_KMR * group.own_KM1
 
 
-def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Matrices as one tensor, filled up with rows of zeros to the most rows."""
     most = max(len(part) for part in parts)
     filled = [part if len(part) == most else nn.functional.pad(part, (0, 0, 0, most - len(part))) for part in parts]

@@ -59,7 +59,7 @@ class FusedLinear(lora.Linear):
         base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
         dtype = dtype_of_products(x, base.weight)
         plain_call = names and dtype is not None and not (args or kwargs)
-        if not plain_call or not self._is_frozen_and_whole() or not self._are_undropped(names, dtype):
+        if not plain_call or not self.is_frozen_and_whole() or not self._are_undropped(names, dtype):
             return super().forward(x, *args, **kwargs)
         bias = None if base.bias is None else base.bias.to(dtype)
         scales = tuple(float(self.scaling[name]) for name in names)
@@ -78,7 +78,7 @@ class FusedLinear(lora.Linear):
         parts = zip(flags, (self.lora_A[name].weight.shape[0] for name in names), strict=True)
         return torch.cat([(everywhere_N if each is None else each).expand(rank, -1) for each, rank in parts]).to(dtype)
 
-    def _is_frozen_and_whole(self) -> bool:
+    def is_frozen_and_whole(self) -> bool:
         """Whether the base layer is a plain frozen tensor, without hooks or merged adapters."""
         base = self.base_layer
         frozen = not any(parameter.requires_grad for parameter in base.parameters())
