@@ -6,7 +6,7 @@ Here the weights are stacked when the ways are switched on, and who is whose is 
 have the same adapters. Where one adapter acts on all tokens its branch is two products; else it is one batched product
 over adapters, as in `heft.sweep.packed_lora`. Ranks that differ are filled up with zeros.
 
-The stacked weights are a second copy of those of all adapters, in the base's dtype.
+The stacked weights are a second copy of those of all adapters, in the base's dtype; those of a mixed pass a third.
 
 Shapes: N tokens of a pass; K adapters of it that act on some, M tokens of each (filled up with token 0, which then
 counts nothing); I inputs, O outputs, R the largest rank of a module.
@@ -33,14 +33,14 @@ class Part:
     Attributes:
         tokens: of the pass.
         one: the number of the adapter that acts on all tokens, where it is that simple; else None.
-        which_K: numbers of the adapters that act on some.
+        numbers: of the K adapters that act on some.
         index_L: of their K·M tokens, flat.
         own_KM1: 1 for an adapter's own tokens, 0 for what fills up; None where nothing fills up.
     """
 
     tokens: int
     one: int | None
-    which_K: torch.Tensor
+    numbers: tuple[int, ...]
     index_L: torch.Tensor
     own_KM1: torch.Tensor | None
 
@@ -68,15 +68,9 @@ class Parts:
         device, tokens = layer.base_layer.weight.device, self._layout.index_BT.numel()
         positions = [layer.lora_variant[name].positions for name in active]
         group = group_of(self.tracker, active, positions, device)
-        numbers = [layer.names.index(name) for name in group.names]
+        numbers = tuple(layer.names.index(name) for name in group.names)
         is_simple = len(numbers) == 1 and group.counts[0] == tokens
-        return Part(
-            tokens,
-            numbers[0] if is_simple else None,
-            torch.tensor(numbers, dtype=torch.long, device=device),
-            group.index_L,
-            group.own_KM1,
-        )
+        return Part(tokens, numbers[0] if is_simple else None, numbers, group.index_L, group.own_KM1)
 
 
 @contextmanager
@@ -96,12 +90,13 @@ def served_lora(model: nn.Module, tracker: ForwardTracker) -> Iterator[int]:
             key = tuple((name, layer.lora_variant[name].positions) for name in layer.names)
             layer.parts, layer.family = parts, families.setdefault(key, len(families))
             layer.down_KIR, layer.up_KRO = _weights(layer)
+            layer.chosen = tuple(range(len(layer.names))), layer.down_KIR, layer.up_KRO
         try:
             with of_class(layers, ServedLinear):
                 yield len(layers)
         finally:
             for layer in layers:
-                del layer.names, layer.parts, layer.family, layer.down_KIR, layer.up_KRO
+                del layer.names, layer.parts, layer.family, layer.down_KIR, layer.up_KRO, layer.chosen
 
 
 def _is_simple(layer: PackedLinear, tracker: ForwardTracker) -> bool:
@@ -127,6 +122,7 @@ class ServedLinear(PackedLinear):
         parts: of the pass.
         family: a number of layers that have the same adapters, with the same positions.
         down_KIR, up_KRO: their weights.
+        chosen: numbers of the adapters of the last pass that had several, and their weights: mostly the next pass's.
     """
 
     names: Sequence[str]
@@ -134,6 +130,7 @@ class ServedLinear(PackedLinear):
     family: int
     down_KIR: torch.Tensor
     up_KRO: torch.Tensor
+    chosen: tuple[tuple[int, ...], torch.Tensor, torch.Tensor]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """As PEFT's, which computes whatever this is not made for."""
@@ -145,10 +142,14 @@ class ServedLinear(PackedLinear):
         x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         if part.one is not None:
             y_NO.addmm_(x_NI @ self.down_KIR[part.one], self.up_KRO[part.one])
-        elif len(part.which_K):
-            rows_KMI = x_NI.index_select(0, part.index_L).view(len(part.which_K), -1, x_NI.shape[1])
-            hidden_KMR = rows_KMI @ self.down_KIR.index_select(0, part.which_K)
+        elif part.numbers:
+            if part.numbers != self.chosen[0]:
+                index_K = torch.tensor(part.numbers, device=x.device)
+                self.chosen = part.numbers, *(each.index_select(0, index_K) for each in (self.down_KIR, self.up_KRO))
+            _, down_KIR, up_KRO = self.chosen
+            rows_KMI = x_NI.index_select(0, part.index_L).view(len(part.numbers), -1, x_NI.shape[1])
+            hidden_KMR = rows_KMI @ down_KIR
             if part.own_KM1 is not None:
                 hidden_KMR = hidden_KMR * part.own_KM1
-            y_NO.index_add_(0, part.index_L, (hidden_KMR @ self.up_KRO.index_select(0, part.which_K)).flatten(0, 1))
+            y_NO.index_add_(0, part.index_L, (hidden_KMR @ up_KRO).flatten(0, 1))
         return y
