@@ -203,7 +203,9 @@ def test_a_longer_prompt_uses_no_block_whose_edits_are_others(tmp_path, base, se
     every = [(name, turn) for name in names for turn in turns[name]]
     first = [{"adapter": name, "prompt": turn[0], "count": COUNT} for name, turn in every]
     second = [{"adapter": name, "prompt": turn[2], "count": COUNT} for name, turn in every]
-    found = in_vllm(tmp_path, base, [first, second, first, second], {name: served[name] for name in names}, block_size=32, max_model_len=128)  # fmt: skip
+    adapters = {name: served[name] for name in names}
+    batches = [first, second, first, second]
+    found = in_vllm(tmp_path, base, batches, adapters, block_size=32, max_model_len=128)
     for number, answers in enumerate(found["answers"]):
         assert answers == [turn[1 + 2 * (number % 2)] for _, turn in every], number
     assert found["figures"]["vllm:prefix_cache_hits"] > 0
@@ -237,7 +239,9 @@ def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path, base, runs):
         "changed": "is not what was written",
         "unknown": "positions",
     }
-    assert {name: text in refused.get(name, "") for name, text in wanted.items()} == dict.fromkeys(wanted, True), refused
+    assert {name: text in refused.get(name, "") for name, text in wanted.items()} == dict.fromkeys(wanted, True), (
+        refused
+    )
 
 
 def make_base_of(folder):

@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+
+from vllm import LLM, SamplingParams
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """Where LoRA may be. With the output head among them, as it is by default, vLLM fails on a CPU where ln p of a prompt
@@ -25,11 +26,17 @@ def main(path: Path) -> None:
     jobs = json.loads(path.read_text())
     llm = LLM(
         model=jobs["base"],
-
         seed=0,
         disable_log_stats=False,
         lora_target_modules=TARGETS,
-        **{"enable_lora": True, "dtype": "float32", "enforce_eager": True, "max_lora_rank": 16, "max_loras": 8, **jobs["engine"]},
+        **{
+            "enable_lora": True,
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_lora_rank": 16,
+            "max_loras": 8,
+            **jobs["engine"],
+        },
     )
     adapters, refused = {}, {}
     for number, (name, where) in enumerate(jobs["adapters"].items(), start=1):

@@ -21,17 +21,23 @@ class Kind:
     positions: Positions
     group: str
 
-    def ranges(self, prompt: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The edited ones of a sequence's tokens `start` to `end`, in order; neighbouring ranges may touch.
+    def ranges(self, prompt: int, start: int, end: int) -> list[tuple[int, int]]:
+        """The edited ones of a sequence's tokens `start` to `end`, in order and apart.
 
         Args:
             prompt: tokens of the sequence's prompt.
         """
-        for first, last in self._all_ranges(prompt, end):
-            if max(first, start) < min(last, end):
-                yield max(first, start), min(last, end)
+        found: list[tuple[int, int]] = []
+        for begin, stop in self._spans(prompt, end):
+            begin, stop = max(begin, start), min(stop, end)
+            if begin >= stop:
+                continue
+            if found and found[-1][1] == begin:
+                begin = found.pop()[0]
+            found.append((begin, stop))
+        return found
 
-    def _all_ranges(self, prompt: int, end: int) -> Iterator[tuple[int, int]]:
+    def _spans(self, prompt: int, end: int) -> Iterator[tuple[int, int]]:
         rule = self.positions
         if rule.all_tokens:
             yield 0, end
