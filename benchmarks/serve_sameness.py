@@ -3,9 +3,10 @@
     python benchmarks/serve_sameness.py RUN --work DIR --vllm benchmarks/.envs/vllm/bin/python > table.md
 
 RUN is a run whose task has choices. Its evaluation questions are asked of the base, the coarse stage and the whole run:
-of `heft.load`, one at a time, and of vLLM, all in one batch, in float32: with the prefix cache; in chunks of 32 tokens
-without it; and with so few blocks that requests are preempted. What each side gave is kept in DIR. A token counts as
-another one where heft's logit for it is not the largest; how far below it is stands beside it. One thread.
+of `heft.load`, one at a time, and of vLLM, in float32, all in one batch: with the prefix cache, twice, so that it has
+them; in chunks of 32 tokens without it; and with so few blocks that requests are preempted. What each side gave is kept
+in DIR. A token counts as another one where heft's logit for it is not the largest; how far below it is stands beside
+it. One thread.
 """
 
 import argparse
@@ -47,7 +48,7 @@ WAYS = {
         "max_num_batched_tokens": 32,
         "max_num_seqs": 8,
     },
-    "preempted": {"block_size": 32, "num_gpu_blocks_override": 64, "max_num_seqs": 64},
+    "preempted": {"block_size": 32, "num_gpu_blocks_override": 40, "max_num_seqs": 64},
 }
 
 
@@ -57,8 +58,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--vllm", default=str(Path(__file__).with_name(".envs") / "vllm/bin/python"))
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--scored", type=int, default=50, help="of how many of them choices are scored")
-    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--scored", type=int, default=20, help="of how many of them choices are scored")
+    parser.add_argument("--tokens", type=int, default=16)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,9 @@ def main() -> None:
     manifest = read_manifest(directory)
     settings = base_settings(directory, manifest, False)
     base = load_base(settings.model_copy(update={"device": "cpu", "dtype": "float32"}))
+    sizes = {"eval_limit": None, "eval_size": given.prompts}
+    task = manifest.task | {key: value for key, value in sizes.items() if key in manifest.task}
+    manifest = manifest.model_copy(update={"task": task})
     every = tuple(entry.name for entry in manifest.adapters)
     rows = make_probe(base.tokenizer, manifest, positions_in(directory, every), given.prompts).rows
     rows = [row if n < given.scored else replace(row, choices=()) for n, row in enumerate(rows)]
@@ -118,7 +122,12 @@ def _vllm(given: argparse.Namespace, way: str, base: str, rows, names: dict, pat
             asked.append({**own, "prompt": row.prompt, "count": given.tokens})
             asked += [{**own, "prompt": row.prompt, "choice": choice} for choice in row.choices]
     engine = {"max_model_len": 512, "max_loras": len(paths) or 1, **WAYS[way]}
-    jobs = {"base": base, "engine": engine, "adapters": paths, "batches": [asked]}
+    jobs = {
+        "base": base,
+        "engine": engine,
+        "adapters": paths,
+        "batches": [asked] * (2 if engine.get("enable_prefix_caching", True) else 1),
+    }
     answer = Path(f"{path}.out")
     if not answer.is_file():
         path.write_text(json.dumps(jobs))
@@ -131,7 +140,7 @@ def _vllm(given: argparse.Namespace, way: str, base: str, rows, names: dict, pat
         print(f"{way}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     whole = json.loads(answer.read_text())
     print(f"{way}: {_figures(whole['figures'])}", file=sys.stderr, flush=True)
-    flat, found = iter(each for batch in whole["answers"] for each in batch), {}
+    flat, found = iter(whole["answers"][-1]), {}
     for name in names:
         found[name] = {"tokens": [], "scores": []}
         for row in rows:

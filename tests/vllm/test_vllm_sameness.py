@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from serve_making import LORA, TAIL, make_run
-from vllm_making import in_vllm, make_base, vllm_python
+from vllm_making import CLASSES, in_vllm, make_base, vllm_python
 
 import heft
 from heft.adapters.attach import activate
@@ -139,6 +139,36 @@ def test_alone_and_mixed_give_what_heft_load_gives(tmp_path, base, served, expec
     hits, preempted = (found["figures"][f"vllm:{name}"] for name in ("prefix_cache_hits", "num_preemptions"))
     assert (hits > 0) == options.get("enable_prefix_caching", True)
     assert (preempted > 0) == ("num_gpu_blocks_override" in options)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(CLASSES.keys() - {"Llama"}))
+def test_each_class_of_layers_is_read_right(tmp_path, name):
+    """That the state is the sum of what a layer returns, or is what it returns, and no other multiple of it."""
+    vllm_python()
+    base = make_base(tmp_path / "base", name)
+    lora = LORA.replace("}", ", targets: [q_proj, v_proj, o_proj]}")
+    run = make_run(tmp_path, "run", f"{lora}, fine: {{method: reft, rank: 4, positions: f2+l3+}}", base=str(base))
+    model = heft.load(run)[0]
+    alone = load_base(ModelSettings(name=str(base), device="cpu", dtype="float32")).model
+    expected = [_tokens(model, prompt, 6) for prompt in PROMPTS], [_tokens(alone, prompt, 6) for prompt in PROMPTS]
+    asked = [{"adapter": name, "prompt": p, "count": 6} for name in ("run", None) for p in PROMPTS]
+    found = in_vllm(tmp_path, base, [asked], {"run": run}, max_model_len=128, block_size=32)
+    assert found["answers"][0] == [*expected[0], *expected[1]]
+    assert expected[0] != expected[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "options", [{"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2, "async_scheduling": False}], ids=str
+)
+def test_two_processes_give_the_same(tmp_path, base, served, expected, options):
+    names = [None, *RUNS, "two-coarse"]
+    adapters = {name: served[name] for name in names if name is not None}
+    mixed = [each for each in _asked(names) if "count" in each]
+    found = in_vllm(tmp_path, base, [mixed, mixed], adapters, max_model_len=128, block_size=32, max_loras=9, **options)
+    for answers in found["answers"]:
+        assert answers == [tokens for name in names for tokens in expected[name][0]]
 
 
 @pytest.mark.long

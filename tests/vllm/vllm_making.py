@@ -6,9 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from heft.builtin import byte_tokenizer
-from tiny import tiny_model
+from tiny import COMMON
 
 ROOT = Path(__file__).parents[2]
 SIDE = Path(__file__).with_name("vllm_side.py")
@@ -22,9 +24,26 @@ QUIET = {
 }
 
 
-def make_base(folder: Path) -> Path:
-    """A random Llama of 3 layers with heads of 32 dimensions, the fewest that vLLM computes on a CPU."""
-    model = tiny_model(hidden_size=64, num_attention_heads=2, num_key_value_heads=1)
+CLASSES = {
+    "Gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32},
+    "Gemma3": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32},
+    "Granite": {"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "attention_multiplier": 0.2},
+    "Llama": {},
+    "Mistral": {"sliding_window": None},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 32},
+}
+"""Classes of transformers whose layers the plugin knows, with what their tiny models set besides. Not those with
+experts, whose LoRA vLLM does not compute on a CPU."""
+
+
+def make_base(folder: Path, name: str = "Llama") -> Path:
+    """A random model of 3 layers with heads of 32 dimensions, the fewest that vLLM computes on a CPU."""
+    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")
+    grouped = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 1024}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{name}ForCausalLM")(config(**(COMMON | grouped | CLASSES[name])))
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder

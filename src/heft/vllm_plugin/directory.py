@@ -27,7 +27,7 @@ from heft.vllm_plugin.tokens import Kind
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 _KEY = re.compile(
-    r"base_model\.model\.(?:.*\.)?(?:layers|h|blocks)\.(\d+)\.(?:[a-z_]+\.)?reft\.reft_(shared|first|last)"
+    r"base_model\.model\.(?:.*\.)?layers\.(\d+)\.(?:[a-z_]+\.)?reft\.reft_(shared|first|last)"
     r"\.(rotation|weight|bias|basis)"
 )
 

@@ -29,13 +29,10 @@ SUMMED = {
     "vllm.model_executor.models.qwen3_moe.Qwen3MoeDecoderLayer",
 }
 """Layers that return (hidden states, residual), whose sum the next layer reads."""
-SINGLE = {
-    "vllm.model_executor.models.granite.GraniteDecoderLayer",
-    "vllm.model_executor.models.gpt2.GPT2Block",
-}
+SINGLE = {"vllm.model_executor.models.granite.GraniteDecoderLayer"}
 """Layers that return the state itself."""
-CHILDREN = {"attention": ("self_attn", "attn"), "mlp": ("mlp", "block_sparse_moe")}
-_LAYER = re.compile(r"(?:.*\.)?(?:layers|h)\.(\d+)")
+CHILDREN = {"attention": ("self_attn",), "mlp": ("mlp", "block_sparse_moe")}
+_LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)")
 
 _library = Library("heft", "FRAGMENT")
 
