@@ -159,14 +159,12 @@ def test_each_class_of_layers_is_read_right(tmp_path, name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "options", [{"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2, "async_scheduling": False}], ids=str
-)
-def test_two_processes_give_the_same(tmp_path, base, served, expected, options):
+def test_two_ranks_give_the_same(tmp_path, base, served, expected):
     names = [None, *RUNS, "two-coarse"]
     adapters = {name: served[name] for name in names if name is not None}
     mixed = [each for each in _asked(names) if "count" in each]
-    found = in_vllm(tmp_path, base, [mixed, mixed], adapters, max_model_len=128, block_size=32, max_loras=9, **options)
+    options = {"max_model_len": 128, "block_size": 32, "max_loras": 9, "tensor_parallel_size": 2}
+    found = in_vllm(tmp_path, base, [mixed, mixed], adapters, **options)
     for answers in found["answers"]:
         assert answers == [tokens for name in names for tokens in expected[name][0]]
 

@@ -34,9 +34,10 @@ def test_a_request_may_say_where_its_prompt_ends():
         assert "from 1 to the 9 tokens" in fault_of_prompt_length(9, {"prompt_length": wrong}), wrong
 
 
-def _request(path, prompt, extra=None):
+def _request(path, prompt, extra=None, number=1):
     return SimpleNamespace(
-        lora_request=SimpleNamespace(lora_path=str(path)),
+        request_id="r",
+        lora_request=SimpleNamespace(lora_path=str(path), lora_int_id=number),
         num_prompt_tokens=prompt,
         sampling_params=SimpleNamespace(extra_args=extra),
     )
@@ -79,7 +80,18 @@ def test_an_adapter_that_is_written_anew_shares_no_block_with_what_it_was(tmp_pa
     second = make_run(tmp_path / "b", "run", stages, seed=2)
     for each in ("fine/adapter_model.safetensors", "fine/adapter_config.json", "heft.json"):
         (first / each).write_bytes((second / each).read_bytes())
-    assert all(one != other for one, other in zip(before, _keys(_request(first, 9)), strict=True))
+    assert _keys(_request(first, 9)) == before, "what is in memory is what was loaded"
+    assert all(one != other for one, other in zip(before, _keys(_request(first, 9, number=2)), strict=True))
+
+
+def test_a_directory_that_is_removed_or_broken_after_loading_changes_nothing(tmp_path):
+    run = make_run(tmp_path, "run", "fine: {method: reft, rank: 2, positions: l4, epochs: 1}")
+    before = _keys(_request(run, 9))
+    (run / "heft.json").unlink()
+    assert _keys(_request(run, 9)) == before
+    (run / "heft.json").write_text("{")
+    assert _keys(_request(run, 9)) == before
+    assert edit_keys(_request(run, 9, number=2), 0, 8) == [("heft", "r")], "shared with no other request"
 
 
 def test_a_path_names_a_run_an_adapter_directory_or_a_stage_of_one(tmp_path):

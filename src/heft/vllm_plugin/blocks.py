@@ -6,19 +6,30 @@ carries which of its own tokens are edited: two blocks are shared exactly where 
 end are the same. Without it a prompt and a longer one that begins with it would share blocks whose edits differ.
 """
 
-import os
-from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from heft.adapters.safety import CONFIG
 from heft.errors import HeftError
+from heft.storage.reading import is_file
 from heft.vllm_plugin.directory import Layout, find, read_layout
 from heft.vllm_plugin.tokens import prompt_length
 
+_known: dict[tuple[int, str], Layout | None] = {}
+"""What each adapter was when it was loaded, by its number and path; None for those that are not heft's."""
+
 
 def edit_keys(request: Any, start: int, end: int) -> list[tuple]:
-    """What a block of a request's tokens `start` to `end` adds to its hash, where its adapter is a HEFT adapter."""
-    adapter = request.lora_request
-    layout = None if adapter is None else layout_at(adapter.lora_path)
+    """What a block of a request's tokens `start` to `end` adds to its hash, where its adapter is a HEFT adapter.
+
+    A directory that cannot be read shares nothing; what is wrong with it is said where its weights are loaded.
+    """
+    if request.lora_request is None:
+        return []
+    try:
+        layout = layout_of(request.lora_request)
+    except HeftError:
+        return [("heft", request.request_id)]
     if layout is None:
         return []
     params = request.sampling_params
@@ -31,21 +42,21 @@ def edit_keys(request: Any, start: int, end: int) -> list[tuple]:
     return [("heft", layout.digest, ranges)]
 
 
-def layout_at(path: str) -> Layout | None:
-    """What the adapter directory at a path holds now; None where it is none."""
-    found = find(path)
-    if found is None:
-        return None
-    directory, stage = found
-    try:
-        stat = os.stat(directory / "heft.json")
-    except OSError as error:
-        raise HeftError(f"{directory} is not there any more: {error.strerror}") from None
-    return _read(str(directory), stage, stat.st_mtime_ns, stat.st_size)
+def layout_of(adapter: Any, anew: bool = False) -> Layout | None:
+    """What the directory that vLLM names for an adapter held when it was loaded; None where it is not heft's.
 
+    It counts though the directory was changed or removed since, as the weights in memory do.
 
-@lru_cache(maxsize=1024)
-def _read(directory: str, stage: str | None, changed: int, size: int) -> Layout:
-    from pathlib import Path
+    Args:
+        anew: the adapter is loaded again, from what is there now.
 
-    return read_layout(Path(directory), stage)
+    Raises:
+        HeftError: the directory cannot be read or served.
+    """
+    key = adapter.lora_int_id, adapter.lora_path
+    if anew or key not in _known:
+        found = find(adapter.lora_path)
+        if found is None and not is_file(Path(adapter.lora_path) / CONFIG):
+            return None  # nothing is there yet
+        _known[key] = None if found is None else read_layout(*found)
+    return _known[key]

@@ -7,7 +7,7 @@
 | `LoRAModelManager._create_merged_loras_inplace` | adapters without a LoRA |
 | `LoRAModelManager.activate_adapter` | an adapter's edits are put where its LoRA is |
 | `set_active_loras` (V1), `make_lora_inputs` (V2) | which tokens the pass edits |
-| `generate_block_hash_extra_keys` | the edits of a block's tokens |
+| `generate_block_hash_extra_keys`, `EngineCore.add_lora` | the edits of a block's tokens |
 | `InputProcessor.process_inputs` | `prompt_length` is checked |
 | `VllmConfig.compute_hash` | compiled graphs belong to this plugin and its settings |
 """
@@ -23,8 +23,8 @@ from typing import Any
 
 import heft
 from heft.errors import HeftError
-from heft.vllm_plugin.blocks import edit_keys, layout_at
-from heft.vllm_plugin.directory import Adapter, read_adapter
+from heft.vllm_plugin.blocks import edit_keys, layout_of
+from heft.vllm_plugin.directory import Adapter, find, read_adapter, read_layout
 from heft.vllm_plugin.edits import EditState, Piece
 from heft.vllm_plugin.layers import find_places, hook_of, register_operation
 from heft.vllm_plugin.settings import read_settings
@@ -44,6 +44,8 @@ class Served:
     why_not: str | None = None
     prompts: dict[str, int] = field(default_factory=dict)
     """Prompt lengths that requests gave themselves, by request (V2)."""
+    digests: dict[tuple[int, str], str] = field(default_factory=dict)
+    """Of the adapters that were loaded, by number and path."""
 
 
 def install() -> None:
@@ -52,6 +54,7 @@ def install() -> None:
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.lora.worker_manager import WorkerLoRAManager
     from vllm.v1.core import block_pool, kv_cache_utils
+    from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
@@ -65,6 +68,7 @@ def install() -> None:
         (LoRAModelManager, "activate_adapter", ["self", "lora_id"], _activate_adapter),
         (LoRAModelManager, "_create_merged_loras_inplace", ["self", "lora_model"], _merge_packed),
         (InputProcessor, "process_inputs", ["self", "request_id", "prompt", "params"], _process_inputs),
+        (EngineCore, "add_lora", ["self", "lora_request"], _add_lora),
         (VllmConfig, "compute_hash", ["self"], _compute_hash),
         (kv_cache_utils, "generate_block_hash_extra_keys", ["request", "start_token_idx"], _block_keys),
     ]  # fmt: skip
@@ -150,27 +154,39 @@ def _unsupported(vllm_config: Any) -> str | None:
 
 
 def _load_adapter(before: Callable) -> Callable:
+    """vLLM reads an adapter again that it had no room for; by then it has to be what the prefix cache takes it for."""
+
     @functools.wraps(before)
     def load_adapter(self, lora_request):
-        layout = layout_at(lora_request.lora_path)
-        if layout is None:
-            return before(self, lora_request)
         served: Served = self._adapter_manager.heft
-        adapter = _fitting(served, layout) if layout.refts else None
-        name = layout.manifest.base_folder or layout.manifest.model.name
-        if name != served.base:
-            logger.warning(
-                "%s was trained on %s, and this base is %s: make sure that they are the same model.",
-                layout.directory,
-                name,
-                served.base,
-            )
-        parts = [before(self, _at(lora_request, folder)) for folder in layout.loras]
-        lora = _one_lora(parts, lora_request, self.lora_config.max_lora_rank, self._lora_model_cls)
-        lora.heft = adapter
+        found = find(lora_request.lora_path)
+        layout = None if found is None else read_layout(*found)
+        key, digest = (lora_request.lora_int_id, lora_request.lora_path), "" if layout is None else layout.digest
+        if served.digests.get(key, digest) != digest and not lora_request.load_inplace:
+            raise HeftError(f"{lora_request.lora_path} was changed since it was loaded: load it under another name")
+        if layout is None:
+            lora = before(self, lora_request)
+        else:
+            adapter = _fitting(served, layout) if layout.refts else None
+            parts = [before(self, _at(lora_request, folder)) for folder in layout.loras]
+            lora = _one_lora(parts, lora_request, self.lora_config.max_lora_rank, self._lora_model_cls)
+            lora.heft = adapter
+        served.digests[key] = digest
         return lora
 
     return load_adapter
+
+
+def _add_lora(before: Callable) -> Callable:
+    """The engine's own process, which hashes blocks, notes what is loaded."""
+
+    @functools.wraps(before)
+    def add_lora(self, lora_request):
+        added = before(self, lora_request)
+        layout_of(lora_request, anew=lora_request.load_inplace)
+        return added
+
+    return add_lora
 
 
 def _mend_cpu_lora() -> None:
@@ -197,6 +213,14 @@ def _mend_cpu_lora() -> None:
 def _fitting(served: Served, layout: Any) -> Adapter:
     if served.state is None:
         raise HeftError(f"{layout.directory} cannot be served: {served.why_not}")
+    name = layout.manifest.base_folder or layout.manifest.model.name
+    if name != served.base:
+        logger.warning(
+            "%s was trained on %s, and this base is %s: make sure that they are the same model.",
+            layout.directory,
+            name,
+            served.base,
+        )
     adapter = read_adapter(layout, served.hidden_size, served.layers)
     reason = served.state.refusal(adapter)
     if reason is not None:
