@@ -31,7 +31,7 @@ from heft.serving.remote import positions_in
 from heft.serving.sameness import _gap, _Question
 from heft.verify.subject import make_probe
 
-SIDE = Path(__file__).resolve().parents[1] / "tests/vllm/vllm_side.py"
+SIDE = Path(__file__).resolve().parents[1] / "tests/vllm_plugin/vllm_side.py"
 QUIET = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -58,7 +58,7 @@ def vllm_python() -> str:
 
 
 def in_vllm(folder: Path, base: Path, batches: list[list[dict]], adapters: dict[str, Path], **engine) -> dict:
-    """What vLLM answers (tests/vllm/vllm_side.py)."""
+    """What vLLM answers (tests/vllm_plugin/vllm_side.py)."""
     path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
     paths = {name: str(where) for name, where in adapters.items()}
     path.write_text(json.dumps({"base": str(base), "engine": engine, "adapters": paths, "batches": batches}))

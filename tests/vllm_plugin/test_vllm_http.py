@@ -9,13 +9,13 @@ import urllib.error
 import urllib.request
 
 import pytest
-from serve_making import LORA, TAIL, make_run
 from vllm_making import QUIET, ROOT, make_base, vllm_python
 
 from heft.errors import HeftError
 from heft.serving.client import ServerClient
 from heft.serving.sameness import open_compared, served_findings
 from heft.verify.finding import OK
+from serving.serve_making import LORA, TAIL, make_run
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from serve_making import LORA, TAIL, make_run
 from vllm_making import CLASSES, in_vllm, make_base, vllm_python
 
 import heft
@@ -15,6 +14,7 @@ from heft.adapters.attach import activate
 from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.models.load import load_base
 from heft.recipe.recipe import ModelSettings
+from serving.serve_making import LORA, TAIL, make_run
 from tiny import forget_hashes
 
 pytestmark = pytest.mark.timeout(900)

@@ -4,13 +4,13 @@ from itertools import product
 from types import SimpleNamespace
 
 import pytest
-from serve_making import make_run
 
 from heft.edits.positions import parse_positions
 from heft.errors import HeftError
 from heft.vllm_plugin.blocks import edit_keys
 from heft.vllm_plugin.directory import find, read_layout
 from heft.vllm_plugin.tokens import Kind, fault_of_prompt_length, prompt_length
+from serving.serve_making import make_run
 
 TEXTS = ("all", "f1", "f5", "l1", "l4", "l4+", "f3+l2", "f3+l2+", "f2+l9")
 

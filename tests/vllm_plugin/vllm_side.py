@@ -13,9 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from vllm.lora.request import LoRARequest
-
 from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """Where LoRA may be. With the output head among them, as it is by default, vLLM fails on a CPU where ln p of a prompt

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from serve_making import make_run
 
 import heft
 from heft.edits.equations import EQUATIONS
@@ -14,6 +13,7 @@ from heft.reft.layer import layers_of
 from heft.vllm_plugin import directory as plugin
 from heft.vllm_plugin.directory import Place, read_adapter, read_layout
 from heft.vllm_plugin.edits import EditState, Piece
+from serving.serve_making import make_run
 from tiny import forget_hashes
 
 HIDDEN, LAYERS = 64, 4
