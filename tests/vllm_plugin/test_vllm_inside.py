@@ -5,7 +5,10 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 from vllm_making import ROOT, vllm_python
+
+from serving.serve_making import make_run
 
 LAYERS = ROOT / "src/heft/vllm_plugin/layers.py"
 V2 = """
@@ -42,6 +45,59 @@ print(json.dumps([pieces, [int(each) for each in found[1]], len(added), runner.h
                   sorted(names & {"prompt_len", "num_computed_tokens_np"})]))
 """
 
+COMPILED = """
+import sys
+from types import SimpleNamespace as Fake
+from pathlib import Path
+import torch
+from vllm import forward_context
+from heft.vllm_plugin import layers
+from heft.vllm_plugin.directory import Place, read_adapter, read_layout
+from heft.vllm_plugin.edits import EditState, Piece
+
+class Layer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 64)
+
+    def forward(self, hidden, residual):
+        return self.linear(hidden), residual + 1
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([Layer() for _ in range(3)])
+
+    def forward(self, hidden):
+        residual = hidden
+        for layer in self.layers:
+            hidden, residual = layer(hidden, residual)
+        return hidden + residual
+
+torch.manual_seed(0)
+layers.register_operation()
+adapter = read_adapter(read_layout(Path(sys.argv[1])), 64, 4)
+model, places = Model(), [Place(n, "block") for n in range(3)]
+for n, layer in enumerate(model.layers):
+    layer.register_forward_hook(layers.hook_of(f"n{n}", "block"))
+compiled = torch.compile(model, fullgraph=True, backend=sys.argv[2])
+for masked in (True, False):
+    state = EditState(places, 64, 2, 8, 64, torch.device("cpu"), masked)
+    tables = {f"n{n}": state.tables[place] for n, place in enumerate(places)}
+    forward_context._forward_context = Fake(no_compile_layers=tables)
+    for slot, prompt in ((None, 9), (1, 9), (1, 4), (0, 9)):
+        if slot == 1:
+            state.put(1, adapter)
+        state.begin([] if slot is None else [Piece(slot, 2, 0, 9, prompt)])
+        hidden = torch.randn(16, 64)
+        with torch.no_grad():
+            eager, made = model(hidden.clone()), compiled(hidden.clone())
+            state.begin([])
+            plain = model(hidden.clone())
+        assert torch.allclose(eager, made, atol=1e-4), (masked, slot)
+        assert torch.allclose(eager, plain) == (slot != 1), (masked, slot)
+"""
+
 
 def _listed(name):
     for node in ast.parse(LAYERS.read_text()).body:
@@ -63,6 +119,14 @@ def _forward(path):
         ast.unparse(each) for each in nodes if isinstance(each, ast.Call) and "layernorm" in ast.unparse(each.func)
     }
     return returned, norms
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_compiled_layers_have_no_graph_break_and_follow_each_passs_tokens(tmp_path, backend):
+    run = make_run(tmp_path, "run", "fine: {method: reft, rank: 4, positions: l3, epochs: 1}")
+    command = [vllm_python(), "-c", COMPILED, str(run), backend]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_listed_layers_return_what_the_next_one_sums_or_the_state_itself():

@@ -179,11 +179,7 @@ def test_fewer_slots_than_adapters_give_the_same(tmp_path, base, served, expecte
         _check(names, answers, expected)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [pytest.param({}, id="eager"), pytest.param({"enforce_eager": False}, id="compiled", marks=pytest.mark.long)],
-)
-def test_masked_edits_give_what_gathered_ones_give(tmp_path, base, served, expected, options):
+def test_masked_edits_give_what_gathered_ones_give(tmp_path, base, served, expected):
     """The arithmetic for CUDA graphs, on a CPU: fixed shapes, all tokens, a mask."""
     names = [None, *RUNS, "two-coarse"]
     adapters = {name: served[name] for name in [*names, *GATHERED_ONLY] if name is not None}
@@ -196,7 +192,6 @@ def test_masked_edits_give_what_gathered_ones_give(tmp_path, base, served, expec
         max_loras=len(names),
         block_size=32,
         additional_config={"heft": {"masked": True}},
-        **options,
     )
     assert sorted(found["refused"]) == ["curved", "stacked"]
     assert "start vLLM with --enforce-eager" in found["refused"]["curved"]
