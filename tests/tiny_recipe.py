@@ -9,9 +9,11 @@ DEVICE = os.environ.get("HEFT_TEST_DEVICE", "cpu")
 TASK = "{name: whereabouts, train_size: 24, eval_size: 10}"
 
 
-def recipe_text(stages: str, rest: str = "", *, task: str = TASK, dtype: str = "float32") -> str:
+def recipe_text(
+    stages: str, rest: str = "", *, task: str = TASK, dtype: str = "float32", base: str = "random:tiny-llama"
+) -> str:
     """A recipe in YAML; `stages`, `task` and `rest` (further keys, one a line) are YAML too."""
-    model = f"{{name: 'random:tiny-llama', device: {DEVICE}, dtype: {dtype}}}"
+    model = f"{{name: '{base}', device: {DEVICE}, dtype: {dtype}}}"
     return f"name: t\nmodel: {model}\ntask: {task}\n{rest}\nstages: {stages}\n"
 
 

@@ -21,10 +21,10 @@ LORA = "coarse: {method: lora, rank: 4, epochs: 1}"
 TAIL = "fine: {method: reft, rank: 4, positions: l3, epochs: 1}"
 
 
-def make_run(folder: Path, name: str, stages: str, seed: int = 1) -> Path:
+def make_run(folder: Path, name: str, stages: str, seed: int = 1, **options: str) -> Path:
     """`folder/name/adapter`, with weights far from their start, so that every stage changes the tokens."""
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = load_recipe(write_recipe(folder, f"{{{stages}}}", file=f"{name}.yaml"))
+    recipe = load_recipe(write_recipe(folder, f"{{{stages}}}", file=f"{name}.yaml", **options))
     base, entries = load_base(recipe.model), []
     torch.manual_seed(seed)
     for stage_name, stage in recipe.stages.items():

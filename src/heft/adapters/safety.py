@@ -117,6 +117,24 @@ def read_config(path: Path) -> "PeftConfig":
         raise HeftError(f"{path}: {error}") from None
 
 
+def read_reft(path: Path) -> ReftSettings:
+    """What the configuration of a saved ReFT adapter sets, read without PEFT.
+
+    Raises:
+        HeftError: it cannot be read, or says something that heft does not write; all faults are named.
+    """
+    values = {key: value for key, value in read_json(path).items() if value is not None or key in _Reft.model_fields}
+    if values.pop("peft_type", None) != "REFT":
+        raise HeftError(f"{path}: peft_type is not REFT")
+    try:
+        found = _Reft.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise HeftError(
+            f"{path} is not as heft writes it; save the adapter again: {in_one_line(faults_of(error, _Reft))}"
+        ) from None
+    return ReftSettings(**{key: getattr(found, key) for key in ReftSettings.model_fields})
+
+
 def lora_of(**values: Any) -> "PeftConfig":
     """A LoRA configuration from values of `LoraFields`; PEFT's aLoRA is read as LoRA with positions.
 

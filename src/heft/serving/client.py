@@ -1,4 +1,4 @@
-"""A client of a server that `heft serve` runs. Needs no torch and no extra."""
+"""A client of a server that `heft serve` runs, or vLLM with heft's plugin. Needs no torch and no extra."""
 
 import http.client
 import json
@@ -63,6 +63,9 @@ class ServerClient:
             HeftError: the server refuses a question, or does not answer.
         """
 
+        if self._is_vllm():
+            return self._in_parts(lambda part: [self._scored(*each) for each in part], questions, 1, on_done)
+
         def run(part: Sequence) -> list[list[float]]:
             given = [{"prompt_ids": list(p), "choice_ids": [list(c) for c in choices]} for p, choices in part]
             data = self._ask("classify", {"model": self.model, "input": given})["data"]
@@ -91,6 +94,19 @@ class ServerClient:
             return self._ask("completions", body)["choices"]
 
         return self._in_parts(run, prompts, batch_size, on_done)
+
+    def _is_vllm(self) -> bool:
+        return any(each.get("owned_by") == "vllm" for each in self._ask("models", None)["data"])
+
+    def _scored(self, prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> list[float]:
+        """ln p of a prompt's choices, as vLLM gives it: of tokens that are part of what it calls the prompt."""
+        body = {"model": self.model, "prompt": [[*prompt, *choice] for choice in choices], "max_tokens": 1}
+        body |= {"temperature": 0, "prompt_logprobs": 0, "vllm_xargs": {"prompt_length": len(prompt)}}
+        found = []
+        for choice, each in zip(choices, self._ask("completions", body)["choices"], strict=True):
+            behind = each["prompt_logprobs"][len(prompt) :]
+            found.append(sum(there[str(token)]["logprob"] for there, token in zip(behind, choice, strict=True)))
+        return found
 
     def _in_parts(
         self, run: Callable[[Sequence], list], items: Sequence[_Item], size: int, on_done: Callable[[int], None]
