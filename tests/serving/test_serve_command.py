@@ -52,7 +52,7 @@ def test_what_takes_longer_than_the_draining_is_told_so_and_the_exit_status_is_0
         response.readline()
         process.send_signal(signal.SIGTERM)
         rest = response.read().decode()
-    last = [json.loads(line[6:]) for line in rest.splitlines() if line.startswith("data: {")][-1]
+    last = [json.loads(line[6:]) for line in rest.split("\n") if line.startswith("data: {")][-1]
     assert last["error"]["message"] == "the server ended"
     assert last["error"]["code"] == "stopped"
     assert process.wait(30) == 0
