@@ -6,6 +6,7 @@ from serve_making import LORA, TAIL, make_run
 
 from heft.adapters.manifest import read_manifest
 from heft.models.load import load_base
+from heft.serving import branches
 from heft.serving.branches import Parts, ServedLinear, served_lora
 from heft.serving.catalog import Catalog
 from heft.serving.forward import Passes, Row
@@ -29,6 +30,7 @@ def _logits(catalog, names):
     return torch.cat([each.logits_KV[-1] for each in Passes(catalog).whole(rows)])
 
 
+@pytest.mark.parametrize("few", [0, 1000], ids=["gathered", "masked"])
 @pytest.mark.parametrize(
     ("names", "simple"),
     [
@@ -40,7 +42,8 @@ def _logits(catalog, names):
         (["random:tiny-llama"], None),
     ],
 )
-def test_the_logits_are_pefts_to_rounding(catalog, names, simple, monkeypatch):
+def test_the_logits_are_pefts_to_rounding(catalog, names, simple, few, monkeypatch):
+    monkeypatch.setattr(branches, "FEW", few)
     plain, found = _logits(catalog, names), []
     of = Parts.of
     monkeypatch.setattr(Parts, "of", lambda self, layer: found.append(of(self, layer)) or found[-1])

@@ -3,13 +3,14 @@
 A token of a running text costs a module one row of its frozen product. Beside that, working out anew which adapters a
 module has, whose tokens are whose, and what the scaled weights of the branches are, takes longer than the product.
 Here the weights are stacked when the ways are switched on, and who is whose is found once a pass for all modules that
-have the same adapters. Where one adapter acts on all tokens its branch is two products; else it is one batched product
-over adapters, as in `heft.sweep.packed_lora`. Ranks that differ are filled up with zeros.
+have the same adapters. Where one adapter acts on all tokens its branch is two products. Where several do and tokens are
+few, the branches are two products over the ranks of all of them, and a mask leaves each token its own; where tokens are
+many, one batched product over adapters, as in `heft.sweep.packed_lora`. Ranks that differ are filled up with zeros.
 
 The stacked weights are a second copy of those of all adapters, in the base's dtype; those of a mixed pass a third.
 
 Shapes: N tokens of a pass; K adapters of it that act on some, M tokens of each (filled up with token 0, which then
-counts nothing); I inputs, O outputs, R the largest rank of a module.
+counts nothing); I inputs, O outputs, R the largest rank of a module, C = K·R.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ from heft.reft.layout import TokenLayout
 from heft.reft.tracker import ForwardTracker
 from heft.sweep.packed_lora import PackedLinear, group_of, packed_lora, stacked
 from heft.training.fused_lora import dtype_of_products
+
+FEW = 64
+"""Tokens of a pass up to which a mask over all ranks is less work than gathering each adapter's tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,20 @@ class Part:
     numbers: tuple[int, ...]
     index_L: torch.Tensor
     own_KM1: torch.Tensor | None
+    _masks: dict[tuple[int, torch.dtype], torch.Tensor] = field(default_factory=dict)
+
+    def mask_NC(self, rank: int, dtype: torch.dtype) -> torch.Tensor:
+        """1 where a rank's adapter acts on a token, else 0; the same for all modules of a rank."""
+        if (rank, dtype) not in self._masks:
+            adapters = len(self.numbers)
+            mask_NK = torch.zeros(self.tokens, adapters, dtype=dtype, device=self.index_L.device)
+            numbers_L = torch.arange(adapters, device=self.index_L.device).repeat_interleave(
+                len(self.index_L) // adapters
+            )
+            own_L = slice(None) if self.own_KM1 is None else self.own_KM1.flatten()
+            mask_NK[self.index_L[own_L], numbers_L[own_L]] = 1
+            self._masks[rank, dtype] = mask_NK.repeat_interleave(rank, 1)
+        return self._masks[rank, dtype]
 
 
 @dataclass
@@ -90,7 +108,7 @@ def served_lora(model: nn.Module, tracker: ForwardTracker) -> Iterator[int]:
             key = tuple((name, layer.lora_variant[name].positions) for name in layer.names)
             layer.parts, layer.family = parts, families.setdefault(key, len(families))
             layer.down_KIR, layer.up_KRO = _weights(layer)
-            layer.chosen = tuple(range(len(layer.names))), layer.down_KIR, layer.up_KRO
+            layer.chosen = (), None, None
         try:
             with of_class(layers, ServedLinear):
                 yield len(layers)
@@ -122,7 +140,8 @@ class ServedLinear(PackedLinear):
         parts: of the pass.
         family: a number of layers that have the same adapters, with the same positions.
         down_KIR, up_KRO: their weights.
-        chosen: numbers of the adapters of the last pass that had several, and their weights: mostly the next pass's.
+        chosen: numbers of the adapters of the last pass of few tokens, and Aᵀ (I, C) and sBᵀ (C, O) of all of them:
+            mostly the next pass's.
     """
 
     names: Sequence[str]
@@ -130,7 +149,7 @@ class ServedLinear(PackedLinear):
     family: int
     down_KIR: torch.Tensor
     up_KRO: torch.Tensor
-    chosen: tuple[tuple[int, ...], torch.Tensor, torch.Tensor]
+    chosen: tuple[tuple[int, ...], torch.Tensor | None, torch.Tensor | None]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """As PEFT's, which computes whatever this is not made for."""
@@ -142,14 +161,21 @@ class ServedLinear(PackedLinear):
         x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         if part.one is not None:
             y_NO.addmm_(x_NI @ self.down_KIR[part.one], self.up_KRO[part.one])
+        elif part.numbers and part.tokens <= FEW:
+            down_IC, up_CO = self._of_all(part.numbers)
+            y_NO.addmm_((x_NI @ down_IC) * part.mask_NC(self.down_KIR.shape[-1], x.dtype), up_CO)
         elif part.numbers:
-            if part.numbers != self.chosen[0]:
-                index_K = torch.tensor(part.numbers, device=x.device)
-                self.chosen = part.numbers, *(each.index_select(0, index_K) for each in (self.down_KIR, self.up_KRO))
-            _, down_KIR, up_KRO = self.chosen
+            index_K = torch.tensor(part.numbers, device=x.device)
             rows_KMI = x_NI.index_select(0, part.index_L).view(len(part.numbers), -1, x_NI.shape[1])
-            hidden_KMR = rows_KMI @ down_KIR
+            hidden_KMR = rows_KMI @ self.down_KIR.index_select(0, index_K)
             if part.own_KM1 is not None:
                 hidden_KMR = hidden_KMR * part.own_KM1
-            y_NO.index_add_(0, part.index_L, (hidden_KMR @ up_KRO).flatten(0, 1))
+            y_NO.index_add_(0, part.index_L, (hidden_KMR @ self.up_KRO.index_select(0, index_K)).flatten(0, 1))
         return y
+
+    def _of_all(self, numbers: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        if numbers != self.chosen[0]:
+            index_K = torch.tensor(numbers, device=self.down_KIR.device)
+            down_IC = self.down_KIR.index_select(0, index_K).transpose(0, 1).flatten(1)
+            self.chosen = numbers, down_IC, self.up_KRO.index_select(0, index_K).flatten(0, 1)
+        return self.chosen[1:]

@@ -72,10 +72,10 @@ class FastWays:
         return Row(served, ids, len(ids))
 
     def _logits(self, rows: Sequence[Row]) -> list[float]:
-        """Some of the logits after each row, computed so many rows together."""
-        together = 1 if self._catalog.each_alone else _TOGETHER
+        """Some of the logits after each row, computed with many others and with one."""
         found: list[float] = []
-        for part in (rows[start : start + together] for start in range(0, len(rows), together)):
-            self._catalog.switch.to(self._catalog.adapters_of([row.served for row in part]))
-            found += torch.cat([each.logits_KV[0, ::_EVERY] for each in self._passes.whole(part)]).tolist()
+        for together in (1,) if self._catalog.each_alone else (_TOGETHER, 2):
+            for part in (rows[start : start + together] for start in range(0, len(rows), together)):
+                self._catalog.switch.to(self._catalog.adapters_of([row.served for row in part]))
+                found += torch.cat([each.logits_KV[0, ::_EVERY] for each in self._passes.whole(part)]).tolist()
         return found
