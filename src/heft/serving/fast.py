@@ -72,10 +72,12 @@ class FastWays:
         return Row(served, ids, len(ids))
 
     def _logits(self, rows: Sequence[Row]) -> list[float]:
-        """Some of the logits after each row, computed with many others and with one."""
+        """Some of the logits after each row, computed with many others; and of some rows, computed with one other."""
+        together = 1 if self._catalog.each_alone else _TOGETHER
+        parts = [rows[start : start + together] for start in range(0, len(rows), together)]
+        parts += [] if self._catalog.each_alone else [rows[start : start + 2] for start in range(0, _TOGETHER, 2)]
         found: list[float] = []
-        for together in (1,) if self._catalog.each_alone else (_TOGETHER, 2):
-            for part in (rows[start : start + together] for start in range(0, len(rows), together)):
-                self._catalog.switch.to(self._catalog.adapters_of([row.served for row in part]))
-                found += torch.cat([each.logits_KV[0, ::_EVERY] for each in self._passes.whole(part)]).tolist()
+        for part in filter(None, parts):
+            self._catalog.switch.to(self._catalog.adapters_of([row.served for row in part]))
+            found += torch.cat([each.logits_KV[0, ::_EVERY] for each in self._passes.whole(part)]).tolist()
         return found
