@@ -6,8 +6,9 @@
 
 `run` trains the quickstart's adapter where none is given, and asks one `heft serve` for the base, for the coarse stage,
 for the whole adapter, and for as many adapters as there are clients (the same directory under other names, which the
-server cannot know). Then, in one server with and one without a prefix cache, eight adapters with a prompt of some 500
-tokens that they share: the time to the first token. With `--transformers`, the base in `transformers serve` too.
+server cannot know). Then, in one server with and one without a prefix cache, eight adapters of last positions (LoRA of
+`l8+`, so that what stands before is the base's) with a prompt of some 500 tokens that they share: the time to the first
+token. With `--transformers`, the base in `transformers serve` too.
 
 Each client sends a request, reads its answer as a stream, and sends the next; prompts differ. A block is every kind
 once, in turns, and blocks are repeated; what is shown are medians over blocks. OUT/results.jsonl has a line a
@@ -49,6 +50,7 @@ def main() -> None:
     run_, load_ = commands.add_parser("run"), commands.add_parser("load")
     run_.add_argument("--out", type=Path, required=True)
     run_.add_argument("--adapter", type=Path, help="a finished run with two stages")
+    run_.add_argument("--tail-adapter", type=Path, help="one whose stages act on last positions")
     run_.add_argument("--blocks", type=int, default=3)
     run_.add_argument("--transformers", action="store_true")
     load_.add_argument("url")
@@ -88,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
     """Every kind of load, block by block; each line is written as it is measured."""
     options.out.mkdir(parents=True, exist_ok=True)
     adapter = options.adapter or trained(options.out / "adapter")
+    tail = options.tail_adapter or trained(options.out / "tail", "--set", "stages.coarse.positions=l8+")
     names = {f"a{number}": adapter for number in range(ADAPTERS)}
     command = ["-m", "heft", "serve", *(f"{name}={path}" for name, path in names.items()), "--port", "0"]
     base = read_manifest(adapter_directory(adapter)).model.name
@@ -101,15 +104,19 @@ def run(options: argparse.Namespace) -> None:
             print(json.dumps(line), flush=True)
 
         with server(command) as url:
+            measured(url, [base])  # until it has begun to answer
             for block in range(options.blocks):
                 for clients in options.clients:
                     for kind, models in kinds.items():
                         keep(block, kind, clients, measured(url, spread(models, clients)))
+        eight = [f"t{number}={tail}" for number in range(EIGHT)]
         for label, memory in (("with", "256"), ("without", "0")):
-            with server([*command, "--prefix-memory", memory]) as url:
+            with server(["-m", "heft", "serve", *eight, "--port", "0", "--prefix-memory", memory]) as url:
+                measured(url, [base])  # until it has begun to answer
                 for block in range(options.blocks):
-                    prompt = f"{SHARED}{block} "  # new in each block, so that a cache begins without it
-                    found = measured(url, spread(list(names), EIGHT), prompt, rounds=1, counted_from=0)
+                    prompt = f"{block}. {SHARED}"  # new in each block, so that a cache begins without it
+                    models = [f"t{number}" for number in range(EIGHT)]
+                    found = measured(url, models, prompt, rounds=1, counted_from=0)
                     keep(block, f"eight adapters, one prefix, {label} a prefix cache", EIGHT, found)
         if options.transformers:
             folder = embedded_folder(base)
@@ -119,11 +126,11 @@ def run(options: argparse.Namespace) -> None:
                         keep(block, "base, transformers serve", clients, measured(url, spread([folder], clients)))
 
 
-def trained(folder: Path) -> Path:
-    """The quickstart's run, trained if it is not there."""
+def trained(folder: Path, *settings: str) -> Path:
+    """A run of the quickstart, trained if it is not there."""
     if not (folder / "summary.json").exists():
         heft = [sys.executable, "-m", "heft", "train", "quickstart", "--output", str(folder), "--resume", "--quiet"]
-        subprocess.run(heft, check=True)
+        subprocess.run([*heft, *settings], check=True)
     return folder
 
 
