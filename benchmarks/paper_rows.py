@@ -1,13 +1,13 @@
 """The paper's three rows on BoolQ, on a model at hand, each arm tuned alike: HEFT for 3 epochs, LoRA and ReFT for 20.
 
-    python benchmarks/paper_rows.py run --boolq DIR --out OUT [--rows 3000] [--workers N] [--seconds S]
-    python benchmarks/paper_rows.py table OUT
+    python benchmarks/paper_rows.py trials --boolq DIR --out OUT [--rows 3000]
+    python benchmarks/paper_rows.py study --boolq DIR --out OUT [--rows 3000]
 
-Every arm has two rates to choose from, and takes the one whose validation loss is lower at the end of its whole
-schedule (a tenth of the training rows, seed 0); that one is then trained with two more seeds. Nothing is chosen by the
-evaluation split, which is all of BoolQ's validation rows. Beside the paper's rows, LoRA and HEFT whose LoRA acts on the
-last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once. OUT/results.jsonl has a
-line a run; runs that are there are not made again.
+Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's, LoRA and HEFT whose LoRA acts on the
+last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
+`trials` trains every arm with two rates, on nine tenths of the rows, seed 0. `study` takes the rate of each arm whose
+validation loss is lower at the end, and compares the arms with three other seeds on all of BoolQ's validation rows
+(`heft compare`), from which nothing was chosen. Both go on where they were stopped.
 """
 
 import argparse
@@ -15,147 +15,74 @@ import json
 import os
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-MODEL = "embedded:smollm2-135m-instruct"
-BATCH = {"batch_size": 32, "holdout": 0.1}
-LORA = {"method": "lora", "rank": 8, "alpha": 16, **BATCH}
-REFT = {"method": "reft", "rank": 8, "positions": "l7", **BATCH}
-RATES = {"lora": (3e-4, 1e-3), "reft": (1e-3, 3e-3)}
-ARMS = {
-    "lora_20": {"coarse": LORA | {"epochs": 20}},
-    "reft_20": {"fine": REFT | {"epochs": 20}},
-    "lora_l8_20": {"coarse": LORA | {"epochs": 20, "positions": "l8+"}},
-    "heft": {"coarse": LORA | {"epochs": 1}, "fine": REFT | {"epochs": 2}},
-    "heft_l8": {"coarse": LORA | {"epochs": 1, "positions": "l8+"}, "fine": REFT | {"epochs": 2}},
-    "lora_3": {"coarse": LORA | {"epochs": 3}},
+ARMS = Path(__file__).parents[1] / "src/heft/recipes/paper/arms"
+STEP = {"batch_size": 32, "micro_batch_size": None, "holdout": 0.1}
+RATES = {"coarse": (3e-4, 1e-3), "fine": (1e-3, 3e-3)}
+"""Of LoRA and of ReFT; an arm with two stages has both lower ones or both higher ones, so that all have two trials."""
+L8 = {"stages.coarse.positions": "l8+"}
+OF_AN_ARM = {
+    "heft": ("heft", {}),
+    "heft_l8": ("heft", L8),
+    "lora_3": ("lora", {"stages.coarse.epochs": 3}),
+    "lora_20": ("lora", {"stages.coarse.epochs": 20}),
+    "lora_l8_20": ("lora", L8 | {"stages.coarse.epochs": 20}),
+    "reft_20": ("reft", {"stages.fine.epochs": 20}),
 }
-"""Longest first. Of arms with two stages both rates are the lower or both the higher, so that all have two trials."""
-SEEDS = (0, 1, 2)
-DRAWS = 10_000
+"""File and settings of each arm."""
+STAGES = {"heft": ("coarse", "fine"), "lora": ("coarse",), "reft": ("fine",)}
+TRIALS, SEEDS = (0, 1), [1, 2, 3]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_ = commands.add_parser("run")
-    run_.add_argument("--boolq", type=Path, required=True)
-    run_.add_argument("--out", type=Path, required=True)
-    run_.add_argument("--rows", type=int, default=3000)
-    run_.add_argument("--workers", type=int, default=1)
-    run_.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
-    commands.add_parser("table").add_argument("out", type=Path)
+    parser.add_argument("what", choices=("trials", "study"))
+    parser.add_argument("--boolq", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=3000)
     options = parser.parse_args()
-    if options.command == "table":
-        print(table_of(options.out))
+    if options.what == "trials":
+        arms = {f"{name}-{trial}": arm(name, trial) for name in OF_AN_ARM for trial in TRIALS}
+        compare(options, {"seeds": [0], "arms": arms})
     else:
-        run_all(options)
+        arms = {name: arm(name, chosen(options.out / "trials", name)) for name in OF_AN_ARM}
+        compare(options, {"seeds": SEEDS, "reference": "heft", "base": True, "arms": arms})
 
 
-def run_all(options: argparse.Namespace) -> None:
-    """Both trials of every arm, then the better one with the other seeds."""
+def arm(name: str, trial: int) -> dict:
+    """An arm of a study, with the lower or the higher rates."""
+    file, settings = OF_AN_ARM[name]
+    for stage in STAGES[file]:
+        values = STEP | {"learning_rate": RATES[stage][trial]}
+        settings = settings | {f"stages.{stage}.{key}": value for key, value in values.items()}
+    return {"recipe": str(ARMS / f"{file}.yaml"), "set": settings}
+
+
+def chosen(trials: Path, name: str) -> int:
+    """The trial of lower validation loss at the end of its schedule."""
+    return min(TRIALS, key=lambda trial: last_loss(trials / f"{name}-{trial}" / "seed-0" / "metrics.jsonl"))
+
+
+def last_loss(metrics: Path) -> float:
+    lines = map(json.loads, metrics.read_text().splitlines())
+    return [each["eval_loss"] for each in lines if each.get("eval_loss") is not None][-1]
+
+
+def compare(options: argparse.Namespace, study: dict) -> None:
+    """`heft compare` of a study, in a folder of its own."""
     options.out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-
-    def one(run: tuple[str, int, int]) -> None:
-        if run not in results_of(options.out) and time.monotonic() - begun < options.seconds:
-            found = trained(run, options)
-            with (options.out / "results.jsonl").open("a") as file:
-                file.write(json.dumps(found) + "\n")
-
-    def arm(name: str) -> None:
-        for trial in (0, 1):
-            one((name, trial, SEEDS[0]))
-        best = chosen(name, results_of(options.out))
-        for seed in SEEDS[1:] if best is not None else ():
-            one((name, best, seed))
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(arm, ARMS))
-
-
-def results_of(out: Path) -> dict[tuple[str, int, int], dict]:
-    """Finished runs by arm, trial and seed."""
-    path = out / "results.jsonl"
-    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-    return {(each["arm"], each["trial"], each["seed"]): each for each in lines if "error" not in each}
-
-
-def chosen(arm: str, found: dict) -> int | None:
-    """The trial of lower validation loss; none before both are there."""
-    tried = [found.get((arm, trial, SEEDS[0])) for trial in (0, 1)]
-    return None if None in tried else min((0, 1), key=lambda trial: tried[trial]["validation_loss"])
-
-
-def trained(run: tuple[str, int, int], options: argparse.Namespace) -> dict:
-    """A run's figures, and which evaluation rows were right in the end."""
-    arm, trial, seed = run
-    folder = options.out / f"{arm}-{trial}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    stages = {name: stage | {"learning_rate": RATES[stage["method"]][trial]} for name, stage in ARMS[arm].items()}
-    task = {"name": "boolq", "passage": True, "source": str(options.boolq.resolve()), "train_limit": options.rows}
-    recipe = {"name": arm, "model": {"name": MODEL}, "task": task, "stages": stages, "seed": seed}
-    recipe |= {"evaluation": {"batch_size": 64}, "output": str(folder.resolve() / "run")}
-    (folder / "recipe.yaml").write_text(json.dumps(recipe))
-    command = [sys.executable, "-m", "heft", "train", str(folder / "recipe.yaml"), "--resume"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    found = {"arm": arm, "trial": trial, "seed": seed}
-    if done.returncode:
-        return found | {"error": (done.stdout + done.stderr)[-800:]}
-    summary = json.loads((folder / "run" / "summary.json").read_text())["stages"]
-    last = summary[-1]
-    steps = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
-    losses = [each["eval_loss"] for each in steps if each.get("eval_loss") is not None]
-    records = (folder / "run" / "records" / f"{last['name']}.jsonl").read_text().splitlines()
-    return found | {
-        "device": json.loads((folder / "run" / "manifest.json").read_text())["device"],
-        "validation_loss": losses[-1],
-        "accuracy": last["accuracy"],
-        "seconds": sum(stage["seconds"] for stage in summary),
-        "steps": sum(stage["steps"] for stage in summary),
-        "flops": sum(stage["flops"] for stage in summary),
-        "correct": "".join(str(int(json.loads(record)["correct"])) for record in records),
+    common = {
+        "model": {"name": "embedded:smollm2-135m-instruct"},
+        "task.source": str(options.boolq.resolve()),
+        "task.train_limit": options.rows,
+        "evaluation.batch_size": 64,
     }
-
-
-def table_of(out: Path) -> str:
-    """Markdown: a line an arm, and its difference to HEFT with a bootstrap interval over seeds and rows."""
-    found = results_of(out)
-    lines = [
-        "| arm | rates | seeds | accuracy, each seed | mean | to `heft` (95 %) | training, s | FLOP, 10¹⁵ |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    correct = {}
-    for arm in ARMS:
-        best = chosen(arm, found)
-        runs = [found[arm, best, seed] for seed in SEEDS if best is not None and (arm, best, seed) in found]
-        if runs:
-            correct[arm] = {each["seed"]: np.array([int(c) for c in each["correct"]]) for each in runs}
-    for arm, by_seed in correct.items():
-        best = chosen(arm, found)
-        runs = [found[arm, best, seed] for seed in by_seed]
-        rates = ", ".join(f"{RATES[stage['method']][best]:.0e}" for stage in ARMS[arm].values())
-        cells = [arm, rates, str(len(runs)), ", ".join(f"{100 * each['accuracy']:.1f}" for each in runs)]
-        cells.append(f"{100 * np.mean([each['accuracy'] for each in runs]):.1f}")
-        cells.append(_difference(by_seed, correct["heft"]) if "heft" in correct and arm != "heft" else "–")
-        cells.append(f"{np.mean([each['seconds'] for each in runs]):.0f}")
-        cells.append(f"{np.mean([each['flops'] for each in runs]) / 1e15:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _difference(arm: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> str:
-    seeds = sorted(arm.keys() & reference.keys())
-    change = np.array([arm[seed] - reference[seed] for seed in seeds])
-    rng = np.random.default_rng(0)
-    runs, rows = change.shape
-    draws = [change[rng.integers(runs, size=runs)][:, rng.integers(rows, size=rows)].mean() for _ in range(DRAWS)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{100 * change.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    folder = options.out.resolve() / options.what
+    path = options.out / f"{options.what}.yaml"
+    path.write_text(json.dumps({"name": f"paper-rows-{options.what}", "set": common, "output": str(folder), **study}))
+    command = [sys.executable, "-m", "heft", "compare", str(path)]
+    subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
 if __name__ == "__main__":

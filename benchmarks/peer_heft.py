@@ -209,7 +209,7 @@ def _orthonormal(job: dict, base, request: dict) -> dict:
     """Seconds of all layers' R, forward and backward, in one stacked call as a training step has it."""
     import torch
 
-    from heft.reft.interventions import orthonormal_rows
+    from heft.edits.arithmetic import orthonormal_rows
 
     config = base.model.config
     shape = (config.num_hidden_layers, request["rank"], config.hidden_size)

@@ -166,7 +166,9 @@ def spread(models: Sequence[str], clients: int) -> list[str]:
     return [models[number % len(models)] for number in range(clients)]
 
 
-def measured(url: str, models: Sequence[str], before: str = "", rounds: int = ROUNDS, counted_from: int = 1):
+def measured(
+    url: str, models: Sequence[str], before: str = "", rounds: int = ROUNDS, counted_from: int = 1
+) -> Measurement:
     """So many requests of each client, one after another; the clients at the same time.
 
     All begin each of their requests together; a rate is of what all get, from there to the last token.

@@ -28,18 +28,10 @@ from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.models.load import load_base
 from heft.models.source import local_folder, source_of
 from heft.serving.remote import positions_in
-from heft.serving.sameness import _gap, _Question
+from heft.serving.sameness import Asked, gap_of
 from heft.verify.subject import make_probe
 
 SIDE = Path(__file__).resolve().parents[1] / "tests/vllm_plugin/vllm_side.py"
-QUIET = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
 WAYS = {
     "with the prefix cache": {"block_size": 32},
     "in chunks of at most 32 tokens, without the cache": {
@@ -92,7 +84,7 @@ def main() -> None:
                 with activated(model, adapters):
                     for row, own in zip(rows, tokens, strict=True):
                         if (name, row.id, *own) not in known:
-                            known[name, row.id, *own] = _gap(model, row.prompt, own)
+                            known[name, row.id, *own] = gap_of(model, row.prompt, own)
                 gaps = [known[name, row.id, *own] for row, own in zip(rows, tokens, strict=True)]
                 pairs = zip(expected[name], found[name]["scores"], strict=True)
                 worst = max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True))
@@ -107,7 +99,7 @@ def _expected(path: Path, model, rows, names: dict, pad: int) -> dict[str, list[
     found = {}
     for name, adapters in names.items():
         with torch.inference_mode(), activated(model, adapters):
-            questions = [_Question(row.id, row.group, row.prompt, tuple(row.choices)) for row in rows if row.choices]
+            questions = [Asked(row.id, row.group, row.prompt, tuple(row.choices)) for row in rows if row.choices]
             found[name] = plain_log_likelihoods(model, questions, 1, pad)
     path.write_text(json.dumps(found))
     return found
@@ -132,7 +124,7 @@ def _vllm(given: argparse.Namespace, way: str, base: str, rows, names: dict, pat
     if not answer.is_file():
         path.write_text(json.dumps(jobs))
         start = time.perf_counter()
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | QUIET
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"PYTHONPATH": str(SIDE.parents[2] / "src")}
         done = subprocess.run([given.vllm, str(SIDE), str(path)], capture_output=True, text=True, env=environment)
         if done.returncode:

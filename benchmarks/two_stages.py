@@ -122,28 +122,22 @@ def table_of(out: Path) -> str:
 def _line(cell: str, comparison: dict) -> str:
     arms = {arm["name"]: arm for arm in comparison["arms"]}
     single = max((name for name in SINGLE if name in arms), key=lambda name: arms[name]["accuracy"])
-    if TWO not in arms:
-        raise SystemExit(f"{cell}: the budget of its search paid for no arm {TWO}; search again with a larger one")
+    figures = [_percent(arms.get(name)) for name in ("base", "lora", "reft", TWO, "lora-lora", "joint")]
+    two = ["no budget was left for it", "–"] if TWO not in arms else _against(comparison, single)
+    costs = [arms[name]["costs"] for name in (single, TWO) if name in arms]
+    cells = [cell, str(len(arms[single]["seeds"])), *figures, *two]
+    cells.append(", ".join(f"{cost['seconds']:.0f}" for cost in costs))
+    cells.append(", ".join(f"{cost['flops'] / 1e12:.0f}" for cost in costs))
+    return f"| {' | '.join(cells)} |"
+
+
+def _against(comparison: dict, single: str) -> list[str]:
+    """The difference of two stages to a single one with its interval, and the p-value."""
     pair = next(each for each in comparison["pairs"] if {each["first"], each["second"]} == {single, TWO})
     sign = 1 if pair["first"] == TWO else -1
     low, high = sorted(sign * end for end in pair["interval"])
-    figures = [_percent(arms.get(name)) for name in ("base", "lora", "reft", TWO, "lora-lora", "joint")]
-    costs = [arms[name]["costs"] for name in (single, TWO)]
-    return (
-        "| "
-        + " | ".join(
-            [
-                cell,
-                str(len(arms[TWO]["seeds"])),
-                *figures,
-                f"{100 * sign * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) against {single}",
-                f"{pair['p_holm']:.3f}",
-                ", ".join(f"{cost['seconds']:.0f}" for cost in costs),
-                ", ".join(f"{cost['flops'] / 1e12:.0f}" for cost in costs),
-            ]
-        )
-        + " |"
-    )
+    difference = f"{100 * sign * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) against {single}"
+    return [difference, f"{pair['p_holm']:.3f}"]
 
 
 def _percent(arm: dict | None) -> str:

@@ -72,9 +72,10 @@ def forget_hashes(directory: Path) -> Path:
 
 
 def likeliest(model, prompt: list[int], count: int) -> list[int]:
-    """The next tokens by definition: each the argmax of a whole pass over all before it."""
+    """The next tokens by definition: each the argmax of a whole pass over all before it, the prompt's end known."""
     ids = list(prompt)
+    positions = {"prompt_lengths": torch.tensor([len(prompt)])} if hasattr(model, "peft_config") else {}
     with torch.no_grad():
         for _ in range(count):
-            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+            ids.append(model(torch.tensor([ids]), **positions).logits[0, -1].argmax().item())
     return ids[len(prompt) :]

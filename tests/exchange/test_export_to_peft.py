@@ -110,7 +110,7 @@ def test_the_factors_of_a_fold_are_those_of_the_formula(base, tmp_path):
     weights = load_file(done.folder / "adapter_model.safetensors")
     model = adapted(directory)
     unit = model.get_submodule("model.layers.1.mlp.reft").reft_shared["fine"]
-    from heft.reft.interventions import orthonormal_rows
+    from heft.edits.arithmetic import orthonormal_rows
 
     rows = orthonormal_rows(unit.rotation)
     down = (unit.weight - rows) @ model.get_submodule("model.layers.1.mlp.down_proj").weight

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from heft.edits.arithmetic import ACTIVATIONS, orthonormal_rows
 from heft.edits.equations import EQUATIONS
-from heft.reft.interventions import ACTIVATIONS, Intervention, orthonormal_rows
+from heft.reft.interventions import Intervention
 from reft.support import logits, token_ids, with_reft
 from tiny import tiny_model
 

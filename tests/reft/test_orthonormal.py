@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.optimization import Adafactor
 
-from heft.reft.interventions import Intervention, orthonormal_rows
+from heft.edits.arithmetic import orthonormal_rows
+from heft.reft.interventions import Intervention
 
 HIDDEN, RANK = 24, 5
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from heft.edits.arithmetic import ACTIVATIONS, orthonormal_rows
 from heft.edits.equations import EQUATIONS
-from heft.reft.interventions import ACTIVATIONS, Intervention, orthonormal_rows
+from heft.reft.interventions import Intervention
 from heft.reft.outside import Outside, span_of
 
 HIDDEN, RANK, TOKENS, DIRECTIONS = 16, 3, 5, 4

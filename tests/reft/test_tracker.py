@@ -5,7 +5,7 @@ import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from transformers import DynamicCache
 
-from heft.reft.interventions import orthonormal_rows
+from heft.edits.arithmetic import orthonormal_rows
 from reft.support import counted_edits, edited_tokens, logits, reft_layers, reft_parameters, token_ids, with_reft
 from tiny import ARCHITECTURES
 

@@ -2,12 +2,14 @@
 
 import queue
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from heft.adapters.attach import adapter_parameters, attach
 from heft.adapters.directory import save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest
+from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
@@ -101,3 +103,9 @@ def scores_of(outcome) -> list[float]:
     _, last = outcome
     assert not isinstance(last, Failed), last
     return [sum(chosen.log_probability for chosen in score) for score in last.scores]
+
+
+def scores_by_definition(model, prompts, choices) -> list[list[float]]:
+    """ln p of each prompt's choices, one row at a time, nothing shared."""
+    rows = [SimpleNamespace(id=str(n), group=None, prompt=prompt, choices=choices) for n, prompt in enumerate(prompts)]
+    return plain_log_likelihoods(model, rows, 1, 0)

@@ -170,6 +170,18 @@ def test_an_adapter_whose_text_runs_leaves_after_it_and_others_go_on_meanwhile(t
     engine.close()
 
 
+def test_who_waits_for_a_call_may_leave_and_nothing_else_ends(tmp_path, run):
+    engine = engine_of(run)
+    work, events = _begin(engine, "two")
+    for waited_for in (engine.unload("two"), engine.call(lambda: None)):
+        assert not waited_for.cancel()  # as a client that leaves asks for
+    assert isinstance(events.get(timeout=30), Piece)
+    work.cancel()
+    _until(lambda: engine.catalog.find("two") is None)
+    assert len(tokens_of(outcomes(engine, [generation(engine, BASE, PROMPT, 2)])[0])) == 2
+    engine.close()
+
+
 def test_a_server_that_ends_tells_who_waits_for_an_adapter_to_leave(run):
     engine = engine_of(run)
     _begin(engine, "two")

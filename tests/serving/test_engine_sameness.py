@@ -1,12 +1,21 @@
 """The engine gives what `heft.load` gives, whatever else is in the batch."""
 
 import pytest
-import torch
-from serve_making import LORA, TAIL, engine_of, generation, make_run, outcomes, scores_of, scoring, tokens_of
+from serve_making import (
+    LORA,
+    TAIL,
+    engine_of,
+    generation,
+    make_run,
+    outcomes,
+    scores_by_definition,
+    scores_of,
+    scoring,
+    tokens_of,
+)
 
 import heft
 from heft.adapters.attach import activate
-from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.models.load import Base, load_base
 from heft.serving.catalog import Catalog
 from heft.serving.engine import Engine
@@ -51,25 +60,8 @@ def expected(runs, engine):
         else:
             model, _ = heft.load(runs[name.partition(":")[0]])
             activate(model, [each.partition("_")[2] for each in served.adapters])
-        found[name] = [_tokens(model, prompt, 6) for prompt in PROMPTS], _scores(model)
+        found[name] = [likeliest(model, prompt, 6) for prompt in PROMPTS], scores_by_definition(model, PROMPTS, CHOICES)
     return found
-
-
-def _tokens(model, prompt, count):
-    """The likeliest tokens by definition, each from a whole pass."""
-    ids = list(prompt)
-    positions = {"prompt_lengths": torch.tensor([len(prompt)])} if hasattr(model, "peft_config") else {}
-    with torch.no_grad():
-        for _ in range(count):
-            ids.append(model(torch.tensor([ids]), **positions).logits[0, -1].argmax().item())
-    return ids[len(prompt) :]
-
-
-def _scores(model):
-    from types import SimpleNamespace
-
-    questions = [SimpleNamespace(id=str(n), group=None, prompt=p, choices=CHOICES) for n, p in enumerate(PROMPTS)]
-    return plain_log_likelihoods(model, questions, 1, 0)
 
 
 def _works(engine, names):

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -57,6 +58,17 @@ def test_what_takes_longer_than_the_draining_is_told_so_and_the_exit_status_is_0
     assert last["error"]["code"] == "stopped"
     assert process.wait(30) == 0
     assert process.stderr.read() == ""
+
+
+def test_a_second_ctrl_c_waits_for_nothing(run):
+    process, _, url = _started(f"mine={run}", "--max-tokens", "100000", "--drain", "600")
+    with _asked(url, 90_000) as response:
+        response.readline()
+        process.send_signal(signal.SIGINT)
+        assert response.readline()  # it goes on
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 def test_what_cannot_be_served_is_said_at_once(tmp_path, run, monkeypatch, capsys):

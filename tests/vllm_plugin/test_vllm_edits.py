@@ -8,7 +8,7 @@ import torch
 import heft
 from heft.edits.equations import EQUATIONS
 from heft.errors import HeftError
-from heft.reft.interventions import orthonormal_rows
+from heft.reft import interventions
 from heft.reft.layer import layers_of
 from heft.vllm_plugin import directory as plugin
 from heft.vllm_plugin.directory import Place, read_adapter, read_layout
@@ -51,9 +51,9 @@ def test_each_equation_is_that_of_the_module(tmp_path, name, activation):
             assert torch.allclose(affine, unit(hidden), atol=1e-5)
 
 
-def test_orthonormal_rows_are_those_of_heft():
-    raw = torch.randn(5, HIDDEN)
-    assert torch.equal(plugin.orthonormal_rows(raw), orthonormal_rows(raw))
+def test_orthonormal_rows_and_activations_are_those_of_heft():
+    assert plugin.orthonormal_rows is interventions.orthonormal_rows
+    assert plugin.ACTIVATIONS is interventions.ACTIVATIONS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

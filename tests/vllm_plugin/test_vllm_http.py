@@ -9,7 +9,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from vllm_making import QUIET, ROOT, make_base, vllm_python
+from vllm_making import ROOT, make_base, vllm_python
+from vllm_quiet import QUIET
 
 from heft.errors import HeftError
 from heft.serving.client import ServerClient

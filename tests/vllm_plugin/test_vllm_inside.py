@@ -19,14 +19,14 @@ from vllm.v1.worker.gpu.lora_utils import LoraState
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu.states import RequestState
 from vllm.lora.request import LoRARequest
-from heft.vllm_plugin import hooks
+from heft.vllm_plugin import passes, runner as runners
 
 added = []
 GPUModelRunner.add_requests = lambda self, output: added.append(output)
 for _ in range(2):
-    hooks._extend_v2(GPUModelRunner, LoraState)
+    passes.extend_v2(GPUModelRunner, LoraState)
 runner = GPUModelRunner.__new__(GPUModelRunner)
-runner.heft = hooks.Served(None, 64, 3, "base")
+runner.heft = runners.Served(None, 64, 3, "base")
 runner.lora_state = LoraState(8)
 runner.lora_manager = Fake(_adapter_manager=Fake(lora_index_to_id=[None, 7, 9]))
 prompts, computed = np.zeros(8, dtype=np.int32), np.zeros(8, dtype=np.int32)
@@ -38,7 +38,7 @@ for row, (name, adapter, prompt, at) in {5: ("a", 9, 30, 28), 2: ("b", 7, 6, 0),
     prompts[row], computed[row] = prompt, at
 order = np.array([0, 5, 2])
 found = runner.lora_state.make_lora_inputs(["c", "a", "b"], order, np.array([1, 2, 6]))
-pieces = [vars(each) for each in hooks._pieces_v2(runner, *runner.lora_state.heft_batch)]
+pieces = [vars(each) for each in passes.pieces_v2(runner, *runner.lora_state.heft_batch)]
 runner.add_requests(Fake(finished_req_ids={"b"}, scheduled_new_reqs=[]))
 names = set(RequestState.__init__.__code__.co_names)
 print(json.dumps([pieces, [int(each) for each in found[1]], len(added), runner.heft.prompts,

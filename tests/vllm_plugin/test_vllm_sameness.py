@@ -3,19 +3,16 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from vllm_making import CLASSES, in_vllm, make_base, vllm_python
 
 import heft
 from heft.adapters.attach import activate
-from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.models.load import load_base
 from heft.recipe.recipe import ModelSettings
-from serving.serve_making import LORA, TAIL, make_run
-from tiny import forget_hashes
+from serving.serve_making import LORA, TAIL, make_run, scores_by_definition
+from tiny import forget_hashes, likeliest
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -87,19 +84,9 @@ def expected(base, runs):
     activate(models["two-coarse"], ["coarse"])
     found = {}
     for name, model in models.items():
-        questions = [SimpleNamespace(id=str(n), group=None, prompt=p, choices=CHOICES) for n, p in enumerate(PROMPTS)]
-        tokens = [_tokens(model, prompt, COUNT) for prompt in PROMPTS]
-        found[name] = tokens, plain_log_likelihoods(model, questions, 1, 0)
+        tokens = [likeliest(model, prompt, COUNT) for prompt in PROMPTS]
+        found[name] = tokens, scores_by_definition(model, PROMPTS, CHOICES)
     return found
-
-
-def _tokens(model, prompt, count):
-    ids = list(prompt)
-    positions = {"prompt_lengths": torch.tensor([len(prompt)])} if hasattr(model, "peft_config") else {}
-    with torch.no_grad():
-        for _ in range(count):
-            ids.append(model(torch.tensor([ids]), **positions).logits[0, -1].argmax().item())
-    return ids[len(prompt) :]
 
 
 def _asked(names):
@@ -118,7 +105,7 @@ def _check(names, answers, expected):
             assert [next(found) for _ in CHOICES] == pytest.approx(scores[n], rel=1e-4, abs=2e-4), (name, n)
 
 
-def test_every_adapter_changes_the_tokens(expected):
+def test_every_adapter_changes_thelikeliest(expected):
     same = [(a, b) for a in expected for b in expected if a is not b and expected[a][0] == expected[b][0]]
     assert same == []
 
@@ -151,7 +138,7 @@ def test_each_class_of_layers_is_read_right(tmp_path, name):
     run = make_run(tmp_path, "run", f"{lora}, fine: {{method: reft, rank: 4, positions: f2+l3+}}", base=str(base))
     model = heft.load(run)[0]
     alone = load_base(ModelSettings(name=str(base), device="cpu", dtype="float32")).model
-    expected = [_tokens(model, prompt, 6) for prompt in PROMPTS], [_tokens(alone, prompt, 6) for prompt in PROMPTS]
+    expected = [likeliest(model, prompt, 6) for prompt in PROMPTS], [likeliest(alone, prompt, 6) for prompt in PROMPTS]
     asked = [{"adapter": name, "prompt": p, "count": 6} for name in ("run", None) for p in PROMPTS]
     found = in_vllm(tmp_path, base, [asked], {"run": run}, max_model_len=128, block_size=32)
     assert found["answers"][0] == [*expected[0], *expected[1]]
@@ -220,9 +207,9 @@ def test_a_longer_prompt_uses_no_block_whose_edits_are_others(tmp_path, base, se
     for name in names:
         model = heft.load(runs[name])[0]
         for prompt in (PROMPTS[6], PROMPTS[7], (77,)):
-            answer = _tokens(model, prompt, COUNT)
+            answer = likeliest(model, prompt, COUNT)
             longer = (*prompt, *answer, *range(10, 30))
-            turns[name].append((prompt, answer, longer, _tokens(model, longer, COUNT)))
+            turns[name].append((prompt, answer, longer, likeliest(model, longer, COUNT)))
     every = [(name, turn) for name in names for turn in turns[name]]
     first = [{"adapter": name, "prompt": turn[0], "count": COUNT} for name, turn in every]
     second = [{"adapter": name, "prompt": turn[2], "count": COUNT} for name, turn in every]

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,6 @@ from tiny import COMMON
 
 ROOT = Path(__file__).parents[2]
 SIDE = Path(__file__).with_name("vllm_side.py")
-QUIET = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-
 
 CLASSES = {
     "Gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32},
@@ -54,7 +46,17 @@ def vllm_python() -> str:
     given = Path(os.environ.get("HEFT_VLLM_PYTHON", ROOT / "benchmarks/.envs/vllm/bin/python"))
     if not given.is_file():
         pytest.skip(f"no environment of vLLM at {given}: `make serve-env` builds it")
+    _require_entry_point(str(given))
     return str(given)
+
+
+@cache
+def _require_entry_point(python: str) -> None:
+    """vLLM finds the plugin by the package's metadata, which an older installation of this checkout has without it."""
+    code = "from importlib.metadata import entry_points as e; print(*e(group='vllm.general_plugins').names)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, env=environment).stdout.split()
+    assert "heft" in found, f"the metadata in {ROOT / 'src'} has no entry point for vLLM: install the checkout again"
 
 
 def in_vllm(folder: Path, base: Path, batches: list[list[dict]], adapters: dict[str, Path], **engine) -> dict:
@@ -62,7 +64,7 @@ def in_vllm(folder: Path, base: Path, batches: list[list[dict]], adapters: dict[
     path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
     paths = {name: str(where) for name, where in adapters.items()}
     path.write_text(json.dumps({"base": str(base), "engine": engine, "adapters": paths, "batches": batches}))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | QUIET
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"PYTHONPATH": str(ROOT / "src"), "VLLM_CACHE_ROOT": str(folder / "cache")}
     done = subprocess.run([vllm_python(), str(SIDE), str(path)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -10,8 +10,13 @@ the prefix cache gave.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
+
+from vllm_quiet import QUIET
+
+os.environ.update(QUIET)
 
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest

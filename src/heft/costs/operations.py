@@ -19,11 +19,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
+from heft.edits.arithmetic import orthonormal_rows
 from heft.edits.positions import GROUPS, Positions
 from heft.errors import HeftError
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
-from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer, layers_of
 from heft.reft.sites import block_names, decoder_of
 from heft.reft.tracker import tracker_of

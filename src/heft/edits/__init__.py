@@ -1,4 +1,4 @@
-"""What a ReFT adapter edits, and how, without torch: its equations, its positions, its settings.
+"""What a ReFT adapter edits, and how: its equations, its positions, its settings, without torch but for `arithmetic`.
 
 heft.reft computes it; recipes, cost models and reports need these facts alone.
 """

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
+from heft.edits.arithmetic import orthonormal_rows
 from heft.errors import HeftError
 from heft.evaluation.shared_prefix import Question
 from heft.models.sharding import whole
-from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import layers_of
 from heft.text.listing import first_of
 

@@ -20,12 +20,12 @@ take a `ReftConfig`.
 Equations, positions and settings are in heft.edits, since recipes and reports need them without torch.
 """
 
+from heft.edits.arithmetic import orthonormal_rows
 from heft.edits.equations import EQUATIONS
 from heft.edits.positions import Positions, parse_positions
 from heft.reft.collating import with_prompt_lengths
 from heft.reft.config import ReftConfig
 from heft.reft.editable import require_editable
-from heft.reft.interventions import orthonormal_rows
 from heft.reft.layer import ReftLayer
 from heft.reft.model import ReftModel
 from heft.reft.registration import register

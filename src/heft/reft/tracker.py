@@ -23,10 +23,11 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
+from heft.edits.arithmetic import orthonormal_rows
 from heft.edits.positions import Positions
 from heft.reft.caches import Seen, cache_of, is_cache, note_on
 from heft.reft.generating import GenerateCall
-from heft.reft.interventions import Intervention, orthonormal_rows
+from heft.reft.interventions import Intervention
 from heft.reft.layout import TokenLayout, edited_token_indices, edited_tokens
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
 from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if

@@ -120,7 +120,7 @@ class Engine:
 
     def call(self, run: Callable[[], Any]) -> Future:
         """Run something between two passes, such as loading an adapter; its result, or its error, is in the future."""
-        future: Future = Future()
+        future = _pending()
         with self._lock:
             if not self._open:
                 future.set_exception(Ended("the server is ending"))
@@ -130,9 +130,13 @@ class Engine:
 
     def unload(self, name: str) -> Future:
         """Take a directory's adapters off once no text of theirs runs; requests for them are refused from now on."""
-        unloaded: Future = Future()
-        begun = self.call(lambda: self._begin_unloading(name, unloaded))
-        begun.add_done_callback(lambda done: done.exception() and unloaded.set_exception(done.exception()))
+        unloaded = _pending()
+
+        def refused(begun: Future) -> None:
+            if begun.exception() is not None:
+                unloaded.set_exception(begun.exception())
+
+        self.call(lambda: self._begin_unloading(name, unloaded)).add_done_callback(refused)
         return unloaded
 
     def close(self, seconds: float = 30.0) -> None:
@@ -307,6 +311,13 @@ class Engine:
             for text in lane.leave_all():
                 self._end(text.work, event)
         self._lanes = {}
+
+
+def _pending() -> Future:
+    """A future that whoever waits for it cannot cancel, since the engine sets it whatever becomes of them."""
+    future: Future = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _unloaded(name: str) -> Failed:

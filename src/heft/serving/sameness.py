@@ -142,8 +142,8 @@ def _against_the_run(compared: Compared, name: str, answers: Answers, how: str) 
     model, rounding, rows = compared.model, compared.rounding, compared.rows
     longest = max(len(choice) for row in rows for choice in choices_of(row))
     with activated(model, compared.names[name]):
-        gaps = [_gap(model, row.prompt, tokens) for row, tokens in zip(rows, answers.tokens, strict=True)]
-        questions = [_Question(row.id, row.group, row.prompt, tuple(choices_of(row))) for row in rows]
+        gaps = [gap_of(model, row.prompt, tokens) for row, tokens in zip(rows, answers.tokens, strict=True)]
+        questions = [Asked(row.id, row.group, row.prompt, tuple(choices_of(row))) for row in rows]
         expected = plain_log_likelihoods(model, questions, 1, compared.tokenizer.pad_token_id)
     yield judged(
         f"{name} {how}: greedy tokens",
@@ -167,7 +167,7 @@ def _against_the_run(compared: Compared, name: str, answers: Answers, how: str) 
     )
 
 
-def _gap(model: PreTrainedModel, prompt: tuple[int, ...], tokens: Sequence[int]) -> tuple[float, int]:
+def gap_of(model: PreTrainedModel, prompt: tuple[int, ...], tokens: Sequence[int]) -> tuple[float, int]:
     """By how much the likeliest token's logit exceeds that of a server's token at most, and how often it does."""
     if not tokens:
         return float("nan"), 0
@@ -180,7 +180,9 @@ def _gap(model: PreTrainedModel, prompt: tuple[int, ...], tokens: Sequence[int])
 
 
 @dataclass(frozen=True)
-class _Question:
+class Asked:
+    """A row as what `heft.evaluation.likelihood` scores, with the choices that were asked of a server."""
+
     id: str
     group: str | None
     prompt: tuple[int, ...]

@@ -5,8 +5,8 @@ vLLM's own LoRA serves the coarse stage. The fine stage is one custom operation 
 (heft.vllm_plugin.edits). Which tokens those are is told before each pass (heft.vllm_plugin.tokens), and so is the
 prefix cache, whose blocks carry the edits of their tokens in their hash (heft.vllm_plugin.blocks).
 
-Nothing else of heft imports this package, and of it only `hooks` and `layers` import vLLM. It needs neither PEFT nor
-transformers.
+Nothing else of heft imports this package, and of it only `hooks`, `loading`, `passes` and `layers` import vLLM. It
+needs neither PEFT nor transformers.
 """
 
 

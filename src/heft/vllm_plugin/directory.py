@@ -6,32 +6,30 @@ No vLLM and no PEFT. Shapes: r rank, d hidden size.
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
 from heft.adapters.safety import adapter_folder, adapter_paths, read_reft
+from heft.adapters.weights import read_shapes
+from heft.edits.arithmetic import ACTIVATIONS, orthonormal_rows
 from heft.edits.equations import EQUATIONS, Weights
 from heft.edits.positions import parse_positions
-from heft.edits.settings import ReftSettings
+from heft.edits.settings import ReftSettings, Site
 from heft.errors import HeftError
 from heft.settings.words import show
 from heft.storage.atomic import sha256_of
 from heft.storage.reading import is_file, read_json
 from heft.vllm_plugin.tokens import Kind
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 _KEY = re.compile(
     r"base_model\.model\.(?:.*\.)?layers\.(\d+)\.(?:[a-z_]+\.)?reft\.reft_(shared|first|last)"
     r"\.(rotation|weight|bias|basis)"
 )
-
-Site = Literal["block", "attention", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,9 @@ class Edit:
 
     def to(self, device: torch.device) -> "Edit":
         """The same on a device."""
-        moved = [None if each is None else each.to(device) for each in self.weights]
-        return Edit(
-            self.name, self.settings, self.kind, Weights(*moved), self.matrix.to(device), self.bias.to(device),
-            self.basis.to(device),
-        )  # fmt: skip
+        weights = Weights(*(None if each is None else each.to(device) for each in self.weights))
+        moved = {key: getattr(self, key).to(device) for key in ("matrix", "bias", "basis")}
+        return replace(self, weights=weights, **moved)
 
 
 @dataclass(frozen=True)
@@ -181,15 +177,6 @@ def lora_faults(name: str, values: dict) -> list[str]:
     return found
 
 
-def orthonormal_rows(raw: torch.Tensor) -> torch.Tensor:
-    """As `heft.reft.interventions.orthonormal_rows`, without PEFT; a test compares the two."""
-    rows = raw.double()
-    for _ in range(2):
-        lower = torch.linalg.cholesky(rows @ rows.mT)
-        rows = torch.linalg.solve_triangular(lower, rows, upper=False)
-    return rows.to(torch.promote_types(raw.dtype, torch.float32))
-
-
 def _up_to(directory: Path, manifest: AdapterManifest, stage: str | None) -> Iterable[AdapterEntry]:
     stages = list(dict.fromkeys(entry.stage for entry in manifest.adapters))
     if stage is None:
@@ -202,20 +189,13 @@ def _up_to(directory: Path, manifest: AdapterManifest, stage: str | None) -> Ite
 
 def _grouped(path: Path) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
     """The tensors of a file by layer and group."""
+    read_shapes(path)  # a file that is cut off or holds other numbers is refused first
     found: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in sorted(file.keys()):
-                match = _KEY.fullmatch(key)
-                if match is None:
-                    raise HeftError(f"{path} holds {key[:120]!r}, which is no edit of a layer")
-                found.setdefault((int(match[1]), match[2]), {})[match[3]] = file.get_tensor(key)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise HeftError(f"{path} cannot be read: {error}") from None
-    except Exception as error:  # safetensors' own error has no other base
-        if isinstance(error, HeftError):
-            raise
-        raise HeftError(f"{path} cannot be read: {error}") from None
+    for key, tensor in sorted(load_file(path).items()):
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise HeftError(f"{path} holds {key[:120]!r}, which is no edit of a layer")
+        found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     return found
 
 
@@ -231,7 +211,7 @@ def _edit(
             f"{path} has weights of the shapes {there}, and an edit of rank {settings.rank} of this base model, whose"
             f" hidden size is {hidden_size}, has {shapes}: it was trained on another model"
         )
-    bad = [key for key, value in tensors.items() if not (value.is_floating_point() and bool(value.isfinite().all()))]
+    bad = [key for key, value in tensors.items() if not value.isfinite().all()]
     if bad:
         raise HeftError(f"{path}: {', '.join(bad)} has values that are no finite numbers")
     basis = orthonormal_rows(tensors["rotation"]) if "rotation" in tensors else tensors["basis"].float()

@@ -110,7 +110,7 @@ def serve(
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     say(f"serving {', '.join(engine.catalog.served)} on http://{shown}:{address[1]}")
     try:
-        _Server(config, lambda: engine.close(drain)).run(sockets=[listening])
+        _Server(config, engine, drain).run(sockets=[listening])
     finally:
         engine.close(drain)
         for number, handler in before.items():
@@ -120,13 +120,15 @@ def serve(
 class _Server(uvicorn.Server):
     """One that ends the engine while it waits for its answers, so that what is cut short is told why."""
 
-    def __init__(self, config: uvicorn.Config, close: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float):
         super().__init__(config)
-        self._close = close
+        self._engine, self._drain = engine, drain
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        closing = asyncio.create_task(asyncio.to_thread(self._close))
+        closing = asyncio.create_task(asyncio.to_thread(self._engine.close, self._drain))
         await super().shutdown(sockets)
+        if self.force_exit:  # a second Ctrl-C
+            await asyncio.to_thread(self._engine.close, 0.0)
         await closing
 
 
