@@ -6,7 +6,6 @@ import torch
 import tiny
 from heft.adapters.attach import activate, adapter_parameters, attach, finish, train_only
 from heft.data.encode import Encoder, training_batch
-from heft.edits.positions import parse_positions
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.layer import ReftLayer
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
@@ -21,6 +20,7 @@ TEXTS = [("A short one:", " yes"), ("Something quite a bit longer than that:", "
          ("One that is about as long as that:", " x")]  # fmt: skip
 ROWS = Encoder(tiny.byte_tokenizer(), 256)([generation_example("t", p, a, a) for p, a in TEXTS])
 POSITIONS = ["l1", "l2", "l2", "f1+l1", "all"]
+SUFFIXES = [1, 2, 2, None, None]
 NAMES = [f"sweep-{n}" for n in range(len(POSITIONS))]
 
 
@@ -54,9 +54,10 @@ def own(model, names):
 
 def passes_of(model, in_place=False):
     own(model, NAMES)
-    apart = frozenset({0, 1, 2}) if can_stand_side_by_side(model) else frozenset()
-    reuse = PrefixReuse(model, ROWS, 1, 0, MemoryStore(), in_place=in_place) if apart else None
-    return PackedForward(model, ROWS, [parse_positions(p) for p in POSITIONS], 0, reuse=reuse, behind_prefix=apart)
+    if not can_stand_side_by_side(model):
+        return PackedForward(model, ROWS, 0)
+    reuse = PrefixReuse(model, ROWS, 1, 0, MemoryStore(), in_place=in_place)
+    return PackedForward(model, ROWS, 0, reuse=reuse, suffixes=SUFFIXES)
 
 
 def plain(model, number, row):
@@ -75,7 +76,7 @@ def plain(model, number, row):
 def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, in_place, site):
     model = model_with_all(architecture, site)
     passes = passes_of(model, in_place)
-    assert passes.behind_prefix, "these architectures can stand side by side"
+    assert passes.suffixes, "these architectures can stand side by side"
     work = [(n, row) for n in range(len(NAMES)) for row in range(len(ROWS)) if (n + row) % 4 or n < 3]
     losses = passes.losses([passes.item(n, row, ROWS[row].answer) for n, row in work])
     parameters = {n: list(adapter_parameters(model, [NAMES[n]]).values()) for n in range(len(NAMES))}

@@ -1,12 +1,13 @@
 """LoRA of many configurations in one pass: each has the loss and the gradients of PEFT's layers on its rows alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import tiny
 from heft.adapters.attach import activate, adapter_parameters, attach, finish, train_only
 from heft.data.encode import Encoder, training_batch
-from heft.edits.positions import parse_positions
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.tracker import ForwardTracker
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
@@ -20,6 +21,7 @@ from tolerance import assert_gradients, rounded
 TEXTS = [("A short one:", " yes"), ("Something quite a bit longer than that:", " no it is not"), ("Q?", " 1")]
 ROWS = Encoder(tiny.byte_tokenizer(), 256)([generation_example("t", p, a, a) for p, a in TEXTS])
 POSITIONS = ["l1+", "l2+", "l2+", "all"]
+SUFFIXES = [1, 2, 2, None]
 NAMES = [f"sweep-{n}" for n in range(len(POSITIONS))]
 
 
@@ -56,9 +58,9 @@ def losses_and_gradients(model, enabled):
     tracker.adapter_index = {name: n for n, name in enumerate(NAMES)}
     activate(model, list(model.peft_config))
     train_only(model, NAMES)
-    behind = frozenset({0, 1, 2}) if can_stand_side_by_side(model) else frozenset()
-    reuse = PrefixReuse(model, ROWS, 1, 0, MemoryStore()) if behind else None
-    passes = PackedForward(model, ROWS, [parse_positions(p) for p in POSITIONS], 0, reuse=reuse, behind_prefix=behind)
+    passes = PackedForward(model, ROWS, 0)
+    if can_stand_side_by_side(model):
+        passes = replace(passes, reuse=PrefixReuse(model, ROWS, 1, 0, MemoryStore()), suffixes=SUFFIXES)
     work = [(n, row) for n in range(len(NAMES)) for row in range(len(ROWS)) if (n + row) % 3]
     with packed_lora(model, tracker, enabled) as layers:
         losses = passes.losses([passes.item(n, row, ROWS[row].answer) for n, row in work])

@@ -65,11 +65,9 @@ def test_a_pass_is_counted(sweep_of, grid):
     train_only(model, names)
     tracker = next(m for m in model.modules() if hasattr(m, "tracker")).tracker
     tracker.adapter_index.update({name: number for number, name in enumerate(names)})
-    positions = [parse_positions(configuration.stage.positions) for configuration in tried]
-    apart = frozenset(n for n, member in enumerate(work.members) if member.suffix is not None)
-    store = MemoryStore()
-    reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, store, in_place=True) if apart else None
-    passes = PackedForward(model, rows, positions, 0, reuse=reuse, behind_prefix=apart)
+    suffixes, store = [member.suffix for member in work.members], MemoryStore()
+    reuse = PrefixReuse(model, rows[:2], work.reuse.start, 0, store, in_place=True) if any(suffixes) else None
+    passes = PackedForward(model, rows, 0, reuse=reuse, suffixes=suffixes)
 
     def run():
         passes.losses(
@@ -78,7 +76,7 @@ def test_a_pass_is_counted(sweep_of, grid):
 
     first, later = counted(run), counted(run)
     assert pass_flops(work.members, rows[:2]) == pytest.approx(later, rel=2e-3)
-    if apart:
+    if any(suffixes):
         prefixes = 2 * prefix_row(work.members[0].costs, rows[0], work.reuse.start)
         assert pass_flops(work.members, rows[:2]) + prefixes == pytest.approx(first, rel=2e-3)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from heft.data.batching import batches_of_like_length, pass_tokens
 from heft.data.encode import left_pad
 from heft.edits.positions import longest_tail
-from heft.evaluation.shared_pass import OnTokens, SharedPasses, ignore_tokens
+from heft.evaluation.shared_pass import KeptPrefixes, OnTokens, SharedPasses, ignore_tokens
 from heft.evaluation.shared_prefix import Question, shared_batches
 from heft.models.equality import why_unequal
 from heft.models.forward import logits_of
@@ -31,6 +31,7 @@ def choice_log_likelihoods(
     equal_lengths: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
     on_tokens: OnTokens = ignore_tokens,
+    kept: KeptPrefixes | None = None,
 ) -> list[list[float]]:
     """ln p(choice | prompt), summed over the choice's tokens, for every choice of every example, in float32.
 
@@ -46,14 +47,15 @@ def choice_log_likelihoods(
         equal_lengths: whether only rows of one length run together, and nothing is shared (see heft.data.padding).
         on_batch: called with the number of examples done.
         on_tokens: hears of the tokens of every choice (`OnTokens`).
+        kept: prefixes that are there already, taken where prefixes are shared; no adapter acts on any of their tokens.
     """
     if not share_prefix or equal_lengths or not keeps_plain_keys(model):
         return plain_log_likelihoods(model, examples, batch_size, pad_id, equal_lengths, on_batch, on_tokens)
     last_edited = longest_tail(positions_of(model))
     scores = [[0.0] * len(example.choices) for example in examples]
-    passes, done = SharedPasses(model, examples, scores, batch_size, pad_id, on_tokens), 0
+    passes, done = SharedPasses(model, examples, scores, batch_size, pad_id, on_tokens, kept), 0
     cost = pass_tokens(model.device, trains=False)
-    for batch in shared_batches(examples, batch_size, last_edited, cost):
+    for batch in shared_batches(examples, batch_size, last_edited, cost, kept and kept.start):
         passes.score(batch)
         done += len(batch.stems)
         on_batch(done)
@@ -104,7 +106,9 @@ def plain_rows(index: int, example: Question) -> list[tuple[int, int | None, tup
     return [(index, c, example.prompt + choice[:-1]) for c, choice in enumerate(example.choices)]
 
 
-def why_not_shared(model: PreTrainedModel, examples: Sequence[Question], pad_id: int) -> str | None:
+def why_not_shared(
+    model: PreTrainedModel, examples: Sequence[Question], pad_id: int, kept: KeptPrefixes | None = None
+) -> str | None:
     """Why prefixes are not to be shared, in words; None where they may be, or where the model shares none anyway.
 
     Tried before an evaluation on the shortest and the longest example, and on two of one text where there are such.
@@ -114,7 +118,9 @@ def why_not_shared(model: PreTrainedModel, examples: Sequence[Question], pad_id:
     chosen = _chosen(examples)
 
     def scores(share_prefix: bool) -> list[float]:
-        found = choice_log_likelihoods(model, chosen, batch_size=len(chosen), pad_id=pad_id, share_prefix=share_prefix)
+        found = choice_log_likelihoods(
+            model, chosen, batch_size=len(chosen), pad_id=pad_id, share_prefix=share_prefix, kept=kept
+        )
         return [score for row in found for score in row]
 
     plain = attempt(lambda: scores(share_prefix=False))

@@ -9,7 +9,7 @@ from heft.data.padding import padding_matters
 from heft.errors import HeftError
 from heft.evaluation.finite import require_finite
 from heft.evaluation.likelihood import choice_log_likelihoods, why_not_shared
-from heft.evaluation.shared_pass import OnTokens, ignore_tokens
+from heft.evaluation.shared_pass import KeptPrefixes, OnTokens, ignore_tokens
 from heft.evaluation.shared_prefix import Question
 from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.sharding import is_sharded
@@ -53,11 +53,13 @@ def score_choices(
     reporter: Reporter,
     what: str,
     on_tokens: OnTokens = ignore_tokens,
+    kept: KeptPrefixes | None = None,
 ) -> list[list[float]]:
     """ln p of every choice of every question, by `heft.evaluation.likelihood`.
 
     Prefixes are shared where the settings ask for it and a trial finds the plain path's result; where it does not, the
-    reporter hears why. Rows of unlike length stand in one batch where the model makes nothing of padding.
+    reporter hears why. Rows of unlike length stand in one batch where the model makes nothing of padding. `kept` as for
+    `choice_log_likelihoods`.
 
     Raises:
         NotFinite: a choice has no finite log-likelihood.
@@ -65,7 +67,7 @@ def score_choices(
     longest = max(len(each.prompt) + max(map(len, each.choices)) for each in questions)
     equal_lengths = padding_matters(model, pad_id, longest)
     shares = settings.share_prefix and not equal_lengths
-    why_not = why_not_shared(model, questions, pad_id) if shares else None
+    why_not = why_not_shared(model, questions, pad_id, kept) if shares else None
     if why_not is not None:
         reporter.note(f"{what}: no prefix is shared, the plain path is taken: {why_not}")
     scores = choice_log_likelihoods(
@@ -77,6 +79,7 @@ def score_choices(
         equal_lengths=equal_lengths,
         on_batch=lambda done: reporter.step(what, done, len(questions)),
         on_tokens=on_tokens,
+        kept=kept,
     )
     require_finite(questions, scores)
     return scores

@@ -9,6 +9,7 @@ Shapes: B rows, T tokens, S columns in the cache, K columns with logits, H key-v
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -28,6 +29,17 @@ def ignore_tokens(index: int, choice: int, log_probs_KV: torch.Tensor, ids_K: to
     """For who needs no more than the sums."""
 
 
+class KeptPrefixes(Protocol):
+    """Prefixes of prompts that are there already, of each as much as stands before its last `start` tokens."""
+
+    @property
+    def start(self) -> int:
+        """See there."""
+
+    def cache(self, questions: Sequence[Question], lengths: Sequence[int]) -> DynamicCache:
+        """Keys and values of the first `lengths` tokens of each prompt, aligned at the right."""
+
+
 @dataclass(frozen=True)
 class SharedPasses:
     """Scores examples batch by batch.
@@ -36,6 +48,7 @@ class SharedPasses:
         scores: one list an example; `score` sets the entries of a batch's examples.
         batch_size: most rows of a pass.
         on_tokens: hears of the tokens of every choice.
+        kept: whence prefixes come, where batches are planned for that; None computes them.
     """
 
     model: PreTrainedModel
@@ -44,6 +57,7 @@ class SharedPasses:
     batch_size: int
     pad_id: int
     on_tokens: OnTokens = ignore_tokens
+    kept: KeptPrefixes | None = None
 
     def score(self, batch: SharedBatch) -> None:
         """Write the log-likelihood of every choice of a batch's examples into `scores`.
@@ -69,6 +83,10 @@ class SharedPasses:
 
     def _prefix_cache(self, batch: SharedBatch) -> DynamicCache:
         """Keys and values of each stem's tokens left of the batch's split, from one row for each family."""
+        split, start = batch.split, batch.split - batch.width
+        if self.kept is not None:
+            questions = [self.examples[stem.index] for stem in batch.stems]
+            return self.kept.cache(questions, [max(0, len(stem.ids) + start) for stem in batch.stems])
         inputs = self._padded([stems[0].ids[:shared] for stems, shared in batch.families])
         width = inputs["input_ids"].shape[1]
         if takes_prompt_lengths(self.model):  # the shortest of a family: none of its last positions is in the prefix
@@ -76,7 +94,7 @@ class SharedPasses:
             inputs["prompt_lengths"] = self._tensor(shortest)
         computed = DynamicCache()
         decoder_of(self.model)(**inputs, past_key_values=computed, use_cache=True)
-        places, split, start = [], batch.split, batch.split - batch.width
+        places = []
         for family, (stems, shared) in enumerate(batch.families):
             for stem in stems:
                 places.append((family, width - shared, max(0, len(stem.ids) + start)))

@@ -129,7 +129,11 @@ class Pass:
 
 
 def shared_batches(
-    examples: Sequence[Question], batch_size: int, last_edited: int, tokens_of_a_pass: int | None = None
+    examples: Sequence[Question],
+    batch_size: int,
+    last_edited: int,
+    tokens_of_a_pass: int | None = None,
+    kept: int | None = None,
 ) -> list[SharedBatch]:
     """The batches of an evaluation; the same for the same arguments, so that figures repeat.
 
@@ -138,8 +142,11 @@ def shared_batches(
         batch_size: most rows of a forward pass.
         last_edited: how many tokens from a prompt's end any adapter edits; they are not shared between examples.
         tokens_of_a_pass: see `heft.data.batching.batches_of_like_length`; for stems that share nothing.
+        kept: tokens from a prompt's end before which every prefix is there already; None where none is.
     """
     stems = [stem_of(i, example) for i, example in enumerate(examples)]
+    if kept is not None:
+        return _behind_kept(stems, batch_size, kept, tokens_of_a_pass)
     alone, together = [], []
     for family in _families(stems, examples, batch_size):
         shared = _shared_tokens(family, last_edited)
@@ -159,6 +166,14 @@ def shared_batches(
     for batch in batches_of_like_length([len(stem.ids) for stem in alone], batch_size, tokens_of_a_pass):
         batches.append(SharedBatch(tuple(((alone[i],), 0) for i in batch)))
     return sorted(batches, key=lambda batch: (-batch.width, batch.stems[0].index))
+
+
+def _behind_kept(stems: Sequence[Stem], batch_size: int, kept: int, tokens_of_a_pass: int | None) -> list[SharedBatch]:
+    """Each stem from the end of its own prefix on."""
+    there = [max(0, stem.prompt - kept) for stem in stems]
+    own = [len(stem.ids) - count for stem, count in zip(stems, there, strict=True)]
+    batches = batches_of_like_length(own, batch_size, tokens_of_a_pass)
+    return [SharedBatch(tuple(((stems[i],), there[i]) for i in batch)) for batch in batches]
 
 
 def common_length(rows: Sequence[Sequence[int]]) -> int:

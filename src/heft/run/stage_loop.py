@@ -28,7 +28,7 @@ from heft.runtime import distributed, signals
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
-from heft.training.reuse.shared import BasePrefixes, shared_prefix
+from heft.training.reuse.shared import BasePrefixes, StagePrefixes, shared_prefix
 from heft.training.stage import StageOutcome, train_stage
 
 
@@ -117,8 +117,8 @@ class StageLoop:
             self.reporter.resumed(name, step)
             if last.cache is not None:  # a resumed stage runs as it was started
                 stage = stage.model_copy(update={"cache": last.cache})
-        elif self.prefixes is not None and self.prefixes.kind is not None and name in self.prefixes.shared.stages:
-            stage = stage.model_copy(update={"cache": self.prefixes.kind})  # where an earlier stage has put them
+        elif self.prefixes is not None and self.prefixes.base.kind is not None and name in self.prefixes.shared.stages:
+            stage = stage.model_copy(update={"cache": self.prefixes.base.kind})  # where an earlier stage has put them
         costs = self.count(name, stage)
         cache = costs.reuse.store
         stage = stage.model_copy(update={"cache": cache})  # what is counted is what runs
@@ -135,7 +135,7 @@ class StageLoop:
         shared = self.prefixes if costs.reuse.stages else None
         parameters, outcome = self.train_stage(name, stage, plan, shared)
         if shared is not None and name == shared.shared.stages[-1]:
-            shared.close()
+            shared.base.close()
         passes = costs.passes_of(outcome.tokens)
         plain = costs.plain_flops(passes)
         figures = asdict(outcome)
@@ -163,13 +163,15 @@ class StageLoop:
         return costs
 
     @cached_property
-    def prefixes(self) -> BasePrefixes | None:
+    def prefixes(self) -> StagePrefixes | None:
         """The prefixes that several stages share; None where they do not."""
         shared = shared_prefix(self.recipe)
-        return None if shared is None else BasePrefixes(shared, self.data.train)
+        if shared is None:
+            return None
+        return StagePrefixes(shared, BasePrefixes(self.data.train, shared.start, shared.rows_per_pass))
 
     def train_stage(
-        self, name: str, stage: Stage, plan: CheckpointPlan | None = None, prefixes: BasePrefixes | None = None
+        self, name: str, stage: Stage, plan: CheckpointPlan | None = None, prefixes: StagePrefixes | None = None
     ) -> tuple[int, StageOutcome]:
         """Attach a stage's adapters, train and freeze them; how many numbers were trained, and what it took."""
         seed = self.recipe.stage_seed(name)

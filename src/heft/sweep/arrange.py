@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from heft.adapters.attach import train_only
 from heft.adapters.detach import gone_afterwards
 from heft.adapters.orthogonal import orthogonal_in_words
-from heft.edits.positions import parse_positions
 from heft.models.equality import why_unequal
 from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.load import Base
@@ -36,6 +35,7 @@ from heft.training.modes import repeatable
 from heft.training.reuse.decide import first_equal, forms_of, reuse_of, with_store
 from heft.training.reuse.facts import has_dropout
 from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.shared import StagePrefixes
 from heft.training.reuse.stores import Store
 
 
@@ -47,8 +47,12 @@ def side_by_side(
     seeds: Sequence[int],
     tokens_per_pass: int,
     reporter: Reporter,
+    prefixes: StagePrefixes | None = None,
 ) -> Iterator[SideBySide]:
     """The training of all configurations, each of which edits its own tokens only; `seeds` has one for each.
+
+    Prefixes are computed here, or are those of the base that are kept already, `prefixes`, whose `shared.start` is how
+    far the stages before reach back.
 
     Their adapters are on the model, behind those of earlier stages, while this is open, and the model computes in the
     faster of equal ways, as in a run of each alone (heft.training.stage).
@@ -73,7 +77,7 @@ def side_by_side(
         tracker.adapter_index.update({each.adapter: number for number, each in enumerate(tried)})
         plain = _plain_passes(base, learners, data)
         with packed_lora(model, tracker, _may_be_packed(plain, tracker, learners, reporter)):
-            passes = _passes(base, plain, learners, data, Path(scratch.name), reporter)
+            passes = _passes(base, plain, learners, data, Path(scratch.name), reporter, prefixes)
             validation = range(len(data.rows), len(data.examples))
             retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
             yield SideBySide(learners, passes, validation, retrying)
@@ -92,9 +96,8 @@ def _numbering(model: PreTrainedModel) -> Iterator[ForwardTracker]:
 
 def _plain_passes(base: Base, learners: Sequence[Learner], data: TrainingData) -> PackedForward:
     """Every configuration on whole rows."""
-    stages = [learner.configuration.stage for learner in learners]
-    positions = [parse_positions(stage.positions) for stage in stages]
-    return PackedForward(base.model, data.examples, positions, base.tokenizer.pad_token_id, stages[0].bf16)
+    bf16 = learners[0].configuration.stage.bf16
+    return PackedForward(base.model, data.examples, base.tokenizer.pad_token_id, bf16)
 
 
 def _kept_out_in_words(base: Base, tried: Sequence[Configuration]) -> list[str]:
@@ -113,30 +116,34 @@ def _passes(
     data: TrainingData,
     folder: Path,
     reporter: Reporter,
+    prefixes: StagePrefixes | None,
 ) -> PackedForward:
     """How the configurations go through the model."""
     stages = [learner.configuration.stage for learner in learners]
     seeds = [learner.seed for learner in learners]
-    sharing = decide_sharing(
-        stages, seeds, len(data.rows), len(data.validation_rows), can_stand_side_by_side(base.model)
-    )
+    counts, before = (len(data.rows), len(data.validation_rows)), 0 if prefixes is None else prefixes.shared.start
+    sharing = decide_sharing(stages, seeds, *counts, can_stand_side_by_side(base.model), before)
     if has_dropout(base.model):
         reporter.note("the base model has dropout of its own, so configurations draw other numbers than alone")
     if len(sharing.behind) < len(learners):
         reporter.note(f"{len(learners) - len(sharing.behind)} configurations run whole rows, in a pass of their own")
     if not sharing.behind:
         return plain
-    reuse = reuse_of(sharing.plan, base.model, data.examples, plain.pad_id, Store())
-    reuse = with_store(reuse, sharing.plan, stages[0].cache, sharing.uses, folder, reporter)
+    if prefixes is None:
+        reuse = reuse_of(sharing.plan, base.model, data.examples, plain.pad_id, Store())
+        reuse = with_store(reuse, sharing.plan, stages[0].cache, sharing.uses, folder, reporter)
+    else:
+        reuse = prefixes.base.reuse(base.model, sharing.plan.start, plain.pad_id, data.examples)
     if reuse.store.kind == "off":
         reuse = replace(reuse, store=StepStore())
     trained = _trained(learners)
 
     def shared(form: PrefixReuse) -> PackedForward:
-        return replace(plain, reuse=form, behind_prefix=sharing.behind)
+        return replace(plain, reuse=form, suffixes=sharing.suffixes)
 
+    ends = sorted({min(sharing.behind), max(sharing.behind)})
     forms = forms_of(reuse, base.settings.attention)
-    reuse, why_not = first_equal(forms, lambda form: _why_not_shared(shared(form), plain, trained), reporter)
+    reuse, why_not = first_equal(forms, lambda form: _why_not_shared(shared(form), plain, ends, trained), reporter)
     if why_not is not None:
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
         return plain
@@ -179,9 +186,11 @@ def _may_be_packed(
     return why_not is None
 
 
-def _why_not_shared(shared: PackedForward, plain: PackedForward, trained: Sequence[torch.nn.Parameter]) -> str | None:
-    """Why configurations are not to run behind prefixes, in words; None where they have the losses they have alone."""
-    rows, adapters = of_unlike_length(plain.examples), sorted({min(shared.behind_prefix), max(shared.behind_prefix)})
+def _why_not_shared(
+    shared: PackedForward, plain: PackedForward, adapters: Sequence[int], trained: Sequence[torch.nn.Parameter]
+) -> str | None:
+    """Why configurations are not to run behind prefixes, in words; None where these have the losses they have alone."""
+    rows = of_unlike_length(plain.examples)
     work = [(adapter, row, plain.examples[row].answer) for adapter in adapters for row in rows]
 
     def losses(passes: PackedForward, parts: Sequence[tuple]) -> list[float]:

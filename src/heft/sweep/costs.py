@@ -90,11 +90,19 @@ class Member:
 
 @dataclass(frozen=True)
 class SweepCosts:
-    """What a sweep's last stage costs; `reuse` is of the prefixes that configurations share, or why none are."""
+    """What a sweep's last stage costs.
+
+    Attributes:
+        members: its configurations.
+        reuse: of the prefixes that they share, or why none are.
+        tokens_per_pass: most tokens of configurations in one pass.
+        is_filled: whether the prefixes are there already, and cost nothing.
+    """
 
     members: Sequence[Member]
     reuse: ReusePlan
     tokens_per_pass: int
+    is_filled: bool = False
 
     @property
     def rows(self) -> list[EncodedExample]:
@@ -123,7 +131,7 @@ class SweepCosts:
         return total + self._prefix_flops()
 
     def _prefix_flops(self) -> float:
-        if self.reuse.kind == NOTHING:
+        if self.reuse.kind == NOTHING or self.is_filled:
             return 0.0
         longest = [max(m.alone.planned_passes for m in g) for g in self.groups if g[0].suffix is not None]
         computed = sum(longest) if self.reuse.store == "off" else min(1.0, max(longest))
@@ -176,9 +184,14 @@ def side_by_side_costs(
     model: PreTrainedModel,
     tokens_per_pass: int,
     shapes: dict[str, Shape],
+    kept: int | None = None,
 ) -> SweepCosts:
-    """As `sweep_costs`, of these configurations of the recipe's last stage; `shapes` keeps what was looked at for the
-    next call with the same model and earlier stages."""
+    """As `sweep_costs`, of these configurations of the recipe's last stage.
+
+    Args:
+        shapes: keeps what was looked at for the next call with the same model and earlier stages.
+        kept: how far the stages before reach back, where the base's prefixes are there already; None where not.
+    """
     name, stage = last_stage(recipe)
     alone, seeds = [], []
     for configuration in tried:
@@ -192,13 +205,13 @@ def side_by_side_costs(
     stages = [configuration.stage for configuration in tried]
     rows, validation_rows = alone[0].rows, alone[0].validation_rows
     model_allows = recipe.model.attention != "flash_attention_2" and can_stand_side_by_side(model)
-    sharing = decide_sharing(stages, seeds, len(rows), len(validation_rows), model_allows)
+    sharing = decide_sharing(stages, seeds, len(rows), len(validation_rows), model_allows, kept or 0)
     plan = sharing.plan
     if plan.kind == PREFIXES:
         folder = Path(tempfile.gettempdir())
         plan = plan.stored([*rows, *validation_rows], alone[0].shape.costs.kv_bytes, stage.cache, sharing.uses, folder)
     members = [Member(*about) for about in zip(alone, seeds, sharing.suffixes, strict=True)]
-    return SweepCosts(members, plan, tokens_per_pass)
+    return SweepCosts(members, plan, tokens_per_pass, is_filled=kept is not None)
 
 
 def packed(members: Sequence[Member], rows: Sequence[EncodedExample], limit: int) -> list[list[Member]]:

@@ -4,14 +4,13 @@ Shapes: N items, U sequences, S prefix columns, T columns, K columns with logits
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from heft.data.encode import IGNORED, EncodedExample
-from heft.edits.positions import Positions
 from heft.models.forward import attention_of, logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.reft.layout import TokenLayout
@@ -45,26 +44,28 @@ class PackedForward:
     Attributes:
         model: with all adapters attached; which its tracker numbers.
         examples: the rows that items point to.
-        positions: what each adapter edits, by its number.
         pad_id: id of the padding token.
         bf16: whether to compute in bfloat16 where that is safe.
-        reuse: prefixes of the rows, up to the shortest edited suffix of `behind_prefix`; None where nothing is reused.
-        behind_prefix: numbers of the adapters whose items stand side by side behind a prefix.
+        reuse: prefixes of the rows, up to the shortest of `suffixes`; None where nothing is reused.
+        suffixes: of each adapter, how many tokens from a prompt's end its items have behind a prefix, where they stand
+            side by side; None for one whose items are whole rows.
     """
 
     model: PreTrainedModel
     examples: Sequence[EncodedExample]
-    positions: Sequence[Positions]
     pad_id: int
     bf16: bool = False
     reuse: PrefixReuse | None = None
-    behind_prefix: frozenset[int] = field(default=frozenset())
+    suffixes: Sequence[int | None] = ()
 
     def item(self, adapter: int, row: int, continuation: tuple[int, ...]) -> WorkItem:
         """An adapter's work on a row."""
-        is_behind = adapter in self.behind_prefix
-        start = max(0, len(self.examples[row].prompt) - self.positions[adapter].reach_back()) if is_behind else 0
+        start = max(0, len(self.examples[row].prompt) - self.suffixes[adapter]) if self._is_behind(adapter) else 0
         return WorkItem(adapter, row, start, continuation)
+
+    def _is_behind(self, adapter: int) -> bool:
+        """Whether its items stand behind a prefix."""
+        return bool(self.suffixes) and self.suffixes[adapter] is not None
 
     def losses(self, items: Sequence[WorkItem]) -> torch.Tensor:
         """−ln p of each item's continuation, summed over its tokens: (N,), float32.
@@ -73,7 +74,7 @@ class PackedForward:
         """
         result = torch.zeros(len(items), device=self.model.device)
         for is_behind in (True, False):
-            chosen = [n for n, item in enumerate(items) if (item.adapter in self.behind_prefix) == is_behind]
+            chosen = [n for n, item in enumerate(items) if self._is_behind(item.adapter) == is_behind]
             if chosen:
                 run = self._side_by_side if is_behind else self._one_by_one
                 values = run([items[n] for n in chosen])

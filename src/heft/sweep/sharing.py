@@ -31,7 +31,12 @@ class Sharing:
 
 
 def decide_sharing(
-    stages: Sequence[LoraStage | ReftStage], seeds: Sequence[int], rows: int, validation_rows: int, model_allows: bool
+    stages: Sequence[LoraStage | ReftStage],
+    seeds: Sequence[int],
+    rows: int,
+    validation_rows: int,
+    model_allows: bool,
+    least: int = 0,
 ) -> Sharing:
     """Decide for the stages of all configurations, which have one setting of `reuse`.
 
@@ -39,9 +44,11 @@ def decide_sharing(
         seeds: of their orders of rows; configurations of one seed and batch size see equal rows at every step.
         rows, validation_rows: how many there are.
         model_allows: whether items can stand side by side behind a prefix (`can_stand_side_by_side`).
+        least: tokens from a prompt's end on which a stage before them acts, where prefixes are the base's.
     """
     reusable = stages[0].reuse and model_allows
-    suffixes = [parse_positions(stage.positions).reach_back() if reusable else None for stage in stages]
+    reaches = [parse_positions(stage.positions).reach_back() if reusable else None for stage in stages]
+    suffixes = [None if reach is None else max(reach, least) for reach in reaches]
     behind = [n for n, suffix in enumerate(suffixes) if suffix is not None]
     if not behind:
         why = "all configurations act on first tokens" if model_allows else "a prefix cannot stand for its tokens here"

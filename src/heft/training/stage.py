@@ -25,7 +25,7 @@ from heft.training.loop import TrainingLoop
 from heft.training.modes import repeatable
 from heft.training.peak import PeakMemory
 from heft.training.reuse.decide import loss_for, may_be_fused
-from heft.training.reuse.shared import BasePrefixes
+from heft.training.reuse.shared import StagePrefixes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train_stage(
     holdout_seed: int | None = None,
     plan: CheckpointPlan | None = None,
     attention: str = "auto",
-    prefixes: BasePrefixes | None = None,
+    prefixes: StagePrefixes | None = None,
 ) -> StageOutcome:
     """Train what requires gradients in `model` as the stage says.
 

@@ -29,9 +29,12 @@ from heft.training.checked_loss import longest_of
 from heft.training.checkpointing import CheckpointPlan
 from heft.training.guards import Diverged
 from heft.training.modes import trained_parameters
+from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.plan import NOTHING
+from heft.training.reuse.shared import SharedPrefix, StagePrefixes
 from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome, split_validation
+from heft.tune.kept import Measuring, SearchPrefixes
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
@@ -99,6 +102,7 @@ class Bench:
         directory: whose metrics.jsonl gets every step.
         reporter: hears of progress.
         tokens_per_pass: of configurations side by side.
+        prefixes: the base's, for all trials (heft.tune.kept); None where each computes its own.
     """
 
     recipe: Recipe
@@ -109,6 +113,7 @@ class Bench:
     directory: RunDirectory
     reporter: Reporter
     tokens_per_pass: int
+    prefixes: SearchPrefixes | None = None
 
     @cached_property
     def _split(self) -> tuple[list[EncodedExample], list[EncodedExample]]:
@@ -163,12 +168,12 @@ class Bench:
             self._attach(before)
             try:
                 _, outcome = self.train_stage(stages, name, stage)
-                training, measured = outcome.seconds, self.measure()
+                training, measured = outcome.seconds, self.measure(stages)
             except Diverged:
                 training, measured = time.perf_counter() - started, NOT_FINITE
         found = self._outcome(before, name, stage, values, measured)
-        seconds = time.perf_counter() - started
-        return replace(found, seconds=seconds, trained_seconds=training, training_seconds=training)
+        seconds, alone = time.perf_counter() - started, training + self.prefix_seconds(stages)
+        return replace(found, seconds=seconds, trained_seconds=training, training_seconds=alone)
 
     def _together(
         self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict]
@@ -186,7 +191,8 @@ class Bench:
         quiet = Reporters([Quiet(self.reporter), Logged(self.directory, keys)])
         with gone_afterwards(self.base.model):
             self._attach(before)
-            with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet) as training:
+            kept = self._kept(below, name, stages)
+            with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet, kept) as training:
                 trained = training.train(name, quiet)
                 measured = measured_together(training, self.validation_rows)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
@@ -239,15 +245,18 @@ class Bench:
         """Train the last of these stages as `heft train` does, in place of it one of another length.
 
         `heft train` measures the validation rows at the end; here trials are measured afterwards. So a stage gets the
-        rows that it trains on alone, where no activations of others are cached with them.
+        rows that it trains on alone, where it caches no activations of others with them.
         """
         heard = Reporters([Quiet(self.reporter), Logged(self.directory, [key_of(stages)])])
         rows = list(self.rows)
-        below = {each: of for each, of in stages.items() if each != name}
-        if self.counter.alone(below, name, stage).reuse.kind == NOTHING:
+        below, _ = _parted(stages)
+        kept = self._kept(below, name, [stage])
+        if kept is not None:
+            stage = stage.model_copy(update={"cache": kept.base.kind})
+        if kept is not None or self.counter.alone(below, name, stage).reuse.kind == NOTHING:
             rows, stage = self.trained_rows, unmeasured(stage)
-        recipe = recipe_of_stages(self.recipe, stages)
-        return StageLoop(recipe, self.base, Data(rows, []), self.directory, heard).train_stage(name, stage, plan)
+        loop = StageLoop(recipe_of_stages(self.recipe, stages), self.base, Data(rows, []), self.directory, heard)
+        return loop.train_stage(name, stage, plan, kept)
 
     def _attach(self, before: Before | None) -> None:
         """Put the stage before on the model, trained and frozen."""
@@ -260,6 +269,32 @@ class Bench:
         restore_weights(trained_parameters(self.base.model), weights)
         finish(self.base.model, attached)
 
-    def measure(self) -> Measured:
-        """The model as it is on the validation rows."""
-        return measured_alone(self.base, self.recipe, self.validation_rows)
+    def measure(self, stages: Mapping[str, Stage]) -> Measured:
+        """The model as it is, with these stages trained, on the validation rows."""
+        below, name = _parted(stages)
+        kept = self._kept(below, name, [stages[name]])
+        pad_id = self.base.tokenizer.pad_token_id
+        behind = kept and Measuring(kept.base, self.base.model, kept.shared.start, pad_id)
+        return measured_alone(self.base, self.recipe, self.validation_rows, behind)
+
+    def _kept(self, below: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> StagePrefixes | None:
+        """The prefixes behind which these are trained; None where each computes its own."""
+        start = self.counter.kept_start(below, name, stages)
+        if start is None or self.prefixes is None:
+            return None
+        return StagePrefixes(SharedPrefix((name,), start, ROWS_PER_PASS), self.prefixes.base)
+
+    def prefix_seconds(self, stages: Mapping[str, Stage]) -> float:
+        """What the last of these stages takes for prefixes in a run of its own, where it finds them here."""
+        below, name = _parted(stages)
+        if self.prefixes is None or self.counter.kept_start(below, name, [stages[name]]) is None:
+            return 0.0
+        costs = self.counter.alone(below, name, stages[name])
+        share = min(1.0, costs.planned_passes) * len(costs.rows) / len(self.rows)
+        return 0.0 if costs.is_filled else share * self.prefixes.seconds
+
+
+def _parted(stages: Mapping[str, Stage]) -> tuple[dict[str, Stage], str]:
+    """All stages but the last one, and that one's name."""
+    *below, name = stages
+    return {each: stages[each] for each in below}, name

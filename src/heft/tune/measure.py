@@ -4,15 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from transformers import PreTrainedModel
+
 from heft.data.encode import EncodedExample
-from heft.evaluation.evaluator import answer_examples, choice_record
-from heft.evaluation.finite import NotFinite
+from heft.evaluation.evaluator import choice_record
+from heft.evaluation.finite import NotFinite, explain_singular_rotation
 from heft.evaluation.references import reference_losses
+from heft.evaluation.scoring import in_fitting_batches, score_choices
+from heft.evaluation.shared_pass import KeptPrefixes
 from heft.models.load import Base
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import EvaluationSettings, Recipe
+from heft.runtime.memory_errors import no_room_for
 from heft.runtime.reporter import Reporter
 from heft.sweep.training import SideBySide
-from heft.tasks import task_for
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,37 @@ class Measured:
 NOT_FINITE = Measured(None, None)
 
 
-def measured_alone(base: Base, recipe: Recipe, rows: Sequence[EncodedExample]) -> Measured:
-    """The model as it is on these rows."""
+def measured_alone(
+    base: Base, recipe: Recipe, rows: Sequence[EncodedExample], kept: KeptPrefixes | None = None
+) -> Measured:
+    """The model as it is on these rows; `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`."""
     model, tokenizer, settings = base.model, base.tokenizer, recipe.evaluation
     try:
         if not rows[0].choices:
             losses = reference_losses(model, rows, settings.batch_size, tokenizer.pad_token_id)
             return _measured([loss * len(row.answer) for loss, row in zip(losses, rows, strict=True)], rows, None)
-        raw, task = settings.model_copy(update={"normalize": "none"}), task_for(recipe.task)
-        answers = answer_examples(model, tokenizer, task, rows, raw, Reporter(), "validation")
+        scores = _scores(model, tokenizer.pad_token_id, rows, settings, kept)
     except NotFinite:
         return NOT_FINITE
-    scores = [list(answer.log_likelihoods) for answer in answers]
     losses = [-own[row.example.gold] for own, row in zip(scores, rows, strict=True)]
     return _measured(losses, rows, _accuracy(rows, scores, settings.normalize))
+
+
+def _scores(
+    model: PreTrainedModel,
+    pad_id: int,
+    rows: Sequence[EncodedExample],
+    settings: EvaluationSettings,
+    kept: KeptPrefixes | None,
+) -> list[list[float]]:
+    """ln p of every choice of every row."""
+    about = (settings, Reporter(), "validation")
+
+    def run(batch_size: int) -> list[list[float]]:
+        with explain_singular_rotation(model):
+            return score_choices(model, pad_id, rows, settings, batch_size, *about[1:], kept=kept)
+
+    return in_fitting_batches(run, model, *about, no_room_for("a batch of one"))
 
 
 def measured_together(training: SideBySide, rows: Sequence[EncodedExample]) -> list[Measured]:

@@ -12,7 +12,6 @@ from heft.cluster.environment import environment_to_send, take_environment
 from heft.cluster.nodes import Need
 from heft.errors import HeftError
 from heft.recipe.files import recipe_of_values, recipe_values
-from heft.recipe.recipe import Recipe
 from heft.tasks.own import allow_import_from, folders_of_imports
 
 
@@ -23,6 +22,7 @@ class Bringing:
     Attributes:
         recipe: of the search, resolved.
         holdout: share of the validation rows.
+        lacks: tokens from a prompt's end that the base's prefixes lack; None where none are kept.
         model: its settings, `auto` resolved.
         same: what has to be there as it is where the search runs, by name.
         environment, folders, working: as in `heft.cluster.worker.Order`.
@@ -31,6 +31,7 @@ class Bringing:
 
     recipe: dict[str, Any]
     holdout: float
+    lacks: int | None
     model: dict[str, Any]
     same: Mapping[str, str]
     environment: Mapping[str, str]
@@ -40,11 +41,13 @@ class Bringing:
     gpus: float
 
 
-def bringing_for(recipe: Recipe, holdout: float, base: Any, need: Need) -> Bringing:
-    """What a process gets to train trials of a search on this base."""
+def bringing_for(bench: Any, need: Need) -> Bringing:
+    """What a process gets to train trials as this bench does (heft.tune.bench)."""
+    base = bench.base
     return Bringing(
-        recipe=recipe_values(recipe),
-        holdout=holdout,
+        recipe=recipe_values(bench.recipe),
+        holdout=bench.holdout,
+        lacks=None if bench.prefixes is None else bench.prefixes.base.lacks,
         model=base.settings.model_dump(mode="json"),
         same=identity_of(base),
         environment=environment_to_send(),
@@ -114,6 +117,7 @@ class Member:
         from heft.recipe.recipe import ModelSettings
         from heft.runtime.reporter import Reporter
         from heft.tune.bench import Bench
+        from heft.tune.kept import keep_prefixes
         from heft.tune.logged import Kept
         from heft.tune.prices import Counter
         from heft.tune.space import settings_of
@@ -126,5 +130,7 @@ class Member:
         require_same(base, self._bringing.same)
         ((rows,),) = ray.get(self._rows)
         most = settings_of(recipe).tokens_per_pass
-        counter = Counter(recipe, rows, most)
-        return Bench(recipe, base, rows, self._bringing.holdout, counter, Kept(), Reporter(), most)
+        lacks, pad_id = self._bringing.lacks, base.tokenizer.pad_token_id
+        prefixes = None if lacks is None else keep_prefixes(base.model, rows, lacks, pad_id)
+        counter = Counter(recipe, rows, most, keeps_prefixes=lacks is not None)
+        return Bench(recipe, base, rows, self._bringing.holdout, counter, Kept(), Reporter(), most, prefixes)

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, floor
 
 from transformers import PreTrainedModel
 
+from heft.costs.rows import prefix_row
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
 from heft.data.encode import EncodedExample
@@ -16,6 +17,8 @@ from heft.recipe.recipe import Recipe, ReftStage, Stage
 from heft.recipe.training import TrainingSettings, validation_rows_of
 from heft.study.scaling import Rate
 from heft.sweep.costs import side_by_side_costs
+from heft.training.reuse.plan import PREFIXES
+from heft.tune.kept import start_behind
 from heft.tune.ledger import Ledger
 from heft.tune.trial import Outcome, recipe_of_stages
 
@@ -35,11 +38,13 @@ class Counter:
         recipe: the one that is searched; its stages do not matter.
         rows: all training rows, validation rows among them.
         tokens_per_pass: of configurations side by side.
+        keeps_prefixes: whether the base's prefixes are there for all trials (heft.tune.kept).
     """
 
     recipe: Recipe
     rows: Sequence[EncodedExample]
     tokens_per_pass: int
+    keeps_prefixes: bool = False
     _shapes: dict[str, Shape] = field(default_factory=dict)
     _behind: dict[str, dict[str, Shape]] = field(default_factory=dict)
     _rates: dict[str, Rate] = field(default_factory=dict)
@@ -66,15 +71,22 @@ class Counter:
         costs = self.alone(before, name, stage)
         return costs.flops(costs.planned_passes)
 
-    def flops_together(self, before: Mapping[str, Stage], name: str, stages: Sequence[ReftStage]) -> float:
-        """FLOPs of stages that are trained side by side."""
+    def prefix_flops(self, name: str, stage: Stage, lacks: int) -> float:
+        """FLOPs of all rows' prefixes up to so many tokens from a prompt's end, on which the stage does not act."""
+        costs = self.alone({}, name, stage).shape.costs
+        return sum(prefix_row(costs, row, lacks) for row in self.rows if len(row.prompt) > lacks)
+
+    def flops_together(
+        self, before: Mapping[str, Stage], name: str, stages: Sequence[ReftStage], kept: int | None
+    ) -> float:
+        """FLOPs of stages that are trained side by side; `kept` as for `side_by_side_costs`."""
         recipe = recipe_of_stages(self.recipe, {**before, name: stages[0]})
         tried = [Configuration(f"c{number:02}", {}, stage) for number, stage in enumerate(stages)]
         if self._base is None:
             self._base = skeleton_of(recipe, None)
         looks = [of.model_dump(mode="json", exclude=_NO_SHAPE) for of in before.values()]
         shapes = self._behind.setdefault(json.dumps(looks), {})
-        return side_by_side_costs(recipe, tried, self.rows, self._base, self.tokens_per_pass, shapes).flops()
+        return side_by_side_costs(recipe, tried, self.rows, self._base, self.tokens_per_pass, shapes, kept).flops()
 
     def rate(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> Rate:
         """FLOPs a step of a stage, or of several side by side, in the first epoch and after it; their own lengths do
@@ -98,12 +110,20 @@ class Counter:
     def paid(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> float:
         """FLOPs of a stage, or of several side by side, that are trained on top of others which are there already.
 
-        A prefix that a run's stages would share is computed anew.
+        A prefix that a run's stages would share is computed anew, where the search keeps none.
         """
         apart = {each: stage.model_copy(update={"reuse": False}) for each, stage in before.items()}
+        kept = self.kept_start(before, name, stages)
         if len(stages) > 1:
-            return self.flops_together(apart, name, stages)
-        return self.flops_alone(apart, name, stages[0])
+            return self.flops_together(apart, name, stages, kept)
+        costs = self.alone(apart, name, stages[0])
+        if kept is not None and costs.reuse.kind == PREFIXES:
+            costs = replace(costs, reuse=replace(costs.reuse, start=kept, store="memory"), is_filled=True)
+        return costs.flops(costs.planned_passes)
+
+    def kept_start(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> int | None:
+        """As `start_behind`; None too where no prefixes are kept."""
+        return start_behind(before, name, stages) if self.keeps_prefixes else None
 
     def epoch(self, stage: Stage) -> int:
         """Steps in which the rows that are trained on are seen once."""

@@ -29,7 +29,7 @@ from heft.errors import HeftError
 from heft.models.load import Base, load_base
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.tune import TuneSettings
 from heft.run.begun import is_begun, model_begun_with, require_same_search
 from heft.run.directory import RunDirectory
@@ -38,19 +38,20 @@ from heft.run.train import Run, run_manifest, train
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter
 from heft.storage.locks import locked
-from heft.tune.arms import Search
+from heft.tune.arms import STAGE_NAMES, Search
 from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
 from heft.tune.halving import best_of
 from heft.tune.ledger import Account, Ledger
 from heft.tune.member import Member, bringing_for
+from heft.tune.prefixes import cost_of_prefixes, prefixes_for
 from heft.tune.prices import Counter, Prices
 from heft.tune.ready import require_places_for, require_ready
 from heft.tune.recipes import arm_recipe, write_recipes
 from heft.tune.report import Findings, trials_of, write_report
 from heft.tune.space import candidates, resolved_space, settings_of
 from heft.tune.trainers import OnACrew, OnTheBench, Trainer
-from heft.tune.trial import recipe_of_stages
+from heft.tune.trial import COARSE, recipe_of_stages
 from heft.tune.verdict import results_of
 
 LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 50, 1000, 0.2
@@ -152,7 +153,7 @@ def _trainer(search: Search, cluster: Cluster | None) -> Iterator[Trainer]:
     if cluster is None:
         yield OnTheBench(bench)
         return
-    bringing = bringing_for(bench.recipe, bench.holdout, bench.base, cluster.need)
+    bringing = bringing_for(bench, cluster.need)
     rows = cluster.ray.put((list(bench.rows),))
     with gathered(cluster, Member, bringing, [rows]) as crew:
         yield OnACrew(bench, crew, cluster.ray.put)
@@ -171,13 +172,12 @@ def _positions(recipe: Recipe) -> list[Positions]:
 
 def _require_places(recipe: Recipe, base: Base) -> None:
     """Every candidate's adapters have a place in the model; each distinct shape is looked at once."""
-    parameters, seen = base.model.num_parameters(), set()
-    for method in dict.fromkeys(part for arm in settings_of(recipe).arms for part in arm.split("+")):
-        for candidate in candidates(recipe, method, parameters):  # without what is about another stage
-            looks = candidate.stage.model_dump_json(exclude={"learning_rate", "reft_learning_rate"})
-            if looks not in seen:
-                seen.add(looks)
-                check_targets(base.model, recipe_of_stages(recipe, {"s": candidate.stage}), base.tokenizer)
+    seen = set()
+    for _, stage in _tried(recipe, base):  # without what is about another stage
+        looks = stage.model_dump_json(exclude={"learning_rate", "reft_learning_rate"})
+        if looks not in seen:
+            seen.add(looks)
+            check_targets(base.model, recipe_of_stages(recipe, {"s": stage}), base.tokenizer)
 
 
 def holdout_for(settings: TuneSettings, rows: int) -> float:
@@ -230,27 +230,40 @@ def _search(
     counter = Counter(recipe, rows, settings.tokens_per_pass)
     share = holdout_for(settings, len(rows))
     unit = "seconds" if budget.kind == "seconds" else "flops"
-    bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass)
+    amount = budget.amount * (_epoch_of_lora(recipe, base, counter) if budget.kind == "epochs" else 1.0)
+    prefixes = prefixes_for(base, _tried(recipe, base), counter, ledger, amount, unit)
+    counter.keeps_prefixes = prefixes is not None
+    bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass, prefixes)
     prices = Prices(unit, counter, ledger, settings.most_epochs)
     accounts = {arm: Account(arm, 0.0, unit, ledger) for arm in settings.arms}
     search = Search(recipe, settings, bench, ledger, prices, accounts, directory.path / "trunks", OnTheBench(bench))
-    amount = budget.amount
-    if budget.kind == "epochs":
-        amount *= _epoch_of_lora(search)
     if unit == "seconds":
-        amount -= ledger.decided("calibration", search.calibrate)
-        if amount <= 0:
-            raise HeftError(f"a budget of {budget.text} is spent by short trials that measure speeds; give more time")
+        ledger.decided("calibration", search.calibrate)
+    amount -= _spent_before(ledger)
+    if amount <= 0:
+        raise HeftError(f"a budget of {budget.text} is spent by short trials that measure speeds; give more time")
     for account in accounts.values():
         account.amount = amount / len(accounts)
     return search
 
 
-def _epoch_of_lora(search: Search) -> float:
+def _epoch_of_lora(recipe: Recipe, base: Base, counter: Counter) -> float:
     """FLOPs of a pass of plain LoRA over all rows, every token computed."""
     whole = {"positions": "all", "holdout": 0.0, "steps": 1, "epochs": None}
-    stage = search.candidates("lora")[0].stage.model_copy(update=whole)
-    return search.bench.counter.alone({}, "coarse", stage).plain_flops(1.0)
+    stage = candidates(recipe, "lora", base.model.num_parameters())[0].stage.model_copy(update=whole)
+    return counter.alone({}, COARSE, stage).plain_flops(1.0)
+
+
+def _tried(recipe: Recipe, base: Base) -> list[tuple[str, Stage]]:
+    """Every candidate, with the name that its stage has where it is alone."""
+    methods = dict.fromkeys(part for arm in settings_of(recipe).arms for part in arm.split("+"))
+    parameters = base.model.num_parameters()
+    return [(STAGE_NAMES[each], found.stage) for each in methods for found in candidates(recipe, each, parameters)]
+
+
+def _spent_before(ledger: Ledger) -> float:
+    """What was spent before the arms began."""
+    return ledger.decisions.get("calibration", 0.0) + cost_of_prefixes(ledger)
 
 
 def _take_turns(search: Search) -> None:
@@ -299,5 +312,5 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
         offers=search.offers,
         validation_rows=len(rows),
         finished=finished,
-        calibration=search.ledger.decisions.get("calibration", 0.0),
+        calibration=_spent_before(search.ledger),
     )

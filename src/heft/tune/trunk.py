@@ -100,13 +100,15 @@ class Trunk:
             except Diverged:
                 pass
             except _Reached:
-                measured = self.bench.measure()
+                measured = self.bench.measure({COARSE: stage})
         seconds = perf_counter() - started
         before = last.state.progress.seconds if last else 0.0
         found = self._checkpoint(number)
         trained = found.state.progress.seconds - before if found else seconds
         flops = self.bench.counter.flops_alone({}, COARSE, stage)
-        paid = flops - (self.bench.counter.flops_alone({}, COARSE, self.stage_at(number - 1)) if number else 0.0)
+        paid = self.bench.counter.paid({}, COARSE, [stage])
+        if number:
+            paid -= self.bench.counter.paid({}, COARSE, [self.stage_at(number - 1)])
         return Outcome(
             key=key_of({COARSE: stage}),
             kind=stage.method,
@@ -118,7 +120,7 @@ class Trunk:
             seconds=seconds,
             trained_seconds=trained,
             flops=paid,
-            training_seconds=before + trained,
+            training_seconds=before + trained + self.bench.prefix_seconds({COARSE: stage}),
             training_flops=flops,
             steps=stage.steps,
         )

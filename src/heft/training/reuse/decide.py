@@ -23,7 +23,7 @@ from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.lower_layers import LowerLayerReuse
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan, decide_reuse
 from heft.training.reuse.prefix import PrefixReuse
-from heft.training.reuse.shared import BasePrefixes
+from heft.training.reuse.shared import StagePrefixes
 from heft.training.reuse.stores import Store, open_store
 
 Reuse = PrefixReuse | LowerLayerReuse
@@ -74,7 +74,7 @@ def loss_for(
     folder: Path,
     reporter: Reporter,
     attention: str = "auto",
-    prefixes: BasePrefixes | None = None,
+    prefixes: StagePrefixes | None = None,
 ) -> tuple[Loss, bool]:
     """The cheapest loss that the stage allows and that equals the plain one on this model; a note says which.
 
@@ -95,7 +95,7 @@ def loss_for(
     if plan.kind == NOTHING:
         return plain, False
     if plan.stages:
-        reuse = prefixes.reuse(model, rows, pad_id)
+        reuse = prefixes.base.reuse(model, plan.start, pad_id, rows)
     else:
         reuse = reuse_of(plan, model, rows, pad_id, Store(), stage.micro_batch_size or stage.batch_size)
     if draws_random_numbers(model, rows, pad_id):
@@ -158,14 +158,13 @@ def with_store(
     uses: float,
     folder: Path,
     reporter: Reporter,
-    prefixes: BasePrefixes | None = None,
+    prefixes: StagePrefixes | None = None,
 ) -> Reuse | None:
     """Reuse with the store that the setting `cache` means now; None where it saves nothing without one."""
     plan = plan.stored(reuse.examples, reuse.bytes_per_token(), cache, uses, folder)
     if plan.kind == NOTHING:
         return None
     reporter.note(plan.in_words())
-    lengths = plan.lengths(reuse.examples)
     if plan.stages:
-        return replace(reuse, store=prefixes.store(plan.store, lengths))
-    return replace(reuse, store=open_store(plan.store, lengths, folder))
+        return replace(reuse, store=prefixes.base.store(plan.store))
+    return replace(reuse, store=open_store(plan.store, plan.lengths(reuse.examples), folder))

@@ -20,6 +20,7 @@ from transformers import Cache, DynamicCache
 
 from heft.adapters.attach import base_alone
 from heft.data.batching import select_rows
+from heft.models.forward import takes_prompt_lengths
 from heft.models.prefix_attention import reading_cache, reads_prefix
 from heft.models.prefix_blocks import SpareMemory, layer_prefixes
 from heft.models.prefix_states import packed, unpacked
@@ -39,6 +40,7 @@ class PrefixReuse(CachedActivations):
         numbers: of each row that a batch may hold, its number among `examples`; None where these are the same.
         of_base: whether no adapter acts on the prefixes, so that they are computed with none on
             (heft.training.reuse.shared).
+        lacks: tokens from a prompt's end that are not cached, where that is fewer than `start`; None where it is not.
     """
 
     token_axis: ClassVar[int] = 1
@@ -46,6 +48,7 @@ class PrefixReuse(CachedActivations):
     layout: list[tuple[int, int]] = field(default_factory=list)
     numbers: Sequence[int] | None = None
     of_base: bool = False
+    lacks: int | None = None
     spare: SpareMemory = field(default_factory=SpareMemory)
 
     @property
@@ -53,7 +56,7 @@ class PrefixReuse(CachedActivations):
         return partial(answer_loss_on_prefixes, reuse=self)
 
     def tokens(self, row: int) -> tuple[int, ...]:
-        return self.examples[row].prompt[: -self.start]
+        return self.examples[row].prompt[: -(self.start if self.lacks is None else self.lacks)]
 
     def numbered(self, row_ids: torch.Tensor) -> list[int]:
         """The numbers of a batch's rows among `examples`."""
@@ -81,6 +84,8 @@ class PrefixReuse(CachedActivations):
 
     def run(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         cache = DynamicCache()
+        if not takes_prompt_lengths(self.model):  # the base, with no adapter or with LoRA of all tokens
+            del inputs["prompt_lengths"]
         with base_alone(self.model) if self.of_base else nullcontext():
             decoder_of(self.model)(**inputs, past_key_values=cache, use_cache=True)
         states_BWS, self.layout[:] = packed(cache)

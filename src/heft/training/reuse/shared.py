@@ -3,7 +3,8 @@ base's, whichever stage trains.
 
 So all stages of a run that reuse prefixes cut them at one place, the largest reach of their adapters, and the prefixes
 that the first of them has computed serve the later ones too. They are computed with no adapter on, in batches of all
-training rows, so that the numbers are the same in whichever stage, and after a resume.
+training rows, so that the numbers are the same in whichever stage, and after a resume. The trials of a search, whose
+adapters reach back unlike far, take as much of each kept prefix as stands before their own (heft.tune.kept).
 """
 
 import tempfile
@@ -45,30 +46,38 @@ def shared_prefix(recipe: Recipe) -> SharedPrefix | None:
     """
     reach, start, members = 0, 0, {}
     for name, stage in recipe.stages.items():
-        positions = [adapter.positions for adapter in adapters_of(name, stage)]
-        reaches = [None if each is None else each.reach_back() for each in positions]
-        if None in reaches or recipe.sweep is not None:
+        own = reach_back(name, stage)
+        if own is None or recipe.sweep is not None:
             break
-        reach = max(reach, *reaches)
-        if _takes_part(stage):
+        reach = max(reach, own)
+        if keeps_prefixes(stage):
             members[name], start = stage.micro_batch_size or stage.batch_size, reach
     return SharedPrefix(tuple(members), start, min(ROWS_PER_PASS, *members.values())) if len(members) > 1 else None
 
 
-def _takes_part(stage: Stage) -> bool:
+def reach_back(name: str, stage: Stage) -> int | None:
+    """Tokens from a prompt's end on which a stage's adapters act; None where one acts on first tokens or on all."""
+    positions = [adapter.positions for adapter in adapters_of(name, stage)]
+    reaches = [None if each is None else each.reach_back() for each in positions]
+    return None if None in reaches else max(reaches)
+
+
+def keeps_prefixes(stage: Stage) -> bool:
+    """Whether a stage's settings allow that prefixes are kept between its steps."""
     return not stage.is_frozen and stage.reuse and stage.cache != "off" and not stage.gradient_checkpointing
 
 
 class BasePrefixes:
-    """The base's prefixes of a run's training rows, kept from stage to stage.
+    """The base's prefixes of training rows, kept from stage to stage of a run, or from trial to trial of a search.
 
     Args:
-        shared: which stages they are for, and where they end.
         rows: all training rows, of which each stage may hold out others.
+        lacks: tokens from a prompt's end that are not kept: the least that any stage acts on.
+        rows_per_pass: rows that are computed together.
     """
 
-    def __init__(self, shared: SharedPrefix, rows: Sequence[EncodedExample]):
-        self.shared, self._rows = shared, rows
+    def __init__(self, rows: Sequence[EncodedExample], lacks: int, rows_per_pass: int):
+        self.lacks, self._rows, self._rows_per_pass = lacks, rows, rows_per_pass
         self._numbers = {id(row): number for number, row in enumerate(rows)}
         self._store: Store | None = None
         self._scratch: tempfile.TemporaryDirectory | None = None
@@ -79,24 +88,36 @@ class BasePrefixes:
         """Where they are kept, "memory" or "disk"; None before the first stage."""
         return None if self._store is None else self._store.kind
 
-    def reuse(self, model: PreTrainedModel, examples: Sequence[EncodedExample], pad_id: int) -> PrefixReuse:
-        """For a stage whose batches number its own rows, `examples`; it keeps nothing yet."""
+    def reuse(
+        self, model: PreTrainedModel, start: int, pad_id: int, examples: Sequence[EncodedExample] | None = None
+    ) -> PrefixReuse:
+        """For adapters that act on the last `start` tokens of a prompt at most, `lacks` at least.
+
+        Args:
+            examples: what batches number; None for all rows.
+        """
         return PrefixReuse(
             model,
             self._rows,
-            self.shared.start,
+            start,
             pad_id,
-            Store(),
-            self.shared.rows_per_pass,
+            self._store or Store(),
+            self._rows_per_pass,
             layout=self._layout,
-            numbers=[self._numbers[id(example)] for example in examples],
+            numbers=None if examples is None else [self.number(example) for example in examples],
             of_base=True,
+            lacks=self.lacks,
         )
 
-    def store(self, kind: str, lengths: Sequence[int]) -> Store:
-        """The store that an earlier stage has filled, or a new one of that kind; arguments as for `open_store`."""
+    def number(self, row: EncodedExample) -> int:
+        """Of one of the rows."""
+        return self._numbers[id(row)]
+
+    def store(self, kind: str) -> Store:
+        """The store that an earlier stage has filled, or a new one of that kind."""
         if self._store is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="heft-")
+            lengths = [max(0, len(row.prompt) - self.lacks) for row in self._rows]
             self._store = open_store(kind, lengths, Path(self._scratch.name))
         return self._store
 
@@ -105,3 +126,11 @@ class BasePrefixes:
         self._store = None
         if self._scratch is not None:
             self._scratch.cleanup()
+
+
+@dataclass(frozen=True)
+class StagePrefixes:
+    """Kept prefixes as one stage takes them: `base` as far as `shared.start`."""
+
+    shared: SharedPrefix
+    base: BasePrefixes
