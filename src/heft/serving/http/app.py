@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from heft import __version__
 from heft.adapters.places import own_name
@@ -19,12 +19,26 @@ from heft.serving.http.classifying import Classifying
 from heft.serving.http.errors import ApiError
 from heft.serving.http.guard import Guard
 from heft.serving.http.metrics import Metrics
-from heft.serving.http.schemas import ChatRequest, ClassifyRequest, CompletionRequest, LoadRequest, UnloadRequest
+from heft.serving.http.schemas import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    ErrorDocument,
+    LoadRequest,
+    UnloadRequest,
+)
 from heft.serving.http.texts import Texts
 from heft.serving.http.wording import Wording
 from heft.storage.reading import is_file
 
 _PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+
+
+_ERRORS: dict[int | str, dict] = {
+    "4XX": {"model": ErrorDocument, "description": "refused"},
+    "5XX": {"model": ErrorDocument, "description": "not answered, through no fault of the request"},
+}
+_STREAMED: dict[int | str, dict] = {200: {"content": {"text/event-stream": {}}}}
 
 
 @dataclass(frozen=True)
@@ -43,16 +57,16 @@ class Access:
 def build_app(engine: Engine, access: Access | None = None):
     """The ASGI application of an engine that runs."""
     access = access or Access()
-    app = FastAPI(title="heft", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="heft", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
     errors.install(app)
     metrics, wording = Metrics(engine), Wording(engine.catalog, engine.limits)
     texts, classifying, started = Texts(engine, wording), Classifying(engine, wording), int(time.time())
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=_STREAMED)
     async def completions(body: CompletionRequest, request: Request):
         return await texts.complete(body, request)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=_STREAMED)
     async def chat(body: ChatRequest, request: Request):
         return await texts.chat(body, request)
 
@@ -74,9 +88,9 @@ def build_app(engine: Engine, access: Access | None = None):
     async def health():
         return JSONResponse({"status": "ok" if engine.is_alive else "ended"}, 200 if engine.is_alive else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics_document():
-        return Response(metrics.document(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(metrics.document(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def page():

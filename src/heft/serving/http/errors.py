@@ -1,5 +1,7 @@
 """Errors as OpenAI's API has them: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -55,7 +57,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return _response(ApiError(error.status_code, str(error.detail)))
+        return _response(ApiError(error.status_code, str(error.detail)), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -70,7 +72,7 @@ def install(app: FastAPI) -> None:
         return _response(ApiError(500, f"{type(error).__name__}: a defect of the server, which goes on"))
 
 
-def _response(error: ApiError) -> JSONResponse:
-    headers = {"Retry-After": _RETRY_AFTER} if error.status in (429, 503) else None
+def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    own = {"Retry-After": _RETRY_AFTER} if error.status in (429, 503) else {}
     body = error_body(error.status, error.message, error.param, error.code)
-    return JSONResponse(body, error.status, headers)
+    return JSONResponse(body, error.status, {**(headers or {}), **own})

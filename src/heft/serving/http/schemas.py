@@ -1,4 +1,5 @@
-"""What requests may say. A field that is not here is refused, never ignored."""
+"""What requests may say, and what an error looks like. A field that is not here is refused, never ignored; so is a
+value of another type, such as "5" for 5."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ _OFF = Literal[0]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class StreamOptions(_Request):
@@ -136,3 +137,24 @@ class UnloadRequest(_Request):
 
     lora_name: str
     """As in `/v1/models`."""
+
+
+class Error(BaseModel):
+    """What is wrong, as OpenAI's API says it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    message: str
+    """For people."""
+    type: str
+    """The kind, such as `invalid_request_error`."""
+    param: str | None
+    """The field of the request."""
+    code: str | None
+    """For programs."""
+
+
+class ErrorDocument(BaseModel):
+    """Body of every answer with a status of 400 or above."""
+
+    error: Error
