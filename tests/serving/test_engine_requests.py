@@ -5,13 +5,14 @@ import threading
 import time
 
 import pytest
-from serve_making import LORA, TAIL, engine_of, generation, make_run, outcomes, scoring, tokens_of
+from serve_making import LORA, TAIL, engine_of, generation, make_run, outcomes, scores_of, scoring, tokens_of
 
 from heft.errors import HeftError
 from heft.evaluation.generation import generate_texts
 from heft.models.load import load_base
 from heft.serving.engine import Ended, QueueFull
 from heft.serving.requests import Failed, Finished, Piece
+from tolerance import rounded
 
 BASE = "random:tiny-llama"
 PROMPT = tuple(range(60, 90))
@@ -63,6 +64,35 @@ def test_texts_join_and_leave_while_another_goes_on(engine):
     assert engine.running == 1
     work.cancel()
     _until(lambda: engine.running == 0)
+
+
+def test_a_long_prompt_is_computed_in_rounds_in_which_others_go_on(run):
+    engine, long = engine_of(run, chunk=8, prefix_bytes=0), tuple(range(30, 230)) * 2
+    alone = tokens_of(outcomes(engine, [generation(engine, "two", long, 4)])[0])
+    passes, tokens = engine.counts.passes, engine.counts.prompt_tokens
+    assert (passes, tokens) == (len(long) / 8 + 3, len(long))
+    work, events = _begin(engine, "two")
+    before, drained = engine.counts.passes, events.qsize()
+    assert tokens_of(outcomes(engine, [generation(engine, "two", long, 4)])[0]) == alone
+    assert engine.counts.passes - before >= 2 * len(long) / 8
+    assert events.qsize() - drained >= len(long) / 8
+    score = scoring(engine, "two", long, [(65, 66), (67,)])
+    one, whole = outcomes(engine, [score])[0], engine_of(run, chunk=10_000, prefix_bytes=0)
+    assert scores_of(one) == rounded(scores_of(outcomes(whole, [scoring(whole, "two", long, [(65, 66), (67,)])])[0]))
+    whole.close()
+    work.cancel()
+    _until(lambda: engine.running == 0)
+    engine.close()
+
+
+def test_a_long_prompt_that_is_given_up_on_its_way_leaves_nothing(run):
+    engine, long = engine_of(run, chunk=1, prefix_bytes=0), tuple(range(30, 230)) * 2
+    work = generation(engine, "two", long, 4)
+    engine.submit([work])
+    _until(lambda: engine._begun)
+    work.cancel()
+    _until(lambda: not engine._begun and not engine.waiting)
+    engine.close()
 
 
 def test_a_seed_gives_the_same_draws_beside_others_as_alone(engine):

@@ -102,7 +102,17 @@ def test_a_kind_that_acts_on_whole_weights_has_passes_of_its_own(engine):
 
 
 @pytest.mark.parametrize(
-    "options", [{"prefix_bytes": 0}, {"mixes": False}, {"prefill": 1}, {"batch": 1}, {"fast": False}], ids=str
+    "options",
+    [
+        {"prefix_bytes": 0},
+        {"mixes": False},
+        {"prefill": 1},
+        {"chunk": 7},
+        {"chunk": 5, "prefix_bytes": 0},
+        {"batch": 1},
+        {"fast": False},
+    ],
+    ids=str,
 )
 def test_prefixes_mixing_and_limits_change_no_token(runs, expected, options):
     engine = engine_of(runs["two"], runs["head"], runs["onward"], **options)

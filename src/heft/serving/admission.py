@@ -1,6 +1,6 @@
 """Which waiting requests have their prompts computed now, and which of them in one pass."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -39,12 +39,21 @@ class Part:
 
 
 def admitted(
-    waiting: Iterable[Generation | ScoringJob], running: int, limits: Limits, prefixes: Prefixes, each_alone: bool
+    waiting: Iterable[Generation | ScoringJob],
+    running: int,
+    limits: Limits,
+    prefixes: Prefixes,
+    begun: Mapping[tuple[Generation | ScoringJob, int], torch.Tensor],
+    each_alone: bool,
 ) -> list[Part]:
     """Passes for the first of the waiting requests, as far as the limits of this round go.
 
     A row that has much in common with one of this round waits for the next, and finds that computed. Scored rows take
     no place of a running text.
+
+    Args:
+        begun: states of the first tokens of rows that earlier rounds have begun, by request and tag.
+        each_alone: whether every row needs a pass of its own.
     """
     room, tokens = limits.batch - running, limits.prefill
     lanes: dict[Hashable, list[tuple[Row, Generation | ScoringJob]]] = {}
@@ -59,9 +68,10 @@ def admitted(
         for plain in pending:
             if tokens <= 0:
                 return _passes(lanes, limits)
-            row = _with_known(plain, prefixes)
+            row = _with_known(plain, prefixes, begun.get((work, plain.tag)))
             if _finds_more_later(row, prefixes, first_of):
                 continue
+            row = _first_part(row, limits.chunk)
             lanes.setdefault(_lane(work, row, each_alone), []).append((row, work))
             tokens -= row.new
             room -= isinstance(work, Generation)
@@ -79,9 +89,19 @@ def _shared(row: Row) -> int:
     return max(0, min(row.prompt - row.served.tail, len(row.ids) - row.keep))
 
 
-def _with_known(row: Row, prefixes: Prefixes) -> Row:
+def _with_known(row: Row, prefixes: Prefixes, begun: torch.Tensor | None) -> Row:
     blocks = prefixes.find(row.served.reaching, row.ids[: _shared(row)])
+    if begun is not None and len(begun) >= len(blocks) * BLOCK:
+        return replace(row, known=begun)
     return replace(row, known=torch.cat(blocks)) if blocks else row
+
+
+def _first_part(row: Row, most: int) -> Row:
+    """As many of a row's new tokens as one round computes; all, where the rest would be among those with logits."""
+    end = len(row.ids) - row.new + most
+    if end > len(row.ids) - row.keep:
+        return row
+    return replace(row, ids=row.ids[:end], keep=1, later=len(row.ids) - end)
 
 
 def _finds_more_later(row: Row, prefixes: Prefixes, first_of: dict[Hashable, Row]) -> bool:

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from heft.errors import HeftError
 from heft.serving.admission import Part, admitted
 from heft.serving.catalog import Catalog
@@ -70,6 +72,7 @@ class Engine:
         self.fast = FastWays(catalog, self._passes, fast, note)
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._waiting: deque[Generation | ScoringJob] = deque()
+        self._begun: dict[tuple[Generation | ScoringJob, int], torch.Tensor] = {}
         self._lanes: dict[Hashable, Lane] = {}
         self._leaving = Leaving(catalog, self.prefixes)
         self._lock, self._open = threading.Lock(), True
@@ -218,7 +221,8 @@ class Engine:
 
     def _begin(self) -> None:
         """Compute the prompts of waiting requests, as many as fit."""
-        for part in admitted(self._waiting, self.running, self.limits, self.prefixes, self.catalog.each_alone):
+        about = (self.running, self.limits, self.prefixes, self._begun, self.catalog.each_alone)
+        for part in admitted(self._waiting, *about):
             self._compute(part)
         self._drop_empty()
 
@@ -242,7 +246,10 @@ class Engine:
         self._keep_prefixes(part, found)
         begun: list[tuple[Generation, Computed]] = []
         for owner, row, result in zip(part.owners, part.rows, found, strict=True):
-            if isinstance(owner, Generation):
+            self._begun.pop((owner, row.tag), None)
+            if row.later:
+                self._begun[owner, row.tag] = result.states_LW
+            elif isinstance(owner, Generation):
                 self._waiting.remove(owner)
                 begun.append((owner, result))
             elif owner.add(row, result.logits_KV):
@@ -297,6 +304,7 @@ class Engine:
     def _end(self, work: Work | ScoringJob, event: Finished | Failed) -> None:
         """Tell a request how it ended, once."""
         request = work.work if isinstance(work, ScoringJob) else work
+        self._begun = {key: states for key, states in self._begun.items() if key[0] is not work}
         with self._lock:
             has_ended = request not in self._taken
             self._taken.discard(request)

@@ -26,6 +26,7 @@ class Row:
         prompt: how many of them are the prompt, from which positions count.
         keep: for how many of its last tokens logits are wanted.
         known: states of its first tokens; None where none are known.
+        later: tokens that follow these in passes to come, the rest of a long prompt.
         tag: for the caller to know it by.
     """
 
@@ -34,6 +35,7 @@ class Row:
     prompt: int
     keep: int = 1
     known: torch.Tensor | None = None
+    later: int = 0
     tag: int = 0
 
     @property

@@ -13,6 +13,7 @@ class Limits:
     seconds: that a request may take, waiting included.
     body: bytes of a request.
     prefill: tokens of prompts that are computed before running texts get their next token.
+    chunk: of these, tokens of one prompt; a longer one is computed in several rounds.
     prefix_bytes: memory for prefixes of prompts; 0: every prompt is computed whole.
     """
 
@@ -23,4 +24,5 @@ class Limits:
     seconds: float = 600.0
     body: int = 4 << 20
     prefill: int = 2048
+    chunk: int = 512
     prefix_bytes: int = 1 << 30
