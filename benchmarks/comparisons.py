@@ -104,6 +104,18 @@ COMPARISONS = (
         whole_run=True,
     ),
     Comparison(
+        "both_stages",
+        "LoRA l8+ 1 epoch, then LoReFT l4+ 2 epochs, r 8, behind one cached prefix",
+        "peft",
+        "PEFT + Trainer, LoRA of all tokens, 3 epochs, defaults",
+        5.0,
+        COARSE | {"unchanged_at_first": True},
+        "What both train differs, and so does what it reaches. Prefixes are computed in the time, once for both stages."
+        f" The Trainer's defaults are as above. {SHORTER_BATCHES}.",
+        own={"then": {"epochs": 2, "positions": "l4+"}, "settings": {"cache": "memory", "positions": "l8+"}},
+        peer_job={"peer_epochs": 3},
+    ),
+    Comparison(
         "lora_float32",
         "coarse in float32, LoRA fused",
         "heft",

@@ -8,10 +8,10 @@
 What it shows is that everything goes on a model of that size: training, resume, evaluation of the reloaded adapter,
 verify and export, in how much time and memory. Accuracy means nothing here. `build` writes 13.5 GB and a BPE tokenizer
 of 32,000 tokens, trained on the passages; `--boolq` has train.jsonl and validation.jsonl as on the Hub. `run` takes
-each arm with 8 rows and one step of 4 rows for every stage, two for the last, which is ended after its first step and
-resumed; with `--full` (a graphics card) it takes the arm as it is, or its epochs over N rows. `speed` prints steps per
-second of such runs, and FLOPs over what a device of that peak rate would do in that time (MFU). Needs 24 GB of memory
-on a CPU, 40 GB on a card.
+each arm with 8 rows and one step of 4 rows (in passes of 2) for every stage, three for the last, which is ended on its
+way and resumed; arms that differ in their epochs alone are then one recipe, which runs once. With `--full` (a graphics
+card) it takes the arm as it is, or its epochs over N rows. `speed` prints steps per second of such runs, and FLOPs over
+what a device of that peak rate would do in that time (MFU). Needs 24 GB of memory on a CPU, 40 GB on a card.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from heft.recipe.recipe import Recipe
 from heft.study.files import load_study
 
 SHAPE = {
@@ -43,7 +44,7 @@ SHAPE = {
     "eos_token_id": 2,
 }
 """Of meta-llama/Llama-2-7b-hf: 6,738,415,616 parameters."""
-STEPS = {"batch_size": 4, "micro_batch_size": 4, "epochs": None}
+STEPS = {"batch_size": 4, "micro_batch_size": 2, "epochs": None}
 ROWS, EVALUATED = 8, 4
 OF_A_STAGE = ("name", "steps", "tokens", "seconds", "evaluation_seconds", "peak_bytes", "flops", "plain_flops")
 
@@ -118,25 +119,25 @@ def _tokenizer(boolq: Path) -> PreTrainedTokenizerFast:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Each arm that is not there yet: train (ended and resumed), evaluate, verify, export; a line of JSON each."""
+    """Each recipe that is not there yet: train (ended and resumed), evaluate, verify, export; a line of JSON each."""
     study = load_study("paper/llama_2_7b")
     results = options.out / "results.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line)["arm"] for line in results.read_text().splitlines()] if results.exists() else []
+    done = [json.loads(line)["arms"] for line in results.read_text().splitlines()] if results.exists() else []
+    alike: dict[str, list[str]] = {}
     for arm in options.arms or study.recipes:
-        if arm not in done:
-            found = walk(arm, study.recipes[arm], options)
+        alike.setdefault(json.dumps(settings_of(study.recipes[arm], options)), []).append(arm)
+    for settings, arms in alike.items():
+        if not any(set(arms) <= set(each) for each in done):
+            found = walk(arms, json.loads(settings), options)
             with results.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             print(json.dumps(found), flush=True)
 
 
-def walk(arm: str, recipe, options: argparse.Namespace) -> dict:
-    """Seconds and peak memory of each command on one arm, beside what `heft plan` said."""
-    folder = options.out / arm
-    folder.mkdir(parents=True, exist_ok=True)
-    path, output = folder / "recipe.yaml", folder / "run"
-    settings = recipe.model_dump(mode="json", exclude_unset=True)
+def settings_of(recipe: Recipe, options: argparse.Namespace) -> dict:
+    """An arm's recipe on this model, in the length that is asked for; without its name."""
+    settings = recipe.model_dump(mode="json", exclude_unset=True, exclude={"name", "output"})
     settings["model"]["name"] = str(options.model.resolve())
     settings["task"]["source"] = str(options.boolq.resolve())
     if not options.full:
@@ -144,16 +145,24 @@ def walk(arm: str, recipe, options: argparse.Namespace) -> dict:
         settings["checkpoint"] = {"every_steps": 1}
         last = list(settings["stages"])[-1]
         for name, stage in settings["stages"].items():
-            stage |= {**STEPS, "steps": 2 if name == last else 1}
+            stage |= {**STEPS, "steps": 3 if name == last else 1}
     elif options.rows is not None:
         settings["task"] |= {"train_limit": options.rows, "eval_limit": options.rows}
     if options.full and options.micro is not None:
         for stage in settings["stages"].values():
             rows = max(options.micro, stage.get("batch_size", 16))
             stage |= {"batch_size": rows, "micro_batch_size": options.micro}
-    path.write_text(json.dumps(settings))
+    return settings
+
+
+def walk(arms: list[str], settings: dict, options: argparse.Namespace) -> dict:
+    """Seconds and peak memory of each command on one recipe, beside what `heft plan` said."""
+    folder, last = options.out / arms[0], list(settings["stages"])[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    path, output = folder / "recipe.yaml", folder / "run"
+    path.write_text(json.dumps({"name": arms[0], **settings}))
     plan = json.loads(heft("plan", path, "--no-probe", "--json", at_most=None)["said"])
-    found = {"arm": arm, "full": options.full, "planned": max(stage["peak_bytes"] for stage in plan["stages"])}
+    found = {"arms": arms, "full": options.full, "planned": max(stage["peak_bytes"] for stage in plan["stages"])}
     train = ("train", path, "--output", output)
     until = None if options.full else output / "checkpoints" / f"{len(settings['stages']) - 1}-{last}"
     found["train"] = heft(*train, at_most=until)
@@ -209,7 +218,7 @@ def table_of(out: Path) -> str:
             f"{found[each]['seconds']:.0f}, {found[each]['peak_bytes'] / 1e9:.1f}" if each in found else "–"
             for each in commands
         ]
-        lines.append(f"| {found['arm']} | {found['planned'] / 1e9:.1f} | {' | '.join(cells)} |")
+        lines.append(f"| {', '.join(found['arms'])} | {found['planned'] / 1e9:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -222,7 +231,7 @@ def speed_of(out: Path, peak: float) -> str:
             seconds = stage["seconds"]
             figures = [f"{stage['steps'] / seconds:.2f}", f"{stage['tokens'] / seconds:,.0f}"]
             figures += [f"{stage['peak_bytes'] / 1e9:.1f}", f"{100 * stage['flops'] / seconds / peak:.1f}"]
-            lines.append(f"| {found['arm']} | {stage['name']} | {stage['steps']} | {' | '.join(figures)} |")
+            lines.append(f"| {', '.join(found['arms'])} | {stage['name']} | {stage['steps']} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 

@@ -22,6 +22,8 @@ def load(job: dict) -> dict[str, Handler]:
         return _evaluation(job, base, rows)
     if "grid" in job:
         return _sweep(job, base, rows)
+    if "then" in job:
+        return _both_stages(job, base, rows)
     if job["stage"] == "machine":
         return {"matmul": lambda request: _matmul(job), "orthonormal": lambda request: _orthonormal(job, base, request)}
     return _training(job, base, rows)
@@ -57,8 +59,10 @@ def _stage(job: dict, epochs: int, **own):
     common["learning_rate"] = LEARNING_RATES[job["stage"]]
     if job["stage"] == "coarse":
         return LoraStage(method="lora", alpha=16, **job.get("settings", {}), **(common | own))
-    positions = "+".join(f"{side[0]}{job[side]}" for side in ("first", "last") if job[side])
-    return ReftStage(method="reft", positions=positions, **job.get("settings", {}), **(common | own))
+    own = job.get("settings", {}) | own
+    if "positions" not in own:
+        own["positions"] = "+".join(f"{side[0]}{job[side]}" for side in ("first", "last") if job[side])
+    return ReftStage(method="reft", **(common | own))
 
 
 def _fill(model, job: dict) -> None:
@@ -88,7 +92,43 @@ def _fill_loreft(model, rank: int) -> None:
                     unit.rotation.copy_(values.rotation)
 
 
-def _train(job: dict, base, rows: list, epochs: int) -> dict:
+def _both_stages(job: dict, base, rows: list) -> dict[str, Handler]:
+    """One epoch of LoRA, then ReFT on top of it, whose settings are the job's `then`, behind one prefix."""
+    from heft.adapters.attach import attach, finish
+    from heft.adapters.detach import gone_afterwards
+    from heft.edits.positions import parse_positions
+    from heft.training.reuse.activation_cache import ROWS_PER_PASS
+    from heft.training.reuse.shared import BasePrefixes, SharedPrefix, StagePrefixes
+
+    then = job["then"]
+    later = {**job, "stage": "fine", "settings": {**job["settings"], "positions": then["positions"]}}
+    start = parse_positions(job["settings"]["positions"]).reach_back()
+    shared = SharedPrefix(("coarse", "fine"), start, ROWS_PER_PASS)
+
+    def train(chosen: list, epochs: int, then_epochs: int) -> dict:
+        prefixes = StagePrefixes(shared, BasePrefixes(chosen, start, ROWS_PER_PASS))
+        found = []
+        begin = time.perf_counter()
+        with gone_afterwards(base.model):
+            for each, count in ((job, epochs), (later, then_epochs)):
+                attached = attach(base.model, each["stage"], _stage(each, count))
+                found.append(_train(each, base, chosen, count, prefixes))
+                finish(base.model, attached)
+        seconds = time.perf_counter() - begin
+        return {
+            "seconds": seconds,
+            "examples": (epochs + then_epochs) * len(chosen),
+            "epochs": epochs + then_epochs,
+            "losses": [loss for each in found for loss in each["losses"]],
+        }
+
+    return {
+        "check": lambda request: train(rows[: job["batch_size"]], CHECK_STEPS, 1),
+        "run": lambda request: train(block(rows, job, request), 1, then["epochs"]),
+    }
+
+
+def _train(job: dict, base, rows: list, epochs: int, prefixes=None) -> dict:
     """Train a stage over the rows; seconds in all and of each epoch, first and last with what is around them."""
     from heft.runtime.reporter import Reporter
     from heft.training.stage import train_stage
@@ -115,6 +155,7 @@ def _train(job: dict, base, rows: list, epochs: int) -> dict:
             seed=0,
             reporter=Listener(),
             attention=base.settings.attention,
+            prefixes=prefixes,
         ),
         job["device"],
     )

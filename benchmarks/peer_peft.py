@@ -11,7 +11,8 @@ def load(job: dict) -> dict:
 
     config = LoraConfig(task_type="CAUSAL_LM", r=job["rank"], lora_alpha=16, target_modules="all-linear")
     model = get_peft_model(load_model(job), config)
-    fill_lora(model)
+    if not job.get("unchanged_at_first"):
+        fill_lora(model)
     collate = DataCollatorForSeq2Seq(tokenizer(job))
 
     def make_trainer(rows: list[dict], folder: str, epochs: int) -> Trainer:

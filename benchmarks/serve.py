@@ -1,6 +1,7 @@
 """How fast a server answers: throughput and latency by clients and by what they ask for.
 
     python benchmarks/serve.py run --out OUT [--adapter RUN] [--clients 1 2 4 8 16 32] [--transformers]
+    python benchmarks/serve.py vllm PYTHON --out OUT --adapter RUN [--clients …]
     python benchmarks/serve.py load URL --models NAME … [--clients …]      any OpenAI-compatible server, such as vLLM's
     python benchmarks/serve.py table OUT
 
@@ -9,6 +10,9 @@ for the whole adapter, and for as many adapters as there are clients (the same d
 server cannot know). Then, in one server with and one without a prefix cache, eight adapters of last positions (LoRA of
 `l8+`, so that what stands before is the base's) with a prompt of some 500 tokens that they share: the time to the first
 token. With `--transformers`, the base in `transformers serve` too.
+
+`vllm` asks vLLM with heft's plugin (PYTHON is that of `make serve-env`) for the base, for the coarse stage, which is
+vLLM's own LoRA, for the whole adapter, and for a LoRA and for an adapter of each client's own.
 
 Each client sends a request, reads its answer as a stream, and sends the next; prompts differ. A block is every kind
 once, in turns, and blocks are repeated; what is shown are medians over blocks. OUT/results.jsonl has a line a
@@ -26,10 +30,11 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from heft.adapters.manifest import read_manifest
 from heft.adapters.places import adapter_directory
@@ -42,20 +47,23 @@ ADAPTERS = 32
 SHARED = "In a house with many rooms people go from one to another all day long. " * 31
 """Some 500 tokens."""
 EIGHT = 8
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    run_, load_ = commands.add_parser("run"), commands.add_parser("load")
-    run_.add_argument("--out", type=Path, required=True)
-    run_.add_argument("--adapter", type=Path, help="a finished run with two stages")
+    run_, load_, vllm_ = (commands.add_parser(name) for name in ("run", "load", "vllm"))
+    vllm_.add_argument("python")
+    for command in (run_, vllm_):
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--adapter", type=Path, help="a finished run with two stages")
+        command.add_argument("--blocks", type=int, default=3)
     run_.add_argument("--tail-adapter", type=Path, help="one whose stages act on last positions")
-    run_.add_argument("--blocks", type=int, default=3)
     run_.add_argument("--transformers", action="store_true")
     load_.add_argument("url")
     load_.add_argument("--models", nargs="+", required=True)
-    for command in (run_, load_):
+    for command in (run_, load_, vllm_):
         command.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     commands.add_parser("table").add_argument("out", type=Path)
     options = parser.parse_args()
@@ -64,6 +72,8 @@ def main() -> None:
     elif options.command == "load":
         for clients in options.clients:
             print(json.dumps(measured(options.url, spread(options.models, clients)).as_dict()), flush=True)
+    elif options.command == "vllm":
+        run_vllm(options)
     else:
         run(options)
 
@@ -126,6 +136,46 @@ def run(options: argparse.Namespace) -> None:
                         keep(block, "base, transformers serve", clients, measured(url, spread([folder], clients)))
 
 
+def run_vllm(options: argparse.Namespace) -> None:
+    """Every kind of load that vLLM answers, block by block."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    adapter = adapter_directory(options.adapter or trained(options.out / "adapter")).resolve()
+    heft = {f"a{number}": str(adapter) for number in range(ADAPTERS)}
+    lora = {f"c{number}": f"{adapter}:coarse" for number in range(ADAPTERS)}
+    modules = [f"{name}={path}" for name, path in {**heft, **lora}.items()]
+    base = embedded_folder(read_manifest(adapter).model.name)
+    command = ["-m", "vllm.entrypoints.openai.api_server", "--model", base, "--served-model-name", "base"]
+    command += ["--host", "127.0.0.1", "--port", "18124", "--dtype", "bfloat16", "--enforce-eager"]
+    command += ["--max-model-len", "1024", "--enable-lora", "--max-lora-rank", "8", "--max-loras", str(2 * ADAPTERS)]
+    command += ["--lora-target-modules", *TARGETS, "--lora-modules", *modules]
+    kinds = {
+        "base": ["base"],
+        "vLLM's LoRA": ["c0"],
+        "HEFT": ["a0"],
+        "a LoRA for each client": list(lora),
+        "an adapter for each client": list(heft),
+    }
+    with (options.out / "results.jsonl").open("a") as file, vllm(options.python, command, options.out) as url:
+        for models in kinds.values():
+            measured(url, models)  # until each has been taken into memory
+        for block in range(options.blocks):
+            for clients in options.clients:
+                for kind, models in kinds.items():
+                    found = measured(url, spread(models, clients)).as_dict()
+                    line = json.dumps({"block": block, "kind": kind, "clients": clients, **found})
+                    print(line, file=file, flush=True)
+                    print(line, flush=True)
+
+
+@contextmanager
+def vllm(python: str, command: Sequence[str], out: Path) -> Iterator[str]:
+    """vLLM's server, in an environment of its own that has heft's plugin, on a CPU."""
+    own = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    source = str(Path(__file__).resolve().parents[1] / "src")
+    with (out / "vllm.log").open("w") as log, server(command, 18124, python, own | {"PYTHONPATH": source}, log) as url:
+        yield url
+
+
 def trained(folder: Path, *settings: str) -> Path:
     """A run of the quickstart, trained if it is not there."""
     if not (folder / "summary.json").exists():
@@ -140,16 +190,25 @@ def embedded_folder(model: str) -> str:
 
 
 @contextmanager
-def server(command: Sequence[str], port: int | None = None) -> Iterator[str]:
-    """A server's address, from when it answers until it has ended."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True, env=environment)
+def server(
+    command: Sequence[str],
+    port: int | None = None,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    log: IO[str] | None = None,
+) -> Iterator[str]:
+    """A server's address, from when it answers until it has ended; without a port it prints its address first."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
+    streams = {"stdout": subprocess.PIPE if log is None else log, "stderr": log}
+    process = subprocess.Popen([python, *map(str, command)], **streams, text=True, env=environment)
     try:
         if port is None:
             yield re.search(r"http://\S+:\d+", process.stdout.readline())[0]
         else:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(120):
+            for _ in range(240):
+                if process.poll() is not None:
+                    raise SystemExit(f"{' '.join(command[:2])} ended with status {process.returncode}")
                 try:
                     urllib.request.urlopen(f"{url}/health", timeout=5).read()
                     break

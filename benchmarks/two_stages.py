@@ -28,8 +28,6 @@ LABELS = {
 SETS = ("boolq", "siqa", "arc_easy", *LABELS)
 BATCH_SIZES = {100: 8, 300: 8, 1000: 16, 3000: 32}
 """Rows of a step, by training rows; the same in every arm."""
-ROWS_OF_EVALUATION = 1000
-"""Most evaluation rows: an interval of three points for one run."""
 BOUNDS = (0.55, 0.95)
 SINGLE, TWO = ("lora", "reft"), "lora-reft"
 
@@ -43,6 +41,7 @@ def main() -> None:
         command.add_argument("--tasks", type=Path, required=True)
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--cells", nargs="+", default=[f"{data}-{rows}" for data in SETS for rows in BATCH_SIZES])
+        command.add_argument("--eval-rows", type=int, default=1000, help="most evaluation rows")
     commands.choices["run"].add_argument("--budget", default="15epochs")
     commands.choices["run"].add_argument("--seeds", type=int, default=5)
     commands.add_parser("table").add_argument("out", type=Path)
@@ -54,14 +53,15 @@ def main() -> None:
         folder = options.out / cell
         folder.mkdir(parents=True, exist_ok=True)
         recipe = folder / "recipe.json.yaml"
-        recipe.write_text(json.dumps(recipe_of(cell, options.data.resolve(), options.tasks.resolve()), indent=2))
+        recipe.write_text(json.dumps(recipe_of(cell, options), indent=2))
         (first if options.command == "first" else run)(folder, recipe, options)
 
 
-def recipe_of(cell: str, data: Path, tasks: Path) -> dict:
+def recipe_of(cell: str, options: argparse.Namespace) -> dict:
     """What all arms of a cell have in common; methods and their settings are the search's."""
     name, _, rows = cell.rpartition("-")
-    task: dict = {"train_limit": int(rows), "eval_limit": ROWS_OF_EVALUATION}
+    data, tasks = options.data.resolve(), options.tasks.resolve()
+    task: dict = {"train_limit": int(rows), "eval_limit": options.eval_rows}
     if name != "boolq":  # whose answers are words anyway
         task["format"] = "cloze"
     if name in LABELS:
