@@ -85,9 +85,18 @@ def before_of(bench: Bench, positions: str) -> Before:
     return Before(COARSE, coarse, 1.0, 1.0, lambda: weights)
 
 
-@pytest.mark.parametrize("below", [None, "l4", "l4+", "all"])
 @pytest.mark.parametrize(
-    "tried", [["l2"], ["l3+"], ["all"], ["l2", "l3", "l5+"]], ids=lambda each: "_".join(each).replace("+", "on")
+    ("tried", "below"),
+    [
+        (["l2"], None),
+        (["l3+"], "l4+"),
+        (["l2"], "all"),
+        (["all"], None),
+        (["l2", "l3", "l5+"], None),
+        (["l2", "l3", "l5+"], "l4"),
+        (["l2", "l3"], "all"),
+    ],
+    ids=str,
 )
 def test_a_trial_comes_to_what_it_comes_to_without_them(bench_of, tried, below):
     found = []
