@@ -156,7 +156,10 @@ def settings_of(recipe: Recipe, options: argparse.Namespace) -> dict:
 
 
 def walk(arms: list[str], settings: dict, options: argparse.Namespace) -> dict:
-    """Seconds and peak memory of each command on one recipe, beside what `heft plan` said."""
+    """Seconds and peak memory of each command on one recipe, beside what `heft plan` said.
+
+    LoRA is exported to PEFT, ReFT without it to pyreft.
+    """
     folder, last = options.out / arms[0], list(settings["stages"])[-1]
     folder.mkdir(parents=True, exist_ok=True)
     path, output = folder / "recipe.yaml", folder / "run"
@@ -172,10 +175,11 @@ def walk(arms: list[str], settings: dict, options: argparse.Namespace) -> dict:
         {key: stage.get(key) for key in OF_A_STAGE}
         for stage in json.loads((output / "summary.json").read_text())["stages"]
     ]
+    to = "pyreft" if {stage["method"] for stage in settings["stages"].values()} == {"reft"} else "peft"
     for command in (
         ("eval", output, "--output", folder / "again.jsonl"),
         ("verify", output),
-        ("export", output, "--to", "peft", folder / "peft"),
+        ("export", output, "--to", to, folder / to),
     ):
         found[command[0]] = heft(*command, at_most=None)
     return {
