@@ -97,9 +97,10 @@ def _with_known(row: Row, prefixes: Prefixes, begun: torch.Tensor | None) -> Row
 
 
 def _first_part(row: Row, most: int) -> Row:
-    """As many of a row's new tokens as one round computes; all, where the rest would be among those with logits."""
+    """As many of a row's new tokens as one round computes; all, where half a chunk at most or tokens with logits would
+    be left."""
     end = len(row.ids) - row.new + most
-    if end > len(row.ids) - row.keep:
+    if len(row.ids) - end <= max(most // 2, row.keep - 1):
         return row
     return replace(row, ids=row.ids[:end], keep=1, later=len(row.ids) - end)
 

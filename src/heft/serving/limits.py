@@ -13,7 +13,7 @@ class Limits:
     seconds: that a request may take, waiting included.
     body: bytes of a request.
     prefill: tokens of prompts that are computed before running texts get their next token.
-    chunk: of these, tokens of one prompt; a longer one is computed in several rounds.
+    chunk: of these, tokens of one prompt; one that is more than half as long again is computed in several rounds.
     prefix_bytes: memory for prefixes of prompts; 0: every prompt is computed whole.
     """
 
