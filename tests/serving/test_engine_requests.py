@@ -281,8 +281,9 @@ def test_a_request_of_several_rows_that_fails_ends_once_and_leaves_no_place_take
     assert engine.waiting == engine.running == 0
 
 
-def test_the_smallest_temperature_takes_the_likeliest_token(engine):
-    found = outcomes(engine, [generation(engine, "two", PROMPT, 6, temperature=1e-40, seed=1), _two(engine)])
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 5e-324])
+def test_the_smallest_temperature_takes_the_likeliest_token(engine, temperature):
+    found = outcomes(engine, [generation(engine, "two", PROMPT, 6, temperature=temperature, seed=1), _two(engine)])
     assert tokens_of(found[0]) == tokens_of(found[1])
 
 

@@ -12,6 +12,9 @@ from heft.data.encode import left_pad
 from heft.evaluation.finite import FiniteLogits, explain_singular_rotation
 from heft.models.endings import end_tokens, text_of, until
 
+LEAST_TEMPERATURE = 1e-30
+"""Logits over a smaller one may be infinite in float32; at this one the likeliest token alone is left."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -30,7 +33,8 @@ class Sampling:
     @property
     def options(self) -> dict[str, object]:
         """As transformers' `GenerationConfig` has them; its own default of 50 for top_k is off."""
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        temperature = max(self.temperature, LEAST_TEMPERATURE)
+        return {"do_sample": True, "temperature": temperature, "top_p": self.top_p, "top_k": 0}
 
 
 @torch.inference_mode()

@@ -19,7 +19,8 @@ def choose(logits_V: torch.Tensor, temperature: float, top_p: float, generator: 
     if temperature == 0:
         return int(logits_V.argmax())
     logits_V = logits_V.float().cpu()
-    scaled_V = ((logits_V - logits_V.max()) / temperature).softmax(-1)  # a tiny temperature makes no infinity
+    temperature = max(temperature, torch.finfo(torch.float32).tiny)  # a smaller one is 0 in float32, and 0 / 0 is NaN
+    scaled_V = ((logits_V - logits_V.max()) / temperature).softmax(-1)
     if top_p < 1:
         ordered_V, order_V = scaled_V.sort(descending=True, stable=True)
         before_V = ordered_V.cumsum(-1) - ordered_V
