@@ -248,7 +248,7 @@ class Engine:
         for owner, row, result in zip(part.owners, part.rows, found, strict=True):
             self._begun.pop((owner, row.tag), None)
             if row.later:
-                self._begun[owner, row.tag] = result.states_LW
+                self._begun[owner, row.tag] = result.states.matrix()
             elif isinstance(owner, Generation):
                 self._waiting.remove(owner)
                 begun.append((owner, result))
@@ -287,7 +287,7 @@ class Engine:
         for row, result in zip(part.rows, computed, strict=True):
             shared = max(0, row.prompt - row.served.tail)
             if self.prefixes.most_bytes:
-                self.prefixes.add(row.served.reaching, row.ids[:shared], result.states_LW)
+                self.prefixes.add(row.served.reaching, row.ids[:shared], result.states.matrix)
 
     def _drop_abandoned(self) -> None:
         for each in [each for each in self._waiting if each.cancelled or each.is_late]:

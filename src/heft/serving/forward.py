@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 from heft.models.forward import logits_of
 from heft.reft.layout import TokenLayout
 from heft.serving.catalog import Catalog, Served
-from heft.serving.states import BatchStates, Parts, parts_of, prefix_cache_of, row_states
+from heft.serving.states import BatchStates, Parts, RowStates, parts_of, prefix_cache_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Computed:
-    """A row's result: logits (K, V) in float32 after its last `keep` tokens, and its states (L, W)."""
+    """A row's result: logits (K, V) in float32 after its last `keep` tokens, and the states of all its tokens."""
 
     logits_KV: torch.Tensor
-    states_LW: torch.Tensor
+    states: RowStates
 
 
 class Passes:
@@ -78,7 +78,7 @@ class Passes:
         cache = DynamicCache()
         if columns:
             prefixes = [row.known[:count] if count else self._none() for row, count in zip(rows, known, strict=True)]
-            cache = prefix_cache_of(prefixes, self.parts)
+            cache = prefix_cache_of(prefixes, self.parts, room=width)
         layout = self._layout(rows, numbers_BT)
         logits_BKV = logits_of(
             self._model,
@@ -91,8 +91,9 @@ class Passes:
             token_layout=layout,
         )
         self.parts = self.parts or parts_of(cache)
+        tensors = tensors_of(cache)
         return [
-            Computed(logits_BKV[i, -row.keep :].float(), row_states(cache, i, len(row.ids)))
+            Computed(logits_BKV[i, -row.keep :].float(), RowStates(tensors, i, len(row.ids)))
             for i, row in enumerate(rows)
         ]
 

@@ -83,11 +83,11 @@ class Lane:
             event = _next(text, computed.logits_KV[-1], *_likeliest(computed.logits_KV[-1:])[0])
             if event is None:
                 stay.append(text)
-                states.append(computed.states_LW)
+                states.append(computed.states)
             else:
                 self._end(work, event)
         if stay:
-            self._batch.join(states, self._passes.parts)
+            self._batch.join(states)
             self.texts += stay
 
     def step(self) -> None:

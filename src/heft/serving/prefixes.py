@@ -6,7 +6,7 @@ used longest ago goes first. Shapes: L tokens, W numbers of a token's states.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,14 +57,14 @@ class Prefixes:
         held = len(self.find(reaching, ids)) * BLOCK
         return (reaching, tuple(ids[: held + BLOCK])) if held + BLOCK <= len(ids) else None
 
-    def add(self, reaching: tuple[str, ...], ids: Sequence[int], states_LW: torch.Tensor) -> None:
-        """Keep the whole blocks of `ids`, whose states are given."""
+    def add(self, reaching: tuple[str, ...], ids: Sequence[int], states: Callable[[int, int], torch.Tensor]) -> None:
+        """Keep the whole blocks of `ids`; `states` gives (L, W) of the tokens from one to another, as its own."""
         parent, keys = -1, []
         for start in range(0, len(ids) - BLOCK + 1, BLOCK):
             key = (reaching, parent, tuple(ids[start : start + BLOCK]))
             held = self._blocks.get(key)
             if held is None:
-                held = _Held(self._count, states_LW[start : start + BLOCK].clone())
+                held = _Held(self._count, states(start, start + BLOCK))
                 size = held.states_LW.nbytes
                 if size > self.most_bytes:
                     return

@@ -6,10 +6,11 @@ column. Shapes: B rows, H heads, S columns, D numbers of a head.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 ROOM = 64
 """Columns that are allocated beyond those in use, so that most tokens are written without a copy of all before them."""
@@ -19,15 +20,20 @@ Parts = list[tuple[int, int]]
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer of a batch, with room for columns to come; otherwise as transformers' own."""
+    """One layer of a batch, with room for columns to come; otherwise as transformers' own.
+
+    Args:
+        keys, values: with that room at the end.
+        columns: in use.
+    """
 
     is_croppable = False
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, columns: int):
         super().__init__()
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self._held = [keys, values]
-        self.keys, self.values = keys, values
+        self.keys, self.values = (held[:, :, :columns] for held in self._held)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Write new columns behind those in use, and give all in use back."""
@@ -41,31 +47,68 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
+def tensors_of(cache: Cache) -> list[torch.Tensor]:
+    """(B, H, S, D) of keys of layer 0, its values, and so on."""
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
 def parts_of(cache: Cache) -> Parts:
     """What a token's numbers are in each layer."""
-    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return [(tensor.shape[1], tensor.shape[3]) for tensor in tensors]
+    return [(tensor.shape[1], tensor.shape[3]) for tensor in tensors_of(cache)]
 
 
-def row_states(cache: Cache, row: int, length: int) -> torch.Tensor:
-    """(L, W): the last `length` columns of a row, as a tensor of its own."""
-    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return torch.cat([each[row, :, each.shape[2] - length :].transpose(0, 1).flatten(1) for each in tensors], dim=1)
+@dataclass(frozen=True)
+class RowStates:
+    """A row's states where a pass has left them: the last `length` columns of row `row` of its tensors."""
+
+    tensors: Sequence[torch.Tensor]
+    row: int
+    length: int
+
+    def views(self) -> list[torch.Tensor]:
+        """(1, H, L, D) of each tensor."""
+        return [each[self.row : self.row + 1, :, each.shape[2] - self.length :] for each in self.tensors]
+
+    def matrix(self, start: int = 0, end: int | None = None) -> torch.Tensor:
+        """(L, W): tokens `start` to `end`, as a tensor of its own."""
+        return torch.cat([each[0, :, start:end].transpose(0, 1).flatten(1) for each in self.views()], dim=1)
 
 
-def as_layers(rows: Sequence[torch.Tensor], parts: Parts, width: int) -> list[torch.Tensor]:
-    """(B, H, width, D) of keys of layer 0, its values, and so on, of rows (L, W) that end at the last column."""
-    whole_BSW = torch.stack([functional.pad(each, (0, 0, width - len(each), 0)) for each in rows])
-    cut = whole_BSW.split([heads * size for heads, size in parts], dim=2)
-    return [each.unflatten(2, part).transpose(1, 2) for each, part in zip(cut, parts, strict=True)]
+def views_of(states_LW: torch.Tensor, parts: Parts) -> list[torch.Tensor]:
+    """(1, H, L, D) of keys of layer 0, its values, and so on."""
+    cut = states_LW.split([heads * size for heads, size in parts], dim=1)
+    return [each.unflatten(1, part).transpose(0, 1)[None] for each, part in zip(cut, parts, strict=True)]
 
 
-def prefix_cache_of(rows: Sequence[torch.Tensor], parts: Parts) -> DynamicCache:
-    """A cache that holds prefixes (L, W), which end at one column."""
-    tensors, cache = as_layers(rows, parts, max(map(len, rows))), DynamicCache()
-    for layer in range(len(tensors) // 2):
-        cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
-    return cache
+def as_layers(groups: Sequence[Sequence[torch.Tensor]], columns: int, room: int) -> list[torch.Tensor]:
+    """(B, H, columns + room, D) of keys of layer 0, its values, and so on.
+
+    Args:
+        groups: of rows, each with a tensor (b, H, L, D) of every layer's keys and values, which ends at column
+            `columns`.
+        columns: in use.
+        room: columns beyond those.
+    """
+    found = []
+    for tensors in zip(*groups, strict=True):
+        counts, (_, heads, _, size) = [len(each) for each in tensors], tensors[0].shape
+        whole = tensors[0].new_zeros(sum(counts), heads, columns + room, size)
+        for held, each in zip(whole.split(counts), tensors, strict=True):
+            held[:, :, columns - each.shape[2] : columns] = each
+        found.append(whole)
+    return found
+
+
+def cache_of(tensors: Sequence[torch.Tensor], columns: int) -> Cache:
+    """A cache that holds these tensors, so many columns of which are in use."""
+    pairs = zip(tensors[::2], tensors[1::2], strict=True)
+    return Cache(layers=[RoomyLayer(keys, values, columns) for keys, values in pairs])
+
+
+def prefix_cache_of(rows: Sequence[torch.Tensor], parts: Parts, room: int) -> Cache:
+    """A cache that holds prefixes (L, W), which end at one column, with room for the columns of a pass."""
+    columns = max(map(len, rows))
+    return cache_of(as_layers([views_of(row, parts) for row in rows], columns, room), columns)
 
 
 class BatchStates:
@@ -85,18 +128,12 @@ class BatchStates:
         """Columns in use."""
         return 0 if self.cache is None else self.cache.layers[0].keys.shape[2]
 
-    def join(self, rows: Sequence[torch.Tensor], parts: Parts) -> None:
-        """Add rows (L, W) behind those that are there."""
-        lengths = [len(each) for each in rows]
-        width = max([self.columns, *lengths])
-        new = as_layers(rows, parts, width)
-        if self.cache is None:
-            self._hold(new)
-        else:
-            old = [tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values)]
-            more = width - self.columns
-            self._hold([torch.cat([functional.pad(o, (0, 0, more, 0)), n]) for o, n in zip(old, new, strict=True)])
-        self.lengths += lengths
+    def join(self, rows: Sequence[RowStates]) -> None:
+        """Add rows behind those that are there."""
+        columns = max([self.columns, *(row.length for row in rows)])
+        there = [] if self.cache is None else [tensors_of(self.cache)]
+        self.cache = cache_of(as_layers([*there, *(row.views() for row in rows)], columns, ROOM), columns)
+        self.lengths += [row.length for row in rows]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let all rows but these go, and columns that no row needs any more."""
@@ -104,15 +141,11 @@ class BatchStates:
         if not rows:
             self.cache = None
             return
-        width = max(self.lengths)
+        columns = max(self.lengths)
         chosen = torch.tensor(rows, device=self.cache.layers[0].keys.device)
-        tensors = [tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values)]
-        self._hold([each[:, :, each.shape[2] - width :].index_select(0, chosen) for each in tensors])
+        tensors = [each[:, :, each.shape[2] - columns :].index_select(0, chosen) for each in tensors_of(self.cache)]
+        self.cache = cache_of(tensors, columns)
 
     def grown(self) -> None:
         """Note that a pass has written one token for each row."""
         self.lengths = [length + 1 for length in self.lengths]
-
-    def _hold(self, tensors: list[torch.Tensor]) -> None:
-        pairs = zip(tensors[::2], tensors[1::2], strict=True)
-        self.cache = Cache(layers=[RoomyLayer(keys.contiguous(), values.contiguous()) for keys, values in pairs])
