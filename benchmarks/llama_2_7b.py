@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -158,34 +159,46 @@ def settings_of(recipe: Recipe, options: argparse.Namespace) -> dict:
 def walk(arms: list[str], settings: dict, options: argparse.Namespace) -> dict:
     """Seconds and peak memory of each command on one recipe, beside what `heft plan` said.
 
-    LoRA is exported to PEFT, ReFT without it to pyreft.
+    They go on behind what an earlier call has measured (`found.json`).
     """
     folder, last = options.out / arms[0], list(settings["stages"])[-1]
     folder.mkdir(parents=True, exist_ok=True)
     path, output = folder / "recipe.yaml", folder / "run"
     path.write_text(json.dumps({"name": arms[0], **settings}))
-    plan = json.loads(heft("plan", path, "--no-probe", "--json", at_most=None)["said"])
-    found = {"arms": arms, "full": options.full, "planned": max(stage["peak_bytes"] for stage in plan["stages"])}
+    kept = folder / "found.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {"arms": arms, "full": options.full}
     train = ("train", path, "--output", output)
     until = None if options.full else output / "checkpoints" / f"{len(settings['stages']) - 1}-{last}"
-    found["train"] = heft(*train, at_most=until)
-    if until is not None:
-        found["resume"] = heft(*train, "--resume", at_most=None)
+    to = export_of([stage["method"] for stage in settings["stages"].values()])
+    commands = {
+        "plan": ("plan", path, "--no-probe", "--json"),
+        "train": train,
+        **({} if until is None else {"resume": (*train, "--resume")}),
+        "eval": ("eval", output, "--output", folder / "again.jsonl"),
+        "verify": ("verify", output),
+        "export": ("export", output, "--to", to, folder / to),
+    }
+    for name, command in commands.items():
+        if name not in found:
+            took = heft(*command, at_most=until if name == "train" else None)
+            said = took.pop("said")
+            found[name] = took
+            if name == "plan":
+                found["planned"] = max(stage["peak_bytes"] for stage in json.loads(said)["stages"])
+            kept.write_text(json.dumps(found))
+    found["to"] = to
     found["stages"] = [
         {key: stage.get(key) for key in OF_A_STAGE}
         for stage in json.loads((output / "summary.json").read_text())["stages"]
     ]
-    to = "pyreft" if {stage["method"] for stage in settings["stages"].values()} == {"reft"} else "peft"
-    for command in (
-        ("eval", output, "--output", folder / "again.jsonl"),
-        ("verify", output),
-        ("export", output, "--to", to, folder / to),
-    ):
-        found[command[0]] = heft(*command, at_most=None)
-    return {
-        key: {k: v for k, v in each.items() if k != "said"} if isinstance(each, dict) else each
-        for key, each in found.items()
-    }
+    return found
+
+
+def export_of(methods: Sequence[str]) -> str:
+    """The smallest form that an adapter of these stages can be exported to exactly."""
+    if set(methods) == {"reft"}:
+        return "pyreft"
+    return "peft" if methods[0] == "lora" and set(methods[1:]) <= {"reft"} else "transformers"
 
 
 def heft(*arguments: object, at_most: Path | None) -> dict:
@@ -213,7 +226,7 @@ def table_of(out: Path) -> str:
     """Markdown: a line an arm."""
     commands = ("train", "resume", "eval", "verify", "export")
     lines = [
-        f"| arm | planned, GB | {' | '.join(f'{each}: s, GB' for each in commands)} |",
+        f"| arm | planned, GB | {' | '.join(f'{each}: s, GB' for each in commands)}, to |",
         f"|---|---|{'---|' * len(commands)}",
     ]
     for line in (out / "results.jsonl").read_text().splitlines():
@@ -222,7 +235,9 @@ def table_of(out: Path) -> str:
             f"{found[each]['seconds']:.0f}, {found[each]['peak_bytes'] / 1e9:.1f}" if each in found else "–"
             for each in commands
         ]
-        lines.append(f"| {', '.join(found['arms'])} | {found['planned'] / 1e9:.1f} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {', '.join(found['arms'])} | {found['planned'] / 1e9:.1f} | {' | '.join(cells)}, {found['to']} |"
+        )
     return "\n".join(lines)
 
 
