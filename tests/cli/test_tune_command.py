@@ -76,7 +76,7 @@ def test_a_directory_with_a_search_is_left_alone(tuned):
 
 def test_ctrl_c_leaves_the_best_so_far_and_says_how_to_go_on(tmp_path):
     path = write_recipe(tmp_path, STAGES, TUNE, task=TASK)
-    words = [*COMMAND, "tune", str(path), "--budget", "400e9flop", "--output", str(tmp_path / "out")]
+    words = [*COMMAND, "tune", str(path), "--budget", "150e9flop", "--output", str(tmp_path / "out")]
     words += ["--set", "tune.most_epochs=5000", "--set", "tune.rungs=3", "--set", "tune.keep=4"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
     heard = []
@@ -88,6 +88,6 @@ def test_ctrl_c_leaves_the_best_so_far_and_says_how_to_go_on(tmp_path):
     text = "".join(heard)
     assert process.wait() == 130, text
     assert f"best so far: {tmp_path / 'out' / 'best.yaml'}" in text
-    assert f"Resume with: heft tune {path} --budget 400e9flop" in text
+    assert f"Resume with: heft tune {path} --budget 150e9flop" in text
     assert (tmp_path / "out" / "table.md").is_file()
     assert not (tmp_path / "out" / "run").exists()
