@@ -156,7 +156,7 @@ COMPARISONS = (
         "fine, l7 in all layers, 20 epochs on 256 rows",
         "pyreft",
         "pyreft, same interventions",
-        10.0,
+        20.0,
         LAST,
         "The whole run is worked out from a few epochs on fewer rows, unless --full is given: heft's first epoch, which"
         " fills the cache, once, and 19 times its later ones; pyreft's epoch 20 times; both times the share of rows."
