@@ -31,7 +31,7 @@ from heft.training.guards import Diverged
 from heft.training.modes import trained_parameters
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.plan import NOTHING
-from heft.training.reuse.shared import SharedPrefix, StagePrefixes
+from heft.training.reuse.shared import SharedPrefix, StagePrefixes, reach_back
 from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome, split_validation
 from heft.tune.kept import Measuring, SearchPrefixes
@@ -172,7 +172,7 @@ class Bench:
             except Diverged:
                 training, measured = time.perf_counter() - started, NOT_FINITE
         found = self._outcome(before, name, stage, values, measured)
-        seconds, alone = time.perf_counter() - started, training + self.prefix_seconds(stages)
+        seconds, alone = time.perf_counter() - started, training + found.prefix_seconds
         return replace(found, seconds=seconds, trained_seconds=training, training_seconds=alone)
 
     def _together(
@@ -224,6 +224,8 @@ class Bench:
     def _outcome(self, before: Before | None, name: str, stage: Stage, values: dict, measured: Measured) -> Outcome:
         below = before.stages if before else {}
         stages = {**below, name: stage}
+        flops, paid = self.counter.flops_alone(below, name, stage), self.counter.paid(below, name, [stage])
+        prefix_seconds = self.prefix_seconds(stages)
         return Outcome(
             key=key_of(stages),
             kind=stage.method,
@@ -232,10 +234,13 @@ class Bench:
             loss=measured.loss,
             accuracy=measured.accuracy,
             row_losses=measured.row_losses,
-            flops=self.counter.paid(below, name, [stage]),
-            training_flops=self.counter.flops_alone(below, name, stage),
+            flops=paid,
+            training_flops=flops,
+            prefix_seconds=prefix_seconds,
+            prefix_flops=flops - paid if prefix_seconds else 0.0,
             before_seconds=before.seconds if before else 0.0,
             before_flops=before.flops if before else 0.0,
+            behind=reach_back(name, stage) is not None,
             steps=stage.steps,
         )
 

@@ -18,6 +18,7 @@ from heft.recipe.training import TrainingSettings, validation_rows_of
 from heft.study.scaling import Rate
 from heft.sweep.costs import side_by_side_costs
 from heft.training.reuse.plan import PREFIXES
+from heft.training.reuse.shared import reach_back
 from heft.tune.kept import start_behind
 from heft.tune.ledger import Ledger
 from heft.tune.trial import Outcome, recipe_of_stages
@@ -153,7 +154,8 @@ class Prices:
         rate = self.counter.rate(before, name, stages)
         flop, beside = 1.0, 0.0
         if self.unit == "seconds":
-            flop, beside = self.speed(stages[0].method, len(stages) > 1)
+            behind = reach_back(name, stages[0]) is not None
+            flop, beside = self.speed(stages[0].method, behind, len(stages) > 1)
         low, high = 0, max(LEAST_STEPS, floor(self.most_epochs * rate.epoch))
         while low < high:
             middle = (low + high + 1) // 2
@@ -161,15 +163,22 @@ class Prices:
             low, high = (middle, high) if pays else (low, middle - 1)
         return low
 
-    def speed(self, method: str, together: bool) -> tuple[float, float]:
+    def speed(self, method: str, behind: bool, together: bool) -> tuple[float, float]:
         """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured.
 
-        One kind that was not measured is taken to be as fast as the method is otherwise, or as LoRA is.
+        One kind that was not measured is taken to be as fast as the nearest that was: of the method, or of LoRA; of as
+        few tokens a step, which take longer for each FLOP; side by side or not.
         """
-        measured = [each for each in self.ledger.outcomes.values() if each.flops > 0]
-        of_method = [each for each in measured if each.kind == method] or [e for e in measured if e.kind == "lora"]
-        same = [each for each in of_method if (each.together > 1) == together]
-        recent = (same or of_method)[-_RECENT:]
+        nearest = [each for each in self.ledger.outcomes.values() if each.flops > 0]
+        if not any(each.kind == method for each in nearest):
+            method = "lora"
+        for is_alike in (
+            lambda each: each.kind == method,
+            lambda each: each.behind == behind,
+            lambda each: (each.together > 1) == together,
+        ):
+            nearest = [each for each in nearest if is_alike(each)] or nearest
+        recent = nearest[-_RECENT:]
         assert recent, f"no trial of {method} was measured"
         trained = sum(each.trained_seconds for each in recent)
         rest = sum(each.seconds - each.trained_seconds for each in recent)
@@ -181,7 +190,8 @@ class Prices:
             return outcome.training_flops
         if outcome.training_seconds is not None:
             return outcome.training_seconds
-        return outcome.training_flops * self.speed(outcome.kind, together=False)[0]
+        flop, _ = self.speed(outcome.kind, outcome.behind, together=False)
+        return (outcome.training_flops - outcome.prefix_flops) * flop + outcome.prefix_seconds
 
     def of_whole(self, outcome: Outcome) -> float:
         """What training a trial's recipe costs, all stages."""

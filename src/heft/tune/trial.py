@@ -31,8 +31,10 @@ class Outcome:
         flops: of training the last stage in the search, shared out likewise.
         training_seconds: of training the last stage alone; None where it was trained side by side.
         training_flops: of training the last stage alone.
+        prefix_seconds, prefix_flops: those of them that are of prefixes, where the search keeps these for all trials.
         before_seconds, before_flops: the same of the stage before it.
         together: how many were trained side by side.
+        behind: whether its last stage acts on last positions only, so that few tokens run in a step.
         steps: optimizer steps of the last stage.
     """
 
@@ -48,9 +50,12 @@ class Outcome:
     flops: float = 0.0
     training_seconds: float | None = None
     training_flops: float = 0.0
+    prefix_seconds: float = 0.0
+    prefix_flops: float = 0.0
     before_seconds: float = 0.0
     before_flops: float = 0.0
     together: int = 1
+    behind: bool = False
     steps: int = 0
 
     @property

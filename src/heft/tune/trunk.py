@@ -17,6 +17,7 @@ from heft.recipe.training import CheckpointSettings
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
 from heft.training.guards import Diverged
+from heft.training.reuse.shared import reach_back
 from heft.tune.bench import Before, Bench
 from heft.tune.ledger import Ledger
 from heft.tune.measure import NOT_FINITE
@@ -105,6 +106,7 @@ class Trunk:
         before = last.state.progress.seconds if last else 0.0
         found = self._checkpoint(number)
         trained = found.state.progress.seconds - before if found else seconds
+        prefixes = self.bench.prefix_seconds({COARSE: stage})
         flops = self.bench.counter.flops_alone({}, COARSE, stage)
         paid = self.bench.counter.paid({}, COARSE, [stage])
         if number:
@@ -120,8 +122,9 @@ class Trunk:
             seconds=seconds,
             trained_seconds=trained,
             flops=paid,
-            training_seconds=before + trained + self.bench.prefix_seconds({COARSE: stage}),
+            training_seconds=before + trained + prefixes,
             training_flops=flops,
+            behind=reach_back(COARSE, stage) is not None,
             steps=stage.steps,
         )
 

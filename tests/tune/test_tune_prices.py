@@ -1,0 +1,52 @@
+"""How long trials are expected to take, from what earlier ones took."""
+
+import pytest
+
+from heft.recipe.files import load_recipe
+from heft.tune.ledger import Ledger
+from heft.tune.prices import Counter, Prices
+from heft.tune.trial import Outcome
+from tiny_recipe import write_recipe
+
+
+def outcome(kind, flop_seconds, behind=False, together=1, **more):
+    """A trial of 100 FLOPs whose training took so many seconds for each, and 7 seconds beside it."""
+    key = f"{kind}-{behind}-{together}-{flop_seconds}"
+    trained = 100 * flop_seconds
+    about = {"seconds": trained + 7, "trained_seconds": trained, "flops": 100, "training_flops": 100, **more}
+    return Outcome(key, kind, {}, {}, 1.0, None, behind=behind, together=together, **about)
+
+
+@pytest.fixture
+def prices(tmp_path):
+    def make(*measured):
+        recipe = load_recipe(write_recipe(tmp_path, "{s: {method: reft}}"))
+        ledger = Ledger(tmp_path / "trials.jsonl", {each.key: each for each in measured})
+        return Prices("seconds", Counter(recipe, [], 4096), ledger, 20)
+
+    return make
+
+
+WHOLE, SHORT, TWO = outcome("lora", 1), outcome("lora", 5, behind=True), outcome("lora", 3, behind=True, together=2)
+
+
+@pytest.mark.parametrize(
+    ("measured", "asked", "flop"),
+    [
+        ([WHOLE, SHORT, TWO], ("lora", False, False), 1),
+        ([WHOLE, SHORT, TWO], ("lora", True, False), 5),
+        ([WHOLE, SHORT, TWO], ("lora", True, True), 3),
+        ([WHOLE, TWO], ("lora", True, False), 3),  # as few tokens a step, though side by side
+        ([WHOLE], ("lora", True, True), 1),
+        ([WHOLE, SHORT], ("joint", True, False), 5),  # as LoRA, where the method was not measured
+        ([WHOLE, SHORT, outcome("joint", 2)], ("joint", True, False), 2),
+    ],
+)
+def test_a_trial_is_as_fast_as_the_nearest_kind_that_was_measured(prices, measured, asked, flop):
+    assert prices(*measured).speed(*asked) == pytest.approx((flop, 7))
+
+
+def test_training_alone_is_estimated_for_one_of_several_with_its_prefixes_as_measured(prices):
+    one = outcome("lora", 3, behind=True, together=2, prefix_flops=60, prefix_seconds=11)
+    assert prices(WHOLE, SHORT, one).of_last_stage(one) == pytest.approx(40 * 5 + 11)
+    assert prices(WHOLE, SHORT, TWO).of_last_stage(TWO) == pytest.approx(100 * 5)
