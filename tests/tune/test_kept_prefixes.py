@@ -14,6 +14,9 @@ from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
+from heft.sweep import arrange
+from heft.training.reuse import decide
+from heft.training.reuse.decide import first_equal
 from heft.training.reuse.prefix import PrefixReuse
 from heft.tune.bench import Before, Bench
 from heft.tune.kept import Measuring, SearchPrefixes, keep_prefixes, least_reaching, start_behind
@@ -74,6 +77,19 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(PrefixReuse, "compute", noted)
     return rows
+
+
+@pytest.fixture(autouse=True)
+def no_way_differs(monkeypatch):
+    """A way behind prefixes that differs from the plain one is left, which gives the same numbers: none may."""
+
+    def tried(forms, why_not, reporter):
+        found = first_equal(forms, why_not, reporter)
+        assert found[1] is None, found[1]
+        return found
+
+    for module in (arrange, decide):
+        monkeypatch.setattr(module, "first_equal", tried)
 
 
 def before_of(bench: Bench, positions: str) -> Before:

@@ -100,7 +100,7 @@ class PackedForward:
         numbers = torch.arange(columns) - (columns - lengths[:, None])
         inputs = {"attention_mask": self._masks(batch, starts, numbers.clamp(min=-1))}
         if columns:
-            inputs["past_key_values"] = self.reuse.cache(batch.rows, lengths.tolist())
+            inputs["past_key_values"] = self.reuse.cache(self.reuse.numbered(batch.rows), lengths.tolist())
             with self.reuse.attention():
                 return self._run(items, batch, inputs)
         return self._run(items, batch, inputs)

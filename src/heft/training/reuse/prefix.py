@@ -58,10 +58,9 @@ class PrefixReuse(CachedActivations):
     def tokens(self, row: int) -> tuple[int, ...]:
         return self.examples[row].prompt[: -(self.start if self.lacks is None else self.lacks)]
 
-    def numbered(self, row_ids: torch.Tensor) -> list[int]:
+    def numbered(self, rows: Sequence[int]) -> list[int]:
         """The numbers of a batch's rows among `examples`."""
-        rows = row_ids.tolist()
-        return rows if self.numbers is None else [self.numbers[row] for row in rows]
+        return list(rows) if self.numbers is None else [self.numbers[row] for row in rows]
 
     def attention(self) -> AbstractContextManager[None]:
         """Inside, the model takes what `cache` gives."""
@@ -117,7 +116,7 @@ def answer_loss_on_prefixes(model: nn.Module, batch: dict[str, torch.Tensor], re
         "input_ids": batch["input_ids"][:, split:],
         "attention_mask": mask_BT,
         "position_ids": batch["position_ids"][:, split:],
-        "past_key_values": reuse.cache(reuse.numbered(batch["row_ids"]), mask_BT[:, :split].sum(1).tolist()),
+        "past_key_values": reuse.cache(reuse.numbered(batch["row_ids"].tolist()), mask_BT[:, :split].sum(1).tolist()),
         "prompt_lengths": batch["prompt_lengths"],
     }
     with reuse.attention():
