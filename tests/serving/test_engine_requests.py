@@ -91,7 +91,8 @@ def test_a_long_prompt_that_is_given_up_on_its_way_leaves_nothing(run):
     engine.submit([work])
     _until(lambda: engine._begun)
     work.cancel()
-    _until(lambda: not engine._begun and not engine.waiting)
+    _until(lambda: engine.waiting == 0)
+    assert not engine._begun
     engine.close()
 
 

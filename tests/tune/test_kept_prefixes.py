@@ -19,7 +19,7 @@ from heft.training.reuse import decide
 from heft.training.reuse.decide import first_equal
 from heft.training.reuse.prefix import PrefixReuse
 from heft.tune.bench import Before, Bench
-from heft.tune.kept import Measuring, SearchPrefixes, keep_prefixes, least_reaching, start_behind
+from heft.tune.kept import QuestionPrefixes, SearchPrefixes, keep_prefixes, least_reaching, start_behind
 from heft.tune.logged import Kept
 from heft.tune.prices import Counter
 from heft.tune.trial import COARSE, FINE
@@ -201,7 +201,7 @@ def test_choices_are_scored_behind_them_as_without(bench_of, positions):
         tried = lora(positions)
         bench.train_stage({COARSE: tried}, COARSE, tried)
         model, pad_id = bench.base.model, bench.base.tokenizer.pad_token_id
-        kept = Measuring(bench.prefixes.base, model, int(positions[1]), pad_id)
+        kept = QuestionPrefixes(bench.prefixes.base, model, int(positions[1]), pad_id)
         rows = bench.validation_rows
         found = choice_log_likelihoods(model, rows, batch_size=4, pad_id=pad_id, kept=kept)
         expected = plain_log_likelihoods(model, rows, 4, pad_id)

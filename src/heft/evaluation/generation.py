@@ -13,7 +13,8 @@ from heft.evaluation.finite import FiniteLogits, explain_singular_rotation
 from heft.models.endings import end_tokens, text_of, until
 
 LEAST_TEMPERATURE = 1e-30
-"""Logits over a smaller one may be infinite in float32; at this one the likeliest token alone is left."""
+"""A smaller one may be 0 in float32, and logits over it infinite or NaN; at this one the likeliest token alone is left.
+"""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from heft.evaluation.generation import LEAST_TEMPERATURE
 from heft.serving.requests import Chosen
 
 
@@ -19,8 +20,7 @@ def choose(logits_V: torch.Tensor, temperature: float, top_p: float, generator: 
     if temperature == 0:
         return int(logits_V.argmax())
     logits_V = logits_V.float().cpu()
-    temperature = max(temperature, torch.finfo(torch.float32).tiny)  # a smaller one is 0 in float32, and 0 / 0 is NaN
-    scaled_V = ((logits_V - logits_V.max()) / temperature).softmax(-1)
+    scaled_V = ((logits_V - logits_V.max()) / max(temperature, LEAST_TEMPERATURE)).softmax(-1)
     if top_p < 1:
         ordered_V, order_V = scaled_V.sort(descending=True, stable=True)
         before_V = ordered_V.cumsum(-1) - ordered_V

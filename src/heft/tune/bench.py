@@ -34,7 +34,7 @@ from heft.training.reuse.plan import NOTHING
 from heft.training.reuse.shared import SharedPrefix, StagePrefixes, reach_back
 from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome, split_validation
-from heft.tune.kept import Measuring, SearchPrefixes
+from heft.tune.kept import QuestionPrefixes, SearchPrefixes
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
@@ -207,15 +207,15 @@ class Bench:
         trained: float,
         seconds: float,
     ) -> list[Outcome]:
-        """Outcomes with their shares of what they took together, by what each would cost alone."""
+        """Outcomes with their shares of what they took together, by what the search would pay for each alone."""
         flops = self.counter.paid(before.stages if before else {}, name, stages)
-        whole = sum(each.training_flops for each in found)
+        whole = sum(each.flops for each in found)
         return [
             replace(
                 each,
-                seconds=seconds * each.training_flops / whole,
-                trained_seconds=trained * each.training_flops / whole,
-                flops=flops * each.training_flops / whole,
+                seconds=seconds * each.flops / whole,
+                trained_seconds=trained * each.flops / whole,
+                flops=flops * each.flops / whole,
                 together=len(found),
             )
             for each in found
@@ -279,7 +279,7 @@ class Bench:
         below, name = _parted(stages)
         kept = self._kept(below, name, [stages[name]])
         pad_id = self.base.tokenizer.pad_token_id
-        behind = kept and Measuring(kept.base, self.base.model, kept.shared.start, pad_id)
+        behind = kept and QuestionPrefixes(kept.base, self.base.model, kept.shared.start, pad_id)
         return measured_alone(self.base, self.recipe, self.validation_rows, behind)
 
     def _kept(self, below: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> StagePrefixes | None:

@@ -103,7 +103,7 @@ def keep_prefixes(
 
 
 @dataclass(frozen=True)
-class Measuring:
+class QuestionPrefixes:
     """Kept prefixes as `heft.evaluation` takes them, for a model whose adapters act on the last `start` tokens."""
 
     base: BasePrefixes
