@@ -11,7 +11,7 @@ line a cell: the best single method, two stages, their paired difference with it
 (Holm within a cell), and the seconds of training of both.
 
 --tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
-`<name>_test.jsonl` for agnews (text, label) and banking77 (text, intent).
+`<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 LABELS = {
     "agnews": ("Text: {text}\nLabel:", "label"),
     "banking77": ("Text: {text}\nIntent:", "intent"),
+    "sst2": ("Review: {text}\nSentiment:", "label"),
 }
 SETS = ("boolq", "siqa", "arc_easy", *LABELS)
 BATCH_SIZES = {100: 8, 300: 8, 1000: 16, 3000: 32}

@@ -1,6 +1,7 @@
 """Whole searches: accounts, rows, determinism, interruption, what they leave."""
 
 import json
+import math
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -19,7 +20,7 @@ from heft.training.loop import TrainingLoop
 from heft.training.stage import split_validation
 from heft.tune.bench import Bench
 from heft.tune.kept import start_behind
-from heft.tune.measure import measured_alone
+from heft.tune.measure import Measured, measured_alone
 from heft.tune.report import trials_of
 from heft.tune.run import holdout_for
 from heft.tune.space import settings_of
@@ -219,6 +220,43 @@ def test_a_trial_that_diverges_loses_and_the_rest_goes_on(tmp_path):
         assert any(trial.diverged for trial in trials)
         assert any(not trial.diverged for trial in trials)
     assert all(result.best.values["learning_rate"] == 1e-2 for result in found.results)
+
+
+def trained_to(steps, rate):
+    """In place of training: a loss that is lowest at so many steps with this rate."""
+
+    def outcomes(bench, before, name, stages, values):
+        made = []
+        for stage, own in zip(stages, values, strict=True):
+            loss = 1.0 + abs(math.log(stage.steps / steps)) + 9 * abs(math.log(own["learning_rate"] / rate))
+            made.append(bench._outcome(before, name, stage, own, Measured(loss, None, [loss])))
+        return made
+
+    return outcomes
+
+
+@pytest.mark.parametrize(("listed", "found"), [("", 9e-3), ("learning_rate: [1e-3, 3e-3], ", 3e-3)])
+def test_a_rate_beyond_those_of_the_defaults_is_found_unless_a_list_is_given(listed, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(Bench, "train_on_top", trained_to(steps=50, rate=1e-2))
+    stages = "{coarse: {method: lora, rank: 2, batch_size: 4, targets: [q_proj], learning_rate: 1e-3}}"
+    tune = f"tune: {{arms: [lora, lora+lora], lora: {{{listed}rank: [2], positions: [all]}}}}"
+    recipe = load_recipe(write_recipe(tmp_path, stages, tune, task=TASK), output=tmp_path / "out")
+    findings = quick_tune(recipe, "2e12flop").findings
+    assert findings.winner.best.values["learning_rate"] == found
+    first_stages = [outcome.stages["coarse"] for outcome in findings.accounts["lora+lora"].used.values()]
+    assert {stage["learning_rate"] for stage in first_stages if stage["schedule"] == "constant"} == {found}  # the trunk
+
+
+def test_a_length_between_is_found_where_the_longest_trials_are_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(Bench, "train_on_top", trained_to(steps=20, rate=1e-2))
+    space = "lora: {rank: [2], positions: [all], learning_rate: [3e-2, 1e-2]}"
+    tune = f"tune: {{arms: [lora], holdout: 0.3, rungs: 2, keep: 2, {space}}}"
+    recipe = load_recipe(write_recipe(tmp_path, STAGES, tune, task=TASK), output=tmp_path / "out")
+    findings = quick_tune(recipe, "2e12flop").findings  # pays for as many steps as they may take, 20 epochs
+    lengths = [outcome.steps for outcome in findings.accounts["lora"].used.values()]
+    assert lengths[:2] == [140, 140]  # all that they may take
+    assert 10 < findings.winner.best.steps < 40
+    assert findings.winner.best.values["learning_rate"] == 1e-2
 
 
 def test_where_every_trial_diverges_that_is_said(tmp_path):

@@ -8,7 +8,15 @@ import pytest
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
-from heft.tune.space import candidates, grids, require_tunable, resolved_space, spread
+from heft.tune.space import (
+    candidates,
+    grids,
+    methods_of_any_rate,
+    require_tunable,
+    resolved_space,
+    spread,
+    with_wider_rates,
+)
 
 SMALL_MODEL = 10**8
 
@@ -85,6 +93,39 @@ def test_a_joint_stage_has_the_values_of_both(recipe_file):
         assert stage.reft_learning_rate == each.values["reft.learning_rate"]
         assert stage.reft.positions == each.values["reft.positions"]
     assert len({each.stage.model_dump_json() for each in found}) == len(found)
+
+
+BOTH_STAGES = "{coarse: {method: lora, learning_rate: 1e-3}, fine: {method: reft, learning_rate: 2e-3}}"
+
+
+@pytest.mark.parametrize(("method", "rate"), [("lora", 1e-3), ("reft", 2e-3)])
+def test_beyond_the_lowest_and_the_highest_rate_another_one_is_tried(recipe_file, method, rate):
+    tried = candidates(recipe(recipe_file, BOTH_STAGES), method, SMALL_MODEL)
+    for factor, wider in ((3, 9), (0.3, 0.1)):
+        best = next(each for each in tried if each.values["learning_rate"] == pytest.approx(factor * rate))
+        (found,) = with_wider_rates(best, tried, {method})
+        assert found.values == {**best.values, "learning_rate": pytest.approx(wider * rate)}
+        assert found.stage == best.stage.model_copy(update={"learning_rate": found.values["learning_rate"]})
+    middle = next(each for each in tried if each.values["learning_rate"] == rate)
+    assert with_wider_rates(middle, tried, {method}) == []
+    assert with_wider_rates(best, [best], {method}) == []  # one rate says nothing of others
+    assert with_wider_rates(best, tried, set()) == []
+
+
+def test_each_rate_of_a_joint_stage_goes_beyond_alone(recipe_file):
+    mine = recipe(recipe_file, BOTH_STAGES)
+    tried = candidates(mine, "joint", SMALL_MODEL)
+    rates = ("lora.learning_rate", "reft.learning_rate")
+    best = next(each for each in tried if [each.values[key] for key in rates] == [3e-3, 6e-4])
+    low, high = with_wider_rates(best, tried, {"lora", "reft"})
+    assert (low.stage.learning_rate, low.stage.reft_learning_rate) == (3e-3, 2e-4)
+    assert (high.stage.learning_rate, high.stage.reft_learning_rate) == (9e-3, 6e-4)
+    assert [each.values["reft.learning_rate"] for each in with_wider_rates(best, tried, {"reft"})] == [2e-4]
+
+
+def test_rates_that_a_person_lists_are_all_that_are_tried(recipe_file):
+    assert methods_of_any_rate(recipe(recipe_file, BOTH_STAGES)) == {"lora", "reft"}
+    assert methods_of_any_rate(recipe(recipe_file, BOTH_STAGES, "{lora: {learning_rate: [1e-3, 2e-3]}}")) == {"reft"}
 
 
 def test_templates_come_from_a_joint_stage_too(recipe_file):

@@ -14,11 +14,11 @@ from typing import Any
 from heft.recipe.recipe import Recipe
 from heft.recipe.tune import TuneSettings
 from heft.tune.bench import Before, Bench
-from heft.tune.halving import best_of, rounds_for, survivors
+from heft.tune.halving import Contender, best_of, going_on, rounds_for, survivors
 from heft.tune.ledger import Account, Ledger
 from heft.tune.news import offer_in_words, round_in_words, too_little_in_words
 from heft.tune.prices import LEAST_STEPS, Prices
-from heft.tune.space import Candidate, candidates
+from heft.tune.space import Candidate, candidates, with_wider_rates
 from heft.tune.switch import Offer
 from heft.tune.trainers import Piece, Trainer
 from heft.tune.trial import BOTH, COARSE, FINE, Outcome, key_of, sized
@@ -34,6 +34,8 @@ CALIBRATION_STEPS = 3
 """Of a training that only measures how fast trials are."""
 FEW = 4
 """Second stages that are tried at a fork."""
+ROUNDS_OF_LENGTH = 3
+"""Beyond those of halving, for what was better when it trained for less."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Search:
         bench, ledger, prices, trainer: see there.
         accounts: by arm.
         folder: for checkpoints of coarse stages.
+        methods_of_any_rate: see `heft.tune.space.methods_of_any_rate`.
         offers: what both stages offered at the forks, by arm.
     """
 
@@ -57,6 +60,7 @@ class Search:
     accounts: dict[str, Account]
     folder: Path
     trainer: Trainer
+    methods_of_any_rate: frozenset[str] = frozenset()
     offers: dict[str, list[Offer]] = field(default_factory=dict)
 
     def arm(self, name: str) -> Iterator[None]:
@@ -89,40 +93,55 @@ class Search:
         self.bench.reporter.note(text)
 
     def _halving(self, arm: str, before: Before | None, name: str, tried: Sequence[Candidate]) -> Iterator[None]:
-        """Rounds of fewer and longer trials; each round gets an equal part of what is left."""
-        alive, most = list(tried), self.tune.configurations
-        for rung in range(self.tune.rungs):
-            tried, outcomes = self._rung(arm, before, name, alive, most, rung)
-            if not outcomes:
+        """Rounds of fewer and longer trials; each round gets an equal part of what is left.
+
+        A candidate that was better when it trained for less, or cannot train for more, has lengths around that one in
+        its next rounds, of which there are some more. Where the best has the lowest or the highest rate of all, one
+        beyond that joins the next round of halving.
+        """
+        alive, most = [Contender(each) for each in tried], self.tune.configurations
+        had: list[Candidate] = []
+        for rung in range(self.tune.rungs + ROUNDS_OF_LENGTH):
+            alive = self._rung(arm, before, name, alive, most, rung)
+            if not alive:
                 if rung == 0:
                     self._say(too_little_in_words(self.accounts[arm], "no trial"))
                 return
             yield
-            alive = survivors(tried, outcomes, self.tune.keep)
+            had += [each.candidate for each in alive]
+            alive = going_on(alive, self.tune.keep, LEAST_STEPS)
+            if alive and rung + 1 < self.tune.rungs:
+                alive += map(Contender, self._with_wider_rates(alive[0].candidate, had))
             most = len(alive)
-            if len(outcomes) == 1 or not alive:  # a single one got all that was left
-                return
 
     def _rung(
-        self, arm: str, before: Before | None, name: str, alive: Sequence[Candidate], most: int, rung: int
-    ) -> tuple[list[Candidate], list[Outcome]]:
-        """One round of an arm: what was tried, and how it went; nothing where the budget does not pay for a trial."""
+        self, arm: str, before: Before | None, name: str, alive: Sequence[Contender], most: int, rung: int
+    ) -> list[Contender]:
+        """One round of an arm: those that had a trial, now among theirs; none where there is nothing to train anew, or
+        the budget does not pay for it."""
         account = self.accounts[arm]
         plan = self.ledger.decided(
             f"{arm}: round {rung + 1}",
             lambda: self._plan(account.left, before, name, alive, most, self.tune.rungs - rung),
         )
         tried = [alive[number] for number in plan["numbers"]]
-        outcomes = self._train(before, name, tried, plan["steps"])
+        outcomes = self._train(before, name, [each.candidate for each in tried], plan["steps"])
+        if all(outcome in each.trials for each, outcome in zip(tried, outcomes, strict=True)):
+            return []
         account.pay(outcomes)
-        if outcomes:
-            self._say(round_in_words(account, rung, outcomes))
-        return tried, outcomes
+        self._say(round_in_words(account, rung, outcomes))
+        for each, outcome in zip(tried, outcomes, strict=True):
+            each.trials.append(outcome)
+        return tried
+
+    def _with_wider_rates(self, best: Candidate, tried: Sequence[Candidate]) -> list[Candidate]:
+        return with_wider_rates(best, tried, self.methods_of_any_rate)
 
     def _plan(
-        self, amount: float, before: Before | None, name: str, tried: Sequence[Candidate], most: int, rounds: int
+        self, amount: float, before: Before | None, name: str, tried: Sequence[Contender], most: int, rounds: int
     ) -> dict[str, list[int]]:
-        """Which of these are trained (by number), and for how many steps each, in the first of so many rounds.
+        """Which of these are trained (by number), and for how many steps each, in the first of so many rounds (or the
+        last one, where there are none).
 
         At `most` the first of those that get the least steps. What is left is parted equally among the rounds that they
         need, and in a round among trials, so that of two trials the one whose steps are cheaper is longer.
@@ -130,7 +149,7 @@ class Search:
         open_ones = list(range(len(tried)))
         while open_ones and most:
             numbers = open_ones[:most]
-            share = amount / min(rounds, rounds_for(len(numbers), self.tune.keep)) / len(numbers)
+            share = amount / max(1, min(rounds, rounds_for(len(numbers), self.tune.keep))) / len(numbers)
             steps = self._steps_for(share, before, name, [tried[number] for number in numbers])
             poor = [number for number, count in zip(numbers, steps, strict=True) if count < LEAST_STEPS]
             if not poor:
@@ -141,14 +160,14 @@ class Search:
                 open_ones = [number for number in open_ones if number not in poor]
         return {"numbers": [], "steps": []}
 
-    def _steps_for(self, share: float, before: Before | None, name: str, tried: Sequence[Candidate]) -> list[int]:
+    def _steps_for(self, share: float, before: Before | None, name: str, tried: Sequence[Contender]) -> list[int]:
         """Steps of each, where a trial may cost so much."""
-        stages, steps = [self._sized(each, LEAST_STEPS) for each in tried], [0] * len(tried)
+        stages, steps = [self._sized(each.candidate, LEAST_STEPS) for each in tried], [0] * len(tried)
         for group in self.bench.groups(stages):
             own = [stages[place] for place in group]
             found = self.prices.steps_within(share * len(group), before.stages if before else {}, name, own)
             for place in group:
-                steps[place] = found
+                steps[place] = tried[place].next_steps(LEAST_STEPS, found)
         return steps
 
     def _sized(self, candidate: Candidate, steps: int):
@@ -191,18 +210,24 @@ class Search:
     def _coarse_settings(self, account: Account) -> Candidate | None:
         """Those that were best in the first round of `lora`, which runs once for all arms; None where all diverged.
 
-        A round of one trial chooses nothing, so it is not waited for and not paid: its settings are the likeliest.
+        Where these have the lowest or the highest rate of the round, one beyond that is tried for as many steps. A
+        round of one trial chooses nothing, so it is not waited for and not paid: its settings are the likeliest.
         """
         tried, most, rounds = self.candidates("lora"), self.tune.configurations, self.tune.rungs
         plan = self.ledger.decided(
-            "lora: round 1", lambda: self._plan(account.amount, None, COARSE, tried, most, rounds)
+            "lora: round 1", lambda: self._plan(account.amount, None, COARSE, list(map(Contender, tried)), most, rounds)
         )
         chosen = [tried[number] for number in plan["numbers"]]
         if len(chosen) < 2:
             return (chosen or tried)[0]
         outcomes = self._train(None, COARSE, chosen, plan["steps"])
+        best = next(iter(survivors(chosen, outcomes, len(chosen))), None)
+        if best is not None:
+            wider = self._with_wider_rates(best, chosen)
+            outcomes += self._train(None, COARSE, wider, [plan["steps"][chosen.index(best)]] * len(wider))
+            best = survivors([*chosen, *wider], outcomes, len(outcomes))[0]
         account.pay(outcomes)
-        return next(iter(survivors(chosen, outcomes, len(chosen))), None)
+        return best
 
     def _forks(self, amount: float, chosen: Candidate) -> list[int]:
         stage = self._sized(chosen, LEAST_STEPS)
@@ -256,7 +281,7 @@ class Search:
     def _short_plan(
         self, amount: float, before: Before, few: Sequence[Candidate], trunk: Trunk, number: int
     ) -> dict[str, list[int]]:
-        plan = self._plan(amount, before, FINE, few, len(few), 1)
+        plan = self._plan(amount, before, FINE, list(map(Contender, few)), len(few), 1)
         if not plan["numbers"]:  # the shortest that says anything
             plan = {"numbers": [0], "steps": [LEAST_STEPS]}
         segment = trunk.at(number).spent(self.prices.unit)  # those to come are twice as long: this is on the safe side

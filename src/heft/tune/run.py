@@ -49,7 +49,7 @@ from heft.tune.prices import Counter, Prices
 from heft.tune.ready import require_places_for, require_ready
 from heft.tune.recipes import arm_recipe, write_recipes
 from heft.tune.report import Findings, trials_of, write_report
-from heft.tune.space import candidates, resolved_space, settings_of
+from heft.tune.space import candidates, methods_of_any_rate, resolved_space, settings_of
 from heft.tune.trainers import OnACrew, OnTheBench, Trainer
 from heft.tune.trial import COARSE, recipe_of_stages
 from heft.tune.verdict import results_of
@@ -142,6 +142,7 @@ def _tuned(
         else:
             directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
         search = _search(searched, budget, base, data.train, directory, reporter)
+        search.methods_of_any_rate = methods_of_any_rate(recipe)
         with _trainer(search, cluster) as search.trainer:
             return _searched(search, budget)
 

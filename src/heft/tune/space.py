@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,14 @@ from heft.tune.trial import COARSE
 
 OF_ANOTHER = ("orthogonal_to", "orthogonal_side")
 """Settings of a ReFT stage that are about a LoRA stage before it."""
+WIDER = 3.0
+"""How far beyond the rates that were tried another one is."""
+_RATE_FIELDS = {
+    "learning_rate": "learning_rate",
+    "lora.learning_rate": "learning_rate",
+    "reft.learning_rate": "reft_learning_rate",
+}
+"""Of a stage, by the name that its value has among a candidate's."""
 _MOST = 4096
 """Combinations that are spread; of more, these many are drawn."""
 
@@ -112,6 +120,29 @@ def candidates(recipe: Recipe, method: str, parameters: int, second: bool = Fals
         return [Candidate(values, _with(base[method], values)) for values in tried]
     both = {f"{each}.{key}": values for each in KINDS for key, values in lists[each].items()}
     return [Candidate(values, _joint(base["lora"], base["reft"], values)) for values in spread(both, recipe.seed)]
+
+
+def methods_of_any_rate(recipe: Recipe) -> frozenset[str]:
+    """Those for which `tune` gives no learning rates, so that the search may go beyond those of the defaults."""
+    tune = settings_of(recipe)
+    return frozenset(method for method in KINDS if "learning_rate" not in getattr(tune, method))
+
+
+def with_wider_rates(best: Candidate, tried: Sequence[Candidate], methods: Collection[str]) -> list[Candidate]:
+    """The best of those that were tried with a learning rate beyond theirs, where it has the lowest or the highest.
+
+    A joint stage has two rates, and a candidate for each. `methods` are those whose rates may be others than given.
+    """
+    found = []
+    for key in best.values.keys() & _RATE_FIELDS.keys():
+        method = key.partition(".")[0] if "." in key else best.stage.method
+        rates, own = {each.values[key] for each in tried}, best.values[key]
+        if method not in methods or len(rates) < 2 or min(rates) < own < max(rates):
+            continue
+        rate = float(f"{own * WIDER if own == max(rates) else own / WIDER:.2g}")
+        stage = best.stage.model_copy(update={_RATE_FIELDS[key]: rate})
+        found.append(Candidate({**best.values, key: rate}, stage))
+    return sorted(found, key=lambda each: list(each.values.values()))
 
 
 def _without_another(
