@@ -10,7 +10,8 @@ from serve_making import LORA, TAIL, engine_of, generation, make_run, outcomes, 
 from heft.errors import HeftError
 from heft.evaluation.generation import generate_texts
 from heft.models.load import load_base
-from heft.serving.engine import Ended, QueueFull
+from heft.serving.engine import Ended, Engine, QueueFull
+from heft.serving.limits import Limits
 from heft.serving.requests import Failed, Finished, Piece
 from tolerance import rounded
 
@@ -83,6 +84,27 @@ def test_a_long_prompt_is_computed_in_rounds_in_which_others_go_on(run):
     work.cancel()
     _until(lambda: engine.running == 0)
     engine.close()
+
+
+def test_what_follows_a_shared_prefix_is_computed_in_its_round_unless_the_prefix_takes_several(run):
+    engine, prompt = engine_of(run), tuple(range(30, 130))
+    alone = [outcomes(engine, [generation(engine, BASE, (*prompt, n), 2)]) for n in range(3)]
+    engine.close()
+    for chunk, passes, waiting in ((512, 2, 0), (16, 1, 3)):
+        idle = Engine(engine.catalog, Limits(chunk=chunk), fast=False)  # whose rounds are taken here
+        events = [queue.Queue() for _ in range(3)]
+        works = [generation(idle, BASE, (*prompt, n), 2) for n in range(3)]
+        for work, told in zip(works, events, strict=True):
+            work.tell = told.put
+        idle.submit(works)
+        idle._take(block=False)
+        idle._begin()
+        assert (idle.counts.passes, len(idle._waiting)) == (passes, waiting)
+        assert idle.prefixes.hits == (2 * 96 if chunk == 512 else 0)
+        while idle._waiting or idle._lanes:
+            idle._begin()
+            idle._go_on()
+        assert [tokens_of(([told.get()], told.get())) for told in events] == [tokens_of(each) for (each,) in alone]
 
 
 def test_a_long_prompt_that_is_given_up_on_its_way_leaves_nothing(run):

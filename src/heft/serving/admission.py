@@ -38,24 +38,48 @@ class Part:
         return Part(self.lane, list(compress(self.rows, wanted)), list(compress(self.owners, wanted)))
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """What is computed now.
+
+    Attributes:
+        parts: the passes.
+        postponed: requests with a row that has much in common with one of these, and finds that computed afterwards;
+            none whose row has that in common with a prompt which takes several rounds.
+    """
+
+    parts: list[Part]
+    postponed: list[Generation | ScoringJob]
+
+    @property
+    def tokens(self) -> int:
+        """That the passes compute."""
+        return sum(row.new for part in self.parts for row in part.rows)
+
+
 def admitted(
     waiting: Iterable[Generation | ScoringJob],
     running: int,
+    tokens: int,
     limits: Limits,
     prefixes: Prefixes,
     begun: Mapping[tuple[Generation | ScoringJob, int], torch.Tensor],
     each_alone: bool,
-) -> list[Part]:
-    """Passes for the first of the waiting requests, as far as the limits of this round go.
-
-    A row that has much in common with one of this round waits for the next, and finds that computed. Scored rows take
-    no place of a running text.
+) -> Admitted:
+    """Passes for the first of the waiting requests, until so many tokens are in them. Scored rows take no place of a
+    running text.
 
     Args:
-        begun: states of the first tokens of rows that earlier rounds have begun, by request and tag.
+        waiting: in the order in which they came.
+        running: texts.
+        tokens: the pass in which they are reached is the last one.
+        limits: of the server.
+        prefixes: that are known.
+        begun: states of the first tokens of rows that earlier passes have begun, by request and tag.
         each_alone: whether every row needs a pass of its own.
     """
-    room, tokens = limits.batch - running, limits.prefill
+    room = limits.batch - running
+    postponed: list[Generation | ScoringJob] = []
     lanes: dict[Hashable, list[tuple[Row, Generation | ScoringJob]]] = {}
     first_of: dict[Hashable, Row] = {}
     for work in waiting:
@@ -67,15 +91,18 @@ def admitted(
             pending = list(work.pending.values())
         for plain in pending:
             if tokens <= 0:
-                return _passes(lanes, limits)
+                return Admitted(_passes(lanes, limits), postponed)
             row = _with_known(plain, prefixes, begun.get((work, plain.tag)))
-            if _finds_more_later(row, prefixes, first_of):
+            earlier = _computes_most_of(row, prefixes, first_of)
+            if earlier is not None:
+                if work not in postponed and not _first_part(earlier, limits.chunk).later:
+                    postponed.append(work)
                 continue
             row = _first_part(row, limits.chunk)
             lanes.setdefault(_lane(work, row, each_alone), []).append((row, work))
             tokens -= row.new
             room -= isinstance(work, Generation)
-    return _passes(lanes, limits)
+    return Admitted(_passes(lanes, limits), postponed)
 
 
 def _lane(work: Generation | ScoringJob, row: Row, each_alone: bool) -> Hashable:
@@ -105,19 +132,19 @@ def _first_part(row: Row, most: int) -> Row:
     return replace(row, ids=row.ids[:end], keep=1, later=len(row.ids) - end)
 
 
-def _finds_more_later(row: Row, prefixes: Prefixes, first_of: dict[Hashable, Row]) -> bool:
-    """Whether an earlier row of this round computes at least half of what this one would."""
+def _computes_most_of(row: Row, prefixes: Prefixes, first_of: dict[Hashable, Row]) -> Row | None:
+    """The earlier row of these passes that computes at least half of what this one would; None where none does."""
     ids = row.ids[: _shared(row)]
     key = prefixes.next_key(row.served.reaching, ids) if prefixes.most_bytes else None
     if key is None:
-        return False
+        return None
     first = first_of.setdefault(key, row)
     if first is row:
-        return False
+        return None
     theirs = first.ids[: max(0, first.prompt - first.served.tail)]
     common = next((n for n, (a, b) in enumerate(zip(ids, theirs, strict=False)) if a != b), min(len(ids), len(theirs)))
     gain = common // BLOCK * BLOCK - (len(row.ids) - row.new)
-    return 2 * gain >= row.new
+    return first if 2 * gain >= row.new else None
 
 
 def _passes(lanes: dict[Hashable, list[tuple[Row, Generation | ScoringJob]]], limits: Limits) -> list[Part]:

@@ -220,10 +220,15 @@ class Engine:
             self._answer(take_off, unloaded)
 
     def _begin(self) -> None:
-        """Compute the prompts of waiting requests, as many as fit."""
-        about = (self.running, self.limits, self.prefixes, self._begun, self.catalog.each_alone)
-        for part in admitted(self._waiting, *about):
-            self._compute(part)
+        """Compute the prompts of waiting requests, as many as fit; first a prefix, then what others have behind it."""
+        waiting, tokens = list(self._waiting), self.limits.prefill
+        while waiting:
+            about = (self.limits, self.prefixes, self._begun, self.catalog.each_alone)
+            found = admitted(waiting, self.running, tokens, *about)
+            for part in found.parts:
+                self._compute(part)
+            waiting = [each for each in found.postponed if each in self._waiting]
+            tokens -= found.tokens
         self._drop_empty()
 
     def _compute(self, part: Part) -> None:
