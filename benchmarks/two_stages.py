@@ -3,12 +3,13 @@
     python benchmarks/two_stages.py first --data DIR --tasks DIR --out OUT [--cells boolq-300 …]
     python benchmarks/two_stages.py run --data DIR --tasks DIR --out OUT --cells boolq-300 … [--budget 15epochs]
     python benchmarks/two_stages.py table OUT > map.md
+    python benchmarks/two_stages.py figure OUT > docs/two_stages.svg
 
 A cell is a data set and a number of training rows. `first` trains the default recipe once in each cell, to find those
 that end between 55 and 95 %; `run` tunes every arm of a cell with the same budget on held-out training rows, and runs
 each arm's best recipe with several seeds on the evaluation split. Both go on where they were stopped. `table` prints a
 line a cell: the best single method, two stages, their paired difference with its interval and the p-value of the study
-(Holm within a cell), and the seconds of training of both.
+(Holm within a cell), and the seconds of training of both. `figure` draws the differences.
 
 --tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
 `<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
@@ -21,6 +22,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from heft.text.svg import BOTTOM, RIGHT, TOP, Axis, Drawing, axis
+
 LABELS = {
     "agnews": ("Text: {text}\nLabel:", "label"),
     "banking77": ("Text: {text}\nIntent:", "intent"),
@@ -31,6 +34,9 @@ BATCH_SIZES = {100: 8, 300: 8, 1000: 16, 3000: 32}
 """Rows of a step, by training rows; the same in every arm."""
 BOUNDS = (0.55, 0.95)
 SINGLE, TWO = ("lora", "reft"), "lora-reft"
+NAMES = {"lora": "LoRA", "reft": "ReFT"}
+ROW = 34
+"""Of the figure, for a cell."""
 
 
 def main() -> None:
@@ -45,10 +51,11 @@ def main() -> None:
         command.add_argument("--eval-rows", type=int, default=1000, help="most evaluation rows")
     commands.choices["run"].add_argument("--budget", default="15epochs")
     commands.choices["run"].add_argument("--seeds", type=int, default=5)
-    commands.add_parser("table").add_argument("out", type=Path)
+    for name in ("table", "figure"):
+        commands.add_parser(name).add_argument("out", type=Path)
     options = parser.parse_args()
-    if options.command == "table":
-        print(table_of(options.out))
+    if options.command in ("table", "figure"):
+        print({"table": table_of, "figure": figure_of}[options.command](options.out), end="")
         return
     for cell in options.cells:
         folder = options.out / cell
@@ -115,14 +122,37 @@ def table_of(out: Path) -> str:
         " single (95 %) | p (Holm) | training, s: that single, two stages | FLOP spent, 10¹² |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for path in sorted(out.glob("*/study/comparison.json")):
-        lines.append(_line(path.parent.parent.name, json.loads(path.read_text())))
-    return "\n".join(lines)
+    lines += [_line(cell, comparison) for cell, comparison in finished(out)]
+    return "\n".join([*lines, ""])
+
+
+def finished(out: Path) -> list[tuple[str, dict]]:
+    """Cells whose study is finished, by data set and then by rows, and what came of it."""
+    found = [(path.parents[1].name, json.loads(path.read_text())) for path in out.glob("*/study/comparison.json")]
+    return sorted(found, key=lambda each: (each[0].rpartition("-")[0], int(each[0].rpartition("-")[2])))
+
+
+def figure_of(out: Path) -> str:
+    """Two stages against the best single one in each cell, with intervals, as an SVG file."""
+    cells = [(cell, comparison) for cell, comparison in finished(out) if TWO in _arms(comparison)]
+    found = [_difference(comparison, _best_single(comparison)) for _, comparison in cells]
+    x = axis(
+        "LoRA, then ReFT, less the best single method: points of accuracy", [100 * v for each in found for v in each]
+    )
+    drawing = Drawing(x, Axis("", 0, len(cells)), TOP + BOTTOM + ROW * len(cells), left=RIGHT, y_axis=False)
+    drawing.segment((0, 0), (0, len(cells)), "rule")
+    for place, ((cell, comparison), (difference, low, high)) in enumerate(zip(cells, found, strict=True)):
+        arms, single = _arms(comparison), _best_single(comparison)
+        y, kind = len(cells) - place - 0.75, "a" if low > 0 or high < 0 else "e"
+        drawing.segment((100 * low, y), (100 * high, y), f"line {kind}")
+        drawing.dot((100 * difference, y), f"fill {kind}", 4)
+        accuracies = f"{NAMES[single]} {_percent(arms[single])} %, two stages {_percent(arms[TWO])} %"
+        drawing.text(RIGHT, TOP + ROW * place + 10, f"{cell.replace('-', ', ')} rows: {accuracies}")
+    return drawing.file("Two stages against the best single method, by data set and training rows")
 
 
 def _line(cell: str, comparison: dict) -> str:
-    arms = {arm["name"]: arm for arm in comparison["arms"]}
-    single = max((name for name in SINGLE if name in arms), key=lambda name: arms[name]["accuracy"])
+    arms, single = _arms(comparison), _best_single(comparison)
     figures = [_percent(arms.get(name)) for name in ("base", "lora", "reft", TWO, "lora-lora", "joint")]
     two = ["no budget was left for it", "–"] if TWO not in arms else _against(comparison, single)
     costs = [arms[name]["costs"] for name in (single, TWO) if name in arms]
@@ -132,13 +162,31 @@ def _line(cell: str, comparison: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _against(comparison: dict, single: str) -> list[str]:
-    """The difference of two stages to a single one with its interval, and the p-value."""
-    pair = next(each for each in comparison["pairs"] if {each["first"], each["second"]} == {single, TWO})
+def _arms(comparison: dict) -> dict[str, dict]:
+    return {arm["name"]: arm for arm in comparison["arms"]}
+
+
+def _best_single(comparison: dict) -> str:
+    arms = _arms(comparison)
+    return max((name for name in SINGLE if name in arms), key=lambda name: arms[name]["accuracy"])
+
+
+def _pair(comparison: dict, single: str) -> dict:
+    return next(each for each in comparison["pairs"] if {each["first"], each["second"]} == {single, TWO})
+
+
+def _difference(comparison: dict, single: str) -> tuple[float, float, float]:
+    """Of two stages to a single one, and the ends of its interval."""
+    pair = _pair(comparison, single)
     sign = 1 if pair["first"] == TWO else -1
     low, high = sorted(sign * end for end in pair["interval"])
-    difference = f"{100 * sign * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) against {single}"
-    return [difference, f"{pair['p_holm']:.3f}"]
+    return sign * pair["difference"], low, high
+
+
+def _against(comparison: dict, single: str) -> list[str]:
+    """The difference of two stages to a single one with its interval, and the p-value."""
+    difference, low, high = (f"{100 * value:+.1f}" for value in _difference(comparison, single))
+    return [f"{difference} ({low} to {high}) against {NAMES[single]}", f"{_pair(comparison, single)['p_holm']:.3f}"]
 
 
 def _percent(arm: dict | None) -> str:

@@ -32,6 +32,8 @@ SUMMED = {
 SINGLE = {"vllm.model_executor.models.granite.GraniteDecoderLayer"}
 """Layers that return the state itself."""
 CHILDREN = {"attention": ("self_attn",), "mlp": ("mlp", "block_sparse_moe")}
+Change = Callable[[torch.Tensor, torch.Tensor | None], None]
+"""Changes the first tensor as the edits at a place say; the state that they read is its sum with the second, if any."""
 _LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)")
 
 _library = Library("heft", "FRAGMENT")
@@ -88,14 +90,17 @@ def site_of(layer: nn.Module, site: str) -> nn.Module | None:
     return next((children[name] for name in CHILDREN[site] if name in children), None)
 
 
-def hook_of(name: str, site: str) -> Callable[[nn.Module, Any, Any], None]:
-    """The forward hook of a module that is edited."""
+def hook_of(name: str, site: str, change: Change | None = None) -> Callable[[nn.Module, Any, Any], None]:
+    """The forward hook of a module that is edited; `change` does so where nothing is compiled, else the operation."""
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         if site == "block" and isinstance(output, tuple):
             hidden, residual = output
         else:
             hidden, residual = output, None
-        torch.ops.heft.edit(hidden, residual, name)
+        if change is None:
+            torch.ops.heft.edit(hidden, residual, name)
+        else:
+            change(hidden, residual)
 
     return after

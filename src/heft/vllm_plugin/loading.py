@@ -54,8 +54,9 @@ def _prepare(model: Any, vllm_config: Any, device: Any) -> Served:
     )
     for place, (layer, module) in places.items():
         name = f"{layer}.heft.{place.site}"
-        compilation.static_forward_context[name] = served.state.tables[place]
-        module.register_forward_hook(hook_of(name, place.site))
+        table = compilation.static_forward_context[name] = served.state.tables[place]
+        is_python = config.enforce_eager and not served.state.masked
+        module.register_forward_hook(hook_of(name, place.site, table.edit if is_python else None))
     return served
 
 
