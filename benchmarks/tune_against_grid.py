@@ -74,7 +74,7 @@ class Grid:
         self.begun[arm] += 1
         if name not in self.done:
             for stage in stages.values():
-                stage |= {} if "from" in stage else {"holdout": self.holdout}
+                stage |= {} if stage.get("from") else {"holdout": self.holdout}
             output = self.folder / name
             given = {"name": name, "stages": stages, "tune": None, "output": str(output)}
             given["task"] = self.recipe.task.model_dump(mode="json", exclude_unset=True) | {"eval_limit": 8}
@@ -139,7 +139,7 @@ def study(options: argparse.Namespace) -> None:
     stages = {}
     for name, stage in found["stages"].items():
         stages[name] = {key: value for key, value in stage.items() if key != "holdout"}
-    if "from" in stages.get("coarse", {}):
+    if stages.get("coarse", {}).get("from"):
         own = Grid(options).best("lora")["stages"]["coarse"]
         stages["coarse"] = {key: value for key, value in own.items() if key != "holdout"}
     recipe = load_recipe(options.search / "recipe.yaml").model_dump(mode="json", by_alias=True)

@@ -55,6 +55,9 @@ def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults(
         ({"epochs": None}, "both epochs and steps are null"),
         ({"batch_size": 16, "micro_batch_size": 5}, "not a multiple"),
         ({"micro_batch_size": 32}, "not a multiple"),
+        ({"decay": 0.1}, "is for schedule warmup_stable_decay, and schedule is linear"),
+        ({"schedule": "warmup_stable_decay", "decay": 0.0}, "greater than 0"),
+        ({"schedule": "warmup_stable_decay", "warmup": 0.5, "decay": 0.6}, "more than all steps"),
         ({"best_checkpoint": True}, "set holdout"),
         ({"early_stopping": True}, "set holdout"),
         (
@@ -182,7 +185,7 @@ rates = st.floats(min_value=1e-12, max_value=1e12)
 training = {
     "learning_rate": rates,
     "batch_size": st.integers(1, 10**6),
-    "schedule": st.sampled_from(["linear", "cosine", "constant"]),
+    "schedule": st.sampled_from(["linear", "cosine", "constant", "warmup_stable_decay"]),
     "bf16": st.booleans(),
 }
 lora = {

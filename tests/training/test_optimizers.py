@@ -48,12 +48,37 @@ def test_reft_learning_rate_has_groups_behind_the_one_that_is_logged():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "rates"), [("linear", [0, 0.5, 1, 0.5]), ("cosine", [0, 0.5, 1, 0.5]), ("constant", [0, 0.5, 1, 1])]
+    ("schedule", "rates"),
+    [
+        ("linear", [0, 0.5, 1, 0.5]),
+        ("cosine", [0, 0.5, 1, 0.5]),
+        ("constant", [0, 0.5, 1, 1]),
+        ("warmup_stable_decay", [0, 0.5, 1, 1]),  # of four steps a fifth is one
+    ],
 )
 def test_the_rate_warms_up_and_follows_the_schedule(schedule, rates):
     stage = LoraStage(method="lora", learning_rate=1.0, warmup=0.5, schedule=schedule, optimizer="sgd")
     optimizer = make_optimizer({"w": nn.Parameter(torch.zeros(1))}, stage)
     steps, found = make_schedule(optimizer, stage, 4), []
+    for _ in rates:
+        found.append(steps.get_last_lr()[0])
+        optimizer.step()
+        steps.step()
+    assert found == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay", "rates"),
+    [
+        (0.2, 0.5, [0, 0.5, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]),
+        (0.0, None, [1, 1, 1, 1, 1, 1, 1, 1, 1, 0.5]),
+        (0.5, 0.5, [0, 0.2, 0.4, 0.6, 0.8, 1, 0.8, 0.6, 0.4, 0.2]),
+    ],
+)
+def test_a_decay_is_linear_and_takes_its_share_of_the_steps(warmup, decay, rates):
+    given = {"learning_rate": 1.0, "warmup": warmup, "schedule": "warmup_stable_decay", "decay": decay}
+    optimizer = make_optimizer({"w": nn.Parameter(torch.zeros(1))}, LoraStage(**given, optimizer="sgd"))
+    steps, found = make_schedule(optimizer, LoraStage(**given), 10), []
     for _ in rates:
         found.append(steps.get_last_lr()[0])
         optimizer.step()

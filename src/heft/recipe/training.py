@@ -31,6 +31,8 @@ class EarlyStoppingSettings(Settings):
         return {} if value is True else value
 
 
+DECAY = 0.2
+"""Share of the steps of `decay: null`, where the schedule has one."""
 Auto = Literal["auto"]
 """A number that follows from the rows and the model, by the rules of heft.recipe.defaults."""
 
@@ -72,8 +74,12 @@ class TrainingSettings(Settings):
     means batch_size."""
     warmup: float = Field(default=0.1, ge=0.0, le=1.0)
     """Fraction of the steps over which the learning rate rises from 0 (`warmup_ratio`)."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Learning-rate schedule after the warmup (`lr_scheduler_type`); linear and cosine end at 0."""
+    schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
+    """Learning-rate schedule after the warmup (`lr_scheduler_type`). linear and cosine fall to 0 all the way;
+    warmup_stable_decay is constant and falls to 0 at the end, linearly."""
+    decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Fraction of the steps over which the learning rate falls with warmup_stable_decay (`num_decay_steps`); null means
+    0.2 there."""
     optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
     """Optimizer of the trained weights (`optim`)."""
     weight_decay: float = Field(default=0.0, ge=0.0)
@@ -123,6 +129,16 @@ class TrainingSettings(Settings):
                 f"{value:g} {info.field_name} hold {evaluations:.0f} validation evaluations, too few for early_stopping"
                 f" with patience {stopping.patience}; give more, or a smaller evaluate_every"
             )
+        return value
+
+    @field_validator("decay")
+    @classmethod
+    def _a_decay_has_its_schedule(cls, value: float | None, info: ValidationInfo) -> float | None:
+        schedule, warmup = info.data.get("schedule"), info.data.get("warmup", 0.0)
+        if value is not None and schedule not in (None, "warmup_stable_decay"):
+            raise ValueError(f"is for schedule warmup_stable_decay, and schedule is {schedule}; set decay to null")
+        if value is not None and warmup + value > 1.0:
+            raise ValueError(f"warmup {warmup:g} and decay {value:g} are more than all steps; give less of one")
         return value
 
     @field_validator("micro_batch_size")

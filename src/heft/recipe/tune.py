@@ -24,7 +24,9 @@ FIXED = {
     **dict.fromkeys(("steps", "epochs"), "the search decides how long a trial trains"),
     **dict.fromkeys(("early_stopping", "best_checkpoint"), "a trial trains its whole schedule"),
     "evaluate_every": "a trial is measured at its end",
-    "schedule": "a coarse stage that is forked has a constant rate; set it in the stage for all others",
+    **dict.fromkeys(
+        ("schedule", "decay"), "a coarse stage that is forked has its own; set it in the stage for all others"
+    ),
     "holdout": "all trials are measured on the same rows; set tune.holdout",
     "batch_size": "trials of equal length see equally many rows; set it in the stage",
     "seed": "trials differ in their settings alone; `heft compare` runs the arms with several seeds",

@@ -68,8 +68,12 @@ class StageCheckpoint:
 
 @dataclass(frozen=True)
 class CheckpointPlan:
-    """When a stage writes checkpoints, and from which one it resumes; `write` is called in every process."""
+    """When a stage writes checkpoints, and from which one it resumes; `write` is called in every process.
+
+    After the last step there is one only `at_the_end`, and where it is due.
+    """
 
     settings: CheckpointSettings
     write: Callable[[StageCheckpoint], None]
     resume_from: StageCheckpoint | None = None
+    at_the_end: bool = False

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Adafactor, get_scheduler
 
-from heft.recipe.training import TrainingSettings
+from heft.recipe.training import DECAY, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -63,4 +63,8 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], stage: TrainingSettin
 def make_schedule(optimizer: torch.optim.Optimizer, stage: TrainingSettings, steps: int) -> LambdaLR:
     """Linear warmup, then the stage's schedule, over so many steps (transformers: `lr_scheduler_type`)."""
     name = "constant_with_warmup" if stage.schedule == "constant" else stage.schedule
-    return get_scheduler(name, optimizer, round(stage.warmup * steps), steps)
+    warmup, own = round(stage.warmup * steps), {}
+    if name == "warmup_stable_decay":
+        share = DECAY if stage.decay is None else stage.decay
+        own = {"num_decay_steps": min(round(share * steps), steps - warmup), "decay_type": "linear"}
+    return get_scheduler(name, optimizer, warmup, steps, own)

@@ -1,9 +1,9 @@
 """Each arm's search, piece by piece: an arm yields after every piece, so that arms can take turns.
 
 Arms with one stage are halved from the start. Those with two first need a coarse stage: its settings are those that
-were best in the first round of `lora`; it is trained with a constant rate and forked on its way; at each fork a few
-short second stages are tried, until they buy more than the next segment (heft.tune.switch); then second stages are
-halved from there. What several arms need, such as the coarse stage, runs once and is paid by each.
+were best in the first round of `lora`; it is trained and forked on its way (heft.tune.trunk); at each fork a few short
+second stages are tried, until they buy more than the next segment (heft.tune.switch); then second stages are halved
+from there. What several arms need, such as the coarse stage, runs once and is paid by each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from heft.recipe.recipe import Recipe
+from heft.recipe.training import DECAY
 from heft.recipe.tune import TuneSettings
 from heft.tune.bench import Before, Bench
 from heft.tune.halving import Contender, best_of, going_on, rounds_for, survivors
@@ -231,8 +232,15 @@ class Search:
 
     def _forks(self, amount: float, chosen: Candidate) -> list[int]:
         stage = self._sized(chosen, LEAST_STEPS)
-        last = self.prices.steps_within(amount, {}, COARSE, [stage])
-        return fork_steps(last, self.tune.forks, LEAST_STEPS) if last >= LEAST_STEPS else []
+        last, shorter = (
+            self.prices.steps_within(each, {}, COARSE, [stage]) for each in (amount, amount / (1 + DECAY))
+        )
+        if last < LEAST_STEPS:
+            return []
+        forks = fork_steps(last, self.tune.forks, LEAST_STEPS)
+        if len(forks) > 1:  # each has a decay of its own
+            forks = fork_steps(max(LEAST_STEPS, shorter), self.tune.forks, LEAST_STEPS)
+        return forks
 
     def _until_the_switch(
         self, account: Account, trunk: Trunk, second: Sequence[Candidate], amount: float
