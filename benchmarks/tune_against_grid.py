@@ -29,6 +29,7 @@ from heft.recipe.recipe import KINDS, Recipe
 from heft.recipe.tune import templates
 from heft.run.train import train
 from heft.settings.files import to_yaml
+from heft.tune.recipes import file_name
 from heft.tune.space import grids, settings_of
 
 
@@ -70,7 +71,7 @@ class Grid:
 
     def run(self, arm: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Train these stages, and note what they took and the validation loss at the end of the last one."""
-        name = f"{arm}-{self.begun.setdefault(arm, 0)}"
+        name = f"{file_name(arm)}-{self.begun.setdefault(arm, 0)}"
         self.begun[arm] += 1
         if name not in self.done:
             for stage in stages.values():
