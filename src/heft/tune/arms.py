@@ -112,7 +112,8 @@ class Search:
             had += [each.candidate for each in alive]
             alive = going_on(alive, self.tune.keep, LEAST_STEPS)
             if alive and rung + 1 < self.tune.rungs:
-                alive += map(Contender, self._with_wider_rates(alive[0].candidate, had))
+                wider = with_wider_rates(alive[0].candidate, had, self.methods_of_any_rate)
+                alive += map(Contender, wider)
             most = len(alive)
 
     def _rung(
@@ -134,9 +135,6 @@ class Search:
         for each, outcome in zip(tried, outcomes, strict=True):
             each.trials.append(outcome)
         return tried
-
-    def _with_wider_rates(self, best: Candidate, tried: Sequence[Candidate]) -> list[Candidate]:
-        return with_wider_rates(best, tried, self.methods_of_any_rate)
 
     def _plan(
         self, amount: float, before: Before | None, name: str, tried: Sequence[Contender], most: int, rounds: int
@@ -211,8 +209,8 @@ class Search:
     def _coarse_settings(self, account: Account) -> Candidate | None:
         """Those that were best in the first round of `lora`, which runs once for all arms; None where all diverged.
 
-        Where these have the lowest or the highest rate of the round, one beyond that is tried for as many steps. A
-        round of one trial chooses nothing, so it is not waited for and not paid: its settings are the likeliest.
+        A round of one trial chooses nothing, so it is not waited for and not paid: its settings are the likeliest.
+        Rates beyond those of the round are not tried: what is best in a few steps is too high for a stage that goes on.
         """
         tried, most, rounds = self.candidates("lora"), self.tune.configurations, self.tune.rungs
         plan = self.ledger.decided(
@@ -222,19 +220,12 @@ class Search:
         if len(chosen) < 2:
             return (chosen or tried)[0]
         outcomes = self._train(None, COARSE, chosen, plan["steps"])
-        best = next(iter(survivors(chosen, outcomes, len(chosen))), None)
-        if best is not None:
-            wider = self._with_wider_rates(best, chosen)
-            outcomes += self._train(None, COARSE, wider, [plan["steps"][chosen.index(best)]] * len(wider))
-            best = survivors([*chosen, *wider], outcomes, len(outcomes))[0]
         account.pay(outcomes)
-        return best
+        return next(iter(survivors(chosen, outcomes, len(chosen))), None)
 
     def _forks(self, amount: float, chosen: Candidate) -> list[int]:
         stage = self._sized(chosen, LEAST_STEPS)
-        last, shorter = (
-            self.prices.steps_within(each, {}, COARSE, [stage]) for each in (amount, amount / (1 + DECAY))
-        )
+        last, shorter = (self.prices.steps_within(each, {}, COARSE, [stage]) for each in (amount, amount / (1 + DECAY)))
         if last < LEAST_STEPS:
             return []
         forks = fork_steps(last, self.tune.forks, LEAST_STEPS)
