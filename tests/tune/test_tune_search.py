@@ -21,6 +21,7 @@ from heft.training.stage import split_validation
 from heft.tune.bench import Bench
 from heft.tune.kept import start_behind
 from heft.tune.measure import Measured, measured_alone
+from heft.tune.repeats import REPEAT_SHARE, SEEDS_APART
 from heft.tune.report import trials_of
 from heft.tune.run import holdout_for
 from heft.tune.space import settings_of
@@ -62,13 +63,18 @@ def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arm
     before = all_arms[0].found.findings.calibration  # the prefixes that all share
     assert 0 < before < 0.1 * ALL_ARMS
     assert {account.amount for account in accounts.values()} == {(ALL_ARMS - before) / 5}
+    repeated = 0
     for account in accounts.values():
         trials = trials_of(account)
         assert trials
         dearest = max(outcome.flops for outcome in account.used.values())
+        repeats = [trial for trial in trials if list(trial.stages.values())[-1]["seed"] == SEEDS_APART]
+        assert len(repeats) in (0, 2, 3)
+        repeated += bool(repeats)
         is_capped = max(trial.steps for trial in trials) >= 20 * 7  # tune.most_epochs, of 28 rows in batches of 4
         assert account.spent <= account.amount + dearest
-        assert is_capped or account.spent >= account.amount - dearest
+        assert is_capped or account.spent >= (1 - REPEAT_SHARE) * account.amount - dearest
+    assert repeated >= 2
 
 
 def test_pieces_that_arms_share_run_once_and_are_paid_by_each(all_arms):
@@ -144,7 +150,9 @@ def test_an_arms_recipe_trains_to_the_loss_of_its_trial(all_arms, arm, tmp_path)
     model, tokenizer = heft.load(run.directory)
     base = replace(load_base(search.recipe.model), model=model, tokenizer=tokenizer)
     found = measured_alone(base, search.recipe, rows_of(search.recipe)[1])
-    trial = result.best
+    own_seed = [each for each in search.trials.outcomes.values() if each.key == result.best.key]
+    (trial,) = own_seed
+    assert result.best.seed_losses[:1] in ([], [trial.loss])
     stages = load_recipe(file).stages
     if len(stages) == 1 and start_behind({}, *stages, [*stages.values()]) is None:
         # elsewhere prefixes are computed beside other rows
@@ -327,7 +335,7 @@ def test_epochs_are_the_flops_of_plain_lora_on_all_rows(tmp_path):
     assert account.amount == pytest.approx(0.5 * heft.train(alone).stages[-1].plain_flops)
 
 
-@pytest.mark.parametrize(("rows", "count"), [(1000, 200), (100, 50), (60, 30), (20, 10), (9000, 1000)])
+@pytest.mark.parametrize(("rows", "count"), [(1000, 200), (300, 100), (100, 50), (60, 30), (20, 10), (9000, 1000)])
 def test_validation_rows_are_a_fifth_but_enough_and_not_too_many(rows, count):
     from heft.recipe.training import validation_rows_of
     from heft.recipe.tune import TuneSettings

@@ -65,7 +65,7 @@ class TuneSettings(Settings):
     reft: dict[str, Values] = Field(default={})
     """The same of ReFT stages; without a list for it, positions are l4, l4+ and l1, and rank is 4 and 8."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Fraction of the training set used as validation rows; null means 0.2, but 50 rows at least (or half of all) and
+    """Fraction of the training set used as validation rows; null means 0.2, but 100 rows at least (or half of all) and
     1,000 at most."""
     rungs: int = Field(default=3, ge=1, le=6)
     """Rounds of successive halving in an arm; each costs the same, so fewer trials are longer ones."""

@@ -6,19 +6,21 @@ second stages are tried, until they buy more than the next segment (heft.tune.sw
 from there. What several arms need, such as the coarse stage, runs once and is paid by each.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.training import DECAY
 from heft.recipe.tune import TuneSettings
 from heft.tune.bench import Before, Bench
 from heft.tune.halving import Contender, best_of, going_on, rounds_for, survivors
 from heft.tune.ledger import Account, Ledger
-from heft.tune.news import offer_in_words, round_in_words, too_little_in_words
+from heft.tune.news import offer_in_words, repeats_in_words, round_in_words, too_little_in_words
 from heft.tune.prices import LEAST_STEPS, Prices
+from heft.tune.repeats import REPEAT_SHARE, SEEDS_APART, finalists_of, mean_of
 from heft.tune.space import Candidate, candidates, with_wider_rates
 from heft.tune.switch import Offer
 from heft.tune.trainers import Piece, Trainer
@@ -94,38 +96,67 @@ class Search:
         self.bench.reporter.note(text)
 
     def _halving(self, arm: str, before: Before | None, name: str, tried: Sequence[Candidate]) -> Iterator[None]:
-        """Rounds of fewer and longer trials; each round gets an equal part of what is left.
+        """Rounds of trials, and the best ones again with another seed."""
+        account = self.accounts[arm]
+        had = yield from self._rounds(arm, before, name, tried, REPEAT_SHARE * max(0.0, account.left))
+        count = self.ledger.decided(f"{arm}: repeats", lambda: len(finalists_of(had, account.left, self.prices.unit)))
+        finalists = finalists_of(had, math.inf, self.prices.unit)[:count]
+        if finalists:
+            candidates = [candidate for candidate, _ in finalists]
+            steps = [trial.steps for _, trial in finalists]
+            outcomes = self._train(before, name, candidates, steps, seed=self.recipe.seed + SEEDS_APART)
+            account.pay(outcomes)
+            pairs = [mean_of([trial, other]) for (_, trial), other in zip(finalists, outcomes, strict=True)]
+            self._say(repeats_in_words(account, pairs))
+            yield
+
+    def _rounds(
+        self, arm: str, before: Before | None, name: str, tried: Sequence[Candidate], reserve: float
+    ) -> Generator[None, None, list[Contender]]:
+        """Rounds of fewer and longer trials; each round gets an equal part of what is left beyond the reserve.
 
         A candidate that was better when it trained for less, or cannot train for more, has lengths around that one in
         its next rounds, of which there are some more. Where the best has the lowest or the highest rate of all, one
         beyond that joins the next round of halving.
         """
         alive, most = [Contender(each) for each in tried], self.tune.configurations
-        had: list[Candidate] = []
+        had: list[Contender] = []
         for rung in range(self.tune.rungs + ROUNDS_OF_LENGTH):
-            alive = self._rung(arm, before, name, alive, most, rung)
+            alive = self._rung(arm, before, name, alive, most, rung, reserve)
             if not alive:
                 if rung == 0:
                     self._say(too_little_in_words(self.accounts[arm], "no trial"))
-                return
+                break
             yield
-            had += [each.candidate for each in alive]
+            had += [each for each in alive if len(each.trials) == 1]
             alive = going_on(alive, self.tune.keep, LEAST_STEPS)
             if alive and rung + 1 < self.tune.rungs:
-                wider = with_wider_rates(alive[0].candidate, had, self.methods_of_any_rate)
+                seen = [each.candidate for each in had]
+                wider = with_wider_rates(alive[0].candidate, seen, self.methods_of_any_rate)
                 alive += map(Contender, wider)
             most = len(alive)
+        return had
 
     def _rung(
-        self, arm: str, before: Before | None, name: str, alive: Sequence[Contender], most: int, rung: int
+        self,
+        arm: str,
+        before: Before | None,
+        name: str,
+        alive: Sequence[Contender],
+        most: int,
+        rung: int,
+        reserve: float,
     ) -> list[Contender]:
         """One round of an arm: those that had a trial, now among theirs; none where there is nothing to train anew, or
-        the budget does not pay for it."""
+        the budget does not pay for it. A first round of one trial may take the reserve: there is nothing to compare."""
         account = self.accounts[arm]
-        plan = self.ledger.decided(
-            f"{arm}: round {rung + 1}",
-            lambda: self._plan(account.left, before, name, alive, most, self.tune.rungs - rung),
-        )
+
+        def plan_round() -> dict[str, list[int]]:
+            about = (before, name, alive, most, self.tune.rungs - rung)
+            found = self._plan(account.left - reserve, *about)
+            return found if rung or len(found["numbers"]) > 1 else self._plan(account.left, *about)
+
+        plan = self.ledger.decided(f"{arm}: round {rung + 1}", plan_round)
         tried = [alive[number] for number in plan["numbers"]]
         outcomes = self._train(before, name, [each.candidate for each in tried], plan["steps"])
         if all(outcome in each.trials for each, outcome in zip(tried, outcomes, strict=True)):
@@ -169,15 +200,21 @@ class Search:
                 steps[place] = tried[place].next_steps(LEAST_STEPS, found)
         return steps
 
-    def _sized(self, candidate: Candidate, steps: int):
-        return sized(candidate.stage, steps, self.bench.holdout)
+    def _sized(self, candidate: Candidate, steps: int, seed: int | None = None) -> Stage:
+        return sized(candidate.stage, steps, self.bench.holdout, seed=seed)
 
     def _train(
-        self, before: Before | None, name: str, tried: Sequence[Candidate], steps: Sequence[int]
+        self,
+        before: Before | None,
+        name: str,
+        tried: Sequence[Candidate],
+        steps: Sequence[int],
+        seed: int | None = None,
     ) -> list[Outcome]:
-        """Trials of these candidates with so many steps each, from the ledger where they are finished."""
+        """Trials of these candidates with so many steps each, from the ledger where they are finished; `seed` as of a
+        stage."""
         below = before.stages if before else {}
-        stages = [self._sized(each, count) for each, count in zip(tried, steps, strict=True)]
+        stages = [self._sized(each, count, seed) for each, count in zip(tried, steps, strict=True)]
         keys = [key_of({**below, name: stage}) for stage in stages]
         new = [number for number, key in enumerate(keys) if key not in self.ledger.outcomes]
         groups = [[new[place] for place in group] for group in self.bench.groups([stages[number] for number in new])]

@@ -51,14 +51,15 @@ def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
     best = result.best
     share = next(iter(best.stages.values()))["holdout"]
     accuracy = "" if best.accuracy is None else f", accuracy {percent(best.accuracy)}"
+    seeds = f" (mean of seeds: {', '.join(f'{loss:.4f}' for loss in best.seed_losses)})" if best.seed_losses else ""
     sets = " ".join(
         f"--set stages.{name}.holdout={share!r} --set stages.{name}.evaluate_every={stage['steps']}"
         for name, stage in best.stages.items()
     )
     return (
         f"# The best of arm {result.arm} in heft tune of {recipe.name} with a budget of {budget}.\n"
-        f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{accuracy}. It was chosen by that loss, so"
-        " an evaluation must\n"
+        f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{seeds}{accuracy}. It was chosen by that"
+        " loss, so an evaluation must\n"
         "# use other rows. Here all training rows are trained on, for as many steps; to repeat the search's training:\n"
         f"# heft train THIS {sets}\n"
     )

@@ -41,20 +41,20 @@ from heft.storage.locks import locked
 from heft.tune.arms import STAGE_NAMES, Search
 from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
-from heft.tune.halving import best_of
 from heft.tune.ledger import Account, Ledger
 from heft.tune.member import Member, bringing_for
 from heft.tune.prefixes import cost_of_prefixes, prefixes_for
 from heft.tune.prices import Counter, Prices
 from heft.tune.ready import require_places_for, require_ready
 from heft.tune.recipes import arm_recipe, write_recipes
+from heft.tune.repeats import chosen_of
 from heft.tune.report import Findings, trials_of, write_report
 from heft.tune.space import candidates, methods_of_any_rate, resolved_space, settings_of
 from heft.tune.trainers import OnACrew, OnTheBench, Trainer
 from heft.tune.trial import COARSE, recipe_of_stages
 from heft.tune.verdict import results_of
 
-LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 50, 1000, 0.2
+LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 100, 1000, 0.2
 """Validation rows where `tune.holdout` is null; never more than half of all rows."""
 
 
@@ -198,7 +198,7 @@ def _searched(search: Search, budget: Budget) -> Tuned:
     try:
         _take_turns(search)
     except KeyboardInterrupt:
-        if not any(best_of(trials_of(account)) for account in search.accounts.values()):
+        if not any(chosen_of(trials_of(account)) for account in search.accounts.values()):
             raise
         interrupted = True
     findings = _findings(search, budget, finished=not interrupted)
@@ -283,7 +283,7 @@ def _take_turns(search: Search) -> None:
                 lost = time.perf_counter() - started - sum(outcome.seconds for outcome in done)
                 search.ledger.lose(arm, max(0.0, lost))
             raise
-    if not any(best_of(trials_of(account)) for account in search.accounts.values()):
+    if not any(chosen_of(trials_of(account)) for account in search.accounts.values()):
         raise HeftError(_nothing(search))
 
 
@@ -299,7 +299,7 @@ def _nothing(search: Search) -> str:
 
 
 def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
-    bests = {arm: best for arm, account in search.accounts.items() if (best := best_of(trials_of(account)))}
+    bests = {arm: best for arm, account in search.accounts.items() if (best := chosen_of(trials_of(account)))}
     rows = search.bench.validation_rows
     texts: dict[str, int] = {}
     groups = [texts.setdefault(row.example.group or f"row {n}", len(texts)) for n, row in enumerate(rows)]

@@ -25,6 +25,8 @@ class Outcome:
         accuracy: share of the validation rows that are answered correctly; None where answers are generated, or where
             it was trained side by side with others.
         row_losses: −ln p of each validation row's answer.
+        seed_losses: where this stands for trainings of one recipe with several seeds, the loss of each, the recipe's
+            own first; `loss`, `accuracy` and `row_losses` are then means over them.
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
             trained side by side with others.
         trained_seconds: those of them that were training.
@@ -57,6 +59,7 @@ class Outcome:
     together: int = 1
     behind: bool = False
     steps: int = 0
+    seed_losses: list[float] = field(default_factory=list)
 
     @property
     def diverged(self) -> bool:
