@@ -220,14 +220,18 @@ class Engine:
             self._answer(take_off, unloaded)
 
     def _begin(self) -> None:
-        """Compute the prompts of waiting requests, as many as fit; first a prefix, then what others have behind it."""
+        """Compute the prompts of waiting requests, as many as fit: first a prefix, then what others have behind it, and
+        the prompts of requests that have come meanwhile."""
         waiting, tokens = list(self._waiting), self.limits.prefill
+        seen = set(waiting)
         while waiting:
             about = (self.limits, self.prefixes, self._begun, self.catalog.each_alone)
             found = admitted(waiting, self.running, tokens, *about)
             for part in found.parts:
                 self._compute(part)
-            waiting = [each for each in found.postponed if each in self._waiting]
+            self._take(block=False)
+            waiting = [each for each in self._waiting if each in found.postponed or each not in seen]
+            seen |= set(waiting)
             tokens -= found.tokens
         self._drop_empty()
 

@@ -15,6 +15,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 ROOM = 64
 """Columns that are allocated beyond those in use, so that most tokens are written without a copy of all before them."""
 
+SPARE = 1
+"""Columns of a batch on a CPU that no row uses, so that rows of one length have a mask too: without one, sdpa takes a
+way for grouped queries that is slower there."""
+
 Parts = list[tuple[int, int]]
 """(heads, size of a head) of keys of layer 0, its values, and so on."""
 
@@ -111,6 +115,11 @@ def prefix_cache_of(rows: Sequence[torch.Tensor], parts: Parts, room: int) -> Ca
     return cache_of(as_layers([views_of(row, parts) for row in rows], columns, room), columns)
 
 
+def _columns_of(lengths: Sequence[int], like: torch.Tensor) -> int:
+    """Of a batch of rows of these lengths, on the device of that tensor."""
+    return max(lengths) + (SPARE if like.device.type == "cpu" else 0)
+
+
 class BatchStates:
     """The keys and values of a batch that goes on, one token a row and pass.
 
@@ -130,7 +139,7 @@ class BatchStates:
 
     def join(self, rows: Sequence[RowStates]) -> None:
         """Add rows behind those that are there."""
-        columns = max([self.columns, *(row.length for row in rows)])
+        columns = max(self.columns, _columns_of([row.length for row in rows], rows[0].tensors[0]))
         there = [] if self.cache is None else [tensors_of(self.cache)]
         self.cache = cache_of(as_layers([*there, *(row.views() for row in rows)], columns, ROOM), columns)
         self.lengths += [row.length for row in rows]
@@ -141,8 +150,8 @@ class BatchStates:
         if not rows:
             self.cache = None
             return
-        columns = max(self.lengths)
-        chosen = torch.tensor(rows, device=self.cache.layers[0].keys.device)
+        keys = self.cache.layers[0].keys
+        columns, chosen = _columns_of(self.lengths, keys), torch.tensor(rows, device=keys.device)
         tensors = [each[:, :, each.shape[2] - columns :].index_select(0, chosen) for each in tensors_of(self.cache)]
         self.cache = cache_of(tensors, columns)
 
