@@ -326,7 +326,7 @@ def test_a_fault_that_ends_the_engine_itself_leaves_nobody_waiting(run, monkeypa
     _, events = _begin(engine)
     monkeypatch.setattr(engine, "_take", lambda block: 1 / 0)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    assert _last(events).kind == "stopped"
+    assert _last(events).kind in ("stopped", "defect")  # requests are taken between rounds and in them
     engine._thread.join(30)
     with pytest.raises(Ended):
         engine.submit([generation(engine, BASE, PROMPT, 1)])
