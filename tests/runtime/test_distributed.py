@@ -139,7 +139,8 @@ RESUMED = "{coarse: {method: lora, rank: 2, epochs: 2, batch_size: 6, learning_r
 ENDED = "import sys, heft; from runtime.test_distributed import Ends; heft.train(sys.argv[1], reporter=Ends(4))"
 
 
-@pytest.mark.parametrize("setting", [pytest.param("ddp", marks=pytest.mark.long), "fsdp2"])
+@pytest.mark.long
+@pytest.mark.parametrize("setting", ["ddp", "fsdp2"])
 def test_a_run_goes_on_with_another_number_of_processes_to_the_same_result(setting, tmp_path):
     rest = f"checkpoint: {{every_steps: 1}}\ndistributed: {setting}"
     task = "{name: whereabouts, train_size: 19, eval_size: 6}"

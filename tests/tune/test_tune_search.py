@@ -237,7 +237,8 @@ def trained_to(steps, rate):
         made = []
         for stage, own in zip(stages, values, strict=True):
             loss = 1.0 + abs(math.log(stage.steps / steps)) + 9 * abs(math.log(own["learning_rate"] / rate))
-            made.append(bench._outcome(before, name, stage, own, Measured(loss, None, [loss])))
+            rows = [loss] * len(bench.validation_rows)
+            made.append(bench._outcome(before, name, stage, own, Measured(loss, None, rows)))
         return made
 
     return outcomes
@@ -247,7 +248,7 @@ def trained_to(steps, rate):
 def test_a_rate_beyond_those_of_the_defaults_is_found_unless_a_list_is_given(listed, found, tmp_path, monkeypatch):
     monkeypatch.setattr(Bench, "train_on_top", trained_to(steps=50, rate=1e-2))
     stages = "{coarse: {method: lora, rank: 2, batch_size: 4, targets: [q_proj], learning_rate: 1e-3}}"
-    tune = f"tune: {{arms: [lora, lora+lora], lora: {{{listed}rank: [2], positions: [all]}}}}"
+    tune = f"tune: {{arms: [lora, lora+lora], most_epochs: 8, lora: {{{listed}rank: [2], positions: [all]}}}}"
     recipe = load_recipe(write_recipe(tmp_path, stages, tune, task=TASK), output=tmp_path / "out")
     findings = quick_tune(recipe, "2e12flop").findings
     assert findings.winner.best.values["learning_rate"] == found
