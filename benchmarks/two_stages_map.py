@@ -12,11 +12,11 @@ fastest first. `figure` draws the differences. `settings` is what the search cho
 import argparse
 import json
 from dataclasses import dataclass
-from pathlib import Path
+
+from two_stages import RESULTS
 
 from heft.text.svg import BOTTOM, RIGHT, TOP, Axis, Drawing, axis
 
-RESULTS = Path(__file__).parent / "two_stages_results"
 SINGLE, TWO = ("lora", "reft"), "lora-reft"
 NAMES = {
     "base": "base",
@@ -70,12 +70,13 @@ class Cell:
 
     @property
     def fastest(self) -> str:
-        """Arms within a point of the best one, and the seconds of their training."""
+        """Arms within a point of the best one, and what their training took."""
         trained = [arm for name, arm in self.arms.items() if name != "base"]
         best = max(arm["accuracy"] for arm in trained)
         near = [arm for arm in trained if arm["accuracy"] >= best - 0.01]
         near.sort(key=lambda arm: arm["costs"]["seconds"])
-        return "; ".join(f"{NAMES[arm['name']]} {arm['costs']['seconds']:.0f} s" for arm in near)
+        costs = [(NAMES[arm["name"]], arm["costs"]["seconds"], arm["costs"]["flops"] / 1e12) for arm in near]
+        return "; ".join(f"{name} {seconds:.0f} s, {flops:.1f} TFLOP" for name, seconds, flops in costs)
 
 
 def finished() -> list[Cell]:

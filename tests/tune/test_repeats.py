@@ -23,6 +23,8 @@ def test_the_best_three_are_repeated_or_as_many_as_are_paid_for_but_not_one():
     assert finalists(30.0, *trials) == ["3-None", "4-None", "1-None"]
     assert finalists(29.0, *trials) == ["3-None", "4-None"]
     assert finalists(19.0, *trials) == []
+    assert finalists(-1.0, *trials) == []  # a piece took longer than was foreseen
+    assert finalists(-1.0) == []
     assert finalists(30.0, trials[0], trials[1]) == []
 
 

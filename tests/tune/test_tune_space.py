@@ -117,7 +117,7 @@ def test_each_rate_of_a_joint_stage_goes_beyond_alone(recipe_file):
     tried = candidates(mine, "joint", SMALL_MODEL)
     rates = ("lora.learning_rate", "reft.learning_rate")
     best = next(each for each in tried if [each.values[key] for key in rates] == [3e-3, 6e-4])
-    low, high = with_wider_rates(best, tried, {"lora", "reft"})
+    high, low = with_wider_rates(best, tried, {"lora", "reft"})
     assert (low.stage.learning_rate, low.stage.reft_learning_rate) == (3e-3, 2e-4)
     assert (high.stage.learning_rate, high.stage.reft_learning_rate) == (9e-3, 6e-4)
     assert [each.values["reft.learning_rate"] for each in with_wider_rates(best, tried, {"reft"})] == [2e-4]

@@ -66,13 +66,12 @@ def admitted(
     begun: Mapping[tuple[Generation | ScoringJob, int], torch.Tensor],
     each_alone: bool,
 ) -> Admitted:
-    """Passes for the first of the waiting requests, until so many tokens are in them. Scored rows take no place of a
-    running text.
+    """Passes for the first of the waiting requests. Scored rows take no place of a running text.
 
     Args:
         waiting: in the order in which they came.
         running: texts.
-        tokens: the pass in which they are reached is the last one.
+        tokens: that are computed; the row that reaches them is the last one.
         limits: of the server.
         prefixes: that are known.
         begun: states of the first tokens of rows that earlier passes have begun, by request and tag.

@@ -224,7 +224,7 @@ class Engine:
         the prompts of requests that have come meanwhile."""
         waiting, tokens = list(self._waiting), self.limits.prefill
         seen = set(waiting)
-        while waiting:
+        while waiting and tokens > 0:
             about = (self.limits, self.prefixes, self._begun, self.catalog.each_alone)
             found = admitted(waiting, self.running, tokens, *about)
             for part in found.parts:

@@ -115,9 +115,9 @@ def prefix_cache_of(rows: Sequence[torch.Tensor], parts: Parts, room: int) -> Ca
     return cache_of(as_layers([views_of(row, parts) for row in rows], columns, room), columns)
 
 
-def _columns_of(lengths: Sequence[int], like: torch.Tensor) -> int:
-    """Of a batch of rows of these lengths, on the device of that tensor."""
-    return max(lengths) + (SPARE if like.device.type == "cpu" else 0)
+def _columns_of(lengths: Sequence[int], device: torch.device) -> int:
+    """Of a batch of rows of these lengths."""
+    return max(lengths) + (SPARE if device.type == "cpu" else 0)
 
 
 class BatchStates:
@@ -139,7 +139,7 @@ class BatchStates:
 
     def join(self, rows: Sequence[RowStates]) -> None:
         """Add rows behind those that are there."""
-        columns = max(self.columns, _columns_of([row.length for row in rows], rows[0].tensors[0]))
+        columns = max(self.columns, _columns_of([row.length for row in rows], rows[0].tensors[0].device))
         there = [] if self.cache is None else [tensors_of(self.cache)]
         self.cache = cache_of(as_layers([*there, *(row.views() for row in rows)], columns, ROOM), columns)
         self.lengths += [row.length for row in rows]
@@ -150,8 +150,8 @@ class BatchStates:
         if not rows:
             self.cache = None
             return
-        keys = self.cache.layers[0].keys
-        columns, chosen = _columns_of(self.lengths, keys), torch.tensor(rows, device=keys.device)
+        device = self.cache.layers[0].keys.device
+        columns, chosen = _columns_of(self.lengths, device), torch.tensor(rows, device=device)
         tensors = [each[:, :, each.shape[2] - columns :].index_select(0, chosen) for each in tensors_of(self.cache)]
         self.cache = cache_of(tensors, columns)
 

@@ -104,7 +104,7 @@ class Search:
         if finalists:
             candidates = [candidate for candidate, _ in finalists]
             steps = [trial.steps for _, trial in finalists]
-            outcomes = self._train(before, name, candidates, steps, seed=self.recipe.seed + SEEDS_APART)
+            outcomes = self._train(before, name, candidates, steps, seed=(self.recipe.seed + SEEDS_APART) % 2**32)
             account.pay(outcomes)
             pairs = [mean_of([trial, other]) for (_, trial), other in zip(finalists, outcomes, strict=True)]
             self._say(repeats_in_words(account, pairs))
@@ -148,13 +148,13 @@ class Search:
         reserve: float,
     ) -> list[Contender]:
         """One round of an arm: those that had a trial, now among theirs; none where there is nothing to train anew, or
-        the budget does not pay for it. A first round of one trial may take the reserve: there is nothing to compare."""
-        account = self.accounts[arm]
+        the budget does not pay for it."""
+        account, rounds = self.accounts[arm], self.tune.rungs - rung
 
         def plan_round() -> dict[str, list[int]]:
-            about = (before, name, alive, most, self.tune.rungs - rung)
-            found = self._plan(account.left - reserve, *about)
-            return found if rung or len(found["numbers"]) > 1 else self._plan(account.left, *about)
+            if rung == 0:
+                return self._first_plan(account.left, reserve, before, name, alive)
+            return self._plan(account.left - reserve, before, name, alive, most, rounds)
 
         plan = self.ledger.decided(f"{arm}: round {rung + 1}", plan_round)
         tried = [alive[number] for number in plan["numbers"]]
@@ -166,6 +166,14 @@ class Search:
         for each, outcome in zip(tried, outcomes, strict=True):
             each.trials.append(outcome)
         return tried
+
+    def _first_plan(
+        self, amount: float, reserve: float, before: Before | None, name: str, tried: Sequence[Contender]
+    ) -> dict[str, list[int]]:
+        """As `_plan`, of a first round; one of a single trial may take the reserve."""
+        about = (before, name, tried, self.tune.configurations, self.tune.rungs)
+        found = self._plan(amount - reserve, *about)
+        return found if len(found["numbers"]) > 1 else self._plan(amount, *about)
 
     def _plan(
         self, amount: float, before: Before | None, name: str, tried: Sequence[Contender], most: int, rounds: int
@@ -249,9 +257,10 @@ class Search:
         A round of one trial chooses nothing, so it is not waited for and not paid: its settings are the likeliest.
         Rates beyond those of the round are not tried: what is best in a few steps is too high for a stage that goes on.
         """
-        tried, most, rounds = self.candidates("lora"), self.tune.configurations, self.tune.rungs
+        tried, reserve = self.candidates("lora"), REPEAT_SHARE * account.amount
         plan = self.ledger.decided(
-            "lora: round 1", lambda: self._plan(account.amount, None, COARSE, list(map(Contender, tried)), most, rounds)
+            "lora: round 1",
+            lambda: self._first_plan(account.amount, reserve, None, COARSE, list(map(Contender, tried))),
         )
         chosen = [tried[number] for number in plan["numbers"]]
         if len(chosen) < 2:

@@ -26,7 +26,7 @@ def finalists_of(had: Iterable[Contender], left: float, unit: str) -> list[tuple
     """The best trials, as many as can be repeated for what is left; none where that is fewer than two."""
     trials = {trial.key: (each.candidate, trial) for each in had for trial in each.trials if not trial.diverged}
     best = sorted(trials.values(), key=lambda pair: (pair[1].loss, -(pair[1].accuracy or 0.0)))[:FINALISTS]
-    while sum(trial.spent(unit) for _, trial in best) > left:
+    while len(best) > 1 and sum(trial.spent(unit) for _, trial in best) > left:
         best.pop()
     return best if len(best) > 1 else []
 

@@ -134,7 +134,7 @@ def with_wider_rates(best: Candidate, tried: Sequence[Candidate], methods: Colle
     A joint stage has two rates, and a candidate for each. `methods` are those whose rates may be others than given.
     """
     found = []
-    for key in best.values.keys() & _RATE_FIELDS.keys():
+    for key in [each for each in _RATE_FIELDS if each in best.values]:
         method = key.partition(".")[0] if "." in key else best.stage.method
         rates, own = {each.values[key] for each in tried}, best.values[key]
         if method not in methods or len(rates) < 2 or min(rates) < own < max(rates):
@@ -142,7 +142,7 @@ def with_wider_rates(best: Candidate, tried: Sequence[Candidate], methods: Colle
         rate = float(f"{own * WIDER if own == max(rates) else own / WIDER:.2g}")
         stage = best.stage.model_copy(update={_RATE_FIELDS[key]: rate})
         found.append(Candidate({**best.values, key: rate}, stage))
-    return sorted(found, key=lambda each: list(each.values.values()))
+    return found
 
 
 def _without_another(
