@@ -91,7 +91,7 @@ def test_lack_of_memory_says_nothing_about_a_fast_path():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = staged()
-    assert why_not_fast(model, out_of_memory, plain_loss(), ROWS, 0) is None
+    assert why_not_fast(model, out_of_memory, plain_loss(), ROWS, 0, "fast") is None
 
 
 def test_a_stage_whose_weights_reach_no_answer_is_refused():

@@ -15,6 +15,7 @@ from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.sweep import arrange
+from heft.training import checked_loss
 from heft.training.reuse import decide
 from heft.training.reuse.decide import first_equal
 from heft.training.reuse.prefix import PrefixReuse
@@ -138,6 +139,27 @@ def test_no_trial_computes_a_prefix_again(bench_of, counted):
         bench.train_on_top(below, FINE, [reft("l3")], [{}])
         bench.train_on_top(below, FINE, [reft("l2"), reft("l3")], [{}, {}])
     assert len(counted) - 24 <= 1 + 2 * 5  # one that tells their size, and the two rows on which each training is tried
+
+
+def test_trials_of_one_kind_are_tried_against_the_plain_path_once(bench_of, monkeypatch):
+    checks = []
+
+    def counted(*arguments):
+        checks.append(arguments)
+        return why_unlike(*arguments)
+
+    why_unlike = checked_loss._why_unlike
+    monkeypatch.setattr(checked_loss, "_why_unlike", counted)
+    found = {}
+    for name, before in (("alone", []), ("after others", [reft("l2", learning_rate=0.5), reft("l2", rank=4)])):
+        bench = bench_of(True)
+        for stage in before:
+            bench.train_on_top(None, FINE, [stage], [{}])
+        assert len(checks) == bool(before)
+        (found[name],) = bench.train_on_top(None, FINE, [reft("l2")], [{}])
+        assert len(checks) == 1
+        checks.clear()
+    assert found["alone"].row_losses == found["after others"].row_losses
 
 
 def test_a_trial_is_charged_for_no_prefix_and_its_recipe_is(bench_of):

@@ -3,6 +3,7 @@
 Shapes: B rows, K columns with logits, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from heft.evaluation.shared_prefix import Question, shared_batches
 from heft.models.equality import why_unequal
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
+from heft.models.verdicts import NothingTold, verdict
 from heft.reft.tracker import positions_of
 from heft.runtime.memory_errors import attempt
 
@@ -116,6 +118,20 @@ def why_not_shared(
     if not keeps_plain_keys(model):
         return None
     chosen = _chosen(examples)
+    rows = tuple((tuple(each.prompt), tuple(map(tuple, each.choices))) for each in chosen)
+    about = ("shared prefixes", None if kept is None else kept.start, rows)
+    return verdict(model, about, lambda: _why_unlike(model, chosen, pad_id, kept))
+
+
+def _why_unlike(
+    model: PreTrainedModel, chosen: Sequence[Question], pad_id: int, kept: KeptPrefixes | None
+) -> str | None:
+    """As `why_not_shared`, tried on these examples.
+
+    Raises:
+        NothingTold: there is no memory for the plain path, whose batches the evaluation itself halves; or it is not
+            finite.
+    """
 
     def scores(share_prefix: bool) -> list[float]:
         found = choice_log_likelihoods(
@@ -124,8 +140,8 @@ def why_not_shared(
         return [score for row in found for score in row]
 
     plain = attempt(lambda: scores(share_prefix=False))
-    if plain is None:
-        return None  # the evaluation itself halves its batches
+    if plain is None or not all(map(math.isfinite, plain[0])):
+        raise NothingTold
     return why_unequal(lambda: scores(share_prefix=True), *plain, *plain, model.dtype)
 
 

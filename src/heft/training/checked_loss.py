@@ -4,7 +4,8 @@ Fast paths rest on what most models do: plain keys and values, blocks that retur
 differ in ways that nobody has thought of, so it is tried.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +16,7 @@ from heft.data.encode import EncodedExample, training_batch
 from heft.errors import HeftError
 from heft.models.equality import why_unequal
 from heft.models.sharding import is_sharded, sliced_like, whole
+from heft.models.verdicts import NothingTold, verdict
 from heft.runtime.memory_errors import attempt
 from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
@@ -24,21 +26,42 @@ _SHAKE = 0.1
 
 
 def why_not_fast(
-    model: PreTrainedModel, fast: Loss, plain: Loss, rows: Sequence[EncodedExample], pad_id: int
+    model: PreTrainedModel, fast: Loss, plain: Loss, rows: Sequence[EncodedExample], pad_id: int, about: Hashable
 ) -> str | None:
     """Why the fast loss is not to be used, in words; None where it and its gradient equal the plain one's.
 
     Tried on the shortest and the longest row (a batch's `row_ids` are indices into `rows`), with trained weights that
-    are shaken meanwhile, so that edits change something.
+    are shaken meanwhile, so that edits change something. `about` names the fast loss (heft.models.verdicts).
     """
     chosen = of_unlike_length(rows)
+
+    def decide() -> str | None:
+        return _why_unlike(model, fast, plain, rows, chosen, pad_id)
+
+    return verdict(model, (about, tuple((tuple(rows[i].prompt), tuple(rows[i].answer)) for i in chosen)), decide)
+
+
+def _why_unlike(
+    model: PreTrainedModel,
+    fast: Loss,
+    plain: Loss,
+    rows: Sequence[EncodedExample],
+    chosen: Sequence[int],
+    pad_id: int,
+) -> str | None:
+    """As `why_not_fast`, tried on the chosen rows.
+
+    Raises:
+        NothingTold: there is no memory for the plain loss, which halves its batches in training only; or it is not
+            finite.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     together = [_batch(model, [rows[i] for i in chosen], chosen, pad_id)]
     alone = [_batch(model, [rows[i]], [i], pad_id) for i in chosen]
     with shaken(model, trained), torch.enable_grad():
         tried = attempt(lambda: [_loss_and_gradient(model, plain, trained, batches) for batches in (alone, together)])
-        if tried is None:
-            return None  # batches are halved in training only
+        if tried is None or not all(map(math.isfinite, tried[0][0] + tried[0][1])):
+            raise NothingTold
         return why_unequal(lambda: _loss_and_gradient(model, fast, trained, together), *tried[0], model.dtype)
 
 

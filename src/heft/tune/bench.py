@@ -1,8 +1,8 @@
 """One base model on which trials are trained and measured, each leaving the model as it was."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -16,6 +16,7 @@ from heft.data.padding import padding_matters
 from heft.data.rows import Data
 from heft.edits.positions import parse_positions
 from heft.models.load import Base
+from heft.models.verdicts import remembered
 from heft.recipe.grid import Configuration
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.sweep import why_not_swept
@@ -103,6 +104,7 @@ class Bench:
         reporter: hears of progress.
         tokens_per_pass: of configurations side by side.
         prefixes: the base's, for all trials (heft.tune.kept); None where each computes its own.
+        verdicts: on fast paths, found in one trial for all of its kind (heft.models.verdicts).
     """
 
     recipe: Recipe
@@ -114,6 +116,7 @@ class Bench:
     reporter: Reporter
     tokens_per_pass: int
     prefixes: SearchPrefixes | None = None
+    verdicts: dict[Hashable, str | None] = field(default_factory=dict)
 
     @cached_property
     def _split(self) -> tuple[list[EncodedExample], list[EncodedExample]]:
@@ -261,7 +264,8 @@ class Bench:
         if kept is not None or self.counter.alone(below, name, stage).reuse.kind == NOTHING:
             rows, stage = self.trained_rows, unmeasured(stage)
         loop = StageLoop(recipe_of_stages(self.recipe, stages), self.base, Data(rows, []), self.directory, heard)
-        return loop.train_stage(name, stage, plan, kept)
+        with remembered(self.verdicts):
+            return loop.train_stage(name, stage, plan, kept)
 
     def _attach(self, before: Before | None) -> None:
         """Put the stage before on the model, trained and frozen."""
@@ -280,7 +284,8 @@ class Bench:
         kept = self._kept(below, name, [stages[name]])
         pad_id = self.base.tokenizer.pad_token_id
         behind = kept and QuestionPrefixes(kept.base, self.base.model, kept.shared.start, pad_id)
-        return measured_alone(self.base, self.recipe, self.validation_rows, behind)
+        with remembered(self.verdicts):
+            return measured_alone(self.base, self.recipe, self.validation_rows, behind)
 
     def _kept(self, below: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> StagePrefixes | None:
         """The prefixes behind which these are trained; None where each computes its own."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel
 
@@ -34,12 +34,17 @@ NOT_FINITE = Measured(None, None)
 def measured_alone(
     base: Base, recipe: Recipe, rows: Sequence[EncodedExample], kept: KeptPrefixes | None = None
 ) -> Measured:
-    """The model as it is on these rows; `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`."""
+    """The model as it is on these rows, with its accuracy where all choices are single tokens: others cost passes that
+    the loss does not need. `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`."""
     model, tokenizer, settings = base.model, base.tokenizer, recipe.evaluation
     try:
         if not rows[0].choices:
             losses = reference_losses(model, rows, settings.batch_size, tokenizer.pad_token_id)
             return _measured([loss * len(row.answer) for loss, row in zip(losses, rows, strict=True)], rows, None)
+        if any(len(choice) > 1 for row in rows for choice in row.choices):
+            answers = [replace(row, choices=(row.answer,)) for row in rows]
+            scores = _scores(model, tokenizer.pad_token_id, answers, settings, kept)
+            return _measured([-own[0] for own in scores], rows, None)
         scores = _scores(model, tokenizer.pad_token_id, rows, settings, kept)
     except NotFinite:
         return NOT_FINITE

@@ -22,8 +22,8 @@ class Outcome:
         stages: its stages as a recipe has them, validation share included.
         values: what was tried in the last one.
         loss: mean of −ln p over the answer tokens of the validation rows; None where it diverged.
-        accuracy: share of the validation rows that are answered correctly; None where answers are generated, or where
-            it was trained side by side with others.
+        accuracy: share of the validation rows that are answered correctly; None where answers are generated or
+            a choice has several tokens, or where it was trained side by side with others.
         row_losses: −ln p of each validation row's answer.
         seed_losses: where this stands for trainings of one recipe with several seeds, the loss of each, the recipe's
             own first; `loss`, `accuracy` and `row_losses` are then means over them.

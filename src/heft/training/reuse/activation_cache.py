@@ -4,7 +4,7 @@ Shapes: B rows, S cached tokens, W numbers cached per token. A row's activations
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -44,6 +44,11 @@ class CachedActivations(ABC):
     pad_id: int
     store: Store
     rows_per_pass: int = ROWS_PER_PASS
+
+    @property
+    def kind(self) -> Hashable:
+        """What of it may be right or wrong for a model (heft.models.verdicts)."""
+        return type(self).__name__, self.start
 
     @property
     @abstractmethod

@@ -59,7 +59,7 @@ def may_be_fused(model: PreTrainedModel, rows: Sequence[EncodedExample], pad_id:
     with fused_lora(model) as layers:
         if not layers:
             return False
-    why_not = why_not_fast(model, fused, plain, rows, pad_id)
+    why_not = why_not_fast(model, fused, plain, rows, pad_id, "fused")
     if why_not is not None:
         reporter.note(f"fused is off, PEFT's own layers compute: {why_not}")
     return why_not is None
@@ -103,7 +103,7 @@ def loss_for(
     else:
 
         def why_not_this(form: Reuse) -> str | None:
-            return why_not_fast(model, form.loss, plain, rows, pad_id)
+            return why_not_fast(model, form.loss, plain, rows, pad_id, form.kind)
 
         reuse, why_not = first_equal(forms_of(reuse, attention), why_not_this, reporter)
     if why_not is not None:

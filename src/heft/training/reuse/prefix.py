@@ -8,7 +8,7 @@ gradients are those of the plain path.
 Shapes: B rows, T tokens; S prefix tokens, W numbers of a token in the cache (heft.models.prefix_states).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +50,10 @@ class PrefixReuse(CachedActivations):
     of_base: bool = False
     lacks: int | None = None
     spare: SpareMemory = field(default_factory=SpareMemory)
+
+    @property
+    def kind(self) -> Hashable:
+        return super().kind, self.in_place, self.of_base, self.lacks
 
     @property
     def loss(self) -> Loss:

@@ -78,7 +78,7 @@ class BasePrefixes:
 
     def __init__(self, rows: Sequence[EncodedExample], lacks: int, rows_per_pass: int):
         self.lacks, self._rows, self._rows_per_pass = lacks, rows, rows_per_pass
-        self._numbers = {id(row): number for number, row in enumerate(rows)}
+        self._numbers = {id(row.prompt): number for number, row in enumerate(rows)}
         self._store: Store | None = None
         self._scratch: tempfile.TemporaryDirectory | None = None
         self._layout: list[tuple[int, int]] = []
@@ -110,8 +110,8 @@ class BasePrefixes:
         )
 
     def number(self, row: EncodedExample) -> int:
-        """Of one of the rows."""
-        return self._numbers[id(row)]
+        """Of one of the rows, or of one that has its prompt, the very object."""
+        return self._numbers[id(row.prompt)]
 
     def store(self, kind: str) -> Store:
         """The store that an earlier stage has filled, or a new one of that kind."""
