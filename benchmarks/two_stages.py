@@ -110,7 +110,19 @@ def result_of(folder: Path, budget: str) -> dict:
         "arms": [{key: arm[key] for key in arm_keys} for arm in comparison["arms"]],
         "pairs": [{key: pair[key] for key in pair_keys} for pair in comparison["pairs"]],
         "tuned": {arm["arm"]: tuned_arm(arm) for arm in tuned["arms"]},
+        "stages": {arm["name"]: found for arm in comparison["arms"] if (found := accuracies(folder / "study", arm))},
     }
+
+
+def accuracies(study: Path, arm: dict) -> dict[str, list[float]]:
+    """After each stage of an arm, by seed; what the second one added is their difference."""
+    found: dict[str, list[float]] = {}
+    for seed in arm["seeds"]:
+        run = study / arm["name"] / f"seed-{seed}" / "summary.json"
+        for stage in json.loads(run.read_text())["stages"] if run.is_file() else ():
+            if stage["steps"]:
+                found.setdefault(stage["name"], []).append(stage["accuracy"])
+    return found
 
 
 def tuned_arm(arm: dict) -> dict:
