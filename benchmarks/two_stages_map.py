@@ -26,6 +26,14 @@ NAMES = {
     "lora-lora": "LoRA, then LoRA",
     "joint": "both at once",
 }
+SETS = {
+    "agnews": "AG News",
+    "arc_easy": "ARC-easy",
+    "banking77": "Banking77",
+    "boolq": "BoolQ",
+    "siqa": "SIQA",
+    "sst2": "SST-2",
+}
 ROW = 34
 """Of the figure, for a cell."""
 
@@ -104,7 +112,7 @@ def figure(cells: list[Cell]) -> str:
     """Two stages against the best single one in each cell, with intervals, as an SVG file."""
     cells = [cell for cell in cells if TWO in cell.arms]
     ends = [value for cell in cells for value in (*cell.difference, 0.0)]
-    x = axis("LoRA, then ReFT, less the better single method: points of accuracy", ends)
+    x = axis("two stages less the better single method, points", ends)
     drawing = Drawing(x, Axis("", 0, len(cells)), TOP + BOTTOM + ROW * len(cells), left=RIGHT, y_axis=False)
     drawing.segment((0, 0), (0, len(cells)), "rule")
     for place, cell in enumerate(cells):
@@ -114,7 +122,7 @@ def figure(cells: list[Cell]) -> str:
         drawing.dot((difference, y), f"fill {kind}", 4)
         name, _, rows = cell.name.rpartition("-")
         accuracies = f"{NAMES[cell.single]} {cell.percent(cell.single)} %, two stages {cell.percent(TWO)} %"
-        drawing.text(RIGHT, TOP + ROW * place + 10, f"{name}, {rows} rows: {accuracies}")
+        drawing.text(RIGHT, TOP + ROW * place + 10, f"{SETS.get(name, name)}, {rows} rows: {accuracies}")
     return drawing.file("Two stages against the better single method, by data set and training rows")
 
 

@@ -52,7 +52,7 @@ def test_the_logits_are_pefts_to_rounding(catalog, names, simple, few, monkeypat
         found.clear()
         fast = _logits(catalog, names)
     # products of other shapes add up in another order: 1.2e-5 on an Intel processor with AMX, less elsewhere
-    torch.testing.assert_close(fast, plain, rtol=0, atol=3e-5 * plain.abs().max().item())
+    torch.testing.assert_close(fast, plain, rtol=0, atol=2e-5 * plain.abs().max().item())
     assert count > 0
     assert None not in found
     if simple is not None:

@@ -231,6 +231,21 @@ def test_choices_are_scored_behind_them_as_without(bench_of, positions):
         assert one == rounded(other)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_trial_has_the_loss_of_its_answers_whatever_the_other_choices_are(bench_of, keeps):
+    bench, tried = bench_of(keeps), lora("l4+")
+    rows, pad_id = bench.validation_rows, bench.base.tokenizer.pad_token_id
+    assert any(len(choice) > 1 for row in rows for choice in row.choices)
+    with gone_afterwards(bench.base.model):
+        bench.train_stage({COARSE: tried}, COARSE, tried)
+        found = bench.measure({COARSE: tried})
+        scores = plain_log_likelihoods(bench.base.model, rows, 4, pad_id)
+    expected = [-own[row.choices.index(row.answer)] for own, row in zip(scores, rows, strict=True)]
+    assert found.row_losses == rounded(expected)
+    assert found.loss == pytest.approx(sum(expected) / sum(len(row.answer) for row in rows))
+    assert found.accuracy is None
+
+
 def test_a_search_computes_them_once_and_a_resumed_one_again(tmp_path, counted):
     found = searched(tmp_path, "lora, reft", task="{name: whereabouts, train_size: 24, eval_size: 8}")
     trainings = {each.key for each in found.trials.outcomes.values()}
