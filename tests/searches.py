@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from heft.recipe.files import load_recipe
-from heft.tune import arms, prices
+from heft.tune import arms, forks, planner, prices, rounds
 from heft.tune.ledger import Ledger
 from heft.tune.run import tune
 from tiny_recipe import write_recipe
@@ -15,7 +15,7 @@ STAGES = (
     "{coarse: {method: lora, rank: 2, batch_size: 4, targets: [q_proj, v_proj]},"
     " fine: {method: reft, positions: l2, batch_size: 4}}"
 )
-SMALL = "holdout: 0.3, rungs: 2, keep: 2, forks: 2, lora: {rank: [2], learning_rate: [1e-2, 3e-2]}"
+SMALL = "holdout: 0.3, rungs: 2, keep: 2, lora: {rank: [2], learning_rate: [1e-2, 3e-2]}"
 LEAST_STEPS = 3
 """Of the shortest trial, so that searches take seconds."""
 ALL_ARMS = 120e9
@@ -26,7 +26,7 @@ TWO_ARMS = 48e9
 def quick_tune(recipe, budget: str, **options):
     """`heft tune` with short trials, and without the run of the best unless it is asked for."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (arms, prices):
+        for module in (arms, forks, planner, prices, rounds):
             patch.setattr(module, "LEAST_STEPS", LEAST_STEPS)
         return tune(recipe, budget, **{"runs_best": False, **options})
 

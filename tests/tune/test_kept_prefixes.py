@@ -24,6 +24,7 @@ from heft.tune.kept import QuestionPrefixes, SearchPrefixes, keep_prefixes, leas
 from heft.tune.logged import Kept
 from heft.tune.prices import Counter
 from heft.tune.trial import COARSE, FINE
+from heft.tune.weights import WeightsInMemory
 from searches import TWO_ARMS, quick_tune, searched
 from tiny_recipe import write_recipe
 from tolerance import of_losses, rounded
@@ -50,7 +51,7 @@ def bench_of(tmp_path):
         rows = read_data(recipe, Reporter()).train
         kept = keep_prefixes(base.model, rows, LACKS, base.tokenizer.pad_token_id) if keeps else None
         counter = Counter(recipe, rows, 4096, keeps_prefixes=keeps)
-        return Bench(recipe, base, rows, 0.25, counter, Kept(), Reporter(), 4096, kept)
+        return Bench(recipe, base, rows, 0.25, counter, Kept(), Reporter(), 4096, WeightsInMemory(), kept)
 
     return make
 

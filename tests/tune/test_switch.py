@@ -2,12 +2,7 @@
 
 import pytest
 
-from heft.tune.switch import Offer
-
-
-def switch_of(found):
-    """The number of the first fork that is the switch."""
-    return next(number for number, offer in enumerate(found) if offer.is_the_switch)
+from heft.tune.switch import Offer, switch_of
 
 
 def offers(coarse, fine, costs=(1.0, 1.0)):
@@ -23,33 +18,38 @@ def offers(coarse, fine, costs=(1.0, 1.0)):
     return found
 
 
-def test_the_switch_is_where_a_unit_of_cost_first_buys_more_in_the_fine_stage():
+def test_what_a_unit_of_cost_buys_is_the_fall_of_the_loss():
     # the coarse stage falls by 1.0, 0.4 and 0.08 a step, the fine one by 0.3 wherever it begins
     coarse = [3.0, 2.0, 1.2, 0.88]
     found = offers(coarse, [loss - 0.3 for loss in coarse])
     assert [offer.coarse_buys for offer in found[:3]] == pytest.approx([1.0, 0.4, 0.08])
+    assert found[3].coarse_buys is None
     assert [offer.fine_buys for offer in found] == pytest.approx([0.3] * 4)
+    cheap = offers(coarse, [loss - 0.3 for loss in coarse], costs=(1.0, 0.25))
+    assert [offer.fine_buys for offer in cheap] == pytest.approx([1.2] * 4)
+
+
+def test_a_second_stage_that_buys_more_than_a_segment_is_no_switch_where_a_later_fork_ends_lower():
+    found = offers([0.90, 0.70, 0.25], [0.40, 0.35, 0.24])
+    assert found[0].fine_buys > found[0].coarse_buys
     assert switch_of(found) == 2
 
 
-def test_a_cheap_fine_stage_is_switched_to_earlier():
-    coarse = [3.0, 2.0, 1.2, 0.88]
-    assert switch_of(offers(coarse, [loss - 0.3 for loss in coarse], costs=(1.0, 0.25))) == 0
+def test_the_switch_is_early_where_a_second_stage_reaches_lower_from_there():
+    assert switch_of(offers([0.90, 0.70, 0.60], [0.40, 0.30, 0.35])) == 1
 
 
-def test_where_the_coarse_stage_always_buys_more_the_switch_is_at_its_end():
-    coarse = [8.0, 6.0, 3.0, 0.5]
-    assert switch_of(offers(coarse, [loss - 0.01 for loss in coarse])) == 3
-
-
-def test_a_fine_stage_that_diverged_buys_nothing_and_a_coarse_one_that_did_cannot_go_on():
-    assert switch_of(offers([3.0, 2.9, 2.8], [None, 2.0, 2.0])) == 1
-    assert Offer(1, 3.0, None, None, 2.9, 1.0).is_the_switch
+def test_the_coarse_stage_alone_counts_where_no_second_stage_lowered_it():
+    assert switch_of(offers([0.90, 0.50, 0.30], [0.40, 0.35, 0.60])) == 2
     assert switch_of(offers([3.0, 2.0], [None, None])) == 1
+
+
+def test_of_forks_that_reach_the_same_the_first_is_taken():
+    assert switch_of(offers([0.9, 0.3, 0.2], [0.2, 0.3, 0.2])) == 0
 
 
 def test_a_loss_that_rises_buys_less_than_nothing():
     offer = Offer(1, 1.0, 1.2, 1.0, 0.99, 1.0)
     assert offer.coarse_buys == pytest.approx(-0.2)
-    assert offer.is_the_switch
+    assert offer.reached == 0.99
     assert offer.as_dict()["fine_buys"] == pytest.approx(0.01)

@@ -25,6 +25,21 @@ def recipe(recipe_file, stages, tune="null"):
     return load_recipe(recipe_file(stages, f"tune: {tune}"))
 
 
+@pytest.mark.parametrize("method", ["lora", "reft"])
+def test_rates_behind_a_coarse_stage_are_lower_unless_a_list_is_given(method, recipe_file):
+    mine = recipe(recipe_file, f"{{a: {{method: {method}, learning_rate: 1e-3}}}}")
+    resolved = resolved_space(mine, SMALL_MODEL, shortest=99)
+
+    def rates(of_any_rate, second):
+        tried = candidates(resolved, method, SMALL_MODEL, second, of_any_rate)
+        return list(dict.fromkeys(each.values["learning_rate"] for each in tried))
+
+    assert set(rates(methods_of_any_rate(mine), second=False)) == {1e-3, 3e-4, 3e-3}
+    behind = rates(methods_of_any_rate(mine), second=True)
+    assert (behind[0], set(behind)) == (3e-4, {3e-4, 1e-4, 1e-3})
+    assert set(rates((), second=True)) == {1e-3, 3e-4, 3e-3}
+
+
 def test_the_first_few_of_a_spread_have_every_value_equally_often():
     grid = {"a": [1, 2, 3], "b": ["x", "y"], "c": [0.1, 0.2, 0.3]}
     found = spread(grid, seed=0)

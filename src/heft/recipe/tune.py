@@ -24,9 +24,7 @@ FIXED = {
     **dict.fromkeys(("steps", "epochs"), "the search decides how long a trial trains"),
     **dict.fromkeys(("early_stopping", "best_checkpoint"), "a trial trains its whole schedule"),
     "evaluate_every": "a trial is measured at its end",
-    **dict.fromkeys(
-        ("schedule", "decay"), "a coarse stage that is forked has its own; set it in the stage for all others"
-    ),
+    **dict.fromkeys(("schedule", "decay"), "all trials have the stage's own; set it there"),
     "holdout": "all trials are measured on the same rows; set tune.holdout",
     "batch_size": "trials of equal length see equally many rows; set it in the stage",
     "seed": "trials differ in their settings alone; `heft compare` runs the arms with several seeds",
@@ -60,8 +58,9 @@ class TuneSettings(Settings):
     a fresh second LoRA (the control for a second schedule); both at once."""
     lora: dict[str, Values] = Field(default={})
     """Settings of LoRA stages with lists of values to try, such as {learning_rate: [5e-4, 1e-3], rank: [8, 16]}.
-    Without a list for it, learning_rate is tried at 1, 0.3 and 3 times the stage's own, positions are l8+ and all, and
-    rank is 8 and 16, each after the stage's own; positions that the shortest prompt has not are left out."""
+    Without a list for it, learning_rate is tried at 1, 0.3 and 3 times the stage's own (in a second stage at 0.3, 0.1
+    and 1 times), positions are l8+ and all, and rank is 8 and 16, each after the stage's own; positions that the
+    shortest prompt has not are left out."""
     reft: dict[str, Values] = Field(default={})
     """The same of ReFT stages; without a list for it, positions are l4, l4+ and l1, and rank is 4 and 8."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
@@ -71,9 +70,6 @@ class TuneSettings(Settings):
     """Rounds of successive halving in an arm; each costs the same, so fewer trials are longer ones."""
     keep: int = Field(default=3, ge=2)
     """Of a round's trials, the best one in so many goes on to the next."""
-    forks: int = Field(default=4, ge=1, le=8)
-    """Places on the way of a coarse stage at which the switch to the second stage is tried, each twice as late as the
-    one before."""
     most_epochs: float = Field(default=20.0, gt=0)
     """Passes over the training rows that a stage takes at most, whatever the budget."""
     tokens_per_pass: int = Field(default=4096, ge=1)

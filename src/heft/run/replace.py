@@ -33,7 +33,7 @@ _OF_A_RUN = {
     "best.yaml",
     "study.yaml",
     "run",
-    "trunks",
+    "weights",
 }
 """What runs, sweeps and searches write."""
 

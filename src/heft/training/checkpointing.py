@@ -70,10 +70,9 @@ class StageCheckpoint:
 class CheckpointPlan:
     """When a stage writes checkpoints, and from which one it resumes; `write` is called in every process.
 
-    After the last step there is one only `at_the_end`, and where it is due.
+    After the last step there is none.
     """
 
     settings: CheckpointSettings
     write: Callable[[StageCheckpoint], None]
     resume_from: StageCheckpoint | None = None
-    at_the_end: bool = False

@@ -191,9 +191,7 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         """Write a checkpoint when one is due or a signal asks for the end, which is then a `Stopped`."""
         step = self.progress.step
-        if self.plan is None or self.early_stopping.reason is not None:
-            return
-        if step == self.steps and not self.plan.at_the_end:
+        if self.plan is None or self.early_stopping.reason is not None or step == self.steps:
             return
         is_due = self.plan.settings.is_due(step, time.monotonic() - self._saved_at)
         ends, is_due = distributed.any_of(signals.requested() is not None, is_due)

@@ -8,9 +8,11 @@
 | ledger.py | trials.jsonl: all that is finished, and each arm's account |
 | bench.py, measure.py | one base model on which trials are trained, and measured |
 | prices.py | what a trial will cost, so how long it may be |
-| halving.py | rounds of successive halving: which trials go on |
-| trunk.py | a coarse stage with a constant rate, and the forks on its way |
-| switch.py | whether a unit of budget buys more in the coarse or in the fine stage |
+| planner.py | which candidates are trained for how long, and their training |
+| halving.py, rounds.py | rounds of successive halving: which trials go on, and an arm's rounds |
+| repeats.py | an arm's best trials with another seed, and its best recipe |
+| forks.py, switch.py | second stages at the forks of a coarse stage, and the fork where the switch is |
+| weights.py | trained coarse stages, to build on |
 | arms.py | each arm's search, piece by piece |
 | news.py | what a person hears on the way |
 | trainers.py, member.py, logged.py | who trains the trials of a round: this process, or a cluster |

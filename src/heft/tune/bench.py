@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from transformers import set_seed
 
-from heft.adapters.attach import finish
+from heft.adapters.attach import adapter_parameters, finish
 from heft.adapters.detach import gone_afterwards
 from heft.adapters.existing import begin_stage
 from heft.data.encode import EncodedExample
@@ -25,9 +25,9 @@ from heft.run.stage_loop import StageLoop
 from heft.runtime.reporter import Reporter, Reporters
 from heft.sweep.arrange import side_by_side
 from heft.sweep.forward import can_stand_side_by_side
+from heft.sweep.learner import Learner
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
-from heft.training.checkpointing import CheckpointPlan
 from heft.training.guards import Diverged
 from heft.training.modes import trained_parameters
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
@@ -39,6 +39,7 @@ from heft.tune.kept import QuestionPrefixes, SearchPrefixes
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
+from heft.tune.weights import WeightFiles, WeightsInMemory
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Before:
         seconds: of training it.
         flops: the same.
         weights: gives those of its adapter at the end of training, by name.
+        is_estimated: whether the seconds are, since it was trained side by side with others.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Before:
     seconds: float
     flops: float
     weights: Callable[[], Mapping[str, torch.Tensor]]
+    is_estimated: bool = False
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -103,6 +106,7 @@ class Bench:
         directory: whose metrics.jsonl gets every step.
         reporter: hears of progress.
         tokens_per_pass: of configurations side by side.
+        weights: of trials behind which others are tried (heft.tune.weights).
         prefixes: the base's, for all trials (heft.tune.kept); None where each computes its own.
         verdicts: on fast paths, found in one trial for all of its kind (heft.models.verdicts).
     """
@@ -115,6 +119,7 @@ class Bench:
     directory: RunDirectory
     reporter: Reporter
     tokens_per_pass: int
+    weights: WeightFiles | WeightsInMemory
     prefixes: SearchPrefixes | None = None
     verdicts: dict[Hashable, str | None] = field(default_factory=dict)
 
@@ -156,15 +161,31 @@ class Bench:
         return parse_positions(stage.positions).reach_back() is not None
 
     def train_on_top(
-        self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict]
+        self,
+        before: Before | None,
+        name: str,
+        stages: Sequence[Stage],
+        values: Sequence[dict],
+        keeps: bool = False,
     ) -> list[Outcome]:
         """Train a stage called `name`, or several side by side (a group of `groups`), on top of what is before, and
-        measure them. The model is left as it was."""
+        measure them. The model is left as it was; `keeps`: whether the trained weights are there for `weights_of`."""
         if len(stages) > 1:
-            return self._together(before, name, stages, values)
-        return [self._alone(before, name, stages[0], values[0])]
+            return self._together(before, name, stages, values, keeps)
+        return [self._alone(before, name, stages[0], values[0], keeps)]
 
-    def _alone(self, before: Before | None, name: str, stage: Stage, values: dict) -> Outcome:
+    def weights_of(self, name: str, stage: Stage) -> Mapping[str, torch.Tensor]:
+        """The trained weights of a trial of one stage, by name: as they were kept, or else trained again."""
+        key = key_of({name: stage})
+        kept = self.weights.of(key)
+        if kept is None:
+            with gone_afterwards(self.base.model):
+                self.train_stage({name: stage}, name, stage)
+                kept = _copied(adapter_parameters(self.base.model, [name]))
+            self.weights.keep(key, kept)
+        return kept
+
+    def _alone(self, before: Before | None, name: str, stage: Stage, values: dict, keeps: bool) -> Outcome:
         started = time.perf_counter()
         stages = {**(before.stages if before else {}), name: stage}
         with gone_afterwards(self.base.model):
@@ -172,6 +193,8 @@ class Bench:
             try:
                 _, outcome = self.train_stage(stages, name, stage)
                 training, measured = outcome.seconds, self.measure(stages)
+                if keeps:
+                    self.weights.keep(key_of(stages), _copied(adapter_parameters(self.base.model, [name])))
             except Diverged:
                 training, measured = time.perf_counter() - started, NOT_FINITE
         found = self._outcome(before, name, stage, values, measured)
@@ -179,7 +202,7 @@ class Bench:
         return replace(found, seconds=seconds, trained_seconds=training, training_seconds=alone)
 
     def _together(
-        self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict]
+        self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict], keeps: bool
     ) -> list[Outcome]:
         started = time.perf_counter()
         below = before.stages if before else {}
@@ -198,8 +221,17 @@ class Bench:
             with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet, kept) as training:
                 trained = training.train(name, quiet)
                 measured = measured_together(training, self.validation_rows)
+                if keeps:
+                    self._keep(keys, name, training.learners)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
         return self._shared_out(found, before, name, stages, trained, time.perf_counter() - started)
+
+    def _keep(self, keys: Sequence[str], name: str, learners: Sequence[Learner]) -> None:
+        """The trained weights of configurations side by side, named as in a stage of this name."""
+        for key, learner in zip(keys, learners, strict=True):
+            adapter = learner.configuration.adapter
+            own = {each.replace(f".{adapter}.", f".{name}."): p for each, p in learner.parameters.items()}
+            self.weights.keep(key, _copied(own))
 
     def _shared_out(
         self,
@@ -243,14 +275,13 @@ class Bench:
             prefix_flops=flops - paid if prefix_seconds else 0.0,
             before_seconds=before.seconds if before else 0.0,
             before_flops=before.flops if before else 0.0,
+            before_is_estimated=before is not None and before.is_estimated,
             behind=reach_back(name, stage) is not None,
             steps=stage.steps,
         )
 
-    def train_stage(
-        self, stages: Mapping[str, Stage], name: str, stage: Stage, plan: CheckpointPlan | None = None
-    ) -> tuple[int, StageOutcome]:
-        """Train the last of these stages as `heft train` does, in place of it one of another length.
+    def train_stage(self, stages: Mapping[str, Stage], name: str, stage: Stage) -> tuple[int, StageOutcome]:
+        """Train the last of these stages as `heft train` does.
 
         `heft train` measures the validation rows at the end; here trials are measured afterwards. So a stage gets the
         rows that it trains on alone, where it caches no activations of others with them.
@@ -265,13 +296,13 @@ class Bench:
             rows, stage = self.trained_rows, unmeasured(stage)
         loop = StageLoop(recipe_of_stages(self.recipe, stages), self.base, Data(rows, []), self.directory, heard)
         with remembered(self.verdicts):
-            return loop.train_stage(name, stage, plan, kept)
+            return loop.train_stage(name, stage, prefixes=kept)
 
     def _attach(self, before: Before | None) -> None:
         """Put the stage before on the model, trained and frozen."""
         if before is None:
             return
-        weights = before.weights()  # which may have to be trained, on the bare base
+        weights = before.weights()  # which may have to be trained again, on the bare base
         recipe = recipe_of_stages(self.recipe, before.stages)
         set_seed(recipe.stage_seed(before.name))
         attached = begin_stage(self.base.model, before.name, before.stage, self.base.tokenizer)
@@ -302,6 +333,10 @@ class Bench:
         costs = self.counter.alone(below, name, stages[name])
         share = min(1.0, costs.planned_passes) * len(costs.rows) / len(self.rows)
         return 0.0 if costs.is_filled else share * self.prefixes.seconds
+
+
+def _copied(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
 
 
 def _parted(stages: Mapping[str, Stage]) -> tuple[dict[str, Stage], str]:

@@ -93,8 +93,9 @@ class Member:
         self._bench: Any = None
         take_environment(bringing.environment, bringing.gpus)
 
-    def work(self, piece: list[Any]) -> tuple[list[Any], list[dict]]:
-        """Train a piece (heft.tune.trainers.Piece, in a list likewise); its outcomes, and what is logged of it.
+    def work(self, piece: list[Any]) -> tuple[list[Any], list[dict], dict[str, dict[str, Any]]]:
+        """Train a piece (heft.tune.trainers.Piece, in a list likewise); its outcomes, what is logged of it, and the
+        trained weights where it keeps them, by key.
 
         Raises:
             HeftError: this node differs from the one where the search runs.
@@ -104,8 +105,9 @@ class Member:
         bench = self._bench = self._bench or self._made()
         (piece,) = ray.get(list(piece))
         bench.directory.logged.clear()
-        outcomes = bench.train_on_top(piece.before, piece.name, piece.stages, piece.values)
-        return outcomes, list(bench.directory.logged)
+        bench.weights.kept.clear()
+        outcomes = bench.train_on_top(piece.before, piece.name, piece.stages, piece.values, piece.keeps)
+        return outcomes, list(bench.directory.logged), dict(bench.weights.kept)
 
     def _made(self) -> Any:
         with suppress(OSError):
@@ -121,6 +123,7 @@ class Member:
         from heft.tune.logged import Kept
         from heft.tune.prices import Counter
         from heft.tune.space import settings_of
+        from heft.tune.weights import WeightsInMemory
 
         quiet()
         torch.set_num_threads(self._bringing.threads)
@@ -133,4 +136,5 @@ class Member:
         lacks, pad_id = self._bringing.lacks, base.tokenizer.pad_token_id
         prefixes = None if lacks is None else keep_prefixes(base.model, rows, lacks, pad_id)
         counter = Counter(recipe, rows, most, keeps_prefixes=lacks is not None)
-        return Bench(recipe, base, rows, self._bringing.holdout, counter, Kept(), Reporter(), most, prefixes)
+        weights = WeightsInMemory()
+        return Bench(recipe, base, rows, self._bringing.holdout, counter, Kept(), Reporter(), most, weights, prefixes)

@@ -50,14 +50,18 @@ def too_little_in_words(account: Account, what: str) -> str:
 
 
 def offer_in_words(account: Account, offer: Offer) -> str:
-    """What both stages offer at a fork, and what follows."""
+    """What both stages offer at a fork."""
     unit, scale = {"seconds": ("second", 1.0), "flops": ("10¹² FLOP", 1e12)}[account.unit]
 
     def worth(value: float | None) -> str:
         return "nothing" if value is None else f"{scale * value:.4g}"
 
-    then = "switch here" if offer.is_the_switch else "go on"
     return (
         f"{account.arm}, fork at step {offer.step:,}: loss {offer.loss:.4f}; a {unit} buys {worth(offer.fine_buys)} in"
-        f" the second stage, {worth(offer.coarse_buys)} in the first: {then}"
+        f" the second stage, {worth(offer.coarse_buys)} in the first"
     )
+
+
+def switch_in_words(account: Account, offer: Offer) -> str:
+    """Where second stages are searched."""
+    return f"{account.arm}: the switch is at step {offer.step:,}, where the loss is {offer.reached:.4f} at its lowest"

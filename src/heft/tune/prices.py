@@ -185,9 +185,11 @@ class Prices:
         return trained / sum(each.flops for each in recent), rest / len(recent)
 
     def of_last_stage(self, outcome: Outcome) -> float:
-        """What training a trial's last stage alone costs; seconds are estimated where it was not trained alone."""
-        if self.unit == "flops":
-            return outcome.training_flops
+        """What training a trial's last stage alone costs."""
+        return outcome.training_flops if self.unit == "flops" else self.seconds_alone(outcome)
+
+    def seconds_alone(self, outcome: Outcome) -> float:
+        """Seconds of training a trial's last stage alone; estimated where it was not trained alone."""
         if outcome.training_seconds is not None:
             return outcome.training_seconds
         flop, _ = self.speed(outcome.kind, outcome.behind, together=False)

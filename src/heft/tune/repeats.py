@@ -18,6 +18,9 @@ FINALISTS = 3
 """Trials that are repeated."""
 REPEAT_SHARE = 1 / 3
 """Of an arm's budget, what rounds leave for that: a last round of one trial costs a third of the rest."""
+SLACK = 1.1
+"""Of what is left, what repeats may cost: rounds and repeats are planned to the same amount, and none comes to it
+exactly."""
 SEEDS_APART = 100
 """The other seed's distance from the recipe's."""
 
@@ -26,7 +29,7 @@ def finalists_of(had: Iterable[Contender], left: float, unit: str) -> list[tuple
     """The best trials, as many as can be repeated for what is left; none where that is fewer than two."""
     trials = {trial.key: (each.candidate, trial) for each in had for trial in each.trials if not trial.diverged}
     best = sorted(trials.values(), key=lambda pair: (pair[1].loss, -(pair[1].accuracy or 0.0)))[:FINALISTS]
-    while len(best) > 1 and sum(trial.spent(unit) for _, trial in best) > left:
+    while len(best) > 1 and sum(trial.spent(unit) for _, trial in best) > SLACK * left:
         best.pop()
     return best if len(best) > 1 else []
 

@@ -7,7 +7,7 @@ tune.json, table.md, tune.svg   the arms, best first
 arms/<arm>.yaml, best.yaml      each arm's best, and the one that is taken, as recipes for `heft train`
 study.yaml                      the arms as a study, for `heft compare`
 run/                            the run of best.yaml
-trunks/                         checkpoints of coarse stages, while the search runs
+weights/                        trained coarse stages, while the search runs
 """
 
 import shutil
@@ -43,6 +43,7 @@ from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
 from heft.tune.ledger import Account, Ledger
 from heft.tune.member import Member, bringing_for
+from heft.tune.planner import Planner
 from heft.tune.prefixes import cost_of_prefixes, prefixes_for
 from heft.tune.prices import Counter, Prices
 from heft.tune.ready import require_places_for, require_ready
@@ -53,6 +54,7 @@ from heft.tune.space import candidates, methods_of_any_rate, resolved_space, set
 from heft.tune.trainers import OnACrew, OnTheBench, Trainer
 from heft.tune.trial import COARSE, recipe_of_stages
 from heft.tune.verdict import results_of
+from heft.tune.weights import WeightFiles
 
 LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 100, 1000, 0.2
 """Validation rows where `tune.holdout` is null; never more than half of all rows."""
@@ -142,15 +144,14 @@ def _tuned(
         else:
             directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
         search = _search(searched, budget, base, data.train, directory, reporter)
-        search.methods_of_any_rate = methods_of_any_rate(recipe)
-        with _trainer(search, cluster) as search.trainer:
+        search.planner.methods_of_any_rate = methods_of_any_rate(recipe)
+        with _trainer(search.planner.bench, cluster) as search.planner.trainer:
             return _searched(search, budget)
 
 
 @contextmanager
-def _trainer(search: Search, cluster: Cluster | None) -> Iterator[Trainer]:
+def _trainer(bench: Bench, cluster: Cluster | None) -> Iterator[Trainer]:
     """Who trains the trials of the search's rounds."""
-    bench = search.bench
     if cluster is None:
         yield OnTheBench(bench)
         return
@@ -191,8 +192,8 @@ def holdout_for(settings: TuneSettings, rows: int) -> float:
 
 def _searched(search: Search, budget: Budget) -> Tuned:
     """Everything but the run of the best; what is there where Ctrl-C ends the search."""
-    bench, path, interrupted = search.bench, search.bench.directory.path, False
-    each = in_unit(next(iter(search.accounts.values())).amount, search.prices.unit)
+    planner, bench, interrupted = search.planner, search.planner.bench, False
+    path, each = bench.directory.path, in_unit(next(iter(search.accounts.values())).amount, planner.prices.unit)
     measured = f"{len(bench.validation_rows):,} of {len(bench.rows):,} training rows"
     bench.reporter.note(f"{', '.join(search.accounts)}: {each} each; trials are measured on {measured}")
     try:
@@ -203,10 +204,10 @@ def _searched(search: Search, budget: Budget) -> Tuned:
         interrupted = True
     findings = _findings(search, budget, finished=not interrupted)
     write_report(path, findings)
-    write_recipes(path, search.recipe, findings.results, findings.winner, budget.text)
+    write_recipes(path, planner.recipe, findings.results, findings.winner, budget.text)
     if not interrupted:
-        shutil.rmtree(search.folder, ignore_errors=True)
-    best = arm_recipe(search.recipe, findings.winner.arm, findings.winner.best)
+        shutil.rmtree(bench.weights.folder, ignore_errors=True)
+    best = arm_recipe(planner.recipe, findings.winner.arm, findings.winner.best)
     return Tuned(path, findings, best, None, interrupted)
 
 
@@ -234,10 +235,12 @@ def _search(
     amount = budget.amount * (_epoch_of_lora(recipe, base, counter) if budget.kind == "epochs" else 1.0)
     prefixes = prefixes_for(base, _tried(recipe, base), counter, ledger, amount, unit)
     counter.keeps_prefixes = prefixes is not None
-    bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass, prefixes)
+    weights = WeightFiles(directory.path / "weights")
+    bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass, weights, prefixes)
     prices = Prices(unit, counter, ledger, settings.most_epochs)
     accounts = {arm: Account(arm, 0.0, unit, ledger) for arm in settings.arms}
-    search = Search(recipe, settings, bench, ledger, prices, accounts, directory.path / "trunks", OnTheBench(bench))
+    planner = Planner(recipe, settings, bench, ledger, prices, OnTheBench(bench))
+    search = Search(planner, accounts)
     if unit == "seconds":
         ledger.decided("calibration", search.calibrate)
     amount -= _spent_before(ledger)
@@ -270,18 +273,19 @@ def _spent_before(ledger: Ledger) -> float:
 def _take_turns(search: Search) -> None:
     """Run the arms' pieces, always one of the arm that has spent least."""
     going: dict[str, Iterator[None]] = {arm: search.arm(arm) for arm in search.accounts}
+    ledger = search.planner.ledger
     while going:
         arm = min(going, key=lambda name: search.accounts[name].spent)
-        started, before = time.perf_counter(), len(search.ledger.outcomes)
+        started, before = time.perf_counter(), len(ledger.outcomes)
         try:
             next(going[arm])
         except StopIteration:
             del going[arm]
         except KeyboardInterrupt:
-            if search.prices.unit == "seconds":
-                done = list(search.ledger.outcomes.values())[before:]
+            if search.planner.prices.unit == "seconds":
+                done = list(ledger.outcomes.values())[before:]
                 lost = time.perf_counter() - started - sum(outcome.seconds for outcome in done)
-                search.ledger.lose(arm, max(0.0, lost))
+                ledger.lose(arm, max(0.0, lost))
             raise
     if not any(chosen_of(trials_of(account)) for account in search.accounts.values()):
         raise HeftError(_nothing(search))
@@ -294,24 +298,25 @@ def _nothing(search: Search) -> str:
         return (
             "every trial diverged (losses are in metrics.jsonl); give lower learning rates in tune.lora and tune.reft"
         )
-    each = in_unit(next(iter(search.accounts.values())).amount, search.prices.unit)
+    each = in_unit(next(iter(search.accounts.values())).amount, search.planner.prices.unit)
     return f"the budget is too small: {each} for each of {len(search.accounts)} arms pay for no trial; give more"
 
 
 def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
     bests = {arm: best for arm, account in search.accounts.items() if (best := chosen_of(trials_of(account)))}
-    rows = search.bench.validation_rows
+    planner = search.planner
+    rows = planner.bench.validation_rows
     texts: dict[str, int] = {}
     groups = [texts.setdefault(row.example.group or f"row {n}", len(texts)) for n, row in enumerate(rows)]
-    costs = {arm: search.prices.of_whole(best) for arm, best in bests.items()}
+    costs = {arm: planner.prices.of_whole(best) for arm, best in bests.items()}
     return Findings(
-        name=search.recipe.name,
+        name=planner.recipe.name,
         budget=budget.text,
-        unit=search.prices.unit,
+        unit=planner.prices.unit,
         results=results_of(bests, costs, [len(row.answer) for row in rows], groups),
         accounts=search.accounts,
         offers=search.offers,
         validation_rows=len(rows),
         finished=finished,
-        calibration=_spent_before(search.ledger),
+        calibration=_spent_before(planner.ledger),
     )

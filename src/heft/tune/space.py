@@ -19,6 +19,9 @@ OF_ANOTHER = ("orthogonal_to", "orthogonal_side")
 """Settings of a ReFT stage that are about a LoRA stage before it."""
 WIDER = 3.0
 """How far beyond the rates that were tried another one is."""
+RATES_BEHIND = (0.3, 0.1, 1.0)
+"""Rates of a second stage, as multiples of the first in a list: it begins where the loss is low, and high rates undo
+that."""
 _RATE_FIELDS = {
     "learning_rate": "learning_rate",
     "lora.learning_rate": "learning_rate",
@@ -102,15 +105,26 @@ def _grid(
     return found | {key: list(values) for key, values in given.items()}
 
 
-def candidates(recipe: Recipe, method: str, parameters: int, second: bool = False) -> list[Candidate]:
+def candidates(
+    recipe: Recipe, method: str, parameters: int, second: bool = False, of_any_rate: Collection[str] = ()
+) -> list[Candidate]:
     """Stages of a method ("lora", "reft" or "joint") to try, the likeliest first.
 
-    `second`: whether they stand behind a coarse stage, which `orthogonal_to` may keep out of.
+    Args:
+        recipe: with templates and lists.
+        method: one that an arm has.
+        parameters: of the base model.
+        second: whether they stand behind a coarse stage, which `orthogonal_to` may keep out of.
+        of_any_rate: see `methods_of_any_rate`; behind a coarse stage the rates of these are lower.
 
     Raises:
         HeftError: a combination is no stage.
     """
     base, lists = templates(recipe.stages, KINDS), grids(recipe, parameters)
+    if second and method in of_any_rate:
+        likeliest, *_ = lists[method]["learning_rate"]
+        rates = [float(f"{factor * likeliest:.2g}") for factor in RATES_BEHIND]
+        lists[method] = {**lists[method], "learning_rate": rates}
     if method != "reft" or not second:
         base["reft"], lists["reft"] = _without_another(base["reft"], lists["reft"])
     else:

@@ -1,9 +1,11 @@
-"""When to switch from the coarse to the fine stage: where a unit of budget buys more in the fine one.
+"""When to switch from the coarse to the fine stage: at the fork from which the lowest validation loss was reached.
 
-What it buys is a fall of the validation loss: in the coarse stage that of its next segment, in the fine one that of the
-best of a few short trials which start where the segment does.
+At each fork both stages say what a unit of budget buys, as a fall of the validation loss: the coarse one by its next
+segment, the fine one by the best of a few short trials which start where the segment does. Where the fine stage buys
+more than one segment the coarse stage, with a fine one behind it, may still end lower; so all forks are looked at.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,12 +40,15 @@ class Offer:
         return None if self.fine_loss is None else (self.loss - self.fine_loss) / self.fine_cost
 
     @property
-    def is_the_switch(self) -> bool:
-        """Whether the fine stage buys more; so it does where the coarse one cannot go on."""
-        if self.coarse_buys is None:
-            return True
-        return self.fine_buys is not None and self.fine_buys > self.coarse_buys
+    def reached(self) -> float:
+        """The lowest loss at this fork, of the coarse stage alone or with a fine one."""
+        return self.loss if self.fine_loss is None else min(self.loss, self.fine_loss)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"coarse_buys": self.coarse_buys, "fine_buys": self.fine_buys}
+
+
+def switch_of(offers: Sequence[Offer]) -> int:
+    """The number of the fork where the switch is; of several that reach the same loss the first, which is cheapest."""
+    return min(range(len(offers)), key=lambda number: offers[number].reached)

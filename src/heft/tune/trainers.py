@@ -23,6 +23,7 @@ class Piece:
     name: str
     stages: Sequence[Stage]
     values: Sequence[dict[str, Any]]
+    keeps: bool = False
 
 
 class Trainer(Protocol):
@@ -42,7 +43,7 @@ class OnTheBench:
     def train(self, pieces: Sequence[Piece]) -> Iterator[list[Outcome]]:
         """See `Trainer`."""
         for piece in pieces:
-            yield self.bench.train_on_top(piece.before, piece.name, piece.stages, piece.values)
+            yield self.bench.train_on_top(piece.before, piece.name, piece.stages, piece.values, piece.keeps)
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,11 @@ class OnACrew:
     def train(self, pieces: Sequence[Piece]) -> Iterator[list[Outcome]]:
         """See `Trainer`."""
         sent = [[self.put(replace(piece, before=_with_weights(piece.before)))] for piece in pieces]
-        for _, (outcomes, metrics) in self.crew.done(sent, self.bench.reporter, "trials"):
+        for _, (outcomes, metrics, weights) in self.crew.done(sent, self.bench.reporter, "trials"):
             for values in metrics:
                 self.bench.directory.metrics(values)
+            for key, own in weights.items():
+                self.bench.weights.keep(key, own)
             yield outcomes
 
 

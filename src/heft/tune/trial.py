@@ -14,7 +14,7 @@ COARSE, FINE, BOTH = "coarse", "fine", "both"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial, or a fork of a coarse stage, came to.
+    """What a trial came to.
 
     Attributes:
         key: 16 hex digits of the stages, by which a resumed search knows it.
@@ -35,6 +35,7 @@ class Outcome:
         training_flops: of training the last stage alone.
         prefix_seconds, prefix_flops: those of them that are of prefixes, where the search keeps these for all trials.
         before_seconds, before_flops: the same of the stage before it.
+        before_is_estimated: whether those seconds are, since that stage was trained side by side with others.
         together: how many were trained side by side.
         behind: whether its last stage acts on last positions only, so that few tokens run in a step.
         steps: optimizer steps of the last stage.
@@ -56,6 +57,7 @@ class Outcome:
     prefix_flops: float = 0.0
     before_seconds: float = 0.0
     before_flops: float = 0.0
+    before_is_estimated: bool = False
     together: int = 1
     behind: bool = False
     steps: int = 0
@@ -78,7 +80,9 @@ class Outcome:
     @property
     def whole_seconds(self) -> float | None:
         """Seconds of the same; None where they were not measured."""
-        return None if self.training_seconds is None else self.before_seconds + self.training_seconds
+        if self.training_seconds is None or self.before_is_estimated:
+            return None
+        return self.before_seconds + self.training_seconds
 
 
 def sized(stage: Stage, steps: int, holdout: float, **changes: Any) -> Stage:

@@ -1,0 +1,104 @@
+"""The rounds of one arm's search: fewer and longer trials in each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from heft.tune.bench import Before
+from heft.tune.halving import Contender, going_on
+from heft.tune.ledger import Account
+from heft.tune.news import round_in_words, too_little_in_words
+from heft.tune.planner import Plan, Planner
+from heft.tune.prices import LEAST_STEPS
+from heft.tune.space import Candidate, with_wider_rates
+from heft.tune.trial import Outcome
+
+ROUNDS_OF_LENGTH = 3
+"""Beyond those of halving, for what was better when it trained for less."""
+
+
+@dataclass
+class Rounds:
+    """Rounds of trials, each trained when it is first asked for, and paid by the account.
+
+    Each gets an equal part of what is left beyond the reserve. A candidate that was better when it trained for less, or
+    cannot train for more, has lengths around that one in its next rounds, of which there are some more. Where the best
+    has the lowest or the highest rate of all, one beyond that joins the next round of halving.
+
+    Attributes:
+        planner: plans and trains them.
+        account: of the arm.
+        before: the stage that is there already.
+        name: of the stage that is tried.
+        tried: its candidates, the likeliest first.
+        reserve: of the account, what rounds leave.
+        kept: of how many first rounds the trained weights are kept, to build on.
+        had: all that have had a trial.
+    """
+
+    planner: Planner
+    account: Account
+    before: Before | None
+    name: str
+    tried: Sequence[Candidate]
+    reserve: float
+    kept: int = 0
+    had: list[Contender] = field(default_factory=list)
+    _done: list[list[tuple[Candidate, Outcome]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._alive, self._most = [Contender(each) for each in self.tried], self.planner.tune.configurations
+
+    def planned(self) -> list[int]:
+        """The numbers of the candidates in the first round, which need not be trained for that."""
+        return self._planned(0)["numbers"]
+
+    def trials(self, number: int) -> list[tuple[Candidate, Outcome]]:
+        """Those of a round, from 0; none after the last one, or where the budget does not pay for it."""
+        while len(self._done) <= number:
+            if self._done and not self._done[-1]:
+                return []
+            self._done.append(self._next())
+        return self._done[number]
+
+    def _next(self) -> list[tuple[Candidate, Outcome]]:
+        rung, tune = len(self._done), self.planner.tune
+        if rung == tune.rungs + ROUNDS_OF_LENGTH:
+            return []
+        tried = self._train(rung)
+        if not tried:
+            if rung == 0:
+                self.planner.say(too_little_in_words(self.account, "no trial"))
+            return []
+        self.had += [each for each in tried if len(each.trials) == 1]
+        alive = going_on(tried, tune.keep, LEAST_STEPS)
+        if alive and rung + 1 < tune.rungs:
+            seen = [each.candidate for each in self.had]
+            wider = with_wider_rates(alive[0].candidate, seen, self.planner.methods_of_any_rate)
+            alive += map(Contender, wider)
+        self._alive, self._most = alive, len(alive)
+        return [(each.candidate, each.trials[-1]) for each in tried]
+
+    def _train(self, rung: int) -> list[Contender]:
+        """Those that had a trial, now among theirs; none where there is nothing to train anew, or the budget does not
+        pay for it."""
+        plan = self._planned(rung)
+        tried = [self._alive[number] for number in plan["numbers"]]
+        candidates = [each.candidate for each in tried]
+        keeps = rung < self.kept
+        outcomes = self.planner.train(self.before, self.name, candidates, plan["steps"], keeps=keeps)
+        if all(outcome in each.trials for each, outcome in zip(tried, outcomes, strict=True)):
+            return []
+        self.account.pay(outcomes)
+        self.planner.say(round_in_words(self.account, rung, outcomes))
+        for each, outcome in zip(tried, outcomes, strict=True):
+            each.trials.append(outcome)
+        return tried
+
+    def _planned(self, rung: int) -> Plan:
+        return self.planner.ledger.decided(f"{self.account.arm}: round {rung + 1}", lambda: self._plan(rung))
+
+    def _plan(self, rung: int) -> Plan:
+        left, about = self.account.left, (self.before, self.name, self._alive)
+        if rung == 0:
+            return self.planner.first_plan(left, self.reserve, *about)
+        return self.planner.plan(left - self.reserve, *about, self._most, self.planner.tune.rungs - rung)

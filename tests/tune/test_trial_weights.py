@@ -1,0 +1,72 @@
+"""The trained weights of LoRA's trials, behind which second stages are tried."""
+
+import pytest
+import torch
+
+from heft.data.rows import read_data
+from heft.models.load import load_base
+from heft.recipe.files import load_recipe
+from heft.recipe.recipe import LoraStage, ReftStage
+from heft.runtime.reporter import Reporter
+from heft.tune.bench import Before, Bench
+from heft.tune.logged import Kept
+from heft.tune.prices import Counter
+from heft.tune.trial import COARSE, FINE, key_of, sized
+from heft.tune.weights import WeightFiles, WeightsInMemory
+from tiny_recipe import write_recipe
+
+HOLDOUT = 0.25
+
+
+@pytest.fixture
+def bench(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, "{s: {method: lora}}"))
+    base = load_base(recipe.model)
+    rows = read_data(recipe, Reporter()).train
+    files = WeightFiles(tmp_path / "weights")
+    return Bench(recipe, base, rows, HOLDOUT, Counter(recipe, rows, 4096), Kept(), Reporter(), 4096, files)
+
+
+def lora(positions: str, rate: float = 1e-2) -> LoraStage:
+    return sized(LoraStage(method="lora", positions=positions, rank=2, learning_rate=rate, batch_size=6), 8, HOLDOUT)
+
+
+def trials(bench, *stages, keeps=True):
+    assert bench.groups(stages) == [list(range(len(stages)))]
+    return bench.train_on_top(None, COARSE, stages, [{} for _ in stages], keeps)
+
+
+@pytest.mark.parametrize("stages", [[lora("all")], [lora("l4+"), lora("l2+", 3e-2)]], ids=["alone", "side by side"])
+def test_behind_kept_weights_is_the_trial_that_they_are_of(bench, stages):
+    for stage, trial in zip(stages, trials(bench, *stages), strict=True):
+        before = Before(COARSE, stage, 1.0, 1.0, lambda stage=stage: bench.weights_of(COARSE, stage))
+        still = sized(ReftStage(method="reft", learning_rate=1e-30, batch_size=6), 8, HOLDOUT)
+        (found,) = bench.train_on_top(before, FINE, [still], [{}])
+        assert found.row_losses == pytest.approx(trial.row_losses, rel=1e-4)
+        assert found.row_losses != pytest.approx(bench.measure({FINE: still}).row_losses, rel=1e-2)  # of the base alone
+
+
+def test_weights_that_are_gone_are_trained_again_to_the_same(bench):
+    stage = lora("all")
+    trials(bench, stage)
+    (file,) = bench.weights.folder.iterdir()
+    kept = bench.weights.of(key_of({COARSE: stage}))
+    assert any(float(each.abs().max()) > 0 for name, each in kept.items() if "lora_B" in name)
+    file.unlink()
+    again = bench.weights_of(COARSE, stage)
+    assert again.keys() == kept.keys()
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
+    assert file.exists()
+
+
+def test_nothing_is_kept_where_it_is_not_asked_for(bench):
+    trials(bench, lora("all"), keeps=False)
+    assert not bench.weights.folder.exists()
+
+
+def test_what_is_kept_does_not_change_with_the_model():
+    held, weights = WeightsInMemory(), {"w": torch.ones(2)}
+    held.keep("key", weights)
+    weights["w"] = torch.zeros(2)
+    assert held.of("key")["w"].tolist() == [1, 1]
+    assert held.of("other") is None
