@@ -1,0 +1,120 @@
+"""What a second stage adds to a LoRA stage, by its method, its rate and its length, on held-out rows.
+
+    python benchmarks/second_stage.py run --data DIR --tasks DIR --out OUT [--cells sst2-300 …] [--seeds 4]
+    python benchmarks/second_stage.py table [--cells sst2-300 …]
+
+In each cell (see two_stages.py) and with each seed, which draws other training and validation rows too: LoRA alone and
+ReFT alone, and behind LoRA of one epoch and of three all second stages of ReFT and of LoRA; each is one `heft sweep`,
+so all of it is measured on the same rows. LoRA acts on the last 8 prompt tokens and what follows (`l8+`). A second
+stage whose rate is next to 0 is the first stage alone. `run` goes on where it was stopped, and writes what is there to
+second_stage_results/CELL.json; `table` has means over seeds, and differences to the first stage alone with t intervals
+over seeds. Nothing in it is chosen, so it says what to try, not how good the best one is.
+"""
+
+import argparse
+import json
+import statistics
+from argparse import Namespace
+from pathlib import Path
+
+from scipy import stats
+from two_stages import SETS, heft, recipe_of
+
+RESULTS = Path(__file__).parent / "second_stage_results"
+VALIDATION_ROWS = 600
+NOTHING = 1e-9
+"""A rate that changes no weight."""
+LORA = {"method": "lora", "positions": "l8+", "rank": 8}
+REFT = {"method": "reft", "rank": 4}
+COARSE_RATE = 1e-3
+SECOND = {
+    "reft": (REFT, {"positions": ["l1", "l4+"], "learning_rate": [NOTHING, 2e-4, 6e-4, 2e-3], "epochs": [1, 3]}),
+    "lora": (LORA, {"learning_rate": [1e-4, 3e-4, 1e-3], "epochs": [1, 3]}),
+}
+SWEEPS = {
+    "lora": (None, LORA, {"learning_rate": [3e-4, 1e-3, 3e-3], "epochs": [1, 3]}),
+    "reft": (None, REFT, {"positions": ["l1", "l4+"], "learning_rate": [6e-4, 2e-3, 6e-3], "epochs": [1, 3]}),
+    **{f"lora-{epochs}-then-{method}": (epochs, *second) for epochs in (1, 3) for method, second in SECOND.items()},
+}
+"""Epochs of the first stage (None: there is none), the swept stage, and its values."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--cells", nargs="+", default=[f"{name}-300" for name in SETS])
+    parser.add_argument("--seeds", type=int, default=4)
+    options = parser.parse_args()
+    for cell in options.cells:
+        if options.what == "run":
+            run(cell, options)
+        else:
+            table(cell, json.loads((RESULTS / f"{cell}.json").read_text()))
+
+
+def run(cell: str, options: Namespace) -> None:
+    """All sweeps of a cell that are not there yet."""
+    common = recipe_of(cell, Namespace(data=options.data, tasks=options.tasks, eval_rows=8))
+    rows, batch = common["task"]["train_limit"], {"batch_size": common["stages"]["coarse"]["batch_size"]}
+    common["task"]["train_limit"] = rows + VALIDATION_ROWS
+    holdout = VALIDATION_ROWS / (rows + VALIDATION_ROWS)
+    for seed in range(options.seeds):
+        for name, (epochs, stage, grid) in SWEEPS.items():
+            folder = options.out / cell / f"seed-{seed}" / name
+            if not (folder / "results.json").is_file():
+                first = LORA | batch | {"learning_rate": COARSE_RATE, "epochs": epochs, "holdout": holdout}
+                stages = ({"coarse": first} if epochs else {}) | {"fine": stage | batch}
+                own = {"stages": stages, "sweep": {"holdout": holdout, "grid": grid}, "seed": seed, "name": name}
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                recipe = folder.parent / f"{name}.yaml"
+                recipe.write_text(json.dumps(common | own, indent=2))
+                heft("sweep", recipe, "--output", folder, "--overwrite", "--quiet")
+            write(cell, options.out / cell)
+
+
+def write(cell: str, folder: Path) -> None:
+    """What is there of a cell: loss and accuracy of each configuration by sweep, in the order of seeds."""
+    found: dict[str, dict[str, list]] = {}
+    for name in SWEEPS:
+        for path in sorted(folder.glob(f"seed-*/{name}/results.json")):
+            for each in json.loads(path.read_text())["results"]:
+                words = (f"{value:g}" if isinstance(value, float) else str(value) for value in each["values"].values())
+                about = [each["loss"], each["accuracy"]]
+                found.setdefault(name, {}).setdefault(" ".join(words), []).append(about)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{cell}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def table(cell: str, found: dict[str, dict[str, list]]) -> None:
+    """Every configuration of every sweep."""
+    print(f"\n{cell}, {VALIDATION_ROWS} validation rows\n")
+    print("| sweep | configuration | seeds | loss | accuracy, % | points more than the first stage (95 %) |")
+    print("|---|---|---|---|---|---|")
+    for name, (epochs, _, _) in SWEEPS.items():
+        alone = found.get(f"lora-{epochs}-then-reft", {}).get(f"l1 {NOTHING:g} 1", [])
+        for key, seeds in sorted(found.get(name, {}).items()):
+            sound = [each for each in seeds if each[0] is not None]
+            if len(sound) < len(seeds):
+                print(f"| {name} | {key} | {len(seeds)} | diverged with {len(seeds) - len(sound)} | | |")
+                continue
+            loss, accuracy = (statistics.mean(each[place] for each in seeds) for place in (0, 1))
+            more = [100 * (each[1] - first[1]) for each, first in zip(seeds, alone, strict=False)] if epochs else []
+            print(f"| {name} | {key} | {len(seeds)} | {loss:.3f} | {100 * accuracy:.1f} | {interval(more)} |")
+
+
+def interval(differences: list[float]) -> str:
+    """Their mean; with its 95 % interval over seeds where there are several."""
+    if not differences:
+        return ""
+    mean = statistics.mean(differences)
+    if len(differences) == 1:
+        return f"{mean:+.1f}"
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+if __name__ == "__main__":
+    main()
