@@ -1,5 +1,7 @@
 """The trained weights of LoRA's trials, behind which second stages are tried."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,9 +66,14 @@ def test_nothing_is_kept_where_it_is_not_asked_for(bench):
     assert not bench.weights.folder.exists()
 
 
-def test_what_is_kept_does_not_change_with_the_model():
-    held, weights = WeightsInMemory(), {"w": torch.ones(2)}
-    held.keep("key", weights)
-    weights["w"] = torch.zeros(2)
-    assert held.of("key")["w"].tolist() == [1, 1]
-    assert held.of("other") is None
+def test_weights_in_memory_are_those_of_the_files(bench):
+    stage = lora("all")
+    trials(bench, stage)
+    expected = bench.weights.of(key_of({COARSE: stage}))
+    in_memory = replace(bench, weights=WeightsInMemory())
+    trials(in_memory, stage)
+    trials(in_memory, lora("all", 3e-2))  # another trial on the same model changes nothing of them
+    found = in_memory.weights_of(COARSE, stage)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert in_memory.weights.of("other") is None

@@ -1,8 +1,8 @@
 """When to switch from the coarse to the fine stage: at the fork from which the lowest validation loss was reached.
 
-At each fork both stages say what a unit of budget buys, as a fall of the validation loss: the coarse one by its next
-segment, the fine one by the best of a few short trials which start where the segment does. Where the fine stage buys
-more than one segment the coarse stage, with a fine one behind it, may still end lower; so all forks are looked at.
+At each fork both stages say what a unit of budget buys, as a fall of the validation loss: the coarse one by its length
+at the next fork, the fine one by the best of a few short trials behind this one. Where the fine stage buys more, a
+longer coarse stage, with a fine one behind it, may still end lower; so all forks are looked at.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ class Offer:
     Attributes:
         step: of the coarse stage.
         loss: on the validation rows there.
-        coarse_loss, coarse_cost: after the next segment, and what that costs; None at the last fork, or where the
-            segment diverged.
+        coarse_loss, coarse_cost: at the next fork, and what the coarse stage costs more there; None at the last one.
         fine_loss, fine_cost: of the best short trial of the fine stage, trained alone; None where all diverged.
     """
 
