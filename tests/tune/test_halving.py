@@ -26,17 +26,17 @@ def names(contenders):
 def test_the_best_one_in_three_goes_on():
     outcomes = trials(0.9, 0.2, 0.5, 0.8, 0.1, 0.7, 0.6, 0.3, 0.4)
     assert survivors("abcdefghi", outcomes, 3) == ["e", "b", "h"]
-    assert survivors("ebh", [outcomes[4], outcomes[1], outcomes[7]], 3) == ["e"]
+    assert survivors("ebh", [outcomes[4], outcomes[1], outcomes[7]], 1) == ["e"]
 
 
 def test_what_diverged_never_goes_on_and_the_rest_does():
-    assert survivors("abc", trials(None, 0.5, None), 1) == ["b"]
-    assert survivors("abc", trials(None, None, None), 3) == []
+    assert survivors("abc", trials(None, 0.5, None), 3) == ["b"]
+    assert survivors("abc", trials(None, None, None), 1) == []
 
 
 def test_equal_losses_go_by_accuracy_then_by_order():
-    assert survivors("abc", trials(0.5, 0.5, 0.5, accuracy=[0.1, 0.3, 0.3]), 3) == ["b"]
-    assert survivors("abc", trials(0.5, 0.5, 0.5), 3) == ["a"]
+    assert survivors("abc", trials(0.5, 0.5, 0.5, accuracy=[0.1, 0.3, 0.3]), 1) == ["b"]
+    assert survivors("abc", trials(0.5, 0.5, 0.5), 1) == ["a"]
 
 
 def test_rounds_are_those_until_one_is_left():
@@ -88,6 +88,13 @@ def test_who_goes_on_is_said_by_the_best_that_each_has_had():
     ]
     assert names(going_on(tried, 3, least=8)) == ["b"]
     assert names(going_on(tried, 2, least=8)) == ["b", "c"]
+
+
+def test_others_compete_for_the_places_of_a_round():
+    tried = [contender(name, (20, loss)) for name, loss in zip("abc", (0.5, 0.3, 0.4), strict=True)]
+    better, worse = contender("d", (20, 0.2)), contender("e", (20, 0.6))
+    assert names(going_on(tried, 3, least=8, beside=[better, worse])) == ["d"]
+    assert names(going_on(tried, 3, least=8, beside=[worse])) == ["b"]
 
 
 def test_a_round_that_was_too_long_for_all_ends_none_but_what_always_diverged():

@@ -262,6 +262,20 @@ def test_a_rate_beyond_those_of_the_defaults_is_found_unless_a_list_is_given(lis
     assert {stage["learning_rate"] for stage in coarse} == {found}
 
 
+def test_a_rate_beyond_has_as_many_steps_as_the_best_and_takes_none_from_the_next_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(Bench, "train_on_top", trained_to(steps=60, rate=1e-2))
+    stages = "{coarse: {method: lora, rank: 2, batch_size: 4, targets: [q_proj], learning_rate: 1e-3}}"
+    tune = "tune: {arms: [lora], lora: {rank: [2, 4, 8], positions: [all]}}"
+    recipe = load_recipe(write_recipe(tmp_path, stages, tune, task=TASK), output=tmp_path / "out")
+    used = list(quick_tune(recipe, "1e11flop").findings.accounts["lora"].used.values())
+    rates = [trial.values["learning_rate"] for trial in used]
+    assert sorted(rates[:9]) == 3 * [3e-4] + 3 * [1e-3] + 3 * [3e-3]
+    assert rates[9:11] == [9e-3, 0.027]  # which is worse, so none beyond it
+    assert len({trial.steps for trial in used[:11]}) == 1
+    assert rates[11] == 9e-3
+    assert used[11].steps > 2 * used[0].steps
+
+
 def test_a_length_between_is_found_where_the_longest_trials_are_too_long(tmp_path, monkeypatch):
     monkeypatch.setattr(Bench, "train_on_top", trained_to(steps=20, rate=1e-2))
     space = "lora: {rank: [2], positions: [all], learning_rate: [3e-2, 1e-2]}"

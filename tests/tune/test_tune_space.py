@@ -15,7 +15,7 @@ from heft.tune.space import (
     require_tunable,
     resolved_space,
     spread,
-    with_wider_rates,
+    with_rates_beyond,
 )
 
 SMALL_MODEL = 10**8
@@ -118,13 +118,13 @@ def test_beyond_the_lowest_and_the_highest_rate_another_one_is_tried(recipe_file
     tried = candidates(recipe(recipe_file, BOTH_STAGES), method, SMALL_MODEL)
     for factor, wider in ((3, 9), (0.3, 0.1)):
         best = next(each for each in tried if each.values["learning_rate"] == pytest.approx(factor * rate))
-        (found,) = with_wider_rates(best, tried, {method})
+        (found,) = with_rates_beyond(best, tried, {method})
         assert found.values == {**best.values, "learning_rate": pytest.approx(wider * rate)}
         assert found.stage == best.stage.model_copy(update={"learning_rate": found.values["learning_rate"]})
     middle = next(each for each in tried if each.values["learning_rate"] == rate)
-    assert with_wider_rates(middle, tried, {method}) == []
-    assert with_wider_rates(best, [best], {method}) == []  # one rate says nothing of others
-    assert with_wider_rates(best, tried, set()) == []
+    assert with_rates_beyond(middle, tried, {method}) == []
+    assert with_rates_beyond(best, [best], {method}) == []  # one rate says nothing of others
+    assert with_rates_beyond(best, tried, set()) == []
 
 
 def test_each_rate_of_a_joint_stage_goes_beyond_alone(recipe_file):
@@ -132,10 +132,10 @@ def test_each_rate_of_a_joint_stage_goes_beyond_alone(recipe_file):
     tried = candidates(mine, "joint", SMALL_MODEL)
     rates = ("lora.learning_rate", "reft.learning_rate")
     best = next(each for each in tried if [each.values[key] for key in rates] == [3e-3, 6e-4])
-    high, low = with_wider_rates(best, tried, {"lora", "reft"})
+    high, low = with_rates_beyond(best, tried, {"lora", "reft"})
     assert (low.stage.learning_rate, low.stage.reft_learning_rate) == (3e-3, 2e-4)
     assert (high.stage.learning_rate, high.stage.reft_learning_rate) == (9e-3, 6e-4)
-    assert [each.values["reft.learning_rate"] for each in with_wider_rates(best, tried, {"reft"})] == [2e-4]
+    assert [each.values["reft.learning_rate"] for each in with_rates_beyond(best, tried, {"reft"})] == [2e-4]
 
 
 def test_rates_that_a_person_lists_are_all_that_are_tried(recipe_file):

@@ -11,8 +11,10 @@ TOKENS = [2] * ROWS
 GROUPS = list(range(ROWS))
 
 
-def outcome(key, losses):
-    return Outcome(key, "lora", {}, {}, float(np.sum(losses) / sum(TOKENS)), None, row_losses=list(map(float, losses)))
+def outcome(key, losses, steps=20):
+    stages = {"coarse": {"method": "lora", "rank": 8, "steps": steps, "seed": None}}
+    loss = float(np.sum(losses) / sum(TOKENS))
+    return Outcome(key, "lora", stages, {}, loss, None, row_losses=list(map(float, losses)), steps=steps)
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def arms():
 
 
 def results(arms, **costs):
-    return results_of(arms, costs, TOKENS, GROUPS)
+    return results_of(arms, costs, TOKENS, GROUPS, {arm: [best] for arm, best in arms.items()})
 
 
 def test_the_cheaper_of_two_that_tie_wins_and_that_is_said(arms):
@@ -75,3 +77,23 @@ def test_arms_with_equal_rows_tie(arms):
     found = results({"one": arms["best"], "two": arms["best"]}, one=2.0, two=1.0)
     assert all(each.ties for each in found)
     assert winner_of(found).arm == "two"
+
+
+@pytest.mark.parametrize(
+    ("more", "steps", "is_short"),
+    [(0.5, 10, True), (0.0, 10, False), (0.5, 40, False), (-0.5, 10, False)],
+    ids=["a shorter one is worse", "a shorter one is as good", "only a longer one is worse", "a shorter one is better"],
+)
+def test_a_loss_that_still_fell_with_length_is_said(arms, more, steps, is_short):
+    best = arms["best"]
+    other = outcome("o", np.asarray(best.row_losses) + more + np.random.default_rng(2).normal(0, 0.05, ROWS), steps)
+    (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [other, best]})
+    assert found.is_short == is_short
+    assert ("The loss of lora still fell with length" in verdict_in_words([found], "seconds")) == is_short
+
+
+def test_a_trial_of_another_recipe_says_nothing_of_length(arms):
+    best, other = arms["best"], outcome("o", np.asarray(arms["best"].row_losses) + 1.0, 10)
+    other.stages["coarse"]["rank"] = 16
+    (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [other, best]})
+    assert not found.is_short

@@ -206,6 +206,9 @@ class TuneArm(_Document):
     """95 % interval of the difference, paired by row; null where there is nothing to compare."""
     ties: bool
     """Whether that interval includes 0."""
+    is_short: bool
+    """Whether the loss still fell with length: the same recipe with fewer steps was worse, with an interval that
+    excludes 0, and none with more was tried."""
     training_seconds: float | None
     """Seconds of training the best trial's recipe alone; null where they were not measured."""
     training_flops: float

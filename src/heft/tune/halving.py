@@ -72,25 +72,33 @@ class Contender:
         return shorter, self._too_long(best) or best.steps
 
 
-def going_on(tried: Sequence[Contender], keep: int, least: int) -> list[Contender]:
-    """Those of a round that have another trial: the best one in `keep` by the best that each has had.
+def going_on(tried: Sequence[Contender], keep: int, least: int, beside: Sequence[Contender] = ()) -> list[Contender]:
+    """Those of a round that have another trial: as many as one in `keep` of them, the best by the best that each has
+    had.
 
-    A round whose length was wrong for all of them says nothing of who is better, so all of them go on. `least` is the
-    steps of the shortest trial.
+    A round whose length was wrong for all of them says nothing of who is better, so all of them go on.
+
+    Args:
+        tried: in the round.
+        keep: see above.
+        least: the steps of the shortest trial.
+        beside: others, which compete for the same places.
     """
     has_gained = any(each.best and each.best.key == each.trials[-1].key for each in tried)
-    bests = [each.best or each.trials[-1] for each in tried]
-    return [each for each in survivors(tried, bests, keep if has_gained else 1) if not each.is_settled(least)]
+    all_of_them = [*tried, *beside]
+    bests = [each.best or each.trials[-1] for each in all_of_them]
+    places = math.ceil(len(tried) / keep) if has_gained else len(all_of_them)
+    return [each for each in survivors(all_of_them, bests, places) if not each.is_settled(least)]
 
 
-def survivors(tried: Sequence[_Tried], outcomes: Sequence[Outcome], keep: int) -> list[_Tried]:
-    """The best of what was tried, one in `keep`, at least one: lowest loss first, then highest accuracy, then order.
+def survivors(tried: Sequence[_Tried], outcomes: Sequence[Outcome], places: int) -> list[_Tried]:
+    """The best of what was tried, so many: lowest loss first, then highest accuracy, then order.
 
     What diverged does not go on.
     """
     sound = [(each, outcome) for each, outcome in zip(tried, outcomes, strict=True) if not outcome.diverged]
     sound.sort(key=lambda pair: (pair[1].loss, -(pair[1].accuracy or 0.0)))
-    return [each for each, _ in sound[: max(1, math.ceil(len(tried) / keep))]]
+    return [each for each, _ in sound[:places]]
 
 
 def rounds_for(count: int, keep: int) -> int:

@@ -23,13 +23,15 @@ def values_in_words(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def round_in_words(account: Account, rung: int, outcomes: Sequence[Outcome]) -> str:
-    """A round of an arm: how many trials of which length, the best of them, and what the arm has spent."""
+def round_in_words(account: Account, rung: int, outcomes: Sequence[Outcome], part: str | None = None) -> str:
+    """A round of an arm, or a part of one: how many trials of which length, the best of them, and what the arm has
+    spent."""
     best, steps = best_of(outcomes), sorted({outcome.steps for outcome in outcomes})
     long = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     found = "all diverged" if best is None else f"best {trial_in_words(best)}"
+    name = ", ".join([account.arm, f"round {rung + 1}", *([part] if part else [])])
     return (
-        f"{account.arm}, round {rung + 1}: {several(len(outcomes), 'trial')} of {long} steps; {found};"
+        f"{name}: {several(len(outcomes), 'trial')} of {long} steps; {found};"
         f" {percent(account.spent / account.amount)} of its budget spent"
     )
 

@@ -38,7 +38,7 @@ def chosen_of(outcomes: Sequence[Outcome]) -> Outcome | None:
     """The best recipe of an arm's trials: of those with several seeds, where there are some that did not diverge."""
     recipes: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        recipes.setdefault(_without_seed(outcome), []).append(outcome)
+        recipes.setdefault(_without(outcome, "seed"), []).append(outcome)
     repeated = [mean_of(found) for found in recipes.values() if len(found) > 1]
     return best_of(repeated) or best_of([found[0] for found in recipes.values() if len(found) == 1])
 
@@ -59,6 +59,11 @@ def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
     )
 
 
-def _without_seed(outcome: Outcome) -> str:
-    *below, last = outcome.stages.items()
-    return json.dumps([*below, (last[0], {**last[1], "seed": None})])
+def is_other_length(one: Outcome, other: Outcome) -> bool:
+    """Whether these are one recipe apart from its last stage's steps and seed."""
+    return one.steps != other.steps and _without(one, "seed", "steps") == _without(other, "seed", "steps")
+
+
+def _without(outcome: Outcome, *keys: str) -> str:
+    *below, (name, stage) = outcome.stages.items()
+    return json.dumps([*below, (name, {**stage, **dict.fromkeys(keys)})])

@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from heft.tune.bench import Before
-from heft.tune.halving import Contender, going_on
+from heft.tune.halving import Contender, best_of, going_on
 from heft.tune.ledger import Account
 from heft.tune.news import round_in_words, too_little_in_words
 from heft.tune.planner import Plan, Planner
 from heft.tune.prices import LEAST_STEPS
-from heft.tune.space import Candidate, with_wider_rates
+from heft.tune.space import Candidate, with_rates_beyond
 from heft.tune.trial import Outcome
 
 ROUNDS_OF_LENGTH = 3
 """Beyond those of halving, for what was better when it trained for less."""
+RATES_BEYOND = 2
+"""Times in a round that a rate beyond the lowest or the highest is tried."""
+BEYOND_SHARE = 1 / 3
+"""Of what rounds have left, what that may cost each time."""
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Rounds:
 
     Each gets an equal part of what is left beyond the reserve. A candidate that was better when it trained for less, or
     cannot train for more, has lengths around that one in its next rounds, of which there are some more. Where the best
-    has the lowest or the highest rate of all, one beyond that joins the next round of halving.
+    of a round of halving has the lowest or the highest rate of all, one beyond that is tried with as many steps.
 
     Attributes:
         planner: plans and trains them.
@@ -70,29 +74,62 @@ class Rounds:
                 self.planner.say(too_little_in_words(self.account, "no trial"))
             return []
         self.had += [each for each in tried if len(each.trials) == 1]
-        alive = going_on(tried, tune.keep, LEAST_STEPS)
-        if alive and rung + 1 < tune.rungs:
-            seen = [each.candidate for each in self.had]
-            wider = with_wider_rates(alive[0].candidate, seen, self.planner.methods_of_any_rate)
-            alive += map(Contender, wider)
-        self._alive, self._most = alive, len(alive)
-        return [(each.candidate, each.trials[-1]) for each in tried]
+        beyond = self._with_rates_beyond(rung, tried) if rung + 1 < tune.rungs else []
+        self._alive = going_on(tried, tune.keep, LEAST_STEPS, beyond)
+        self._most = len(self._alive)
+        return [(each.candidate, each.trials[-1]) for each in (*tried, *beyond)]
 
     def _train(self, rung: int) -> list[Contender]:
         """Those that had a trial, now among theirs; none where there is nothing to train anew, or the budget does not
         pay for it."""
         plan = self._planned(rung)
         tried = [self._alive[number] for number in plan["numbers"]]
-        candidates = [each.candidate for each in tried]
-        keeps = rung < self.kept
-        outcomes = self.planner.train(self.before, self.name, candidates, plan["steps"], keeps=keeps)
+        outcomes = self._trained(rung, [each.candidate for each in tried], plan["steps"])
         if all(outcome in each.trials for each, outcome in zip(tried, outcomes, strict=True)):
             return []
-        self.account.pay(outcomes)
-        self.planner.say(round_in_words(self.account, rung, outcomes))
+        self._pay(rung, outcomes)
         for each, outcome in zip(tried, outcomes, strict=True):
             each.trials.append(outcome)
         return tried
+
+    def _with_rates_beyond(self, rung: int, tried: Sequence[Contender]) -> list[Contender]:
+        """Those with a rate beyond all others, where the best has the lowest or the highest, and beyond that where it
+        is better still; each has as many steps as the best one."""
+        found: list[Contender] = []
+        for number in range(1, RATES_BEYOND + 1):
+            best = best_of([each.best for each in (*tried, *found) if each.best])
+            new = self._beyond(best, [*tried, *found]) if best else []
+            if not new or not self._pays(f"round {rung + 1}, rates beyond {number}", new, best.steps):
+                break
+            outcomes = self._trained(rung, new, [best.steps] * len(new))
+            self._pay(rung, outcomes, "rates beyond")
+            joined = [Contender(each, [outcome]) for each, outcome in zip(new, outcomes, strict=True)]
+            found += joined
+            self.had += joined
+        return found
+
+    def _beyond(self, best: Outcome, tried: Sequence[Contender]) -> list[Candidate]:
+        candidate = next(each.candidate for each in tried if each.best is best)
+        seen = [each.candidate for each in self.had]
+        return with_rates_beyond(candidate, seen, self.planner.methods_of_any_rate)
+
+    def _pays(self, name: str, tried: Sequence[Candidate], steps: int) -> bool:
+        """Whether a share of what rounds have left pays for trials of these, alone, with so many steps each."""
+        prices, below = self.planner.prices, self.before.stages if self.before else {}
+        share = BEYOND_SHARE * (self.account.left - self.reserve) / len(tried)
+        stages = [self.planner.sized(each, LEAST_STEPS) for each in tried]
+
+        def pays() -> bool:
+            return all(prices.steps_within(share, below, self.name, [stage]) >= steps for stage in stages)
+
+        return self.planner.ledger.decided(f"{self.account.arm}: {name}", pays)
+
+    def _trained(self, rung: int, tried: Sequence[Candidate], steps: Sequence[int]) -> list[Outcome]:
+        return self.planner.train(self.before, self.name, tried, steps, keeps=rung < self.kept)
+
+    def _pay(self, rung: int, outcomes: Sequence[Outcome], part: str | None = None) -> None:
+        self.account.pay(outcomes)
+        self.planner.say(round_in_words(self.account, rung, outcomes, part))
 
     def _planned(self, rung: int) -> Plan:
         return self.planner.ledger.decided(f"{self.account.arm}: round {rung + 1}", lambda: self._plan(rung))

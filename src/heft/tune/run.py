@@ -303,7 +303,8 @@ def _nothing(search: Search) -> str:
 
 
 def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
-    bests = {arm: best for arm, account in search.accounts.items() if (best := chosen_of(trials_of(account)))}
+    trials = {arm: trials_of(account) for arm, account in search.accounts.items()}
+    bests = {arm: best for arm, found in trials.items() if (best := chosen_of(found))}
     planner = search.planner
     rows = planner.bench.validation_rows
     texts: dict[str, int] = {}
@@ -313,7 +314,7 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
         name=planner.recipe.name,
         budget=budget.text,
         unit=planner.prices.unit,
-        results=results_of(bests, costs, [len(row.answer) for row in rows], groups),
+        results=results_of(bests, costs, [len(row.answer) for row in rows], groups, trials),
         accounts=search.accounts,
         offers=search.offers,
         validation_rows=len(rows),

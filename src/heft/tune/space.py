@@ -142,7 +142,7 @@ def methods_of_any_rate(recipe: Recipe) -> frozenset[str]:
     return frozenset(method for method in KINDS if "learning_rate" not in getattr(tune, method))
 
 
-def with_wider_rates(best: Candidate, tried: Sequence[Candidate], methods: Collection[str]) -> list[Candidate]:
+def with_rates_beyond(best: Candidate, tried: Sequence[Candidate], methods: Collection[str]) -> list[Candidate]:
     """The best of those that were tried with a learning rate beyond theirs, where it has the lowest or the highest.
 
     A joint stage has two rates, and a candidate for each. `methods` are those whose rates may be others than given.

@@ -8,6 +8,7 @@ import numpy as np
 from heft.compare.statistics import estimates
 from heft.text.listing import listed
 from heft.tune.halving import best_of
+from heft.tune.repeats import is_other_length
 from heft.tune.trial import Outcome
 
 
@@ -22,6 +23,8 @@ class ArmResult:
         difference: of its loss from the lowest one of all arms.
         interval: 95 % of the difference, from a paired bootstrap over validation rows; None where rows do not say.
         ties: whether the interval does not exclude 0.
+        is_short: whether its loss still fell with length: the same recipe was trained for fewer steps alone, and was
+            worse, with an interval that excludes 0.
     """
 
     arm: str
@@ -30,10 +33,15 @@ class ArmResult:
     difference: float
     interval: tuple[float, float] | None
     ties: bool
+    is_short: bool = False
 
 
 def results_of(
-    bests: Mapping[str, Outcome], costs: Mapping[str, float], tokens: Sequence[int], groups: Sequence[int]
+    bests: Mapping[str, Outcome],
+    costs: Mapping[str, float],
+    tokens: Sequence[int],
+    groups: Sequence[int],
+    trials: Mapping[str, Sequence[Outcome]],
 ) -> list[ArmResult]:
     """The arms, lowest loss first.
 
@@ -42,14 +50,28 @@ def results_of(
         costs: of training its recipe.
         tokens: of each validation row's answer.
         groups: number of the text that each validation row is about, from 0 without a gap.
+        trials: each arm's.
     """
     lowest = best_of(list(bests.values()))
     found = []
     for arm, best in bests.items():
         difference, interval = loss_difference(best.row_losses, lowest.row_losses, tokens, groups)
         ties = interval is None or interval[0] <= 0 <= interval[1]
-        found.append(ArmResult(arm, best, costs[arm], difference, interval, ties))
+        is_short = _is_short(best, trials[arm], tokens, groups)
+        found.append(ArmResult(arm, best, costs[arm], difference, interval, ties, is_short))
     return sorted(found, key=lambda result: result.best.loss)
+
+
+def _is_short(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int], groups: Sequence[int]) -> bool:
+    """See `ArmResult`; the nearest shorter trial is the one that is compared."""
+    others = [each for each in trials if is_other_length(each, best)]
+    if not others or any(each.steps > best.steps for each in others):
+        return False
+    nearest = max(others, key=lambda each: each.steps)
+    if nearest.diverged:
+        return False
+    _, interval = loss_difference(nearest.row_losses, best.row_losses, tokens, groups)
+    return interval is not None and interval[0] > 0
 
 
 def winner_of(results: Sequence[ArmResult]) -> ArmResult:
@@ -77,8 +99,12 @@ def verdict_in_words(results: Sequence[ArmResult], unit: str) -> str:
     """Who wins and why, in one or two sentences."""
     winner, best = winner_of(results), results[0]
     ties = [each.arm for each in results if each.ties and each.arm != best.arm]
+    short = [each.arm for each in results if each.is_short]
     what = {"seconds": "in seconds of training", "flops": "in FLOPs of training"}[unit]
-    if not ties:
-        return f"{best.arm} has the lowest validation loss, and no other arm ties with it."
-    tied = f"{listed([best.arm, *ties])} tie: the intervals of their differences in validation loss include 0."
-    return f"{tied} The cheapest of them {what}, {winner.arm}, is taken."
+    parts = [f"{best.arm} has the lowest validation loss, and no other arm ties with it."]
+    if ties:
+        tied = f"{listed([best.arm, *ties])} tie: the intervals of their differences in validation loss include 0."
+        parts = [tied, f"The cheapest of them {what}, {winner.arm}, is taken."]
+    if short:
+        parts.append(f"The loss of {listed(short)} still fell with length: a larger budget may find a lower one.")
+    return " ".join(parts)
