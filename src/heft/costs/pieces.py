@@ -1,6 +1,6 @@
 """The pieces of work that a run is made of, with what each costs, so that a person is told how long it will take."""
 
-from collections.abc import Collection
+from collections.abc import Collection, MutableMapping
 from math import ceil
 
 import torch
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from heft.costs.evaluation import evaluation_cost
 from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.skeleton import skeleton_of
-from heft.costs.stage import StageCosts, stage_costs
+from heft.costs.stage import Shape, StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Piece
@@ -23,12 +23,18 @@ def evaluation_name(name: str) -> str:
 
 
 def pieces_of(
-    recipe: Recipe, base: PreTrainedModel, data: Data, evaluated: Collection[str] = (), trained: Collection[str] = ()
+    recipe: Recipe,
+    base: PreTrainedModel,
+    data: Data,
+    shapes: MutableMapping[str, Shape],
+    evaluated: Collection[str] = (),
+    trained: Collection[str] = (),
 ) -> list[Piece]:
     """The evaluations and trainings of a run that are left, in order.
 
     Args:
         base: the model, with or without weights, and nothing attached.
+        shapes: of stages' models, by stage; those that are looked at here join them.
         evaluated, trained: names of what is done already, "base" among them.
     """
     pieces = []
@@ -37,7 +43,8 @@ def pieces_of(
     for name, stage in recipe.stages.items():
         if name in evaluated and (name in trained or stage.is_frozen):
             continue
-        costs = stage_costs(recipe, name, data.train)
+        costs = stage_costs(recipe, name, data.train, shapes.get(name))
+        shapes[name] = costs.shape
         if name not in trained and not stage.is_frozen:
             pieces.append(training_piece(name, costs))
         pieces.append(_evaluation(name, recipe, base, data, costs.shape.costs))
