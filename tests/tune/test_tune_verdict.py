@@ -80,20 +80,20 @@ def test_arms_with_equal_rows_tie(arms):
 
 
 @pytest.mark.parametrize(
-    ("more", "steps", "is_short"),
+    ("more", "steps", "still_falls"),
     [(0.5, 10, True), (0.0, 10, False), (0.5, 40, False), (-0.5, 10, False)],
     ids=["a shorter one is worse", "a shorter one is as good", "only a longer one is worse", "a shorter one is better"],
 )
-def test_a_loss_that_still_fell_with_length_is_said(arms, more, steps, is_short):
+def test_a_loss_that_still_fell_with_length_is_said(arms, more, steps, still_falls):
     best = arms["best"]
     other = outcome("o", np.asarray(best.row_losses) + more + np.random.default_rng(2).normal(0, 0.05, ROWS), steps)
     (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [other, best]})
-    assert found.is_short == is_short
-    assert ("The loss of lora still fell with length" in verdict_in_words([found], "seconds")) == is_short
+    assert found.still_falls == still_falls
+    assert ("The loss of lora still fell with length" in verdict_in_words([found], "seconds")) == still_falls
 
 
 def test_a_trial_of_another_recipe_says_nothing_of_length(arms):
     best, other = arms["best"], outcome("o", np.asarray(arms["best"].row_losses) + 1.0, 10)
     other.stages["coarse"]["rank"] = 16
     (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [other, best]})
-    assert not found.is_short
+    assert not found.still_falls

@@ -206,7 +206,7 @@ class TuneArm(_Document):
     """95 % interval of the difference, paired by row; null where there is nothing to compare."""
     ties: bool
     """Whether that interval includes 0."""
-    is_short: bool
+    still_falls: bool
     """Whether the loss still fell with length: the same recipe with fewer steps was worse, with an interval that
     excludes 0, and none with more was tried."""
     training_seconds: float | None

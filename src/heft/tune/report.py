@@ -159,7 +159,7 @@ def arm_row(result: ArmResult, findings: Findings) -> dict[str, Any]:
         "difference": result.difference,
         "interval": result.interval,
         "ties": result.ties,
-        "is_short": result.is_short,
+        "still_falls": result.still_falls,
         "training_seconds": result.best.whole_seconds,
         "training_flops": result.best.whole_flops,
         "spent": account.spent,

@@ -23,7 +23,7 @@ class ArmResult:
         difference: of its loss from the lowest one of all arms.
         interval: 95 % of the difference, from a paired bootstrap over validation rows; None where rows do not say.
         ties: whether the interval does not exclude 0.
-        is_short: whether its loss still fell with length: the same recipe was trained for fewer steps alone, and was
+        still_falls: whether its loss still fell with length: the same recipe was trained for fewer steps alone, and was
             worse, with an interval that excludes 0.
     """
 
@@ -33,7 +33,7 @@ class ArmResult:
     difference: float
     interval: tuple[float, float] | None
     ties: bool
-    is_short: bool = False
+    still_falls: bool = False
 
 
 def results_of(
@@ -57,12 +57,12 @@ def results_of(
     for arm, best in bests.items():
         difference, interval = loss_difference(best.row_losses, lowest.row_losses, tokens, groups)
         ties = interval is None or interval[0] <= 0 <= interval[1]
-        is_short = _is_short(best, trials[arm], tokens, groups)
-        found.append(ArmResult(arm, best, costs[arm], difference, interval, ties, is_short))
+        still_falls = _still_falls(best, trials[arm], tokens, groups)
+        found.append(ArmResult(arm, best, costs[arm], difference, interval, ties, still_falls))
     return sorted(found, key=lambda result: result.best.loss)
 
 
-def _is_short(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int], groups: Sequence[int]) -> bool:
+def _still_falls(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int], groups: Sequence[int]) -> bool:
     """See `ArmResult`; the nearest shorter trial is the one that is compared."""
     others = [each for each in trials if is_other_length(each, best)]
     if not others or any(each.steps > best.steps for each in others):
@@ -99,7 +99,7 @@ def verdict_in_words(results: Sequence[ArmResult], unit: str) -> str:
     """Who wins and why, in one or two sentences."""
     winner, best = winner_of(results), results[0]
     ties = [each.arm for each in results if each.ties and each.arm != best.arm]
-    short = [each.arm for each in results if each.is_short]
+    short = [each.arm for each in results if each.still_falls]
     what = {"seconds": "in seconds of training", "flops": "in FLOPs of training"}[unit]
     parts = [f"{best.arm} has the lowest validation loss, and no other arm ties with it."]
     if ties:
