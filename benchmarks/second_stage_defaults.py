@@ -1,0 +1,99 @@
+"""Which rate a second ReFT stage needs where nothing is tuned, behind a default first stage or a third of one.
+
+    python benchmarks/second_stage_defaults.py run --data DIR --tasks DIR --out OUT [--cells sst2-100 …] [--seeds 0 1]
+    python benchmarks/second_stage_defaults.py table
+
+In each cell (see two_stages.py) and with each seed: LoRA with the default rate, as long as the default says and a third
+of it; on each, frozen, ReFT (`l4`) of the default length with the default rate and 0.3 and 0.1 of it. `run` goes on
+where it was stopped, and adds to second_stage_defaults_results.json accuracies and seconds of training; `table` has
+what each adds to the first stage of default length, with t intervals over cells and seeds. Nothing is chosen in it.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from second_stage import interval
+from two_stages import recipe_of
+
+from heft.recipe.defaults import epochs_for, rate_for
+from heft.recipe.recipe import Recipe
+from heft.run.train import train
+
+RESULTS = Path(__file__).parent / "second_stage_defaults_results.json"
+PARAMETERS = 135_000_000
+LENGTHS = {"whole": 1.0, "third": 1 / 3}
+FACTORS = (1.0, 0.3, 0.1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--cells", nargs="+", default=["sst2-100", "agnews-100"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--eval-rows", type=int, default=400)
+    options = parser.parse_args()
+    if options.what == "table":
+        table(json.loads(RESULTS.read_text()))
+        return
+    for seed in options.seeds:
+        for cell in options.cells:
+            found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+            found.setdefault(cell, {})[str(seed)] = cell_of(cell, seed, options)
+            RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def cell_of(cell: str, seed: int, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Accuracy and seconds of training of each first stage, and of each second one behind it."""
+    common = recipe_of(cell, options)
+    batch = common["stages"]["coarse"]["batch_size"]
+    epochs = epochs_for(common["task"]["train_limit"], batch)
+    folder = options.out / cell / f"seed-{seed}"
+    found = {}
+    for name, share in LENGTHS.items():
+        coarse = {"method": "lora", "batch_size": batch, "epochs": epochs * share}
+        first = trained(common, seed, folder / name, {"coarse": coarse})
+        found[name] = figures(first)
+        below = {"method": "lora", "from": str((first / "adapter").resolve())}
+        for factor in FACTORS:
+            rate = float(f"{factor * rate_for('reft', PARAMETERS):.1g}")
+            fine = {"method": "reft", "positions": "l4", "batch_size": batch, "learning_rate": rate}
+            run = trained(common, seed, folder / f"{name}-{rate:g}", {"coarse": below, "fine": fine})
+            accuracy, seconds = figures(run)
+            found[f"{name} {rate:g}"] = [accuracy, found[name][1] + seconds]
+            print(cell, seed, name, rate, found[name], found[f"{name} {rate:g}"], flush=True)
+    return found
+
+
+def trained(common: dict, seed: int, folder: Path, stages: dict) -> Path:
+    """The directory of a run of these stages."""
+    train(Recipe.model_validate(common | {"stages": stages, "seed": seed, "output": str(folder)}), resume=True)
+    return folder
+
+
+def figures(run: Path) -> list[float]:
+    """Accuracy after the last stage, and its seconds of training."""
+    last = json.loads((run / "summary.json").read_text())["stages"][-1]
+    return [last["accuracy"], last["seconds"]]
+
+
+def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+    """Means over cells and seeds."""
+    runs = [configurations for cell in found.values() for configurations in cell.values()]
+    print(
+        f"{len(runs)} pairs of cell and seed: {', '.join(f'{cell} ({len(seeds)})' for cell, seeds in found.items())}\n"
+    )
+    print("| stages | accuracy, % | seconds | points more than the first stage alone (95 %) |")
+    print("|---|---|---|---|")
+    for name in runs[0]:
+        accuracy, seconds = (statistics.mean(run[name][place] for run in runs) for place in (0, 1))
+        more = [100 * (run[name][0] - run["whole"][0]) for run in runs]
+        print(f"| {name} | {100 * accuracy:.1f} | {seconds:.0f} | {interval(more) if name != 'whole' else ''} |")
+
+
+if __name__ == "__main__":
+    main()
