@@ -53,25 +53,27 @@ def cell_of(cell: str, seed: int, options: argparse.Namespace) -> dict[str, list
     batch = common["stages"]["coarse"]["batch_size"]
     epochs = epochs_for(common["task"]["train_limit"], batch)
     folder = options.out / cell / f"seed-{seed}"
-    found = {}
+    found: dict[str, list[float]] = {}
+    base_from = [folder / "whole"]
     for name, share in LENGTHS.items():
         coarse = {"method": "lora", "batch_size": batch, "epochs": epochs * share}
-        first = trained(common, seed, folder / name, {"coarse": coarse})
+        first = trained(common, seed, folder / name, {"coarse": coarse}, base_from)
         found[name] = figures(first)
         below = {"method": "lora", "from": str((first / "adapter").resolve())}
         for factor in FACTORS:
             rate = float(f"{factor * rate_for('reft', PARAMETERS):.1g}")
             fine = {"method": "reft", "positions": "l4", "batch_size": batch, "learning_rate": rate}
-            run = trained(common, seed, folder / f"{name}-{rate:g}", {"coarse": below, "fine": fine})
+            run = trained(common, seed, folder / f"{name}-{rate:g}", {"coarse": below, "fine": fine}, base_from)
             accuracy, seconds = figures(run)
             found[f"{name} {rate:g}"] = [accuracy, found[name][1] + seconds]
             print(cell, seed, name, rate, found[name], found[f"{name} {rate:g}"], flush=True)
     return found
 
 
-def trained(common: dict, seed: int, folder: Path, stages: dict) -> Path:
-    """The directory of a run of these stages."""
-    train(Recipe.model_validate(common | {"stages": stages, "seed": seed, "output": str(folder)}), resume=True)
+def trained(common: dict, seed: int, folder: Path, stages: dict, base_from: list[Path]) -> Path:
+    """The directory of a run of these stages; the base is evaluated once for those of a cell and seed."""
+    recipe = Recipe.model_validate(common | {"stages": stages, "seed": seed, "output": str(folder)})
+    train(recipe, resume=True, base_from=[run for run in base_from if run != folder and run.is_dir()])
     return folder
 
 
