@@ -7,12 +7,13 @@ vocabulary of 259. Weights are drawn wide enough that another token, or an edit,
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 
 from heft.builtin import byte_tokenizer
 
-__all__ = ["ARCHITECTURES", "byte_tokenizer", "likeliest", "tiny_model"]
+__all__ = ["ARCHITECTURES", "byte_tokenizer", "likeliest", "of_each_kind", "tiny_model"]
 
 COMMON = {
     "vocab_size": 259,
@@ -59,6 +60,12 @@ def tiny_model(architecture: str = "llama", **overrides) -> "transformers.PreTra
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return model_class(config_class(**(COMMON | own | overrides))).eval()
+
+
+def of_each_kind() -> list:
+    """`ARCHITECTURES` as parameters of a test, those long that are as Llama in what the test is of."""
+    alike = ("mistral", "qwen2")
+    return [pytest.param(each, marks=pytest.mark.long) if each in alike else each for each in sorted(ARCHITECTURES)]
 
 
 def forget_hashes(directory: Path) -> Path:

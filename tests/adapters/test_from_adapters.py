@@ -29,6 +29,7 @@ from heft.verify import verify
 IDS = torch.arange(3, 43).reshape(2, 20)
 FINE = "fine: {method: reft, rank: 2, positions: l2, steps: 2, batch_size: 4}"
 TARGETS = ["q_proj", "down_proj"]
+TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 12, eval_size: 4}"
 
 
 def fresh_base():
@@ -93,7 +94,7 @@ def recipe(recipe_file, tmp_path):
     """A recipe whose coarse stage starts from a folder, with more settings of it and of the recipe, and its run."""
 
     def made(source, more="", rest="", fine=FINE, method="lora", output="run"):
-        path = recipe_file(f"{{coarse: {{method: {method}, from: '{source}'{more}}}, {fine}}}", rest)
+        path = recipe_file(f"{{coarse: {{method: {method}, from: '{source}'{more}}}, {fine}}}", rest, task=TASK)
         return load_recipe(path, output=tmp_path / output)
 
     return made

@@ -21,29 +21,29 @@ from heft.verify.finding import FAILED
 NEW = ["<a>", "<b>"]
 
 
+def write_base(folder, tied: bool = True, architecture: str = "llama"):
+    """Write a model whose tokenizer has two tokens more, tied or not, and return its folder."""
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_tokens(NEW, special_tokens=True)
+    model = tiny.tiny_model(architecture, vocab_size=len(tokenizer), tie_word_embeddings=tied)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def base(tmp_path):
-    """Writes a model whose tokenizer has two tokens more, tied or not, and returns its folder."""
-
-    def write(tied: bool = True, architecture: str = "llama"):
-        folder = tmp_path / f"{architecture}-{tied}"
-        tokenizer = tiny.byte_tokenizer()
-        tokenizer.add_tokens(NEW, special_tokens=True)
-        model = tiny.tiny_model(architecture, vocab_size=len(tokenizer), tie_word_embeddings=tied)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
-
-    return write
+    """Writes such a model, tied or not, and returns its folder."""
+    return lambda tied=True: write_base(tmp_path / f"llama-{tied}", tied)
 
 
 def recipe(folder, tmp_path, *settings, stages=None):
-    rows = [{"prompt": f"Is {n} even?", "completion": NEW[n % 2]} for n in range(24)]
+    rows = [{"prompt": f"Is {n} even?", "completion": NEW[n % 2]} for n in range(8)]
     for split, part in (("train", rows), ("eval", [{**row, "prompt": f"And {row['prompt']}"} for row in rows])):
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     stages = stages or (
-        "{coarse: {method: lora, rank: 2, epochs: 3, batch_size: 8, learning_rate: 1e-2, trainable_tokens: [<a>, <b>]},"
-        " fine: {method: reft, rank: 2, positions: l2, epochs: 1, batch_size: 8}}"
+        "{coarse: {method: lora, rank: 2, epochs: 2, batch_size: 4, learning_rate: 1e-2, trainable_tokens: [<a>, <b>]},"
+        " fine: {method: reft, rank: 2, positions: l2, epochs: 1, batch_size: 4}}"
     )
     path = tmp_path / "recipe.yaml"
     path.write_text(
@@ -54,17 +54,42 @@ def recipe(folder, tmp_path, *settings, stages=None):
     return load_recipe(path, settings, output=str(tmp_path / "run"))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The model's folder and the adapter directory of a run on it, trained when it is first asked for."""
+    made = {}
+
+    def train(tied: bool = True, architecture: str = "llama"):
+        if (tied, architecture) not in made:
+            folder = tmp_path_factory.mktemp(f"{architecture}-{tied}")
+            model = write_base(folder / "model", tied, architecture)
+            made[tied, architecture] = model, heft.train(recipe(model, folder)).directory / "adapter"
+        return made[tied, architecture]
+
+    return train
+
+
+@pytest.fixture
+def without_hashes(trained, tmp_path):
+    """A copy of an adapter directory whose files may be changed."""
+    return tiny.forget_hashes(shutil.copytree(trained()[1], tmp_path / "adapter"))
+
+
 def logits(model, ids=(70, 259, 80, 260, 90)):
     with torch.no_grad():
         return model(torch.tensor([list(ids)])).logits
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_new_tokens_train_save_and_load_and_nothing_else_of_the_embedding(base, tmp_path, tied, architecture):
-    folder = base(tied, architecture)
-    heft.train(recipe(folder, tmp_path))
-    model, _ = heft.load(tmp_path / "run" / "adapter")
+@pytest.mark.parametrize(
+    ("architecture", "tied"),
+    [
+        *(("llama", True), ("llama", False), ("gpt2", True), ("gemma3", False)),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in (("gpt2", False), ("gemma3", True))),
+    ],
+)
+def test_new_tokens_train_save_and_load_and_nothing_else_of_the_embedding(trained, tied, architecture):
+    folder, adapter = trained(tied, architecture)
+    model, _ = heft.load(adapter)
     plain = AutoModelForCausalLM.from_pretrained(folder)
     rows = model.get_input_embeddings().weight
     before = plain.get_input_embeddings().weight
@@ -88,9 +113,8 @@ def test_a_lora_folder_with_new_tokens_gives_equal_logits_in_plain_peft(base, tm
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_check_of_verify_holds_with_new_tokens(base, tmp_path, tied):
-    heft.train(recipe(base(tied), tmp_path))
-    found = verify(tmp_path / "run" / "adapter", rows=3).findings
+def test_every_check_of_verify_holds_with_new_tokens(trained, tied):
+    found = verify(trained(tied)[1], rows=3).findings
     failed = [finding.lines() for finding in found if finding.state == FAILED]
     assert failed == []
 
@@ -139,19 +163,15 @@ def test_new_tokens_are_refused_with_a_start_that_changes_the_base():
 
 
 @pytest.mark.parametrize("value", [[-1], [1, 1], ["a"], {"lm_head": [1]}, [], [2**40], True])
-def test_a_directory_that_asks_for_odd_tokens_is_refused(base, tmp_path, value):
-    heft.train(recipe(base(), tmp_path))
-    adapter = tiny.forget_hashes(tmp_path / "run" / "adapter")
-    path = adapter / "coarse" / "adapter_config.json"
+def test_a_directory_that_asks_for_odd_tokens_is_refused(without_hashes, value):
+    path = without_hashes / "coarse" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"trainable_token_indices": value}))
     with pytest.raises(HeftError, match=r"trainable_token_indices(\[0\])?: "):
-        heft.load(adapter)
+        heft.load(without_hashes)
 
 
-def test_a_directory_with_a_token_beyond_the_embedding_is_refused(base, tmp_path):
-    heft.train(recipe(base(), tmp_path))
-    adapter = tiny.forget_hashes(tmp_path / "run" / "adapter")
-    path = adapter / "coarse" / "adapter_config.json"
+def test_a_directory_with_a_token_beyond_the_embedding_is_refused(without_hashes):
+    path = without_hashes / "coarse" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"trainable_token_indices": [5, 999]}))
     with pytest.raises(HeftError, match="an embedding for token 999, and the model has 261"):
-        heft.load(adapter)
+        heft.load(without_hashes)

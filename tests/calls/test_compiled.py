@@ -9,7 +9,8 @@ from transformers.generation.configuration_utils import CompileConfig
 from reft.support import config_of, logits, perturb, reft_parameters, token_ids, with_reft
 from tiny import tiny_model
 
-POSITIONS = ["all", "f2+l2", "l2+", "lora l2"]
+ALIKE = [pytest.param(positions, marks=pytest.mark.long) for positions in ("all", "l2+")]
+POSITIONS = ["f2+l2", "lora l2", *ALIKE]
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +43,14 @@ def test_a_compiled_model_has_no_graph_break_as_lora_alone_has_none(positions):
     assert torch._dynamo.explain(model)(input_ids=token_ids(2, 12)).graph_break_count == 0
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("lengths", [None, [6, 9]])
+@pytest.mark.parametrize(
+    ("positions", "lengths"),
+    [
+        *(("f2+l2", None), ("all", [6, 9]), ("f2+l2", [6, 9]), ("lora l2", [6, 9])),
+        *(pytest.param(each, None, marks=pytest.mark.long) for each in ("all", "l2+", "lora l2")),
+        pytest.param("l2+", [6, 9], marks=pytest.mark.long),
+    ],
+)
 def test_a_model_compiled_as_one_graph_gives_the_plain_logits_of_real_tokens(positions, lengths):
     model, inputs = with_reft(two_layers(), positions=positions), padded()
     told = {} if lengths is None else {"prompt_lengths": torch.tensor(lengths)}

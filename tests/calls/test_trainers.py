@@ -12,7 +12,7 @@ from heft.reft import with_prompt_lengths
 from reft.support import with_reft
 
 TOLERANCE = 2e-6  # four float32 roundings of a loss of about 5.5 (2**-21 each)
-POSITIONS = ["l2", "f2+l2", "l2+", "lora l2"]
+POSITIONS = ["l2", "f2+l2", pytest.param("l2+", marks=pytest.mark.long), "lora l2"]
 
 
 def sum_of_losses(outputs, labels, num_items_in_batch=None) -> torch.Tensor:

@@ -35,7 +35,10 @@ def started(*arguments, cwd):
     ("command", "sweep", "number", "then"),
     [
         ("train", "null", signal.SIGINT, "Resume with: heft train {recipe} --output {directory} --resume"),
-        ("train", "null", signal.SIGTERM, "Resume with: heft train {recipe} --output {directory} --resume"),
+        pytest.param(
+            *("train", "null", signal.SIGTERM, "Resume with: heft train {recipe} --output {directory} --resume"),
+            marks=pytest.mark.long,
+        ),
         ("sweep", "{grid: {rank: [2, 3]}}", signal.SIGINT, "Remove it before the next try"),
     ],
 )

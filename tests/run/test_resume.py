@@ -103,15 +103,34 @@ def ended_after(recipe: Path, directory: Path, writes: int) -> None:
     assert was_killed(in_a_child(work))
 
 
+@pytest.fixture(scope="module")
+def ended_runs(recipe):
+    """Makes runs that were killed at their writes, each once; by the number of writes."""
+    made = {}
+
+    def make(writes: int) -> Path:
+        if writes not in made:
+            made[writes] = recipe.parent / f"ended-{writes}"
+            ended_after(recipe, made[writes], writes)
+        return made[writes]
+
+    return make
+
+
+@pytest.fixture
+def ended(ended_runs, tmp_path):
+    """A copy of such a run, which a test may change."""
+    return lambda writes: shutil.copytree(ended_runs(writes), tmp_path / "run")
+
+
 def checkpoints(directory: Path) -> list[str]:
     folder = directory / "checkpoints"
     return sorted(str(each.relative_to(folder)) for each in folder.glob("*/*"))
 
 
-@pytest.mark.parametrize("damage", ["altered", "cut short", "lost", "more"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(recipe, whole, tmp_path, damage):
-    directory = tmp_path / "run"
-    ended_after(recipe, directory, 5)
+@pytest.mark.parametrize("damage", ["altered", pytest.param("cut short", marks=pytest.mark.long), "lost", "more"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(recipe, whole, ended, damage):
+    directory = ended(5)
     assert checkpoints(directory) == [
         "0-coarse/step-00000003",
         "0-coarse/step-00000004",
@@ -137,9 +156,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(recipe, who
     assert results(directory) == results(whole)
 
 
-def test_a_stage_whose_adapter_was_damaged_goes_on_from_its_last_steps(recipe, whole, tmp_path):
-    directory = tmp_path / "run"
-    ended_after(recipe, directory, 13)  # ten steps of coarse, of which nine are kept, itself, two steps of fine
+def test_a_stage_whose_adapter_was_damaged_goes_on_from_its_last_steps(recipe, whole, ended):
+    directory = ended(13)  # ten steps of coarse, of which nine are kept, itself, two steps of fine
     trained = directory / "checkpoints/0-coarse/trained"
     (trained / "coarse/adapter_model.safetensors").write_bytes(b"")
     notes = Notes()
@@ -149,9 +167,8 @@ def test_a_stage_whose_adapter_was_damaged_goes_on_from_its_last_steps(recipe, w
     assert results(directory) == results(whole)
 
 
-def test_altered_records_are_evaluated_again(recipe, whole, tmp_path):
-    directory = tmp_path / "run"
-    ended_after(recipe, directory, 13)
+def test_altered_records_are_evaluated_again(recipe, whole, ended):
+    directory = ended(13)
     records = directory / "records/coarse.jsonl"
     records.write_text("\n".join(records.read_text().splitlines()[:-1]) + "\n")
     run(recipe, directory)
@@ -170,9 +187,8 @@ def test_a_finished_run_is_given_back_as_it_is(recipe, whole):
     assert [stage.accuracy for stage in again.stages] == [stage["accuracy"] for stage in figures]
 
 
-def test_another_recipe_or_other_data_is_refused_and_nothing_is_changed(recipe, tmp_path):
-    directory = tmp_path / "run"
-    ended_after(recipe, directory, 3)
+def test_another_recipe_or_other_data_is_refused_and_nothing_is_changed(recipe, ended):
+    directory = ended(3)
     before = checkpoints(directory)
     with pytest.raises(HeftError, match=r"another recipe \(stages.fine.rank: 2, not 3\)"):
         resume(recipe, directory, Notes(), "stages.fine.rank=3")
@@ -185,26 +201,24 @@ def test_another_recipe_or_other_data_is_refused_and_nothing_is_changed(recipe, 
     assert checkpoints(directory) == before
 
 
-def test_when_it_is_kept_and_where_it_is_written_may_change(recipe, whole, tmp_path):
-    ended_after(recipe, tmp_path / "run", 4)
-    shutil.move(tmp_path / "run", tmp_path / "moved")
+def test_when_it_is_kept_and_where_it_is_written_may_change(recipe, whole, ended, tmp_path):
+    shutil.move(ended(13), tmp_path / "moved")
     resume(recipe, tmp_path / "moved", Notes(), "checkpoint.every_steps=null", "checkpoint.keep=1")
     assert results(tmp_path / "moved") == results(whole)
 
 
-def test_without_resume_a_begun_run_is_refused_with_the_way_out(recipe, tmp_path):
-    ended_after(recipe, tmp_path / "run", 3)
+def test_without_resume_a_begun_run_is_refused_with_the_way_out(recipe, ended):
     with pytest.raises(HeftError, match="not finished: resume it with --resume"):
-        train(load_recipe(recipe, output=str(tmp_path / "run")))
+        train(load_recipe(recipe, output=str(ended(3))))
 
 
-def test_a_second_process_on_the_same_directory_is_refused(recipe, tmp_path):
-    ended_after(recipe, tmp_path / "run", 3)
-    with locked(tmp_path / "run", "run"), pytest.raises(HeftError, match="another process is working on the run in"):
-        run(recipe, tmp_path / "run")
+def test_a_second_process_on_the_same_directory_is_refused(recipe, ended):
+    directory = ended(3)
+    with locked(directory, "run"), pytest.raises(HeftError, match="another process is working on the run in"):
+        run(recipe, directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_ends_training_after_its_step_and_keeps_that_step(recipe, whole, tmp_path, number):
     class SignalAtStep(Notes):
         def step(self, what, done, total):

@@ -100,11 +100,10 @@ def base_summary(run, **values):
     [
         lambda run: None,
         lambda run: about(run, step="x"),
-        lambda run: about(run, metrics_bytes=0),
-        lambda run: about(run, metrics_bytes=-1),
+        *(pytest.param(lambda run, n=n: about(run, metrics_bytes=n), marks=pytest.mark.long) for n in (0, -1)),
         lambda run: about(run, sha256={}),
         lambda run: (run / "checkpoints" / "1-fine" / "step-00000009").write_text(""),
-        lambda run: (run / "checkpoints" / "1-fine" / "step-of-mine").mkdir(),
+        pytest.param(lambda run: (run / "checkpoints" / "1-fine" / "step-of-mine").mkdir(), marks=pytest.mark.long),
         lambda run: shutil.rmtree(run / "records"),
         lambda run: shutil.rmtree(run / "checkpoints"),
         lambda run: (run / "summary.json").unlink(),
@@ -116,7 +115,10 @@ def test_a_run_with_a_part_gone_or_altered_ends_as_one_that_was_never_ended(made
     assert results(run) == results(made[WHOLE + 1])
 
 
-@pytest.mark.parametrize("values", [{"step": 1}, {"metrics_bytes": 0}, {"mine": 1}])
+@pytest.mark.parametrize(
+    "values",
+    [*(pytest.param(each, marks=pytest.mark.long) for each in ({"step": 1}, {"mine": 1})), {"metrics_bytes": 0}],
+)
 def test_an_altered_checkpoint_json_is_named(resumed, values):
     _, notes = resumed(BEGUN, lambda run: about(run, **values))
     assert any("is damaged (checkpoint.json is not what was written)" in note for note in notes)

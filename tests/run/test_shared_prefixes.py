@@ -35,7 +35,14 @@ def whole(request, tmp_path_factory):
     return folder / "whole"
 
 
-@pytest.mark.parametrize("writes", [3, 9])
+@pytest.mark.parametrize(
+    ("whole", "writes"),
+    [
+        *(("auto", 9), ("disk", 3)),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in (("auto", 3), ("disk", 9))),
+    ],
+    indirect=["whole"],
+)
 def test_a_run_that_was_ended_in_either_stage_ends_as_if_it_had_not_been(whole, tmp_path, writes):
     recipe = whole.parent / "recipe.yaml"
     ended_after(recipe, tmp_path / "run", writes)
@@ -43,12 +50,19 @@ def test_a_run_that_was_ended_in_either_stage_ends_as_if_it_had_not_been(whole, 
     assert results(tmp_path / "run") == results(whole)
 
 
-def test_both_stages_train_to_what_they_train_to_on_the_plain_path(whole, tmp_path):
+@pytest.fixture(scope="module")
+def on_the_plain_path(tmp_path_factory):
+    """The directory of a run that keeps no prefix."""
+    folder = tmp_path_factory.mktemp("plain")
+    run(recipe_in(folder, ", reuse: false", ", reuse: false"), folder / "plain")
+    return folder / "plain"
+
+
+def test_both_stages_train_to_what_they_train_to_on_the_plain_path(whole, on_the_plain_path):
     """Two optimisers of 6 and 4 steps: what rounding does to weights stays far below what training does."""
-    run(recipe_in(tmp_path, ", reuse: false", ", reuse: false"), tmp_path / "plain")
     for name in ("coarse", "fine"):
         plain, shared = (
-            load_file(each / "adapter" / name / "adapter_model.safetensors") for each in (tmp_path / "plain", whole)
+            load_file(each / "adapter" / name / "adapter_model.safetensors") for each in (on_the_plain_path, whole)
         )
         for key, value in plain.items():
             assert (shared[key] - value).abs().max() < 0.02 * value.abs().max() + 1e-4, key
@@ -77,6 +91,7 @@ def costs_of(path):
     return recipe, [stage_costs(recipe, name, data.train) for name in recipe.stages]
 
 
+@pytest.mark.parametrize("whole", ["auto", pytest.param("disk", marks=pytest.mark.long)], indirect=True)
 def test_the_second_stage_pays_for_no_prefix_and_the_plan_says_so(tmp_path, whole):
     recipe, (coarse, fine) = costs_of(recipe_in(tmp_path))
     assert shared_prefix(recipe).start == coarse.reuse.start == fine.reuse.start == 5

@@ -52,7 +52,7 @@ def finished(process):
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+@pytest.fixture(scope="module", params=["ddp", pytest.param("fsdp2", marks=pytest.mark.long)])
 def runs(request, tmp_path_factory):
     """A recipe's run in this process, the same by two, and what the two printed."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():

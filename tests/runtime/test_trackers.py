@@ -111,9 +111,10 @@ def test_a_missing_package_is_an_error_before_training_with_the_command(recipe, 
 
 
 def test_none_is_the_default_and_writes_nothing(recipe_file, tmp_path):
-    run = heft.train(load_recipe(recipe_file(STAGES), output=tmp_path / "run"))
+    stages = "{fine: {method: reft, rank: 2, steps: 1}}"
+    run = heft.train(load_recipe(recipe_file(stages), output=tmp_path / "run"))
     assert not (run.directory / "trackers").exists()
-    swept = recipe_file(STAGES, "sweep: {grid: {rank: [1, 2]}}")
+    swept = recipe_file(stages, "sweep: {grid: {rank: [1, 2]}}")
     assert not (sweep(load_recipe(swept, output=tmp_path / "sweep")).directory / "trackers").exists()
 
 
@@ -123,10 +124,11 @@ def test_an_unknown_tracker_is_named(recipe):
 
 
 def test_other_trackers_are_no_reason_not_to_resume(recipe):
-    made = recipe("tensorboard", rest="checkpoint: {every_steps: 1}")
+    stages = "{coarse: {method: lora, rank: 2, steps: 2}}"
+    made = recipe("tensorboard", stages=stages, rest="checkpoint: {every_steps: 1}")
     with signals.handling(), pytest.raises(KeyboardInterrupt):
-        heft.train(made, InterruptAt("coarse", 2))
-    assert heft.train(made.model_copy(update={"trackers": []}), resume=True).stages[-1].name == "fine"
+        heft.train(made, InterruptAt("coarse", 1))
+    assert heft.train(made.model_copy(update={"trackers": []}), resume=True).stages[-1].name == "coarse"
 
 
 def test_the_configuration_has_every_setting_by_its_path(recipe):

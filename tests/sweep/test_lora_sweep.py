@@ -42,11 +42,10 @@ def computed(monkeypatch):
 def test_lora_of_every_rank_place_and_position_trains_as_alone(run, tmp_path, computed, fused):
     recipe, _, learners = run(
         FINE % fused,
-        "{grid: {positions: [l2, l4+, all], rank: [2, 3], targets: [all-linear, [q_proj, down_proj]], seed: [1, 5]},"
-        " holdout: 0.2}",
+        "{grid: {positions: [l2, l4+, all], rank: [2, 3], targets: [all-linear, [q_proj, down_proj]]}, holdout: 0.2}",
     )
     assert bool(computed) == (fused == "true")
-    assert_as_alone(recipe, learners, tmp_path, [0, 6, 11, 13, 23])
+    assert_as_alone(recipe, learners, tmp_path, [3, 4, 10])  # every position, rank and choice of targets
 
 
 @pytest.mark.long
@@ -79,7 +78,7 @@ def test_behind_a_coarse_stage_of_last_positions_each_is_as_alone(run, tmp_path,
     assert_as_alone(recipe, learners, tmp_path)
 
 
-@pytest.mark.parametrize("positions", ["l2", "all"])
+@pytest.mark.parametrize("positions", ["l2", pytest.param("all", marks=pytest.mark.long)])
 def test_without_reuse_whole_rows_give_the_same(run, tmp_path, positions):
     grid = f"{{grid: {{positions: [{positions}], seed: [1, 5]}}, holdout: 0.2}}"
     recipe, _, learners = run(FINE.replace("fused: %s", "reuse: false"), grid)
@@ -118,7 +117,7 @@ def test_a_configuration_that_diverges_leaves_the_others_as_they_are(run, tmp_pa
     assert_as_alone(recipe, learners, tmp_path, [0])
 
 
-@pytest.mark.parametrize("positions", ["l2", "all"])
+@pytest.mark.parametrize("positions", ["l2", pytest.param("all", marks=pytest.mark.long)])
 def test_the_winner_is_saved_loads_and_repeats_itself(run, tmp_path, positions):
     recipe, found, _ = run(
         f"{{method: lora, positions: {positions}, rank: 2, steps: 6, batch_size: 4}}",

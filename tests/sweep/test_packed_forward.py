@@ -72,7 +72,7 @@ def plain(model, number, row):
 
 @pytest.mark.parametrize("site", ["block", "mlp"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["copied", "in_place"])
-@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", tiny.of_each_kind())
 def test_every_copy_has_the_loss_and_the_gradients_it_has_alone(architecture, in_place, site):
     model = model_with_all(architecture, site)
     passes = passes_of(model, in_place)

@@ -110,7 +110,9 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     ("grid", "fine"),
     [
         ("{learning_rate: [1e-3, 2e-3], positions: [l2]}", "epochs: 2, cache: memory, fused: false"),
-        ("{seed: [1, 2], positions: [l2]}", "epochs: 2, cache: memory, fused: false"),
+        pytest.param(
+            *("{seed: [1, 2], positions: [l2]}", "epochs: 2, cache: memory, fused: false"), marks=pytest.mark.long
+        ),
         (
             "{learning_rate: [1e-3, 2e-3], positions: [l2]}",
             "epochs: 2, cache: memory",

@@ -66,7 +66,7 @@ def assert_equal(one, other):
     ("grid", "most", "trains"),
     [
         ("{seed: [0, 1], dropout: [0.0, 0.3]}", 8, True),  # copies of two configurations
-        ("{seed: [0, 1], dropout: [0.0, 0.3]}", 4, True),
+        pytest.param("{seed: [0, 1], dropout: [0.0, 0.3]}", 4, True, marks=pytest.mark.long),
         ("{rank: [1, 2], positions: [l2, f1+l1]}", 1, True),
         ("{seed: [0, 1], dropout: [0.0, 0.3]}", 1, False),
     ],

@@ -2,6 +2,7 @@
 
 import pytest
 
+from commands import heft as heft_here
 from commands import heft_alone as heft
 
 CODE = '''
@@ -51,7 +52,7 @@ def test_a_recipe_trains_on_it_from_its_own_folder_and_eval_takes_it_by_name(fol
     evaluated = heft("eval", adapter, "--task", "my_parity:Parity", cwd=folder)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "6 examples" in evaluated.stdout
-    assert heft("report", elsewhere / "runs/own", cwd=elsewhere).returncode == 0  # needs no code of the task
+    assert heft_here("report", elsewhere / "runs/own", cwd=elsewhere).returncode == 0  # needs no code of the task
 
 
 @pytest.mark.parametrize(

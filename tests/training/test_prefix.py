@@ -72,7 +72,7 @@ def stores(tmp_path):
 
 @pytest.mark.parametrize("site", ["block", "attention", "mlp"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["copied", "in_place"])
-@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", tiny.of_each_kind())
 def test_loss_and_gradients_are_those_of_the_plain_path(architecture, in_place, site, tmp_path):
     model = staged(architecture, site=site)
     assert edited_suffix(model) == 2

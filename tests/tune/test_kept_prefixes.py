@@ -25,7 +25,7 @@ from heft.tune.logged import Kept
 from heft.tune.prices import Counter
 from heft.tune.trial import COARSE, FINE
 from heft.tune.weights import WeightsInMemory
-from searches import TWO_ARMS, quick_tune, searched
+from searches import quick_tune, searched
 from tiny_recipe import write_recipe
 from tolerance import of_losses, rounded
 
@@ -106,9 +106,9 @@ def before_of(bench: Bench, positions: str) -> Before:
 @pytest.mark.parametrize(
     ("tried", "below"),
     [
-        (["l2"], None),
+        pytest.param(["l2"], None, marks=pytest.mark.long),
         (["l3+"], "l4+"),
-        (["l2"], "all"),
+        pytest.param(["l2"], "all", marks=pytest.mark.long),
         (["all"], None),
         (["l2", "l3", "l5+"], None),
         (["l2", "l3", "l5+"], "l4"),
@@ -248,7 +248,8 @@ def test_a_trial_has_the_loss_of_its_answers_whatever_the_other_choices_are(benc
 
 
 def test_a_search_computes_them_once_and_a_resumed_one_again(tmp_path, counted):
-    found = searched(tmp_path, "lora, reft", task="{name: whereabouts, train_size: 24, eval_size: 8}")
+    budget = 20e9
+    found = searched(tmp_path, "lora, reft", budget, task="{name: whereabouts, train_size: 24, eval_size: 8}")
     trainings = {each.key for each in found.trials.outcomes.values()}
     assert len(counted) - 24 <= 2 * len(trainings)
     decision = found.trials.decisions["prefixes"]
@@ -258,7 +259,7 @@ def test_a_search_computes_them_once_and_a_resumed_one_again(tmp_path, counted):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[: len(lines) // 2]))
     counted.clear()
-    again = quick_tune(found.recipe, f"{TWO_ARMS:g}flop", resume=True)
+    again = quick_tune(found.recipe, f"{budget:g}flop", resume=True)
     assert 24 <= len(counted) <= 24 + 2 * len(trainings)
     assert [each.best.loss for each in again.findings.results] == [
         each.best.loss for each in found.found.findings.results
