@@ -18,7 +18,7 @@ from heft.tune.run import tune
 from searches import TWO_ARMS, searched
 
 HERE, ELSEWHERE = RayOptions("auto"), RayOptions("10.1.2.3:6379")
-TIMES = {"seconds", "trained_seconds", "training_seconds", "prefix_seconds", "before_seconds"}
+TIMES = {"seconds", "trained_seconds", "trying_seconds", "training_seconds", "prefix_seconds", "before_seconds"}
 
 
 def facts_of(search):

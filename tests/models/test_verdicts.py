@@ -1,11 +1,13 @@
 """What was found of a fast path for one training holds for others of its kind, and for none of another kind."""
 
+import time
+
 import pytest
 
 import tiny
 from heft.adapters.attach import attach
 from heft.adapters.detach import gone_afterwards
-from heft.models.verdicts import NothingTold, remembered, verdict
+from heft.models.verdicts import NothingTold, Verdicts, remembered, verdict
 from heft.recipe.recipe import LoraStage, ReftStage
 
 SAME = {"steps": 1, "rank": 2}
@@ -21,7 +23,7 @@ def lora(**settings) -> LoraStage:
 
 def verdicts_on(stages, answers, about=lambda number: "fast"):
     """What is found for trainings on one model, one after the other, and how often that is tried."""
-    model, known, tried, found = tiny.tiny_model(), {}, [], []
+    model, known, tried, found = tiny.tiny_model(), Verdicts(), [], []
 
     def decide():
         tried.append(1)
@@ -65,3 +67,13 @@ def test_outside_everything_is_tried():
     model = tiny.tiny_model()
     answers = iter(["first", "second"])
     assert [verdict(model, "fast", lambda: next(answers)) for _ in range(2)] == ["first", "second"]
+
+
+def test_what_finding_them_took_is_added_up_and_looking_one_up_takes_nothing():
+    model, known = tiny.tiny_model(), Verdicts()
+    with gone_afterwards(model), remembered(known):
+        attach(model, "fine", reft())
+        verdict(model, "fast", lambda: time.sleep(0.05))
+        once = known.seconds
+        verdict(model, "fast", lambda: time.sleep(0.05))
+    assert 0.05 <= once == known.seconds

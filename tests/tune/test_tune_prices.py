@@ -46,6 +46,12 @@ def test_a_trial_is_as_fast_as_the_nearest_kind_that_was_measured(prices, measur
     assert prices(*measured).speed(*asked) == pytest.approx((flop, 7))
 
 
+def test_what_was_done_once_for_trials_of_a_kind_is_not_expected_again(prices):
+    first = outcome("lora", 3, seconds=300 + 7 + 50, trying_seconds=50)
+    assert prices(first).speed("lora", False, False) == pytest.approx((3, 7))
+    assert first.spent("seconds") == 357  # though it is paid
+
+
 def test_training_alone_is_estimated_for_one_of_several_with_its_prefixes_as_measured(prices):
     one = outcome("lora", 3, behind=True, together=2, prefix_flops=60, prefix_seconds=11)
     assert prices(WHOLE, SHORT, one).of_last_stage(one) == pytest.approx(40 * 5 + 11)

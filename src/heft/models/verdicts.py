@@ -5,9 +5,11 @@ and lengths, which make no path right or wrong, so what was found for one holds 
 """
 
 import json
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from peft import PeftConfig
 from transformers import PreTrainedModel
@@ -20,12 +22,25 @@ class NothingTold(Exception):
     """The plain path gives nothing to compare with: no memory for it, or it is not finite."""
 
 
-_verdicts: ContextVar[dict[Hashable, str | None] | None] = ContextVar("verdicts", default=None)
+@dataclass
+class Verdicts:
+    """On one model.
+
+    Attributes:
+        found: by the path and the rows, and what the model's adapters are.
+        seconds: what finding them took.
+    """
+
+    found: dict[Hashable, str | None] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+_verdicts: ContextVar[Verdicts | None] = ContextVar("verdicts", default=None)
 
 
 @contextmanager
-def remembered(verdicts: dict[Hashable, str | None]) -> Iterator[None]:
-    """Inside, verdicts on one model are taken from here, and kept here."""
+def remembered(verdicts: Verdicts) -> Iterator[None]:
+    """Inside, verdicts are taken from here, and kept here."""
     token = _verdicts.set(verdicts)
     try:
         yield
@@ -43,14 +58,18 @@ def verdict(model: PreTrainedModel, about: Hashable, decide: Callable[[], str | 
     known, key = _verdicts.get(), None
     if known is not None:
         key = (about, kind_of(model))
-        if key in known:
-            return known[key]
+        if key in known.found:
+            return known.found[key]
+    started = time.perf_counter()
     try:
         found = decide()
     except NothingTold:
         return None
+    finally:
+        if known is not None:
+            known.seconds += time.perf_counter() - started
     if known is not None:
-        known[key] = found
+        known.found[key] = found
     return found
 
 

@@ -1,7 +1,7 @@
 """One base model on which trials are trained and measured, each leaving the model as it was."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from heft.data.padding import padding_matters
 from heft.data.rows import Data
 from heft.edits.positions import parse_positions
 from heft.models.load import Base
-from heft.models.verdicts import remembered
+from heft.models.verdicts import Verdicts, remembered
 from heft.recipe.grid import Configuration
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.sweep import why_not_swept
@@ -121,7 +121,7 @@ class Bench:
     tokens_per_pass: int
     weights: WeightFiles | WeightsInMemory
     prefixes: SearchPrefixes | None = None
-    verdicts: dict[Hashable, str | None] = field(default_factory=dict)
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     @cached_property
     def _split(self) -> tuple[list[EncodedExample], list[EncodedExample]]:
@@ -186,7 +186,7 @@ class Bench:
         return kept
 
     def _alone(self, before: Before | None, name: str, stage: Stage, values: dict, keeps: bool) -> Outcome:
-        started = time.perf_counter()
+        started, tried_before = time.perf_counter(), self.verdicts.seconds
         stages = {**(before.stages if before else {}), name: stage}
         with gone_afterwards(self.base.model):
             self._attach(before)
@@ -198,8 +198,13 @@ class Bench:
             except Diverged:
                 training, measured = time.perf_counter() - started, NOT_FINITE
         found = self._outcome(before, name, stage, values, measured)
-        seconds, alone = time.perf_counter() - started, training + found.prefix_seconds
-        return replace(found, seconds=seconds, trained_seconds=training, training_seconds=alone)
+        return replace(
+            found,
+            seconds=time.perf_counter() - started,
+            trying_seconds=self.verdicts.seconds - tried_before,
+            trained_seconds=training,
+            training_seconds=training + found.prefix_seconds,
+        )
 
     def _together(
         self, before: Before | None, name: str, stages: Sequence[Stage], values: Sequence[dict], keeps: bool

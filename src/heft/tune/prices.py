@@ -164,7 +164,8 @@ class Prices:
         return low
 
     def speed(self, method: str, behind: bool, together: bool) -> tuple[float, float]:
-        """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured.
+        """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured; without
+        what is done once for trials of a kind.
 
         One kind that was not measured is taken to be as fast as the nearest that was: of the method, or of LoRA; of as
         few tokens a step, which take longer for each FLOP; side by side or not.
@@ -181,7 +182,7 @@ class Prices:
         recent = nearest[-_RECENT:]
         assert recent, f"no trial of {method} was measured"
         trained = sum(each.trained_seconds for each in recent)
-        rest = sum(each.seconds - each.trained_seconds for each in recent)
+        rest = sum(each.seconds - each.trained_seconds - each.trying_seconds for each in recent)
         return trained / sum(each.flops for each in recent), rest / len(recent)
 
     def of_last_stage(self, outcome: Outcome) -> float:

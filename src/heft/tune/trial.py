@@ -30,6 +30,7 @@ class Outcome:
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
             trained side by side with others.
         trained_seconds: those of them that were training.
+        trying_seconds: those of them in which fast paths were compared with the plain one, once for trials of a kind.
         flops: of training the last stage in the search, shared out likewise.
         training_seconds: of training the last stage alone; None where it was trained side by side.
         training_flops: of training the last stage alone.
@@ -50,6 +51,7 @@ class Outcome:
     row_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     trained_seconds: float = 0.0
+    trying_seconds: float = 0.0
     flops: float = 0.0
     training_seconds: float | None = None
     training_flops: float = 0.0
