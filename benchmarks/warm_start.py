@@ -3,7 +3,7 @@
     python benchmarks/warm_start.py run --data DIR --tasks DIR --out OUT [--cells sst2-300 …] [--seeds 3]
     python benchmarks/warm_start.py table
 
-In each cell (see two_stages.py) and with each seed, LoRA (`l8+`, rank 8, 1e-3) is trained for one epoch; on it, frozen,
+In each cell (see two_stages.py) and with each seed, LoRA (`l4+`, rank 8, 1e-3) is trained for one epoch; on it, frozen,
 ReFT (`l4+`, rank 4) for three epochs with two rates and two starts of R: at random, as heft has it, and the right
 singular vectors of h with LoRA − h without it, at the last four prompt tokens of all training rows, in each layer. Both
 starts change nothing at first. `run` goes on where it was stopped, and writes warm_start_results.json: accuracy and
@@ -36,7 +36,7 @@ from heft.runtime.reporter import Reporter
 
 RESULTS = Path(__file__).parent / "warm_start_results.json"
 RANK, LAST = 4, 4
-COARSE = {"method": "lora", "positions": "l8+", "rank": 8, "learning_rate": 1e-3, "epochs": 1}
+COARSE = {"method": "lora", "positions": "l4+", "rank": 8, "learning_rate": 1e-3, "epochs": 1}
 FINE = {"method": "reft", "positions": f"l{LAST}+", "rank": RANK, "epochs": 3}
 RATES, STARTS = (2e-4, 6e-4), ("random", "shift")
 
@@ -66,26 +66,26 @@ def cell_of(cell: str, options: argparse.Namespace) -> dict[str, list]:
     found: dict[str, list] = {}
     for seed in range(options.seeds):
         folder = options.out / cell / f"seed-{seed}"
-        first = trained(common, seed, folder / "coarse", {"coarse": COARSE | batch})
+        first = trained(common, seed, folder / "coarse", {"coarse": COARSE | batch}, [])
         found.setdefault("LoRA alone", []).append(figures(first, "coarse"))
         below = {"coarse": {"method": "lora", "from": str((first / "adapter").resolve())}}
         for rate in RATES:
             for start in STARTS:
                 stages = below | {"fine": FINE | batch | {"learning_rate": rate}}
-                run = trained(common, seed, folder / f"{start}-{rate:g}", stages, start == "shift")
+                run = trained(common, seed, folder / f"{start}-{rate:g}", stages, [first], start == "shift")
                 found.setdefault(f"{start} {rate:g}", []).append(figures(run, "fine"))
                 print(cell, seed, start, rate, found[f"{start} {rate:g}"][-1], flush=True)
     return found
 
 
-def trained(common: dict, seed: int, folder: Path, stages: dict, is_warm: bool = False) -> Path:
+def trained(common: dict, seed: int, folder: Path, stages: dict, base_from: list[Path], is_warm: bool = False) -> Path:
     """The directory of a run of these stages."""
     recipe = Recipe.model_validate(common | {"stages": stages, "seed": seed, "output": str(folder)})
     begin = begin_stage
     if is_warm:
         begin = partial(begin_in_the_shift, [row.prompt for row in read_data(resolved(recipe), Reporter()).train])
     with patch.object(stage_loop, "begin_stage", begin):
-        train(recipe, resume=True)
+        train(recipe, resume=True, base_from=base_from)
     return folder
 
 

@@ -140,6 +140,9 @@ def test_what_is_left_is_a_table_a_plot_and_recipes(all_arms):
     assert best.stages == load_recipe(search.folder / "arms" / f"{arm}.yaml").stages
     assert best.tune is None
     assert {stage.holdout for stage in best.stages.values()} == {0.0}
+    (winner,) = (each for each in findings["arms"] if each["arm"] == findings["winner"])
+    for name, stage in winner["best"]["stages"].items():  # each row as often: of 40 rows 28 were trained on
+        assert best.stages[name].steps == round(stage["steps"] * 40 / 28)
     study = load_study(search.folder / "study.yaml")
     assert set(study.recipes) == {each["arm"].replace("+", "-") for each in findings["arms"]}
     assert not (search.folder / "weights").exists()

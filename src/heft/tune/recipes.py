@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from heft.recipe.files import dump_recipe, with_rows_as_files
 from heft.recipe.recipe import KINDS, JointStage, Recipe, Stage
@@ -29,10 +30,13 @@ def stages_of(outcome: Outcome) -> dict[str, Stage]:
 
 
 def arm_recipe(recipe: Recipe, arm: str, outcome: Outcome) -> Recipe:
-    """A trial as a recipe that trains on all rows."""
-    whole = {"holdout": 0.0, "evaluate_every": None}
-    stages = {name: stage.model_copy(update=whole) for name, stage in stages_of(outcome).items()}
+    """A trial as a recipe that trains on all rows, each as often: the more rows, the more steps."""
+    stages = {name: stage.model_copy(update=_on_all_rows(stage)) for name, stage in stages_of(outcome).items()}
     return recipe_of_stages(recipe, stages, f"{recipe.name}-{file_name(arm)}")
+
+
+def _on_all_rows(stage: Stage) -> dict[str, Any]:
+    return {"holdout": 0.0, "evaluate_every": None, "steps": round(stage.steps / (1 - stage.holdout))}
 
 
 def write_recipes(folder: Path, recipe: Recipe, results: Sequence[ArmResult], winner: ArmResult, budget: str) -> None:
@@ -53,14 +57,15 @@ def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
     accuracy = "" if best.accuracy is None else f", accuracy {percent(best.accuracy)}"
     seeds = f" (mean of seeds: {', '.join(f'{loss:.4f}' for loss in best.seed_losses)})" if best.seed_losses else ""
     sets = " ".join(
-        f"--set stages.{name}.holdout={share!r} --set stages.{name}.evaluate_every={stage['steps']}"
+        f"--set stages.{name}.{key}={value!r}"
         for name, stage in best.stages.items()
+        for key, value in (("steps", stage["steps"]), ("holdout", share), ("evaluate_every", stage["steps"]))
     )
     return (
         f"# The best of arm {result.arm} in heft tune of {recipe.name} with a budget of {budget}.\n"
         f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{seeds}{accuracy}. It was chosen by that"
         " loss, so an evaluation must\n"
-        "# use other rows. Here all training rows are trained on, for as many steps; to repeat the search's training:\n"
+        "# use other rows. Here all training rows are trained on, each as often; to repeat the search's training:\n"
         f"# heft train THIS {sets}\n"
     )
 

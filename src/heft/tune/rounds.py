@@ -138,4 +138,13 @@ class Rounds:
         left, about = self.account.left, (self.before, self.name, self._alive)
         if rung == 0:
             return self.planner.first_plan(left, self.reserve, *about)
-        return self.planner.plan(left - self.reserve, *about, self._most, self.planner.tune.rungs - rung)
+        amount = left - self.reserve
+        if len(self._alive) == 1:
+            amount = min(amount, self._with_its_repeat(left))
+        return self.planner.plan(amount, *about, self._most, self.planner.tune.rungs - rung)
+
+    def _with_its_repeat(self, left: float) -> float:
+        """What a trial may cost so that it can be repeated, with the best one of another candidate."""
+        others = [each.best for each in self.had if each.best and each.candidate is not self._alive[0].candidate]
+        other = best_of(others)
+        return (left - (other.spent(self.account.unit) if other else 0.0)) / 2
