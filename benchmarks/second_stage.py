@@ -60,19 +60,24 @@ ALONE = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--tasks", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--cells", nargs="+", default=[f"{name}-300" for name in SETS])
+    parser = parser_of(__doc__, [f"{name}-300" for name in SETS])
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
     for cell in options.cells:
         if options.what == "run":
             run(cell, options)
-        else:
+        elif (RESULTS / f"{cell}.json").is_file():
             table(cell, json.loads((RESULTS / f"{cell}.json").read_text()))
+
+
+def parser_of(about: str, cells: list[str]) -> argparse.ArgumentParser:
+    """What a script that runs cells is asked, and these others take."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("what", choices=("run", "table"))
+    for name in ("--data", "--tasks", "--out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--cells", nargs="+", default=cells)
+    return parser
 
 
 def run(cell: str, options: Namespace) -> None:

@@ -14,7 +14,7 @@ import json
 import statistics
 from pathlib import Path
 
-from second_stage import interval
+from second_stage import interval, parser_of
 from two_stages import recipe_of
 
 from heft.recipe.defaults import epochs_for, rate_for
@@ -28,12 +28,7 @@ FACTORS = (1.0, 0.3, 0.1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--tasks", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--cells", nargs="+", default=["sst2-100", "agnews-100"])
+    parser = parser_of(__doc__, ["sst2-100", "agnews-100"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--eval-rows", type=int, default=400)
     options = parser.parse_args()
@@ -73,7 +68,7 @@ def cell_of(cell: str, seed: int, options: argparse.Namespace) -> dict[str, list
 def trained(common: dict, seed: int, folder: Path, stages: dict, base_from: list[Path]) -> Path:
     """The directory of a run of these stages; the base is evaluated once for those of a cell and seed."""
     recipe = Recipe.model_validate(common | {"stages": stages, "seed": seed, "output": str(folder)})
-    train(recipe, resume=True, base_from=[run for run in base_from if run != folder and run.is_dir()])
+    train(recipe, resume=True, base_from=base_from)
     return folder
 
 

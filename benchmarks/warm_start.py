@@ -19,7 +19,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from second_stage import interval
+from second_stage import interval, parser_of
+from second_stage_defaults import trained
 from two_stages import recipe_of
 
 from heft.adapters.attach import base_alone
@@ -31,7 +32,6 @@ from heft.recipe.recipe import Recipe
 from heft.reft.layer import layers_of
 from heft.reft.sites import block_names
 from heft.run import stage_loop
-from heft.run.train import train
 from heft.runtime.reporter import Reporter
 
 RESULTS = Path(__file__).parent / "warm_start_results.json"
@@ -42,12 +42,7 @@ RATES, STARTS = (2e-4, 6e-4), ("random", "shift")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--tasks", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--cells", nargs="+", default=["sst2-300"])
+    parser = parser_of(__doc__, ["sst2-300"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--eval-rows", type=int, default=600)
     options = parser.parse_args()
@@ -72,21 +67,20 @@ def cell_of(cell: str, options: argparse.Namespace) -> dict[str, list]:
         for rate in RATES:
             for start in STARTS:
                 stages = below | {"fine": FINE | batch | {"learning_rate": rate}}
-                run = trained(common, seed, folder / f"{start}-{rate:g}", stages, [first], start == "shift")
+                run = trained_from(start, common, seed, folder / f"{start}-{rate:g}", stages, first)
                 found.setdefault(f"{start} {rate:g}", []).append(figures(run, "fine"))
                 print(cell, seed, start, rate, found[f"{start} {rate:g}"][-1], flush=True)
     return found
 
 
-def trained(common: dict, seed: int, folder: Path, stages: dict, base_from: list[Path], is_warm: bool = False) -> Path:
-    """The directory of a run of these stages."""
-    recipe = Recipe.model_validate(common | {"stages": stages, "seed": seed, "output": str(folder)})
+def trained_from(start: str, common: dict, seed: int, folder: Path, stages: dict, first: Path) -> Path:
+    """The directory of a run of these stages with this start of R, behind the run `first`."""
     begin = begin_stage
-    if is_warm:
-        begin = partial(begin_in_the_shift, [row.prompt for row in read_data(resolved(recipe), Reporter()).train])
+    if start == "shift":
+        recipe = resolved(Recipe.model_validate(common | {"stages": stages, "seed": seed}))
+        begin = partial(begin_in_the_shift, [row.prompt for row in read_data(recipe, Reporter()).train])
     with patch.object(stage_loop, "begin_stage", begin):
-        train(recipe, resume=True, base_from=base_from)
-    return folder
+        return trained(common, seed, folder, stages, [first])
 
 
 def begin_in_the_shift(prompts, model, name, stage, tokenizer=None):

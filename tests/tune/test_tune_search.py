@@ -239,6 +239,7 @@ def test_a_trial_that_diverges_loses_and_the_rest_goes_on(tmp_path):
         trials = trials_of(account)
         assert any(trial.diverged for trial in trials)
         assert any(not trial.diverged for trial in trials)
+        assert all(trial.trained_seconds + trial.trying_seconds <= trial.seconds for trial in trials)
     assert all(result.best.values["learning_rate"] == 1e-2 for result in found.results)
 
 

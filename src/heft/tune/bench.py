@@ -186,7 +186,7 @@ class Bench:
         return kept
 
     def _alone(self, before: Before | None, name: str, stage: Stage, values: dict, keeps: bool) -> Outcome:
-        started, tried_before = time.perf_counter(), self.verdicts.seconds
+        started, tried = time.perf_counter(), self.verdicts.seconds
         stages = {**(before.stages if before else {}), name: stage}
         with gone_afterwards(self.base.model):
             self._attach(before)
@@ -196,12 +196,12 @@ class Bench:
                 if keeps:
                     self.weights.keep(key_of(stages), _copied(adapter_parameters(self.base.model, [name])))
             except Diverged:
-                training, measured = time.perf_counter() - started, NOT_FINITE
+                training, measured = time.perf_counter() - started - (self.verdicts.seconds - tried), NOT_FINITE
         found = self._outcome(before, name, stage, values, measured)
         return replace(
             found,
             seconds=time.perf_counter() - started,
-            trying_seconds=self.verdicts.seconds - tried_before,
+            trying_seconds=self.verdicts.seconds - tried,
             trained_seconds=training,
             training_seconds=training + found.prefix_seconds,
         )

@@ -23,8 +23,8 @@ class ArmResult:
         difference: of its loss from the lowest one of all arms.
         interval: 95 % of the difference, from a paired bootstrap over validation rows; None where rows do not say.
         ties: whether the interval does not exclude 0.
-        still_falls: whether its loss still fell with length: the same recipe was trained for fewer steps alone, and was
-            worse, with an interval that excludes 0.
+        still_falls: whether its loss still fell with length: the same recipe with fewer steps was worse, with an
+            interval that excludes 0, and none with more was tried.
     """
 
     arm: str
@@ -99,12 +99,13 @@ def verdict_in_words(results: Sequence[ArmResult], unit: str) -> str:
     """Who wins and why, in one or two sentences."""
     winner, best = winner_of(results), results[0]
     ties = [each.arm for each in results if each.ties and each.arm != best.arm]
-    short = [each.arm for each in results if each.still_falls]
+    falling = [each.arm for each in results if each.still_falls]
     what = {"seconds": "in seconds of training", "flops": "in FLOPs of training"}[unit]
     parts = [f"{best.arm} has the lowest validation loss, and no other arm ties with it."]
     if ties:
         tied = f"{listed([best.arm, *ties])} tie: the intervals of their differences in validation loss include 0."
         parts = [tied, f"The cheapest of them {what}, {winner.arm}, is taken."]
-    if short:
-        parts.append(f"The loss of {listed(short)} still fell with length: a larger budget may find a lower one.")
+    if falling:
+        more = "more steps (a larger budget, or tune.most_epochs) may find a lower one"
+        parts.append(f"The loss of {listed(falling)} still fell with length: {more}.")
     return " ".join(parts)
