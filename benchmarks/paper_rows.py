@@ -1,7 +1,7 @@
 """The paper's three rows on BoolQ, on a model at hand, each arm tuned alike: HEFT for 3 epochs, LoRA and ReFT for 20.
 
-    python benchmarks/paper_rows.py trials --boolq DIR --out OUT [--rows 3000]
-    python benchmarks/paper_rows.py study --boolq DIR --out OUT [--rows 3000]
+    python benchmarks/paper_rows.py trials --boolq DIR --out OUT [--rows 3000] [--at-once 1]
+    python benchmarks/paper_rows.py study --boolq DIR --out OUT [--rows 3000] [--at-once 1]
 
 Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's, LoRA and HEFT whose LoRA acts on the
 last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
@@ -12,10 +12,9 @@ validation loss is lower at the end, and compares the arms with three other seed
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from at_once import compared
 
 ARMS = Path(__file__).parents[1] / "src/heft/recipes/paper/arms"
 STEP = {"batch_size": 32, "micro_batch_size": None, "holdout": 0.1}
@@ -23,12 +22,12 @@ RATES = {"coarse": (3e-4, 1e-3), "fine": (1e-3, 3e-3)}
 """Of LoRA and of ReFT; an arm with two stages has both lower ones or both higher ones, so that all have two trials."""
 L8 = {"stages.coarse.positions": "l8+"}
 OF_AN_ARM = {
-    "heft": ("heft", {}),
-    "heft_l8": ("heft", L8),
-    "lora_3": ("lora", {"stages.coarse.epochs": 3}),
     "lora_20": ("lora", {"stages.coarse.epochs": 20}),
     "lora_l8_20": ("lora", L8 | {"stages.coarse.epochs": 20}),
     "reft_20": ("reft", {"stages.fine.epochs": 20}),
+    "heft": ("heft", {}),
+    "heft_l8": ("heft", L8),
+    "lora_3": ("lora", {"stages.coarse.epochs": 3}),
 }
 """File and settings of each arm."""
 STAGES = {"heft": ("coarse", "fine"), "lora": ("coarse",), "reft": ("fine",)}
@@ -41,6 +40,7 @@ def main() -> None:
     parser.add_argument("--boolq", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     options = parser.parse_args()
     if options.what == "trials":
         arms = {f"{name}-{trial}": arm(name, trial) for name in OF_AN_ARM for trial in TRIALS}
@@ -70,7 +70,7 @@ def last_loss(metrics: Path) -> float:
 
 
 def compare(options: argparse.Namespace, study: dict) -> None:
-    """`heft compare` of a study, in a folder of its own."""
+    """Run a study in a folder of its own, and print its comparison."""
     options.out.mkdir(parents=True, exist_ok=True)
     common = {
         "model": {"name": "embedded:smollm2-135m-instruct"},
@@ -81,8 +81,7 @@ def compare(options: argparse.Namespace, study: dict) -> None:
     folder = options.out.resolve() / options.what
     path = options.out / f"{options.what}.yaml"
     path.write_text(json.dumps({"name": f"paper-rows-{options.what}", "set": common, "output": str(folder), **study}))
-    command = [sys.executable, "-m", "heft", "compare", str(path)]
-    subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    print(compared(path, options.at_once))
 
 
 if __name__ == "__main__":

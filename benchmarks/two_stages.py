@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from at_once import compared
+
 RESULTS = Path(__file__).parent / "two_stages_results"
 LABELS = {
     "agnews": ("Text: {text}\nLabel:", "label"),
@@ -43,6 +45,7 @@ def main() -> None:
         command.add_argument("--eval-rows", type=int, default=1000, help="most evaluation rows")
     commands.choices["run"].add_argument("--budget", default="15epochs")
     commands.choices["run"].add_argument("--seeds", type=int, default=5)
+    commands.choices["run"].add_argument("--at-once", type=int, default=1, help="runs of the study side by side")
     options = parser.parse_args()
     for cell in options.cells:
         folder = options.out / cell
@@ -93,7 +96,7 @@ def run(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
     lines = (found / "study.yaml").read_text().partition("\nseeds:")[0] + "\n"
     study = found / "study_of_cell.yaml"
     study.write_text(f"{lines}seeds: {list(range(options.seeds))}\nbase: true\noutput: {folder.resolve() / 'study'}\n")
-    heft("compare", study)
+    print(compared(study, options.at_once))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{folder.name}.json").write_text(json.dumps(result_of(folder, options.budget), indent=1) + "\n")
 

@@ -7,7 +7,15 @@ from torch import nn
 
 import tiny
 from heft.data.encode import left_pad
-from heft.models.prefix_attention import Block, LayerPrefix, PrefixLayer, prefix_attention, reading_cache, reads_prefix
+from heft.models.prefix_attention import (
+    NAME,
+    Block,
+    LayerPrefix,
+    PrefixLayer,
+    prefix_attention,
+    reading_cache,
+    reads_prefix,
+)
 from heft.models.prefix_blocks import SpareMemory, layer_prefixes, read_row_by_row
 from heft.models.prefix_states import packed
 
@@ -184,6 +192,20 @@ def test_models_of_unlike_attention_give_the_logits_of_a_whole_pass(name):
             found = model(**after, past_key_values=reading_cache(prefixes), use_cache=False).logits
     assert model.config._attn_implementation == implementation
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_attention_of_a_model_within_a_model_is_exchanged_and_put_back_each_time():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = transformers.LlamaConfig(**sizes, vocab_size=259)
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=28, patch_size=14, projection_dim=32)
+    model = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(text_config=text, vision_config=vision))
+    configs = model.config, model.config.text_config, model.config.vision_config
+    for asked in ("sdpa", "eager"):
+        model.set_attn_implementation({"": "sdpa", "text_config": asked, "vision_config": "eager"})
+        for _ in range(2):
+            with reads_prefix(model):
+                assert {config._attn_implementation for config in configs} == {NAME}
+            assert [config._attn_implementation for config in configs] == ["sdpa", asked, "eager"]
 
 
 def test_a_model_whose_attention_cannot_be_exchanged_is_refused():

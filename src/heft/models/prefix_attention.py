@@ -16,10 +16,11 @@ at the right end, has keys (b·H, D, n) and values (b·H, E, n).
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
@@ -100,14 +101,47 @@ def reads_prefix(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         ValueError: the model's class does not let its attention be exchanged.
     """
-    before = attention_of(model)
+    if model not in _EXCHANGED:
+        _EXCHANGED[model] = _exchanged(model)
+    before = [(config, config._attn_implementation) for config, _ in _EXCHANGED[model]]
+    try:
+        _set(_EXCHANGED[model])
+        yield
+    finally:
+        _set(before)
+
+
+_EXCHANGED: WeakKeyDictionary[PreTrainedModel, list[tuple[PreTrainedConfig, str]]] = WeakKeyDictionary()
+"""Configurations of models whose attention was exchanged once, each with what it says then. transformers finds them in
+a walk of all modules, which in every step of a small model takes as long as some of its layers."""
+
+
+def _exchanged(model: PreTrainedModel) -> list[tuple[PreTrainedConfig, str]]:
+    """What the configurations of a model and of those within it say once it reads prefixes; it is left as it was."""
+    configs = {id(each.config): each.config for each in model.modules() if isinstance(each, PreTrainedModel)}
+    for config in list(configs.values()):
+        configs |= {id(each): each for each in _inner_configs(config)}
+    before = [(config, config._attn_implementation) for config in configs.values()]
     try:
         model.set_attn_implementation(NAME)
         if attention_of(model) != NAME:
             raise ValueError(f"the attention of {type(model).__name__} cannot be exchanged")
-        yield
+        return [(config, config._attn_implementation) for config in configs.values()]
     finally:
-        model.set_attn_implementation(before)
+        _set(before)
+
+
+def _inner_configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    for key in config.sub_configs:
+        if (inner := getattr(config, key, None)) is not None:
+            yield inner
+            yield from _inner_configs(inner)
+
+
+def _set(implementations: Sequence[tuple[PreTrainedConfig, str]]) -> None:
+    """Outer configurations come first: setting one sets those within it too."""
+    for config, implementation in implementations:
+        config._attn_implementation = implementation
 
 
 def prefix_attention(

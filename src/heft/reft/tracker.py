@@ -20,8 +20,10 @@ from functools import partial
 from typing import Protocol
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from transformers import PreTrainedModel
 
 from heft.edits.arithmetic import orthonormal_rows
 from heft.edits.positions import Positions
@@ -307,7 +309,15 @@ def _has(numbers: torch.Tensor, adapter: int | tuple[int, ...]) -> torch.Tensor:
 
 def tracker_of(model: nn.Module) -> ForwardTracker | None:
     """The tracker of a model, perhaps wrapped; None where no adapter has positions."""
-    return next((held for module in model.modules() if (held := vars(module).get(_HELD_AS)) is not None), None)
+    return next((held for module in _models_in(model) if (held := vars(module).get(_HELD_AS)) is not None), None)
+
+
+def _models_in(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, what wraps a model in it, and models within models; not the thousands of modules of their layers."""
+    yield module
+    for child in module.children():
+        if isinstance(child, PreTrainedModel) or not isinstance(module, PreTrainedModel):
+            yield from _models_in(child)
 
 
 def positions_of(model: nn.Module) -> list[Positions]:
@@ -318,10 +328,10 @@ def positions_of(model: nn.Module) -> list[Positions]:
 
 def _is_checkpointed(module: nn.Module) -> bool:
     """Whether some of the module is recomputed in the backward pass, by transformers or by torch's wrapper (FSDP)."""
-    return any(
-        getattr(part, "gradient_checkpointing", False) or isinstance(part, CheckpointWrapper)
-        for part in module.modules()
-    )
+    if getattr(module, "gradient_checkpointing", False) or isinstance(module, CheckpointWrapper):
+        return True
+    inner = (child for child in module.children() if not isinstance(child, BaseTunerLayer))  # adapters are not
+    return any(map(_is_checkpointed, inner))
 
 
 def _is_whole(parameter: torch.Tensor) -> bool:
