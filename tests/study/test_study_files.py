@@ -6,6 +6,7 @@ from textwrap import dedent
 import pytest
 
 from heft.errors import HeftError
+from heft.recipe.files import load_recipe
 from heft.study.files import dump_study, load_study
 from heft.study.settings import ArmSettings, Budget, StudySettings
 
@@ -37,6 +38,18 @@ def test_settings_of_the_study_come_before_an_arms_own(study_file):
     assert (wide.stages["coarse"].rank, wide.stages["fine"].steps, wide.task.train_size) == (5, 2, 16)
     run = study.run_of("wide", wide, 5)
     assert (run.name, run.seed, run.output_dir) == ("s-wide", 5, study.directory / "wide" / "seed-5")
+
+
+def test_an_arm_may_be_a_recipe_that_comes_with_heft_unless_a_file_beside_the_study_has_its_name(study_file):
+    text = "arms: {ready: {recipe: quickstart}, own: {recipe: lora.yaml}}\n"
+    study = load_study(study_file(text))
+    assert study.recipes["ready"].stages == load_recipe("quickstart").stages
+    study.directory.mkdir(parents=True)
+    (study.directory / "study.yaml").write_text(dump_study(study))
+    assert load_study(study.directory / "study.yaml").recipes == study.recipes
+    (study.path.parent / "quickstart").write_text((study.path.parent / "lora.yaml").read_text())
+    again = load_study(study.path)
+    assert again.recipes["ready"].stages == again.recipes["own"].stages
 
 
 def test_all_faults_are_reported_at_once_at_their_lines(faults):

@@ -86,16 +86,16 @@ def ready_recipe(name: str) -> ReadyRecipe:
     return ReadyRecipe(name, path, _command(path))
 
 
-def located(given: str | Path) -> Path:
-    """The file that a person means: a file at that path, else the ready recipe or study of that name.
+def located(given: str | Path, folder: Path = Path()) -> Path:
+    """The file that a person means: a file at that path, from `folder`, else the ready recipe or study of that name.
 
     A path that is neither is given back, for the reader to say so.
     """
-    name = Path(given).as_posix()
-    if is_file(Path(given)) or name.endswith(_SUFFIXES) or os.path.isabs(name) or ".." in Path(given).parts:
-        return Path(given)
+    name, file = Path(given).as_posix(), folder / given
+    if is_file(file) or name.endswith(_SUFFIXES) or os.path.isabs(name) or ".." in Path(given).parts:
+        return file
     path = FOLDER / f"{name}.yaml"
-    return path if is_file(path) else Path(given)
+    return path if is_file(path) else file
 
 
 def measurements() -> dict[str, Measured]:

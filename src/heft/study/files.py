@@ -88,9 +88,11 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
 
 def dump_study(study: Study) -> str:
     """A study as YAML with every default written out; paths of recipes are from the study's directory."""
-    data = study.settings.model_dump(mode="json")
+    data, folder = study.settings.model_dump(mode="json"), study.path.parent
     for arm in data["arms"].values():
-        arm["recipe"] = Path(os.path.relpath(study.path.parent / arm["recipe"], study.directory)).as_posix()
+        file = folder / arm["recipe"]
+        if located(arm["recipe"], folder) == file:  # else the name of one that comes with heft
+            arm["recipe"] = Path(os.path.relpath(file, study.directory)).as_posix()
     return to_yaml(data)
 
 
@@ -104,7 +106,7 @@ def _readable_arms(data: dict[str, Any]) -> Iterator[str]:
 
 def _arm_document(study: Document, arm: str, folder: Path) -> Document:
     """An arm's recipe with the study's changes; faults of these are reported at their lines in the study."""
-    file = folder / study.data["arms"][arm]["recipe"]
+    file = located(study.data["arms"][arm]["recipe"], folder)
     try:
         document = read_recipe_document(file, source=_RECIPES)
     except HeftError as error:

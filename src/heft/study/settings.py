@@ -63,7 +63,7 @@ class ArmSettings(Settings):
     """One experimental condition: a recipe, with some settings changed."""
 
     recipe: str = Field(min_length=1)
-    """Path of the recipe, from the study's file."""
+    """Path of the recipe, from the study's file, or the name of one that comes with heft, such as quickstart."""
     set: dict[str, Any] = Field(default={})
     """Settings to change in it, as with `--set`, such as {stages.coarse.epochs: 20}; after the study's own `set`."""
     label: str | None = Field(default=None, min_length=1)
