@@ -1,12 +1,14 @@
 """Which rate a second ReFT stage needs where nothing is tuned, behind a default first stage or a third of one.
 
     python benchmarks/second_stage_defaults.py run --data DIR --tasks DIR --out OUT [--cells sst2-100 …] [--seeds 0 1]
+        [--factors 1 0.3 0.1]
     python benchmarks/second_stage_defaults.py table
 
 In each cell (see two_stages.py) and with each seed: LoRA with the default rate, as long as the default says and a third
 of it; on each, frozen, ReFT (`l4`) of the default length with the default rate and 0.3 and 0.1 of it. `run` goes on
 where it was stopped, and adds to second_stage_defaults_results.json accuracies and seconds of training; `table` has
-what each adds to the first stage of default length, with t intervals over cells and seeds. Nothing is chosen in it.
+the difference of each to the first stage of default length, and to that with ReFT of the default rate behind it, with
+t intervals over cells and seeds. Nothing is chosen in it.
 """
 
 import argparse
@@ -24,12 +26,12 @@ from heft.run.train import train
 RESULTS = Path(__file__).parent / "second_stage_defaults_results.json"
 PARAMETERS = 135_000_000
 LENGTHS = {"whole": 1.0, "third": 1 / 3}
-FACTORS = (1.0, 0.3, 0.1)
 
 
 def main() -> None:
     parser = parser_of(__doc__, ["sst2-100", "agnews-100"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 0.3, 0.1], help="of the default rate")
     parser.add_argument("--eval-rows", type=int, default=400)
     options = parser.parse_args()
     if options.what == "table":
@@ -38,7 +40,8 @@ def main() -> None:
     for seed in options.seeds:
         for cell in options.cells:
             found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-            found.setdefault(cell, {})[str(seed)] = cell_of(cell, seed, options)
+            known = found.setdefault(cell, {}).setdefault(str(seed), {})
+            known |= cell_of(cell, seed, options)
             RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
@@ -55,7 +58,7 @@ def cell_of(cell: str, seed: int, options: argparse.Namespace) -> dict[str, list
         first = trained(common, seed, folder / name, {"coarse": coarse}, base_from)
         found[name] = figures(first)
         below = {"method": "lora", "from": str((first / "adapter").resolve())}
-        for factor in FACTORS:
+        for factor in options.factors:
             rate = float(f"{factor * rate_for('reft', PARAMETERS):.1g}")
             fine = {"method": "reft", "positions": "l4", "batch_size": batch, "learning_rate": rate}
             run = trained(common, seed, folder / f"{name}-{rate:g}", {"coarse": below, "fine": fine}, base_from)
@@ -79,17 +82,22 @@ def figures(run: Path) -> list[float]:
 
 
 def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> None:
-    """Means over cells and seeds."""
+    """Means over the cells and seeds that have it."""
     runs = [configurations for cell in found.values() for configurations in cell.values()]
     print(
         f"{len(runs)} pairs of cell and seed: {', '.join(f'{cell} ({len(seeds)})' for cell, seeds in found.items())}\n"
     )
-    print("| stages | accuracy, % | seconds | points more than the first stage alone (95 %) |")
-    print("|---|---|---|---|")
-    for name in runs[0]:
-        accuracy, seconds = (statistics.mean(run[name][place] for run in runs) for place in (0, 1))
-        more = [100 * (run[name][0] - run["whole"][0]) for run in runs]
-        print(f"| {name} | {100 * accuracy:.1f} | {seconds:.0f} | {interval(more) if name != 'whole' else ''} |")
+    print("| stages | runs | accuracy, % | seconds, median | points more than `whole` (95 %) | than `whole 0.002` |")
+    print("|---|---|---|---|---|---|")
+    for name in sorted({name for run in runs for name in run}):
+        having = [run for run in runs if name in run]
+        accuracy = statistics.mean(run[name][0] for run in having)
+        seconds = statistics.median(run[name][1] for run in having)
+        more = [
+            "" if name == other else interval([100 * (run[name][0] - run[other][0]) for run in having if other in run])
+            for other in ("whole", "whole 0.002")
+        ]
+        print(f"| {name} | {len(having)} | {100 * accuracy:.1f} | {seconds:.0f} | {' | '.join(more)} |")
 
 
 if __name__ == "__main__":
