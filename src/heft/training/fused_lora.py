@@ -81,7 +81,7 @@ class FusedLinear(lora.Linear):
     def is_frozen_and_whole(self) -> bool:
         """Whether the base layer is a plain frozen tensor, without hooks or merged adapters."""
         base = self.base_layer
-        frozen = not any(parameter.requires_grad for parameter in base.parameters())
+        frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
         local = type(base.weight) in (nn.Parameter, torch.Tensor)  # not a shard of one, not packed
         return frozen and local and not (self.disable_adapters or self.merged or has_hooks(base))
 
