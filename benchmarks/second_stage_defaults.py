@@ -7,8 +7,8 @@
 In each cell (see two_stages.py) and with each seed: LoRA with the default rate, as long as the default says and a third
 of it; on each, frozen, ReFT (`l4`) of the default length with the default rate and 0.3 and 0.1 of it. `run` goes on
 where it was stopped, and adds to second_stage_defaults_results.json accuracies and seconds of training; `table` has
-the difference of each to the first stage of default length, and to that with ReFT of the default rate behind it, with
-t intervals over cells and seeds. Nothing is chosen in it.
+the difference of each to its own first stage, to one of default length, and to that with ReFT of the default rate
+behind it, with t intervals over cells and seeds. Nothing is chosen in it.
 """
 
 import argparse
@@ -87,15 +87,16 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> None:
     print(
         f"{len(runs)} pairs of cell and seed: {', '.join(f'{cell} ({len(seeds)})' for cell, seeds in found.items())}\n"
     )
-    print("| stages | runs | accuracy, % | seconds, median | points more than `whole` (95 %) | than `whole 0.002` |")
-    print("|---|---|---|---|---|---|")
+    others = ("its first stage", "`whole`", "`whole 0.002`")
+    print(f"| stages | runs | accuracy, % | seconds, median | points more than {' | than '.join(others)} |")
+    print("|---" * (4 + len(others)) + "|")
     for name in sorted({name for run in runs for name in run}):
         having = [run for run in runs if name in run]
         accuracy = statistics.mean(run[name][0] for run in having)
         seconds = statistics.median(run[name][1] for run in having)
         more = [
             "" if name == other else interval([100 * (run[name][0] - run[other][0]) for run in having if other in run])
-            for other in ("whole", "whole 0.002")
+            for other in (name.split()[0], "whole", "whole 0.002")
         ]
         print(f"| {name} | {len(having)} | {100 * accuracy:.1f} | {seconds:.0f} | {' | '.join(more)} |")
 
