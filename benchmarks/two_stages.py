@@ -2,6 +2,7 @@
 
     python benchmarks/two_stages.py first --data DIR --tasks DIR --out OUT [--cells boolq-300 …]
     python benchmarks/two_stages.py run --data DIR --tasks DIR --out OUT --cells boolq-300 … [--budget 15epochs]
+        [--seeds 5] [--at-once 1]
 
 A cell is a data set and a number of training rows. `first` trains the default recipe once in each cell, to find those
 that end between 55 and 95 %; `run` tunes every arm of a cell with the same budget on held-out training rows, and runs
