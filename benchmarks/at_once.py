@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 
+from heft.cli.show import ConsoleReporter
 from heft.cluster.alone import do
-from heft.cluster.jobs import Executor, Failure, Job
+from heft.cluster.jobs import Executor, Failure, Job, failure_of
 from heft.runtime.reporter import Reporter
 from heft.study.runner import run_study
 
@@ -25,28 +26,19 @@ class AtOnce:
         self.processes = processes
 
     def ready(self, reporter: Reporter) -> AbstractContextManager[None]:
+        """Nothing is needed."""
         return nullcontext()
 
     def run(self, jobs: Sequence[Job], directory: Path, reporter: Reporter) -> Iterator[tuple[Job, Failure | None]]:
+        """See `Executor`; a process that dies, of memory say, takes those that run beside it with it."""
         with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
             futures = {pool.submit(do, job, Reporter()): job for job in jobs}
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                died = future.exception()
+                yield futures[future], future.result() if died is None else failure_of(died)
 
 
 def compared(study: Path, processes: int) -> str:
     """Run what is not finished of a study, and compare: the text of its comparison.md."""
     executor: Executor | None = AtOnce(processes) if processes > 1 else None
-    result = run_study(study, Printing(), executor)
-    for (arm, seed), words in result.failed.items():
-        print(f"{arm}, seed {seed} failed: {words}", flush=True)
-    return (result.directory / "comparison.md").read_text()
-
-
-class Printing(Reporter):
-    """Prints notes and warnings."""
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-
-    warn = note
+    return (run_study(study, ConsoleReporter(), executor).directory / "comparison.md").read_text()

@@ -87,16 +87,17 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> None:
     print(
         f"{len(runs)} pairs of cell and seed: {', '.join(f'{cell} ({len(seeds)})' for cell, seeds in found.items())}\n"
     )
-    others = ("its first stage", "`whole`", "`whole 0.002`")
-    print(f"| stages | runs | accuracy, % | seconds, median | points more than {' | than '.join(others)} |")
-    print("|---" * (4 + len(others)) + "|")
+    default = f"whole {rate_for('reft', PARAMETERS):g}"
+    head = f"points more than its first stage (95 %) | than `whole` | than `{default}`"
+    print(f"| stages | runs | accuracy, % | seconds, median | {head} |")
+    print("|---|---|---|---|---|---|---|")
     for name in sorted({name for run in runs for name in run}):
         having = [run for run in runs if name in run]
         accuracy = statistics.mean(run[name][0] for run in having)
         seconds = statistics.median(run[name][1] for run in having)
         more = [
             "" if name == other else interval([100 * (run[name][0] - run[other][0]) for run in having if other in run])
-            for other in (name.split()[0], "whole", "whole 0.002")
+            for other in (name.split()[0], "whole", default)
         ]
         print(f"| {name} | {len(having)} | {100 * accuracy:.1f} | {seconds:.0f} | {' | '.join(more)} |")
 

@@ -6,8 +6,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from transformers import DynamicCache
 
 from heft.edits.arithmetic import orthonormal_rows
+from heft.reft.tracker import tracker_of
 from reft.support import counted_edits, edited_tokens, logits, reft_layers, reft_parameters, token_ids, with_reft
-from tiny import ARCHITECTURES
+from tiny import ARCHITECTURES, tiny_model
 
 PROMPT, ANSWER = token_ids(1, 6)[0], token_ids(1, 3, seed=1)[0]
 
@@ -224,6 +225,13 @@ def test_blocks_in_torchs_checkpoint_wrapper_have_the_plain_gradients():
         gradients.append([p.grad.clone() for p in reft_parameters(model).values()])
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.allclose(plain, recomputed, rtol=1e-4, atol=1e-4 * plain.abs().max())
+
+
+def test_the_tracker_of_a_model_that_stands_in_another_is_found():
+    outer, inner = tiny_model(), with_reft(positions="l1")
+    assert tracker_of(outer) is None
+    outer.inner = inner
+    assert tracker_of(outer) is tracker_of(inner) is not None
 
 
 def test_a_block_called_on_its_own_after_a_pass_does_not_edit_that_passes_tokens():

@@ -118,9 +118,8 @@ a walk of all modules, which in every step of a small model takes as long as som
 
 def _exchanged(model: PreTrainedModel) -> list[tuple[PreTrainedConfig, str]]:
     """What the configurations of a model and of those within it say once it reads prefixes; it is left as it was."""
-    configs = {id(each.config): each.config for each in model.modules() if isinstance(each, PreTrainedModel)}
-    for config in list(configs.values()):
-        configs |= {id(each): each for each in _inner_configs(config)}
+    models = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    configs = {id(config): config for part in models for config in _with_inner(part.config)}
     before = [(config, config._attn_implementation) for config in configs.values()]
     try:
         model.set_attn_implementation(NAME)
@@ -131,11 +130,11 @@ def _exchanged(model: PreTrainedModel) -> list[tuple[PreTrainedConfig, str]]:
         _set(before)
 
 
-def _inner_configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+def _with_inner(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
     for key in config.sub_configs:
         if (inner := getattr(config, key, None)) is not None:
-            yield inner
-            yield from _inner_configs(inner)
+            yield from _with_inner(inner)
 
 
 def _set(implementations: Sequence[tuple[PreTrainedConfig, str]]) -> None:

@@ -312,12 +312,13 @@ def tracker_of(model: nn.Module) -> ForwardTracker | None:
     return next((held for module in _models_in(model) if (held := vars(module).get(_HELD_AS)) is not None), None)
 
 
-def _models_in(module: nn.Module) -> Iterator[nn.Module]:
-    """The module, what wraps a model in it, and models within models; not the thousands of modules of their layers."""
+def _models_in(module: nn.Module, in_model: bool = False) -> Iterator[nn.Module]:
+    """The module and those in it that may be models; not the layers of one, thousands of modules in lists."""
     yield module
+    in_model = in_model or isinstance(module, PreTrainedModel)
     for child in module.children():
-        if isinstance(child, PreTrainedModel) or not isinstance(module, PreTrainedModel):
-            yield from _models_in(child)
+        if not (in_model and isinstance(child, nn.ModuleList)):
+            yield from _models_in(child, in_model)
 
 
 def positions_of(model: nn.Module) -> list[Positions]:
@@ -330,8 +331,9 @@ def _is_checkpointed(module: nn.Module) -> bool:
     """Whether some of the module is recomputed in the backward pass, by transformers or by torch's wrapper (FSDP)."""
     if getattr(module, "gradient_checkpointing", False) or isinstance(module, CheckpointWrapper):
         return True
-    inner = (child for child in module.children() if not isinstance(child, BaseTunerLayer))  # adapters are not
-    return any(map(_is_checkpointed, inner))
+    if isinstance(module, BaseTunerLayer):  # its adapters are not
+        return any(_is_checkpointed(child) for name, child in module.named_children() if name == "base_layer")
+    return any(map(_is_checkpointed, module.children()))
 
 
 def _is_whole(parameter: torch.Tensor) -> bool:
