@@ -47,6 +47,16 @@ def recipe_file(tmp_path):
 
 
 @pytest.fixture
+def fresh_shapes():
+    """Models are counted anew, and how this test has them counted is forgotten after it."""
+    from heft.costs.shapes import forget_shapes
+
+    forget_shapes()
+    yield
+    forget_shapes()
+
+
+@pytest.fixture
 def shared_data():
     """The folder of real data beside the checkout, where there is one."""
     if not SHARED_DATA.is_dir():

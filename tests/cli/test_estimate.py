@@ -194,9 +194,9 @@ def test_what_is_done_is_not_expected_again(recipe_file):
     recipe = load_recipe(recipe_file(STAGES))
     base = load_base(recipe.model)
     data = read_data(recipe, Reporter())
-    left = pieces_of(recipe, base.model, data, {}, evaluated=["base", "coarse"], trained=["coarse"])
+    left = pieces_of(recipe, base.model, data, evaluated=["base", "coarse"], trained=["coarse"])
     assert [piece.name for piece in left] == ["fine", "evaluation of fine"]
-    left = pieces_of(recipe, base.model, data, {}, evaluated=["base"], trained=["coarse"])
+    left = pieces_of(recipe, base.model, data, evaluated=["base"], trained=["coarse"])
     assert [piece.name for piece in left] == ["evaluation of coarse", "fine", "evaluation of fine"]
 
 

@@ -8,8 +8,9 @@ import pytest
 from counting import counted
 from heft.adapters.attach import attach
 from heft.costs.rows import prefix_row
+from heft.costs.shapes import shape_of
 from heft.costs.skeleton import skeleton_of
-from heft.costs.stage import shape_of, stage_costs
+from heft.costs.stage import stage_costs
 from heft.data.rows import read_data
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe

@@ -125,7 +125,7 @@ def test_flops_follow_the_rows_that_were_seen(finished):
     assert [stage["flops"] for stage in written] == [stage.flops for stage in run.stages]
 
 
-def test_a_model_that_cannot_be_counted_is_trained_all_the_same(recipe_file, tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_counted_is_trained_all_the_same(recipe_file, tmp_path, monkeypatch, fresh_shapes):
     def fail(*args):
         raise NotImplementedError("no such kernel on meta")
 

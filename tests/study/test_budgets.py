@@ -2,6 +2,7 @@
 
 import pytest
 
+from heft.costs import shapes
 from heft.errors import HeftError
 from heft.plan.planner import make_plan
 from heft.runtime.reporter import Reporter
@@ -113,7 +114,7 @@ def test_an_arm_that_cannot_be_counted_takes_only_those_with_it_whose_budget_it_
     assert budgets.resolve("other").steps == {"coarse": 7}
 
 
-def test_steps_can_be_granted_where_flops_cannot_be_counted(study_file, monkeypatch):
+def test_steps_can_be_granted_where_flops_cannot_be_counted(study_file, monkeypatch, fresh_shapes):
     def refuse(*args):
         raise NotImplementedError("no meta kernel")
 
@@ -124,10 +125,10 @@ def test_steps_can_be_granted_where_flops_cannot_be_counted(study_file, monkeypa
         budgets.resolve("heft")
 
 
-def test_what_arms_have_in_common_is_read_and_looked_at_once(study_file, monkeypatch):
+def test_what_arms_have_in_common_is_read_and_looked_at_once(study_file, monkeypatch, fresh_shapes):
     read, looked = [], []
     monkeypatch.setattr(study_costing, "read_data", lambda *a, f=study_costing.read_data: read.append(a) or f(*a))
-    monkeypatch.setattr(study_costing, "shape_of", lambda *a, f=study_costing.shape_of: looked.append(a) or f(*a))
+    monkeypatch.setattr(shapes, "shape_of", lambda *a, f=shapes.shape_of: looked.append(a) or f(*a))
     path = study_file(
         "budget: {flops_of: heft}\n"
         "arms:\n"

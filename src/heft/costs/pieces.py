@@ -1,15 +1,15 @@
 """The pieces of work that a run is made of, with what each costs, so that a person is told how long it will take."""
 
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection
 from math import ceil
 
 import torch
 from transformers import PreTrainedModel
 
 from heft.costs.evaluation import evaluation_cost
-from heft.costs.operations import ModelCosts, Uncountable, model_costs
-from heft.costs.skeleton import skeleton_of
-from heft.costs.stage import Shape, StageCosts, stage_costs
+from heft.costs.operations import ModelCosts
+from heft.costs.shapes import base_costs
+from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Piece
@@ -26,7 +26,6 @@ def pieces_of(
     recipe: Recipe,
     base: PreTrainedModel,
     data: Data,
-    shapes: MutableMapping[str, Shape],
     evaluated: Collection[str] = (),
     trained: Collection[str] = (),
 ) -> list[Piece]:
@@ -34,17 +33,15 @@ def pieces_of(
 
     Args:
         base: the model, with or without weights, and nothing attached.
-        shapes: of stages' models, by stage; those that are looked at here join them.
         evaluated, trained: names of what is done already, "base" among them.
     """
     pieces = []
     if "base" not in evaluated:
-        pieces.append(_evaluation("base", recipe, base, data, _base_costs(recipe)))
+        pieces.append(_evaluation("base", recipe, base, data, base_costs(recipe)))
     for name, stage in recipe.stages.items():
         if name in evaluated and (name in trained or stage.is_frozen):
             continue
-        costs = stage_costs(recipe, name, data.train, shapes.get(name))
-        shapes[name] = costs.shape
+        costs = stage_costs(recipe, name, data.train)
         if name not in trained and not stage.is_frozen:
             pieces.append(training_piece(name, costs))
         pieces.append(_evaluation(name, recipe, base, data, costs.shape.costs))
@@ -79,10 +76,3 @@ def _evaluation(name: str, recipe: Recipe, base: PreTrainedModel, data: Data, co
     flops = evaluation_cost(recipe, base, costs, data.eval, device, recipe.evaluation.share_prefix)
     tokens = sum(row.length for row in data.eval)
     return Piece(evaluation_name(name), "evaluation", len(data.eval), tokens, flops)
-
-
-def _base_costs(recipe: Recipe) -> ModelCosts | None:
-    try:
-        return model_costs(skeleton_of(recipe, None))
-    except Uncountable:
-        return None

@@ -7,52 +7,22 @@ from math import ceil
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
-from heft.costs.operations import ModelCosts, Uncountable, model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
-from heft.costs.skeleton import skeleton_of
+from heft.costs.shapes import Shape, shape_of_stage
 from heft.data.encode import EncodedExample
 from heft.models.load import choose_device
+from heft.models.precision import resolved_dtype
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.training import validation_rows_of
 from heft.runtime import distributed
-from heft.training.attention import reads_in_place, trains_eager
-from heft.training.reuse.facts import ReuseFacts
+from heft.training.attention import is_slow_in_sdpa
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
 from heft.training.reuse.shared import shared_prefix
 from heft.training.stage import planned_steps, split_validation
 
 _MOST_KV = 128
 """Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a stage's model is like while it trains.
-
-    Attributes:
-        costs: of one pass, the layers below the first edited one counted separately; None where it cannot be counted.
-        uncounted: why not, in words; None where it is counted.
-        trainable_parameters: how many numbers train.
-        reuse: what of it can be computed once.
-    """
-
-    costs: ModelCosts | None
-    uncounted: str | None
-    trainable_parameters: int
-    reuse: ReuseFacts
-
-
-def shape_of(model: PreTrainedModel, attention: str) -> Shape:
-    """Look at a skeleton (see heft.costs.skeleton), which cannot run afterwards; `attention` is model.attention."""
-    about = (model.num_parameters(only_trainable=True), ReuseFacts.of(model))
-    try:
-        costs = model_costs(model, about[1].first_edited_layer or 0)
-        costs.copies_prefixes = not reads_in_place(model, attention)
-        return Shape(costs, None, *about)
-    except Uncountable as error:
-        return Shape(None, str(error), *about)
 
 
 @dataclass(frozen=True)
@@ -111,7 +81,6 @@ def stage_costs(
     recipe: Recipe,
     name: str,
     examples: Sequence[EncodedExample],
-    shape: Shape | None = None,
     is_sharded: bool | None = None,
     device: torch.device | None = None,
 ) -> StageCosts:
@@ -119,18 +88,14 @@ def stage_costs(
 
     Args:
         examples: all training rows, validation rows among them.
-        shape: of the stage's model; without one the model is looked at here.
         is_sharded: whether processes share the model out; None for what those of this run do.
         device: that it trains on; None for the recipe's.
     """
     is_sharded = distributed.shards(recipe.distributed) if is_sharded is None else is_sharded
-    stage = recipe.stages[name]
+    stage, shape = recipe.stages[name], shape_in_training(recipe, name, examples, device)
     if stage.is_frozen:
-        shape = replace(shape or shape_of(skeleton_of(recipe, name), recipe.model.attention), trainable_parameters=0)
+        shape = replace(shape, trainable_parameters=0)
         return StageCosts(stage, shape, list(examples), [], nothing("the stage trains nothing"))
-    if shape is None:
-        device = device or choose_device(recipe.model.device)
-        shape = shape_of(_skeleton_in_training(recipe, name, examples, device), recipe.model.attention)
     rows, validation_rows = split_validation(examples, stage.holdout, recipe.holdout_seed)
     reuse = None if is_sharded else _shared_reuse(recipe, name, shape, examples)
     if reuse is not None:
@@ -139,6 +104,15 @@ def stage_costs(
     plan = decide_reuse(stage, shape.reuse, is_sharded=is_sharded)
     reuse = _stored(plan, stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)
+
+
+def shape_in_training(
+    recipe: Recipe, name: str, examples: Sequence[EncodedExample], device: torch.device | None = None
+) -> Shape:
+    """With the attention that it trains with. Arguments and errors are those of `stage_costs`."""
+    settings, device = recipe.model, device or choose_device(recipe.model.device)
+    dtype = getattr(torch, resolved_dtype(settings, device))
+    return shape_of_stage(recipe, name, is_slow_in_sdpa(device, dtype, settings.attention, examples))
 
 
 def _shared_reuse(recipe: Recipe, name: str, shape: Shape, examples: Sequence[EncodedExample]) -> ReusePlan | None:
@@ -153,16 +127,6 @@ def _shared_reuse(recipe: Recipe, name: str, shape: Shape, examples: Sequence[En
     if plan.stages:
         plan = _stored(plan, recipe.stages[name], shape, examples, taken / len(examples))
     return plan if plan.stages and plan.store != "off" else None
-
-
-def _skeleton_in_training(
-    recipe: Recipe, name: str, examples: Sequence[EncodedExample], device: torch.device
-) -> PreTrainedModel:
-    """With the attention that it trains with, whose products are the same and whose memory is another."""
-    model, settings = skeleton_of(recipe, name), recipe.model
-    if trains_eager(model, device, settings.attention, examples):
-        model.set_attn_implementation("eager")
-    return model
 
 
 def _stored(plan: ReusePlan, stage: Stage, shape: Shape, rows: Sequence[EncodedExample], uses: float) -> ReusePlan:

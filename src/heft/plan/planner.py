@@ -14,8 +14,9 @@ from heft.adapters.methods import edited_positions
 from heft.costs.evaluation import evaluation_cost
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
-from heft.costs.operations import ModelCosts, Uncountable, model_costs
+from heft.costs.operations import ModelCosts
 from heft.costs.processes import Processes
+from heft.costs.shapes import base_costs
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import stage_costs
 from heft.data.encode import EncodedExample
@@ -131,7 +132,7 @@ class _Planner:
         """Every stage in order; a sweep in place of the last one."""
         recipe, shares = self._recipe, self._recipe.evaluation.share_prefix
         names = list(recipe.stages) if recipe.sweep is None else list(recipe.stages)[:-1]
-        base = self._base_costs()
+        base = base_costs(self._recipe)
         return Plan(
             model=recipe.model.name,
             device=str(self._device),
@@ -150,12 +151,6 @@ class _Planner:
             host_weight_bytes=self._weights if self._processes.is_sharded else 0,
             is_measured=not self._rate_is_given,
         )
-
-    def _base_costs(self) -> ModelCosts | None:
-        try:
-            return model_costs(skeleton_of(self._recipe, None))
-        except Uncountable:
-            return None
 
     def _evaluation(self, costs: ModelCosts | None, share: bool) -> float | None:
         return evaluation_cost(self._recipe, self._base, costs, self._eval, self._device, share)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
 from heft.adapters.orthogonal import orthogonal_in_words
 from heft.costs.pieces import evaluation_name, pieces_of
-from heft.costs.stage import Shape, StageCosts, stage_costs
+from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.evaluation.evaluator import evaluate_examples
 from heft.models.load import Base, choose_device
@@ -40,7 +40,6 @@ class StageLoop:
         recipe, base, data: what the run is about.
         directory: where earlier results are found; one of the listeners of `reporter`.
         reporter: hears metrics, evaluations and notes.
-        shapes: of stages' models, by stage, once they are counted.
     """
 
     recipe: Recipe
@@ -48,7 +47,6 @@ class StageLoop:
     data: Data
     directory: RunDirectory
     reporter: Reporter
-    shapes: dict[str, Shape] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -90,7 +88,7 @@ class StageLoop:
             if checkpoints.trained(name) is None:
                 break
             trained.append(name)
-        return pieces_of(recipe, self.base.model, self.data, self.shapes, evaluated, trained)
+        return pieces_of(recipe, self.base.model, self.data, evaluated, trained)
 
     def take(self, name: str, stage: Stage) -> dict:
         """Attach the adapter that a frozen stage takes as it is; returns figures as `train_and_checkpoint` does."""
@@ -159,8 +157,7 @@ class StageLoop:
         """What training a stage costs, with the store that `cache: auto` means now."""
         stages = {**self.recipe.stages, name: stage}
         recipe = self.recipe.model_copy(update={"model": self.base.settings, "stages": stages})
-        costs = stage_costs(recipe, name, self.data.train, self.shapes.get(name))
-        self.shapes[name] = costs.shape
+        costs = stage_costs(recipe, name, self.data.train)
         if costs.shape.uncounted is not None:
             self.reporter.note(f"FLOPs of stage {name} are not counted: {costs.shape.uncounted}")
         return costs

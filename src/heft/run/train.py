@@ -20,7 +20,7 @@ from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest, Source
 from heft.adapters.methods import adapters_of
 from heft.adapters.safety import adapter_folder, adapter_paths
 from heft.adapters.weights import read_shapes
-from heft.costs.skeleton import skeleton_of
+from heft.costs.stage import shape_in_training
 from heft.data.encode import EncodedExample
 from heft.data.rows import Data, dated, read_data
 from heft.errors import HeftError
@@ -115,7 +115,8 @@ def train(
             _require_room(path, resume)
         recipe = resolved(dated(recipe, reporter))
         data = read_data(recipe, reporter)
-        base = _sound_base(recipe, model_begun_with(path, recipe.model) if begun else recipe.model, reporter)
+        settings = model_begun_with(path, recipe.model) if begun else recipe.model
+        base = _sound_base(recipe, settings, data.train, reporter)
         recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()), reporter.note)
         distributed.barrier()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())
@@ -163,7 +164,7 @@ def _require_shardable(recipe: Recipe, model: PreTrainedModel) -> None:
         raise HeftError("\n".join([*faults, "change that, or set distributed: ddp"]))
 
 
-def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> Base:
+def _sound_base(recipe: Recipe, settings: ModelSettings, rows: Sequence[EncodedExample], reporter: Reporter) -> Base:
     """The base, loaded, in which every adapter of the recipe has a place.
 
     Raises:
@@ -174,7 +175,8 @@ def _sound_base(recipe: Recipe, settings: ModelSettings, reporter: Reporter) -> 
     _require_shardable(recipe, base.model)
     check_targets(base.model, recipe, base.tokenizer)
     check_sources(base.model, recipe, base.fingerprint, reporter.warn)
-    skeleton_of(recipe, list(recipe.stages)[-1])  # refuses what PEFT would refuse after hours of training
+    loaded = recipe.model_copy(update={"model": base.settings})
+    shape_in_training(loaded, list(recipe.stages)[-1], rows)  # refuses what PEFT would refuse after hours of training
     return base
 
 

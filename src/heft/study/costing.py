@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from heft.adapters.attach import check_targets
 from heft.adapters.methods import edited_positions
 from heft.costs.skeleton import skeleton_of, tokenizer_for
-from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
+from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data, read_data
 from heft.errors import HeftError
 from heft.recipe.defaults import Facts, with_defaults
@@ -15,21 +15,16 @@ from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.training.stage import planned_steps, split_validation
 
-_LENGTH = {"epochs", "steps"}
-"""What of a stage says how long it trains; a step costs the same whatever they are."""
-
 
 class Costing:
     """Counts the stages of recipes as `heft plan` does, evaluations left out.
 
-    Rows are read, encoded and checked once for each distinct model, task, set of edited positions and validation share;
-    a stage is examined once for each distinct model and stages up to it, their length left out.
+    Rows are read, encoded and checked once for each distinct model, task, set of edited positions and validation share.
     """
 
     def __init__(self):
         self._data: dict[str, Data | HeftError] = {}
         self._bases: dict[str, PreTrainedModel] = {}
-        self._shapes: dict[str, Shape] = {}
 
     def steps(self, recipe: Recipe) -> list[int]:
         """Optimiser steps of each stage, as its recipe has it; a HeftError where its rows cannot be read."""
@@ -45,7 +40,12 @@ class Costing:
                 cannot be counted.
         """
         rows, recipe = self._read(recipe).train, self._settled(recipe)
-        return [stage_costs(recipe, name, rows, self._shape(recipe, name)) for name in recipe.stages]
+        check_targets(self._base(recipe), recipe, tokenizer_for(recipe))
+        counted = [stage_costs(recipe, name, rows) for name in recipe.stages]
+        for name, costs in zip(recipe.stages, counted, strict=True):
+            if costs.shape.costs is None:
+                raise HeftError(f"FLOPs of stage {name} cannot be counted: {costs.shape.uncounted}")
+        return counted
 
     def _settled(self, recipe: Recipe) -> Recipe:
         return with_defaults(recipe, Facts(len(self._read(recipe).train), self._base(recipe).num_parameters()))
@@ -63,17 +63,6 @@ class Costing:
         if isinstance(found, HeftError):
             raise HeftError(str(found))
         return found
-
-    def _shape(self, recipe: Recipe, name: str) -> Shape:
-        names = list(recipe.stages)
-        so_far = [(each, recipe.stages[each].model_dump(exclude=_LENGTH)) for each in names[: names.index(name) + 1]]
-        key = json.dumps([recipe.model.model_dump(), so_far])
-        if key not in self._shapes:
-            check_targets(self._base(recipe), recipe, tokenizer_for(recipe))
-            self._shapes[key] = shape_of(skeleton_of(recipe, name), recipe.model.attention)
-        if self._shapes[key].costs is None:
-            raise HeftError(f"FLOPs of stage {name} cannot be counted: {self._shapes[key].uncounted}")
-        return self._shapes[key]
 
     def _base(self, recipe: Recipe) -> PreTrainedModel:
         key = json.dumps(recipe.model.model_dump())

@@ -20,21 +20,17 @@ from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
 from heft.costs.operations import Flops, ModelCosts
 from heft.costs.rows import prefix_row
-from heft.costs.skeleton import skeleton_of
-from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
+from heft.costs.stage import StageCosts, stage_costs
 from heft.data.batching import packs
 from heft.data.encode import EncodedExample
 from heft.edits.positions import parse_positions
-from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of
-from heft.recipe.recipe import LoraSettings, Recipe
+from heft.recipe.recipe import Recipe
 from heft.sweep.forward import can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
 from heft.sweep.sharing import decide_sharing
 from heft.training.reuse.plan import NOTHING, PREFIXES, ReusePlan
-
-_OF_ADAPTERS = {*LoraSettings.model_fields, *ReftSettings.model_fields}
 
 
 @dataclass(frozen=True)
@@ -174,7 +170,7 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
     Raises:
         HeftError: the model does not run without weights.
     """
-    return side_by_side_costs(recipe, configurations(recipe), examples, model, recipe.sweep.tokens_per_pass, {})
+    return side_by_side_costs(recipe, configurations(recipe), examples, model, recipe.sweep.tokens_per_pass)
 
 
 def side_by_side_costs(
@@ -183,24 +179,21 @@ def side_by_side_costs(
     examples: Sequence[EncodedExample],
     model: PreTrainedModel,
     tokens_per_pass: int,
-    shapes: dict[str, Shape],
     kept: int | None = None,
 ) -> SweepCosts:
     """As `sweep_costs`, of these configurations of the recipe's last stage.
 
     Args:
-        shapes: keeps what was looked at for the next call with the same model and earlier stages.
         kept: how far the stages before reach back, where the base's prefixes are there already; None where not.
     """
     name, stage = last_stage(recipe)
     alone, seeds = [], []
     for configuration in tried:
-        own, looks = recipe_of(recipe, configuration), configuration.stage.model_dump_json(include=_OF_ADAPTERS)
-        if looks not in shapes:
-            shapes[looks] = shape_of(skeleton_of(own, name), recipe.model.attention)
-            if shapes[looks].costs is None:
-                raise HeftError(f"a sweep of this model cannot be counted: {shapes[looks].uncounted}")
-        alone.append(stage_costs(own, name, examples, shapes[looks]))
+        own = recipe_of(recipe, configuration)
+        costs = stage_costs(own, name, examples)
+        if costs.shape.costs is None:
+            raise HeftError(f"a sweep of this model cannot be counted: {costs.shape.uncounted}")
+        alone.append(costs)
         seeds.append(own.stage_seed(name))
     stages = [configuration.stage for configuration in tried]
     rows, validation_rows = alone[0].rows, alone[0].validation_rows

@@ -48,7 +48,12 @@ def attention_for_training(model: PreTrainedModel, asked: str, rows: Sequence[En
 
 def trains_eager(model: PreTrainedModel, device: torch.device, asked: str, rows: Sequence[EncodedExample]) -> bool:
     """Whether eager attention replaces sdpa while a model, or one like this skeleton, trains on a device."""
-    is_slow = device.type == "cpu" and model.dtype == torch.bfloat16 and attention_of(model) == "sdpa"
+    return attention_of(model) == "sdpa" and is_slow_in_sdpa(device, model.dtype, asked, rows)
+
+
+def is_slow_in_sdpa(device: torch.device, dtype: torch.dtype, asked: str, rows: Sequence[EncodedExample]) -> bool:
+    """Whether a model with sdpa trains faster with eager attention, and may have it."""
+    is_slow = device.type == "cpu" and dtype == torch.bfloat16
     return asked == "auto" and is_slow and longest_of(rows) <= LONGEST_EAGER
 
 

@@ -8,13 +8,14 @@ from math import ceil, floor
 from transformers import PreTrainedModel
 
 from heft.costs.rows import prefix_row
+from heft.costs.shapes import NO_SHAPE
 from heft.costs.skeleton import skeleton_of
-from heft.costs.stage import Shape, StageCosts, shape_of, stage_costs
+from heft.costs.stage import StageCosts, stage_costs
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.recipe.grid import Configuration
 from heft.recipe.recipe import Recipe, ReftStage, Stage
-from heft.recipe.training import TrainingSettings, validation_rows_of
+from heft.recipe.training import validation_rows_of
 from heft.study.scaling import Rate
 from heft.sweep.costs import side_by_side_costs
 from heft.training.reuse.plan import PREFIXES
@@ -27,13 +28,11 @@ LEAST_STEPS = 8
 """Optimizer steps of the shortest trial: fewer say little of a learning rate."""
 _RECENT = 12
 """Finished trials of a kind from which its speed is taken."""
-_NO_SHAPE = {*TrainingSettings.model_fields, "reuse", "cache", "reft_learning_rate"}
-"""Settings on which a step's shape does not depend."""
 
 
 @dataclass
 class Counter:
-    """Counts FLOPs of training, as `heft plan` does; each distinct set of adapters is looked at once.
+    """Counts FLOPs of training, as `heft plan` does.
 
     Attributes:
         recipe: the one that is searched; its stages do not matter.
@@ -46,8 +45,6 @@ class Counter:
     rows: Sequence[EncodedExample]
     tokens_per_pass: int
     keeps_prefixes: bool = False
-    _shapes: dict[str, Shape] = field(default_factory=dict)
-    _behind: dict[str, dict[str, Shape]] = field(default_factory=dict)
     _rates: dict[str, Rate] = field(default_factory=dict)
     _base: PreTrainedModel | None = None
 
@@ -58,14 +55,10 @@ class Counter:
             HeftError: the model cannot be counted.
         """
         recipe = recipe_of_stages(self.recipe, {**before, name: stage})
-        looks = [[each, of.method, of.model_dump(mode="json", exclude=_NO_SHAPE)] for each, of in recipe.stages.items()]
-        key = json.dumps(looks)
-        if key not in self._shapes:
-            self._shapes[key] = shape_of(skeleton_of(recipe, name), recipe.model.attention)
-        shape = self._shapes[key]
-        if shape.costs is None:
-            raise HeftError(f"heft tune counts FLOPs to plan its trials, and cannot here: {shape.uncounted}")
-        return stage_costs(recipe, name, self.rows, shape)
+        costs = stage_costs(recipe, name, self.rows)
+        if costs.shape.costs is None:
+            raise HeftError(f"heft tune counts FLOPs to plan its trials, and cannot here: {costs.shape.uncounted}")
+        return costs
 
     def flops_alone(self, before: Mapping[str, Stage], name: str, stage: Stage) -> float:
         """FLOPs of a stage with the length that it has."""
@@ -85,14 +78,12 @@ class Counter:
         tried = [Configuration(f"c{number:02}", {}, stage) for number, stage in enumerate(stages)]
         if self._base is None:
             self._base = skeleton_of(recipe, None)
-        looks = [of.model_dump(mode="json", exclude=_NO_SHAPE) for of in before.values()]
-        shapes = self._behind.setdefault(json.dumps(looks), {})
-        return side_by_side_costs(recipe, tried, self.rows, self._base, self.tokens_per_pass, shapes, kept).flops()
+        return side_by_side_costs(recipe, tried, self.rows, self._base, self.tokens_per_pass, kept).flops()
 
     def rate(self, before: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> Rate:
         """FLOPs a step of a stage, or of several side by side, in the first epoch and after it; their own lengths do
         not matter."""
-        looks = [each.model_dump(mode="json", exclude=_NO_SHAPE) for each in (*before.values(), *stages)]
+        looks = [each.model_dump(mode="json", exclude=NO_SHAPE) for each in (*before.values(), *stages)]
         key = json.dumps([name, len(stages), self.epoch(stages[0]), stages[0].batch_size, looks])
         if key not in self._rates:
             self._rates[key] = self._new_rate(before, name, stages)
