@@ -1,14 +1,14 @@
-"""Which rate a second ReFT stage needs where nothing is tuned, behind a default first stage or a third of one.
+"""Which rate a second ReFT stage needs where nothing is tuned, behind a default first stage or a shorter one.
 
     python benchmarks/second_stage_defaults.py run --data DIR --tasks DIR --out OUT [--cells sst2-100 …] [--seeds 0 1]
-        [--factors 1 0.3 0.1]
+        [--factors 1 0.3 0.1] [--first whole third half half_rows]
     python benchmarks/second_stage_defaults.py table
 
-In each cell (see two_stages.py) and with each seed: LoRA with the default rate, as long as the default says and a third
-of it; on each, frozen, ReFT (`l4`) of the default length with the default rate and 0.3 and 0.1 of it. `run` goes on
-where it was stopped, and adds to second_stage_defaults_results.json accuracies and seconds of training; `table` has
-the difference of each to its own first stage, to one of default length, and to that with ReFT of the default rate
-behind it, with t intervals over cells and seeds. Nothing is chosen in it.
+In each cell (see two_stages.py) and with each seed: LoRA with the default rate, as long as the default says and shorter
+(FIRST); on each, frozen, ReFT (`l4`) of the default length on all rows with the default rate and 0.3 and 0.1 of it.
+`run` goes on where it was stopped, and adds to second_stage_defaults_results.json accuracies and seconds of training;
+`table` has the difference of each to its own first stage, to one of default length, and to that with ReFT of the
+default rate behind it, with t intervals over cells and seeds. Nothing is chosen in it.
 """
 
 import argparse
@@ -25,13 +25,16 @@ from heft.run.train import train
 
 RESULTS = Path(__file__).parent / "second_stage_defaults_results.json"
 PARAMETERS = 135_000_000
-LENGTHS = {"whole": 1.0, "third": 1 / 3}
+FIRST = {"whole": (1.0, 0.0), "third": (1 / 3, 0.0), "half": (1 / 2, 0.0), "half_rows": (1.0, 0.5)}
+"""Share of the default epochs, and of the rows that a first stage leaves to the second, which so has some that are
+new."""
 
 
 def main() -> None:
     parser = parser_of(__doc__, ["sst2-100", "agnews-100"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 0.3, 0.1], help="of the default rate")
+    parser.add_argument("--first", nargs="+", choices=FIRST, default=["whole", "third"], help="first stages")
     parser.add_argument("--eval-rows", type=int, default=400)
     options = parser.parse_args()
     if options.what == "table":
@@ -53,8 +56,11 @@ def cell_of(cell: str, seed: int, options: argparse.Namespace) -> dict[str, list
     folder = options.out / cell / f"seed-{seed}"
     found: dict[str, list[float]] = {}
     base_from = [folder / "whole"]
-    for name, share in LENGTHS.items():
+    for name in options.first:
+        share, left = FIRST[name]
         coarse = {"method": "lora", "batch_size": batch, "epochs": epochs * share}
+        if left:
+            coarse |= {"holdout": left, "evaluate_every": 1_000_000}
         first = trained(common, seed, folder / name, {"coarse": coarse}, base_from)
         found[name] = figures(first)
         below = {"method": "lora", "from": str((first / "adapter").resolve())}

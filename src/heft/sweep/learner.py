@@ -163,8 +163,7 @@ class Learner:
 
     def validation_batches(self) -> list[list[int]]:
         """Its validation rows in the batches over whose means a run takes the mean."""
-        with self.random.drawn():
-            return self._data.validation(self._stage, self.seed)
+        return self._data.validation(self._stage)
 
     def add_validation_loss(self, loss: float) -> None:
         """Take in a validation loss: it may end the training, or mark the best weights."""

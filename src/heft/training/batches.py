@@ -1,10 +1,9 @@
 """Which rows each optimizer step takes, in which order and in which micro-batches.
 
-All random numbers come from torch's default generator, seeded by `set_seed`: each pass over the rows draws one for the
-DataLoader (the seed of its workers) and, in training, one permutation.
+All random numbers come from torch's default generator, seeded by `set_seed`: an epoch draws the order of its rows and
+then that of its batches, before its first step.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from functools import cached_property
 
 import torch
 from accelerate.utils import synchronize_rng_states
-from torch.utils.data import DataLoader, Sampler
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from heft.data.batching import batches_of_like_length
 from heft.data.encode import IGNORED, EncodedExample, training_batch
 from heft.recipe.training import TrainingSettings
 from heft.runtime import distributed
+
+_WINDOW = 50
+"""Batches among which rows are sorted by length."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,19 @@ class TrainingData:
     def epoch(self, stage: TrainingSettings) -> Iterator[list[list[int]]]:
         """The training rows of each optimizer step of one epoch, as a list of micro-batches.
 
-        The order is random, but rows of a batch are of similar length (transformers: `group_by_length`). Several
-        processes get the same order.
+        Rows of a batch are of similar length, and batches are in random order. Several processes get the same order.
         """
-        per_step = accumulation_steps(stage)
-        sampler = LengthGroupedSampler(stage.batch_size, lengths=self.lengths[: len(self.rows)])
-        micro_batches = _in_batches(sampler, stage.batch_size // per_step)
-        while step := list(itertools.islice(micro_batches, per_step)):
-            yield step
+        if distributed.count() > 1:  # every process takes over the main one's random numbers first
+            synchronize_rng_states(["torch"])
+        size = stage.batch_size // accumulation_steps(stage)
+        for step in _random_batches(self.lengths[: len(self.rows)], stage.batch_size):
+            yield [step[at : at + size] for at in range(0, len(step), size)]
 
-    def validation(self, stage: TrainingSettings, seed: int) -> list[list[int]]:
-        """The validation rows in batches of similar length, the same at every evaluation."""
-        first, batch_size = len(self.rows), stage.micro_batch_size or stage.batch_size
-        generator = torch.Generator().manual_seed(seed)
-        sampler = LengthGroupedSampler(batch_size, lengths=self.lengths[first:], generator=generator)
-        return [[first + row for row in rows] for rows in _in_batches(sampler, batch_size)]
+    def validation(self, stage: TrainingSettings) -> list[list[int]]:
+        """The validation rows in batches of similar length."""
+        first = len(self.rows)
+        batches = batches_of_like_length(self.lengths[first:], stage.micro_batch_size or stage.batch_size)
+        return [[first + row for row in rows] for rows in batches]
 
     def share(self, rows: Sequence[int], process: int, processes: int) -> dict[str, torch.Tensor]:
         """One process's part of a micro-batch as tensors, with the numbers of its rows, `row_ids` (B,).
@@ -100,8 +99,19 @@ def is_validation_due(step: int, steps: int, rows: int, stage: TrainingSettings)
     return step == steps or step % every == 0
 
 
-def _in_batches(sampler: Sampler, batch_size: int) -> Iterator[list[int]]:
-    """Row numbers; every process takes over the main one's random numbers first, and so draws the same order."""
-    if distributed.count() > 1:
-        synchronize_rng_states(["torch"])
-    yield from DataLoader(range(len(sampler)), batch_size, sampler=sampler, collate_fn=list)
+def _random_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """All rows in batches, the last of which may be smaller.
+
+    Windows of up to 50 batches of random rows are sorted by length, as transformers' `group_by_length` does. There the
+    batches stay sorted, so that every window, and training, ends with the shortest rows; here their order is random.
+    The rows of a smaller batch are of any length.
+    """
+    order = torch.randperm(len(lengths)).tolist()
+    whole = len(order) - len(order) % batch_size
+    window = batch_size * max(1, min(whole // (4 * batch_size), _WINDOW))
+    batches = []
+    for start in range(0, whole, window):
+        rows = sorted(order[start : min(start + window, whole)], key=lengths.__getitem__)
+        batches += [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    shuffled = [batches[at] for at in torch.randperm(len(batches)).tolist()]
+    return shuffled + ([order[whole:]] if whole < len(order) else [])

@@ -206,7 +206,7 @@ class TrainingLoop:
     def _validation_loss(self) -> float:
         """Of each batch the mean over its answer tokens, of these the mean over rows."""
         self.model.eval()
-        batches, run = self.data.validation(self.stage, self.seed), partial(self.loss, self.model)
+        batches, run = self.data.validation(self.stage), partial(self.loss, self.model)
         with guards.singular_rotation_as_diverged(self.name, self.progress.step):
             losses = [self._in_micro_batches("validation", run, self._batch(rows)) for rows in batches]
         losses = self._accelerator.reduce(torch.stack(losses))
