@@ -32,6 +32,8 @@ from heft.settings.files import to_yaml
 from heft.tune.recipes import file_name
 from heft.tune.space import grids, settings_of
 
+RESULTS = Path(__file__).parent / "tune_against_grid_results.json"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,11 +155,24 @@ def study(options: argparse.Namespace) -> None:
     subprocess.run([sys.executable, "-m", "heft", "compare", str(path)], check=True, env=environment)
 
 
+def tried(line: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's last stage."""
+    stage = list(line["stages"].values())[-1]
+    return {"arm": line["arm"], **{key: value for key, value in stage.items() if key not in ("method", "holdout")}}
+
+
 def table(options: argparse.Namespace) -> None:
-    """Seconds and lowest validation losses of both, by arm."""
+    """Seconds and lowest validation losses of both, by arm, which tune_against_grid_results.json has too."""
     lines = [json.loads(line) for line in (options.out / "grid.jsonl").read_text().splitlines()]
     found = json.loads((options.search / "tune.json").read_text())
     spent = sum(arm["spent"] for arm in found["arms"])
+    runs = [{"seconds": line["seconds"], "loss": line["loss"], **tried(line)} for line in lines]
+    arms = {arm["arm"]: {key: arm[key] for key in ("loss", "spent", "trials")} for arm in found["arms"]}
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    name = load_recipe(options.search / "recipe.yaml").name
+    of_all = known.get(name, {"searches": {}})
+    of_all |= {"grid": runs, "searches": of_all["searches"] | {found["budget"]: arms}}
+    RESULTS.write_text(json.dumps(known | {name: of_all}, indent=1) + "\n")
     print("| arm | runs of the grid | seconds | lowest loss | lowest loss of the search | seconds |")
     print("|---|---|---|---|---|---|")
     for arm in found["arms"]:
