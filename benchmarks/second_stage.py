@@ -131,15 +131,15 @@ def table(cell: str, found: dict[str, dict[str, list]]) -> None:
             print(f"| {name} | {key} | {len(seeds)} | {loss:.3f} | {100 * accuracy:.1f} | {interval(more)} |")
 
 
-def interval(differences: list[float]) -> str:
+def interval(differences: list[float], digits: int = 1) -> str:
     """Their mean; with its 95 % interval over seeds where there are several."""
     if not differences:
         return ""
     mean = statistics.mean(differences)
     if len(differences) == 1:
-        return f"{mean:+.1f}"
+        return f"{mean:+.{digits}f}"
     half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
 
 if __name__ == "__main__":

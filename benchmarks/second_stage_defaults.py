@@ -60,7 +60,7 @@ def cell_of(cell: str, seed: int, options: argparse.Namespace) -> dict[str, list
         share, left = FIRST[name]
         coarse = {"method": "lora", "batch_size": batch, "epochs": epochs * share}
         if left:
-            coarse |= {"holdout": left, "evaluate_every": 1_000_000}
+            coarse |= {"holdout": left, "evaluate_every": 1_000_000}  # its validation loss is not asked for
         first = trained(common, seed, folder / name, {"coarse": coarse}, base_from)
         found[name] = figures(first)
         below = {"method": "lora", "from": str((first / "adapter").resolve())}

@@ -155,6 +155,17 @@ def study(options: argparse.Namespace) -> None:
     subprocess.run([sys.executable, "-m", "heft", "compare", str(path)], check=True, env=environment)
 
 
+def studied(out: Path) -> dict[str, Any]:
+    """Accuracies of what both found, and their difference, where `study` has been run."""
+    path = out / "study" / "comparison.json"
+    if not path.is_file():
+        return {}
+    compared = json.loads(path.read_text())
+    accuracies = {arm["name"]: arm["accuracy"] for arm in compared["arms"]}
+    pair = next(each for each in compared["pairs"] if {each["first"], each["second"]} == {"tune", "grid"})
+    return {"study": {**accuracies, **{key: pair[key] for key in ("first", "second", "difference", "interval")}}}
+
+
 def tried(line: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run's last stage."""
     stage = list(line["stages"].values())[-1]
@@ -171,7 +182,7 @@ def table(options: argparse.Namespace) -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     name = load_recipe(options.search / "recipe.yaml").name
     of_all = known.get(name, {"searches": {}})
-    of_all |= {"grid": runs, "searches": of_all["searches"] | {found["budget"]: arms}}
+    of_all |= {"grid": runs, "searches": of_all["searches"] | {found["budget"]: arms | studied(options.out)}}
     RESULTS.write_text(json.dumps(known | {name: of_all}, indent=1) + "\n")
     print("| arm | runs of the grid | seconds | lowest loss | lowest loss of the search | seconds |")
     print("|---|---|---|---|---|---|")

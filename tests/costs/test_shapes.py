@@ -88,6 +88,13 @@ def test_a_folder_whose_config_changes_is_looked_at_again(recipe_file, tmp_path,
     assert after[1].token.forward > before[1].token.forward
 
 
+def test_what_was_seen_first_is_looked_at_again_where_there_is_too_much(fine_shape, looked, monkeypatch):
+    monkeypatch.setattr(shapes, "_MOST_KEPT", 2)
+    for rank, count in ((1, 1), (2, 2), (1, 2), (3, 3), (2, 3), (1, 4)):
+        fine_shape(f"stages.fine.rank={rank}")
+        assert len(looked) == count
+
+
 def test_an_adapter_that_is_there_is_told_by_its_own_configuration(recipe_file, tmp_path, looked):
     def saved(rank):
         config = LoraConfig(r=rank, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")

@@ -1,7 +1,6 @@
 """Which rows each optimizer step takes, in which order and in which micro-batches.
 
-All random numbers come from torch's default generator, seeded by `set_seed`: an epoch draws the order of its rows and
-then that of its batches, before its first step.
+All random numbers come from torch's default generator, seeded by `set_seed`: an epoch draws them before its first step.
 """
 
 import math
@@ -11,14 +10,12 @@ from functools import cached_property
 
 import torch
 from accelerate.utils import synchronize_rng_states
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from heft.data.batching import batches_of_like_length
 from heft.data.encode import IGNORED, EncodedExample, training_batch
 from heft.recipe.training import TrainingSettings
 from heft.runtime import distributed
-
-_WINDOW = 50
-"""Batches among which rows are sorted by length."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +97,16 @@ def is_validation_due(step: int, steps: int, rows: int, stage: TrainingSettings)
 
 
 def _random_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """All rows in batches, the last of which may be smaller.
+    """All rows in batches; the last may be smaller, and its rows are of any length.
 
-    Windows of up to 50 batches of random rows are sorted by length, as transformers' `group_by_length` does. There the
-    batches stay sorted, so that every window, and training, ends with the shortest rows; here their order is random.
-    The rows of a smaller batch are of any length.
+    The others are those of transformers' `group_by_length`, whose order is from long rows to short ones in each of some
+    windows, so that training ends on the shortest. Here it is random.
     """
     order = torch.randperm(len(lengths)).tolist()
     whole = len(order) - len(order) % batch_size
-    window = batch_size * max(1, min(whole // (4 * batch_size), _WINDOW))
-    batches = []
-    for start in range(0, whole, window):
-        rows = sorted(order[start : min(start + window, whole)], key=lengths.__getitem__)
-        batches += [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
-    shuffled = [batches[at] for at in torch.randperm(len(batches)).tolist()]
-    return shuffled + ([order[whole:]] if whole < len(order) else [])
+    left = [order[whole:]] if whole < len(order) else []
+    if not whole:
+        return left
+    grouped = get_length_grouped_indices([lengths[row] for row in order[:whole]], batch_size)
+    batches = [[order[place] for place in grouped[at : at + batch_size]] for at in range(0, whole, batch_size)]
+    return [batches[number] for number in torch.randperm(len(batches)).tolist()] + left
