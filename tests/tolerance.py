@@ -28,6 +28,14 @@ def of_weights(learning_rate: float, steps: int) -> float:
     return 2**14 * EPS * learning_rate * steps + 4 * EPS  # and the rounding of a weight below 4 itself
 
 
+def of_sgd_weights(learning_rate: float, steps: int, norm: float) -> float:
+    """Absolute difference of weights that plain SGD trained alike in float32, with gradients of at most this norm.
+
+    A step is as exact as its gradient.
+    """
+    return ROUNDING * learning_rate * steps * norm + 4 * EPS
+
+
 def of_losses(learning_rate: float, steps: int) -> float:
     """Relative difference of losses on the way of such a training, or after it."""
     return ROUNDING + sqrt(EPS) * learning_rate * steps

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 import heft
 from heft.recipe.grid import recipe_of
-from tolerance import assert_tensors, of_weights, trained_losses
+from tolerance import assert_tensors, of_sgd_weights, of_weights, trained_losses
 
 
 def values(path, key, **where):
@@ -22,7 +22,8 @@ def assert_as_alone(recipe, learners, folder, numbers=None):
         )
         done = heft.train(alone)
         metrics = done.directory / "metrics.jsonl"
-        way = learner.configuration.stage.learning_rate, learner.taken
+        stage = learner.configuration.stage
+        way = stage.learning_rate, learner.taken
         losses = values(metrics, "loss", stage="fine")
         assert learner.losses == trained_losses(losses, *way), learner.configuration
         validation = [loss for _, loss in learner.validation_losses]
@@ -31,7 +32,7 @@ def assert_as_alone(recipe, learners, folder, numbers=None):
         assert norms == pytest.approx(values(metrics, "grad_norm", stage="fine"), rel=1e-3)
         tensors = load_file(done.directory / "adapter" / "fine" / "adapter_model.safetensors")
         mine = {saved_name(name, learner.configuration.adapter): p for name, p in learner.parameters.items()}
-        assert_tensors(mine, tensors, of_weights(*way))
+        assert_tensors(mine, tensors, of_sgd_weights(*way, max(norms)) if stage.optimizer == "sgd" else of_weights(*way))
 
 
 def saved_name(name, adapter):
