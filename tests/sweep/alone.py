@@ -32,7 +32,8 @@ def assert_as_alone(recipe, learners, folder, numbers=None):
         assert norms == pytest.approx(values(metrics, "grad_norm", stage="fine"), rel=1e-3)
         tensors = load_file(done.directory / "adapter" / "fine" / "adapter_model.safetensors")
         mine = {saved_name(name, learner.configuration.adapter): p for name, p in learner.parameters.items()}
-        assert_tensors(mine, tensors, of_sgd_weights(*way, max(norms)) if stage.optimizer == "sgd" else of_weights(*way))
+        sgd = stage.optimizer == "sgd"
+        assert_tensors(mine, tensors, of_sgd_weights(*way, max(norms)) if sgd else of_weights(*way))
 
 
 def saved_name(name, adapter):

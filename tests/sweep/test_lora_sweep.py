@@ -73,8 +73,8 @@ def test_early_stopping_and_best_checkpoints_are_each_configurations_own(run, tm
 def test_behind_a_coarse_stage_of_last_positions_each_is_as_alone(run, tmp_path, method):
     """The coarse stage acts on tokens of the shared prefix too, where it reaches back farther.
 
-    Both have SGD, whose steps are as exact as the gradients: Adam's of a vanishing gradient are not, and each run trains
-    a coarse stage of its own, so their difference would show in all that the fine stage does.
+    Both have SGD, whose steps are as exact as the gradients: Adam's of a vanishing gradient are not, and each run
+    trains a coarse stage of its own, so their difference would show in all that the fine stage does.
     """
     coarse = "coarse: {method: lora, rank: 2, positions: l3, steps: 2, batch_size: 4, optimizer: sgd, learning_rate: 1}"
     fine = f"{{method: {method}, rank: 2, steps: 5, batch_size: 8, optimizer: sgd, learning_rate: 0.5}}"
