@@ -29,8 +29,8 @@ LABELS = {
     "sst2": ("Review: {text}\nSentiment:", "label"),
 }
 SETS = ("boolq", "siqa", "arc_easy", *LABELS)
-BATCH_SIZES = {100: 8, 300: 8, 1000: 16, 3000: 32}
-"""Rows of a step, by training rows; the same in every arm."""
+BATCH_SIZES = {100: [8, 32], 300: [8, 32], 1000: [16, 32], 3000: [32, 64]}
+"""Rows of a step that are tried in every stage, by training rows."""
 BOUNDS = (0.55, 0.95)
 
 
@@ -69,11 +69,13 @@ def recipe_of(cell: str, options: argparse.Namespace) -> dict:
         task |= {"name": "rows", **files, "prompt": prompt, "answer": answer, "choices": "labels"}
     else:
         task |= {"name": name, "source": str(tasks / name)} | ({"passage": True} if name == "boolq" else {})
-    batch = {"batch_size": BATCH_SIZES[int(rows)]}
+    sizes = BATCH_SIZES[int(rows)]
+    batch = {"batch_size": sizes[0]}
     return {
         "name": cell,
         "task": task,
         "stages": {"coarse": {"method": "lora", **batch}, "fine": {"method": "reft", "positions": "l4", **batch}},
+        "tune": {method: {"batch_size": sizes} for method in ("lora", "reft")},
         "evaluation": {"batch_size": 64, "normalize": "bytes" if name == "arc_easy" else "none"},
         "allow": ["train_in_eval"],  # ARC has a question in train and test (docs/checks.md)
     }
@@ -131,7 +133,8 @@ def accuracies(study: Path, arm: dict) -> dict[str, list[float]]:
 
 def tuned_arm(arm: dict) -> dict:
     """The best trial of an arm: its loss, the difference to the lowest, and what was chosen."""
-    chosen = ("method", "steps", "learning_rate", "reft_learning_rate", "rank", "positions", "lora", "reft", "schedule")
+    chosen = ("method", "steps", "batch_size", "learning_rate", "reft_learning_rate", "rank", "positions")
+    chosen += ("lora", "reft", "schedule")
     stages = {
         name: {key: stage[key] for key in chosen if stage.get(key) is not None}
         for name, stage in arm["best"]["stages"].items()

@@ -136,12 +136,13 @@ def settings(cells: list[Cell]) -> str:
 
 
 def in_words(stage: dict) -> str:
+    steps = f"{stage['steps']} steps" + (f" of {stage['batch_size']} rows" if "batch_size" in stage else "")
     if stage["method"] == "joint":
         lora, reft = stage["lora"], stage["reft"]
         rates = f"rates {stage['learning_rate']:g} and {stage['reft_learning_rate']:g}"
         adapters = f"LoRA {lora['positions']}, rank {lora['rank']}, ReFT {reft['positions']}, rank {reft['rank']}"
-        return f"joint, {stage['steps']} steps, {rates}, {adapters}"
-    own = f"{stage['steps']} steps, rate {stage['learning_rate']:g}, {stage['positions']}, rank {stage['rank']}"
+        return f"joint, {steps}, {rates}, {adapters}"
+    own = f"{steps}, rate {stage['learning_rate']:g}, {stage['positions']}, rank {stage['rank']}"
     return f"{NAMES[stage['method']]}, {own}"
 
 

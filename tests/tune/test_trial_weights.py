@@ -29,13 +29,20 @@ def bench(tmp_path):
     return Bench(recipe, base, rows, HOLDOUT, Counter(recipe, rows, 4096), Kept(), Reporter(), 4096, files)
 
 
-def lora(positions: str, rate: float = 1e-2) -> LoraStage:
-    return sized(LoraStage(method="lora", positions=positions, rank=2, learning_rate=rate, batch_size=6), 8, HOLDOUT)
+def lora(positions: str, rate: float = 1e-2, batch_size: int = 6) -> LoraStage:
+    stage = LoraStage(method="lora", positions=positions, rank=2, learning_rate=rate, batch_size=batch_size)
+    return sized(stage, 8, HOLDOUT)
 
 
 def trials(bench, *stages, keeps=True):
     assert bench.groups(stages) == [list(range(len(stages)))]
     return bench.train_on_top(None, COARSE, stages, [{} for _ in stages], keeps)
+
+
+def test_side_by_side_are_trained_those_of_last_positions_whose_batches_are_equal(bench):
+    few, many = lora("l4+"), lora("l4+", batch_size=12)
+    assert bench.groups([few, lora("all"), many, lora("l2+"), many]) == [[0, 3], [2, 4], [1]]
+    assert bench.groups([many, few, few]) == [[1, 2], [0]]
 
 
 @pytest.mark.parametrize("stages", [[lora("all")], [lora("l4+"), lora("l2+", 3e-2)]], ids=["alone", "side by side"])

@@ -9,12 +9,13 @@ from heft.tune.trial import Outcome
 from tiny_recipe import write_recipe
 
 
-def outcome(kind, flop_seconds, behind=False, together=1, **more):
+def outcome(kind, flop_seconds, behind=False, together=1, batch_size=16, **more):
     """A trial of 100 FLOPs whose training took so many seconds for each, and 7 seconds beside it."""
     key = f"{kind}-{behind}-{together}-{flop_seconds}"
     trained = 100 * flop_seconds
     about = {"seconds": trained + 7, "trained_seconds": trained, "flops": 100, "training_flops": 100, **more}
-    return Outcome(key, kind, {}, {}, 1.0, None, behind=behind, together=together, **about)
+    stages = {"s": {"batch_size": batch_size}}
+    return Outcome(key, kind, stages, {}, 1.0, None, behind=behind, together=together, **about)
 
 
 @pytest.fixture
@@ -33,13 +34,15 @@ WHOLE, SHORT, TWO = outcome("lora", 1), outcome("lora", 5, behind=True), outcome
 @pytest.mark.parametrize(
     ("measured", "asked", "flop"),
     [
-        ([WHOLE, SHORT, TWO], ("lora", False, False), 1),
-        ([WHOLE, SHORT, TWO], ("lora", True, False), 5),
-        ([WHOLE, SHORT, TWO], ("lora", True, True), 3),
-        ([WHOLE, TWO], ("lora", True, False), 3),  # as few tokens a step, though side by side
-        ([WHOLE], ("lora", True, True), 1),
-        ([WHOLE, SHORT], ("joint", True, False), 5),  # as LoRA, where the method was not measured
-        ([WHOLE, SHORT, outcome("joint", 2)], ("joint", True, False), 2),
+        ([WHOLE, SHORT, TWO], ("lora", False, False, 16), 1),
+        ([WHOLE, SHORT, TWO], ("lora", True, False, 16), 5),
+        ([WHOLE, SHORT, TWO], ("lora", True, True, 16), 3),
+        ([WHOLE, TWO], ("lora", True, False, 16), 3),  # as few tokens a step, though side by side
+        ([WHOLE], ("lora", True, True, 16), 1),
+        ([WHOLE, SHORT], ("joint", True, False, 16), 5),  # as LoRA, where the method was not measured
+        ([WHOLE, SHORT, outcome("joint", 2)], ("joint", True, False, 16), 2),
+        ([WHOLE, SHORT, outcome("lora", 4, True, batch_size=64)], ("lora", True, False, 64), 4),
+        ([WHOLE, SHORT], ("lora", True, False, 64), 5),
     ],
 )
 def test_a_trial_is_as_fast_as_the_nearest_kind_that_was_measured(prices, measured, asked, flop):
@@ -48,7 +51,7 @@ def test_a_trial_is_as_fast_as_the_nearest_kind_that_was_measured(prices, measur
 
 def test_what_was_done_once_for_trials_of_a_kind_is_not_expected_again(prices):
     first = outcome("lora", 3, seconds=300 + 7 + 50, trying_seconds=50)
-    assert prices(first).speed("lora", False, False) == pytest.approx((3, 7))
+    assert prices(first).speed("lora", False, False, 16) == pytest.approx((3, 7))
     assert first.spent("seconds") == 357  # though it is paid
 
 

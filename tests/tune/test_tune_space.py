@@ -110,6 +110,20 @@ def test_a_joint_stage_has_the_values_of_both(recipe_file):
     assert len({each.stage.model_dump_json() for each in found}) == len(found)
 
 
+def test_a_joint_stage_has_the_lists_of_training_of_lora_alone(recipe_file):
+    stages = "{a: {method: lora, learning_rate: 1e-3}, b: {method: reft, positions: l3}}"
+    tune = (
+        "{lora: {batch_size: [4, 8], warmup: [0.0, 0.2], rank: [8], learning_rate: [1e-3]},"
+        " reft: {batch_size: [2, 32], rank: [4], learning_rate: [1e-3], positions: [l3]}}"
+    )
+    mine = recipe(recipe_file, stages, tune)
+    tried = candidates(mine, "joint", SMALL_MODEL)
+    assert len({each.stage.model_dump_json() for each in tried}) == len(tried) == 8  # positions of LoRA: l8+, all
+    assert {(each.stage.batch_size, each.stage.warmup) for each in tried} == {(4, 0.0), (4, 0.2), (8, 0.0), (8, 0.2)}
+    assert all(getattr(each.stage, key) == each.values[key] for each in tried for key in ("batch_size", "warmup"))
+    assert {each.stage.batch_size for each in candidates(mine, "reft", SMALL_MODEL)} == {2, 32}
+
+
 BOTH_STAGES = "{coarse: {method: lora, learning_rate: 1e-3}, fine: {method: reft, learning_rate: 2e-3}}"
 
 

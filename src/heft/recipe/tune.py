@@ -26,7 +26,6 @@ FIXED = {
     "evaluate_every": "a trial is measured at its end",
     **dict.fromkeys(("schedule", "decay"), "all trials have the stage's own; set it there"),
     "holdout": "all trials are measured on the same rows; set tune.holdout",
-    "batch_size": "trials of equal length see equally many rows; set it in the stage",
     "seed": "trials differ in their settings alone; `heft compare` runs the arms with several seeds",
     "trainable_tokens": "trained embeddings are not searched",
     **dict.fromkeys(
@@ -57,12 +56,14 @@ class TuneSettings(Settings):
     """Which ways to adapt are compared, each with an equal share of the budget: one stage; LoRA, then ReFT; LoRA, then
     a fresh second LoRA (the control for a second schedule); both at once."""
     lora: dict[str, Values] = Field(default={})
-    """Settings of LoRA stages with lists of values to try, such as {learning_rate: [5e-4, 1e-3], rank: [8, 16]}.
+    """Settings of LoRA stages with lists of values to try, such as {learning_rate: [5e-4, 1e-3], rank: [8, 16]}; those
+    of training, such as batch_size, are tried in joint stages too.
     Without a list for it, learning_rate is tried at 1, 0.3 and 3 times the stage's own (in a second stage at 0.3, 0.1
     and 1 times), positions are l8+ and all, and rank is 8 and 16, each after the stage's own; positions that the
     shortest prompt has not are left out."""
     reft: dict[str, Values] = Field(default={})
-    """The same of ReFT stages; without a list for it, positions are l4, l4+ and l1, and rank is 4 and 8."""
+    """The same of ReFT stages, but for joint ones, whose training has LoRA's lists; without a list for it, positions
+    are l4, l4+ and l1, and rank is 4 and 8."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Fraction of the training set used as validation rows; null means 0.2, but 100 rows at least (or half of all) and
     1,000 at most."""

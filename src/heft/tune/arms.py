@@ -71,8 +71,8 @@ class Search:
         for method in {"lora": None, **dict.fromkeys(part for arm in self.accounts for part in arm.split("+"))}:
             tried = planner.candidates(method)[: planner.tune.configurations]
             first, *others = planner.bench.groups([each.stage for each in tried])
-            kinds = [first, *([others[0]] if others and len(first) > 1 else [])]  # side by side, and alone
-            for group in kinds if method != "joint" else ():
+            alone = [group for group in others if len(group) == 1 < len(first)]
+            for group in [first, *alone[:1]] if method != "joint" else ():  # side by side, and alone
                 two = [tried[number] for number in group[:2]]  # which side by side are as fast as more
                 found += planner.train(None, STAGE_NAMES[method], two, [CALIBRATION_STEPS] * len(two))
         return sum(outcome.spent(planner.prices.unit) for outcome in found)

@@ -148,12 +148,15 @@ class Bench:
         """Numbers of stages that are trained side by side, then those of others, each alone.
 
         Side by side go stages of one method behind a prompt's prefix, which costs little more than one of them alone;
-        those that act on all tokens would gain nothing.
+        those that act on all tokens would gain nothing. Their batches are equal, so that a step of each costs the same.
         """
-        together = [number for number, stage in enumerate(stages) if self._stands_beside_others(stage)]
-        if len(together) < 2:
-            together = []
-        return [*([together] if together else []), *([n] for n in range(len(stages)) if n not in together)]
+        by_size: dict[int, list[int]] = {}
+        for number, stage in enumerate(stages):
+            if self._stands_beside_others(stage):
+                by_size.setdefault(stage.batch_size, []).append(number)
+        together = [numbers for numbers in by_size.values() if len(numbers) > 1]
+        taken = {number for numbers in together for number in numbers}
+        return [*together, *([number] for number in range(len(stages)) if number not in taken)]
 
     def _stands_beside_others(self, stage: Stage) -> bool:
         if why_not_swept(stage) or not stage.reuse or stage.gradient_checkpointing or not self._rows_are_packed:

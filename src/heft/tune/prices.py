@@ -146,7 +146,7 @@ class Prices:
         flop, beside = 1.0, 0.0
         if self.unit == "seconds":
             behind = reach_back(name, stages[0]) is not None
-            flop, beside = self.speed(stages[0].method, behind, len(stages) > 1)
+            flop, beside = self.speed(stages[0].method, behind, len(stages) > 1, stages[0].batch_size)
         low, high = 0, max(LEAST_STEPS, floor(self.most_epochs * rate.epoch))
         while low < high:
             middle = (low + high + 1) // 2
@@ -154,12 +154,12 @@ class Prices:
             low, high = (middle, high) if pays else (low, middle - 1)
         return low
 
-    def speed(self, method: str, behind: bool, together: bool) -> tuple[float, float]:
+    def speed(self, method: str, behind: bool, together: bool, batch_size: int) -> tuple[float, float]:
         """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured; without
         what is done once for trials of a kind.
 
         One kind that was not measured is taken to be as fast as the nearest that was: of the method, or of LoRA; of as
-        few tokens a step, which take longer for each FLOP; side by side or not.
+        few tokens a step, which take longer for each FLOP; side by side or not; of batches of this size.
         """
         nearest = [each for each in self.ledger.outcomes.values() if each.flops > 0]
         if not any(each.kind == method for each in nearest):
@@ -168,6 +168,7 @@ class Prices:
             lambda each: each.kind == method,
             lambda each: each.behind == behind,
             lambda each: (each.together > 1) == together,
+            lambda each: each.batch_size == batch_size,
         ):
             nearest = [each for each in nearest if is_alike(each)] or nearest
         recent = nearest[-_RECENT:]
@@ -184,7 +185,7 @@ class Prices:
         """Seconds of training a trial's last stage alone; estimated where it was not trained alone."""
         if outcome.training_seconds is not None:
             return outcome.training_seconds
-        flop, _ = self.speed(outcome.kind, outcome.behind, together=False)
+        flop, _ = self.speed(outcome.kind, outcome.behind, together=False, batch_size=outcome.batch_size)
         return (outcome.training_flops - outcome.prefix_flops) * flop + outcome.prefix_seconds
 
     def of_whole(self, outcome: Outcome) -> float:

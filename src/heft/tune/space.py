@@ -28,6 +28,8 @@ _RATE_FIELDS = {
     "reft.learning_rate": "reft_learning_rate",
 }
 """Of a stage, by the name that its value has among a candidate's."""
+_OF_TRAINING = TrainingSettings.model_fields.keys() - {"learning_rate"}
+"""Settings that both adapters of a joint stage have in common."""
 _MOST = 4096
 """Combinations that are spread; of more, these many are drawn."""
 
@@ -38,7 +40,7 @@ class Candidate:
 
     Attributes:
         values: what it has of the lists, such as {"learning_rate": 1e-3, "rank": 8}; in a joint stage with the method
-            before the name, such as {"lora.rank": 8}.
+            before the name of what is an adapter's own, such as {"lora.rank": 8, "batch_size": 16}.
         stage: with these values; how long it trains is left open.
     """
 
@@ -132,8 +134,8 @@ def candidates(
     if method != "joint":
         tried = spread(lists[method], recipe.seed)
         return [Candidate(values, _with(base[method], values)) for values in tried]
-    both = {f"{each}.{key}": values for each in KINDS for key, values in lists[each].items()}
-    return [Candidate(values, _joint(base["lora"], base["reft"], values)) for values in spread(both, recipe.seed)]
+    tried = spread(_of_both(lists), recipe.seed)
+    return [Candidate(values, _joint(base["lora"], base["reft"], values)) for values in tried]
 
 
 def methods_of_any_rate(recipe: Recipe) -> frozenset[str]:
@@ -199,6 +201,12 @@ def _with(template: TrainingSettings, values: Mapping[str, Any]) -> Stage:
     return type(template).model_validate({**template.model_dump(exclude_unset=True), **values})
 
 
+def _of_both(lists: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
+    """The lists of a joint stage: those of each adapter, and LoRA's of training."""
+    own = {f"{each}.{key}": lists[each][key] for each in KINDS for key in lists[each] if key not in _OF_TRAINING}
+    return own | {key: values for key, values in lists["lora"].items() if key in _OF_TRAINING}
+
+
 def _joint(lora: LoraStage, reft: ReftStage, values: Mapping[str, Any]) -> JointStage:
     """Both adapters with their values, trained as the LoRA template says."""
     own: dict[str, dict[str, Any]] = {}
@@ -206,10 +214,7 @@ def _joint(lora: LoraStage, reft: ReftStage, values: Mapping[str, Any]) -> Joint
         given = template.model_dump(exclude_unset=True)
         given |= {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{method}.")}
         own[method] = {key: value for key, value in given.items() if key in kind.model_fields}
-    training = {
-        key: value
-        for key, value in lora.model_dump(exclude_unset=True).items()
-        if key in TrainingSettings.model_fields and key != "learning_rate"
-    }
+    given = lora.model_dump(exclude_unset=True) | values
+    training = {key: value for key, value in given.items() if key in _OF_TRAINING}
     rates = {"learning_rate": values["lora.learning_rate"], "reft_learning_rate": values["reft.learning_rate"]}
     return JointStage.model_validate({"method": "joint", **training, **rates, **own})

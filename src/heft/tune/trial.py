@@ -70,6 +70,12 @@ class Outcome:
         """Whether a loss, a gradient or a weight was not finite."""
         return self.loss is None
 
+    @property
+    def batch_size(self) -> int:
+        """Rows of a step of the last stage."""
+        *_, stage = self.stages.values()
+        return stage["batch_size"]
+
     def spent(self, unit: str) -> float:
         """What the search paid for it, in "seconds" or "flops"."""
         return self.seconds if unit == "seconds" else self.flops
