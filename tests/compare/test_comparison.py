@@ -9,9 +9,9 @@ from compare.making import make_run, records
 from heft.compare.arms import Arm, arms_of, stage_arms
 from heft.compare.comparison import compare, stage_pairs
 from heft.compare.runs import read_run
-from heft.compare.statistics import mcnemar
 from heft.compare.table import markdown
 from heft.errors import HeftError
+from heft.results.proportions import mcnemar
 
 N = 200
 

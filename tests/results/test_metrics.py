@@ -2,20 +2,12 @@
 
 import pytest
 
-from heft.results.metrics import measure, wilson
+from heft.results.metrics import measure
 from heft.results.records import Record
 
 
 def choice(gold, prediction):
     return Record(f"{gold}{prediction}", gold, prediction, gold == prediction, (-1.0, -2.0, -3.0))
-
-
-def test_wilson_equals_the_formula():
-    for k, n in ((0, 10), (3, 10), (10, 10), (2785, 3270)):
-        z, p = 1.959963984540054, k / n
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
-        assert wilson(k, n) == pytest.approx((max(0.0, centre - half), min(1.0, centre + half)), abs=1e-12)
 
 
 def test_figures_of_a_case_worked_by_hand():

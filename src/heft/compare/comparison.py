@@ -11,7 +11,7 @@ from heft.compare.pairing import Answers, align
 from heft.compare.results import ArmResult, Comparison, Costs, PairResult
 from heft.compare.runs import RunFiles
 from heft.errors import HeftError
-from heft.results.metrics import wilson
+from heft.results.proportions import mcnemar, wilson
 
 _SUMMED = ("seconds", "flops", "plain_flops", "tokens", "trainable_parameters")
 _OF_ESTIMATE = ("difference", "interval", "standard_error", "p_value", "seed_sd", "question_se")
@@ -149,7 +149,7 @@ def _tests(seeds: Sequence[int], first: Iterable[np.ndarray], second: Iterable[n
     tests = []
     for seed, one, two in zip(seeds, first, second, strict=True):
         won, lost = int((one > two).sum()), int((one < two).sum())
-        tests.append({"seed": seed, "won": won, "lost": lost, "p": statistics.mcnemar(won, lost)})
+        tests.append({"seed": seed, "won": won, "lost": lost, "p": mcnemar(won, lost)})
     return tests
 
 

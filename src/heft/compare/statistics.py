@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
-from scipy.stats import binomtest
+
+from heft.results.proportions import Z, score_interval
 
 DRAWS = 10_000
 ALPHA = 0.05
@@ -246,21 +247,13 @@ def accuracy_interval(answers: np.ndarray, groups: np.ndarray) -> tuple[float, f
     """
     sizes = np.bincount(groups).astype(float)
     share = float(answers.mean())
-    z = float(ndtri(1 - ALPHA / 2))
-    count = float(len(sizes))
+    z, count = Z, float(len(sizes))
     if 0 < share < 1 and len(sizes) > 1:
         spread = spread_of([answers], [group_totals(answers, groups)], sizes)
         if spread.variance > 1e-18:
             count = min(share * (1 - share) / spread.variance + 1, float(answers.size))
             z = spread.quantile(1 - ALPHA / 2)
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def mcnemar(won: int, lost: int) -> float | None:
-    """Exact two-sided p-value of McNemar's test; None where nothing was won or lost."""
-    return float(binomtest(won, won + lost).pvalue) if won + lost else None
+    return score_interval(share, count, z)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heft.compare.arms import Arm
 from heft.report.parts import Cell, Heading, Panel, Section, Table
 from heft.report.subject import Subject
-from heft.results.metrics import wilson
+from heft.results.proportions import wilson
 from heft.results.records import Record
 from heft.text.listing import listed
 from heft.text.svg import Axis, Drawing

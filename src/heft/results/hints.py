@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from scipy.stats import binomtest
-
 from heft.results.labels import label_of
+from heft.results.proportions import mcnemar
 from heft.results.records import Record
 from heft.results.summary import StageSummary
 from heft.text.units import interval, percent, several
@@ -167,7 +166,7 @@ def changed_nothing(run: RunFacts) -> list[Hint]:
         changed = sum(one.prediction != two.prediction for one, two in both)
         won = sum(two.correct and not one.correct for one, two in both)
         lost = sum(one.correct and not two.correct for one, two in both)
-        unclear = not won + lost or binomtest(won, won + lost).pvalue > 0.05
+        unclear = not won + lost or mcnemar(won, lost) > 0.05
         if after.hardly_begun or len(both) < FEWEST_ROWS or changed >= FEW_CHANGED * len(both) or not unclear:
             continue
         seen = f"Stage {after.name} changed {several(changed, 'answer')} of {len(both):,} ({won} won, {lost} lost)."

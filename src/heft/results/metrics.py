@@ -1,15 +1,13 @@
 """Figures from records: accuracy with its interval, balanced accuracy, how often each answer was given.
 
-Sources: Wilson score interval, E. B. Wilson, JASA 22 (1927) 209–212, as computed by scipy's `binomtest`. Balanced
-accuracy: mean over the classes that occur of the share of each class that was answered rightly (recall).
+Balanced accuracy is the mean, over the classes that occur, of the share of each that was answered rightly (recall).
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
+from heft.results.proportions import wilson
 from heft.results.records import Record
 from heft.results.texts import chrf, rouge_l
 
@@ -39,12 +37,6 @@ class Metrics:
     loss: float | None = None
     rouge_l: float | None = None
     chrf: float | None = None
-
-
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion."""
-    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def measure(records: Sequence[Record], texts: bool = False) -> Metrics:

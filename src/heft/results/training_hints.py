@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from scipy.stats import linregress
+import numpy as np
 
 from heft.results.hints import ANSWER_RULES, FEWEST_STEPS, GOOD, MANY_STEPS, Hint, RunFacts, StageFacts
 from heft.text.units import in_digits, percent, several
@@ -51,9 +51,9 @@ def still_falling(run: RunFacts) -> list[Hint]:
     enough = last.summary.steps >= FEWEST_STEPS and len(last.losses) >= 3 * FEWEST_LOSSES
     if not enough or last.summary.ended == "early_stopping" or last.summary.accuracy >= GOOD:
         return []
-    line = linregress([step for step, _ in third], [loss for _, loss in third])
-    start, end = (line.intercept + line.slope * step for step in (third[0][0], third[-1][0]))
-    if line.slope > -STEEP * line.stderr or start - end < SMALLEST_FALL * abs(start) or end <= NEAR_ZERO:
+    (slope, intercept), covariance = np.polyfit(*zip(*third, strict=True), 1, cov=True)
+    start, end = (float(intercept + slope * step) for step in (third[0][0], third[-1][0]))
+    if slope > -STEEP * np.sqrt(covariance[0, 0]) or start - end < SMALLEST_FALL * abs(start) or end <= NEAR_ZERO:
         return []
     seen = (
         f"The loss of stage {last.name} still fell at the end: {in_digits(start)} → {in_digits(end)} in its last third."

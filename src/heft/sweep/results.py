@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heft.evaluation.evaluator import choice_record
-from heft.results.metrics import wilson
+from heft.results.proportions import wilson
 from heft.sweep.learner import Learner
 from heft.sweep.training import SideBySide
 
