@@ -18,9 +18,9 @@ STAGES = (
 SMALL = "holdout: 0.3, rungs: 2, keep: 2, lora: {rank: [2], learning_rate: [1e-2, 3e-2]}"
 LEAST_STEPS = 3
 """Of the shortest trial, so that searches take seconds."""
-ALL_ARMS = 120e9
+ALL_ARMS = 50e9
 """FLOPs that pay for some trials of every arm."""
-TWO_ARMS = 48e9
+TWO_ARMS = 20e9
 
 
 def quick_tune(recipe, budget: str, **options):
