@@ -10,7 +10,7 @@ from heft.tune.ledger import Ledger
 from heft.tune.run import tune
 from tiny_recipe import write_recipe
 
-TASK = "{name: whereabouts, train_size: 40, eval_size: 8}"
+TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 40, eval_size: 8}"
 STAGES = (
     "{coarse: {method: lora, rank: 2, batch_size: 4, targets: [q_proj, v_proj]},"
     " fine: {method: reft, positions: l2, batch_size: 4}}"
@@ -18,9 +18,9 @@ STAGES = (
 SMALL = "holdout: 0.3, rungs: 2, keep: 2, lora: {rank: [2], learning_rate: [1e-2, 3e-2]}"
 LEAST_STEPS = 3
 """Of the shortest trial, so that searches take seconds."""
-ALL_ARMS = 50e9
+ALL_ARMS = 27e9
 """FLOPs that pay for some trials of every arm."""
-TWO_ARMS = 20e9
+TWO_ARMS = 11e9
 
 
 def quick_tune(recipe, budget: str, **options):

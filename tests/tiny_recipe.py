@@ -6,7 +6,7 @@ from pathlib import Path
 DEVICE = os.environ.get("HEFT_TEST_DEVICE", "cpu")
 """Where recipes of tests compute. Tests that compare with weights on a CPU ask for one that is there."""
 
-TASK = "{name: whereabouts, train_size: 24, eval_size: 10}"
+TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 24, eval_size: 10}"
 
 
 def recipe_text(

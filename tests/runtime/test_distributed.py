@@ -58,7 +58,7 @@ def runs(request, tmp_path_factory):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo, with which processes meet on a CPU")
     folder = tmp_path_factory.mktemp("processes")
-    path = write_recipe(folder, STAGES, task="{name: whereabouts, train_size: 19, eval_size: 6}")
+    path = write_recipe(folder, STAGES, task="{name: whereabouts, people: 2, moves: 2, train_size: 19, eval_size: 6}")
     one = heft.train(load_recipe(path, output=str(folder / "one")))
     done = finished(by_two("train", path, "--output", folder / "two", "--set", f"distributed={request.param}"))
     assert done.returncode == 0, done.stderr
@@ -143,7 +143,7 @@ ENDED = "import sys, heft; from runtime.test_distributed import Ends; heft.train
 @pytest.mark.parametrize("setting", ["ddp", "fsdp2"])
 def test_a_run_goes_on_with_another_number_of_processes_to_the_same_result(setting, tmp_path):
     rest = f"checkpoint: {{every_steps: 1}}\ndistributed: {setting}"
-    task = "{name: whereabouts, train_size: 19, eval_size: 6}"
+    task = "{name: whereabouts, people: 2, moves: 2, train_size: 19, eval_size: 6}"
     path = write_recipe(tmp_path, RESUMED, rest, task=task)
     whole = heft.train(load_recipe(path, output=str(tmp_path / "whole"))).directory
     text = path.read_text()

@@ -7,7 +7,7 @@ from heft.sweep import run as sweep_run
 from heft.sweep.results import rank
 
 COARSE = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4, learning_rate: 1e-2}"
-TASK = "{name: whereabouts, train_size: 24, eval_size: 4}"
+TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 24, eval_size: 4}"
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from heft.training.reuse.stores import MemoryStore
 
 COARSE = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4, learning_rate: 1e-3}"
 FINE = "method: reft, intervention: direft, rank: 2, batch_size: 4, positions: l2, learning_rate: 1e-3"
-TASK = "{name: whereabouts, train_size: 12, eval_size: 4}"
+TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 12, eval_size: 4}"
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_packs_hold_as_many_micro_batches_as_the_limit_of_tokens_allows(sweep_of
 
 
 def test_copies_beyond_the_width_of_a_sequence_go_into_further_ones(sweep_of):
-    _, work, rows = sweep_of("{learning_rate: [1, 2, 3], positions: [l100]}")
-    assert [len(sequence) for sequence in sequences(work.members, rows[0])] == [2, 1]
+    _, work, rows = sweep_of("{learning_rate: [1, 2, 3, 4], positions: [l70]}")
+    assert [len(sequence) for sequence in sequences(work.members, rows[0])] == [3, 1]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Losses(Reporter):
 def trained(settings, start=None, **stage):
     """A stage of 12 rows on the tiny model: its checkpoints by step, its metrics and its adapter."""
     base = load_base(ModelSettings(name=TINY, device="cpu"))
-    examples = load_examples(WhereaboutsSettings(train_size=12, eval_size=1), "train")
+    examples = load_examples(WhereaboutsSettings(people=2, moves=2, train_size=12, eval_size=1), "train")
     rows = Encoder(base.tokenizer, 512)(examples)
     stage = LoraStage(**{**LORA, "steps": 7, **stage})
     torch.manual_seed(0)

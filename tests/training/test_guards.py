@@ -41,7 +41,7 @@ class Trained:
     def __init__(self, monkeypatch, spoil, rows=12, stage=LORA, every_steps=1, start=None, **settings):
         base = load_base(ModelSettings(name=TINY, device="cpu"))
         self.rows = Encoder(base.tokenizer, 512)(
-            load_examples(WhereaboutsSettings(train_size=rows, eval_size=1), "train")
+            load_examples(WhereaboutsSettings(people=2, moves=2, train_size=rows, eval_size=1), "train")
         )
         stage = {"lora": LoraStage, "reft": ReftStage}[stage["method"]](**{**stage, **settings})
         torch.manual_seed(0)

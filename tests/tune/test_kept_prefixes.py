@@ -248,7 +248,7 @@ def test_a_trial_has_the_loss_of_its_answers_whatever_the_other_choices_are(benc
 
 
 def test_a_search_computes_them_once_and_a_resumed_one_again(tmp_path, counted):
-    budget = 20e9
+    budget = 8e9
     found = searched(tmp_path, "lora, reft", budget, task="{name: whereabouts, train_size: 24, eval_size: 8}")
     trainings = {each.key for each in found.trials.outcomes.values()}
     assert len(counted) - 24 <= 2 * len(trainings)
