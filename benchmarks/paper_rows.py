@@ -1,13 +1,14 @@
 """The paper's three rows on BoolQ, on a model at hand, each arm tuned alike: HEFT for 3 epochs, LoRA and ReFT for 20.
 
-    python benchmarks/paper_rows.py trials --boolq DIR --out OUT [--rows 3000] [--at-once 1]
-    python benchmarks/paper_rows.py study --boolq DIR --out OUT [--rows 3000] [--at-once 1]
+    python benchmarks/paper_rows.py trials --boolq DIR --out OUT [--rows 3000] [--arms heft_l8 …] [--at-once 1]
+    python benchmarks/paper_rows.py study --boolq DIR --out OUT [--rows 3000] [--arms heft_l8 …] [--at-once 1]
 
 Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's, LoRA and HEFT whose LoRA acts on the
 last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
 `trials` trains every arm with two rates, on nine tenths of the rows, seed 0. `study` takes the rate of each arm whose
 validation loss is lower at the end, and compares the arms with three other seeds on all of BoolQ's validation rows
-(`heft compare`), from which nothing was chosen. Both go on where they were stopped.
+(`heft compare`), from which nothing was chosen. Both go on where they were stopped. `--arms heft_l8 lora_l8_20 reft_20`
+leaves out LoRA of all tokens, which takes most of the time.
 """
 
 import argparse
@@ -40,14 +41,16 @@ def main() -> None:
     parser.add_argument("--boolq", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--arms", nargs="+", choices=OF_AN_ARM, default=list(OF_AN_ARM))
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     options = parser.parse_args()
     if options.what == "trials":
-        arms = {f"{name}-{trial}": arm(name, trial) for name in OF_AN_ARM for trial in TRIALS}
+        arms = {f"{name}-{trial}": arm(name, trial) for name in options.arms for trial in TRIALS}
         compare(options, {"seeds": [0], "arms": arms})
     else:
-        arms = {name: arm(name, chosen(options.out / "trials", name)) for name in OF_AN_ARM}
-        compare(options, {"seeds": SEEDS, "reference": "heft", "base": True, "arms": arms})
+        arms = {name: arm(name, chosen(options.out / "trials", name)) for name in options.arms}
+        reference = next(name for name in ("heft", "heft_l8", *arms) if name in arms)
+        compare(options, {"seeds": SEEDS, "reference": reference, "base": True, "arms": arms})
 
 
 def arm(name: str, trial: int) -> dict:
