@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "trials":
         arms = {f"{name}-{trial}": arm(name, trial) for name in options.arms for trial in TRIALS}
-        compare(options, {"seeds": [0], "arms": arms})
+        compare(options, {"seeds": [0], "arms": arms}, **{"task.eval_limit": 50})  # which nothing is chosen by
     else:
         arms = {name: arm(name, chosen(options.out / "trials", name)) for name in options.arms}
         reference = next(name for name in ("heft", "heft_l8", *arms) if name in arms)
@@ -72,14 +72,15 @@ def last_loss(metrics: Path) -> float:
     return [each["eval_loss"] for each in lines if each.get("eval_loss") is not None][-1]
 
 
-def compare(options: argparse.Namespace, study: dict) -> None:
-    """Run a study in a folder of its own, and print its comparison."""
+def compare(options: argparse.Namespace, study: dict, **settings: object) -> None:
+    """Run a study in a folder of its own, with further settings of all arms, and print its comparison."""
     options.out.mkdir(parents=True, exist_ok=True)
     common = {
         "model": {"name": "embedded:smollm2-135m-instruct"},
         "task.source": str(options.boolq.resolve()),
         "task.train_limit": options.rows,
         "evaluation.batch_size": 64,
+        **settings,
     }
     folder = options.out.resolve() / options.what
     path = options.out / f"{options.what}.yaml"
