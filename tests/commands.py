@@ -5,11 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
-from importlib import import_module
-from tempfile import TemporaryFile
 from unittest.mock import patch
-
-from children import in_a_child
 
 COMMAND = [sys.executable, "-c", "from heft.cli import main; main()"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -38,17 +34,6 @@ def heft(*arguments, cwd=None):
 
 
 def heft_alone(*arguments, cwd=None):
-    """As `heft`, in a forked process, whose modules are its own; like `COMMAND`, it finds those in the folder."""
-    import_module("heft.run.train")  # the libraries, in case this is the first test
-    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-
-        def work() -> None:
-            sys.path.insert(0, "")
-            done = heft(*arguments, cwd=cwd)
-            print(done.stdout, end="", file=out, flush=True)
-            print(done.stderr, end="", file=err, flush=True)
-            raise SystemExit(done.returncode)
-
-        status = os.waitstatus_to_exitcode(os.waitpid(in_a_child(work), 0)[1])
-        texts = [file.seek(0) or file.read() for file in (out, err)]
-        return subprocess.CompletedProcess(list(map(str, arguments)), status, *texts)
+    """As `heft`, in a process of its own: for what imports modules, or ends them."""
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
