@@ -8,8 +8,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
 
-from children import in_a_child
-from resuming import RECIPE, START, results, run, write
+from resuming import RECIPE, START, in_a_child, results, run, write
 
 __all__ = ["RECIPES", "START", "Wanted", "in_a_child", "results", "run", "write"]
 

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, BertConfig, OpenAIGPTConfig, OPTC
 
 import heft
 import resuming
-from children import in_a_child, was_killed
 from heft.adapters.attach import attach, check_targets
 from heft.adapters.orthogonal import directions_written, orthogonal_in_words
 from heft.errors import HeftError
@@ -225,7 +224,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not_to_the_bit(tmp_path):
         os.rename = killed
         resuming.run(recipe, tmp_path / "resumed")
 
-    assert was_killed(in_a_child(work))
+    assert resuming.was_killed(resuming.in_a_child(work))
     assert (tmp_path / "resumed" / "checkpoints").is_dir()
     resuming.run(recipe, tmp_path / "resumed")
     assert resuming.results(tmp_path / "resumed") == resuming.results(tmp_path / "whole")

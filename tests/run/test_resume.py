@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 import resuming
-from children import in_a_child, was_killed
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.run.train import train
 from heft.runtime import signals
 from heft.runtime.reporter import Reporter
 from heft.storage.locks import locked
-from resuming import results, run
+from resuming import in_a_child, results, run, was_killed
 
 KILLS = 20
 

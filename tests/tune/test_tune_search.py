@@ -243,6 +243,20 @@ def test_a_trial_that_diverges_loses_and_the_rest_goes_on(tmp_path):
     assert all(result.best.values["learning_rate"] == 1e-2 for result in found.results)
 
 
+def test_batches_of_several_sizes_are_tried_at_equal_cost(tmp_path):
+    lists = "reft: {rank: [2], learning_rate: [1e-2], positions: [l2, l3], batch_size: [4, 14]}"
+    recipe = load_recipe(
+        write_recipe(tmp_path, STAGES, f"tune: {{arms: [reft], holdout: 0.3, rungs: 3, keep: 2, {lists}}}", task=TASK),
+        output=tmp_path / "search",
+    )
+    found = quick_tune(recipe, "10e9flop").findings
+    first = list(found.accounts["reft"].used.values())[:4]
+    assert {(each.batch_size, each.together) for each in first} == {(4, 2), (14, 2)}
+    few, many = (next(each for each in first if each.batch_size == size) for size in (4, 14))
+    assert few.steps > 2 * many.steps
+    assert few.flops == pytest.approx(many.flops, rel=2 / many.steps)
+
+
 def trained_to(steps, rate):
     """In place of training: a loss that is lowest at so many steps with this rate."""
 

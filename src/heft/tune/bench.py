@@ -36,6 +36,7 @@ from heft.training.reuse.shared import SharedPrefix, StagePrefixes, reach_back
 from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome, split_validation
 from heft.tune.kept import QuestionPrefixes, SearchPrefixes
+from heft.tune.logged import Logged, Quiet
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
@@ -66,31 +67,6 @@ class Before:
     def stages(self) -> dict[str, Stage]:
         """As the beginning of a recipe's stages."""
         return {self.name: self.stage}
-
-
-class Quiet(Reporter):
-    """Passes on progress alone: of a trial's many notes and warnings a person wants none."""
-
-    def __init__(self, reporter: Reporter):
-        self._to = reporter
-
-    def progress(self, what: str, total: int):
-        return self._to.progress(what, total)
-
-    def step(self, what: str, done: int, total: int) -> None:
-        self._to.step(what, done, total)
-
-
-class Logged(Reporter):
-    """Writes the metrics of a trial into metrics.jsonl, with the trial's key."""
-
-    def __init__(self, directory: RunDirectory, keys: Sequence[str]):
-        self._directory, self._keys = directory, list(keys)
-
-    def metrics(self, values: dict) -> None:
-        name = values.get("configuration")  # of several side by side: c00, c01, …
-        key = self._keys[int(name[1:]) if name else 0]
-        self._directory.metrics({**values, "configuration": key})
 
 
 @dataclass(frozen=True)
