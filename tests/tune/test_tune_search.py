@@ -18,10 +18,11 @@ from heft.study.files import load_study
 from heft.sweep.learner import Learner
 from heft.training.loop import TrainingLoop
 from heft.training.stage import split_validation
+from heft.tune import repeats
 from heft.tune.bench import Bench
 from heft.tune.kept import start_behind
 from heft.tune.measure import Measured, measured_alone
-from heft.tune.repeats import REPEAT_SHARE, SEEDS_APART
+from heft.tune.repeats import REPEAT_SHARE, SEEDS_APART, with_other_validation
 from heft.tune.report import trials_of
 from heft.tune.run import holdout_for
 from heft.tune.space import settings_of
@@ -31,31 +32,46 @@ from tiny_recipe import write_recipe
 from tolerance import of_losses
 
 
-@pytest.fixture(scope="module")
-def all_arms(tmp_path_factory):
-    """A search of every arm, and the ids of the rows that it trained on."""
-    trained = set()
-    step, jobs = TrainingLoop._step, Learner.next_step
+def watched(folder, wanted="", **options):
+    """A search, and the ids of the rows that it trained on, in repeats and elsewhere."""
+    trained = {False: set(), True: set()}
+    step, jobs, on_top = TrainingLoop._step, Learner.next_step, Bench.train_on_top
+    now = []
 
     def of_a_step(loop, micro_batches):
-        trained.update(loop.data.examples[row].example.id for rows in micro_batches for row in rows)
+        now.extend(loop.data.examples[row].example.id for rows in micro_batches for row in rows)
         return step(loop, micro_batches)
 
     def of_a_job(learner):
         found = jobs(learner)
-        trained.update(learner._data.examples[row].example.id for job in found for row in job.rows)
+        now.extend(learner._data.examples[row].example.id for job in found for row in job.rows)
+        return found
+
+    def of_a_piece(*about, **options):
+        now.clear()
+        found = on_top(*about, **options)
+        trained[found[0].is_repeat].update(now)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoop, "_step", of_a_step)
         patch.setattr(Learner, "next_step", of_a_job)
-        return searched(tmp_path_factory.mktemp("all"), budget=ALL_ARMS), trained
+        patch.setattr(Bench, "train_on_top", of_a_piece)
+        return searched(folder, wanted, **options), trained
+
+
+@pytest.fixture(scope="module")
+def all_arms(tmp_path_factory):
+    """A search of every arm, watched."""
+    return watched(tmp_path_factory.mktemp("all"), budget=ALL_ARMS)
 
 
 def rows_of(recipe: Recipe):
-    """Training rows, and those of them that trials are measured on."""
+    """Training rows, those of them that trials are measured on, and those that repeats are."""
     train = read_data(recipe, Reporter()).train
-    return train, split_validation(train, holdout_for(settings_of(recipe), len(train)), recipe.holdout_seed)[1]
+    share = holdout_for(settings_of(recipe), len(train))
+    others = with_other_validation(train, share, recipe.holdout_seed)
+    return train, *(split_validation(rows, share, recipe.holdout_seed)[1] for rows in (train, others))
 
 
 def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arms):
@@ -69,9 +85,10 @@ def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arm
         trials = trials_of(account)
         assert trials
         dearest = max(outcome.flops for outcome in account.used.values())
-        repeats = [trial for trial in trials if list(trial.stages.values())[-1]["seed"] == SEEDS_APART]
-        assert len(repeats) in (0, 2, 3)
-        repeated += bool(repeats)
+        again = [trial for trial in trials if trial.is_repeat]
+        assert len(again) in (0, 2, 3)
+        assert {stage["seed"] for trial in again for stage in trial.stages.values()} <= {SEEDS_APART}  # every stage's
+        repeated += bool(again)
         is_capped = max(trial.steps for trial in trials) >= 20 * 7  # tune.most_epochs, of 28 rows in batches of 4
         assert account.spent <= account.amount + dearest
         assert is_capped or account.spent >= (1 - REPEAT_SHARE) * account.amount - dearest
@@ -80,7 +97,10 @@ def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arm
 
 def test_pieces_that_arms_share_run_once_and_are_paid_by_each(all_arms):
     accounts = all_arms[0].found.findings.accounts
-    first, second, alone = (accounts[arm].used.keys() for arm in ("lora+reft", "lora+lora", "lora"))
+    first, second, alone = (
+        {key: outcome for key, outcome in accounts[arm].used.items() if not outcome.is_repeat}.keys()
+        for arm in ("lora+reft", "lora+lora", "lora")
+    )
     rounds = all_arms[0].trials.decisions
     in_two_rounds = sum(len(rounds[f"lora: round {number}"]["numbers"]) for number in (1, 2))
     assert first & second == set(list(alone)[:in_two_rounds])  # from which the coarse stage is taken
@@ -100,13 +120,37 @@ def test_where_loras_first_round_is_one_trial_two_stages_do_not_pay_for_it_and_a
     assert coarse["learning_rate"] == alone.used[next(iter(alone.used))].stages["coarse"]["learning_rate"]
 
 
+def require_rows_apart(recipe, trained):
+    """Require that all rows were trained on but those for validation, which in repeats are others."""
+    rows, *held_back = ({row.example.id for row in each} for each in rows_of(recipe))
+    for is_repeat, of_these in enumerate(held_back):
+        assert len(of_these) == 12
+        assert trained[bool(is_repeat)] == rows - of_these
+
+
 def test_validation_rows_are_never_trained_on_and_all_others_are(all_arms):
     search, trained = all_arms
-    rows, held_back = rows_of(search.recipe)
-    held_back = {row.example.id for row in held_back}
-    assert len(held_back) == 12
-    assert trained == {row.example.id for row in rows} - held_back
+    require_rows_apart(search.recipe, trained)
     assert {len(trial.row_losses) for trial in search.trials.outcomes.values()} == {12}
+
+
+def test_the_coarse_stage_of_a_repeat_is_trained_again_on_its_rows_and_paid_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(repeats, "REPEAT_SHARE", 0.7)  # rounds of a search as small as this leave little
+    search, trained = watched(tmp_path, "lora+reft", budget=1e10)
+    require_rows_apart(search.recipe, trained)
+    account = search.found.findings.accounts["lora+reft"]
+    (again,) = (each for each in account.used.values() if each.is_repeat and len(each.stages) == 1)
+    repeated = [each for each in trials_of(account) if each.is_repeat]
+    assert len(repeated) >= 2
+    assert all(each.stages["coarse"] == again.stages["coarse"] for each in repeated)
+    (result,) = search.found.findings.results
+    first, best = account.used[result.best.key], result.best.stages["fine"]
+    (second,) = (each for each in repeated if each.stages["fine"] | {"seed": None} == best)
+    assert first.stages["coarse"] == second.stages["coarse"] | {"seed": None}
+    assert result.best.row_losses == first.row_losses + second.row_losses
+    assert result.best.seed_losses == [first.loss, second.loss]
+    assert search.found.findings.compared_rows == 24
+    assert result.loss == result.best.loss
 
 
 def test_trials_of_both_stages_are_behind_a_fork(all_arms):
@@ -118,7 +162,7 @@ def test_trials_of_both_stages_are_behind_a_fork(all_arms):
         alone = [outcome for outcome in findings.accounts[arm].used.values() if len(outcome.stages) == 1]
         assert {trial.stages["coarse"]["steps"] for trial in trials} == set(forks)
         assert all({"coarse": trial.stages["coarse"]} in [each.stages for each in alone] for trial in trials)
-        best = min(alone, key=lambda outcome: outcome.loss)
+        best = min((each for each in alone if not each.is_repeat), key=lambda outcome: outcome.loss)
         assert (forks[-1], findings.offers[arm][-1].loss) == (best.steps, best.loss)
         longest = max(trials, key=lambda trial: trial.steps)
         switch = forks[switch_of(findings.offers[arm])]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from heft.tune.repeats import mean_of
 from heft.tune.trial import Outcome
 from heft.tune.verdict import loss_difference, results_of, verdict_in_words, winner_of
 
@@ -11,9 +12,9 @@ TOKENS = [2] * ROWS
 GROUPS = list(range(ROWS))
 
 
-def outcome(key, losses, steps=20):
-    stages = {"coarse": {"method": "lora", "rank": 8, "steps": steps, "seed": None}}
-    loss = float(np.sum(losses) / sum(TOKENS))
+def outcome(key, losses, steps=20, seed=None):
+    stages = {"coarse": {"method": "lora", "rank": 8, "steps": steps, "seed": seed}}
+    loss = float(np.sum(losses) / sum(TOKENS[: len(losses)]))
     return Outcome(key, "lora", stages, {}, loss, None, row_losses=list(map(float, losses)), steps=steps)
 
 
@@ -55,6 +56,25 @@ def test_a_difference_is_that_of_the_losses_and_its_interval_is_a_paired_one(arm
     assert difference == pytest.approx(arms["alike"].loss - arms["best"].loss)
     # of 200 differences with a standard deviation of 0.05 nats a row, 0.025 a token
     assert high - low == pytest.approx(2 * 1.96 * 0.025 / np.sqrt(ROWS), rel=0.1)
+
+
+def test_arms_are_compared_on_the_rows_that_all_of_them_have(arms):
+    half = ROWS // 2
+    first = arms["best"].row_losses[:half]
+    repeated = mean_of([outcome("b", first), outcome("r", np.zeros(half), seed=100)])
+    once = outcome("o", np.array(first) - 0.1)
+    assert repeated.loss < once.loss  # but on other rows
+    found = {each.arm: each for each in results({"repeated": repeated, "once": once}, repeated=1.0, once=1.0)}
+    assert list(found) == ["once", "repeated"]
+    assert found["repeated"].best is repeated
+    assert found["repeated"].loss == pytest.approx(np.sum(first) / sum(TOKENS[:half]))
+    assert found["repeated"].difference == pytest.approx(0.1 / TOKENS[0])
+    both = results(
+        {"repeated": repeated, "other": mean_of([once, outcome("q", np.ones(half), seed=100)])}, repeated=1.0, other=1.0
+    )
+    assert [each.arm for each in both] == ["repeated", "other"]
+    assert [each.loss for each in both] == [each.best.loss for each in both]
+    assert both[1].difference == pytest.approx((-0.1 + 1.0) / 2 / TOKENS[0])
 
 
 def test_differences_beyond_one_nat_have_their_interval():

@@ -105,5 +105,5 @@ def _table(found: "Tuned") -> "Table":
     columns = [0, 1, 2, 3, SHOWN[findings.unit]]  # table.md has the others
     rows = [[row[column] for column in columns] for row in table_rows(findings)]
     titles = ["arm", *COLUMNS]
-    title = f"{findings.budget}: {findings.validation_rows:,} validation rows; cost of training each alone"
+    title = f"{findings.budget}: {findings.compared_rows:,} validation rows; cost of training each alone"
     return table(title, ["arm"], [titles[column] for column in columns[1:]], rows)

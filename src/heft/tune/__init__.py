@@ -10,7 +10,7 @@
 | prices.py | what a trial will cost, so how long it may be |
 | planner.py | which candidates are trained for how long, and their training |
 | halving.py, rounds.py | rounds of successive halving: which trials go on, and an arm's rounds |
-| repeats.py | an arm's best trials with another seed, and its best recipe |
+| repeats.py | an arm's best trials again, on other rows, and its best recipe |
 | forks.py, switch.py | second stages at the forks of a coarse stage, and the fork where the switch is |
 | weights.py | trained coarse stages, to build on |
 | arms.py | each arm's search, piece by piece |

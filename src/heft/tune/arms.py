@@ -18,7 +18,7 @@ from heft.tune.ledger import Account
 from heft.tune.news import repeats_in_words, too_little_in_words
 from heft.tune.planner import Planner
 from heft.tune.prices import LEAST_STEPS
-from heft.tune.repeats import REPEAT_SHARE, SEEDS_APART, finalists_of, mean_of
+from heft.tune.repeats import SEEDS_APART, finalists_of, mean_of, reserve_for
 from heft.tune.rounds import Rounds
 from heft.tune.space import Candidate
 from heft.tune.switch import Offer
@@ -88,24 +88,35 @@ class Search:
     def _rounds(
         self, account: Account, before: Before | None, name: str, tried: Sequence[Candidate], kept: int = 0
     ) -> Rounds:
-        reserve = REPEAT_SHARE * max(0.0, account.left)
+        reserve = reserve_for(max(0.0, account.left), before.cost(account.unit) if before else 0.0)
         return Rounds(self.planner, account, before, name, tried, reserve, kept)
 
-    def _halving(self, rounds: Rounds) -> Iterator[None]:
-        """Rounds of trials, and the best ones again with another seed."""
-        number, planner, account = 0, self.planner, rounds.account
+    def _halving(self, rounds: Rounds, coarse: Candidate | None = None) -> Iterator[None]:
+        """Rounds of trials, and the best ones again; `coarse` is the candidate of the stage before them."""
+        number = 0
         while rounds.trials(number):
             number += 1
             yield
+        yield from self._repeats(rounds, coarse)
+
+    def _repeats(self, rounds: Rounds, coarse: Candidate | None) -> Iterator[None]:
+        """The best trials again with another seed and other validation rows, the stage before them too: it was trained
+        on rows that are validation rows now."""
+        planner, account, before = self.planner, rounds.account, rounds.before
+        unit, seed = planner.prices.unit, (planner.recipe.seed + SEEDS_APART) % 2**32
+        cost = before.cost(unit) if before else 0.0
         count = planner.ledger.decided(
-            f"{account.arm}: repeats", lambda: len(finalists_of(rounds.had, account.left, planner.prices.unit))
+            f"{account.arm}: repeats", lambda: len(finalists_of(rounds.had, account.left, unit, cost))
         )
-        finalists = finalists_of(rounds.had, math.inf, planner.prices.unit)[:count]
+        finalists = finalists_of(rounds.had, math.inf, unit)[:count]
+        if finalists and before:
+            (again,) = planner.train(None, COARSE, [coarse], [before.stage.steps], seed, keeps=True)
+            account.pay([again])
+            yield
+            before, finalists = planner.before(coarse, again, seed), [] if again.diverged else finalists
         if finalists:
             candidates = [candidate for candidate, _ in finalists]
-            steps = [trial.steps for _, trial in finalists]
-            seed = (planner.recipe.seed + SEEDS_APART) % 2**32
-            outcomes = planner.train(rounds.before, rounds.name, candidates, steps, seed)
+            outcomes = planner.train(before, rounds.name, candidates, [trial.steps for _, trial in finalists], seed)
             account.pay(outcomes)
             pairs = [mean_of([trial, other]) for (_, trial), other in zip(finalists, outcomes, strict=True)]
             planner.say(repeats_in_words(account, pairs))
@@ -119,7 +130,7 @@ class Search:
         forks = Forks(self.planner, account, *coarse, second, FORK_SHARE * account.left)
         self.offers[account.arm] = forks.offers
         before = yield from forks.switch()
-        yield from self._halving(self._rounds(account, before, FINE, second))
+        yield from self._halving(self._rounds(account, before, FINE, second), forks.coarse)
 
     def _coarse_stage(self, account: Account) -> Generator[None, None, tuple[Candidate, list[Outcome]] | None]:
         """The candidate of the best of LoRA's trials in its first rounds, and its own of them up to that one, rising in

@@ -39,6 +39,7 @@ from heft.tune.kept import QuestionPrefixes, SearchPrefixes
 from heft.tune.logged import Logged, Quiet
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
+from heft.tune.repeats import with_other_validation
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
 from heft.tune.weights import WeightFiles, WeightsInMemory
 
@@ -67,6 +68,10 @@ class Before:
     def stages(self) -> dict[str, Stage]:
         """As the beginning of a recipe's stages."""
         return {self.name: self.stage}
+
+    def cost(self, unit: str) -> float:
+        """Of training it, in "seconds" or "flops"."""
+        return self.seconds if unit == "seconds" else self.flops
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,16 @@ class Bench:
         return self._split[1]
 
     @cached_property
+    def other(self) -> "Bench":
+        """On which repeats are trained: the same with other validation rows (heft.tune.repeats)."""
+        rows = with_other_validation(self.rows, self.holdout, self.recipe.holdout_seed)
+        return replace(self, rows=rows, counter=replace(self.counter, rows=rows))
+
+    def _where(self, stage: Stage) -> "Bench":
+        """Where a stage is trained: on the other bench if it is of a repeat."""
+        return self if stage.seed is None else self.other
+
+    @cached_property
     def _rows_are_packed(self) -> bool:
         """Whether rows of several lengths may run together, as configurations side by side do."""
         if not can_stand_side_by_side(self.base.model):
@@ -149,9 +164,10 @@ class Bench:
     ) -> list[Outcome]:
         """Train a stage called `name`, or several side by side (a group of `groups`), on top of what is before, and
         measure them. The model is left as it was; `keeps`: whether the trained weights are there for `weights_of`."""
+        bench = self._where(stages[0])
         if len(stages) > 1:
-            return self._together(before, name, stages, values, keeps)
-        return [self._alone(before, name, stages[0], values[0], keeps)]
+            return bench._together(before, name, stages, values, keeps)
+        return [bench._alone(before, name, stages[0], values[0], keeps)]
 
     def weights_of(self, name: str, stage: Stage) -> Mapping[str, torch.Tensor]:
         """The trained weights of a trial of one stage, by name: as they were kept, or else trained again."""
@@ -159,7 +175,7 @@ class Bench:
         kept = self.weights.of(key)
         if kept is None:
             with gone_afterwards(self.base.model):
-                self.train_stage({name: stage}, name, stage)
+                self._where(stage).train_stage({name: stage}, name, stage)
                 kept = _copied(adapter_parameters(self.base.model, [name]))
             self.weights.keep(key, kept)
         return kept

@@ -5,7 +5,6 @@ The forks are LoRA's own trials: those of one candidate, each longer than the on
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from heft.tune.bench import Before
@@ -16,7 +15,7 @@ from heft.tune.planner import Plan, Planner
 from heft.tune.prices import LEAST_STEPS
 from heft.tune.space import Candidate
 from heft.tune.switch import Offer, switch_of
-from heft.tune.trial import COARSE, FINE, Outcome
+from heft.tune.trial import FINE, Outcome
 
 FEW = 4
 """Second stages that are tried at a fork."""
@@ -51,18 +50,11 @@ class Forks:
             yield
         number = switch_of(self.offers)
         self.planner.say(switch_in_words(self.account, self.offers[number]))
-        return self._before(number)
-
-    def _before(self, number: int) -> Before:
-        trial = self.trials[number]
-        stage = self.planner.sized(self.coarse, trial.steps)
-        weights = partial(self.planner.bench.weights_of, COARSE, stage)
-        seconds, is_estimated = self.planner.prices.seconds_alone(trial), trial.training_seconds is None
-        return Before(COARSE, stage, seconds, trial.training_flops, weights, is_estimated)
+        return self.planner.before(self.coarse, self.trials[number])
 
     def _best_at(self, number: int) -> Outcome | None:
         """The best of a few short second stages at a fork; None where all diverged."""
-        before, few = self._before(number), self.second[:FEW]
+        before, few = self.planner.before(self.coarse, self.trials[number]), self.second[:FEW]
         plan = self.planner.ledger.decided(
             f"{self.account.arm}: fork {number + 1}", lambda: self._short_plan(before, few, number)
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.tune import TuneSettings
@@ -11,7 +12,7 @@ from heft.tune.ledger import Ledger
 from heft.tune.prices import LEAST_STEPS, Prices
 from heft.tune.space import Candidate, candidates
 from heft.tune.trainers import Piece, Trainer
-from heft.tune.trial import Outcome, key_of, sized
+from heft.tune.trial import COARSE, Outcome, key_of, sized
 
 Plan = dict[str, list[int]]
 """The numbers of those that are trained, and the steps of each."""
@@ -94,6 +95,13 @@ class Planner:
     def sized(self, candidate: Candidate, steps: int, seed: int | None = None) -> Stage:
         """The candidate's stage with so many steps."""
         return sized(candidate.stage, steps, self.bench.holdout, seed=seed)
+
+    def before(self, coarse: Candidate, trial: Outcome, seed: int | None = None) -> Before:
+        """A trial of a coarse stage as the one below others; `seed` as it was trained with."""
+        stage = self.sized(coarse, trial.steps, seed)
+        weights = partial(self.bench.weights_of, COARSE, stage)
+        seconds, is_estimated = self.prices.seconds_alone(trial), trial.training_seconds is None
+        return Before(COARSE, stage, seconds, trial.training_flops, weights, is_estimated)
 
     def train(
         self,

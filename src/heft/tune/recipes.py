@@ -55,7 +55,7 @@ def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
     best = result.best
     share = next(iter(best.stages.values()))["holdout"]
     accuracy = "" if best.accuracy is None else f", accuracy {percent(best.accuracy)}"
-    seeds = f" (mean of seeds: {', '.join(f'{loss:.4f}' for loss in best.seed_losses)})" if best.seed_losses else ""
+    trainings = f" (mean of {' and '.join(f'{each:.4f}' for each in best.seed_losses)})" if best.seed_losses else ""
     sets = " ".join(
         f"--set stages.{name}.{key}={value!r}"
         for name, stage in best.stages.items()
@@ -63,9 +63,9 @@ def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
     )
     return (
         f"# The best of arm {result.arm} in heft tune of {recipe.name} with a budget of {budget}.\n"
-        f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{seeds}{accuracy}. It was chosen by that"
-        " loss, so an evaluation must\n"
-        "# use other rows. Here all training rows are trained on, each as often; to repeat the search's training:\n"
+        f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{trainings}{accuracy}.\n"
+        "# It was chosen by that loss, so an evaluation must use other rows. Here all training rows are trained on,\n"
+        "# each as often; to repeat the search's training:\n"
         f"# heft train THIS {sets}\n"
     )
 

@@ -31,7 +31,8 @@ class Findings:
         results: the arms that have a trial, lowest loss first.
         accounts: all arms'.
         offers: at the forks of arms with two stages.
-        validation_rows: how many there are.
+        validation_rows: that each trial is measured on.
+        compared_rows: that the arms are compared on: those of repeats too, where the best of every arm was repeated.
         finished: whether the search came to its end.
         calibration: what was spent before the arms began.
     """
@@ -43,6 +44,7 @@ class Findings:
     accounts: Mapping[str, Account]
     offers: Mapping[str, list[Offer]]
     validation_rows: int
+    compared_rows: int
     finished: bool
     calibration: float
 
@@ -67,7 +69,7 @@ def table_rows(findings: Findings) -> list[tuple[str, ...]]:
     return [
         (
             f"{result.arm}{' (taken)' if result is findings.winner else ' (tie)' if result.ties else ''}",
-            f"{result.best.loss:.4f}",
+            f"{result.loss:.4f}",
             percent(result.best.accuracy),
             _difference(result),
             _training(result, findings.unit),
@@ -125,6 +127,7 @@ def as_dict(findings: Findings) -> dict[str, Any]:
         "finished": findings.finished,
         "calibration": findings.calibration,
         "validation_rows": findings.validation_rows,
+        "compared_rows": findings.compared_rows,
         "winner": winner.arm,
         "verdict": findings.words,
         "arms": [_arm(result, findings) for result in findings.results],
@@ -154,7 +157,7 @@ def arm_row(result: ArmResult, findings: Findings) -> dict[str, Any]:
     account = findings.accounts[result.arm]
     return {
         "arm": result.arm,
-        "loss": result.best.loss,
+        "loss": result.loss,
         "accuracy": result.best.accuracy,
         "difference": result.difference,
         "interval": result.interval,
@@ -171,7 +174,7 @@ def arm_row(result: ArmResult, findings: Findings) -> dict[str, Any]:
 def _markdown(findings: Findings) -> str:
     state = "" if findings.finished else " The search was interrupted: this is the best so far."
     lines = [
-        f"# {findings.name}: {findings.budget}, {findings.validation_rows:,} validation rows",
+        f"# {findings.name}: {findings.budget}, {findings.compared_rows:,} validation rows",
         "",
         f"{findings.words}{state}",
         "",
@@ -207,7 +210,7 @@ def plot(path: Path, findings: Findings) -> None:
 def best_so_far(account: Account) -> list[tuple[float, float]]:
     """(spent, lowest loss of the arm's trials so far), a point where it fell, and one at the end."""
     spent, lowest, points = 0.0, float("inf"), []
-    own = {outcome.key for outcome in trials_of(account)}
+    own = {outcome.key for outcome in trials_of(account) if not outcome.is_repeat}  # which have other rows
     for outcome in account.used.values():
         spent += outcome.spent(account.unit)
         if outcome.key in own and outcome.loss is not None and outcome.loss < lowest:

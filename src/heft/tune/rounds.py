@@ -139,12 +139,13 @@ class Rounds:
         if rung == 0:
             return self.planner.first_plan(left, self.reserve, *about)
         amount = left - self.reserve
-        if len(self._alive) == 1:
+        if len(self._alive) == 1 and self.reserve:
             amount = min(amount, self._with_its_repeat(left))
         return self.planner.plan(amount, *about, self._most, self.planner.tune.rungs - rung)
 
     def _with_its_repeat(self, left: float) -> float:
         """What a trial may cost so that it can be repeated, with the best one of another candidate."""
         others = [each.best for each in self.had if each.best and each.candidate is not self._alive[0].candidate]
-        other = best_of(others)
-        return (left - (other.spent(self.account.unit) if other else 0.0)) / 2
+        other, unit = best_of(others), self.account.unit
+        before = self.before.cost(unit) if self.before else 0.0
+        return (left - before - (other.spent(unit) if other else 0.0)) / 2

@@ -53,7 +53,7 @@ from heft.tune.report import Findings, trials_of, write_report
 from heft.tune.space import candidates, methods_of_any_rate, resolved_space, settings_of
 from heft.tune.trainers import OnACrew, OnTheBench, Trainer
 from heft.tune.trial import COARSE, recipe_of_stages
-from heft.tune.verdict import results_of
+from heft.tune.verdict import compared_rows, results_of
 from heft.tune.weights import WeightFiles
 
 LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 100, 1000, 0.2
@@ -306,9 +306,10 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
     trials = {arm: trials_of(account) for arm, account in search.accounts.items()}
     bests = {arm: best for arm, found in trials.items() if (best := chosen_of(found))}
     planner = search.planner
-    rows = planner.bench.validation_rows
-    texts: dict[str, int] = {}
-    groups = [texts.setdefault(row.example.group or f"row {n}", len(texts)) for n, row in enumerate(rows)]
+    bench = planner.bench
+    rows = [*bench.validation_rows, *bench.other.validation_rows]
+    texts: dict[str | int, int] = {}
+    groups = [texts.setdefault(row.example.group or id(row), len(texts)) for row in rows]
     costs = {arm: planner.prices.of_whole(best) for arm, best in bests.items()}
     return Findings(
         name=planner.recipe.name,
@@ -317,7 +318,8 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
         results=results_of(bests, costs, [len(row.answer) for row in rows], groups, trials),
         accounts=search.accounts,
         offers=search.offers,
-        validation_rows=len(rows),
+        validation_rows=len(bench.validation_rows),
+        compared_rows=compared_rows(bests.values()),
         finished=finished,
         calibration=_spent_before(planner.ledger),
     )

@@ -25,8 +25,8 @@ class Outcome:
         accuracy: share of the validation rows that are answered correctly; None where answers are generated or
             a choice has several tokens, or where it was trained side by side with others.
         row_losses: −ln p of each validation row's answer.
-        seed_losses: where this stands for trainings of one recipe with several seeds, the loss of each, the recipe's
-            own first; `loss`, `accuracy` and `row_losses` are then means over them.
+        seed_losses: where this stands for a trial and its repeat (heft.tune.repeats), the loss of each; `loss` and
+            `accuracy` are then means over them, and `row_losses` are those of the one's rows, then of the other's.
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
             trained side by side with others.
         trained_seconds: those of them that were training.
@@ -75,6 +75,12 @@ class Outcome:
         """Rows of a step of the last stage."""
         *_, stage = self.stages.values()
         return stage["batch_size"]
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether another trial was trained again (heft.tune.repeats)."""
+        *_, stage = self.stages.values()
+        return stage["seed"] is not None
 
     def spent(self, unit: str) -> float:
         """What the search paid for it, in "seconds" or "flops"."""

@@ -1,13 +1,12 @@
 """The arms against each other on the same validation rows: who is best, who ties with it, and which of these wins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from heft.compare.statistics import estimates
 from heft.text.listing import listed
-from heft.tune.halving import best_of
 from heft.tune.repeats import is_other_length
 from heft.tune.trial import Outcome
 
@@ -19,6 +18,8 @@ class ArmResult:
     Attributes:
         arm: its name.
         best: its trial of lowest validation loss.
+        loss: of that one, on the validation rows that the arms are compared on: those that the best of every arm was
+            measured on.
         cost: of training that one's recipe alone, in the budget's unit.
         difference: of its loss from the lowest one of all arms.
         interval: 95 % of the difference, from a paired bootstrap over validation rows; None where rows do not say.
@@ -29,6 +30,7 @@ class ArmResult:
 
     arm: str
     best: Outcome
+    loss: float
     cost: float
     difference: float
     interval: tuple[float, float] | None
@@ -48,23 +50,31 @@ def results_of(
     Args:
         bests: each arm's best trial; arms without one are left out.
         costs: of training its recipe.
-        tokens: of each validation row's answer.
+        tokens: of each validation row's answer: the rows of trials, then those of their repeats.
         groups: number of the text that each validation row is about, from 0 without a gap.
         trials: each arm's.
     """
-    lowest = best_of(list(bests.values()))
+    common = compared_rows(bests.values())
+    losses = {arm: best.loss if len(best.row_losses) == common else best.seed_losses[0] for arm, best in bests.items()}
+    lowest = bests[min(losses, key=lambda arm: (losses[arm], -(bests[arm].accuracy or 0.0)))].row_losses[:common]
     found = []
     for arm, best in bests.items():
-        difference, interval = loss_difference(best.row_losses, lowest.row_losses, tokens, groups)
+        difference, interval = loss_difference(best.row_losses, lowest, tokens, groups)
         ties = interval is None or interval[0] <= 0 <= interval[1]
         still_falls = _still_falls(best, trials[arm], tokens, groups)
-        found.append(ArmResult(arm, best, costs[arm], difference, interval, ties, still_falls))
-    return sorted(found, key=lambda result: result.best.loss)
+        found.append(ArmResult(arm, best, losses[arm], costs[arm], difference, interval, ties, still_falls))
+    return sorted(found, key=lambda result: result.loss)
+
+
+def compared_rows(bests: Iterable[Outcome]) -> int:
+    """How many validation rows the arms are compared on: those of trials alone, where the best of an arm was not
+    repeated."""
+    return min(len(best.row_losses) for best in bests)
 
 
 def _still_falls(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int], groups: Sequence[int]) -> bool:
     """See `ArmResult`; the nearest shorter trial is the one that is compared."""
-    others = [each for each in trials if is_other_length(each, best)]
+    others = [each for each in trials if is_other_length(each, best) and not each.is_repeat]  # which has other rows
     if not others or any(each.steps > best.steps for each in others):
         return False
     nearest = max(others, key=lambda each: each.steps)
@@ -76,7 +86,7 @@ def _still_falls(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int]
 
 def winner_of(results: Sequence[ArmResult]) -> ArmResult:
     """The cheapest of those that tie with the best, which is one of them."""
-    return min((each for each in results if each.ties), key=lambda each: (each.cost, each.best.loss))
+    return min((each for each in results if each.ties), key=lambda each: (each.cost, each.loss))
 
 
 def loss_difference(
@@ -84,13 +94,15 @@ def loss_difference(
 ) -> tuple[float, tuple[float, float] | None]:
     """Difference of two losses per answer token, and its 95 % interval over rows, which are resampled by group.
 
-    Arguments are each row's −ln p twice, its answer tokens and its group. Without an interval, nothing can be said.
+    Arguments are each row's −ln p twice, its answer tokens and its group, as far as both have the rows. Without an
+    interval, nothing can be said.
     """
-    rows = (np.asarray(one) - np.asarray(other)) / np.mean(tokens)
+    common = min(len(one), len(other))
+    rows = (np.asarray(one[:common]) - np.asarray(other[:common])) / np.mean(tokens[:common])
     scale = float(np.abs(rows).max())
     if scale == 0.0:
         return 0.0, None
-    (found,) = estimates([[rows[None] / scale]], np.asarray(groups))
+    (found,) = estimates([[rows[None] / scale]], np.asarray(groups[:common]))
     interval = found.interval and (scale * found.interval[0], scale * found.interval[1])
     return scale * found.difference, interval
 
