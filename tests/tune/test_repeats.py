@@ -1,4 +1,4 @@
-"""The best trials again, on other rows: which are repeated, and which recipe is taken."""
+"""The best trials again, on other rows: which are repeated, on which rows, and which recipe is taken."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,20 @@ from hypothesis import strategies as st
 
 from heft.training.stage import split_validation
 from heft.tune.halving import Contender
-from heft.tune.repeats import chosen_of, finalists_of, is_other_length, mean_of, reserve_for, with_other_validation
+from heft.tune.repeats import (
+    SEEDS_APART,
+    Finalist,
+    chosen_of,
+    finalists_of,
+    going_on,
+    is_other_length,
+    mean_of,
+    number_of,
+    paid_for,
+    reserve_for,
+    rows_for,
+    seed_of,
+)
 from heft.tune.trial import Outcome
 
 
@@ -16,28 +29,45 @@ def trial(recipe, loss, seed=None, accuracy=None, seconds=10.0, steps=20):
     return Outcome(f"{recipe}-{seed}", "reft", stages, {}, loss, accuracy, rows, seconds=seconds, steps=steps)
 
 
-def finalists(left, *trials, before=0.0):
-    had = [Contender(number, [each]) for number, each in enumerate(trials)]
-    return [each.key for _, each in finalists_of(had, left, "seconds", before)]
+def finalists(*trials):
+    return finalists_of(Contender(number, [each]) for number, each in enumerate(trials))
 
 
-def test_the_best_three_are_repeated_or_as_many_as_are_paid_for_but_not_one():
+def keys(found):
+    return [each.trainings[0].key for each in found]
+
+
+def test_the_best_three_are_repeated():
     trials = [trial(1, 0.4), trial(2, None), trial(3, 0.2), trial(4, 0.3), trial(5, 0.5)]
-    assert finalists(30.0, *trials) == ["3-None", "4-None", "1-None"]
-    assert finalists(28.0, *trials) == ["3-None", "4-None", "1-None"]  # nearly as many as that
-    assert finalists(27.0, *trials) == ["3-None", "4-None"]
-    assert finalists(18.0, *trials) == []
-    assert finalists(-1.0, *trials) == []  # a piece took longer than was foreseen
-    assert finalists(-1.0) == []
-    assert finalists(30.0, trials[0], trials[1]) == []
-    assert finalists(40.0, *trials, before=10.0) == finalists(30.0, *trials)  # the stage before them is repeated too
-    assert finalists(33.0, *trials, before=10.0) == ["3-None", "4-None"]
+    assert keys(finalists(*trials)) == ["3-None", "4-None", "1-None"]
+    assert keys(finalists(*trials[:2])) == ["1-None"]
+    assert finalists() == []
 
 
 def test_all_trials_of_a_candidate_may_be_among_them():
     candidate = Contender("c", [trial(1, 0.4), trial(2, 0.3)])
-    found = finalists_of([candidate, Contender("d", [trial(3, 0.5)])], 99.0, "seconds")
-    assert [(candidate, each.loss) for candidate, each in found] == [("c", 0.3), ("c", 0.4), ("d", 0.5)]
+    found = finalists_of([candidate, Contender("d", [trial(3, 0.5)])])
+    assert [(each.candidate, each.trainings[0].loss) for each in found] == [("c", 0.3), ("c", 0.4), ("d", 0.5)]
+
+
+def test_the_best_two_of_them_go_on_by_their_means_without_what_diverged():
+    lucky, steady, third, lost = (trial(n, loss) for n, loss in ((1, 0.20), (2, 0.25), (3, 0.30), (4, 0.1)))
+    again = {1: 0.60, 2: 0.27, 3: 0.29, 4: None}
+    had = [Finalist(n, [each, trial(n, again[n], 100)]) for n, each in enumerate((lucky, steady, third, lost), start=1)]
+    assert keys(going_on(had)) == ["2-None", "3-None"]
+    assert keys(going_on([had[0], had[3]])) == ["1-None"]
+
+
+def test_as_many_are_repeated_as_are_paid_for_but_not_one():
+    three = finalists(trial(1, 0.4), trial(3, 0.2), trial(4, 0.3))
+    assert paid_for(three, 30.0, "seconds") == 3
+    assert paid_for(three, 28.0, "seconds") == 3  # nearly as much as that
+    assert paid_for(three, 27.0, "seconds") == 2
+    assert paid_for(three, 18.0, "seconds") == 0
+    assert paid_for(three, -1.0, "seconds") == 0  # a piece took longer than was foreseen
+    assert paid_for(three[:1], 30.0, "seconds") == paid_for([], 30.0, "seconds") == 0
+    assert paid_for(three, 40.0, "seconds", before=10.0) == 3  # the stage before them is repeated too
+    assert paid_for(three, 33.0, "seconds", before=10.0) == 2
 
 
 def test_a_third_is_kept_for_repeats_beside_what_the_stage_before_them_costs():
@@ -47,39 +77,45 @@ def test_a_third_is_kept_for_repeats_beside_what_the_stage_before_them_costs():
     assert reserve_for(0.0, 1.0) == reserve_for(0.0, 0.0) == 0.0
 
 
-@given(st.integers(2, 60), st.floats(0.01, 0.5), st.integers(0, 2**31))
-def test_repeats_have_other_validation_rows(count, share, seed):
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
+def test_a_repeat_is_known_by_its_seed(seed):
+    assert [number_of(seed_of(number, seed), seed) for number in (1, 2, 4)] == [1, 2, 4]
+    assert number_of(None, seed) == 0
+    assert all(0 <= seed_of(number, seed) < 2**32 for number in (1, 2, 4))
+    assert seed_of(2, 5) == 5 + 2 * SEEDS_APART
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 2**31))
+def test_each_repeat_has_the_next_validation_rows_until_all_have_been(count, share, seed):
     rows = list(range(count))
-    trained, validation = split_validation(rows, share, seed)
-    others_trained, others = split_validation(with_other_validation(rows, share, seed), share, seed)
-    assert len(others) == len(validation)
-    assert not set(others) & set(validation)
-    assert sorted(others_trained + others) == sorted(trained + validation) == rows
+    split = [split_validation(rows_for(number, rows, share, seed), share, seed) for number in range(5)]
+    assert split[0] == split_validation(rows, share, seed)
+    size = len(split[0][1])
+    seen = []
+    for trained, validation in split:
+        assert sorted(trained + validation) == rows
+        assert len(validation) == size
+        seen += validation
+        assert len(set(seen)) == min(count, len(seen))  # none twice before all once
+        assert max(map(seen.count, rows)) - min(map(seen.count, rows)) <= 1
 
 
-def test_where_more_than_half_are_validation_rows_all_of_the_others_are_among_the_others():
-    rows = list(range(10))
-    trained, validation = split_validation(rows, 0.7, 3)
-    _, others = split_validation(with_other_validation(rows, 0.7, 3), 0.7, 3)
-    assert set(trained) < set(others)
-    assert len(set(others)) == 7
-    assert with_other_validation([5], 0.0, 3) == [5]
-
-
-def test_other_validation_rows_are_drawn_from_all_of_those_that_were_trained_on():
+def test_validation_rows_of_repeats_are_drawn_from_all_of_those_that_were_trained_on():
     rows = list(range(100))
-    _, others = split_validation(with_other_validation(rows, 0.2, 0), 0.2, 0)
+    _, others = split_validation(rows_for(1, rows, 0.2, 0), 0.2, 0)
     assert min(others) < 20  # a file may be in order of something
     assert max(others) > 80
 
 
-def test_a_trial_and_its_repeat_are_one_recipe_with_means_over_them():
+def test_a_trial_and_its_repeats_are_one_recipe_with_means_over_them():
     found = mean_of([trial(1, 0.2, accuracy=0.8), trial(1, 0.6, seed=100, accuracy=0.7)])
     assert (found.key, found.loss, found.accuracy) == ("1-None", pytest.approx(0.4), pytest.approx(0.75))
     assert found.row_losses == pytest.approx([-0.3, 0.7, 0.1, 1.1])  # of its rows, then of the repeat's
     assert found.seed_losses == [0.2, 0.6]
+    assert mean_of([trial(1, 0.2), trial(1, 0.6, seed=100), trial(1, 0.1, seed=200)]).loss == pytest.approx(0.3)
     assert mean_of([trial(1, 0.2, accuracy=0.8), trial(1, 0.6, seed=100)]).accuracy is None
     assert mean_of([trial(1, 0.2), trial(1, None, seed=100)]).diverged
+    assert mean_of([found]) is found
 
 
 def test_the_lowest_mean_is_taken_and_what_was_not_repeated_is_not():
@@ -89,6 +125,19 @@ def test_the_lowest_mean_is_taken_and_what_was_not_repeated_is_not():
     assert (found.key, found.loss) == ("2-None", pytest.approx(0.26))
     assert chosen_of([lucky, steady, third]).key == "1-None"
     assert chosen_of([]) is None
+
+
+def test_of_those_that_were_repeated_most_often_one_is_taken():
+    three = [
+        trial(n, loss, seed)
+        for seed, losses in ((None, (0.2, 0.3, 0.4)), (100, (0.4, 0.2, 0.1)))
+        for n, loss in enumerate(losses)
+    ]
+    assert chosen_of(three).key == "1-None"  # 0.30, 0.25, 0.25: the first of two
+    again = [trial(1, 0.5, 200), trial(2, 0.4, 200)]
+    assert chosen_of([*three, *again]).key == "2-None"
+    assert chosen_of([*three, trial(0, 0.5, 200), trial(1, 0.5, 200)]).key == "1-None"
+    assert chosen_of([*three, trial(1, None, 200), trial(2, None, 200)]).key == "0-None"
 
 
 def test_another_length_is_one_of_the_same_recipe_whatever_the_seeds():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -22,7 +23,7 @@ from heft.tune import repeats
 from heft.tune.bench import Bench
 from heft.tune.kept import start_behind
 from heft.tune.measure import Measured, measured_alone
-from heft.tune.repeats import REPEAT_SHARE, SEEDS_APART, with_other_validation
+from heft.tune.repeats import REPEAT_SHARE, number_of, rows_for
 from heft.tune.report import trials_of
 from heft.tune.run import holdout_for
 from heft.tune.space import settings_of
@@ -33,8 +34,8 @@ from tolerance import of_losses
 
 
 def watched(folder, wanted="", **options):
-    """A search, and the ids of the rows that it trained on, in repeats and elsewhere."""
-    trained = {False: set(), True: set()}
+    """A search, and the ids of the rows that were trained on, in trials (0) and in each repeat by its number."""
+    trained = defaultdict(set)
     step, jobs, on_top = TrainingLoop._step, Learner.next_step, Bench.train_on_top
     now = []
 
@@ -50,7 +51,8 @@ def watched(folder, wanted="", **options):
     def of_a_piece(*about, **options):
         now.clear()
         found = on_top(*about, **options)
-        trained[found[0].is_repeat].update(now)
+        *_, stage = found[0].stages.values()
+        trained[number_of(stage["seed"], 0)].update(now)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
@@ -67,11 +69,11 @@ def all_arms(tmp_path_factory):
 
 
 def rows_of(recipe: Recipe):
-    """Training rows, those of them that trials are measured on, and those that repeats are."""
+    """Training rows, and those of them that trials and each of four repeats are measured on."""
     train = read_data(recipe, Reporter()).train
-    share = holdout_for(settings_of(recipe), len(train))
-    others = with_other_validation(train, share, recipe.holdout_seed)
-    return train, *(split_validation(rows, share, recipe.holdout_seed)[1] for rows in (train, others))
+    share, seed = holdout_for(settings_of(recipe), len(train)), recipe.holdout_seed
+    orders = [rows_for(number, train, share, seed) for number in range(5)]
+    return train, *(split_validation(rows, share, seed)[1] for rows in orders)
 
 
 def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arms):
@@ -86,8 +88,8 @@ def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arm
         assert trials
         dearest = max(outcome.flops for outcome in account.used.values())
         again = [trial for trial in trials if trial.is_repeat]
-        assert len(again) in (0, 2, 3)
-        assert {stage["seed"] for trial in again for stage in trial.stages.values()} <= {SEEDS_APART}  # every stage's
+        assert len([trial for trial in again if numbers_of(trial) == {1}]) in (0, 2, 3)
+        assert all(len([trial for trial in again if numbers_of(trial) == {number}]) in (0, 2) for number in (2, 3, 4))
         repeated += bool(again)
         is_capped = max(trial.steps for trial in trials) >= 20 * 7  # tune.most_epochs, of 28 rows in batches of 4
         assert account.spent <= account.amount + dearest
@@ -120,12 +122,18 @@ def test_where_loras_first_round_is_one_trial_two_stages_do_not_pay_for_it_and_a
     assert coarse["learning_rate"] == alone.used[next(iter(alone.used))].stages["coarse"]["learning_rate"]
 
 
+def numbers_of(outcome):
+    """Of the repeat that a trial's stages are of, by their seeds."""
+    return {number_of(stage["seed"], 0) for stage in outcome.stages.values()}
+
+
 def require_rows_apart(recipe, trained):
-    """Require that all rows were trained on but those for validation, which in repeats are others."""
+    """Require that all rows were trained on but those for validation, which in each repeat are others."""
     rows, *held_back = ({row.example.id for row in each} for each in rows_of(recipe))
-    for is_repeat, of_these in enumerate(held_back):
-        assert len(of_these) == 12
-        assert trained[bool(is_repeat)] == rows - of_these
+    assert {0, 1} <= trained.keys()
+    for number, own in trained.items():
+        assert len(held_back[number]) == 12
+        assert own == rows - held_back[number]
 
 
 def test_validation_rows_are_never_trained_on_and_all_others_are(all_arms):
@@ -135,21 +143,26 @@ def test_validation_rows_are_never_trained_on_and_all_others_are(all_arms):
 
 
 def test_the_coarse_stage_of_a_repeat_is_trained_again_on_its_rows_and_paid_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(repeats, "REPEAT_SHARE", 0.7)  # rounds of a search as small as this leave little
-    search, trained = watched(tmp_path, "lora+reft", budget=1e10)
+    monkeypatch.setattr(repeats, "REPEAT_SHARE", 0.8)  # rounds of a search as small as this leave little
+    search, trained = watched(tmp_path, "lora+reft", budget=7e9)
     require_rows_apart(search.recipe, trained)
     account = search.found.findings.accounts["lora+reft"]
-    (again,) = (each for each in account.used.values() if each.is_repeat and len(each.stages) == 1)
+    again = [each for each in account.used.values() if each.is_repeat and len(each.stages) == 1]
+    assert [numbers_of(each) for each in again] == [{1}, {2}]
     repeated = [each for each in trials_of(account) if each.is_repeat]
-    assert len(repeated) >= 2
-    assert all(each.stages["coarse"] == again.stages["coarse"] for each in repeated)
+    assert [sum(numbers_of(each) == {number} for each in repeated) for number in (1, 2)] == [3, 2]
+    coarse = [each.stages["coarse"] for each in again]
+    assert all(each.stages["coarse"] in coarse for each in repeated)
     (result,) = search.found.findings.results
     first, best = account.used[result.best.key], result.best.stages["fine"]
-    (second,) = (each for each in repeated if each.stages["fine"] | {"seed": None} == best)
-    assert first.stages["coarse"] == second.stages["coarse"] | {"seed": None}
-    assert result.best.row_losses == first.row_losses + second.row_losses
-    assert result.best.seed_losses == [first.loss, second.loss]
-    assert search.found.findings.compared_rows == 24
+    of_best = [first, *(each for each in repeated if each.stages["fine"] | {"seed": None} == best)]
+    assert {json.dumps(each.stages["coarse"] | {"seed": None}) for each in of_best} == {
+        json.dumps(first.stages["coarse"])
+    }
+    assert len(of_best) == 3
+    assert result.best.row_losses == [loss for each in of_best for loss in each.row_losses]
+    assert result.best.seed_losses == [each.loss for each in of_best]
+    assert search.found.findings.compared_rows == 36
     assert result.loss == result.best.loss
 
 

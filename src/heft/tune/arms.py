@@ -6,10 +6,9 @@ short second stages are tried (heft.tune.forks); behind the one where the lowest
 halved.
 """
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from heft.tune.bench import Before
 from heft.tune.forks import Forks
@@ -18,7 +17,16 @@ from heft.tune.ledger import Account
 from heft.tune.news import repeats_in_words, too_little_in_words
 from heft.tune.planner import Planner
 from heft.tune.prices import LEAST_STEPS
-from heft.tune.repeats import SEEDS_APART, finalists_of, mean_of, reserve_for
+from heft.tune.repeats import (
+    MOST_REPEATS,
+    Finalist,
+    finalists_of,
+    going_on,
+    mean_of,
+    paid_for,
+    reserve_for,
+    seed_of,
+)
 from heft.tune.rounds import Rounds
 from heft.tune.space import Candidate
 from heft.tune.switch import Offer
@@ -100,27 +108,34 @@ class Search:
         yield from self._repeats(rounds, coarse)
 
     def _repeats(self, rounds: Rounds, coarse: Candidate | None) -> Iterator[None]:
-        """The best trials again with another seed and other validation rows, the stage before them too: it was trained
-        on rows that are validation rows now."""
-        planner, account, before = self.planner, rounds.account, rounds.before
-        unit, seed = planner.prices.unit, (planner.recipe.seed + SEEDS_APART) % 2**32
-        cost = before.cost(unit) if before else 0.0
-        count = planner.ledger.decided(
-            f"{account.arm}: repeats", lambda: len(finalists_of(rounds.had, account.left, unit, cost))
-        )
-        finalists = finalists_of(rounds.had, math.inf, unit)[:count]
-        if finalists and before:
-            (again,) = planner.train(None, COARSE, [coarse], [before.stage.steps], seed, keeps=True)
-            account.pay([again])
-            yield
-            before, finalists = planner.before(coarse, again, seed), [] if again.diverged else finalists
-        if finalists:
-            candidates = [candidate for candidate, _ in finalists]
-            outcomes = planner.train(before, rounds.name, candidates, [trial.steps for _, trial in finalists], seed)
+        """The best trials again with other seeds and validation rows, the stage before them too: it was trained on rows
+        that are validation rows now."""
+        planner, account, unit = self.planner, rounds.account, self.planner.prices.unit
+        cost, finalists = rounds.before.cost(unit) if rounds.before else 0.0, finalists_of(rounds.had)
+        for number in range(1, MOST_REPEATS + 1):
+            count = planner.ledger.decided(
+                f"{account.arm}: repeat {number}", partial(paid_for, finalists, account.left, unit, cost)
+            )
+            if not count:
+                return
+            before, seed = rounds.before, seed_of(number, planner.recipe.seed)
+            if before:
+                (again,) = planner.train(None, COARSE, [coarse], [before.stage.steps], seed, keeps=True)
+                account.pay([again])
+                yield
+                if again.diverged:
+                    return
+                before = planner.before(coarse, again, seed)
+            tried, steps = zip(*((each.candidate, each.trainings[0].steps) for each in finalists[:count]), strict=True)
+            outcomes = planner.train(before, rounds.name, tried, steps, seed)
             account.pay(outcomes)
-            pairs = [mean_of([trial, other]) for (_, trial), other in zip(finalists, outcomes, strict=True)]
-            planner.say(repeats_in_words(account, pairs))
+            repeated = [
+                Finalist(each.candidate, [*each.trainings, outcome])
+                for each, outcome in zip(finalists, outcomes, strict=False)
+            ]
+            planner.say(repeats_in_words(account, [mean_of(each.trainings) for each in repeated]))
             yield
+            finalists = going_on(repeated)
 
     def _two_stages(self, account: Account, method: str) -> Iterator[None]:
         coarse = yield from self._coarse_stage(account)

@@ -39,7 +39,7 @@ from heft.tune.kept import QuestionPrefixes, SearchPrefixes
 from heft.tune.logged import Logged, Quiet
 from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
 from heft.tune.prices import Counter
-from heft.tune.repeats import with_other_validation
+from heft.tune.repeats import number_of, rows_for
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
 from heft.tune.weights import WeightFiles, WeightsInMemory
 
@@ -118,15 +118,20 @@ class Bench:
         """Those that they are measured on."""
         return self._split[1]
 
+    def of_repeat(self, number: int) -> "Bench":
+        """The same with the validation rows of a repeat (heft.tune.repeats); itself for 0."""
+        if number not in self._of_repeats:
+            rows = rows_for(number, self.rows, self.holdout, self.recipe.holdout_seed)
+            self._of_repeats[number] = replace(self, rows=rows, counter=replace(self.counter, rows=rows))
+        return self._of_repeats[number]
+
     @cached_property
-    def other(self) -> "Bench":
-        """On which repeats are trained: the same with other validation rows (heft.tune.repeats)."""
-        rows = with_other_validation(self.rows, self.holdout, self.recipe.holdout_seed)
-        return replace(self, rows=rows, counter=replace(self.counter, rows=rows))
+    def _of_repeats(self) -> "dict[int, Bench]":
+        return {0: self}
 
     def _where(self, stage: Stage) -> "Bench":
-        """Where a stage is trained: on the other bench if it is of a repeat."""
-        return self if stage.seed is None else self.other
+        """Where a stage is trained: with the rows of its repeat, if it is of one."""
+        return self.of_repeat(number_of(stage.seed, self.recipe.seed))
 
     @cached_property
     def _rows_are_packed(self) -> bool:

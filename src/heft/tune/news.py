@@ -37,8 +37,8 @@ def round_in_words(account: Account, rung: int, outcomes: Sequence[Outcome], par
 
 
 def repeats_in_words(account: Account, repeated: Sequence[Outcome]) -> str:
-    """The best trials of an arm again: both losses of each, and whose mean is the lowest."""
-    losses = "; ".join(" and ".join(f"{loss:.4f}" for loss in each.seed_losses) or "diverged" for each in repeated)
+    """The best trials of an arm again: all losses of each, and whose mean is the lowest."""
+    losses = "; ".join(", ".join(f"{loss:.4f}" for loss in each.seed_losses) or "diverged" for each in repeated)
     best = best_of(repeated)
     found = "" if best is None else f"; lowest mean {trial_in_words(best)}"
     spent = percent(account.spent / account.amount)

@@ -55,7 +55,7 @@ def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
     best = result.best
     share = next(iter(best.stages.values()))["holdout"]
     accuracy = "" if best.accuracy is None else f", accuracy {percent(best.accuracy)}"
-    trainings = f" (mean of {' and '.join(f'{each:.4f}' for each in best.seed_losses)})" if best.seed_losses else ""
+    trainings = f" (mean of {', '.join(f'{each:.4f}' for each in best.seed_losses)})" if best.seed_losses else ""
     sets = " ".join(
         f"--set stages.{name}.{key}={value!r}"
         for name, stage in best.stages.items()

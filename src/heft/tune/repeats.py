@@ -2,32 +2,53 @@
 
 Validation rows are few and trials many, so that the lowest of all losses is partly luck: of the rows, of the order in
 which rows were trained on, of the initial weights. So the best few are trained again, all their stages, with another
-seed and measured on other validation rows, and the one with the lowest mean is taken. A stage of a repeat has a seed of
-its own, those of other trials have none.
+seed and measured on other validation rows; the best two of these as often again as the budget pays for, each time on
+the next rows. Of those that were trained most often the one with the lowest mean is taken.
+
+A stage of a repeat has a seed of its own, by which the repeat is known; stages of other trials have none.
 """
 
 import json
+import random
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from heft.training.stage import split_validation
-from heft.tune.halving import Contender, best_of
+from heft.tune.halving import Contender, survivors
 from heft.tune.space import Candidate
 from heft.tune.trial import Outcome
 
 FINALISTS = 3
-"""Trials that are repeated."""
+"""Trials that are repeated once."""
+BEST_FINALISTS = 2
+"""Trials that are repeated more often."""
+MOST_REPEATS = 4
+"""Of a trial."""
 REPEAT_SHARE = 1 / 3
 """Of an arm's budget, what rounds leave for that: a last round of one trial costs a third of the rest."""
 SLACK = 1.1
 """Of what is left, what repeats may cost: rounds and repeats are planned to the same amount, and none comes to it
 exactly."""
 SEEDS_APART = 100
-"""The other seed's distance from the recipe's."""
+"""The distance of a repeat's seed from that of the one before it, and of the first one's from the recipe's."""
+_SEEDS = 2**32
 _Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial and its repeats so far.
+
+    Attributes:
+        candidate: what was tried.
+        trainings: the trial, then its repeats in order.
+    """
+
+    candidate: Candidate
+    trainings: Sequence[Outcome]
 
 
 def reserve_for(left: float, before: float) -> float:
@@ -36,41 +57,69 @@ def reserve_for(left: float, before: float) -> float:
     return 0.0 if before > REPEAT_SHARE * left else before + REPEAT_SHARE * (left - before)
 
 
-def with_other_validation(rows: Sequence[_Row], share: float, seed: int) -> list[_Row]:
-    """The same rows in another order, of which `split_validation` makes other ones validation rows: each in the place
-    of one that was trained on. Where the share is above a half, some are validation rows twice."""
+def seed_of(number: int, seed: int) -> int:
+    """The seed of the stages of repeat `number`, from 1, where the recipe has `seed`."""
+    return (seed + SEEDS_APART * number) % _SEEDS
+
+
+def number_of(own: int | None, seed: int) -> int:
+    """The number of the repeat whose stages have this seed; 0 of None, a trial itself."""
+    return 0 if own is None else (own - seed) % _SEEDS // SEEDS_APART
+
+
+def rows_for(number: int, rows: Sequence[_Row], share: float, seed: int) -> list[_Row]:
+    """All rows in an order in which `split_validation` makes those of repeat `number` validation rows: the next ones of
+    a shuffle, which begins anew at its end. For 0, a trial itself, the order that they have."""
     trained, validation = split_validation(range(len(rows)), share, seed)
-    _, others = split_validation(trained, min(1.0, len(validation) / len(trained)), seed)
-    found = list(rows)
-    for here, there in zip(validation, others, strict=False):
-        found[here], found[there] = rows[there], rows[here]
+    shuffle = [*validation, *random.Random(seed).sample(trained, len(trained))]
+    first, found = number * len(validation), list(rows)
+    for place, here in enumerate(shuffle):
+        found[here] = rows[shuffle[(first + place) % len(rows)]]
     return found
 
 
-def finalists_of(
-    had: Iterable[Contender], left: float, unit: str, before: float = 0.0
-) -> list[tuple[Candidate, Outcome]]:
-    """The best trials, as many as can be repeated for what is left; none where that is fewer than two. `before` as for
+def finalists_of(had: Iterable[Contender]) -> list[Finalist]:
+    """The best trials, best first."""
+    trials = {trial.key: (each.candidate, trial) for each in had for trial in each.trials}
+    found = [Finalist(candidate, [trial]) for candidate, trial in trials.values()]
+    return _best_of(found, FINALISTS)
+
+
+def going_on(finalists: Sequence[Finalist]) -> list[Finalist]:
+    """Those that are repeated once more, where the budget pays for it."""
+    return _best_of(finalists, BEST_FINALISTS)
+
+
+def _best_of(finalists: Sequence[Finalist], count: int) -> list[Finalist]:
+    return survivors(finalists, [mean_of(each.trainings) for each in finalists], count)
+
+
+def paid_for(finalists: Sequence[Finalist], left: float, unit: str, before: float = 0.0) -> int:
+    """How many of these can be repeated for what is left; 0 where it is fewer than two. `before` as for
     `reserve_for`."""
-    trials = {trial.key: (each.candidate, trial) for each in had for trial in each.trials if not trial.diverged}
-    best = sorted(trials.values(), key=lambda pair: (pair[1].loss, -(pair[1].accuracy or 0.0)))[:FINALISTS]
-    while len(best) > 1 and before + sum(trial.spent(unit) for _, trial in best) > SLACK * left:
-        best.pop()
-    return best if len(best) > 1 else []
+    costs = [each.trainings[0].spent(unit) for each in finalists]
+    while len(costs) > 1 and before + sum(costs) > SLACK * left:
+        costs.pop()
+    return len(costs) if len(costs) > 1 else 0
 
 
 def chosen_of(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """The best recipe of an arm's trials: of those that were repeated, where there are some that did not diverge."""
+    """The best recipe of an arm's trials: of those that were trained most often, of which one did not diverge."""
     recipes: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         recipes.setdefault(_recipe_of(outcome), []).append(outcome)
-    repeated = [mean_of(found) for found in recipes.values() if len(found) > 1]
-    return best_of(repeated) or best_of([found[0] for found in recipes.values() if len(found) == 1])
+    for often in sorted({len(found) for found in recipes.values()}, reverse=True):
+        means = [mean_of(found) for found in recipes.values() if len(found) == often]
+        if best := survivors(means, means, 1):
+            return best[0]
+    return None
 
 
 def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """A trial and its repeat as one, with the validation rows of both; diverged where one of them has."""
+    """A trial and its repeats as one, with the validation rows of all; diverged where one of them has."""
     first = outcomes[0]
+    if len(outcomes) == 1:
+        return first
     if any(outcome.diverged for outcome in outcomes):
         return replace(first, loss=None, accuracy=None, row_losses=[])
     losses = [outcome.loss for outcome in outcomes]

@@ -32,7 +32,7 @@ class Findings:
         accounts: all arms'.
         offers: at the forks of arms with two stages.
         validation_rows: that each trial is measured on.
-        compared_rows: that the arms are compared on: those of repeats too, where the best of every arm was repeated.
+        compared_rows: that the arms are compared on: those of repeats too, as far as the bests of all arms have them.
         finished: whether the search came to its end.
         calibration: what was spent before the arms began.
     """

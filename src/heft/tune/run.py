@@ -307,7 +307,8 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
     bests = {arm: best for arm, found in trials.items() if (best := chosen_of(found))}
     planner = search.planner
     bench = planner.bench
-    rows = [*bench.validation_rows, *bench.other.validation_rows]
+    trainings = max(len(best.seed_losses) for best in bests.values())
+    rows = [row for number in range(max(1, trainings)) for row in bench.of_repeat(number).validation_rows]
     texts: dict[str | int, int] = {}
     groups = [texts.setdefault(row.example.group or id(row), len(texts)) for row in rows]
     costs = {arm: planner.prices.of_whole(best) for arm, best in bests.items()}

@@ -25,8 +25,8 @@ class Outcome:
         accuracy: share of the validation rows that are answered correctly; None where answers are generated or
             a choice has several tokens, or where it was trained side by side with others.
         row_losses: −ln p of each validation row's answer.
-        seed_losses: where this stands for a trial and its repeat (heft.tune.repeats), the loss of each; `loss` and
-            `accuracy` are then means over them, and `row_losses` are those of the one's rows, then of the other's.
+        seed_losses: where this stands for a trial and its repeats (heft.tune.repeats), the loss of each; `loss` and
+            `accuracy` are then means over them, and `row_losses` those of the trial's rows, then of each repeat's.
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
             trained side by side with others.
         trained_seconds: those of them that were training.

@@ -50,12 +50,12 @@ def results_of(
     Args:
         bests: each arm's best trial; arms without one are left out.
         costs: of training its recipe.
-        tokens: of each validation row's answer: the rows of trials, then those of their repeats.
+        tokens: of each validation row's answer: the rows of trials, then those of each repeat.
         groups: number of the text that each validation row is about, from 0 without a gap.
         trials: each arm's.
     """
     common = compared_rows(bests.values())
-    losses = {arm: best.loss if len(best.row_losses) == common else best.seed_losses[0] for arm, best in bests.items()}
+    losses = {arm: _loss_on(best, common) for arm, best in bests.items()}
     lowest = bests[min(losses, key=lambda arm: (losses[arm], -(bests[arm].accuracy or 0.0)))].row_losses[:common]
     found = []
     for arm, best in bests.items():
@@ -66,9 +66,14 @@ def results_of(
     return sorted(found, key=lambda result: result.loss)
 
 
+def _loss_on(best: Outcome, rows: int) -> float:
+    """Of so many of its first rows, which are those of some of its trainings."""
+    losses = best.seed_losses or [best.loss]
+    return float(np.mean(losses[: rows * len(losses) // len(best.row_losses)]))
+
+
 def compared_rows(bests: Iterable[Outcome]) -> int:
-    """How many validation rows the arms are compared on: those of trials alone, where the best of an arm was not
-    repeated."""
+    """How many validation rows the arms are compared on: those of as many trainings as the best of every arm has."""
     return min(len(best.row_losses) for best in bests)
 
 
