@@ -21,6 +21,8 @@ LEAST_STEPS = 3
 ALL_ARMS = 27e9
 """FLOPs that pay for some trials of every arm."""
 TWO_ARMS = 11e9
+LACKS = 2
+"""Tokens from a prompt's end that the kept prefixes of a bench lack."""
 
 
 def quick_tune(recipe, budget: str, **options):

@@ -8,12 +8,8 @@ import pytest
 import tiny
 from heft.adapters.detach import gone_afterwards
 from heft.costs.rows import prefix_row
-from heft.data.rows import read_data
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods
-from heft.models.load import load_base
-from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
-from heft.runtime.reporter import Reporter
 from heft.sweep import arrange
 from heft.training import checked_loss
 from heft.training.reuse import decide
@@ -21,15 +17,10 @@ from heft.training.reuse.decide import first_equal
 from heft.training.reuse.prefix import PrefixReuse
 from heft.tune.bench import Before, Bench
 from heft.tune.kept import QuestionPrefixes, SearchPrefixes, keep_prefixes, least_reaching, start_behind
-from heft.tune.logged import Kept
-from heft.tune.prices import Counter
 from heft.tune.trial import COARSE, FINE
-from heft.tune.weights import WeightsInMemory
-from searches import quick_tune, searched
-from tiny_recipe import write_recipe
+from searches import LACKS, quick_tune, searched
 from tolerance import of_losses, rounded
 
-LACKS = 2
 RATE, STEPS = 1e-2, 4
 SAME = {
     "rank": 2,
@@ -39,21 +30,6 @@ SAME = {
     "holdout": 0.25,
     "evaluate_every": STEPS,
 }
-
-
-@pytest.fixture
-def bench_of(tmp_path):
-    """Makes a bench with or without the base's prefixes, on a model of its own."""
-
-    def make(keeps: bool) -> Bench:
-        recipe = load_recipe(write_recipe(tmp_path, "{s: {method: reft}}"))
-        base = load_base(recipe.model)
-        rows = read_data(recipe, Reporter()).train
-        kept = keep_prefixes(base.model, rows, LACKS, base.tokenizer.pad_token_id) if keeps else None
-        counter = Counter(recipe, rows, 4096, keeps_prefixes=keeps)
-        return Bench(recipe, base, rows, 0.25, counter, Kept(), Reporter(), 4096, WeightsInMemory(), kept)
-
-    return make
 
 
 def lora(positions: str, **more) -> LoraStage:
@@ -230,21 +206,6 @@ def test_choices_are_scored_behind_them_as_without(bench_of, positions):
         expected = plain_log_likelihoods(model, rows, 4, pad_id)
     for one, other in zip(found, expected, strict=True):
         assert one == rounded(other)
-
-
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_trial_has_the_loss_of_its_answers_whatever_the_other_choices_are(bench_of, keeps):
-    bench, tried = bench_of(keeps), lora("l4+")
-    rows, pad_id = bench.validation_rows, bench.base.tokenizer.pad_token_id
-    assert any(len(choice) > 1 for row in rows for choice in row.choices)
-    with gone_afterwards(bench.base.model):
-        bench.train_stage({COARSE: tried}, COARSE, tried)
-        found = bench.measure({COARSE: tried})
-        scores = plain_log_likelihoods(bench.base.model, rows, 4, pad_id)
-    expected = [-own[row.choices.index(row.answer)] for own, row in zip(scores, rows, strict=True)]
-    assert found.row_losses == rounded(expected)
-    assert found.loss == pytest.approx(sum(expected) / sum(len(row.answer) for row in rows))
-    assert found.accuracy is None
 
 
 def test_a_search_computes_them_once_and_a_resumed_one_again(tmp_path, counted):

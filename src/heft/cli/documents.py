@@ -197,9 +197,9 @@ class TuneArm(_Document):
     arm: str
     """Its name."""
     loss: float
-    """Validation loss."""
+    """Validation loss: with choices the expected share of wrong answers, else of an answer token (tune.md)."""
     accuracy: float | None
-    """Accuracy on the validation rows; null where answers are generated."""
+    """Accuracy on the validation rows; null where answers are generated or there are more than eight choices."""
     difference: float
     """Of the loss, from the best arm's."""
     interval: tuple[float, float] | None

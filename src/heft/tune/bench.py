@@ -225,7 +225,7 @@ class Bench:
             kept = self._kept(below, name, stages)
             with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet, kept) as training:
                 trained = training.train(name, quiet)
-                measured = measured_together(training, self.validation_rows)
+                measured = measured_together(training, self.validation_rows, recipe.evaluation.normalize)
                 if keeps:
                     self._keep(keys, name, training.learners)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]

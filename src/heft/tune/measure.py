@@ -1,4 +1,9 @@
-"""Loss and accuracy on validation rows: of the model as it is, or of configurations that stand side by side on it."""
+"""What trials are chosen by: a loss on the validation rows, of the model as it is or of configurations side by side.
+
+Where rows have choices, it is the expected share of wrong answers: 1 − p of the right choice, by row. −ln p would
+choose trainings that are too short: it still punishes how sure a model is of its few wrong answers when more steps make
+more answers right.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
-from heft.evaluation.evaluator import choice_record
+from heft.evaluation.evaluator import Answer, choice_record, compared
 from heft.evaluation.finite import NotFinite, explain_singular_rotation
 from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
@@ -16,7 +21,12 @@ from heft.models.load import Base
 from heft.recipe.recipe import EvaluationSettings, Recipe
 from heft.runtime.memory_errors import no_room_for
 from heft.runtime.reporter import Reporter
+from heft.sweep.learner import Learner
 from heft.sweep.training import SideBySide
+
+MOST_CHOICES = 8
+"""Where a row has more, only the right one is scored: p is then its probability among all texts, which comes to nearly
+the same once labels are learned."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +41,69 @@ class Measured:
 NOT_FINITE = Measured(None, None)
 
 
+def weight_of(row: EncodedExample) -> int:
+    """How often a row's loss counts in the mean: of generated answers, once a token."""
+    return 1 if row.choices else len(row.answer)
+
+
 def measured_alone(
     base: Base, recipe: Recipe, rows: Sequence[EncodedExample], kept: KeptPrefixes | None = None
 ) -> Measured:
-    """The model as it is on these rows, with its accuracy where all choices are single tokens: others cost passes that
-    the loss does not need. `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`."""
-    model, tokenizer, settings = base.model, base.tokenizer, recipe.evaluation
+    """The model as it is on these rows; `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`."""
+    model, pad_id, settings = base.model, base.tokenizer.pad_token_id, recipe.evaluation
     try:
         if not rows[0].choices:
-            losses = reference_losses(model, rows, settings.batch_size, tokenizer.pad_token_id)
-            return _measured([loss * len(row.answer) for loss, row in zip(losses, rows, strict=True)], rows, None)
-        if any(len(choice) > 1 for row in rows for choice in row.choices):
-            answers = [replace(row, choices=(row.answer,)) for row in rows]
-            scores = _scores(model, tokenizer.pad_token_id, answers, settings, kept)
-            return _measured([-own[0] for own in scores], rows, None)
-        scores = _scores(model, tokenizer.pad_token_id, rows, settings, kept)
+            losses = reference_losses(model, rows, settings.batch_size, pad_id)
+            return _of_texts([loss * len(row.answer) for loss, row in zip(losses, rows, strict=True)], rows)
+        asked = rows if _are_few(rows) else [replace(row, choices=(row.answer,)) for row in rows]
+        return _of_choices(rows, _scores(model, pad_id, asked, settings, kept), settings.normalize)
     except NotFinite:
         return NOT_FINITE
-    losses = [-own[row.example.gold] for own, row in zip(scores, rows, strict=True)]
-    return _measured(losses, rows, _accuracy(rows, scores, settings.normalize))
+
+
+def measured_together(training: SideBySide, rows: Sequence[EncodedExample], normalize: str) -> list[Measured]:
+    """Configurations that were trained side by side, each as if it were alone; `normalize` as in a recipe.
+
+    Answers are scored at the end of their training; here the other choices are.
+    """
+    sound = [learner for learner in training.learners if not learner.diverged]
+    others = [
+        (learner.number, number, choice)
+        for number, row in zip(training.validation, rows, strict=True)
+        for choice in (dict.fromkeys(row.choices) if _are_few(rows) else ())
+        for learner in sound
+        if choice != row.answer
+    ]
+    values = training.retrying.measure([training.forward.item(*key) for key in others]) if others else []
+    costs = dict(zip(others, values, strict=True))
+    return [_of_learner(training, learner, rows, costs, normalize) for learner in training.learners]
+
+
+def _of_learner(
+    training: SideBySide,
+    learner: Learner,
+    rows: Sequence[EncodedExample],
+    costs: dict[tuple[int, int, tuple[int, ...]], float],
+    normalize: str,
+) -> Measured:
+    """`costs` are −ln p of choices that are not the answer, by learner, row and choice."""
+    if learner.diverged:
+        return NOT_FINITE
+    answers = training.row_losses[learner.number]
+    if not rows[0].choices:
+        return _of_texts(answers, rows)
+    scores = [
+        [
+            -costs.get((learner.number, number, choice), own)
+            for choice in (row.choices if _are_few(rows) else (row.answer,))
+        ]
+        for number, row, own in zip(training.validation, rows, answers, strict=True)
+    ]
+    return _of_choices(rows, scores, normalize)
+
+
+def _are_few(rows: Sequence[EncodedExample]) -> bool:
+    return max(len(row.choices) for row in rows) <= MOST_CHOICES
 
 
 def _scores(
@@ -69,23 +123,31 @@ def _scores(
     return in_fitting_batches(run, model, *about, no_room_for("a batch of one"))
 
 
-def measured_together(training: SideBySide, rows: Sequence[EncodedExample]) -> list[Measured]:
-    """Configurations that were trained side by side, as they were validated at the end of their training.
-
-    Without accuracy: the other choices of every row would cost more than the short trainings themselves.
-    """
-    return [
-        NOT_FINITE if learner.diverged else _measured(training.row_losses[learner.number], rows, None)
-        for learner in training.learners
-    ]
-
-
-def _measured(losses: list[float], rows: Sequence[EncodedExample], accuracy: float | None) -> Measured:
+def _of_texts(losses: list[float], rows: Sequence[EncodedExample]) -> Measured:
+    """From −ln p of each row's answer."""
     if not all(map(math.isfinite, losses)):
         return NOT_FINITE
-    return Measured(sum(losses) / sum(len(row.answer) for row in rows), accuracy, losses)
+    return Measured(sum(losses) / sum(map(weight_of, rows)), None, losses)
 
 
-def _accuracy(rows: Sequence[EncodedExample], scores: Sequence[list[float]], normalize: str) -> float:
+def _of_choices(rows: Sequence[EncodedExample], scores: Sequence[Sequence[float]], normalize: str) -> Measured:
+    """From ln p of each row's choices, or of its answer alone."""
+    if not all(math.isfinite(score) for own in scores for score in own):
+        return NOT_FINITE
+    if not _are_few(rows):
+        losses = [-math.expm1(own) for (own,) in scores]
+        return Measured(sum(losses) / len(losses), None, losses)
+    losses = [1 - probability_of_right(row, own, normalize) for row, own in zip(rows, scores, strict=True)]
     right = [choice_record(row, own, normalize).correct for row, own in zip(rows, scores, strict=True)]
-    return sum(right) / len(right)
+    return Measured(sum(losses) / len(losses), sum(right) / len(right), losses)
+
+
+def probability_of_right(row: EncodedExample, scores: Sequence[float], normalize: str) -> float:
+    """Of the right choice among a row's choices, from ln p of each.
+
+    Where these are compared by token or byte, they are so here, times the choices' mean size, so that they stay as far
+    apart as texts are.
+    """
+    values = compared(row, scores, normalize)
+    size = sum(scores) / sum(values) if any(values) else 1.0
+    return Answer(tuple(size * value for value in values)).probabilities[row.example.gold]

@@ -182,7 +182,8 @@ def _markdown(findings: Findings) -> str:
         f"|{'---|' * (len(COLUMNS) + 2)}",
         *(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in table_rows(findings)),
         "",
-        "Loss is of an answer token of the validation rows. Seconds and FLOPs are of training the best recipe alone (~"
+        "Loss is of validation rows: with choices the expected share of wrong answers (1 − p of the right one), else of"
+        " an answer token. Seconds and FLOPs are of training the best recipe alone (~"
         " where seconds are estimated); `spent` is what the arm used of the budget, pieces that several arms share"
         " counted in each.",
     ]
@@ -195,7 +196,7 @@ def plot(path: Path, findings: Findings) -> None:
     points = [point for curve in curves.values() for point in curve]
     what = {"seconds": "time spent", "flops": "FLOPs spent"}[findings.unit]
     x = axis(what, [0.0, *(spent for spent, _ in points)], low=0.0, words=lambda spent: in_unit(spent, findings.unit))
-    drawing = Drawing(x, axis("validation loss per answer token", [loss for _, loss in points], may_be_log=True))
+    drawing = Drawing(x, axis("validation loss", [loss for _, loss in points], may_be_log=True))
     for number, (arm, curve) in enumerate(curves.items()):
         kind = "abcde"[number % 5]
         steps = [p for a, b in zip(curve, curve[1:], strict=False) for p in (a, (b[0], a[1]))] + [curve[-1]]

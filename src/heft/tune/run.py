@@ -42,6 +42,7 @@ from heft.tune.arms import STAGE_NAMES, Search
 from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
 from heft.tune.ledger import Account, Ledger
+from heft.tune.measure import weight_of
 from heft.tune.member import Member, bringing_for
 from heft.tune.planner import Planner
 from heft.tune.prefixes import cost_of_prefixes, prefixes_for
@@ -316,7 +317,7 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
         name=planner.recipe.name,
         budget=budget.text,
         unit=planner.prices.unit,
-        results=results_of(bests, costs, [len(row.answer) for row in rows], groups, trials),
+        results=results_of(bests, costs, list(map(weight_of, rows)), groups, trials),
         accounts=search.accounts,
         offers=search.offers,
         validation_rows=len(bench.validation_rows),

@@ -21,10 +21,11 @@ class Outcome:
         kind: "lora", "reft" or "joint", the method of its last stage.
         stages: its stages as a recipe has them, validation share included.
         values: what was tried in the last one.
-        loss: mean of −ln p over the answer tokens of the validation rows; None where it diverged.
-        accuracy: share of the validation rows that are answered correctly; None where answers are generated or
-            a choice has several tokens, or where it was trained side by side with others.
-        row_losses: −ln p of each validation row's answer.
+        loss: of the validation rows (heft.tune.measure): with choices the expected share of wrong answers, else the
+            mean of −ln p of an answer token; None where it diverged.
+        accuracy: share of the validation rows that are answered correctly; None where answers are generated, or there
+            are too many choices to score all.
+        row_losses: of each validation row: 1 − p of the right choice, or −ln p of the answer.
         seed_losses: where this stands for a trial and its repeats (heft.tune.repeats), the loss of each; `loss` and
             `accuracy` are then means over them, and `row_losses` those of the trial's rows, then of each repeat's.
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was

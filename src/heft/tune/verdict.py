@@ -41,7 +41,7 @@ class ArmResult:
 def results_of(
     bests: Mapping[str, Outcome],
     costs: Mapping[str, float],
-    tokens: Sequence[int],
+    weights: Sequence[int],
     groups: Sequence[int],
     trials: Mapping[str, Sequence[Outcome]],
 ) -> list[ArmResult]:
@@ -50,7 +50,7 @@ def results_of(
     Args:
         bests: each arm's best trial; arms without one are left out.
         costs: of training its recipe.
-        tokens: of each validation row's answer: the rows of trials, then those of each repeat.
+        weights: of each validation row in the loss: the rows of trials, then those of each repeat.
         groups: number of the text that each validation row is about, from 0 without a gap.
         trials: each arm's.
     """
@@ -59,9 +59,9 @@ def results_of(
     lowest = bests[min(losses, key=lambda arm: (losses[arm], -(bests[arm].accuracy or 0.0)))].row_losses[:common]
     found = []
     for arm, best in bests.items():
-        difference, interval = loss_difference(best.row_losses, lowest, tokens, groups)
+        difference, interval = loss_difference(best.row_losses, lowest, weights, groups)
         ties = interval is None or interval[0] <= 0 <= interval[1]
-        still_falls = _still_falls(best, trials[arm], tokens, groups)
+        still_falls = _still_falls(best, trials[arm], weights, groups)
         found.append(ArmResult(arm, best, losses[arm], costs[arm], difference, interval, ties, still_falls))
     return sorted(found, key=lambda result: result.loss)
 
@@ -77,7 +77,7 @@ def compared_rows(bests: Iterable[Outcome]) -> int:
     return min(len(best.row_losses) for best in bests)
 
 
-def _still_falls(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int], groups: Sequence[int]) -> bool:
+def _still_falls(best: Outcome, trials: Sequence[Outcome], weights: Sequence[int], groups: Sequence[int]) -> bool:
     """See `ArmResult`; the nearest shorter trial is the one that is compared."""
     others = [each for each in trials if is_other_length(each, best) and not each.is_repeat]  # which has other rows
     if not others or any(each.steps > best.steps for each in others):
@@ -85,7 +85,7 @@ def _still_falls(best: Outcome, trials: Sequence[Outcome], tokens: Sequence[int]
     nearest = max(others, key=lambda each: each.steps)
     if nearest.diverged:
         return False
-    _, interval = loss_difference(nearest.row_losses, best.row_losses, tokens, groups)
+    _, interval = loss_difference(nearest.row_losses, best.row_losses, weights, groups)
     return interval is not None and interval[0] > 0
 
 
@@ -95,15 +95,15 @@ def winner_of(results: Sequence[ArmResult]) -> ArmResult:
 
 
 def loss_difference(
-    one: Sequence[float], other: Sequence[float], tokens: Sequence[int], groups: Sequence[int]
+    one: Sequence[float], other: Sequence[float], weights: Sequence[int], groups: Sequence[int]
 ) -> tuple[float, tuple[float, float] | None]:
-    """Difference of two losses per answer token, and its 95 % interval over rows, which are resampled by group.
+    """Difference of two losses, and its 95 % interval over rows, which are resampled by group.
 
-    Arguments are each row's −ln p twice, its answer tokens and its group, as far as both have the rows. Without an
-    interval, nothing can be said.
+    Arguments are each row's loss twice, its weight and its group, as far as both have the rows. Without an interval,
+    nothing can be said.
     """
     common = min(len(one), len(other))
-    rows = (np.asarray(one[:common]) - np.asarray(other[:common])) / np.mean(tokens[:common])
+    rows = (np.asarray(one[:common]) - np.asarray(other[:common])) / np.mean(weights[:common])
     scale = float(np.abs(rows).max())
     if scale == 0.0:
         return 0.0, None
