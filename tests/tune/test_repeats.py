@@ -113,7 +113,8 @@ def test_a_trial_and_its_repeats_are_one_recipe_with_means_over_them():
     assert found.row_losses == pytest.approx([-0.3, 0.7, 0.1, 1.1])  # of its rows, then of the repeat's
     assert found.seed_losses == [0.2, 0.6]
     assert mean_of([trial(1, 0.2), trial(1, 0.6, seed=100), trial(1, 0.1, seed=200)]).loss == pytest.approx(0.3)
-    assert mean_of([trial(1, 0.2, accuracy=0.8), trial(1, 0.6, seed=100)]).accuracy is None
+    assert found.seed_accuracies == [0.8, 0.7]
+    assert mean_of([trial(1, 0.2), trial(1, 0.6, seed=100)]).accuracy is None
     assert mean_of([trial(1, 0.2), trial(1, None, seed=100)]).diverged
     assert mean_of([found]) is found
 

@@ -1,5 +1,7 @@
 """The arms against each other: ties are ties, and the cheapest of them wins."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,7 +63,8 @@ def test_a_difference_is_that_of_the_losses_and_its_interval_is_a_paired_one(arm
 def test_arms_are_compared_on_the_rows_that_all_of_them_have(arms):
     half = ROWS // 2
     first = arms["best"].row_losses[:half]
-    repeated = mean_of([outcome("b", first), outcome("r", np.zeros(half), seed=100)])
+    again = replace(outcome("r", np.zeros(half), seed=100), accuracy=1.0)
+    repeated = mean_of([replace(outcome("b", first), accuracy=0.5), again])
     once = outcome("o", np.array(first) - 0.1)
     assert repeated.loss < once.loss  # but on other rows
     found = {each.arm: each for each in results({"repeated": repeated, "once": once}, repeated=1.0, once=1.0)}
@@ -69,6 +72,7 @@ def test_arms_are_compared_on_the_rows_that_all_of_them_have(arms):
     assert found["repeated"].best is repeated
     assert found["repeated"].loss == pytest.approx(np.sum(first) / sum(TOKENS[:half]))
     assert found["repeated"].difference == pytest.approx(0.1 / TOKENS[0])
+    assert (found["repeated"].accuracy, repeated.accuracy) == (0.5, 0.75)
     both = results(
         {"repeated": repeated, "other": mean_of([once, outcome("q", np.ones(half), seed=100)])}, repeated=1.0, other=1.0
     )

@@ -55,7 +55,7 @@ def measured_alone(
         if not rows[0].choices:
             losses = reference_losses(model, rows, settings.batch_size, pad_id)
             return _of_texts([loss * len(row.answer) for loss, row in zip(losses, rows, strict=True)], rows)
-        asked = rows if _are_few(rows) else [replace(row, choices=(row.answer,)) for row in rows]
+        asked = [replace(row, choices=own) for row, own in zip(rows, _scored(rows), strict=True)]
         return _of_choices(rows, _scores(model, pad_id, asked, settings, kept), settings.normalize)
     except NotFinite:
         return NOT_FINITE
@@ -67,43 +67,35 @@ def measured_together(training: SideBySide, rows: Sequence[EncodedExample], norm
     Answers are scored at the end of their training; here the other choices are.
     """
     sound = [learner for learner in training.learners if not learner.diverged]
-    others = [
-        (learner.number, number, choice)
-        for number, row in zip(training.validation, rows, strict=True)
-        for choice in (dict.fromkeys(row.choices) if _are_few(rows) else ())
+    scored = list(zip(training.validation, _scored(rows), strict=True))
+    costs = {
+        (learner.number, number, row.answer): cost
         for learner in sound
-        if choice != row.answer
+        for (number, _), row, cost in zip(scored, rows, training.row_losses[learner.number], strict=True)
+    }
+    wanted = [
+        (each.number, number, choice) for number, own in scored for choice in dict.fromkeys(own) for each in sound
     ]
-    values = training.retrying.measure([training.forward.item(*key) for key in others]) if others else []
-    costs = dict(zip(others, values, strict=True))
-    return [_of_learner(training, learner, rows, costs, normalize) for learner in training.learners]
+    others = [key for key in wanted if key not in costs]
+    if others:
+        found = training.retrying.measure([training.forward.item(*key) for key in others])
+        costs |= dict(zip(others, found, strict=True))
+
+    def measured(learner: Learner) -> Measured:
+        if learner.diverged:
+            return NOT_FINITE
+        if not rows[0].choices:
+            return _of_texts(training.row_losses[learner.number], rows)
+        scores = [[-costs[learner.number, number, choice] for choice in own] for number, own in scored]
+        return _of_choices(rows, scores, normalize)
+
+    return list(map(measured, training.learners))
 
 
-def _of_learner(
-    training: SideBySide,
-    learner: Learner,
-    rows: Sequence[EncodedExample],
-    costs: dict[tuple[int, int, tuple[int, ...]], float],
-    normalize: str,
-) -> Measured:
-    """`costs` are −ln p of choices that are not the answer, by learner, row and choice."""
-    if learner.diverged:
-        return NOT_FINITE
-    answers = training.row_losses[learner.number]
-    if not rows[0].choices:
-        return _of_texts(answers, rows)
-    scores = [
-        [
-            -costs.get((learner.number, number, choice), own)
-            for choice in (row.choices if _are_few(rows) else (row.answer,))
-        ]
-        for number, row, own in zip(training.validation, rows, answers, strict=True)
-    ]
-    return _of_choices(rows, scores, normalize)
-
-
-def _are_few(rows: Sequence[EncodedExample]) -> bool:
-    return max(len(row.choices) for row in rows) <= MOST_CHOICES
+def _scored(rows: Sequence[EncodedExample]) -> list[tuple[tuple[int, ...], ...]]:
+    """The choices of each row that are scored: all, or where one row has too many, only the answers."""
+    few = max(len(row.choices) for row in rows) <= MOST_CHOICES
+    return [row.choices if few else (row.answer,) for row in rows]
 
 
 def _scores(
@@ -134,12 +126,13 @@ def _of_choices(rows: Sequence[EncodedExample], scores: Sequence[Sequence[float]
     """From ln p of each row's choices, or of its answer alone."""
     if not all(math.isfinite(score) for own in scores for score in own):
         return NOT_FINITE
-    if not _are_few(rows):
-        losses = [-math.expm1(own) for (own,) in scores]
-        return Measured(sum(losses) / len(losses), None, losses)
-    losses = [1 - probability_of_right(row, own, normalize) for row, own in zip(rows, scores, strict=True)]
-    right = [choice_record(row, own, normalize).correct for row, own in zip(rows, scores, strict=True)]
-    return Measured(sum(losses) / len(losses), sum(right) / len(right), losses)
+    pairs = list(zip(rows, scores, strict=True))
+    if all(len(own) == len(row.choices) for row, own in pairs):
+        losses = [1 - probability_of_right(row, own, normalize) for row, own in pairs]
+        accuracy = sum(choice_record(row, own, normalize).correct for row, own in pairs) / len(pairs)
+    else:
+        losses, accuracy = [-math.expm1(own) for (own,) in scores], None
+    return Measured(sum(losses) / len(losses), accuracy, losses)
 
 
 def probability_of_right(row: EncodedExample, scores: Sequence[float], normalize: str) -> float:

@@ -123,11 +123,12 @@ def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
     if any(outcome.diverged for outcome in outcomes):
         return replace(first, loss=None, accuracy=None, row_losses=[])
     losses = [outcome.loss for outcome in outcomes]
-    accuracies = [outcome.accuracy for outcome in outcomes]
+    accuracies = [outcome.accuracy for outcome in outcomes if outcome.accuracy is not None]
     return replace(
         first,
         loss=float(np.mean(losses)),
-        accuracy=None if None in accuracies else float(np.mean(accuracies)),
+        accuracy=float(np.mean(accuracies)) if accuracies else None,
+        seed_accuracies=accuracies,
         row_losses=[loss for outcome in outcomes for loss in outcome.row_losses],
         seed_losses=losses,
     )

@@ -70,7 +70,7 @@ def table_rows(findings: Findings) -> list[tuple[str, ...]]:
         (
             f"{result.arm}{' (taken)' if result is findings.winner else ' (tie)' if result.ties else ''}",
             f"{result.loss:.4f}",
-            percent(result.best.accuracy),
+            percent(result.accuracy),
             _difference(result),
             _training(result, findings.unit),
             in_flops(result.best.whole_flops),
@@ -158,7 +158,7 @@ def arm_row(result: ArmResult, findings: Findings) -> dict[str, Any]:
     return {
         "arm": result.arm,
         "loss": result.loss,
-        "accuracy": result.best.accuracy,
+        "accuracy": result.accuracy,
         "difference": result.difference,
         "interval": result.interval,
         "ties": result.ties,

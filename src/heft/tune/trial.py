@@ -26,8 +26,9 @@ class Outcome:
         accuracy: share of the validation rows that are answered correctly; None where answers are generated, or there
             are too many choices to score all.
         row_losses: of each validation row: 1 − p of the right choice, or −ln p of the answer.
-        seed_losses: where this stands for a trial and its repeats (heft.tune.repeats), the loss of each; `loss` and
-            `accuracy` are then means over them, and `row_losses` those of the trial's rows, then of each repeat's.
+        seed_losses, seed_accuracies: where this stands for a trial and its repeats (heft.tune.repeats), those of each;
+            `loss` and `accuracy` are then means over them, and `row_losses` those of the trial's rows, then of each
+            repeat's.
         seconds: all that the last stage took in the search: training, measuring, attaching; shared out where it was
             trained side by side with others.
         trained_seconds: those of them that were training.
@@ -65,6 +66,7 @@ class Outcome:
     behind: bool = False
     steps: int = 0
     seed_losses: list[float] = field(default_factory=list)
+    seed_accuracies: list[float] = field(default_factory=list)
 
     @property
     def diverged(self) -> bool:

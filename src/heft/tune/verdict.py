@@ -18,8 +18,8 @@ class ArmResult:
     Attributes:
         arm: its name.
         best: its trial of lowest validation loss.
-        loss: of that one, on the validation rows that the arms are compared on: those that the best of every arm was
-            measured on.
+        loss, accuracy: of that one, on the validation rows that the arms are compared on: those that the best of every
+            arm was measured on.
         cost: of training that one's recipe alone, in the budget's unit.
         difference: of its loss from the lowest one of all arms.
         interval: 95 % of the difference, from a paired bootstrap over validation rows; None where rows do not say.
@@ -31,6 +31,7 @@ class ArmResult:
     arm: str
     best: Outcome
     loss: float
+    accuracy: float | None
     cost: float
     difference: float
     interval: tuple[float, float] | None
@@ -55,21 +56,24 @@ def results_of(
         trials: each arm's.
     """
     common = compared_rows(bests.values())
-    losses = {arm: _loss_on(best, common) for arm, best in bests.items()}
-    lowest = bests[min(losses, key=lambda arm: (losses[arm], -(bests[arm].accuracy or 0.0)))].row_losses[:common]
+    on_common = {arm: _on(best, common) for arm, best in bests.items()}
+    lowest = bests[min(on_common, key=lambda arm: (on_common[arm][0], -(on_common[arm][1] or 0.0)))].row_losses[:common]
     found = []
     for arm, best in bests.items():
         difference, interval = loss_difference(best.row_losses, lowest, weights, groups)
         ties = interval is None or interval[0] <= 0 <= interval[1]
         still_falls = _still_falls(best, trials[arm], weights, groups)
-        found.append(ArmResult(arm, best, losses[arm], costs[arm], difference, interval, ties, still_falls))
+        found.append(ArmResult(arm, best, *on_common[arm], costs[arm], difference, interval, ties, still_falls))
     return sorted(found, key=lambda result: result.loss)
 
 
-def _loss_on(best: Outcome, rows: int) -> float:
-    """Of so many of its first rows, which are those of some of its trainings."""
-    losses = best.seed_losses or [best.loss]
-    return float(np.mean(losses[: rows * len(losses) // len(best.row_losses)]))
+def _on(best: Outcome, rows: int) -> tuple[float, float | None]:
+    """Loss and accuracy on so many of its first rows, which are those of some of its trainings."""
+    if not best.seed_losses:
+        return best.loss, best.accuracy
+    trainings = rows * len(best.seed_losses) // len(best.row_losses)
+    loss = float(np.mean(best.seed_losses[:trainings]))
+    return loss, float(np.mean(best.seed_accuracies[:trainings])) if best.seed_accuracies else None
 
 
 def compared_rows(bests: Iterable[Outcome]) -> int:
