@@ -18,9 +18,9 @@ STAGES = (
 SMALL = "holdout: 0.3, rungs: 2, keep: 2, lora: {rank: [2], learning_rate: [1e-2, 3e-2]}"
 LEAST_STEPS = 3
 """Of the shortest trial, so that searches take seconds."""
-ALL_ARMS = 27e9
+ALL_ARMS = 20e9
 """FLOPs that pay for some trials of every arm."""
-TWO_ARMS = 11e9
+TWO_ARMS = 9e9
 LACKS = 2
 """Tokens from a prompt's end that the kept prefixes of a bench lack."""
 
