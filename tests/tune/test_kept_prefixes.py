@@ -15,9 +15,10 @@ from heft.training import checked_loss
 from heft.training.reuse import decide
 from heft.training.reuse.decide import first_equal
 from heft.training.reuse.prefix import PrefixReuse
-from heft.tune.bench import Before, Bench
+from heft.tune.bench import Bench
 from heft.tune.kept import QuestionPrefixes, SearchPrefixes, keep_prefixes, least_reaching, start_behind
 from heft.tune.trial import COARSE, FINE
+from heft.tune.weights import Before
 from searches import LACKS, quick_tune, searched
 from tolerance import of_losses, rounded
 

@@ -9,9 +9,9 @@ from heft.tune.halving import Contender
 from heft.tune.repeats import (
     SEEDS_APART,
     Finalist,
+    best_finalists,
     chosen_of,
     finalists_of,
-    going_on,
     is_other_length,
     mean_of,
     number_of,
@@ -54,8 +54,8 @@ def test_the_best_two_of_them_go_on_by_their_means_without_what_diverged():
     lucky, steady, third, lost = (trial(n, loss) for n, loss in ((1, 0.20), (2, 0.25), (3, 0.30), (4, 0.1)))
     again = {1: 0.60, 2: 0.27, 3: 0.29, 4: None}
     had = [Finalist(n, [each, trial(n, again[n], 100)]) for n, each in enumerate((lucky, steady, third, lost), start=1)]
-    assert keys(going_on(had)) == ["2-None", "3-None"]
-    assert keys(going_on([had[0], had[3]])) == ["1-None"]
+    assert keys(best_finalists(had)) == ["2-None", "3-None"]
+    assert keys(best_finalists([had[0], had[3]])) == ["1-None"]
 
 
 def test_as_many_are_repeated_as_are_paid_for_but_not_one():

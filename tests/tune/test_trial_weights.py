@@ -10,11 +10,11 @@ from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
-from heft.tune.bench import Before, Bench
+from heft.tune.bench import Bench
 from heft.tune.logged import Kept
 from heft.tune.prices import Counter
 from heft.tune.trial import COARSE, FINE, key_of, sized
-from heft.tune.weights import WeightFiles, WeightsInMemory
+from heft.tune.weights import Before, WeightFiles, WeightsInMemory
 from tiny_recipe import write_recipe
 
 HOLDOUT = 0.25

@@ -10,7 +10,7 @@ from heft.adapters.detach import gone_afterwards
 from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.tune import measure
-from heft.tune.measure import MOST_CHOICES, probability_of_right
+from heft.tune.measure import MOST_CHOICES, are_few, probability_of_right
 from heft.tune.trial import COARSE, FINE
 from tolerance import of_losses, rounded
 
@@ -59,6 +59,17 @@ def test_side_by_side_each_is_measured_as_alone(bench_of, most, monkeypatch):
         assert found.loss == pytest.approx(alone.loss, rel=close)
         assert (found.accuracy is None) == (most == 2)
         assert found.accuracy == alone.accuracy
+
+
+def test_one_row_with_too_many_choices_decides_for_all_so_that_repeats_are_measured_alike(bench_of):
+    bench = bench_of(False)
+    many = bench.trained_rows[0]
+    bench = bench_of(False, [replace(row, choices=row.choices * 9) if row is many else row for row in bench.rows])
+    assert are_few(bench.validation_rows)
+    stages = [ReftStage(positions=positions, **SAME) for positions in ("l2", "l3")]
+    for found in (bench.train_on_top(None, FINE, stages[:1], [{}]), bench.train_on_top(None, FINE, stages, [{}, {}])):
+        assert {each.accuracy for each in found} == {None}
+        assert len(found[0].row_losses) == len(bench.validation_rows)
 
 
 def test_of_generated_answers_it_is_the_loss_of_a_token(bench_of):

@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from heft.tune.bench import Before
 from heft.tune.forks import Forks
 from heft.tune.halving import best_of
 from heft.tune.ledger import Account
@@ -20,8 +19,8 @@ from heft.tune.prices import LEAST_STEPS
 from heft.tune.repeats import (
     MOST_REPEATS,
     Finalist,
+    best_finalists,
     finalists_of,
-    going_on,
     mean_of,
     paid_for,
     reserve_for,
@@ -31,6 +30,7 @@ from heft.tune.rounds import Rounds
 from heft.tune.space import Candidate
 from heft.tune.switch import Offer
 from heft.tune.trial import BOTH, COARSE, FINE, Outcome
+from heft.tune.weights import Before
 
 STAGE_NAMES = {"lora": COARSE, "reft": FINE, "joint": BOTH}
 """Of an arm with one stage, by its method."""
@@ -116,7 +116,8 @@ class Search:
             count = planner.ledger.decided(
                 f"{account.arm}: repeat {number}", partial(paid_for, finalists, account.left, unit, cost)
             )
-            if not count:
+            finalists = finalists[:count]
+            if not finalists:
                 return
             before, seed = rounds.before, seed_of(number, planner.recipe.seed)
             if before:
@@ -126,16 +127,16 @@ class Search:
                 if again.diverged:
                     return
                 before = planner.before(coarse, again, seed)
-            tried, steps = zip(*((each.candidate, each.trainings[0].steps) for each in finalists[:count]), strict=True)
-            outcomes = planner.train(before, rounds.name, tried, steps, seed)
+            steps = [each.trainings[0].steps for each in finalists]
+            outcomes = planner.train(before, rounds.name, [each.candidate for each in finalists], steps, seed)
             account.pay(outcomes)
             repeated = [
                 Finalist(each.candidate, [*each.trainings, outcome])
-                for each, outcome in zip(finalists, outcomes, strict=False)
+                for each, outcome in zip(finalists, outcomes, strict=True)
             ]
             planner.say(repeats_in_words(account, [mean_of(each.trainings) for each in repeated]))
             yield
-            finalists = going_on(repeated)
+            finalists = best_finalists(repeated)
 
     def _two_stages(self, account: Account, method: str) -> Iterator[None]:
         coarse = yield from self._coarse_stage(account)

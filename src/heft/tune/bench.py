@@ -1,7 +1,7 @@
 """One base model on which trials are trained and measured, each leaving the model as it was."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -37,41 +37,11 @@ from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome, split_validation
 from heft.tune.kept import QuestionPrefixes, SearchPrefixes
 from heft.tune.logged import Logged, Quiet
-from heft.tune.measure import NOT_FINITE, Measured, measured_alone, measured_together
+from heft.tune.measure import NOT_FINITE, Measured, are_few, measured_alone, measured_together
 from heft.tune.prices import Counter
 from heft.tune.repeats import number_of, rows_for
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
-from heft.tune.weights import WeightFiles, WeightsInMemory
-
-
-@dataclass(frozen=True)
-class Before:
-    """The stage below those that are tried: trained, frozen.
-
-    Attributes:
-        name: of the stage.
-        stage: as a recipe has it that trains just this far.
-        seconds: of training it.
-        flops: the same.
-        weights: gives those of its adapter at the end of training, by name.
-        is_estimated: whether the seconds are, since it was trained side by side with others.
-    """
-
-    name: str
-    stage: Stage
-    seconds: float
-    flops: float
-    weights: Callable[[], Mapping[str, torch.Tensor]]
-    is_estimated: bool = False
-
-    @property
-    def stages(self) -> dict[str, Stage]:
-        """As the beginning of a recipe's stages."""
-        return {self.name: self.stage}
-
-    def cost(self, unit: str) -> float:
-        """Of training it, in "seconds" or "flops"."""
-        return self.seconds if unit == "seconds" else self.flops
+from heft.tune.weights import Before, WeightFiles, WeightsInMemory
 
 
 @dataclass(frozen=True)
@@ -225,7 +195,9 @@ class Bench:
             kept = self._kept(below, name, stages)
             with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet, kept) as training:
                 trained = training.train(name, quiet)
-                measured = measured_together(training, self.validation_rows, recipe.evaluation.normalize)
+                measured = measured_together(
+                    training, self.validation_rows, are_few(self.rows), recipe.evaluation.normalize
+                )
                 if keeps:
                     self._keep(keys, name, training.learners)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
@@ -321,7 +293,7 @@ class Bench:
         pad_id = self.base.tokenizer.pad_token_id
         behind = kept and QuestionPrefixes(kept.base, self.base.model, kept.shared.start, pad_id)
         with remembered(self.verdicts):
-            return measured_alone(self.base, self.recipe, self.validation_rows, behind)
+            return measured_alone(self.base, self.recipe, self.validation_rows, are_few(self.rows), behind)
 
     def _kept(self, below: Mapping[str, Stage], name: str, stages: Sequence[Stage]) -> StagePrefixes | None:
         """The prefixes behind which these are trained; None where each computes its own."""

@@ -7,7 +7,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from heft.tune.bench import Before
 from heft.tune.halving import Contender, best_of
 from heft.tune.ledger import Account
 from heft.tune.news import offer_in_words, switch_in_words
@@ -16,6 +15,7 @@ from heft.tune.prices import LEAST_STEPS
 from heft.tune.space import Candidate
 from heft.tune.switch import Offer, switch_of
 from heft.tune.trial import FINE, Outcome
+from heft.tune.weights import Before
 
 FEW = 4
 """Second stages that are tried at a fork."""

@@ -25,8 +25,8 @@ from heft.sweep.learner import Learner
 from heft.sweep.training import SideBySide
 
 MOST_CHOICES = 8
-"""Where a row has more, only the right one is scored: p is then its probability among all texts, which comes to nearly
-the same once labels are learned."""
+"""Where one row has more, only the right ones are scored: p is then the probability among all texts, which comes to
+nearly the same once labels are learned."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,38 @@ def weight_of(row: EncodedExample) -> int:
     return 1 if row.choices else len(row.answer)
 
 
+def are_few(rows: Sequence[EncodedExample]) -> bool:
+    """Whether every choice of every row is scored; of all rows of a search, so that its trials are measured alike."""
+    return max(len(row.choices) for row in rows) <= MOST_CHOICES
+
+
 def measured_alone(
-    base: Base, recipe: Recipe, rows: Sequence[EncodedExample], kept: KeptPrefixes | None = None
+    base: Base, recipe: Recipe, rows: Sequence[EncodedExample], few: bool, kept: KeptPrefixes | None = None
 ) -> Measured:
-    """The model as it is on these rows; `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`."""
+    """The model as it is on these rows.
+
+    `few` as `are_few` says of all rows, `kept` as for `heft.evaluation.likelihood.choice_log_likelihoods`.
+    """
     model, pad_id, settings = base.model, base.tokenizer.pad_token_id, recipe.evaluation
     try:
         if not rows[0].choices:
             losses = reference_losses(model, rows, settings.batch_size, pad_id)
             return _of_texts([loss * len(row.answer) for loss, row in zip(losses, rows, strict=True)], rows)
-        asked = [replace(row, choices=own) for row, own in zip(rows, _scored(rows), strict=True)]
-        return _of_choices(rows, _scores(model, pad_id, asked, settings, kept), settings.normalize)
+        asked = [replace(row, choices=own) for row, own in zip(rows, _scored(rows, few), strict=True)]
+        return _of_choices(rows, _scores(model, pad_id, asked, settings, kept), few, settings.normalize)
     except NotFinite:
         return NOT_FINITE
 
 
-def measured_together(training: SideBySide, rows: Sequence[EncodedExample], normalize: str) -> list[Measured]:
+def measured_together(
+    training: SideBySide, rows: Sequence[EncodedExample], few: bool, normalize: str
+) -> list[Measured]:
     """Configurations that were trained side by side, each as if it were alone; `normalize` as in a recipe.
 
     Answers are scored at the end of their training; here the other choices are.
     """
     sound = [learner for learner in training.learners if not learner.diverged]
-    scored = list(zip(training.validation, _scored(rows), strict=True))
+    scored = list(zip(training.validation, _scored(rows, few), strict=True))
     costs = {
         (learner.number, number, row.answer): cost
         for learner in sound
@@ -87,14 +97,13 @@ def measured_together(training: SideBySide, rows: Sequence[EncodedExample], norm
         if not rows[0].choices:
             return _of_texts(training.row_losses[learner.number], rows)
         scores = [[-costs[learner.number, number, choice] for choice in own] for number, own in scored]
-        return _of_choices(rows, scores, normalize)
+        return _of_choices(rows, scores, few, normalize)
 
     return list(map(measured, training.learners))
 
 
-def _scored(rows: Sequence[EncodedExample]) -> list[tuple[tuple[int, ...], ...]]:
-    """The choices of each row that are scored: all, or where one row has too many, only the answers."""
-    few = max(len(row.choices) for row in rows) <= MOST_CHOICES
+def _scored(rows: Sequence[EncodedExample], few: bool) -> list[tuple[tuple[int, ...], ...]]:
+    """The choices of each row that are scored: all, or only the answer."""
     return [row.choices if few else (row.answer,) for row in rows]
 
 
@@ -122,12 +131,14 @@ def _of_texts(losses: list[float], rows: Sequence[EncodedExample]) -> Measured:
     return Measured(sum(losses) / sum(map(weight_of, rows)), None, losses)
 
 
-def _of_choices(rows: Sequence[EncodedExample], scores: Sequence[Sequence[float]], normalize: str) -> Measured:
+def _of_choices(
+    rows: Sequence[EncodedExample], scores: Sequence[Sequence[float]], few: bool, normalize: str
+) -> Measured:
     """From ln p of each row's choices, or of its answer alone."""
     if not all(math.isfinite(score) for own in scores for score in own):
         return NOT_FINITE
     pairs = list(zip(rows, scores, strict=True))
-    if all(len(own) == len(row.choices) for row, own in pairs):
+    if few:
         losses = [1 - probability_of_right(row, own, normalize) for row, own in pairs]
         accuracy = sum(choice_record(row, own, normalize).correct for row, own in pairs) / len(pairs)
     else:

@@ -6,13 +6,14 @@ from functools import partial
 
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.tune import TuneSettings
-from heft.tune.bench import Before, Bench
+from heft.tune.bench import Bench
 from heft.tune.halving import Contender, rounds_for
 from heft.tune.ledger import Ledger
 from heft.tune.prices import LEAST_STEPS, Prices
 from heft.tune.space import Candidate, candidates
 from heft.tune.trainers import Piece, Trainer
 from heft.tune.trial import COARSE, Outcome, key_of, sized
+from heft.tune.weights import Before
 
 Plan = dict[str, list[int]]
 """The numbers of those that are trained, and the steps of each."""

@@ -85,7 +85,7 @@ def finalists_of(had: Iterable[Contender]) -> list[Finalist]:
     return _best_of(found, FINALISTS)
 
 
-def going_on(finalists: Sequence[Finalist]) -> list[Finalist]:
+def best_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:
     """Those that are repeated once more, where the budget pays for it."""
     return _best_of(finalists, BEST_FINALISTS)
 
@@ -123,7 +123,7 @@ def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
     if any(outcome.diverged for outcome in outcomes):
         return replace(first, loss=None, accuracy=None, row_losses=[])
     losses = [outcome.loss for outcome in outcomes]
-    accuracies = [outcome.accuracy for outcome in outcomes if outcome.accuracy is not None]
+    accuracies = [outcome.accuracy for outcome in outcomes if first.accuracy is not None]
     return replace(
         first,
         loss=float(np.mean(losses)),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from heft.tune.bench import Before
 from heft.tune.halving import Contender, best_of, going_on
 from heft.tune.ledger import Account
 from heft.tune.news import round_in_words, too_little_in_words
@@ -11,6 +10,7 @@ from heft.tune.planner import Plan, Planner
 from heft.tune.prices import LEAST_STEPS
 from heft.tune.space import Candidate, with_rates_beyond
 from heft.tune.trial import Outcome
+from heft.tune.weights import Before
 
 ROUNDS_OF_LENGTH = 3
 """Beyond those of halving, for what was better when it trained for less."""

@@ -11,8 +11,9 @@ import torch
 
 from heft.cluster.crew import Crew
 from heft.recipe.recipe import Stage
-from heft.tune.bench import Before, Bench
+from heft.tune.bench import Bench
 from heft.tune.trial import Outcome
+from heft.tune.weights import Before
 
 
 @dataclass(frozen=True)

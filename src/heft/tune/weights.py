@@ -1,13 +1,44 @@
-"""Trained weights of LoRA's trials, behind which second stages are tried: files while a search runs."""
+"""Trained coarse stages, behind which second stages are tried; their weights are files while a search runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from heft.recipe.recipe import Stage
 from heft.storage.atomic import atomic_path, readable_os_errors, save_tensors
+
+
+@dataclass(frozen=True)
+class Before:
+    """The stage below those that are tried: trained, frozen.
+
+    Attributes:
+        name: of the stage.
+        stage: as a recipe has it that trains just this far.
+        seconds: of training it.
+        flops: the same.
+        weights: gives those of its adapter at the end of training, by name.
+        is_estimated: whether the seconds are, since it was trained side by side with others.
+    """
+
+    name: str
+    stage: Stage
+    seconds: float
+    flops: float
+    weights: Callable[[], Mapping[str, torch.Tensor]]
+    is_estimated: bool = False
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """As the beginning of a recipe's stages."""
+        return {self.name: self.stage}
+
+    def cost(self, unit: str) -> float:
+        """Of training it, in "seconds" or "flops"."""
+        return self.seconds if unit == "seconds" else self.flops
 
 
 @dataclass(frozen=True)
