@@ -31,7 +31,8 @@ def test_the_table_ranks_all_configurations_and_ends_with_the_winners_command(sw
     rows = [line for line in lines if line and line[0] in {result["name"] for result in results}]
     assert [line[0] for line in rows] == [result["name"] for result in results]
     for line, result in zip(rows, results, strict=True):
-        assert line[1:4] == [*map(str, result["values"].values()), f"{result['loss']:.4f}"]
+        assert line[1:5] == [*map(str, result["values"].values()), f"{100 * result['expected_errors']:.1f}", "%"]
+        assert line[-1] == f"{result['loss']:.4f}"
     assert f"winner: heft train {directory / 'winner.yaml'}" in done.stdout
     assert (directory / "adapter" / "heft.json").is_file()
     for place, row in enumerate(csv.DictReader((directory / "results.csv").open())):

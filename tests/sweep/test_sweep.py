@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -111,10 +112,11 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
         "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "results.csv", "sweep.svg", "winner.yaml",
         "adapter", "summary.json", "records",
     }  # fmt: skip
-    losses = [result.loss for result in found.results]
-    assert losses == sorted(losses)
+    errors = [result.expected_errors for result in found.results]
+    assert errors == sorted(errors)
     table = list(csv.DictReader((folder / "results.csv").open()))
     assert [(row["name"], float(row["validation_loss"])) for row in table] == [(r.name, r.loss) for r in found.results]
+    assert [float(row["validation_expected_errors"]) for row in table] == errors
     assert [row["n"] for row in table] == ["6", "6"]
     assert json.loads((folder / "results.json").read_text())["winner"] == found.results[0].name
     drawn = ElementTree.parse(folder / "sweep.svg").getroot()
@@ -147,6 +149,8 @@ def test_the_ranking_is_what_an_evaluation_of_the_validation_rows_says(run):
     golds = [row.example.gold for row in held_back]
     right = sum(max(range(len(s)), key=s.__getitem__) == gold for s, gold in zip(scores, golds, strict=True))
     assert found.results[0].accuracy == pytest.approx(right / len(held_back))
+    wrong = [1 - math.exp(s[gold]) / sum(map(math.exp, s)) for s, gold in zip(scores, golds, strict=True)]
+    assert found.results[0].expected_errors == rounded(sum(wrong) / len(wrong))
     total = -sum(s[gold] for s, gold in zip(scores, golds, strict=True))
     assert found.results[0].loss == rounded(total / sum(len(row.answer) for row in held_back))
 

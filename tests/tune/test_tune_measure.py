@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +9,7 @@ from heft.adapters.detach import gone_afterwards
 from heft.evaluation.likelihood import plain_log_likelihoods
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.tune import measure
-from heft.tune.measure import MOST_CHOICES, are_few, probability_of_right
+from heft.tune.measure import MOST_CHOICES, are_few
 from heft.tune.trial import COARSE, FINE
 from tolerance import of_losses, rounded
 
@@ -87,14 +86,3 @@ def test_of_generated_answers_it_is_the_loss_of_a_token(bench_of):
     assert alone.accuracy is None
     together = bench.train_on_top(None, FINE, stages, [{}, {}])
     assert together[0].row_losses == pytest.approx(losses, rel=of_losses(RATE, STEPS))
-
-
-def test_choices_that_are_compared_by_byte_stay_as_far_apart_as_texts_are():
-    row = SimpleNamespace(choices=((1,), (2, 3)), example=SimpleNamespace(gold=1, choices=("ab", "abcdef")))
-    scores = [-4.0, -6.0]  # −2 and −1 a byte; four bytes are their mean size, weighted by these
-    size = 10 / 3
-    assert probability_of_right(row, scores, "bytes") == pytest.approx(1 / (1 + math.exp(-size)))
-    assert probability_of_right(row, scores, "none") == pytest.approx(1 / (1 + math.exp(2)))
-    size = 10 / 7  # −4 and −3 a token
-    assert probability_of_right(row, scores, "tokens") == pytest.approx(1 / (1 + math.exp(-size)))
-    assert probability_of_right(row, [0.0, 0.0], "bytes") == 0.5

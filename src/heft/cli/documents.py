@@ -126,6 +126,9 @@ class SweepRow(_Document):
     """c00, c01, …"""
     values: dict[str, Any]
     """Its settings from the grid."""
+    expected_errors: float | None
+    """Expected share of wrong answers on the validation rows, by which the best is chosen; null where answers are
+    generated (the loss chooses) or it diverged."""
     loss: float | None
     """Validation loss; null where it diverged."""
     accuracy: float | None

@@ -34,12 +34,14 @@ def sweep(
     (require_replaceable if overwrite else require_free)(loaded.output_dir)
     out = Output(quiet, as_json)
     out.note("importing torch and transformers")
+    from heft.sweep.report import ranking
     from heft.sweep.run import sweep as run_sweep
 
     with explain_interrupts(loaded.output_dir, out.reporter):
         found = run_sweep(loaded, out.reporter, overwrite)
     out.show(_table(found.results))
-    out.note(f"{len(found.results)} configurations in {found.seconds:.0f} seconds; ranked by validation loss")
+    by = ranking(found.results)
+    out.note(f"{len(found.results)} configurations in {found.seconds:.0f} seconds; ranked by {by}")
     if found.evaluation is not None:
         out.note("the winner on the evaluation split, which was not used to choose it:")
         out.show(results_table([found.evaluation]))
@@ -64,9 +66,12 @@ def _table(results: "Sequence[Result]") -> "Table":
     swept = [key for key in results[0].values if len({str(r.values[key]) for r in results}) > 1]
     columns = {"": [r.name for r in results]}
     columns |= {key: ["null" if r.values[key] is None else str(r.values[key]) for r in results] for key in swept}
-    figures = {"loss": ["–" if r.loss is None else f"{r.loss:.4f}" for r in results]}
-    figures["accuracy"] = [percent(r.accuracy) for r in results]
-    figures["95 % interval"] = [interval(r.interval) for r in results]
+    figures = {}
+    if any(r.accuracy is not None for r in results):
+        figures["expected errors"] = [percent(r.expected_errors) for r in results]
+        figures["accuracy"] = [percent(r.accuracy) for r in results]
+        figures["95 % interval"] = [interval(r.interval) for r in results]
+    figures["loss"] = ["–" if r.loss is None else f"{r.loss:.4f}" for r in results]
     if len({r.steps for r in results}) > 1:
         figures["steps"] = [f"{r.steps:,}" for r in results]
     if any(state(r) != "finished" for r in results):

@@ -22,14 +22,12 @@ def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]
     swept = list(results[0].values)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    measured = ("validation_loss", "validation_accuracy", "low", "high", "n", "steps", "parameters", "state")
-    table.writerow(["place", "name", *swept, *measured])
+    measured = ("validation_expected_errors", "validation_loss", "validation_accuracy", "low", "high", "n")
+    table.writerow(["place", "name", *swept, *measured, "steps", "parameters", "state"])
     for place, r in enumerate(results, start=1):
         values = [_text(r.values[key]) for key in swept]
-        low, high = r.interval or (None, None)
-        table.writerow(
-            [place, r.name, *values, r.loss, r.accuracy, low, high, r.n, r.steps, r.trainable_parameters, state(r)]
-        )
+        found = (r.expected_errors, r.loss, r.accuracy, *(r.interval or (None, None)), r.n)
+        table.writerow([place, r.name, *values, *found, r.steps, r.trainable_parameters, state(r)])
     write_text(folder / "results.csv", text.getvalue())
 
 
@@ -43,10 +41,17 @@ def label(result: Result) -> str:
     return ", ".join(f"{key} {_text(value)}" for key, value in result.values.items())
 
 
+def ranking(results: Sequence[Result]) -> str:
+    """What they are ranked by, in words."""
+    return "validation loss" if all(result.expected_errors is None for result in results) else "expected errors"
+
+
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
-    """Draw the validation loss of every configuration, best on top, with its accuracy where there is one."""
-    shown = [result for result in results if result.loss is not None] or list(results)
-    x = axis("validation loss per answer token", [result.loss or 0.0 for result in shown])
+    """Draw what every configuration is ranked by, best on top, with its accuracy where there is one."""
+    shown = [result for result in results if result.ranked_by is not None] or list(results)
+    unit = {"validation loss": "per answer token", "expected errors": "as a share of the validation rows"}
+    by = ranking(results)
+    x = axis(f"{by} {unit[by]}", [result.ranked_by or 0.0 for result in shown])
     rows = len(results) + 1  # the title takes the first
     drawing = Drawing(x, Axis("", 0, rows), TOP + BOTTOM + _ROW * rows, left=RIGHT, y_axis=False)
     most = int((WIDTH - 2 * RIGHT) / CHARACTER)
@@ -55,8 +60,8 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
         end = "diverged" if result.diverged else _accuracy(result)
         text = ", ".join(part for part in (f"{result.name}  {label(result)}", end) if part)
         drawing.text(RIGHT, TOP + _ROW * place + 8, shortened(text, most))
-        if result.loss is not None:
-            drawing.dot((result.loss, rows - place - 0.6), "fill a", 4)
+        if result.ranked_by is not None:
+            drawing.dot((result.ranked_by, rows - place - 0.6), "fill a", 4)
     write_text(path, drawing.file(title))
 
 

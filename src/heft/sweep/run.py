@@ -44,6 +44,7 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.packed_lora import require_apart
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, rank
+from heft.text.units import percent
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.guards import flat_loss_note
@@ -206,10 +207,11 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
 
 
 def _header(recipe: Recipe, result: Result) -> str:
-    accuracy = "" if result.accuracy is None else f", accuracy {100 * result.accuracy:.1f} %"
+    shares = {"expected errors": result.expected_errors, "accuracy": result.accuracy}
+    found = "".join(f"{name} {percent(share)}, " for name, share in shares.items() if share is not None)
     return (
         f"# The best of {recipe.name}'s sweep: {result.name}, {label(result)}.\n"
-        f"# On the {result.n:,} validation rows: loss {result.loss:.4f}{accuracy}. It was chosen by that loss, so an\n"
+        f"# On the {result.n:,} validation rows: {found}loss {result.loss:.4f}. The first of these chose it, so an\n"
         "# evaluation must use other rows. The stage has the same validation rows: it repeats the sweep's training.\n"
         "# Set its holdout to 0 (and early_stopping and best_checkpoint off) to train on all rows.\n"
     )

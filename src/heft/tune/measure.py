@@ -1,8 +1,6 @@
 """What trials are chosen by: a loss on the validation rows, of the model as it is or of configurations side by side.
 
-Where rows have choices, it is the expected share of wrong answers: 1 − p of the right choice, by row. −ln p would
-choose trainings that are too short: it still punishes how sure a model is of its few wrong answers when more steps make
-more answers right.
+Where rows have choices, it is the expected share of wrong answers (heft.evaluation.expected_errors); else −ln p.
 """
 
 import math
@@ -12,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
-from heft.evaluation.evaluator import Answer, choice_record, compared
+from heft.evaluation.evaluator import choice_record
+from heft.evaluation.expected_errors import expected_error
 from heft.evaluation.finite import NotFinite, explain_singular_rotation
 from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
@@ -139,19 +138,8 @@ def _of_choices(
         return NOT_FINITE
     pairs = list(zip(rows, scores, strict=True))
     if few:
-        losses = [1 - probability_of_right(row, own, normalize) for row, own in pairs]
+        losses = [expected_error(row, own, normalize) for row, own in pairs]
         accuracy = sum(choice_record(row, own, normalize).correct for row, own in pairs) / len(pairs)
     else:
         losses, accuracy = [-math.expm1(own) for (own,) in scores], None
     return Measured(sum(losses) / len(losses), accuracy, losses)
-
-
-def probability_of_right(row: EncodedExample, scores: Sequence[float], normalize: str) -> float:
-    """Of the right choice among a row's choices, from ln p of each.
-
-    Where these are compared by token or byte, they are so here, times the choices' mean size, so that they stay as far
-    apart as texts are.
-    """
-    values = compared(row, scores, normalize)
-    size = sum(scores) / sum(values) if any(values) else 1.0
-    return Answer(tuple(size * value for value in values)).probabilities[row.example.gold]

@@ -1,0 +1,22 @@
+"""The expected share of wrong answers: what trainings are best chosen by on few rows.
+
+−ln p chooses trainings that are too short: it still punishes how sure a model is of its few wrong answers when more
+steps make more answers right. The share of wrong answers itself is coarse where rows are few.
+"""
+
+from collections.abc import Sequence
+
+from heft.data.encode import EncodedExample
+from heft.evaluation.evaluator import Answer, compared
+
+
+def expected_error(row: EncodedExample, scores: Sequence[float], normalize: str) -> float:
+    """1 − p of the right choice among a row's choices, from ln p of each: the chance that a choice drawn by these
+    probabilities is wrong.
+
+    Where choices are compared by token or byte, they are so here, times the choices' mean size, so that they stay as
+    far apart as texts are.
+    """
+    values = compared(row, scores, normalize)
+    size = sum(scores) / sum(values) if any(values) else 1.0
+    return 1 - Answer(tuple(size * value for value in values)).probabilities[row.example.gold]
