@@ -68,7 +68,7 @@ def _table(results: "Sequence[Result]") -> "Table":
     columns |= {key: ["null" if r.values[key] is None else str(r.values[key]) for r in results] for key in swept}
     figures = {}
     if any(r.accuracy is not None for r in results):
-        figures["expected errors"] = [percent(r.expected_errors) for r in results]
+        figures["expected\nerrors"] = [percent(r.expected_errors) for r in results]
         figures["accuracy"] = [percent(r.accuracy) for r in results]
         figures["95 % interval"] = [interval(r.interval) for r in results]
     figures["loss"] = ["–" if r.loss is None else f"{r.loss:.4f}" for r in results]
