@@ -21,6 +21,18 @@ def test_ticks_are_few_and_inside(low, high):
     assert all(low <= tick <= high for tick in ticks)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (74.4012, 74.4093), (0.00031, 0.00032), (1_000_000, 1_000_400)])
+def test_ticks_differ_in_words(low, high):
+    texts = [text for _, text in axis("x", [low, high]).ticks_in_words()]
+    assert len(set(texts)) == len(texts) >= 2
+    assert len(texts[0]) < 18
+
+
+def test_ticks_have_three_digits_where_these_suffice():
+    found = Axis("x", 0.3, 0.52).ticks_in_words()
+    assert found == [(0.3, "0.3"), (0.35, "0.35"), (0.4, "0.4"), (0.45, "0.45"), (0.5, "0.5")]
+
+
 def test_an_axis_is_logarithmic_only_where_values_spread_wide_and_are_above_0():
     assert axis("x", [1, 100], may_be_log=True).log
     assert not axis("x", [1, 10], may_be_log=True).log

@@ -61,7 +61,7 @@ def test_expected_errors_decide_where_there_are_choices(tmp_path):
     dots = [float(dot.get("cx")) for dot in drawn.findall("{*}circle")]
     assert dots == sorted(dots)
     assert len(dots) == 2
-    assert "expected errors as a share of the validation rows" in " ".join(drawn.itertext())
+    assert "expected errors on the validation rows, %" in " ".join(drawn.itertext())
 
 
 def test_the_loss_decides_where_answers_are_generated(tmp_path):

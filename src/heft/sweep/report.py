@@ -10,7 +10,7 @@ from typing import Any
 from heft.storage.atomic import to_json, write_text
 from heft.sweep.results import Result
 from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
-from heft.text.units import interval, percent
+from heft.text.units import percent
 
 _ROW = 30
 """Height of a configuration in the drawing."""
@@ -49,24 +49,27 @@ def ranking(results: Sequence[Result]) -> str:
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
     """Draw what every configuration is ranked by, best on top, with its accuracy where there is one."""
     shown = [result for result in results if result.ranked_by is not None] or list(results)
-    unit = {"validation loss": "per answer token", "expected errors": "as a share of the validation rows"}
-    by = ranking(results)
-    x = axis(f"{by} {unit[by]}", [result.ranked_by or 0.0 for result in shown])
+    what, scale = {
+        "validation loss": ("validation loss per answer token", 1),
+        "expected errors": ("expected errors on the validation rows, %", 100),
+    }[ranking(results)]
+    x = axis(what, [scale * (result.ranked_by or 0.0) for result in shown])
     rows = len(results) + 1  # the title takes the first
     drawing = Drawing(x, Axis("", 0, rows), TOP + BOTTOM + _ROW * rows, left=RIGHT, y_axis=False)
     most = int((WIDTH - 2 * RIGHT) / CHARACTER)
     drawing.text(RIGHT, TOP + 8, shortened(title, most))
     for place, result in enumerate(results, start=1):
-        end = "diverged" if result.diverged else _accuracy(result)
-        text = ", ".join(part for part in (f"{result.name}  {label(result)}", end) if part)
+        text = ", ".join(part for part in (f"{result.name}  {label(result)}", _end(result)) if part)
         drawing.text(RIGHT, TOP + _ROW * place + 8, shortened(text, most))
         if result.ranked_by is not None:
-            drawing.dot((result.ranked_by, rows - place - 0.6), "fill a", 4)
+            drawing.dot((scale * result.ranked_by, rows - place - 0.6), "fill a", 4)
     write_text(path, drawing.file(title))
 
 
-def _accuracy(result: Result) -> str:
-    return "" if result.accuracy is None else f"accuracy {percent(result.accuracy)} ({interval(result.interval)})"
+def _end(result: Result) -> str:
+    if result.diverged:
+        return "diverged"
+    return "" if result.accuracy is None else f"accuracy {percent(result.accuracy)}"
 
 
 def _text(value: Any) -> str:

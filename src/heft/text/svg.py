@@ -42,7 +42,7 @@ class Axis:
     low: float
     high: float
     log: bool = False
-    words: Callable[[float], str] = in_digits
+    words: Callable[[float], str] | None = None
 
     def share(self, value: float) -> float:
         """Where a value lies, 0 at the low end and 1 at the high one."""
@@ -62,6 +62,17 @@ class Axis:
                 break
         return inside[:: math.ceil(len(inside) / _MOST_TICKS) or 1]
 
+    def ticks_in_words(self) -> list[tuple[float, str]]:
+        """Each tick with its text: by `words`, or in as many digits as tell them apart, three at least."""
+        values = self.ticks()
+        if self.words is not None:
+            return [(value, self.words(value)) for value in values]
+        for digits in range(3, 13):
+            texts = [in_digits(value, digits) for value in values]
+            if len(set(texts)) == len(texts):
+                break
+        return list(zip(values, texts, strict=True))
+
 
 def axis(
     label: str,
@@ -70,7 +81,7 @@ def axis(
     low: float | None = None,
     high: float | None = None,
     may_be_log: bool = False,
-    words: Callable[[float], str] = in_digits,
+    words: Callable[[float], str] | None = None,
 ) -> Axis:
     """An axis that holds the values, with a margin at each end that is not given.
 
@@ -135,14 +146,14 @@ class Drawing:
             _text(right, self.height - 6, self.x.label, "axis", "end"),
             _line("rule", self.left, bottom, right, bottom),
         ]
-        for value in self.y.ticks() if self._y_axis else ():
+        for value, text in self.y.ticks_in_words() if self._y_axis else ():
             y = self.at((self.x.low, value))[1]
             parts.append(_line("grid", self.left, y, right, y))
-            parts.append(_text(self.left - 6, y + 4, self.y.words(value), "tick", "end"))
-        for value in self.x.ticks():
+            parts.append(_text(self.left - 6, y + 4, text, "tick", "end"))
+        for value, text in self.x.ticks_in_words():
             x = self.at((value, self.y.low))[0]
             parts.append(_line("rule", x, bottom, x, bottom + 4))
-            parts.append(_text(x, bottom + 17, self.x.words(value), "tick", "middle"))
+            parts.append(_text(x, bottom + 17, text, "tick", "middle"))
         return Markup("").join(parts)
 
 

@@ -65,16 +65,16 @@ def in_time(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def in_digits(value: float) -> str:
-    """Three significant digits: `0.0123`, `12.3`, `1.23 × 10⁷`."""
+def in_digits(value: float, digits: int = 3) -> str:
+    """So many significant digits: `0.0123`, `12.3`, `1.23 × 10⁷`; whole numbers from 1,000 on."""
     if value == 0:
         return "0"
     if not 0.001 <= abs(value) < 100_000:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".translate(_MINUS)
     if abs(value) >= 1000:
         return f"{value:,.0f}".translate(_MINUS)
-    return f"{value:.3g}".translate(_MINUS)
+    return f"{value:.{digits}g}".translate(_MINUS)
 
 
 def _scaled(count: float | None, unit: str) -> str:
