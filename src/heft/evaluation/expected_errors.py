@@ -1,7 +1,8 @@
-"""The expected share of wrong answers: what trainings are best chosen by on few rows.
+"""The expected share of wrong answers: what trainings are chosen by on few rows.
 
-−ln p chooses trainings that are too short: it still punishes how sure a model is of its few wrong answers when more
-steps make more answers right. The share of wrong answers itself is coarse where rows are few.
+−ln p may choose trainings that are too short: it still punishes how sure a model is of its few wrong answers when more
+steps make more answers right. The share of wrong answers itself is coarse where rows are few. How many points of
+accuracy each costs is in docs/log.md (benchmarks/chosen_by.py).
 """
 
 from collections.abc import Sequence
