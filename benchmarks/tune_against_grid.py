@@ -23,14 +23,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from heft.data.rows import read_data
 from heft.models.load import load_base
-from heft.recipe.files import load_recipe
+from heft.recipe.files import load_recipe, resolved
 from heft.recipe.recipe import KINDS, Recipe
 from heft.recipe.tune import templates
 from heft.run.train import train
+from heft.runtime.reporter import Reporter
 from heft.settings.files import to_yaml
 from heft.tune.recipes import file_name
-from heft.tune.space import grids, settings_of
+from heft.tune.space import resolved_space, settings_of
 
 RESULTS = Path(__file__).parent / "tune_against_grid_results.json"
 
@@ -56,8 +58,10 @@ class Grid:
         self.holdout = next(iter(found["arms"][0]["best"]["stages"].values()))["holdout"]
         self.path, self.folder, self.epochs = options.out / "grid.jsonl", options.out / "runs", options.epochs
         parameters = load_base(self.recipe.model).model.num_parameters()
-        tune = settings_of(self.recipe)
-        self.lists = {method: {**grids(self.recipe, parameters)[method], **getattr(tune, method)} for method in KINDS}
+        data = read_data(resolved(self.recipe), Reporter(), [])
+        shortest = min(len(row.prompt) for row in [*data.train, *data.eval])
+        tune = settings_of(resolved_space(self.recipe, parameters, shortest))  # only positions that all prompts have
+        self.lists = {method: getattr(tune, method) for method in KINDS}
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.done = {line["name"]: line for line in map(json.loads, lines)}
         self.begun: dict[str, int] = {}
