@@ -3,27 +3,26 @@
     python benchmarks/chosen_by.py run --data DIR --tasks DIR --out OUT [--cells sst2-100 …] [--seeds 3]
     python benchmarks/chosen_by.py table
 
-In each cell (see two_stages.py) and with each seed, which draws other rows too, two sweeps: LoRA and ReFT of
-`l4+`, of three rates and three lengths. Every configuration answers 400 rows that none was trained on. Then 500 times
-50, 100 or 200 of these are drawn as validation rows: each figure chooses a configuration by them, and the other rows
-tell how accurate it is. `run` goes on where it was stopped, and adds to chosen_by_results.json how many points the
-chosen one is below the best one of its sweep, mean by mean; `table` has means over cells, seeds and methods, and the
-differences to −ln p, with t intervals over these.
+In each cell (see two_stages.py) and with each seed, which draws other rows too, two sweeps: LoRA and ReFT of `l4+`,
+of three rates and three lengths. Every configuration answers 400 rows that none was trained on. Then 500 times 50,
+100 or 200 of these are drawn as validation rows: each figure chooses a configuration by them, and the other rows tell
+how accurate it is. `run` goes on where it was stopped, and adds to chosen_by_results.json, by figure, how many points
+the chosen one is below the best one of its sweep, in the mean of the draws; `table` has means over cells, seeds and
+methods, and the differences to −ln p, with t intervals over these.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from second_stage import interval, parser_of
 from two_stages import recipe_of
 
 from heft.data.encode import EncodedExample
-from heft.evaluation.evaluator import compared
-from heft.evaluation.expected_errors import expected_error
+from heft.evaluation.expected_errors import probabilities
 from heft.recipe.recipe import Recipe
 from heft.sweep import run as sweep_run
 from heft.sweep.training import SideBySide
@@ -35,6 +34,8 @@ STAGES = {
     "reft": ({"method": "reft", "positions": "l4+", "rank": 4}, [6e-4, 2e-3, 6e-3]),
 }
 EPOCHS = {100: [1, 4, 12], 300: [1, 3, 8]}
+LEAST = 1e-300
+"""A probability of 0 counts as this one."""
 FIGURES = ("−ln p by token", "−ln p among choices", "Brier", "1 − p", "wrong answers")
 
 
@@ -105,19 +106,14 @@ def measured(training: SideBySide, normalize: str) -> dict:
 
 def figures_of(costs: dict, number: int, row: int, example: EncodedExample, normalize: str) -> tuple[float, ...]:
     """The figures of one row: of FIGURES, in their order; of choices as heft.evaluation.expected_errors has them."""
-    scores = [-costs[number, row, choice] for choice in example.choices]
-    found = compared(example, scores, normalize)
-    values = torch.tensor(found, dtype=torch.float64) * (sum(scores) / sum(found))
-    p = values.softmax(0)
+    p = np.array(probabilities(example, [-costs[number, row, choice] for choice in example.choices], normalize))
     gold = example.example.gold
-    right = torch.zeros_like(p)
-    right[gold] = 1
     return (
-        float(costs[number, row, example.answer]) / len(example.answer),
-        -float(values.log_softmax(0)[gold]),
-        float((p - right).square().sum()),
-        expected_error(example, scores, normalize),
-        float(int(values.argmax()) != gold),
+        costs[number, row, example.answer] / len(example.answer),
+        -math.log(max(p[gold], LEAST)),
+        ((p - np.eye(len(p))[gold]) ** 2).sum(),
+        1 - p[gold],
+        float(p.argmax() != gold),
     )
 
 

@@ -8,9 +8,10 @@ DIR is a finished search of any budget (its recipe and lists are taken, and what
 would run without a search: all combinations of the lists for LoRA and for ReFT; behind the best LoRA all ReFT stages
 and all second LoRA stages; both at once with all pairs of rates and the other settings of the best LoRA and the best
 ReFT. Each is a plain run of so many epochs, with the search's validation rows held out, and the best has the lowest
-validation loss. Only the seconds of its stages count, training and validation; loading, checks and evaluation do not.
-A grid goes on where it was stopped. `study` trains what either of them found on all rows with several seeds and
-compares them on the evaluation split (`heft compare`).
+validation loss, −ln p (a search chooses by expected errors where there are choices). Only the seconds of its stages
+count, training and validation; loading, checks and evaluation do not. A grid goes on where it was stopped. `study`
+trains what either of them found on all rows with several seeds and compares them on the evaluation split (`heft
+compare`).
 """
 
 import argparse
@@ -188,7 +189,7 @@ def table(options: argparse.Namespace) -> None:
     of_all = known.get(name, {"searches": {}})
     of_all |= {"grid": runs, "searches": of_all["searches"] | {found["budget"]: arms | studied(options.out)}}
     RESULTS.write_text(json.dumps(known | {name: of_all}, indent=1) + "\n")
-    print("| arm | runs of the grid | seconds | lowest loss | lowest loss of the search | seconds |")
+    print("| arm | runs of the grid | seconds | lowest −ln p | what the search chose by (docs/tune.md) | seconds |")
     print("|---|---|---|---|---|---|")
     for arm in found["arms"]:
         own = [line for line in lines if line["arm"] == arm["arm"]]
