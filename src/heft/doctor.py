@@ -72,7 +72,7 @@ def check_versions(facts: Facts) -> Iterator[Line]:
     """heft, Python, then a line per package."""
     python, packages = requirements()
     if python is None:
-        advice = "pip install -e . in heft's folder, or pip install heft"
+        advice = "pip install -e . in heft's folder"
         yield Line(FAULT, f"heft {__version__} is not installed, so what it requires is not known", advice)
         return
     yield Line(OK, f"heft {__version__}")
