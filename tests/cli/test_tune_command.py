@@ -28,8 +28,8 @@ def test_the_table_has_the_arms_and_the_last_line_the_places(tuned):
     assert done.stderr == ""
     found = json.loads((directory / "tune.json").read_text())
     (row,) = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("reft (taken)")]
-    assert row[2] == f"{found['arms'][0]['loss']:.4f}"
-    assert "reft has the lowest validation loss" in done.stdout
+    assert row[2:4] == [f"{100 * found['arms'][0]['loss']:.1f}", "%"]
+    assert "reft has the fewest expected errors" in done.stdout
     assert "results on 8 evaluation examples" in done.stdout
     last = f"search: {directory}   best: {directory / 'best.yaml'}   run: {directory / 'run'}"
     assert done.stdout.splitlines()[-1] == last

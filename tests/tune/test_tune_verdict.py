@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from heft.tune.chosen_by import LOSS
 from heft.tune.repeats import mean_of
 from heft.tune.trial import Outcome
 from heft.tune.verdict import loss_difference, results_of, verdict_in_words, winner_of
@@ -39,7 +40,7 @@ def test_the_cheaper_of_two_that_tie_wins_and_that_is_said(arms):
     assert [each.arm for each in found] == ["best", "alike", "worse"]
     assert [each.ties for each in found] == [True, True, False]
     assert winner_of(found).arm == "alike"
-    words = verdict_in_words(found, "seconds")
+    words = verdict_in_words(found, "seconds", LOSS)
     assert "best and alike tie" in words
     assert "The cheapest of them in seconds of training, alike, is taken." in words
 
@@ -48,7 +49,7 @@ def test_without_a_tie_the_best_wins_whatever_it_costs(arms):
     del arms["alike"]
     found = results(arms, best=10.0, worse=1.0)
     assert winner_of(found).arm == "best"
-    assert "no other arm ties" in verdict_in_words(found, "flops")
+    assert "no other arm ties" in verdict_in_words(found, "flops", LOSS)
 
 
 def test_a_difference_is_that_of_the_losses_and_its_interval_is_a_paired_one(arms):
@@ -113,7 +114,7 @@ def test_a_loss_that_still_fell_with_length_is_said(arms, more, steps, still_fal
     other = outcome("o", np.asarray(best.row_losses) + more + np.random.default_rng(2).normal(0, 0.05, ROWS), steps)
     (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [other, best]})
     assert found.still_falls == still_falls
-    assert ("The loss of lora still fell with length" in verdict_in_words([found], "seconds")) == still_falls
+    assert ("With more steps lora still became better" in verdict_in_words([found], "seconds", LOSS)) == still_falls
 
 
 def test_a_trial_of_another_recipe_says_nothing_of_length(arms):

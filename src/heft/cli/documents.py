@@ -200,7 +200,7 @@ class TuneArm(_Document):
     arm: str
     """Its name."""
     loss: float
-    """Validation loss: with choices the expected share of wrong answers, else of an answer token (tune.md)."""
+    """What the search's trials are chosen by (`chosen_by`), on the validation rows."""
     accuracy: float | None
     """Accuracy on the validation rows; null where answers are generated or there are more than eight choices."""
     difference: float
@@ -233,6 +233,9 @@ class TuneDocument(_Done):
     """The directory of the search."""
     best: str
     """The recipe that is taken, as a file."""
+    chosen_by: Literal["expected errors", "validation loss"]
+    """What trials are chosen by, which is `loss` in `arms`: the expected share of wrong answers, 0 to 1, where rows
+    have choices; else of an answer token."""
     winner: str
     """The arm that it is of."""
     verdict: str

@@ -88,6 +88,7 @@ def tune(
         TuneDocument,
         search=str(found.directory),
         best=str(found.directory / "best.yaml"),
+        chosen_by=found.findings.chosen_by.name,
         winner=found.findings.winner.arm,
         verdict=found.findings.words,
         arms=arm_rows(found.findings),
@@ -99,11 +100,11 @@ def tune(
 def _table(found: "Tuned") -> "Table":
     """The arms, best first."""
     from heft.cli.show import table
-    from heft.tune.report import COLUMNS, SHOWN, table_rows
+    from heft.tune.report import SHOWN, table_rows
 
     findings = found.findings
     columns = [0, 1, 2, 3, SHOWN[findings.unit]]  # table.md has the others
     rows = [[row[column] for column in columns] for row in table_rows(findings)]
-    titles = ["arm", *COLUMNS]
+    titles = ["arm", *findings.columns]
     title = f"{findings.budget}: {findings.compared_rows:,} validation rows; cost of training each alone"
     return table(title, ["arm"], [titles[column] for column in columns[1:]], rows)

@@ -89,7 +89,7 @@ class Search:
     def _loras_rounds(self) -> Rounds:
         """Those in which arms with two stages look for their first one too, whether `lora` is an arm or not."""
         some = next(iter(self.accounts.values()))
-        account = self.accounts.get("lora") or Account("lora", some.amount, some.unit, some.ledger)
+        account = self.accounts.get("lora") or Account("lora", some.amount, some.unit, some.ledger, some.chosen_by)
         kept = COARSE_ROUNDS if any("+" in arm for arm in self.accounts) else 0
         return self._rounds(account, None, COARSE, self.planner.candidates("lora"), kept)
 

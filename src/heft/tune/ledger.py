@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from heft.errors import HeftError
 from heft.storage.atomic import append_line, readable_os_errors
 from heft.storage.reading import is_file, parse_json, read_lines
+from heft.tune.chosen_by import ChosenBy
 from heft.tune.trial import Outcome
 
 _OUTCOME = TypeAdapter(Outcome)
@@ -94,6 +95,7 @@ class Account:
     Attributes:
         arm: its name.
         amount: of "seconds" or "flops" (`unit`).
+        chosen_by: what its trials are chosen by.
         used: everything it paid for, in order.
     """
 
@@ -101,6 +103,7 @@ class Account:
     amount: float
     unit: str
     ledger: Ledger
+    chosen_by: ChosenBy
     used: dict[str, Outcome] = field(default_factory=dict)
 
     def pay(self, outcomes: Sequence[Outcome]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from heft.text.units import percent, several
 from heft.tune.budget import in_unit
+from heft.tune.chosen_by import ChosenBy
 from heft.tune.halving import best_of
 from heft.tune.ledger import Account
 from heft.tune.prices import LEAST_STEPS
@@ -12,10 +13,10 @@ from heft.tune.switch import Offer
 from heft.tune.trial import Outcome
 
 
-def trial_in_words(outcome: Outcome) -> str:
-    """A trial's figures and values, such as `loss 0.4312, accuracy 81.0 % (learning_rate 0.001, rank 8)`."""
+def trial_in_words(outcome: Outcome, by: ChosenBy) -> str:
+    """A trial's figures and values, such as `expected errors 21.3 %, accuracy 81.0 % (learning_rate 0.001, rank 8)`."""
     accuracy = "" if outcome.accuracy is None else f", accuracy {percent(outcome.accuracy)}"
-    return f"loss {outcome.loss:.4f}{accuracy} ({values_in_words(outcome.values)})"
+    return f"{by.name} {by.figure(outcome.loss)}{accuracy} ({values_in_words(outcome.values)})"
 
 
 def values_in_words(values: dict[str, Any]) -> str:
@@ -28,7 +29,7 @@ def round_in_words(account: Account, rung: int, outcomes: Sequence[Outcome], par
     spent."""
     best, steps = best_of(outcomes), sorted({outcome.steps for outcome in outcomes})
     long = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    found = "all diverged" if best is None else f"best {trial_in_words(best)}"
+    found = "all diverged" if best is None else f"best: {trial_in_words(best, account.chosen_by)}"
     name = ", ".join([account.arm, f"round {rung + 1}", *([part] if part else [])])
     return (
         f"{name}: {several(len(outcomes), 'trial')} of {long} steps; {found};"
@@ -37,10 +38,10 @@ def round_in_words(account: Account, rung: int, outcomes: Sequence[Outcome], par
 
 
 def repeats_in_words(account: Account, repeated: Sequence[Outcome]) -> str:
-    """The best trials of an arm again: all losses of each, and whose mean is the lowest."""
-    losses = "; ".join(", ".join(f"{loss:.4f}" for loss in each.seed_losses) or "diverged" for each in repeated)
-    best = best_of(repeated)
-    found = "" if best is None else f"; lowest mean {trial_in_words(best)}"
+    """The best trials of an arm again: the figures of each, and whose mean is the lowest."""
+    by, best = account.chosen_by, best_of(repeated)
+    losses = "; ".join(", ".join(map(by.figure, each.seed_losses)) or "diverged" for each in repeated)
+    found = "" if best is None else f"; lowest mean: {trial_in_words(best, by)}"
     spent = percent(account.spent / account.amount)
     return f"{account.arm}, its best {len(repeated)} again, on other rows: {losses}{found}; {spent} of its budget spent"
 
@@ -54,16 +55,18 @@ def too_little_in_words(account: Account, what: str) -> str:
 def offer_in_words(account: Account, offer: Offer) -> str:
     """What both stages offer at a fork."""
     unit, scale = {"seconds": ("second", 1.0), "flops": ("10¹² FLOP", 1e12)}[account.unit]
+    by = account.chosen_by
 
     def worth(value: float | None) -> str:
-        return "nothing" if value is None else f"{scale * value:.4g}"
+        return "nothing" if value is None else by.fall(scale * value)
 
     return (
-        f"{account.arm}, fork at step {offer.step:,}: loss {offer.loss:.4f}; a {unit} buys {worth(offer.fine_buys)} in"
-        f" the second stage, {worth(offer.coarse_buys)} in the first"
+        f"{account.arm}, fork at step {offer.step:,}: {by.name} {by.figure(offer.loss)}; a {unit} buys"
+        f" {worth(offer.fine_buys)} in the second stage, {worth(offer.coarse_buys)} in the first"
     )
 
 
 def switch_in_words(account: Account, offer: Offer) -> str:
     """Where second stages are searched."""
-    return f"{account.arm}: the switch is at step {offer.step:,}, where the loss is {offer.reached:.4f} at its lowest"
+    by = account.chosen_by
+    return f"{account.arm}: the switch is at step {offer.step:,}: {by.name} {by.figure(offer.reached)}, the lowest"

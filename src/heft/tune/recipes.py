@@ -9,6 +9,7 @@ from heft.recipe.recipe import KINDS, JointStage, Recipe, Stage
 from heft.settings.files import to_yaml
 from heft.storage.atomic import write_text
 from heft.text.units import percent
+from heft.tune.chosen_by import ChosenBy
 from heft.tune.trial import Outcome, recipe_of_stages
 from heft.tune.verdict import ArmResult
 
@@ -39,23 +40,27 @@ def _on_all_rows(stage: Stage) -> dict[str, Any]:
     return {"holdout": 0.0, "evaluate_every": None, "steps": round(stage.steps / (1 - stage.holdout))}
 
 
-def write_recipes(folder: Path, recipe: Recipe, results: Sequence[ArmResult], winner: ArmResult, budget: str) -> None:
+def write_recipes(
+    folder: Path, recipe: Recipe, results: Sequence[ArmResult], winner: ArmResult, budget: str, by: ChosenBy
+) -> None:
     """Write arms/<arm>.yaml, best.yaml and study.yaml."""
     (folder / "arms").mkdir(exist_ok=True)
     for result in results:
         own = with_rows_as_files(arm_recipe(recipe, result.arm, result.best), "../rows")
-        write_text(folder / "arms" / f"{file_name(result.arm)}.yaml", header(recipe, result, budget) + dump_recipe(own))
+        write_text(
+            folder / "arms" / f"{file_name(result.arm)}.yaml", header(recipe, result, budget, by) + dump_recipe(own)
+        )
     best = with_rows_as_files(arm_recipe(recipe, winner.arm, winner.best))
-    write_text(folder / "best.yaml", header(recipe, winner, budget) + dump_recipe(best))
+    write_text(folder / "best.yaml", header(recipe, winner, budget, by) + dump_recipe(best))
     write_text(folder / "study.yaml", _study(recipe, results))
 
 
-def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
+def header(recipe: Recipe, result: ArmResult, budget: str, by: ChosenBy) -> str:
     """How the recipe was found, as comments of YAML."""
     best = result.best
     share = next(iter(best.stages.values()))["holdout"]
     accuracy = "" if best.accuracy is None else f", accuracy {percent(best.accuracy)}"
-    trainings = f" (mean of {', '.join(f'{each:.4f}' for each in best.seed_losses)})" if best.seed_losses else ""
+    trainings = f" (mean of {', '.join(map(by.figure, best.seed_losses))})" if best.seed_losses else ""
     sets = " ".join(
         f"--set stages.{name}.{key}={value!r}"
         for name, stage in best.stages.items()
@@ -63,8 +68,8 @@ def header(recipe: Recipe, result: ArmResult, budget: str) -> str:
     )
     return (
         f"# The best of arm {result.arm} in heft tune of {recipe.name} with a budget of {budget}.\n"
-        f"# On {len(best.row_losses):,} validation rows: loss {best.loss:.4f}{trainings}{accuracy}.\n"
-        "# It was chosen by that loss, so an evaluation must use other rows. Here all training rows are trained on,\n"
+        f"# On {len(best.row_losses):,} validation rows: {by.name} {by.figure(best.loss)}{trainings}{accuracy}.\n"
+        "# It was chosen by these rows, so an evaluation must use other rows. Here all training rows are trained on,\n"
         "# each as often; to repeat the search's training:\n"
         f"# heft train THIS {sets}\n"
     )

@@ -9,13 +9,13 @@ from heft.storage.atomic import to_json, write_text
 from heft.text.svg import CHARACTER, RIGHT, TOP, WIDTH, Drawing, axis, shortened
 from heft.text.units import in_flops, in_time, percent, several
 from heft.tune.budget import in_unit
+from heft.tune.chosen_by import ChosenBy
 from heft.tune.ledger import Account
 from heft.tune.recipes import file_name
 from heft.tune.switch import Offer
 from heft.tune.trial import Outcome
 from heft.tune.verdict import ArmResult, verdict_in_words, winner_of
 
-COLUMNS = ("loss", "accuracy", "from the best (95 %)", "seconds", "FLOPs", "trials", "spent")
 SHOWN = {"seconds": 4, "flops": 5}
 """Of a row of the table, which figure of cost the console shows beside the first four."""
 
@@ -28,6 +28,7 @@ class Findings:
         name: the recipe's.
         budget: as it was given.
         unit: "seconds" or "flops".
+        chosen_by: what trials are chosen by.
         results: the arms that have a trial, lowest loss first.
         accounts: all arms'.
         offers: at the forks of arms with two stages.
@@ -40,6 +41,7 @@ class Findings:
     name: str
     budget: str
     unit: str
+    chosen_by: ChosenBy
     results: list[ArmResult]
     accounts: Mapping[str, Account]
     offers: Mapping[str, list[Offer]]
@@ -56,7 +58,12 @@ class Findings:
     @property
     def words(self) -> str:
         """Who wins and why."""
-        return verdict_in_words(self.results, self.unit)
+        return verdict_in_words(self.results, self.unit, self.chosen_by)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Titles of the table beside the arms' names and settings."""
+        return (self.chosen_by.name, "accuracy", "from the best (95 %)", "seconds", "FLOPs", "trials", "spent")
 
 
 def trials_of(account: Account) -> list[Outcome]:
@@ -65,13 +72,13 @@ def trials_of(account: Account) -> list[Outcome]:
 
 
 def table_rows(findings: Findings) -> list[tuple[str, ...]]:
-    """The table, best arm first: its name and `COLUMNS`, then the settings of its best trial."""
+    """The table, best arm first: its name and `Findings.columns`, then the settings of its best trial."""
     return [
         (
             f"{result.arm}{' (taken)' if result is findings.winner else ' (tie)' if result.ties else ''}",
-            f"{result.loss:.4f}",
+            findings.chosen_by.figure(result.loss),
             percent(result.accuracy),
-            _difference(result),
+            "–" if result.difference == 0 else findings.chosen_by.difference(result.difference, result.interval),
             _training(result, findings.unit),
             in_flops(result.best.whole_flops),
             str(len(trials_of(findings.accounts[result.arm]))),
@@ -80,14 +87,6 @@ def table_rows(findings: Findings) -> list[tuple[str, ...]]:
         )
         for result in findings.results
     ]
-
-
-def _difference(result: ArmResult) -> str:
-    if result.difference == 0:
-        return "–"
-    low, high = result.interval or (float("nan"), float("nan"))
-    bounds = "" if result.interval is None else f" ({low:+.3f} to {high:+.3f})"
-    return f"{result.difference:+.3f}{bounds}".replace("-", "−")
 
 
 def _training(result: ArmResult, unit: str) -> str:
@@ -124,6 +123,7 @@ def as_dict(findings: Findings) -> dict[str, Any]:
         "name": findings.name,
         "budget": findings.budget,
         "unit": findings.unit,
+        "chosen_by": findings.chosen_by.name,
         "finished": findings.finished,
         "calibration": findings.calibration,
         "validation_rows": findings.validation_rows,
@@ -178,34 +178,42 @@ def _markdown(findings: Findings) -> str:
         "",
         f"{findings.words}{state}",
         "",
-        f"| arm | {' | '.join(COLUMNS)} | settings |",
-        f"|{'---|' * (len(COLUMNS) + 2)}",
+        f"| arm | {' | '.join(findings.columns)} | settings |",
+        f"|{'---|' * (len(findings.columns) + 2)}",
         *(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in table_rows(findings)),
         "",
-        "Loss is of validation rows: with choices the expected share of wrong answers (1 − p of the right one), else of"
-        " an answer token. Seconds and FLOPs are of training the best recipe alone (~"
+        f"{_meaning(findings.chosen_by)} Seconds and FLOPs are of training the best recipe alone (~"
         " where seconds are estimated); `spent` is what the arm used of the budget, pieces that several arms share"
         " counted in each.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _meaning(by: ChosenBy) -> str:
+    if by.is_share:
+        return "Expected errors: the mean of 1 − p of the right choice on the validation rows; differences in points."
+    return "Validation loss: the mean of −ln p of an answer token."
+
+
 def plot(path: Path, findings: Findings) -> None:
-    """Draw the lowest validation loss so far against what was spent, a line an arm."""
+    """Draw the lowest of what trials are chosen by so far against what was spent, a line an arm."""
     curves = {arm: curve for arm, account in findings.accounts.items() if (curve := best_so_far(account))}
     points = [point for curve in curves.values() for point in curve]
     what = {"seconds": "time spent", "flops": "FLOPs spent"}[findings.unit]
     x = axis(what, [0.0, *(spent for spent, _ in points)], low=0.0, words=lambda spent: in_unit(spent, findings.unit))
-    drawing = Drawing(x, axis("validation loss", [loss for _, loss in points], may_be_log=True))
+    by = findings.chosen_by
+    name, scale = (f"{by.name}, %", 100.0) if by.is_share else (by.name, 1.0)
+    drawing = Drawing(x, axis(name, [scale * loss for _, loss in points], may_be_log=True))
     for number, (arm, curve) in enumerate(curves.items()):
         kind = "abcde"[number % 5]
+        curve = [(spent, scale * loss) for spent, loss in curve]
         steps = [p for a, b in zip(curve, curve[1:], strict=False) for p in (a, (b[0], a[1]))] + [curve[-1]]
         drawing.line(steps, f"line {kind}")
         for point in curve:
             drawing.dot(point, f"fill {kind}", 2.2)
         place = WIDTH - RIGHT - 12 * CHARACTER, TOP + 10 + 13 * number
         drawing.text(*place, shortened(f"— {arm}", 14), f"label {kind}")
-    write_text(path, drawing.file(f"{findings.name}: lowest validation loss against {what}, by arm"))
+    write_text(path, drawing.file(f"{findings.name}: {by.lowest} against {what}, by arm"))
 
 
 def best_so_far(account: Account) -> list[tuple[float, float]]:

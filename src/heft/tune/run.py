@@ -41,6 +41,7 @@ from heft.storage.locks import locked
 from heft.tune.arms import STAGE_NAMES, Search
 from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
+from heft.tune.chosen_by import chosen_by
 from heft.tune.ledger import Account, Ledger
 from heft.tune.measure import weight_of
 from heft.tune.member import Member, bringing_for
@@ -205,7 +206,7 @@ def _searched(search: Search, budget: Budget) -> Tuned:
         interrupted = True
     findings = _findings(search, budget, finished=not interrupted)
     write_report(path, findings)
-    write_recipes(path, planner.recipe, findings.results, findings.winner, budget.text)
+    write_recipes(path, planner.recipe, findings.results, findings.winner, budget.text, findings.chosen_by)
     if not interrupted:
         shutil.rmtree(bench.weights.folder, ignore_errors=True)
     best = arm_recipe(planner.recipe, findings.winner.arm, findings.winner.best)
@@ -239,7 +240,7 @@ def _search(
     weights = WeightFiles(directory.path / "weights")
     bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass, weights, prefixes)
     prices = Prices(unit, counter, ledger, settings.most_epochs)
-    accounts = {arm: Account(arm, 0.0, unit, ledger) for arm in settings.arms}
+    accounts = {arm: Account(arm, 0.0, unit, ledger, chosen_by(rows)) for arm in settings.arms}
     planner = Planner(recipe, settings, bench, ledger, prices, OnTheBench(bench))
     search = Search(planner, accounts)
     if unit == "seconds":
@@ -317,6 +318,7 @@ def _findings(search: Search, budget: Budget, finished: bool) -> Findings:
         name=planner.recipe.name,
         budget=budget.text,
         unit=planner.prices.unit,
+        chosen_by=chosen_by(bench.rows),
         results=results_of(bests, costs, list(map(weight_of, rows)), groups, trials),
         accounts=search.accounts,
         offers=search.offers,

@@ -7,6 +7,7 @@ import numpy as np
 
 from heft.compare.statistics import estimates
 from heft.text.listing import listed
+from heft.tune.chosen_by import ChosenBy
 from heft.tune.repeats import is_other_length
 from heft.tune.trial import Outcome
 
@@ -116,17 +117,17 @@ def loss_difference(
     return scale * found.difference, interval
 
 
-def verdict_in_words(results: Sequence[ArmResult], unit: str) -> str:
+def verdict_in_words(results: Sequence[ArmResult], unit: str, by: ChosenBy) -> str:
     """Who wins and why, in one or two sentences."""
     winner, best = winner_of(results), results[0]
     ties = [each.arm for each in results if each.ties and each.arm != best.arm]
     falling = [each.arm for each in results if each.still_falls]
     what = {"seconds": "in seconds of training", "flops": "in FLOPs of training"}[unit]
-    parts = [f"{best.arm} has the lowest validation loss, and no other arm ties with it."]
+    parts = [f"{best.arm} has {by.lowest}, and no other arm ties with it."]
     if ties:
-        tied = f"{listed([best.arm, *ties])} tie: the intervals of their differences in validation loss include 0."
+        tied = f"{listed([best.arm, *ties])} tie: the intervals of their differences in {by.name} include 0."
         parts = [tied, f"The cheapest of them {what}, {winner.arm}, is taken."]
     if falling:
-        more = "more steps (a larger budget, or tune.most_epochs) may find a lower one"
-        parts.append(f"The loss of {listed(falling)} still fell with length: {more}.")
+        more = f"more of them (a larger budget, or tune.most_epochs) may find {by.lower}"
+        parts.append(f"With more steps {listed(falling)} still became better: {more}.")
     return " ".join(parts)
