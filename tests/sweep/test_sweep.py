@@ -169,6 +169,13 @@ def test_bad_input_is_one_message_and_leaves_nothing(run, tmp_path, fine, sweep,
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize("grid", ["{positions: [l2, f1]}", "{positions: [f1, l2], rank: [1, 2]}"])
+def test_a_configuration_that_changes_no_answer_is_refused(run, grid):
+    """Edits of a prompt's first token behind the last layer, which nothing reads."""
+    with pytest.raises(HeftError, match="configuration c0[01] trains nothing that the answers depend on"):
+        run("{method: reft, rank: 2, layers: [3], steps: 2}", f"{{grid: {grid}, holdout: 0.2}}")
+
+
 def test_every_configuration_is_a_recipe_of_its_own(recipe_file):
     recipe = load_recipe(recipe_file("{fine: {method: reft}}", "sweep: {grid: {rank: [2, 4]}}"))
     assert [recipe_of(recipe, c).stages["fine"].rank for c in configurations(recipe)] == [2, 4]

@@ -104,6 +104,15 @@ def test_a_stage_whose_weights_reach_no_answer_is_refused():
         require_an_effect(model, "fine", ROWS, 0)
 
 
+def test_edits_of_tokens_that_nothing_after_them_reads_are_refused():
+    """The last layer's output at a prompt's first token: its gradient is 0, not absent."""
+    model = tiny.tiny_model()
+    last = model.config.num_hidden_layers - 1
+    attach(model, "fine", ReftStage(**REFT | {"layers": [last]}, positions="f1"))
+    with pytest.raises(HeftError, match="stage fine trains nothing that the answers depend on"):
+        require_an_effect(model, "fine", ROWS, 0)
+
+
 def test_a_weight_update_is_tried_too():
     model = tiny.tiny_model()
     attach(model, "coarse", LoraStage(method="lora", rank=2, steps=1))

@@ -29,9 +29,9 @@ def bench(tmp_path):
     return Bench(recipe, base, rows, HOLDOUT, Counter(recipe, rows, 4096), Kept(), Reporter(), 4096, files)
 
 
-def lora(positions: str, rate: float = 1e-2, batch_size: int = 6) -> LoraStage:
-    stage = LoraStage(method="lora", positions=positions, rank=2, learning_rate=rate, batch_size=batch_size)
-    return sized(stage, 8, HOLDOUT)
+def lora(positions: str, rate: float = 1e-2, batch_size: int = 6, **settings) -> LoraStage:
+    own = {"positions": positions, "rank": 2, "learning_rate": rate, "batch_size": batch_size, **settings}
+    return sized(LoraStage(method="lora", **own), 8, HOLDOUT)
 
 
 def trials(bench, *stages, keeps=True):
@@ -45,7 +45,16 @@ def test_side_by_side_are_trained_those_of_last_positions_whose_batches_are_equa
     assert bench.groups([many, few, few]) == [[1, 2], [0]]
 
 
-@pytest.mark.parametrize("stages", [[lora("all")], [lora("l4+"), lora("l2+", 3e-2)]], ids=["alone", "side by side"])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [lora("all")],
+        [lora("all", init="pissa")],  # trained at rank 2 on other base weights, kept at rank 4 on the base's own
+        [lora("all", init="olora", rslora=True, rank_pattern={"q_proj": 1}, alpha_pattern={"v_proj": 4})],
+        [lora("l4+"), lora("l2+", 3e-2)],
+    ],
+    ids=["alone", "pissa", "olora", "side by side"],
+)
 def test_behind_kept_weights_is_the_trial_that_they_are_of(bench, stages):
     for stage, trial in zip(stages, trials(bench, *stages), strict=True):
         before = Before(COARSE, stage, 1.0, 1.0, lambda stage=stage: bench.weights_of(COARSE, stage))
@@ -53,6 +62,12 @@ def test_behind_kept_weights_is_the_trial_that_they_are_of(bench, stages):
         (found,) = bench.train_on_top(before, FINE, [still], [{}])
         assert found.row_losses == pytest.approx(trial.row_losses, rel=1e-4)
         assert found.row_losses != pytest.approx(bench.measure({FINE: still}).row_losses, rel=1e-2)  # of the base alone
+
+
+def test_trials_under_autocast_are_trained_and_measured_alone(bench):
+    """Side by side they are measured as they train; alone in the model's own dtype, as others that are compared."""
+    few = [lora("l4+", bf16=True), lora("l2+", bf16=True)]
+    assert bench.groups(few) == [[0], [1]]
 
 
 def test_weights_that_are_gone_are_trained_again_to_the_same(bench):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 from collections import defaultdict
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
+from heft.storage.locks import locked
 from heft.study.files import load_study
 from heft.sweep.learner import Learner
 from heft.training.loop import TrainingLoop
@@ -300,6 +302,61 @@ def test_a_trial_that_diverges_loses_and_the_rest_goes_on(tmp_path):
         assert any(not trial.diverged for trial in trials)
         assert all(trial.trained_seconds + trial.trying_seconds <= trial.seconds for trial in trials)
     assert all(result.best.values["learning_rate"] == 1e-2 for result in found.results)
+
+
+def test_an_edit_whose_rotation_is_lost_is_a_trial_that_diverged(tmp_path):
+    """Its weights cannot be folded, where `orthogonal_to` asks for it at a stage's end."""
+    lists = "lora: {rank: [2], learning_rate: [1e-2]}, reft: {rank: [2], learning_rate: [1e-2, 1e30], positions: [all]}"
+    rest = f"tune: {{arms: [lora+reft], holdout: 0.3, rungs: 2, keep: 2, {lists}}}"
+    plain = "batch_size: 4, optimizer: sgd, max_grad_norm: 0"
+    stages = (
+        f"{{coarse: {{method: lora, rank: 2, targets: [o_proj], batch_size: 4}},"
+        f" fine: {{method: reft, orthogonal_to: coarse, {plain}}}}}"
+    )
+    recipe = load_recipe(write_recipe(tmp_path, stages, rest, task=TASK), output=tmp_path / "search")
+    (account,) = quick_tune(recipe, "16e9flop").findings.accounts.values()
+    assert {trial.values["learning_rate"] for trial in trials_of(account) if trial.diverged} == {1e30}
+    assert any(not trial.diverged for trial in trials_of(account))
+
+
+@pytest.mark.parametrize(
+    ("rows", "holdout", "words"),
+    [
+        (1, "", "tune.holdout 1 of 1 row leaves none"),
+        (20, "holdout: 0.99, ", "tune.holdout 0.99 of 20 rows leaves none"),
+    ],
+)
+def test_validation_rows_alone_are_refused_before_anything_is_written(tmp_path, rows, holdout, words):
+    task = TASK.replace("train_size: 40", f"train_size: {rows}")
+    path = write_recipe(tmp_path, STAGES, f"tune: {{{holdout}arms: [reft]}}", task=task)
+    with pytest.raises(HeftError, match=words):
+        quick_tune(load_recipe(path, output=tmp_path / "search"), "4e9flop")
+    assert not (tmp_path / "search").exists()
+
+
+def test_the_run_of_the_best_finds_the_searchs_model_gone_and_its_directory_locked(tmp_path, monkeypatch):
+    models, found = [], {}
+
+    def loaded(settings):
+        base = load_base(settings)
+        models.append(weakref.ref(base.model))
+        return base
+
+    def trained(recipe, reporter, resume):
+        found["models"] = [model() for model in models]
+        with (
+            pytest.raises(HeftError, match="another process is working on the search"),
+            locked(tmp_path / "search", "search"),
+        ):
+            pass
+        return "the run"
+
+    monkeypatch.setattr("heft.tune.run.load_base", loaded)
+    monkeypatch.setattr("heft.tune.run.train", trained)
+    search = searched(tmp_path, "reft", budget=4e9, runs_best=True)
+    assert (search.found.run, found["models"]) == ("the run", [None])
+    with locked(tmp_path / "search", "search"):
+        pass
 
 
 def test_batches_of_several_sizes_are_tried_at_equal_cost(tmp_path):

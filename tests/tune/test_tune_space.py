@@ -54,6 +54,21 @@ def test_the_first_few_of_a_spread_have_every_value_equally_often():
     assert spread(grid, seed=1) != found
 
 
+def test_of_very_many_combinations_some_of_every_value_are_drawn():
+    """Two hundred thousand million combinations, whose first values turn slowest."""
+    grid = {
+        name: list(range(size)) for name, size in zip("abcdefghijkl", (3, 2, 9, 8, 7, 9, 8, 9, 9, 9, 9, 9), strict=True)
+    }
+    found = spread(grid, seed=0)
+    assert found[0] == dict.fromkeys(grid, 0)
+    assert 1000 < len(found) == len(set(map(repr, found)))
+    for key, values in grid.items():
+        counts = Counter(each[key] for each in found[:18])
+        assert set(counts) == set(values)
+        assert max(counts.values()) <= 2 * -(-18 // len(values))
+    assert spread(grid, seed=0) == found
+
+
 def test_stages_are_templates_and_their_own_values_come_first(recipe_file):
     stages = "{coarse: {method: lora, rank: 4, targets: [q_proj], batch_size: 8, epochs: 3, learning_rate: 2e-3}}"
     mine = recipe(recipe_file, stages)

@@ -122,10 +122,15 @@ def left_out_in_words(model: PreTrainedModel, stage_name: str, stage: Stage) -> 
 
 def finish(model: PreTrainedModel, attached: Attached) -> None:
     """Freeze what a stage trained, as adapters that load on the untouched base."""
-    for name, start in attached.starts.items():
-        start.undo(model, name)
+    abandon(model, attached)
     for name in attached.names:
         fold(model, name)
+
+
+def abandon(model: PreTrainedModel, attached: Attached) -> None:
+    """Freeze what a stage that did not end has left, whose weights need not be sound; the base is as it was."""
+    for name, start in attached.starts.items():
+        start.undo(model, name)
     activate(model, list(model.peft_config))
     model.eval()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import sqrt
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, TaskType, inject_adapter_in_model
@@ -229,7 +230,7 @@ class ReversibleInit:
         for name, weight in self._weights.items():
             model.get_submodule(name).get_base_layer().weight.copy_(weight)
         delete_adapter(model, adapter, prefix="lora_", layer_cls=LoraLayer)
-        inject_quietly(model, adapter, _doubled(config))
+        inject_quietly(model, adapter, _doubled_config(config))
         for name, layer in _layers_with(model, adapter).items():
             (down, up), (down_0, up_0) = trained[name], self._factors[name]
             layer.lora_A[adapter].weight.copy_(torch.cat([down, down_0]))
@@ -237,23 +238,34 @@ class ReversibleInit:
 
 
 def plain_settings(settings: LoraSettings, finished: bool) -> LoraSettings:
-    """The settings whose start needs no base weights, with the ranks that the adapter has; doubled once `undo` ran."""
+    """The settings whose start needs no base weights, of an adapter with the same ranks and scale; with ranks doubled
+    once `undo` ran."""
     update: dict = {"init": "default"}
     if finished and ReversibleInit.needed(settings):
-        update |= dict(zip(("rank", "rank_pattern"), _doubled_ranks(settings.rank, settings.rank_pattern), strict=True))
+        update |= _doubled(
+            settings.rank, settings.rank_pattern, settings.alpha, settings.alpha_pattern, settings.rslora
+        )
     return settings.model_copy(update=update)
 
 
-def _doubled_ranks(rank: int, pattern: Mapping[str, int]) -> tuple[int, dict[str, int]]:
-    return 2 * rank, {key: 2 * other for key, other in pattern.items()}
+def _doubled(
+    rank: int, rank_pattern: Mapping[str, int], alpha: float, alpha_pattern: Mapping[str, float], rslora: bool
+) -> dict[str, Any]:
+    """What an adapter of twice the rank and the same scale has, by the names of `LoraSettings`."""
+    grow = sqrt(2) if rslora else 2
+    return {
+        "rank": 2 * rank,
+        "rank_pattern": {key: 2 * each for key, each in rank_pattern.items()},
+        "alpha": grow * alpha,
+        "alpha_pattern": {key: grow * each for key, each in alpha_pattern.items()},
+    }
 
 
-def _doubled(config: LoraConfig) -> LoraConfig:
-    rank, rank_pattern = _doubled_ranks(config.r, config.rank_pattern)
-    grow = sqrt(2) if config.use_rslora else 2
-    alpha, alpha_pattern = grow * config.lora_alpha, {key: grow * each for key, each in config.alpha_pattern.items()}
-    doubled = {"r": rank, "rank_pattern": rank_pattern, "lora_alpha": alpha, "alpha_pattern": alpha_pattern}
-    return replace(config, init_lora_weights=True, **doubled)
+def _doubled_config(config: LoraConfig) -> LoraConfig:
+    own = (config.r, config.rank_pattern, config.lora_alpha, config.alpha_pattern, config.use_rslora)
+    found = _doubled(*own)
+    scale = {"lora_alpha": found.pop("alpha"), "r": found.pop("rank")}
+    return replace(config, init_lora_weights=True, **scale, **found)
 
 
 def _layers_with(model: nn.Module, adapter: str) -> dict[str, LoraLayer]:

@@ -12,7 +12,7 @@ from heft.models.chat import today
 from heft.models.load import load_tokenizer
 from heft.recipe.files import with_date
 from heft.recipe.recipe import Recipe
-from heft.recipe.training import validation_rows_of
+from heft.recipe.training import require_trained_rows
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 
@@ -69,6 +69,5 @@ def read_data(recipe: Recipe, reporter: Reporter, positions: Sequence[Positions]
         reporter.note(f"{len(rows):,} {what} rows of {task.name}{suffix}")
     data = Data(checked_rows(recipe, data.train, data.eval, tokenizer, reporter), data.eval)
     for name, stage in recipe.stages.items():
-        if validation_rows_of(stage.holdout, len(data.train)) >= len(data.train):
-            raise HeftError(f"stages.{name}.holdout {stage.holdout} of {len(data.train)} rows leaves none to train on")
+        require_trained_rows(f"stages.{name}.holdout", stage.holdout, len(data.train))
     return data

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from heft.errors import HeftError
 from heft.settings.base import Settings
+from heft.text.units import several
 
 MOST_EPOCHS = 20.0
 """Epochs that a stage with `early_stopping` takes at most, where neither its epochs nor its steps are given."""
@@ -188,3 +190,9 @@ class CheckpointSettings(Settings):
 def validation_rows_of(share: float, rows: int) -> int:
     """How many of so many rows a `holdout` makes validation rows: at least one, if it is above 0."""
     return max(1, round(share * rows)) if share else 0
+
+
+def require_trained_rows(setting: str, share: float, rows: int) -> None:
+    """Raise a HeftError where a `holdout`, called `setting`, leaves none of so many rows to train on."""
+    if validation_rows_of(share, rows) >= rows:
+        raise HeftError(f"{setting} {share:g} of {several(rows, 'row')} leaves none to train on")

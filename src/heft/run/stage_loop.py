@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, set_seed
 
 from heft.adapters import directory as adapter_dir
-from heft.adapters.attach import finish, left_out_in_words, overview
+from heft.adapters.attach import abandon, finish, left_out_in_words, overview
 from heft.adapters.existing import begin_stage, take_as_it_is
 from heft.adapters.methods import adapters_of
 from heft.adapters.orthogonal import orthogonal_in_words
@@ -198,8 +198,10 @@ class StageLoop:
                     attention=self.base.settings.attention,
                     prefixes=prefixes,
                 )
-        finally:  # also where it diverged, so that the base is as it was
-            finish(self.base.model, attached)
+        except BaseException:
+            abandon(self.base.model, attached)
+            raise
+        finish(self.base.model, attached)
         note_tails(self.base.model, attached.names, [*self.data.train, *self.data.eval])
         return trained, outcome
 

@@ -1,5 +1,6 @@
 """Configurations attached side by side to one model, ready to train, and gone from it afterwards."""
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from heft.adapters.attach import train_only
 from heft.adapters.detach import gone_afterwards
 from heft.adapters.orthogonal import orthogonal_in_words
+from heft.costs.shapes import NO_SHAPE
 from heft.models.equality import why_unequal
 from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.load import Base
@@ -29,7 +31,7 @@ from heft.sweep.training import SideBySide
 from heft.text.listing import first_of
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
-from heft.training.checked_loss import of_unlike_length, shaken
+from heft.training.checked_loss import moves, no_effect, of_unlike_length, shaken, shortest_of
 from heft.training.fused_lora import fused_lora
 from heft.training.modes import repeatable
 from heft.training.reuse.decide import first_equal, forms_of, reuse_of, with_store
@@ -78,6 +80,7 @@ def side_by_side(
         plain = _plain_passes(base, learners, data)
         with packed_lora(model, tracker, _may_be_packed(plain, tracker, learners, reporter)):
             passes = _passes(base, plain, learners, data, Path(scratch.name), reporter, prefixes)
+            _require_effects(passes, learners)
             validation = range(len(data.rows), len(data.examples))
             retrying = RetryingForward(learners, passes, TokenBudget(tokens_per_pass, reporter.note))
             yield SideBySide(learners, passes, validation, retrying)
@@ -148,6 +151,35 @@ def _passes(
         reporter.note(f"reuse is off, all configurations run whole rows: {why_not}")
         return plain
     return shared(reuse)
+
+
+def _require_effects(passes: PackedForward, learners: Sequence[Learner]) -> None:
+    """Check that the answers depend on what each configuration trains; those of one shape are one.
+
+    Raises:
+        HeftError: a configuration of which no weight would get a gradient other than 0.
+    """
+    by_shape = {each.configuration.stage.model_dump_json(exclude=NO_SHAPE): each for each in reversed(learners)}
+    unmoved = list(by_shape.values())
+    train_only(passes.model, [each.configuration.adapter for each in unmoved])
+    with shaken(passes.model, _trained(unmoved)), torch.enable_grad():
+        for row in shortest_of(passes.examples):
+            (unmoved,) = attempt(lambda row=row, tried=unmoved: _without_effect(passes, tried, row)) or [[]]
+    if unmoved:
+        raise no_effect(f"configuration {unmoved[-1].configuration.name}")
+
+
+def _without_effect(passes: PackedForward, learners: Sequence[Learner], row: int) -> list[Learner]:
+    """Those of which nothing that trains changes a row's answer."""
+    if not learners:
+        return []
+    answer = passes.examples[row].answer
+    losses = passes.losses([passes.item(each.number, row, answer) for each in learners])
+    passes.end_step()
+    if not losses.requires_grad:
+        return list(learners)
+    found = iter(torch.autograd.grad(losses.sum(), _trained(learners), allow_unused=True))
+    return [each for each in learners if not moves(list(itertools.islice(found, len(each.parameters))))]
 
 
 def _trained(learners: Sequence[Learner]) -> list[torch.nn.Parameter]:

@@ -28,7 +28,7 @@ from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
-from heft.recipe.training import validation_rows_of
+from heft.recipe.training import require_trained_rows, validation_rows_of
 from heft.results.summary import StageSummary
 from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
@@ -136,9 +136,7 @@ def _read_data(recipe: Recipe, tried: Sequence[Configuration], reporter: Reporte
             " the positions of this sweep differ there, so that configurations would see different prompts: raise"
             " task.max_length, or sweep these positions apart"
         )
-    holdout = tried[0].stage.holdout
-    if validation_rows_of(holdout, len(data.train)) >= len(data.train):
-        raise HeftError(f"a holdout of {holdout} of {len(data.train)} rows leaves none to train on; set sweep.holdout")
+    require_trained_rows("sweep.holdout", tried[0].stage.holdout, len(data.train))
     return data
 
 

@@ -21,6 +21,8 @@ from heft.runtime.memory_errors import attempt
 from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
 
+_FEW = 4
+"""Rows on which it is tried whether a stage changes an answer, if need be."""
 _SHAKE = 0.1
 """Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
 
@@ -66,21 +68,39 @@ def _why_unlike(
 
 
 def require_an_effect(model: PreTrainedModel, name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
-    """Check that the answers depend on what a stage trains, tried on the shortest row.
+    """Check that the answers depend on what a stage trains, tried on short rows with shaken weights.
 
     Raises:
-        HeftError: no weight that trains would get a gradient.
+        HeftError: no weight that trains would get a gradient other than 0.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    row = rows[of_unlike_length(rows)[0]]
-    with _evaluating(model), torch.enable_grad():
-        value = answer_loss(model, _batch(model, [row], [0], pad_id))
-        found = value.requires_grad and any(g is not None for g in gradients_of(value, model, trained))
-    if not found:
-        raise HeftError(
-            f"stage {name} trains nothing that the answers depend on: no weight of it gets a gradient. Choose other"
-            " layers, positions or targets"
-        )
+
+    def has_effect(number: int) -> bool:
+        value = answer_loss(model, _batch(model, [rows[number]], [number], pad_id))
+        return value.requires_grad and moves(gradients_of(value, model, trained))
+
+    with shaken(model, trained), torch.enable_grad():
+        found = attempt(lambda: any(map(has_effect, shortest_of(rows))))  # training halves its batches
+    if found == (False,):
+        raise no_effect(f"stage {name}")
+
+
+def moves(gradients: Sequence[torch.Tensor | None]) -> bool:
+    """Whether one of these is not 0 throughout."""
+    return any(bool(whole(g.double().norm()) != 0) for g in gradients if g is not None)
+
+
+def no_effect(what: str) -> HeftError:
+    """The error for a stage or a configuration that changes no answer."""
+    return HeftError(
+        f"{what} trains nothing that the answers depend on: no weight of it gets a gradient. Choose other layers,"
+        " positions or targets"
+    )
+
+
+def shortest_of(rows: Sequence[EncodedExample]) -> list[int]:
+    """Indices of a few short rows: of one alone an answer may be so certain that nothing moves it."""
+    return sorted(range(len(rows)), key=lambda i: rows[i].length)[:_FEW]
 
 
 @torch.no_grad()

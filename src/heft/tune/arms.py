@@ -167,8 +167,8 @@ class Search:
         if best is None:
             return None
         chosen = next(candidate for candidate, outcome in found if outcome is best)
-        own = [outcome for candidate, outcome in found if candidate is chosen and outcome.steps <= best.steps]
-        return chosen, sorted((each for each in own if not each.diverged), key=lambda each: each.steps)
+        own = {each.key: each for candidate, each in found if candidate is chosen and each.steps <= best.steps}
+        return chosen, sorted((each for each in own.values() if not each.diverged), key=lambda each: each.steps)
 
     def _likeliest(
         self, account: Account, coarse: Candidate

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from transformers import set_seed
 
-from heft.adapters.attach import adapter_parameters, finish
+from heft.adapters.attach import adapter_parameters, attach_adapters, finish
 from heft.adapters.detach import gone_afterwards
-from heft.adapters.existing import begin_stage
+from heft.adapters.methods import adapters_of
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
 from heft.data.rows import Data
@@ -90,6 +89,8 @@ class Bench:
 
     def of_repeat(self, number: int) -> "Bench":
         """The same with the validation rows of a repeat (heft.tune.repeats); itself for 0."""
+        if number == 0:
+            return self
         if number not in self._of_repeats:
             rows = rows_for(number, self.rows, self.holdout, self.recipe.holdout_seed)
             self._of_repeats[number] = replace(self, rows=rows, counter=replace(self.counter, rows=rows))
@@ -97,7 +98,7 @@ class Bench:
 
     @cached_property
     def _of_repeats(self) -> "dict[int, Bench]":
-        return {0: self}
+        return {}
 
     def _where(self, stage: Stage) -> "Bench":
         """Where a stage is trained: with the rows of its repeat, if it is of one."""
@@ -126,6 +127,8 @@ class Bench:
 
     def _stands_beside_others(self, stage: Stage) -> bool:
         if why_not_swept(stage) or not stage.reuse or stage.gradient_checkpointing or not self._rows_are_packed:
+            return False
+        if stage.bf16:  # side by side trials are measured as they train, and alone in the model's own dtype
             return False
         return parse_positions(stage.positions).reach_back() is not None
 
@@ -280,9 +283,8 @@ class Bench:
         if before is None:
             return
         weights = before.weights()  # which may have to be trained again, on the bare base
-        recipe = recipe_of_stages(self.recipe, before.stages)
-        set_seed(recipe.stage_seed(before.name))
-        attached = begin_stage(self.base.model, before.name, before.stage, self.base.tokenizer)
+        finished = [each.without_start(finished=True) for each in adapters_of(before.name, before.stage)]
+        attached = attach_adapters(self.base.model, before.name, finished, self.base.tokenizer)
         restore_weights(trained_parameters(self.base.model), weights)
         finish(self.base.model, attached)
 

@@ -1,5 +1,6 @@
 """Whether a search keeps the base's prefixes for all of its trials, decided once."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,12 @@ def prefixes_for(
     """
     made: list[SearchPrefixes] = []
 
-    def keep(lacks: int, **limit: float) -> float | None:
-        """Seconds that it took; None where it was not done."""
+    def keep(lacks: int, **limit: float) -> float:
+        """Seconds that it took; they are in `made` where it was done."""
+        started = time.perf_counter()
         found = keep_prefixes(base.model, counter.rows, lacks, base.tokenizer.pad_token_id, **limit)
         made.extend([found] if found else [])
-        return found and found.seconds
+        return found.seconds if found else time.perf_counter() - started
 
     def decide() -> dict[str, Any]:
         reaching = least_reaching(tried)
@@ -36,13 +38,16 @@ def prefixes_for(
         lacks, name, stage = reaching
         most = SHARE * amount
         if unit == "seconds":
-            cost = keep(lacks, at_most=most)
-            return {} if cost is None else {"lacks": lacks, "cost": cost}
-        cost = counter.prefix_flops(name, stage, lacks)
-        return {} if cost > most or keep(lacks) is None else {"lacks": lacks, "cost": cost}
+            cost = keep(lacks, at_most=most)  # paid too where it took too long
+        else:
+            cost = counter.prefix_flops(name, stage, lacks)
+            if cost > most:
+                return {}
+            keep(lacks)
+        return {"lacks": lacks, "cost": cost} if made else {"cost": cost if unit == "seconds" else 0.0}
 
     decision = ledger.decided(_NAME, decide)
-    if decision and not made:  # a resumed search
+    if "lacks" in decision and not made:  # a resumed search
         keep(decision["lacks"])
     return made[0] if made else None
 

@@ -13,12 +13,13 @@ weights/                        trained coarse stages, while the search runs
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heft.adapters.attach import check_targets
 from heft.adapters.methods import edited_positions
+from heft.cluster.alone import free_memory
 from heft.cluster.connection import RayOptions
 from heft.cluster.crew import gathered
 from heft.cluster.joined import Cluster, joined
@@ -30,6 +31,7 @@ from heft.models.load import Base, load_base
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.recipe import Recipe, Stage
+from heft.recipe.training import require_trained_rows
 from heft.recipe.tune import TuneSettings
 from heft.run.begun import is_begun, model_begun_with, require_same_search
 from heft.run.directory import RunDirectory
@@ -113,15 +115,25 @@ def tune(
     require_places_for(budget, on_ray)
     if distributed.count() > 1:
         raise HeftError("a search runs in one process; start it without torchrun or accelerate launch")
-    with nullcontext() if on_ray is None else joined(on_ray, reporter, "trial") as cluster:
-        found = _tuned(recipe, budget, reporter, resume, overwrite, cluster)
-    return found if found.interrupted or not runs_best else _with_run(found, reporter)
+    with ExitStack() as held:
+        with nullcontext() if on_ray is None else joined(on_ray, reporter, "trial") as cluster:
+            found = _tuned(recipe, budget, reporter, resume, overwrite, cluster, held)
+        if found.interrupted or not runs_best:
+            return found
+        free_memory()  # of the search's base, before the run loads its own
+        return _with_run(found, reporter)
 
 
 def _tuned(
-    recipe: Recipe, budget: Budget, reporter: Reporter, resume: bool, overwrite: bool, cluster: Cluster | None
+    recipe: Recipe,
+    budget: Budget,
+    reporter: Reporter,
+    resume: bool,
+    overwrite: bool,
+    cluster: Cluster | None,
+    held: ExitStack,
 ) -> Tuned:
-    """The search, without the run of the best."""
+    """The search, without the run of the best; its directory is locked until `held` ends."""
     path = recipe.output_dir
     begun = resume and is_begun(path)
     recipe = require_same_search(recipe, budget.text) if begun else recipe
@@ -135,17 +147,20 @@ def _tuned(
     shortest = min(len(row.prompt) for row in [*data.train, *data.eval])
     searched = resolved_space(recipe, parameters, shortest)
     _require_places(searched, base)
+    share = holdout_for(settings_of(recipe), len(data.train))
+    require_trained_rows("tune.holdout", share, len(data.train))
     if overwrite:
         remove_run(path)
     directory, manifest = RunDirectory(path), run_manifest(recipe, base, data) | {"tune": {"budget": budget.text}}
-    with locked(path, "search"):
-        if begun:
-            others = directory.resume(manifest)
-            if others:
-                reporter.warn(f"begun with {others}: trials may differ in their last bits from those before")
-        else:
-            directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
-        search = _search(searched, budget, base, data.train, directory, reporter)
+    held.enter_context(locked(path, "search"))
+    if begun:
+        others = directory.resume(manifest)
+        if others:
+            reporter.warn(f"begun with {others}: trials may differ in their last bits from those before")
+    else:
+        directory.create(dump_recipe(with_rows_as_files(recipe)), manifest, rows_in_memory(recipe))
+    with ExitStack() as closing:
+        search = _search(searched, budget, base, data.train, directory, reporter, share, closing)
         search.planner.methods_of_any_rate = methods_of_any_rate(recipe)
         with _trainer(search.planner.bench, cluster) as search.planner.trainer:
             return _searched(search, budget)
@@ -227,15 +242,18 @@ def _search(
     rows: Sequence[EncodedExample],
     directory: RunDirectory,
     reporter: Reporter,
+    share: float,
+    closing: ExitStack,
 ) -> Search:
-    """All that the arms need, with their accounts."""
+    """All that the arms need, with their accounts; kept prefixes go when `closing` ends."""
     settings = settings_of(recipe)
     ledger = Ledger.read(directory.path / "trials.jsonl")
     counter = Counter(recipe, rows, settings.tokens_per_pass)
-    share = holdout_for(settings, len(rows))
     unit = "seconds" if budget.kind == "seconds" else "flops"
     amount = budget.amount * (_epoch_of_lora(recipe, base, counter) if budget.kind == "epochs" else 1.0)
     prefixes = prefixes_for(base, _tried(recipe, base), counter, ledger, amount, unit)
+    if prefixes is not None:
+        closing.callback(prefixes.base.close)
     counter.keeps_prefixes = prefixes is not None
     weights = WeightFiles(directory.path / "weights")
     bench = Bench(recipe, base, rows, share, counter, directory, reporter, settings.tokens_per_pass, weights, prefixes)

@@ -1,10 +1,12 @@
 """What an arm may try: a stage for each combination of values, in an order in which any first few cover all values."""
 
-import itertools
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from heft.edits.positions import parse_positions
 from heft.edits.settings import ReftSettings
@@ -30,7 +32,7 @@ _RATE_FIELDS = {
 """Of a stage, by the name that its value has among a candidate's."""
 _OF_TRAINING = TrainingSettings.model_fields.keys() - {"learning_rate"}
 """Settings that both adapters of a joint stage have in common."""
-_MOST = 4096
+_MOST = 2048
 """Combinations that are spread; of more, these many are drawn."""
 
 
@@ -181,19 +183,20 @@ def _behind_coarse(
 
 def spread(grid: Mapping[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:
     """All combinations: the one of first values, then always one whose values were seen least (ties by lot)."""
-    numbered = list(itertools.islice(itertools.product(*(range(len(values)) for values in grid.values())), _MOST))
-    first, rest = numbered[0], numbered[1:]
-    random.Random(seed).shuffle(rest)
-    seen = {(place, number): 0 for place, values in enumerate(grid.values()) for number in range(len(values))}
-    order: list[tuple[int, ...]] = []
-    while True:
-        order.append(first)
-        for each in enumerate(first):
-            seen[each] += 1
-        if not rest:
-            break
-        first = min(rest, key=lambda numbers: sum(seen[each] for each in enumerate(numbers)))
-        rest.remove(first)
+    sizes = [len(values) for values in grid.values()]
+    total, lots = math.prod(sizes), random.Random(seed)
+    rest = list(range(1, total)) if total <= _MOST else lots.sample(range(1, total), _MOST - 1)
+    lots.shuffle(rest)
+    combinations = np.stack(np.unravel_index([0, *rest], sizes), axis=1)
+    seen = [np.zeros(size) for size in sizes]
+    open_ones, chosen, order = np.ones(len(combinations), bool), 0, []
+    for _ in combinations:
+        order.append(combinations[chosen])
+        open_ones[chosen] = False
+        for counts, number in zip(seen, combinations[chosen], strict=True):
+            counts[number] += 1
+        often = sum(counts[combinations[:, place]] for place, counts in enumerate(seen))
+        chosen = int(np.where(open_ones, often, np.inf).argmin())
     return [{key: values[n] for (key, values), n in zip(grid.items(), numbers, strict=True)} for numbers in order]
 
 
