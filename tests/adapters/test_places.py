@@ -53,6 +53,25 @@ def test_the_message_says_what_was_found_and_what_was_expected(run, tmp_path):
         run_directory(alone)
 
 
+def test_a_search_and_a_sweep_without_an_adapter_say_where_one_comes_from(tmp_path):
+    search, swept = tmp_path / "search", tmp_path / "swept"
+    for folder, manifest in ((search, {"tune": {"budget": "30m"}}), (swept, {})):
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(HeftError, match="a search of heft tune without .*`heft tune RECIPE --budget 30m --resume`"):
+        adapter_directory(search)
+    (search / "best.yaml").write_text("")
+    with pytest.raises(HeftError, match=f"so no adapter: `heft train {search / 'best.yaml'}`"):
+        adapter_directory(search)
+    (search / "run").mkdir()
+    (search / "run/manifest.json").write_text("{}")
+    with pytest.raises(HeftError, match=f"its adapters are those of its run: give {search / 'run'}$"):
+        adapter_directory(search)
+    write_recipe(swept, "{fine: {method: reft}}", "sweep: {grid: {rank: [1, 2]}}")
+    with pytest.raises(HeftError, match="holds a sweep without an adapter.*`heft sweep RECIPE --overwrite`"):
+        adapter_directory(swept)
+
+
 def test_loading_verifying_and_comparing_take_either(run):
     ids = torch.tensor([[70, 80, 90]])
     first, second = (heft.load(given)[0](ids).logits for given in (run, run / "adapter"))

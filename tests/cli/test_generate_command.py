@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import heft
+from commands import heft as command
 from heft.builtin import byte_tokenizer
 from heft.cli.generate import generate as generate_command
 from heft.errors import HeftError
@@ -67,3 +68,9 @@ def test_a_setting_that_is_no_switch_is_refused_as_heft_eval_refuses_it(asked, v
 def test_what_the_person_says_goes_before_what_the_directory_says(asked, chat_template, expected):
     assert asked({"name": "whereabouts", "chat_template": "false"}, chat_template) == expected
     assert asked({"name": "my_own"}, chat_template) == expected
+
+
+@pytest.mark.parametrize(("seed", "status"), [(2**64 - 1, 0), (2**64, 2)])
+def test_a_seed_is_one_that_torch_takes(trained, seed, status):
+    words = ["--text", "--max-new-tokens", "1", "--temperature", "0.7", "--seed", seed]
+    assert command("generate", trained, PLAIN, *words).returncode == status

@@ -276,3 +276,8 @@ def test_seeds_of_a_stage_follow_from_the_recipes_and_its_place_unless_it_has_it
     recipe = load_recipe(recipe_file(stages, "seed: 10"))
     assert [recipe.stage_seed(name) for name in "abc"] == [10, 11, 5]
     assert recipe.holdout_seed == 10
+
+
+def test_the_seed_behind_the_largest_one_is_the_smallest(recipe_file):
+    recipe = load_recipe(recipe_file("{a: {method: lora}, b: {method: reft}}", f"seed: {2**32 - 1}"))
+    assert [recipe.stage_seed(name) for name in "ab"] == [2**32 - 1, 0]

@@ -106,6 +106,20 @@ def test_a_run_that_another_process_works_on_is_left_alone(run):
     assert (run.output_dir / "adapter" / "heft.json").exists()
 
 
+def test_a_search_whose_run_another_process_works_on_is_left_alone(run):
+    inner = run.output_dir / "run"
+    with locked(inner, "run"), pytest.raises(heft.HeftError, match=f"another process is working on the run in {inner}"):
+        remove_run(run.output_dir)
+    assert (run.output_dir / "adapter" / "heft.json").exists()
+    inner.rmdir()
+    outside = run.output_dir.with_name("outside")
+    outside.mkdir()
+    inner.symlink_to(outside)
+    with locked(outside, "run"):
+        remove_run(run.output_dir)
+    assert not run.output_dir.exists()
+
+
 def test_a_free_directory_needs_no_replacing(tmp_path):
     require_replaceable(tmp_path / "new")
     remove_run(tmp_path / "new")

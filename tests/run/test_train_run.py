@@ -98,6 +98,12 @@ def test_two_runs_are_equal_to_the_bit_whatever_the_state_of_the_callers_generat
         assert (run.directory / file).read_bytes() == (again.directory / file).read_bytes()
 
 
+def test_the_largest_seed_trains_every_stage(recipe_file, tmp_path):
+    stages = "{coarse: {method: lora, rank: 2, steps: 1}, fine: {method: reft, rank: 2, steps: 1}}"
+    recipe = load_recipe(recipe_file(stages, f"seed: {2**32 - 1}"), output=str(tmp_path / "run"))
+    assert [stage.name for stage in heft.train(recipe).stages] == ["base", "coarse", "fine"]
+
+
 def test_flops_of_whole_epochs_are_those_of_the_plan(recipe_file, tmp_path):
     reft = "{method: reft, rank: 2, epochs: 2, batch_size: 5"
     stages = f"{{coarse: {{method: lora, rank: 2, epochs: 1}}, fine: {reft}, positions: l2}}, "

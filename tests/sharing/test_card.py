@@ -2,11 +2,13 @@
 
 import getpass
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 import heft
@@ -16,6 +18,7 @@ from heft.sharing.card import card
 from heft.sharing.facts import facts_of
 from heft.sharing.folder import write_repository
 from heft.sharing.public import is_private, public_task
+from heft.sweep.run import sweep
 from heft.text.units import interval, percent
 from tickets import write_tickets
 from tiny import byte_tokenizer, tiny_model
@@ -91,7 +94,7 @@ def test_a_task_of_the_hub_names_its_data_set(run, tmp_path):
 def test_a_base_in_a_folder_needs_a_name_that_others_have(local):
     with pytest.raises(HeftError, match="--base ORG/NAME"):
         facts_of(local)
-    with pytest.raises(HeftError, match="--base ORG/NAME"):
+    with pytest.raises(HeftError, match="is a folder of this machine, which nobody else has; expected --base ORG/NAME"):
         facts_of(local, base=str(local))
 
 
@@ -141,9 +144,97 @@ def test_generated_answers_have_their_loss_in_the_table(tmp_path):
     assert f"{read_summaries(run)[-1].loss:.3f}" in text
 
 
-def test_the_settings_shown_make_the_recipe_again(run, tmp_path):
-    import yaml
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep behind a stage without validation rows, with its winner evaluated."""
+    folder = tmp_path_factory.mktemp("swept")
+    lora = "coarse: {method: lora, rank: 2, steps: 2, batch_size: 4}"
+    stages = f"{{{lora}, fine: {{method: reft, rank: 3, positions: l2, steps: 2, batch_size: 4}}}}"
+    grid = "grid: {rank: [1, 2], learning_rate: [1e-9, 3e-2]}, holdout: 0.25, evaluate_winner: true"
+    return sweep(write_recipe(folder, stages, f"sweep: {{{grid}}}\noutput: {folder / 'sweep'}"))
 
+
+def test_the_card_of_a_sweep_has_the_winners_settings_and_says_how_they_were_chosen(swept):
+    text = card(facts_of(swept.directory), "org/name")
+    shown = yaml.safe_load(text.split("```yaml\n")[2].split("```")[0])
+    winner = swept.winner.stages["fine"]
+    assert winner.rank != 3
+    assert shown["stages"]["fine"].items() >= {"rank": winner.rank, "holdout": 0.25, "positions": "l2"}.items()
+    assert shown["stages"]["fine"]["learning_rate"] == winner.learning_rate
+    assert "The settings of stage `fine` are the best of 4 configurations of a sweep, chosen by its validation" in text
+    assert "24 rows to train on and 10 rows to evaluate on. Of the rows to train on, 6 were kept as validation" in text
+    assert "validation rows in stage `fine`." in text
+    assert percent(swept.evaluation.accuracy) in text
+
+
+def test_a_sweep_is_pushed_with_the_same_card(swept, tmp_path):
+    write_repository(tmp_path, facts_of(swept.directory), "org/name")
+    assert (tmp_path / "README.md").read_text() == card(facts_of(swept.directory), "org/name")
+    assert json.loads((tmp_path / "fine/adapter_config.json").read_text())["rank"] == swept.winner.stages["fine"].rank
+
+
+def test_validation_rows_of_a_run_are_told_by_stage(tmp_path):
+    stages = "{coarse: {method: lora, steps: 1, holdout: 0.25}, fine: {method: reft, steps: 1}}"
+    run = heft.train(write_recipe(tmp_path, stages, f"output: {tmp_path / 'run'}")).directory
+    text = card(facts_of(run), "org/name")
+    assert "Of the rows to train on, 6 were kept as validation rows in stage `coarse`." in text
+    assert "chosen by" not in text
+
+
+def test_that_nothing_evaluated_was_trained_on_is_said_where_the_run_saw_to_it(run):
+    text = card(facts_of(run), "org/name")
+    assert "; none of them was trained on." in text
+    assert "may be among the evaluated ones" not in text
+
+
+def test_a_run_that_was_allowed_training_rows_in_the_evaluation_does_not_say_so(tmp_path):
+    rows = [{"question": f"Say {word}", "choices": ["red", "blue"], "answer": word} for word in ("red", "blue")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = f"{{name: rows, train: {tmp_path / 'rows.jsonl'}, eval: {tmp_path / 'rows.jsonl'}}}"
+    rest = f"allow: [train_in_eval]\noutput: {tmp_path / 'run'}"
+    run = heft.train(write_recipe(tmp_path, "{only: {method: lora, steps: 1}}", rest, task=task)).directory
+    text = card(facts_of(run), "org/name")
+    assert "trained on" not in text.partition("## Results")[2].partition("## Use")[0]
+    assert "- Training rows may be among the evaluated ones" in text
+
+
+def test_a_stage_that_started_from_another_adapter_makes_no_promise_for_its_rows(run, tmp_path):
+    stages = f"{{coarse: {{method: lora, from: {run}}}, fine: {{method: reft, steps: 1}}}}"
+    again = heft.train(write_recipe(tmp_path, stages, f"output: {tmp_path / 'run'}")).directory
+    text = card(facts_of(again), "org/name")
+    assert "none of them was trained on" not in text
+    assert "is not known: stage `coarse` started from another adapter." in text
+
+
+def test_the_revision_is_the_runs_and_goes_where_the_base_has_another_name(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "adapter/heft.json"
+    values = json.loads(path.read_text())
+    values["model"] |= {"name": "org/base", "revision": "v7"}
+    path.write_text(json.dumps(values))
+    for base, revision in ((None, "v7"), ("org/base", "v7"), ("other/base", None)):
+        folder = tmp_path / str(base).replace("/", "-")
+        folder.mkdir()
+        write_repository(folder, facts_of(copy, base=base), "org/name")
+        assert json.loads((folder / "heft.json").read_text())["model"]["revision"] == revision
+        assert ("v7" in (folder / "README.md").read_text()) == (revision is not None)
+
+
+@pytest.mark.parametrize(
+    "given", ["https://huggingface.co/org/base", "org/base@main", "gpt2@main", "org/base/more", "org base", "/gone", ""]
+)
+def test_a_base_that_is_no_name_is_refused_with_what_was_given_and_expected(run, given):
+    told = f"--base {given!r} is no name of a model on the Hub; expected --base ORG/NAME, without an address or a rev"
+    with pytest.raises(HeftError, match=re.escape(told)):
+        facts_of(run, base=given)
+
+
+@pytest.mark.parametrize("given", ["org/base", "gpt2", "random:tiny-llama", "Org-1/Base_2.5"])
+def test_a_name_of_a_base_is_taken(run, given):
+    assert facts_of(run, base=given).base == given
+
+
+def test_the_settings_shown_make_the_recipe_again(run, tmp_path):
     text = card(facts_of(run), "org/name")
     blocks = text.split("```yaml\n")[1:]
     task, recipe = (yaml.safe_load(block.split("```")[0]) for block in blocks)

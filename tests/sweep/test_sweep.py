@@ -13,8 +13,10 @@ import heft
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
+from heft.run.replace import remove_run
 from heft.runtime.reporter import Reporter
 from heft.sweep.forward import PackedForward
+from heft.sweep.run import sweep
 from heft.text.units import percent
 from tolerance import assert_tensors, of_weights, rounded, trained_losses
 
@@ -174,6 +176,27 @@ def test_a_configuration_that_changes_no_answer_is_refused(run, grid):
     """Edits of a prompt's first token behind the last layer, which nothing reads."""
     with pytest.raises(HeftError, match="configuration c0[01] trains nothing that the answers depend on"):
         run("{method: reft, rank: 2, layers: [3], steps: 2}", f"{{grid: {grid}, holdout: 0.2}}")
+
+
+def test_a_running_sweep_is_not_replaced_by_another(recipe_file, tmp_path):
+    refused = []
+
+    class Second(Reporter):
+        def metrics(self, values):
+            if "configuration" in values and not refused:
+                with pytest.raises(HeftError, match="another process is working on the run in") as error:
+                    remove_run(recipe.output_dir)
+                refused.append(str(error.value))
+                with pytest.raises(HeftError, match="another process is working on the run in"):
+                    sweep(recipe, overwrite=True)
+
+    grid = "sweep: {grid: {rank: [1, 2]}}"
+    fine = "{method: reft, positions: l2, steps: 2, batch_size: 4}"
+    recipe = load_recipe(recipe_file(f"{{fine: {fine}}}", grid), output=str(tmp_path / "sweep"))
+    done = sweep(recipe, Second())
+    assert len(refused) == 1
+    assert (done.directory / "adapter" / "heft.json").is_file()
+    sweep(recipe, overwrite=True)  # it is free again
 
 
 def test_every_configuration_is_a_recipe_of_its_own(recipe_file):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from heft.adapters.hub import downloaded, hub_id, is_pinned
 from heft.errors import HeftError
-from heft.storage.reading import is_file
+from heft.recipe.files import load_recipe
+from heft.storage.reading import is_file, read_json
 
 _EXPECTED = (
     "the directory of a run, such as runs/quickstart, or its adapter directory, runs/quickstart/adapter, or"
@@ -91,8 +92,25 @@ def _why_no_adapter(path: Path) -> str:
     if is_file(path / "study.json"):
         return f"{path} is not an adapter directory: it holds a study; expected one of its runs"
     if is_file(path / "manifest.json"):
-        return (
-            f"{path} holds a run without an adapter, which is written at the end: finish it with `heft train RECIPE"
-            " --resume`"
-        )
+        return _unfinished(path)
     return f"{path} is not an adapter directory: it has no heft.json; expected {_EXPECTED}"
+
+
+def _unfinished(path: Path) -> str:
+    """What a directory with a manifest.json and no adapter holds, and where an adapter comes from."""
+    search = read_json(path / "manifest.json").get("tune")
+    if search and is_file(path / "run" / "manifest.json"):
+        return f"{path} holds a search of heft tune, and its adapters are those of its run: give {path / 'run'}"
+    if search:
+        best, budget = path / "best.yaml", search.get("budget") if isinstance(search, dict) else "BUDGET"
+        again = f"heft train {best}" if is_file(best) else f"heft tune RECIPE --budget {budget} --resume"
+        return f"{path} holds a search of heft tune without the run of its best recipe, so no adapter: `{again}`"
+    if is_file(path / "recipe.yaml") and load_recipe(path / "recipe.yaml").sweep is not None:
+        return (
+            f"{path} holds a sweep without an adapter, which is written at the end, and a sweep begins again:"
+            " `heft sweep RECIPE --overwrite`"
+        )
+    return (
+        f"{path} holds a run without an adapter, which is written at the end: finish it with `heft train RECIPE"
+        " --resume`"
+    )

@@ -45,7 +45,7 @@ def generate(
         float, typer.Option(min=0, help="Draw tokens at this temperature; 0 takes the likeliest.")
     ] = 0.0,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens up to this share.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the draws.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per forward pass.")] = None,
     chat_template: Annotated[
         bool | None, typer.Option(help="Apply the chat template (default: as in training).")

@@ -28,6 +28,11 @@ def local_folder(name: str) -> Path | None:
     return Path(source_of(name)).absolute()
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a text has the form of a model's name on the Hub, `ORG/NAME` or `NAME`, without a revision."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def missing_folder(name: str) -> str | None:
     """What to say of a name that stands for a folder that is not there; None where it may be a Hub id, or is there."""
     if name in BUILT_IN_MODELS:
@@ -38,6 +43,6 @@ def missing_folder(name: str) -> str | None:
     seen_from = "" if folder.is_absolute() else f" (seen from {Path.cwd()})"
     if os.path.exists(folder):
         return f"{name} is a file; give the folder that holds config.json and safetensors"
-    if _HUB_ID.fullmatch(name):
+    if is_hub_id(name):
         return None
     return f"folder {name} does not exist{seen_from}; give a folder with config.json and safetensors, or a Hub id"

@@ -337,6 +337,7 @@ class Recipe(Settings):
         return self.seed
 
     def stage_seed(self, stage: str) -> int:
-        """Seed of a stage's initial weights, dropout and order of rows: its own, or one that follows from its place."""
+        """Seed of a stage's initial weights, dropout and order of rows, below 2**32: its own, or one that follows from
+        its place."""
         own = self.stages[stage].seed
-        return self.seed + list(self.stages).index(stage) if own is None else own
+        return (self.seed + list(self.stages).index(stage)) % 2**32 if own is None else own

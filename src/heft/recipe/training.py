@@ -108,7 +108,8 @@ class TrainingSettings(Settings):
     """Use the weights of the lowest validation loss instead of the last ones (`load_best_model_at_end`)."""
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
     """Seed of this stage's initial weights, dropout and order of rows (`seed`, `data_seed`); null means the recipe's
-    seed plus the number of stages before this one. The choice of validation rows always follows the recipe's seed."""
+    seed plus the number of stages before this one, modulo 2^32. The choice of validation rows always follows the
+    recipe's seed."""
 
     @field_validator("epochs")
     @classmethod

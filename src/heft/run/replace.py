@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from heft.errors import HeftError
@@ -68,13 +69,19 @@ def remove_run(path: Path) -> None:
     """Remove the run in a directory, if there is one: it is there as it was, or gone. Links in it are not followed.
 
     Raises:
-        HeftError: `require_replaceable` does, another process works there, or it cannot be removed.
+        HeftError: `require_replaceable` does, another process works there or in a search's `run`, or it cannot be
+            removed.
     """
     require_replaceable(path)
     if not is_dir(path):
         return
     aside = path.with_name(f"{path.name}.old.partial")
-    with locked(path, "run"), readable_os_errors(path):
+    inner = path / "run"
+    with (
+        locked(path, "run"),
+        locked(inner, "run") if is_dir(inner) and not inner.is_symlink() else nullcontext(),
+        readable_os_errors(path),
+    ):
         if aside.is_symlink() or aside.is_file():
             raise HeftError(f"{aside} is in the way of --overwrite; move it")
         shutil.rmtree(aside, ignore_errors=True)

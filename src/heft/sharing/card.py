@@ -1,9 +1,11 @@
 """The model card: what was trained on what, how well it does, what is not known, how to load it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from heft.recipe.training import validation_rows_of
 from heft.results.summary import StageSummary
 from heft.settings.files import to_yaml
 from heft.sharing.facts import Facts
@@ -29,7 +31,7 @@ def _opening(facts: Facts) -> str:
     stages = [f"{_METHODS[entry.method]} (`{entry.name}`)" for entry in facts.manifest.adapters]
     order = f"{listed(stages)}, in this order" if len(stages) > 1 else stages[0]
     settings = facts.manifest.model
-    at = f" at revision `{settings.revision}`" if settings.revision else ""
+    at = f" at revision `{facts.revision}`" if facts.revision else ""
     origin = ON_THE_HUB.get(facts.base)
     copy = f", a quantised copy of `{origin}` that comes with a package of PyPI" if origin else ""
     return (
@@ -46,10 +48,11 @@ def _results(facts: Facts) -> list[str]:
     rows = [headings, ("---",) * len(headings), *(_row(stage, generated) for stage in facts.stages)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     what = "answered exactly as the reference" if generated else "answered rightly"
+    apart = "; none of them was trained on" if facts.is_checked and not facts.continued else ""
     return [
         "## Results",
-        f"Share of {facts.stages[0].n:,} evaluation examples of the task `{facts.task.get('name')}` that are {what};"
-        " none of them was trained on. Intervals are Wilson's, over examples.",
+        f"Share of {facts.stages[0].n:,} evaluation examples of the task `{facts.task.get('name')}` that are"
+        f" {what}{apart}. Intervals are Wilson's, over examples.",
         table,
     ]
 
@@ -78,7 +81,7 @@ def _training(facts: Facts) -> list[str]:
     parts = ["## Data", _data(facts), f"```yaml\n{to_yaml({'task': task}).strip()}\n```"]
     if facts.recipe is None:
         return parts
-    parts += ["## Recipe", f"```yaml\n{to_yaml(_settings(facts)).strip()}\n```"]
+    parts += ["## Recipe", *_chosen(facts), f"```yaml\n{to_yaml(_settings(facts)).strip()}\n```"]
     libraries = facts.run.get("libraries") or {}
     if libraries:
         parts.append("Made with " + ", ".join(f"{name} {version}" for name, version in libraries.items()) + ".")
@@ -91,10 +94,37 @@ def _data(facts: Facts) -> str:
     where = f"The data set `{facts.dataset}`" if facts.dataset else f"The task `{facts.task.get('name')}` of heft"
     if facts.task.get("name") == "rows" and not facts.dataset:
         where = "Rows that are not shared here"
-    return f"{where}{': ' + listed(sizes) if sizes else ''}. The settings by which rows become prompts:"
+    kept = "".join(
+        f" Of the rows to train on, {rows:,} were kept as validation rows in {_named(stages)}."
+        for rows, stages in _validation_rows(facts).items()
+    )
+    return f"{where}{': ' + listed(sizes) if sizes else ''}.{kept} The settings by which rows become prompts:"
 
 
 _SPLITS = (("train", "train on"), ("eval", "evaluate on"))
+
+
+def _validation_rows(facts: Facts) -> dict[int, list[str]]:
+    """Numbers of training rows that were kept from training, each with the names of its stages."""
+    rows = (facts.run.get("data") or {}).get("train", {}).get("rows", 0)
+    found: dict[int, list[str]] = {}
+    for name, stage in facts.recipe.stages.items() if facts.recipe is not None and rows else ():
+        if not stage.is_frozen and stage.holdout:
+            found.setdefault(validation_rows_of(stage.holdout, rows), []).append(name)
+    return found
+
+
+def _named(stages: Sequence[str]) -> str:
+    return f"stage{'s' * (len(stages) > 1)} {listed([f'`{name}`' for name in stages])}"
+
+
+def _chosen(facts: Facts) -> list[str]:
+    """How the settings were found, where a sweep chose them."""
+    if facts.tried is None:
+        return []
+    what = f"the best of {facts.tried:,} configurations" if facts.tried > 1 else "the only configuration"
+    stage = _named(list(facts.recipe.stages)[-1:])
+    return [f"The settings of {stage} are {what} of a sweep, chosen by its validation rows."]
 
 
 def _settings(facts: Facts) -> dict[str, Any]:
@@ -133,6 +163,11 @@ def _limits(facts: Facts) -> list[str]:
             found.append("It is not shown to be better than always giving the commonest answer.")
         if len(facts.stages) > 1 and last.interval[0] <= first.interval[1] and first.interval[0] <= last.interval[1]:
             found.append("The intervals of the base and of the last stage overlap.")
+        if not facts.is_checked:
+            found.append("Training rows may be among the evaluated ones: the run did not rule it out.")
+        if facts.continued:
+            where = f"{_named(facts.continued)} started from another adapter"
+            found.append(f"Whether the evaluated rows were trained on before is not known: {where}.")
     if facts.license is None:
         found.append("No license was given; ask before you use it. The base model's own license holds in any case.")
     return ["## Limits", "\n".join(f"- {text}" for text in found)]

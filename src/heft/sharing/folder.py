@@ -19,7 +19,7 @@ def write_repository(folder: Path, facts: Facts, repository: str, revision: str 
     The hashes in `heft.json` are of the files as they are written here, which name the base as others know it.
     """
     entries = [_write_adapter(folder, facts, entry) for entry in facts.manifest.adapters]
-    model = facts.manifest.model.model_copy(update={"name": facts.base, "revision": _revision(facts)})
+    model = facts.manifest.model.model_copy(update={"name": facts.base, "revision": facts.revision})
     manifest = facts.manifest.model_copy(
         update={"model": model, "base_folder": None, "adapters": entries, "task": public_task(facts.manifest.task)}
     )
@@ -41,7 +41,3 @@ def _write_adapter(folder: Path, facts: Facts, entry: AdapterEntry) -> AdapterEn
         given = source.given if hub_id(source.given) and not is_private(source.given) else "a local folder"
         source = source.model_copy(update={"given": given, "folder": ""})
     return entry.model_copy(update={"sha256": hashes, "source": source})
-
-
-def _revision(facts: Facts) -> str | None:
-    return facts.manifest.model.revision if facts.base == facts.manifest.model.name else None

@@ -9,7 +9,7 @@ from typing import Any
 from heft.adapters.hub import hub_id
 from heft.builtin import BUILT_IN_MODELS, EMBEDDED
 from heft.errors import HeftError
-from heft.models.source import local_folder
+from heft.models.source import is_hub_id, local_folder
 from heft.storage.reading import is_dir, is_file
 from heft.tasks import TASKS
 
@@ -26,17 +26,19 @@ def public_base(name: str, given: str | None) -> str:
     """The base model's name for others; `given` is what `--base` says.
 
     Raises:
-        HeftError: it is a folder here, and no other name is given.
+        HeftError: it is a folder here, and no other name is given; or what is given is a folder here or no name.
     """
-    named = given or name
-    if named in BUILT_IN_MODELS:
+    named = name if given is None else given
+    is_folder = local_folder(named) is not None
+    if named in BUILT_IN_MODELS or is_hub_id(named) and not is_folder:
         return named
-    if hub_id(named) is None and not re.fullmatch(r"[\w.-]+", named) or local_folder(named) is not None:
+    if given is None:
         raise HeftError(
             "the base model is a folder of this machine, which nobody else has: give its name on the Hub with"
             " --base ORG/NAME"
         )
-    return named
+    what = "is a folder of this machine, which nobody else has" if is_folder else "is no name of a model on the Hub"
+    raise HeftError(f"--base {given!r} {what}; expected --base ORG/NAME, without an address or a revision")
 
 
 def public_task(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from heft.runtime import distributed
 from heft.runtime.reporter import Piece, Reporter, Reporters
 from heft.runtime.trackers import Trackers, require_trackers, tracking
 from heft.storage.atomic import write_text
+from heft.storage.locks import locked
 from heft.sweep.arrange import side_by_side
 from heft.sweep.packed_lora import require_apart
 from heft.sweep.report import label, plot, write_results
@@ -80,7 +81,8 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
 
     Raises:
         HeftError: something in the recipe, its data or its model is wrong (nothing has been written), rows have no
-            finite loss, memory does not suffice for one row, or every configuration diverged.
+            finite loss, memory does not suffice for one row, every configuration diverged, or another process works in
+            the directory.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reporter = reporter or Reporter()
@@ -111,7 +113,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     if overwrite:
         remove_run(recipe.output_dir)
     directory = RunDirectory(recipe.output_dir)
-    with tracking(Trackers(recipe, recipe.output_dir, reporter)) as trackers:
+    with tracking(Trackers(recipe, recipe.output_dir, reporter)) as trackers, locked(recipe.output_dir, "sweep"):
         directory.create(
             dump_recipe(with_rows_as_files(recipe)), run_manifest(recipe, base, data), rows_in_memory(recipe)
         )
