@@ -5,8 +5,10 @@ import pytest
 import tiny
 from heft.data.encode import Encoder
 from heft.evaluation.evaluator import evaluate_examples
-from heft.evaluation.likelihood import why_not_shared
+from heft.evaluation.likelihood import _chosen, plain_log_likelihoods, why_not_shared
 from heft.evaluation.shared_pass import SharedPasses
+from heft.models import equality
+from heft.models.equality import noise_of, rounded_otherwise
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
@@ -53,6 +55,33 @@ def test_sharing_that_differs_or_raises_gives_way_to_the_plain_path(fault, examp
     assert note.startswith("evaluation: no prefix is shared, the plain path is taken: ")
     assert ("differs from the plain path by 0.1" if fault == "differs" else "RuntimeError: stack expects") in note
     assert found.records == expected.records
+
+
+@pytest.mark.parametrize(("times", "shares"), [(1.5, True), (3.0, False)])
+def test_in_bfloat16_scores_may_differ_as_far_as_rounding_moves_them(times, shares, examples, monkeypatch):
+    """Which is more than what may differ in any case: of a small model too little for that, so that is less here."""
+    monkeypatch.setattr(equality, "rounding", lambda dtype: 1e-3)
+    model = tiny.tiny_model().bfloat16()
+    tried = _chosen(examples)
+
+    def scores():
+        return [s for row in plain_log_likelihoods(model, tried, len(tried), 0) for s in row]
+
+    expected = scores()
+    with rounded_otherwise(model, seed=0):
+        moved = scores()
+    noise = noise_of(expected, moved)
+    assert 1e-3 < noise < 0.1
+    right = SharedPasses.score
+
+    def off(self, batch):
+        right(self, batch)
+        for stem in batch.stems:
+            self.scores[stem.index] = [s + times * noise * max(1.0, abs(s)) for s in self.scores[stem.index]]
+
+    monkeypatch.setattr(SharedPasses, "score", off)
+    why = why_not_shared(model, examples, 0)
+    assert (why is None) == shares
 
 
 def test_two_questions_on_one_text_are_among_what_is_tried(monkeypatch):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from heft.models.equality import why_unequal
+import tiny
+from heft.models.equality import noise_of, rounded_otherwise, why_unequal
 
 F32, BF16 = torch.float32, torch.bfloat16
 
@@ -27,6 +28,36 @@ def test_what_rounding_may_do_follows_from_the_dtype_and_from_other_batches(plai
     why = why_unequal(lambda: fast, plain, again, dtype)
     assert (why is None) == equal
     assert equal or "differs from the plain path by" in why
+
+
+@pytest.mark.parametrize(
+    ("noise", "fast", "equal"),
+    [(0.0, 1.16, False), (0.1, 1.16, True), (0.1, 1.21, False), (0.4, 1.49, True), (0.4, 1.51, False)],
+)
+def test_where_it_is_known_how_far_rounding_moves_values_twice_that_may_differ_up_to_half(noise, fast, equal):
+    why = why_unequal(lambda: [fast], [1.0], [1.0], BF16, noise)
+    assert (why is None) == equal
+
+
+def test_noise_is_the_farthest_that_a_value_was_moved():
+    assert noise_of([0.5, -4.0], [0.6, -3.0]) == pytest.approx(0.25)
+    assert noise_of([0.5, -4.0], [0.2, -4.0]) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_embeddings_are_rounded_otherwise_by_half_a_unit_inside_alone(dtype):
+    model = tiny.tiny_model().to(dtype)
+    ids, layer = torch.arange(4, 12)[None], model.get_input_embeddings()
+    before = layer(ids).detach()
+    with rounded_otherwise(model, seed=0):
+        inside, again = layer(ids).detach(), layer(ids)
+    with rounded_otherwise(model, seed=0):
+        assert torch.equal(layer(ids), inside)  # the same by the same seed
+    assert torch.equal(layer(ids), before)
+    assert not torch.equal(inside, before)
+    assert not torch.equal(inside, again)
+    off = ((inside.double() - before.double()) / before.double()).abs()
+    assert 0 < float(off.max()) <= torch.finfo(dtype).eps * 1.01
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

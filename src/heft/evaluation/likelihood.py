@@ -14,7 +14,7 @@ from heft.data.encode import left_pad
 from heft.edits.positions import longest_tail
 from heft.evaluation.shared_pass import KeptPrefixes, OnTokens, SharedPasses, ignore_tokens
 from heft.evaluation.shared_prefix import Question, shared_batches
-from heft.models.equality import why_unequal
+from heft.models.equality import noise_of, rounded_otherwise, why_unequal
 from heft.models.forward import logits_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.models.verdicts import NothingTold, verdict
@@ -142,7 +142,16 @@ def _why_unlike(
     plain = attempt(lambda: scores(share_prefix=False))
     if plain is None or not all(map(math.isfinite, plain[0])):
         raise NothingTold
-    return why_unequal(lambda: scores(share_prefix=True), *plain, *plain, model.dtype)
+
+    def why_not(noise: float = 0.0) -> str | None:
+        return why_unequal(lambda: scores(share_prefix=True), *plain, *plain, model.dtype, noise)
+
+    found = why_not()
+    if found is None or model.dtype.itemsize >= 4:
+        return found
+    with rounded_otherwise(model, seed=0):  # how far rounding alone moves scores differs from model to model
+        moved = attempt(lambda: scores(share_prefix=False))
+    return found if moved is None else why_not(noise_of(*plain, *moved))
 
 
 def _chosen(examples: Sequence[Question]) -> list[Question]:
