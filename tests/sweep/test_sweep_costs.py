@@ -92,7 +92,8 @@ def test_a_pass_is_counted(sweep_of, grid):
 )
 def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
     monkeypatch.setattr(SideBySide, "_validate", lambda *args: None)  # validation evaluations are not counted
-    monkeypatch.setattr("heft.sweep.arrange._why_not_shared", lambda *args: None)  # nor is the check before the sweep
+    for check in ("_why_not_shared", "_require_effects"):  # nor are the checks before the sweep
+        monkeypatch.setattr(f"heft.sweep.arrange.{check}", lambda *args: None)
     recipe, work, rows = sweep_of(grid, fine)
     tried = configurations(recipe)
     base = countable(recipe)
@@ -125,8 +126,8 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
 )
 def test_a_sweep_of_lora_is_counted_as_it_runs(recipe_file, grid, fine, monkeypatch):
     monkeypatch.setattr(SideBySide, "_validate", lambda *args: None)
-    for check in ("_why_not_shared", "_may_be_packed"):
-        its_answer = None if check == "_why_not_shared" else "fused: false" not in fine
+    for check in ("_why_not_shared", "_require_effects", "_may_be_packed"):
+        its_answer = "fused: false" not in fine if check == "_may_be_packed" else None
         monkeypatch.setattr(f"heft.sweep.arrange.{check}", lambda *args, answer=its_answer: answer)
     stage = f"{{fine: {{method: lora, rank: 2, batch_size: 4, learning_rate: 1e-3, {fine}}}}}"
     recipe = load_recipe(recipe_file(stage, f"sweep: {{grid: {grid}}}", task=TASK))
