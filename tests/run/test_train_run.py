@@ -175,7 +175,7 @@ def test_every_list_of_stages_is_a_recipe(recipe_file, tmp_path, stages):
         (
             "{a: {method: lora, holdout: 0.1}}",
             "{name: whereabouts, train_size: 1, eval_size: 2}",
-            "0.1 of 1 rows leaves none",
+            "0.1 of 1 row leaves none",
         ),
         ("{a: {method: lora}}", "{name: whereabouts, train_size: 4, eval_size: 2, max_length: 16}", "too small"),
         ("{a: {method: lora}}", "{name: rows, train: no.jsonl, eval: no.jsonl}", r"no\.jsonl"),
