@@ -5,9 +5,9 @@
         [--seeds 5] [--at-once 1]
 
 A cell is a data set and a number of training rows. `first` trains the default recipe once in each cell, to find those
-that end between 55 and 95 %; `run` tunes every arm of a cell with the same budget on held-out training rows, and runs
-each arm's best recipe with several seeds on the evaluation split. Both go on where they were stopped. What came of a
-cell is written to two_stages_results/CELL.json, which two_stages_map.py shows.
+that end between 55 and 95 % and above the majority class; `run` tunes every arm of a cell with the same budget on
+held-out training rows, and runs each arm's best recipe with several seeds on the evaluation split. Both go on where they
+were stopped. What came of a cell is written to two_stages_results/CELL.json, which two_stages_map.py shows.
 
 --tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
 `<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
@@ -85,9 +85,11 @@ def first(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
     """The default recipe once, and whether a cell has room above and below it."""
     heft("train", recipe, "--output", folder / "first", "--resume", "--quiet")
     stages = json.loads((folder / "first" / "summary.json").read_text())["stages"]
-    best = max(stage["accuracy"] for stage in stages[1:])
-    room = "room" if BOUNDS[0] <= best <= BOUNDS[1] else "no room"
-    print(folder.name, *(f"{stage['name']} {100 * stage['accuracy']:.1f}" for stage in stages), room, flush=True)
+    best = max(stages[1:], key=lambda stage: stage["accuracy"])
+    is_above_majority = best["interval"][0] > best["majority"]
+    room = "room" if is_above_majority and BOUNDS[0] <= best["accuracy"] <= BOUNDS[1] else "no room"
+    accuracies = [f"{stage['name']} {100 * stage['accuracy']:.1f}" for stage in stages]
+    print(folder.name, *accuracies, f"majority {100 * best['majority']:.1f}", room, flush=True)
 
 
 def run(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
