@@ -6,8 +6,8 @@
 
 A cell is a data set and a number of training rows. `first` trains the default recipe once in each cell, to find those
 that end between 55 and 95 % and above the majority class; `run` tunes every arm of a cell with the same budget on
-held-out training rows, and runs each arm's best recipe with several seeds on the evaluation split. Both go on where they
-were stopped. What came of a cell is written to two_stages_results/CELL.json, which two_stages_map.py shows.
+held-out training rows, and runs each arm's best recipe with several seeds on the evaluation split. Both go on where
+they were stopped. What came of a cell is written to two_stages_results/CELL.json, which two_stages_map.py shows.
 
 --tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
 `<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
