@@ -196,7 +196,7 @@ def test_one_run_begins_with_its_answer_in_a_sentence_and_in_tiles(runs, tmp_pat
     base, coarse, fine = json.loads((runs[0] / "summary.json").read_text())["stages"]
     low, high = fine["interval"]
     assert (
-        f"LoRA then ReFT answers {100 * fine['accuracy']:.1f} % of 40 held-out rows rightly"
+        f"LoRA then ReFT answers {100 * fine['accuracy']:.1f} % of 40 evaluation rows rightly"
         f" ({100 * low:.1f}–{100 * high:.1f} %); the base model {100 * base['accuracy']:.1f} %."
     ) in text
     added = 100 * (fine["accuracy"] - coarse["accuracy"])
@@ -264,7 +264,7 @@ def test_generated_answers_have_loss_and_likeness_in_place_of_labels(tmp_path):
     (run / "summary.json").write_text(json.dumps({"stages": stages}))
     write_report([run], tmp_path / "report.html")
     text = Outline((tmp_path / "report.html").read_text()).text
-    assert "answers 80.0 % of 40 held-out rows exactly as the reference does" in text
+    assert "answers 80.0 % of 40 evaluation rows exactly as the reference does" in text
     assert "Label by label" not in text
     assert "Loss: of the reference answers" in text
     # a word of two is shared by a wrong answer: F = 0.5
@@ -277,5 +277,5 @@ def test_several_runs_begin_with_the_most_accurate_and_what_it_has_over_the_othe
     text = Outline((tmp_path / "report.html").read_text()).text
     right = [json.loads((run / "summary.json").read_text())["stages"][-1]["accuracy"] for run in runs]
     best, other = (right[0] + right[1]) / 2, (right[2] + right[3]) / 2
-    assert f"r2-0 answers {100 * best:.1f} % of 40 held-out rows rightly" in text
+    assert f"r2-0 answers {100 * best:.1f} % of 40 evaluation rows rightly" in text
     assert f"r2-0 has {100 * (best - other):.1f} points more than r4-0 ({100 * other:.1f} %), which" in text

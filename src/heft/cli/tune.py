@@ -52,7 +52,7 @@ def tune(
     cpus_per_run: CpusPerRun = None,
     runs_at_once: RunsAtOnce = None,
 ) -> None:
-    """Choose method, settings and the switch between stages on held-out training rows, within a budget."""
+    """Choose method, settings and the switch between stages on validation rows, within a budget."""
     from heft.cli.documents import TuneDocument
     from heft.cli.output import Output
     from heft.cli.show import explain_interrupts, results_line, results_table

@@ -57,7 +57,7 @@ def answer(subject: Subject, best: Arm) -> Answer:
     rightly = "exactly as the reference does" if generated else "rightly"
     who = _who(best) if stages else best.name
     headline = (
-        f"{who} answers {percent(result.accuracy)} of {result.n:,} held-out rows {rightly}"
+        f"{who} answers {percent(result.accuracy)} of {result.n:,} evaluation rows {rightly}"
         f" ({interval(result.interval)})"
     )
     if best.stage != "base" and base is not None:

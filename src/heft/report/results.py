@@ -53,7 +53,7 @@ def _accuracies(arms: Sequence[ArmResult]) -> Panel:
         text = f"{shortened(arm.name, int((WIDTH - LEFT) / CHARACTER) - 8)}  {percent(arm.accuracy)}"
         drawing.text(RIGHT, TOP + _ROW * place + 12, text)
     told = "; ".join(f"{arm.name} {percent(arm.accuracy)} ({interval(arm.interval)})" for arm in arms)
-    words = f"Share of {arms[0].n:,} held-out rows that are answered rightly, with its 95 % interval: {told}."
+    words = f"Share of {arms[0].n:,} evaluation rows that are answered rightly, with its 95 % interval: {told}."
     return Panel("", drawing.svg("Accuracy with its 95 % interval"), words)
 
 

@@ -1,4 +1,4 @@
-"""`heft tune`: method, settings and the switch between stages, chosen on held-out training rows within a budget.
+"""`heft tune`: method, settings and the switch between stages, chosen on validation rows within a budget.
 
 | file | what it holds |
 |---|---|
