@@ -149,7 +149,7 @@ def _why_unlike(
     found = why_not()
     if found is None or model.dtype.itemsize >= 4:
         return found
-    with rounded_otherwise(model, seed=0):  # how far rounding alone moves scores differs from model to model
+    with rounded_otherwise(model):  # how far rounding alone moves scores differs from model to model
         moved = attempt(lambda: scores(share_prefix=False))
     return found if moved is None else why_not(noise_of(*plain, *moved))
 
