@@ -1,5 +1,6 @@
 """The trained weights of LoRA's trials, behind which second stages are tried."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,10 @@ from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
+from heft.sweep.training import SideBySide
 from heft.tune.bench import Bench
 from heft.tune.logged import Kept
+from heft.tune.measure import Measured
 from heft.tune.prices import Counter
 from heft.tune.trial import COARSE, FINE, key_of, sized
 from heft.tune.weights import Before, WeightFiles, WeightsInMemory
@@ -62,6 +65,20 @@ def test_behind_kept_weights_is_the_trial_that_they_are_of(bench, stages):
         (found,) = bench.train_on_top(before, FINE, [still], [{}])
         assert found.row_losses == pytest.approx(trial.row_losses, rel=1e-4)
         assert found.row_losses != pytest.approx(bench.measure({FINE: still}).row_losses, rel=1e-2)  # of the base alone
+
+
+def test_seconds_of_training_side_by_side_are_without_those_of_validation_rows(bench, monkeypatch):
+    clock, late = time.perf_counter, [0.0]
+
+    def slow(training, due, on_metrics):
+        late[0] += 1000.0 * len(due)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
+    monkeypatch.setattr(SideBySide, "_validate", slow)
+    monkeypatch.setattr("heft.tune.bench.measured_together", lambda *args: [Measured(1.0, None)] * 2)
+    found = trials(bench, lora("l4+"), lora("l2+"))
+    assert sum(each.seconds for each in found) > 2000.0
+    assert sum(each.trained_seconds for each in found) < 1000.0
 
 
 def test_trials_under_autocast_are_trained_and_measured_alone(bench):

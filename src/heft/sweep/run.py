@@ -168,7 +168,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
             f"{len(tried)} configurations of stage {name} side by side, ranked on {len(validation_rows):,} validation"
             " rows"
         )
-        seconds = training.train(name, reporter)
+        seconds = training.train(name, reporter).seconds
         results = rank(training, recipe.evaluation.normalize)
         for result in results:
             if not result.diverged and (note := flat_loss_note(f"{result.name} ({label(result)})", result.losses)):

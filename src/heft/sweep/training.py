@@ -17,6 +17,19 @@ from heft.sweep.retry import RetryingForward
 
 
 @dataclass(frozen=True)
+class Took:
+    """Seconds of all configurations together.
+
+    Attributes:
+        seconds: in all.
+        validating: those of them in which validation rows were scored.
+    """
+
+    seconds: float
+    validating: float
+
+
+@dataclass(frozen=True)
 class SideBySide:
     """The training of all configurations; `validation` are the numbers of the validation rows.
 
@@ -29,11 +42,11 @@ class SideBySide:
     retrying: RetryingForward
     row_losses: dict[int, list[float]] = field(default_factory=dict)
 
-    def train(self, what: str, reporter: Reporter) -> float:
-        """Train all to their ends; returns the seconds it took."""
+    def train(self, what: str, reporter: Reporter) -> Took:
+        """Train all to their ends; returns what it took."""
         train_only(self.forward.model, [learner.configuration.adapter for learner in self.learners])
         total = max(learner.steps for learner in self.learners)
-        start = time.perf_counter()
+        start, validating = time.perf_counter(), 0.0
         with reporter.progress(what, total):
             self.retrying.set_training(True)
             for step in range(1, total + 1):
@@ -42,13 +55,15 @@ class SideBySide:
                     break
                 self._step(live, reporter.metrics)
                 due = [learner for learner in live if not learner.diverged and learner.is_due()]
+                started = time.perf_counter()
                 self._validate(due, reporter.metrics)
+                validating += time.perf_counter() - started
                 self.forward.end_step()
                 reporter.step(what, step, total)
             self.retrying.set_training(False)
         for learner in self.learners:
             learner.finish()
-        return time.perf_counter() - start
+        return Took(time.perf_counter() - start, validating)
 
     def _step(self, live: Sequence[Learner], on_metrics: Callable[[dict], None]) -> None:
         jobs_of_learners = [learner.next_step() for learner in live]

@@ -197,13 +197,14 @@ class Bench:
             self._attach(before)
             kept = self._kept(below, name, stages)
             with side_by_side(self.base, tried, data, seeds, self.tokens_per_pass, quiet, kept) as training:
-                trained = training.train(name, quiet)
+                took = training.train(name, quiet)
                 measured = measured_together(
                     training, self.validation_rows, are_few(self.rows), recipe.evaluation.normalize
                 )
                 if keeps:
                     self._keep(keys, name, training.learners)
         found = [self._outcome(before, name, *about) for about in zip(stages, values, measured, strict=True)]
+        trained = took.seconds - took.validating  # validation rows cost the same, however long trials are
         return self._shared_out(found, before, name, stages, trained, time.perf_counter() - started)
 
     def _keep(self, keys: Sequence[str], name: str, learners: Sequence[Learner]) -> None:
