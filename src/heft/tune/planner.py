@@ -50,10 +50,21 @@ class Planner:
     def first_plan(
         self, amount: float, reserve: float, before: Before | None, name: str, tried: Sequence[Contender]
     ) -> Plan:
-        """As `plan`, of a first round; one of a single trial may take the reserve."""
-        about = (before, name, tried, self.tune.configurations, self.tune.rungs)
-        found = self.plan(amount - reserve, *about)
-        return found if len(found["numbers"]) > 1 else self.plan(amount, *about)
+        """As `plan`, of a first round; one of a single trial may take the reserve.
+
+        As many as one goes on of are an epoch long, where that many alone can be: else there are fewer trials. Before
+        all rows were seen once, the highest rates look best, and a second stage has hardly begun.
+        """
+        about, most = (before, name, tried), self.tune.configurations
+        found = self.plan(amount - reserve, *about, most, self.tune.rungs)
+        while len(found["numbers"]) > self.tune.keep > self._full_epochs(found, tried):
+            found = self.plan(amount - reserve, *about, len(found["numbers"]) - 1, self.tune.rungs)
+        return found if len(found["numbers"]) > 1 else self.plan(amount, *about, most, self.tune.rungs)
+
+    def _full_epochs(self, plan: Plan, tried: Sequence[Contender]) -> int:
+        """Trials that are an epoch long."""
+        epochs = [self.bench.counter.epoch(self.sized(tried[each].candidate, LEAST_STEPS)) for each in plan["numbers"]]
+        return sum(steps >= epoch for steps, epoch in zip(plan["steps"], epochs, strict=True))
 
     def plan(
         self, amount: float, before: Before | None, name: str, tried: Sequence[Contender], most: int, rounds: int
