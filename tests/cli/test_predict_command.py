@@ -12,7 +12,7 @@ from heft.cli.documents import PredictDocument
 from heft.cli.predict import predict
 from heft.errors import HeftError
 from heft.prediction.opening import opening
-from heft.prediction.output import output_rows
+from heft.prediction.output import output_rows, write_rows
 from heft.prediction.predict import predict_rows
 from prediction.predicting import STAGES, trained
 
@@ -59,6 +59,13 @@ def test_every_format_holds_the_same_rows_in_order(run, table, expected, tmp_pat
     assert [json.loads(line) for line in made.with_suffix(".jsonl").read_text().splitlines()] == expected
     assert parquet.read_table(made.with_suffix(".parquet")).to_pylist() == expected
     assert not list(made.parent.glob("*.partial"))
+
+
+def test_a_number_that_parquet_cannot_hold_is_refused_in_words(tmp_path):
+    with pytest.raises(HeftError, match=r"made.parquet: .* too large, which Parquet cannot hold .*; write .jsonl"):
+        write_rows(tmp_path / "made.parquet", [{"n": 2**70}])
+    write_rows(tmp_path / "made.jsonl", [{"n": 2**70}])
+    assert json.loads((tmp_path / "made.jsonl").read_text()) == {"n": 2**70}
 
 
 def test_without_a_file_rows_are_on_standard_output_and_all_else_beside_it(run, table, expected):

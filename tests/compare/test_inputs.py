@@ -123,3 +123,19 @@ def test_what_is_not_finished_is_said(study, tmp_path):
     ]
     run = make_run(tmp_path / "begun", {"base": STAGES["base"], "coarse": STAGES["coarse"]}, recipe=named("begun"))
     assert read_inputs([run]).notes == [f"{run} is unfinished: fine is missing."]
+
+
+def test_runs_on_different_rows_that_their_recipes_call_the_same_are_said(tmp_path):
+    stages = {"base": records([1, 0]), "fine": records([1, 1])}
+
+    def made(name, rows, **recipe):
+        manifest = {"data": {"train": {"rows": rows, "fingerprint": f"{rows}"}}}
+        return make_run(tmp_path / name, stages, recipe={"name": name, **recipe}, manifest=manifest)
+
+    rank = {"stages": {"fine": {"method": "lora", "rank": 8}}}
+    one, alike, changed = made("one", 12), made("alike", 12, **rank), made("changed", 30, **rank)
+    other = made("other", 30, task={"name": "boolq", "train_limit": 30})
+    assert read_inputs([one, alike]).notes == read_inputs([one, other]).notes == read_inputs([changed]).notes == []
+    (note,) = read_inputs([one, changed]).notes
+    assert note.startswith(f"{one}, {changed} were trained on different rows, though their recipes name the same")
+    assert read_inputs([f"{one}:base", f"{changed}:fine"]).notes == []

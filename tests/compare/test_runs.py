@@ -108,6 +108,34 @@ def test_runs_that_computed_in_unlike_dtypes_are_arms_of_their_own(tmp_path):
     assert [[run.seed for run in arm.runs] for arm in arms_of([read_run(path) for path in runs])] == [[0, 2], [1]]
 
 
+def test_runs_that_were_trained_on_other_rows_are_arms_of_their_own(tmp_path):
+    """Rows from Python, and those of a file that has changed, are in no recipe."""
+    stages = {"base": records([1, 0]), "fine": records([1, 1])}
+
+    def made(name, seed, rows):
+        data = {"train": {"rows": rows, "fingerprint": f"{rows:016}"}, "eval": {"rows": 2, "fingerprint": "e"}}
+        return read_run(make_run(tmp_path / name, stages, seed, manifest={"data": data}))
+
+    runs = [made("few", 0, 12), made("many", 0, 30), made("many-1", 1, 30)]
+    assert [[run.path.name for run in arm.runs] for arm in arms_of(runs)] == [["few"], ["many", "many-1"]]
+    (base,) = arms_of([runs[0], runs[2]], ["base", "base"])  # which is trained on none
+    assert len(base.runs) == 2
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        [{"base": {"name": "m", "fingerprint": fingerprint}} for fingerprint in ("f", "g")],
+        [{"sources": {"fine": {"from": "DIR", "sha256": sha256}}} for sha256 in ("s", "t")],
+    ],
+    ids=["base", "adapter"],
+)
+def test_runs_on_another_base_or_adapter_of_the_same_name_are_arms_of_their_own(tmp_path, unlike):
+    stages = {"base": RIGHT, "fine": RIGHT}
+    runs = [read_run(make_run(tmp_path / str(i), stages, i, manifest=unlike[i % 2])) for i in range(3)]
+    assert [[run.seed for run in arm.runs] for arm in arms_of(runs)] == [[0, 2], [1]]
+
+
 def test_a_run_given_twice_an_unfinished_one_and_an_unknown_stage_are_refused(tmp_path):
     run = read_run(make_run(tmp_path / "r", {"base": RIGHT, "fine": RIGHT}))
     with pytest.raises(HeftError, match="one recipe with one seed, 0"):

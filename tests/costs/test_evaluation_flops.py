@@ -6,13 +6,17 @@ import torch
 import tiny
 from counting import counted
 from heft.adapters.attach import attach
-from heft.costs.evaluation import evaluation_flops, evaluation_passes
+from heft.costs.evaluation import evaluation_flops, generation_flops
 from heft.costs.operations import model_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import Encoder
+from heft.evaluation.evaluator import evaluate_examples
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.recipe.recipe import LoraStage, ReftStage
+from heft.recipe.recipe import EvaluationSettings, LoraStage, ReftStage
+from heft.runtime.reporter import Reporter
+from heft.tasks import load_examples, task_for
 from heft.tasks.base import choice_example
+from heft.tasks.rows import RowsSettings
 
 ONE_TEXT = [choice_example("t", f"{'ab' * 20}\n{i}?", ("no", "yes it is"), 0, group="one") for i in range(4)]
 ALONE = [choice_example("t", "ab" * length, (" no", " yes"), 0) for length in (3, 40, 42)]
@@ -33,6 +37,51 @@ def test_an_evaluation_is_counted(batch_size):
     model = staged()
     model.set_attn_implementation("eager")  # plain products, which torch counts on every device
     cost = pass_tokens(model.device, trains=False)
-    passes = evaluation_passes(CHOICES, batch_size, 2, share_prefix=True, tokens_of_a_pass=cost)
     ran = counted(lambda: choice_log_likelihoods(model, CHOICES, batch_size=batch_size, pad_id=0))
-    assert evaluation_flops(costs, CHOICES, passes) == pytest.approx(ran, rel=1e-2)
+    found = evaluation_flops(costs, CHOICES, batch_size, 2, share_prefix=True, tokens_of_a_pass=cost)
+    assert found == pytest.approx(ran, rel=1e-2)
+
+
+LONG = [choice_example("t", f"{'ab' * 20}\n{i}?", ("a cat and so on", "b " * 9), 0, group="one") for i in range(4)]
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        LoraStage(rank=4, positions="l2+", steps=1),
+        ReftStage(rank=4, positions="l2+", intervention="direft", steps=1),
+        ReftStage(rank=4, positions="all", intervention="direft", steps=1),
+        ReftStage(rank=4, positions="f2+l2", intervention="direft", steps=1),
+    ],
+    ids=["lora l2+", "reft l2+", "reft all", "reft f2+l2"],
+)
+def test_adapters_are_counted_on_the_tokens_of_choices_too_and_once_where_they_are_shared(stage, share_prefix):
+    rows = Encoder(tiny.byte_tokenizer(), 256)(LONG)
+    with torch.device("meta"):
+        skeleton = tiny.tiny_model()
+        attach(skeleton, "one", stage)
+        costs = model_costs(skeleton)
+    model = tiny.tiny_model()
+    attach(model, "one", stage)
+    model.set_attn_implementation("eager")
+    batch_size = 4 if share_prefix else 1  # plain rows are counted without padding
+    ran = counted(
+        lambda: choice_log_likelihoods(model, rows, batch_size=batch_size, pad_id=0, share_prefix=share_prefix)
+    )
+    found = evaluation_flops(costs, rows, batch_size, 2, share_prefix, pass_tokens(model.device, trains=False))
+    assert found == pytest.approx(ran, rel=2e-3)
+
+
+def test_generated_answers_are_counted_with_the_loss_of_their_references():
+    """Each prompt once, then as many tokens as may come; and prompt and reference together once more."""
+    rows = [{"prompt": "ab" * length, "completion": "cd" * length} for length in (5, 20, 21)]
+    task = RowsSettings(train=rows, eval=rows, max_new_tokens=9, max_length=256)
+    tokenizer, settings = tiny.byte_tokenizer(), EvaluationSettings(batch_size=1)
+    examples = Encoder.of(tokenizer, task)(load_examples(task, "eval"))
+    with torch.device("meta"):
+        costs = model_costs(staged())
+    model = staged()
+    model.set_attn_implementation("eager")
+    ran = counted(lambda: evaluate_examples(model, tokenizer, task_for(task), examples, settings, Reporter()))
+    assert generation_flops(costs, examples, task.max_new_tokens) == pytest.approx(ran, rel=0.1)

@@ -55,3 +55,25 @@ def test_a_text_that_reaches_the_limit_is_told_and_one_that_ends_in_a_token_or_a
     only_first = next(token for token in ids[0] if token not in ids[1])
     assert cut(max_new_tokens=8, answer_end=only_first) == [1]
     assert cut(max_new_tokens=8, stop=[base.tokenizer.decode(ids[0])]) == [1]
+
+
+def test_a_stop_string_that_begins_in_the_prompt_ends_no_text_and_one_in_a_text_ends_its_generation(monkeypatch):
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    generate, made = base.model.generate, []
+
+    def recording(**options):
+        made.append(generate(**options))
+        return made[-1]
+
+    monkeypatch.setattr(base.model, "generate", recording)
+
+    def texts(*stop):
+        return generate_texts(base.model, base.tokenizer, PROMPTS[:1], batch_size=2, max_new_tokens=8, stop=stop)
+
+    (free,) = texts()
+    across = base.tokenizer.decode(PROMPTS[0])[-1] + free[0]
+    assert across not in free
+    assert texts(across) == [free]
+    assert texts(free[2]) == [free[: free.index(free[2])]]
+    prompt = len(PROMPTS[0])
+    assert [output.shape[1] - prompt for output in made] == [8, 8, free.index(free[2]) + 1]

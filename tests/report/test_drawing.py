@@ -4,7 +4,7 @@ from heft.report.pareto import frontier
 from heft.report.parts import Cell, Heading, Table, figure
 from heft.text.listing import letter, listed
 from heft.text.svg import Axis, Drawing, axis
-from heft.text.units import in_digits, percent, points_interval
+from heft.text.units import count, in_digits, percent, points_interval
 
 
 def test_the_ends_of_the_axes_are_the_corners_of_the_plot():
@@ -31,6 +31,14 @@ def test_ticks_differ_in_words(low, high):
 def test_ticks_have_three_digits_where_these_suffice():
     found = Axis("x", 0.3, 0.52).ticks_in_words()
     assert found == [(0.3, "0.3"), (0.35, "0.35"), (0.4, "0.4"), (0.45, "0.45"), (0.5, "0.5")]
+
+
+def test_an_axis_that_counts_has_whole_numbers_only_each_in_its_place():
+    assert axis("layer", [-0.5, 1.5], low=-0.5, high=1.5, words=count, whole=True).ticks_in_words() == [
+        (0.0, "0"),
+        (1.0, "1"),
+    ]
+    assert [text for _, text in axis("steps", [0, 2], low=0, words=count, whole=True).ticks_in_words()] == [*"012"]
 
 
 def test_an_axis_is_logarithmic_only_where_values_spread_wide_and_are_above_0():

@@ -127,6 +127,27 @@ def test_a_stage_after_a_good_one_may_be_left_out_and_one_that_hardly_began_is_a
     assert [(hint.rule, hint.stage) for hint in told] == [("too_few_steps", "fine")]
 
 
+def test_a_stage_that_trains_nothing_is_never_told_a_setting_that_it_refuses():
+    """A recipe refuses a learning rate of a stage that takes an adapter as it is, and 0 steps of any."""
+    records = answers([0] * 40, [0, 1] * 20)
+    taken = stage("coarse", records, steps=0, ended="frozen")
+    taken = replace(taken, settings={"method": "lora", "from": "DIR"})
+    cut = replace(taken, records=texts(100, 95), summary=taken.summary.model_copy(update={"labels": None}))
+    even = replace(taken, records=answers([0, 1] * 20, [1, 0] * 20))
+    base = stage("base", records)
+    found = [
+        *one_answer(run(taken)),
+        *below_majority(run(replace(even, summary=taken.summary))),
+        *changed_nothing(run(taken, base=base)),
+        *never_ended(run(cut)),
+    ]
+    assert [hint.rule for hint in found] == ["one_answer", "below_majority", "changed_nothing", "never_ended"]
+    for hint in found:
+        assert "Train it on: `stages.coarse.steps: 50`" in hint.do
+        assert "learning_rate" not in hint.do
+    assert hints_of(run(taken, stage("fine", right_in(0.95)), base=base))[0].rule == "changed_nothing"
+
+
 @pytest.mark.parametrize(("cut", "spoken"), [(0, ""), (9, ""), (10, "max_new_tokens: 128"), (95, "task.stop")])
 def test_answers_cut_at_the_limit_count_from_ten_percent(cut, spoken):
     hints = never_ended(run(stage("fine", texts(100, cut), labels=None), task={"max_new_tokens": 64}))

@@ -1,15 +1,21 @@
 """Runs on a person's own rows: given from Python, moved, resumed."""
 
+import json
 import shutil
+from datetime import date
+from pathlib import Path
 
 import pytest
 
 import heft
 from heft.adapters.manifest import read_manifest
+from heft.compare.runs import read_run
 from heft.errors import HeftError
-from heft.recipe.files import load_recipe, resolved
+from heft.recipe.files import dump_recipe, load_recipe, resolved
 from heft.recipe.recipe import EvaluationSettings, Recipe
+from heft.report.examples import load_texts
 from heft.run.train import train
+from heft.study.runner import run_study
 from heft.tasks import load_examples
 from heft.tasks.rows import RowsSettings
 
@@ -37,6 +43,9 @@ def test_rows_in_memory_are_kept_with_the_run_and_move_with_it(tmp_path):
     task = RowsSettings(**read_manifest(moved / "adapter").task)
     again = heft.evaluate(model, tokenizer, task, EvaluationSettings())
     assert again.metrics.accuracy == run.stages[-1].accuracy
+    texts = load_texts(read_run(moved))
+    assert {example.prompt for example in texts.by_id.values()} <= {f"{row['text']}\nKind:" for row in ROWS}
+    assert (len(texts.by_id), texts.why_none) == (5, None)
 
 
 def test_a_run_with_rows_in_memory_is_resumed_with_the_same_rows_only(tmp_path):
@@ -52,6 +61,23 @@ def test_tables_in_memory_are_rows(tmp_path):
     plain = load_examples(RowsSettings(train=ROWS, **COLUMNS), "eval")
     for table in (pandas.DataFrame(ROWS), datasets.Dataset.from_list(ROWS)):
         assert load_examples(RowsSettings(train=table, **COLUMNS), "eval") == plain
+
+
+def test_values_of_python_that_json_has_not_are_kept_as_those_that_it_has(tmp_path):
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    others = {"day": date(2026, 1, 31), "size": numpy.float32(0.5), "photo": b"\xff\xd8", "note": pandas.NA}
+    rows = [{**row, **others, "kind": numpy.int64(row["kind"] == "delay")} for row in ROWS]
+    run = train(recipe_of(tmp_path / "run", train=rows))
+    assert json.loads((run.directory / "rows" / "train.jsonl").read_text().splitlines()[1]) == {
+        **ROWS[1],
+        "kind": 1,
+        "day": "2026-01-31",
+        "size": 0.5,
+        "photo": None,
+        "note": None,
+    }
+    assert load_recipe(run.directory / "recipe.yaml").task.choices == ["0", "1"]
+    assert train(recipe_of(tmp_path / "run", train=rows), resume=True).stages == run.stages
 
 
 def test_labels_are_found_once_and_written_out(tmp_path):
@@ -71,6 +97,32 @@ def test_paths_count_from_the_recipes_folder_and_those_of_overrides_from_here(tm
     task = load_recipe(folder / "recipe.yaml").task
     assert (task.train, task.eval) == ((folder / "a.jsonl").as_posix(), "owner/name")
     assert load_recipe(folder / "recipe.yaml", ["task.train=a.jsonl"]).task.train == "a.jsonl"
+
+
+def test_a_run_of_a_path_from_here_keeps_it_absolute_and_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
+    file = (tmp_path / "a.jsonl").as_posix()
+    for name, train_rows in (("text", "a.jsonl"), ("path", Path("a.jsonl"))):
+        recipe = recipe_of(tmp_path / name, train=train_rows)
+        run = train(recipe)
+        assert load_recipe(run.directory / "recipe.yaml").task.train == file
+        assert read_manifest(run.directory / "adapter").task["train"] == file
+        assert train(recipe, resume=True).stages == run.stages
+
+
+def test_a_study_that_sets_a_path_from_here_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "one.yaml").write_text(dump_recipe(recipe_of("unused", train="other.jsonl")))
+    (tmp_path / "study.yaml").write_text(
+        "name: s\narms: {one: {recipe: recipes/one.yaml, set: {task.train: a.jsonl, output: null}}}\n"
+    )
+    first = run_study("study.yaml")
+    assert not first.failed
+    assert run_study("study.yaml").comparison == first.comparison
 
 
 def test_a_column_that_is_not_there_is_said_at_the_recipes_line(tmp_path):

@@ -101,6 +101,15 @@ def test_a_table_is_taken_for_what_it_is(rows, kind, settings):
     assert guess.why.endswith(".")
 
 
+def test_an_index_from_0_beside_choices_that_are_numbers_has_columns_as_names():
+    options = {name: [str(number + place) for number in range(60)] for place, name in enumerate("ABCD")}
+    by_index = guess_task(table(question=TEXT, **options, answer=cycle(["0", "1", "2", "3"])))
+    assert by_index.settings["label_names"] == {"0": "A", "1": "B", "2": "C", "3": "D"}
+    assert by_index.why.endswith("says which is right.")
+    by_text = guess_task(table(question=TEXT, **options, answer=options["B"]))
+    assert (by_text.settings["answer"], "label_names" in by_text.settings) == ("answer", False)
+
+
 def test_flags_decide():
     rows = table(document=LONG, category=cycle(["a", "b"]), summary=TEXT)
     guess = guess_task(rows, answer="summary")

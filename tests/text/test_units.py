@@ -2,7 +2,7 @@
 
 import pytest
 
-from heft.text.units import in_bytes, in_flops, in_time, percent
+from heft.text.units import in_bytes, in_digits, in_flops, in_time, percent
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,14 @@ from heft.text.units import in_bytes, in_flops, in_time, percent
         (in_time(42), "42 s"),
         (in_time(300), "5.0 min"),
         (in_time(7200), "2.0 h"),
+        (in_bytes(999.4), "999 B"),
+        (in_bytes(999.6), "1 kB"),
+        (in_bytes(999_600), "1 MB"),
+        (in_flops(9.996e14), "1 PFLOP"),
+        (in_flops(2.5e22), "25,000 EFLOP"),
+        (in_digits(999.7), "1,000"),
+        (in_digits(-123.4, 2), "−120"),
+        (in_digits(0.0123), "0.0123"),
     ],
 )
 def test_figures_are_short(shown, words):

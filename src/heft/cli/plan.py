@@ -8,7 +8,7 @@ import typer
 from heft.cli.options import AsJson, Overrides, RecipeFile
 from heft.cli.plan_layers import layers_notes, layers_table
 from heft.errors import HeftError
-from heft.text.units import in_bytes, in_flops, in_time
+from heft.text.units import in_bytes, in_digits, in_flops, in_time
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -164,6 +164,7 @@ def sweep_notes(sweep: "SweepPlan") -> list[str]:
     apart = f"; {whole} of {sweep.configurations} configurations run whole rows" if whole else ""
     return [
         f"{sweep.stage}: {sweep.reuse.in_words()}{apart}",
-        f"all {sweep.configurations} side by side: {in_flops(sweep.flops)}, {sweep.flops / one:.2g} times one plain run"
-        f" of one ({in_flops(one)}) and {sweep.flops / alone:.2g} times all run alone ({in_flops(alone)})",
+        f"all {sweep.configurations} side by side: {in_flops(sweep.flops)}, {in_digits(sweep.flops / one, 2)} times one"
+        f" plain run of one ({in_flops(one)}) and {in_digits(sweep.flops / alone, 2)} times all run alone"
+        f" ({in_flops(alone)})",
     ]

@@ -22,7 +22,7 @@ STUDY_FORMAT = 1
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seed only: recipes equal but for seed, name and output.
+    """Runs that differ in their seed only: base, rows to train on and recipes are equal, but for seed, name and output.
 
     Attributes:
         name: for people, unique.
@@ -95,13 +95,19 @@ def read_study(path: Path) -> tuple[list[Arm], dict]:
 
 
 def _recipe_key(run: RunFiles, stage: str) -> str:
-    """What must be equal in an arm: everything in a recipe that can affect the model after a stage, but the seed."""
-    recipe = _as_now(run.recipe)
-    dtype = (run.manifest.get("base") or {}).get("dtype")  # what model.dtype auto resolved to on the run's machine
+    """What must be equal in an arm: everything that can affect the model after a stage, but the seed.
+
+    That is the recipe's settings, and what it only names: the base's weights, the rows that were trained on and the
+    adapters that stages start from.
+    """
+    recipe, manifest = _as_now(run.recipe), run.manifest
+    base = manifest.get("base") or {}  # dtype: what model.dtype auto resolved to on the run's machine
     compared = {key: value for key, value in recipe.items() if key not in {"seed", "name", "stages"} | ONLY_WRITING}
     names = list(recipe["stages"])
     done = names[: names.index(stage) + 1] if stage in names else []
-    return json.dumps([compared, dtype, [[name, recipe["stages"][name]] for name in done]], sort_keys=True)
+    rows = (manifest.get("data") or {}).get("train") if done else None
+    stages = [[name, recipe["stages"][name], manifest.get("sources", {}).get(name, {}).get("sha256")] for name in done]
+    return json.dumps([compared, base.get("dtype"), base.get("fingerprint"), rows, stages], sort_keys=True)
 
 
 def _as_now(recipe: dict) -> dict:

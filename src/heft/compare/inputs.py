@@ -1,5 +1,6 @@
 """The inputs of a comparison: runs, stages of runs, studies."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,9 @@ from heft.compare.arms import Arm, arms_of, read_study, stage_arms
 from heft.compare.comparison import stage_pairs
 from heft.compare.runs import RunFiles, read_run
 from heft.errors import HeftError
+from heft.text.listing import first_of
+
+_RUNS_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Inputs:
         pairs: names of the arms to compare, where they are the stages of one run; else None.
         studies: the study.json of each study.
         labels: the label of each arm of a study that has one, by the arm's name.
-        notes: which runs failed and why, or are not finished, in sentences.
+        notes: which runs failed and why, or are not finished, and what casts doubt on the comparison, in sentences.
     """
 
     names: list[str]
@@ -56,6 +60,7 @@ def read_inputs(given: Sequence[str | Path]) -> Inputs:
     if alone and runs[0].missing:
         notes.append(f"{runs[0].path} is unfinished: {', '.join(runs[0].missing)} is missing.")
     notes += _dates([run for arm in (*arms, *own) for run in arm.runs])
+    notes += _other_rows([run for arm in (*arms, *own) if arm.stage != "base" for run in arm.runs])
     wanted = studies[0][1].get("reference") if len(studies) == 1 else None
     reference = names.get((0, wanted))
     if wanted is not None and reference is None:
@@ -98,6 +103,21 @@ def _dates(runs: Sequence[RunFiles]) -> list[str]:
     return [
         f"The chat template wrote the day’s date into prompts, and runs are of several days: {', '.join(days)}. Their"
         " questions count as the same; task.template_date gives all runs one date."
+    ]
+
+
+def _other_rows(runs: Sequence[RunFiles]) -> list[str]:
+    """A note where runs were trained on different rows, and their recipes name the same ones."""
+    found: dict[str, dict[str, Path]] = {}
+    for run in runs:
+        named = json.dumps([run.recipe.get("model"), run.recipe.get("task")], sort_keys=True)
+        rows = (run.manifest.get("data") or {}).get("train")
+        found.setdefault(named, {}).setdefault(json.dumps(rows, sort_keys=True), run.path)
+    return [
+        f"{first_of(paths.values(), _RUNS_NAMED)} were trained on different rows, though their recipes name the same: a"
+        " file has changed since, or rows came from Python."
+        for paths in found.values()
+        if len(paths) > 1
     ]
 
 

@@ -19,6 +19,8 @@ class ManifestFile(_Schema):
 
     format: Any = None
     base: _BaseEntry | None = None
+    data: dict[str, Any] | None = None
+    sources: dict[str, dict[str, Any]] = {}
 
 
 class RecipeFile(_Schema):

@@ -11,7 +11,7 @@ from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
 from heft.edits.positions import longest_tail
 from heft.evaluation.likelihood import plain_rows
-from heft.evaluation.shared_prefix import Pass, shared_batches
+from heft.evaluation.shared_prefix import Part, Pass, shared_batches
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.recipe import Recipe
 from heft.tasks import task_for
@@ -39,44 +39,42 @@ def evaluation_cost(
     last_edited = longest_tail(positions for positions, _ in costs.edits)
     tokens = pass_tokens(device, trains=False)
     shares = share and keeps_plain_keys(base)
-    passes = evaluation_passes(examples, recipe.evaluation.batch_size, last_edited, shares, tokens)
-    return evaluation_flops(costs, examples, passes)
+    return evaluation_flops(costs, examples, recipe.evaluation.batch_size, last_edited, shares, tokens)
 
 
-def evaluation_passes(
+def evaluation_flops(
+    costs: ModelCosts,
     examples: Sequence[EncodedExample],
     batch_size: int,
     last_edited: int,
     share_prefix: bool,
     tokens_of_a_pass: int | None = None,
-) -> list[Pass]:
-    """The forward passes of an evaluation of choices; plain rows, one each, where nothing is shared.
+) -> float:
+    """FLOPs of an evaluation of choices, in plain rows, one a pass, where nothing is shared.
 
-    Arguments as for `heft.evaluation.shared_prefix.shared_batches`.
+    Arguments but the first as for `heft.evaluation.shared_prefix.shared_batches`.
     """
     if share_prefix:
         batches = shared_batches(examples, batch_size, last_edited, tokens_of_a_pass)
-        return [done for batch in batches for done in batch.passes(batch_size)]
-    return [
-        Pass(1, len(ids), 0, 1 if choice is None else len(examples[index].choices[choice]))
-        for index, example in enumerate(examples)
-        for _, choice, ids in plain_rows(index, example)
-    ]
-
-
-def evaluation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], passes: Sequence[Pass]) -> float:
-    """FLOPs of these passes; each prompt's edits are counted once."""
+        passes = [done for batch in batches for done in batch.passes(batch_size)]
+        parts = [part for batch in batches for part in batch.parts()]
+    else:
+        rows = [(each, row) for i, each in enumerate(examples) for row in plain_rows(i, each)]
+        passes = [Pass(1, len(ids), 0, 1 if c is None else len(each.choices[c])) for each, (_, c, ids) in rows]
+        parts = [Part(len(each.prompt), 0, len(ids)) for each, (_, _, ids) in rows]
     total = 0.0
     for p in passes:
         token = costs.token.forward * p.columns + costs.pair.forward * p.columns * (p.cached + p.columns)
         total += p.rows * (token + costs.column.forward * p.scored)
     for (positions, group), edit in costs.edits.items():
-        total += edit.forward * sum(positions.count(len(e.prompt), 0, len(e.prompt), group) for e in examples)
+        total += edit.forward * sum(positions.count(part.prompt, part.start, part.end, group) for part in parts)
     return total
 
 
 def generation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], new_tokens: int) -> float:
-    """FLOPs of answers that are generated, at most: each as long as it may be."""
+    """FLOPs of answers that are generated, at most, each as long as it may be, and of the reference answers' loss."""
     ends = [len(example.prompt) + new_tokens for example in examples]
     prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)
-    return prompts + sum(span(costs, end - new_tokens, end - new_tokens, end, new_tokens).forward for end in ends)
+    answers = sum(span(costs, end - new_tokens, end - new_tokens, end, new_tokens).forward for end in ends)
+    losses = sum(span(costs, len(e.prompt), 0, e.length - 1, len(e.answer)).forward for e in examples)
+    return prompts + answers + losses

@@ -5,7 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 
 from heft.data.batching import batches_of_like_length
 from heft.data.encode import left_pad
@@ -36,6 +44,19 @@ class Sampling:
         """As transformers' `GenerationConfig` has them; its own default of 50 for top_k is off."""
         temperature = max(self.temperature, LEAST_TEMPERATURE)
         return {"do_sample": True, "temperature": temperature, "top_p": self.top_p, "top_k": 0}
+
+
+class _StopBehindPrompt(StoppingCriteria):
+    """Ends a text at a stop string in it; one that begins in the prompt is none.
+
+    Shapes: B rows, T tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt: int):
+        self._stop, self._prompt = StopStringCriteria(tokenizer, list(stop)), prompt
+
+    def __call__(self, ids_BT: torch.Tensor, scores: object, **kwargs) -> torch.Tensor:
+        return self._stop(ids_BT[:, self._prompt :], scores, **kwargs)
 
 
 @torch.inference_mode()
@@ -73,17 +94,18 @@ def generate_texts(
         for indices in batches_of_like_length([len(prompt) for prompt in prompts], batch_size):
             inputs = left_pad([prompts[i] for i in indices], tokenizer.pad_token_id, model.device)
             inputs.pop("position_ids")  # generate counts them from the mask itself
-            watch = FiniteLogits()
-            settings = greedy(model, tokenizer, max_new_tokens, stop, answer_end, **options)
+            watch, width = FiniteLogits(), inputs["input_ids"].shape[1]
+            stops = [_StopBehindPrompt(tokenizer, stop, width)] if stop else []
+            settings = greedy(model, tokenizer, max_new_tokens, answer_end, **options)
             with settings as config, explain_singular_rotation(model):
                 output = model.generate(
                     **inputs,
                     generation_config=config,
                     logits_processor=LogitsProcessorList([watch]),
-                    tokenizer=tokenizer if stop else None,
+                    stopping_criteria=StoppingCriteriaList(stops),
                 )
             watch.require_finite()
-            new_tokens = output[:, inputs["input_ids"].shape[1] :]
+            new_tokens = output[:, width:]
             for i, ids in zip(indices, new_tokens, strict=True):
                 whole = text_of(tokenizer, ids, config.eos_token_id, special_tokens)
                 texts[i] = until(whole, stop)
@@ -111,7 +133,6 @@ def greedy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
-    stop: Sequence[str] = (),
     answer_end: int | None = None,
     **options: object,
 ) -> Iterator[GenerationConfig]:
@@ -130,7 +151,6 @@ def greedy(
             "do_sample": False,
             "num_beams": 1,
             "max_new_tokens": max_new_tokens,
-            "stop_strings": list(stop) or None,
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": ends,
         }

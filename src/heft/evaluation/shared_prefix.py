@@ -112,6 +112,27 @@ class SharedBatch:
             found.append(Pass(len(rows), longest, width, longest))
         return found
 
+    def parts(self) -> list["Part"]:
+        """What runs of each row in these passes."""
+        start, found = self.split - self.width, []
+        for stems, shared in self.families:
+            if self.split:
+                found.append(Part(min(stem.prompt for stem in stems), 0, shared))
+            for stem in stems:
+                end = len(stem.ids)
+                found.append(Part(stem.prompt, max(0, end + start), end))
+                found += [Part(stem.prompt, end, end + len(ids)) for _, ids in stem.rests]
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens of one row that run, no padding among them: of its prompt, the first one that runs, and the end."""
+
+    prompt: int
+    start: int
+    end: int
+
 
 @dataclass(frozen=True)
 class Pass:

@@ -133,9 +133,10 @@ def _write_parquet(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     try:
         columns = {name: pyarrow.array([row.get(name) for row in rows]) for name in names}
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
         raise HeftError(
-            f"{output}: a column's values are of several types, which Parquet cannot hold ({error}); write .jsonl"
+            f"{output}: a column's values are of several types or too large, which Parquet cannot hold ({error}); write"
+            " .jsonl"
         ) from None
     with atomic_path(output) as partial:
         parquet.write_table(pyarrow.table(columns), partial)

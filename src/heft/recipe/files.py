@@ -1,6 +1,5 @@
 """Recipes as files: a strict read that reports every fault with its line, and a write of the resolved recipe."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from heft.settings.files import (
     validate,
 )
 from heft.tasks import allow_import_from, task_for
-from heft.tasks.table import locate
+from heft.tasks.table import absolute
 
 _Request = TypeVar("_Request", bound=Settings)
 
@@ -113,12 +112,7 @@ def with_paths_from(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The settings of a task whose paths of rows count from a folder, with absolute ones."""
     if task.get("name") != "rows":
         return task
-    return task | {key: _located(task[key], folder) for key in ("train", "eval") if isinstance(task.get(key), str)}
-
-
-def _located(source: str, folder: Path) -> str:
-    path = locate(source, folder) if source else None
-    return source if path is None else Path(os.path.abspath(path)).as_posix()
+    return task | {key: absolute(task[key], folder) for key in ("train", "eval") if isinstance(task.get(key), str)}
 
 
 def evaluation_request(
@@ -146,7 +140,7 @@ def _request(kind: type[_Request], values: dict[str, Any], overrides: Sequence[s
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with what its training rows decide, such as their labels, written out.
+    """The recipe with what its training rows decide, such as their labels, written out, and paths of rows absolute.
 
     Raises:
         HeftError: the rows cannot be read.

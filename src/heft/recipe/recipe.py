@@ -220,8 +220,8 @@ class EvaluationSettings(Settings):
     batch_size: int = Field(default=16, ge=1)
     """Examples per forward pass."""
     normalize: Literal["none", "tokens", "bytes"] = "none"
-    """Length normalization of a choice's log-likelihood: none, per token, or per UTF-8 byte (bytes: lm-eval's
-    `acc_norm`)."""
+    """Length normalization of a choice's log-likelihood: none, per token, or per UTF-8 byte, the space before it
+    counted (lm-eval: `acc_bytes`, without that space)."""
     share_prefix: bool = True
     """Compute the shared prefix of a question's choices, and of questions on one passage, once. Same result, faster."""
     fused: bool = True

@@ -21,7 +21,9 @@ from heft.text.units import (
     percent,
     points,
     points_interval,
+    scaled,
     unsigned_points,
+    without_exponent,
 )
 
 _METHODS = {"lora": "LoRA", "reft": "ReFT", "joint": "LoRA with ReFT"}
@@ -159,15 +161,14 @@ def _device(run: RunFiles) -> str:
 
 def _short(number: float) -> str:
     """`2.72 M`, or the whole number below 10,000."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if number >= size:
-            return f"{number / min(size, 1e3 if unit == 'k' else size):.3g} {unit}"
-    return count(number)
+    return count(number) if number < 1e4 else scaled(number, [(1e3, "k"), (1e6, "M"), (1e9, "B")])
 
 
 def _share(arm: Arm, trained: float) -> str:
     total = (arm.runs[0].manifest.get("base") or {}).get("parameters")
-    return f"{100 * trained / total:.2g} % of the base model’s" if isinstance(total, int) and total > 0 else ""
+    if not isinstance(total, int) or total <= 0:
+        return ""
+    return f"{without_exponent(f'{100 * trained / total:.2g}')} % of the base model’s"
 
 
 def folder_bytes(folder: Path) -> int | None:

@@ -90,7 +90,7 @@ def _panel(group: Trained) -> Panel | None:
     losses = [p[1] for curve in curves for p in (*curve.loss, *curve.validation)]
     if not losses:
         return None
-    x = axis("optimizer steps", [0, max(curve.end for curve in curves)], low=0, words=count)
+    x = axis("optimizer steps", [0, max(curve.end for curve in curves)], low=0, words=count, whole=True)
     drawing = Drawing(x, axis("loss", losses, may_be_log=True))
     for run in by_run:
         for curve in run:

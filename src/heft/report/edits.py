@@ -80,7 +80,8 @@ def section(subject: Subject) -> Section:
 def _panel(title: str, edits: Sequence[tuple[RunFiles, Edit]]) -> Panel:
     first = edits[0][1]
     sizes = [size for _, edit in edits for size in (*edit.linear, *edit.constant)]
-    x = axis("layer", [-0.5, max(first.layers) + 0.5], low=-0.5, high=max(first.layers) + 0.5, words=count)
+    last = max(first.layers) + 0.5
+    x = axis("layer", [-0.5, last], low=-0.5, high=last, words=count, whole=True)
     drawing = Drawing(x, axis("norm", [0, *sizes], low=0))
     for _, edit in edits:
         for kind, values in (("a", edit.linear), ("b", edit.constant)):

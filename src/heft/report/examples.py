@@ -11,8 +11,9 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from heft.compare.results import PairResult
-from heft.compare.runs import Evaluated
+from heft.compare.runs import Evaluated, RunFiles
 from heft.errors import HeftError
+from heft.recipe.files import with_paths_from
 from heft.report.pairs import pair_name
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject
@@ -34,10 +35,10 @@ class Texts:
     why_none: str | None = None
 
 
-def load_texts(recipe: dict) -> Texts:
-    """The evaluation rows of a recipe's task, read where the run read them."""
+def load_texts(run: RunFiles) -> Texts:
+    """The evaluation rows of a run's task, read where the run read them, or has them itself."""
     try:
-        settings = TypeAdapter(AnyTask).validate_python(recipe.get("task"))
+        settings = TypeAdapter(AnyTask).validate_python(with_paths_from(run.recipe.get("task", {}), run.path))
         return Texts({example.id: example for example in load_examples(settings, "eval")})
     except ValidationError:
         return Texts({}, "the task’s settings are of another version of heft")

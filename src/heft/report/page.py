@@ -62,7 +62,7 @@ def _require_writable(path: Path) -> None:
 
 def sections(subject: Subject) -> list[Section]:
     """The page's parts below the answer, in order."""
-    texts = examples.load_texts(subject.arms[0].runs[0].recipe)
+    texts = examples.load_texts(subject.arms[0].runs[0])
     found = [
         results.results(subject),
         usage.section(subject.best),

@@ -84,12 +84,23 @@ class StageFacts:
         """Whether it took few optimizer steps, as planned."""
         return 0 < self.summary.steps < FEWEST_STEPS and self.summary.ended != "early_stopping"
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it takes an adapter as it is and trains nothing, so that it has no setting of training."""
+        return self.summary.ended == "frozen"
+
     def more(self, factor: float) -> str:
-        """The setting for so many times the steps, as it stands in a recipe."""
+        """The setting for so many times the steps, as it stands in a recipe; what trains a frozen stage on."""
+        if self.is_frozen:
+            return f"`stages.{self.name}.steps: {MANY_STEPS}`"
         steps, epochs = self.settings.get("steps"), self.settings.get("epochs")
         if steps or not epochs:
             return f"`stages.{self.name}.steps: {ceil((steps or self.summary.steps) * factor)}`"
         return f"`stages.{self.name}.epochs: {ceil(epochs * factor)}`"
+
+    def train_longer(self, factor: float) -> str:
+        """What to do where so many times the steps may help, without a full stop."""
+        return f"Train {'it on' if self.is_frozen else 'longer'}: {self.more(factor)}"
 
     def rate(self, factor: float) -> str:
         """The setting for so many times the learning rate."""
@@ -135,7 +146,7 @@ def one_answer(run: RunFacts) -> list[Hint]:
     seen = f"After {last.name} the answer is “{name}” for {given:,} of {n:,} rows; it is right for {right:,}."
     means = "The model gives one answer to everything: it has not learned to tell the rows apart."
     few = last.summary.steps < MANY_STEPS
-    do = f"Train longer: {last.more(MANY_STEPS / max(1, last.summary.steps))}." if few else f"Try {last.rate(1 / 3)}."
+    do = f"{last.train_longer(MANY_STEPS / max(1, last.summary.steps))}." if few else f"Try {last.rate(1 / 3)}."
     return [Hint("one_answer", last.name, seen, means, do)]
 
 
@@ -150,7 +161,8 @@ def below_majority(run: RunFacts) -> list[Hint]:
         f"After {last.name} accuracy is {percent(summary.accuracy)}; always “{name}” has {percent(summary.majority)}."
     )
     means = "The model is no better than the commonest answer (the majority class)."
-    do = f"Train longer ({last.more(3)}) or faster ({last.rate(3)}), and look at rows with `heft plan --show 3`."
+    how = last.train_longer(3) if last.is_frozen else f"Train longer ({last.more(3)}) or faster ({last.rate(3)})"
+    do = f"{how}, and look at rows with `heft plan --show 3`."
     return [Hint("below_majority", last.name, seen, means, do)]
 
 
@@ -175,6 +187,9 @@ def changed_nothing(run: RunFacts) -> list[Hint]:
                 f"It adds nothing that these rows show: {before.name} is already at {percent(before.summary.accuracy)}."
             )
             do = f"Leave `stages.{after.name}` out, or evaluate on harder rows."
+        elif after.is_frozen:
+            means = "The adapter that it takes changes nothing that these rows show; the difference could be chance."
+            do = f"{after.train_longer(1)}, or leave `stages.{after.name}` out."
         else:
             means = "It has trained nothing that these rows show; the difference could be chance."
             do = f"Try {after.rate(3)} or {after.more(3)}, or leave `stages.{after.name}` out."
@@ -192,7 +207,7 @@ def never_ended(run: RunFacts) -> list[Hint]:
     seen = f"After {last.name} {cut:,} of {n:,} answers were cut at task.max_new_tokens ({most})."
     if cut >= ONE_ANSWER * n:
         means = "The model has not learned to end its answers."
-        do = f'Train longer ({last.more(3)}), or give a text that ends them, such as `task.stop: ["\\n"]`.'
+        do = f'{last.train_longer(3)}, or give a text that ends them, such as `task.stop: ["\\n"]`.'
     else:
         means = "What was cut off is not compared, so right answers may count as wrong."
         do = f"Write `task.max_new_tokens: {2 * most}`." if most else "Raise `task.max_new_tokens`."

@@ -50,7 +50,8 @@ class RunDirectory(Reporter):
     def create(self, recipe_yaml: str, manifest: dict, rows: Mapping[str, Sequence[dict]] | None = None) -> None:
         """Make the directory, with what is known before the run.
 
-        `rows` are those that no file has, by the names that their files are to have.
+        `rows` are those that no file has, by the names that their files are to have; bytes in them, such as images, are
+        null there.
 
         Raises:
             HeftError: it holds something already, or cannot be written.
@@ -64,7 +65,7 @@ class RunDirectory(Reporter):
             for name, some in (rows or {}).items():
                 with readable_os_errors(self.path):
                     (self.path / "rows").mkdir(exist_ok=True)
-                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in some)
+                lines = (json.dumps(row, ensure_ascii=False, default=_no_bytes) + "\n" for row in some)
                 write_text(self.path / "rows" / f"{name}.jsonl", "".join(lines))
             write_text(self.path / "recipe.yaml", recipe_yaml)
             write_text(self.path / "manifest.json", to_json(manifest))
@@ -144,6 +145,10 @@ class RunDirectory(Reporter):
     def records(self, name: str) -> Path:
         """Where the records of an evaluation are."""
         return self.path / "records" / f"{name}.jsonl"
+
+
+def _no_bytes(value: bytes) -> None:
+    """For bytes, which JSON cannot hold and no task reads."""
 
 
 def _hashes(manifest: dict) -> dict:

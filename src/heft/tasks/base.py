@@ -302,7 +302,7 @@ class Task(ABC):
         return {}
 
     def resolved(self) -> TaskSettings:
-        """The settings with what the training rows decide written out, as a run keeps them.
+        """The settings as a run keeps them: what the training rows decide is written out, and paths of rows absolute.
 
         Raises:
             HeftError: the training rows cannot be read.

@@ -171,20 +171,26 @@ def _choice_columns(columns: dict[str, Column]) -> list[str]:
 def _gold_of(
     columns: dict[str, Column], choices: list[str], rows: Sequence[Row], answer: str | None
 ) -> tuple[str, dict[str, str] | None] | None:
-    """The column that says which choice is right, with names for its values where it counts from 1."""
+    """The column that says which choice is right, with names for its values where it counts from 1, or from 0 among
+    choices that are such numbers themselves."""
     names = [answer] if answer else [n for n in columns if n.lower() in GOLD_NAMES and n not in choices]
     for name in names:
         values = set(columns[name].values)
         if not values:
             continue
-        if values <= set(choices) or values <= {str(i) for i in range(len(choices))}:
+        are_texts = all(text_of(row.get(name)) in [text_of(row.get(c)) for c in choices] for _, row in rows)
+        from_0 = {str(i): column for i, column in enumerate(choices)}
+        if values <= set(choices):
             return name, None
+        if values <= from_0.keys():
+            are_alike = any(from_0.keys() & set(columns[choice].values) for choice in choices)
+            return name, from_0 if are_alike and not are_texts else None
         if values <= {str(i) for i in range(1, len(choices) + 1)}:
             return name, {str(i): column for i, column in enumerate(choices, start=1)}
         letters = "ABCDEFGH"[: len(choices)]
         if values <= set(letters):
             return name, dict(zip(letters, choices, strict=True))
-        if all(text_of(row.get(name)) in [text_of(row.get(c)) for c in choices] for _, row in rows):
+        if are_texts:
             return name, None
     return None
 
@@ -196,7 +202,8 @@ def _choices_guess(
     settings = {"prompt": prompt or _template(columns, [*choices, answer], "Answer"), "answer": answer}
     settings |= {"choices": choices} | ({"label_names": names} if names else {})
     why = f"{', '.join(map(repr, choices))} hold the choices of each row, and {answer!r} says which is right"
-    return Guess("choices", why + (", counted from 1." if names and "1" in names else "."), settings)
+    from_1 = names is not None and "1" in names and "0" not in names
+    return Guess("choices", why + (", counted from 1." if from_1 else "."), settings)
 
 
 def _label_column(columns: dict[str, Column]) -> Column | None:

@@ -43,6 +43,8 @@ class Axis:
     high: float
     log: bool = False
     words: Callable[[float], str] | None = None
+    whole: bool = False
+    """Whether it counts, so that there is nothing between two whole numbers."""
 
     def share(self, value: float) -> float:
         """Where a value lies, 0 at the low end and 1 at the high one."""
@@ -53,7 +55,8 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round values inside the axis."""
         if not self.log:
-            return _linear_ticks(self.low, self.high)
+            values = _linear_ticks(self.low, self.high)
+            return [value for value in values if value.is_integer()] if self.whole else values
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for steps in ((1, 2, 5), (1, 3), (1,)):
             values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
@@ -82,8 +85,9 @@ def axis(
     high: float | None = None,
     may_be_log: bool = False,
     words: Callable[[float], str] | None = None,
+    whole: bool = False,
 ) -> Axis:
-    """An axis that holds the values, with a margin at each end that is not given.
+    """An axis that holds the values, with a margin at each end that is not given; `whole` as for `Axis`.
 
     It is logarithmic where that is allowed, all values are above 0 and the largest is more than 20 times the smallest.
     """
@@ -92,7 +96,7 @@ def axis(
         return Axis(label, least / 1.3, most * 1.3, True, words)
     margin = 0.06 * (most - least) or 0.05 * abs(most) or 1.0
     low, high = least - margin if low is None else low, most + margin if high is None else high
-    return Axis(label, low, high if high > low else low + 1.0, False, words)
+    return Axis(label, low, high if high > low else low + 1.0, False, words, whole)
 
 
 class Drawing:

@@ -1,6 +1,6 @@
 """Figures as people read them; those that may be None are a dash then."""
 
-import math
+from collections.abc import Sequence
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MINUS = str.maketrans("-", "−")
@@ -74,11 +74,22 @@ def in_digits(value: float, digits: int = 3) -> str:
         return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".translate(_MINUS)
     if abs(value) >= 1000:
         return f"{value:,.0f}".translate(_MINUS)
-    return f"{value:.{digits}g}".translate(_MINUS)
+    return without_exponent(f"{value:.{digits}g}").translate(_MINUS)
+
+
+def without_exponent(text: str) -> str:
+    """A number as Python writes it, such as 1e+03, without an exponent where it is a whole number: `1,000`."""
+    return f"{float(text):,.0f}" if "e+" in text else text
+
+
+def scaled(count: float, steps: Sequence[tuple[float, str]]) -> str:
+    """A figure of three digits in the largest unit that it fills once it is rounded; `steps` are from the least on."""
+    rounded = float(f"{count:.3g}")
+    size, unit = next((step for step in reversed(steps) if rounded >= step[0]), steps[0])
+    return f"{without_exponent(f'{count / size:.3g}')} {unit}"
 
 
 def _scaled(count: float | None, unit: str) -> str:
     if count is None:
         return "–"
-    step = 0 if count < 1 else min(6, int(math.log10(count) // 3))
-    return f"{count / 1000**step:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[step]}{unit}"
+    return scaled(count, [(1000.0**step, prefix + unit) for step, prefix in enumerate(("", *"kMGTPE"))])

@@ -8,6 +8,7 @@ import pytest
 from heft.errors import HeftError
 from heft.tasks import load_examples
 from heft.tasks.rows import Rows, RowsSettings
+from heft.tasks.rows.labels import gold_index, labels_found, named
 
 QUESTION = {"question": "Which is a metal?", "choices": ["wood", "iron"], "answer": "iron", "note": "ignored"}
 COMPLETION = {"prompt": "2 + 2 =", "completion": "4"}
@@ -141,3 +142,99 @@ def test_a_number_as_completion_is_its_text(settings_for, value, text):
 def test_rows_to_train_on_are_required():
     with pytest.raises(HeftError, match="train"):
         RowsSettings(eval="t.jsonl")
+
+
+def test_a_split_of_a_file_is_refused_and_not_evaluated_as_all_that_was_trained_on(settings_for):
+    settings = settings_for(*[{**COMPLETION, "prompt": f"{n} ="} for n in range(9)]).model_copy(update={"eval": None})
+    assert len(load_examples(settings, "eval")) == 2
+    with pytest.raises(HeftError, match="mine.jsonl is one table, which has no split 'test'"):
+        load_examples(settings.model_copy(update={"eval_split": "test"}), "eval")
+
+
+COLUMNS = ["A", "B", "C"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "could_be"),
+    [
+        ("2", ["2", "3", "4"], "'2' (column A) and '4' (column C)"),
+        ("0", ["1", "2", "0"], "'1' (column A) and '0' (column C)"),
+        ("A", ["O", "A", "B"], "'O' (column A) and 'A' (column B)"),
+        ("iron", ["iron", "gold", "iron"], "'iron' (column A) and 'iron' (column C)"),
+    ],
+)
+def test_a_cell_that_could_mean_two_choices_is_refused_with_both(answer, choices, could_be):
+    with pytest.raises(HeftError, match=re.escape(f"could mean {could_be}; write the right choice's column")):
+        gold_index(answer, choices, COLUMNS, from_text=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "gold"),
+    [
+        ("1", ["5", "6", "7"], 1),
+        ("3", ["1", "2", "3"], 2),
+        ("1", ["0", "1", "2"], 1),
+        ("B", ["2", "3", "4"], 1),
+        (" 2 ", ["x", "y", "z"], 2),
+    ],
+)
+def test_a_cell_that_means_one_choice_is_that_choice(answer, choices, gold):
+    assert gold_index(answer, choices, COLUMNS, from_text=True) == gold
+
+
+def test_an_answer_of_more_digits_than_python_reads_is_refused_in_words():
+    digits = "9" * 5000
+    with pytest.raises(HeftError, match="must be the text of exactly one choice"):
+        gold_index(digits, ["x", "y", "z"], COLUMNS, from_text=True)
+    template = {"train": [{"t": "x", "y": "0"}], "prompt": "{t}", "answer": "y", "choices": "labels"}
+    with pytest.raises(HeftError, match="has no name; task.label_names has 0 to 1"):
+        named(RowsSettings(**template, label_names=["a", "b"]), digits)
+
+
+def test_labels_that_are_one_number_are_in_one_order_whatever_the_order_of_a_set():
+    rows = [{"t": "x", "y": "0" * zeros + "1"} for zeros in range(9)] + [{"t": "x", "y": "0"}]
+    settings = RowsSettings(train=rows, prompt="{t}", answer="y", choices="labels")
+    assert labels_found(settings, rows) == ["0", *("0" * zeros + "1" for zeros in reversed(range(9)))]
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ({"question": "2 - 2 =", "choices": ["1", "0"]}, {}),
+        ({"q": "2 - 2 =", "c": ["1", "0"]}, {"prompt": "{q}", "answer": "a", "choices": "c"}),
+        ({"q": "Which blood?", "A": "O", "B": "A"}, {"prompt": "{q}", "answer": "a", "choices": ["A", "B"]}),
+        ({"q": "Which?", "c": ["x", "y"]}, {"prompt": "{q}", "answer": "a", "choices": "c", "label_names": {"1": "z"}}),
+    ],
+)
+def test_a_question_is_asked_whatever_an_answer_to_it_could_be_mistaken_for(row, settings):
+    question = Rows(RowsSettings(train=[row], **settings)).question(row)
+    assert not question.answered
+    assert [choice.strip() for choice in question.choices] == (row.get("choices") or row.get("c") or ["O", "A"])
+
+
+def test_a_path_from_python_is_read_as_its_text_is_with_the_encoding_that_is_given(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\nCafé,a\nThé,b\n".encode("cp1252"))
+    settings = RowsSettings(train=path, eval=path, encoding="cp1252", prompt="{text}", answer="label")
+    assert settings.train == str(path)
+    assert [example.prompt for example in load_examples(settings, "train")] == ["Café", "Thé"]
+
+
+def test_a_data_set_of_several_splits_is_refused_where_one_table_is_meant():
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([COMPLETION] * 2)
+    with pytest.raises(HeftError, match=r"train: has the splits train and test, .* such as data\['train'\], and"):
+        RowsSettings(train=datasets.DatasetDict(train=rows, test=rows), eval_split="test")
+    assert RowsSettings(train=datasets.DatasetDict(train=rows)).train == [COMPLETION] * 2
+
+
+@pytest.mark.parametrize("column", ["Question:", "Wow!", "a:b", "a!r", "a[0].b", " x "])
+def test_a_column_of_any_name_without_braces_can_stand_in_a_prompt(settings_for, column):
+    settings = settings_for({column: "is it?", "y": "yes"}, prompt=f"{{{{Q}}}} {{{column}}} A:", answer="y")
+    (example,) = load_examples(settings, "train")
+    assert example.prompt == "{Q} is it? A:"
+
+
+def test_an_alpaca_input_of_0_is_an_input(settings_for):
+    (example,) = load_examples(settings_for({"instruction": "Negate.", "input": 0, "output": "0"}), "train")
+    assert "### Input:\n0\n" in example.prompt

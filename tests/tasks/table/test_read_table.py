@@ -202,3 +202,22 @@ def test_an_id_that_is_no_file_is_looked_for_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(HeftError, match="nobody/nothing is no file here, and cannot be opened .* owner/name:config"):
         read_table("nobody/nothing", folder=tmp_path)
+
+
+def test_a_split_of_one_table_is_refused_and_never_all_of_its_rows(tmp_path):
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    data = datasets.Dataset.from_list(ROWS)
+    data.save_to_disk(str(tmp_path / "saved"))
+    data.to_parquet(tmp_path / "a.parquet")
+    files = [written(tmp_path, "a.csv", as_csv()), written(tmp_path, "a.jsonl", as_lines())]
+    for source in (*files, tmp_path / "a.parquet", tmp_path / "saved", data, pandas.DataFrame(ROWS), ROWS):
+        with pytest.raises(HeftError, match="is one table, which has no split 'test'; leave the split out"):
+            read_table(source, split="test")
+    named = datasets.Dataset.from_list(ROWS, split="test")
+    assert len(read_table(named, split="test")) == len(ROWS)
+
+
+def test_values_by_which_pandas_says_that_there_is_none_are_none_in_lists_too():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["a", None], "day": pandas.to_datetime(["2026-01-31", None])}).convert_dtypes()
+    assert read_table(frame.to_dict("records"))[1] == ("list row 1", {"text": None, "day": None})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from heft.data.checks.base import open_thinking, too_long_rows, unknown_ids
+from heft.data.checks.base import open_thinking, silent_choices, too_long_rows, unknown_ids
 from heft.data.checks.choices import also_never_chosen, never_chosen
 from heft.data.checks.fault import Fault
 from heft.data.checks.labels import double_bos, has_label, label_faults
@@ -89,13 +89,7 @@ class _Checked:
         messages = []
         if not any(has_label(row) for row in self.train):
             messages.append("no train row has a label, so there is nothing to train on; look at the source's answers")
-        silent = [row for row in self.evaluation if not all(row.choices)]
-        if silent:
-            messages.append(
-                f"{len(silent):,} of {len(self.evaluation):,} eval rows have a choice without tokens, which no"
-                f" likelihood can score, such as {silent[0].example.choices}; change or remove them"
-            )
-        messages += unknown_ids(self._splits, self.limits)
+        messages += silent_choices(self.evaluation) + unknown_ids(self._splits, self.limits)
         return messages + [f"{fault.found}; {fault.advice}" for fault in self._too_long() if self.limits.learned]
 
     def notes(self) -> list[str]:

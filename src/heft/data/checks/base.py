@@ -28,6 +28,17 @@ def unknown_ids(splits: dict[str, Sequence[EncodedExample]], limits: BaseLimits)
     return messages
 
 
+def silent_choices(evaluation: Sequence[EncodedExample]) -> list[str]:
+    """Evaluation rows with a choice that has no tokens, and so no likelihood; a message, or none."""
+    silent = [row for row in evaluation if not all(row.choices)]
+    if not silent:
+        return []
+    return [
+        f"{count(silent, len(evaluation), 'eval')} have a choice without tokens, which no likelihood can score, such as"
+        f" {silent[0].example.choices}; change or remove them"
+    ]
+
+
 def too_long_rows(splits: dict[str, Sequence[EncodedExample]], limits: BaseLimits, task: Task) -> list[Fault]:
     """Rows of more tokens than the model has positions, with what may be generated after evaluation prompts."""
     if limits.positions is None:
@@ -50,10 +61,10 @@ def require_computable(rows: Sequence[EncodedExample], limits: BaseLimits, task:
     """Require that a model can compute evaluation rows.
 
     Raises:
-        HeftError: it has no embedding for tokens of them, or no positions.
+        HeftError: a choice has no tokens, or the model has no embedding for tokens of rows, or no positions.
     """
     splits = {"eval": rows}
-    messages = unknown_ids(splits, limits)
+    messages = silent_choices(rows) + unknown_ids(splits, limits)
     messages += [f"{fault.found}; {fault.advice}" for fault in too_long_rows(splits, limits, task) if limits.learned]
     if messages:
         raise HeftError("\n".join(messages))

@@ -11,7 +11,7 @@ def never_chosen(evaluation: Sequence[EncodedExample], settings: EvaluationSetti
     """Evaluation rows whose right choice can never win.
 
     A choice's log-likelihood is at most that of another whose tokens are how it begins (no EOS token is scored), and
-    equal to that of another with the same tokens, of which the first wins.
+    equal to that of another with the same tokens, of which the first wins, or, by byte, the one of the most bytes.
     """
     rows = [row for row in evaluation if row.choices and row.example.gold in losers(row, settings.normalize)]
     if not rows:
@@ -33,13 +33,12 @@ def also_never_chosen(evaluation: Sequence[EncodedExample], settings: Evaluation
 
 def losers(row: EncodedExample, normalize: str) -> set[int]:
     """Numbers of the choices that can never win against another choice of the row."""
-    if normalize == "bytes":
-        return set()
     found = set()
+    sizes = [len(text.encode()) if normalize == "bytes" else 0 for text in row.example.choices]
     for i, choice in enumerate(row.choices):
         for j, other in enumerate(row.choices):
             is_longer = normalize == "none" and 0 < len(other) < len(choice) and choice[: len(other)] == other
-            if is_longer or (j < i and choice == other):
+            if is_longer or (choice == other and (-sizes[j], j) < (-sizes[i], i)):
                 found.add(i)
     return found
 

@@ -8,8 +8,11 @@ from heft.settings.words import show
 from heft.tasks.base import quotes_hint
 from heft.tasks.rows.settings import RowsSettings
 from heft.tasks.rows.template import text_of
+from heft.text.listing import listed
 
 MOST_LABELS = 1000
+_MOST_DIGITS = 9
+"""Of an index that is written as text."""
 
 
 def named(settings: RowsSettings, value: Any) -> Any:
@@ -25,8 +28,8 @@ def named(settings: RowsSettings, value: Any) -> Any:
     if isinstance(names, dict):
         if text in names:
             return names[text]
-    elif text.isdecimal() and str(int(text)) == text and int(text) < len(names):
-        return names[int(text)]
+    elif (index := _index_in(text)) is not None and str(index) == text and index < len(names):
+        return names[index]
     if text in name_list(names):
         return text
     known = ", ".join(names) if isinstance(names, dict) else f"0 to {len(names) - 1}"
@@ -77,12 +80,19 @@ def labels_found(settings: RowsSettings, rows: Sequence[dict]) -> list[str]:
         )
     if settings.label_names is not None:
         return [name for name in name_list(settings.label_names) if name in found]
-    return sorted(found, key=int) if all(_is_number(label) for label in found) else sorted(found)
+    by_alphabet = sorted(found)  # first, since 7 and 007 are two labels of one size
+    return sorted(by_alphabet, key=int) if all(map(_is_number, found)) else by_alphabet
 
 
 def _is_number(label: str) -> bool:
     digits = label.removeprefix("-")
     return digits.isascii() and digits.isdecimal() and len(digits) < 300
+
+
+def _index_in(text: str) -> int | None:
+    """The index that a text is, from 0; None where it is none."""
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def gold_index(answer: Any, choices: Sequence[str], columns: Sequence[str] = (), from_text: bool = False) -> int:
@@ -95,7 +105,7 @@ def gold_index(answer: Any, choices: Sequence[str], columns: Sequence[str] = (),
         from_text: whether an index may be written as text, as all cells of CSV are.
 
     Raises:
-        HeftError: it is none of them, or could be two.
+        HeftError: it is none of them, or could mean two choices.
     """
     if isinstance(answer, str):
         meant = {place for place, choice in enumerate(choices) if choice.strip() == answer.strip()}
@@ -103,10 +113,19 @@ def gold_index(answer: Any, choices: Sequence[str], columns: Sequence[str] = (),
             meant = {choices.index(answer)}
         if answer in columns:
             meant |= {list(columns).index(answer)}
-        if not meant and from_text and answer.strip().isdecimal():
-            return _by_index(int(answer), choices)
+        index = _index_in(answer) if from_text else None
+        if index is not None and index < len(choices):
+            meant |= {index}
         if len(meant) == 1:
             return meant.pop()
+        if index is not None and not meant:
+            return _by_index(index, choices)
+        if len(meant) > 1 and columns:
+            could_be = [f"{show(choices[place])} (column {columns[place]})" for place in sorted(meant)]
+            raise HeftError(
+                f"answer {show(answer)}, as a text, a column or an index from 0, could mean {listed(could_be)}; write"
+                " the right choice's column, and give columns names that are no choice's text"
+            )
         also = f", one of the columns {', '.join(columns)}," if columns else ""
         raise HeftError(f"answer {show(answer)} must be the text of exactly one choice{also} or an index from 0")
     return _by_index(answer, choices)

@@ -1,5 +1,6 @@
 """The settings of the task `rows`."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
@@ -8,7 +9,8 @@ from heft.errors import HeftError
 from heft.tasks.base import TaskSettings
 from heft.tasks.choices import ChoiceFormat
 from heft.tasks.rows.template import Template
-from heft.tasks.table import read_table, require_encoding
+from heft.tasks.table import read_table, require_encoding, splits_of
+from heft.text.listing import listed
 
 LABELS_FOUND = "labels"
 """What `choices` says for the labels that the training rows have."""
@@ -16,9 +18,16 @@ EVAL_SHARE = 0.2
 
 
 def _as_rows(value: Any) -> Any:
-    """Tables in memory as a list of dicts; paths, ids and lists as they are."""
-    if value is None or isinstance(value, str | list):
+    """Tables in memory as a list of dicts of values that JSON has; paths and ids as text, an empty list as it is."""
+    if value is None or isinstance(value, str) or (isinstance(value, list) and not value):
         return value
+    if isinstance(value, Path):
+        return str(value)
+    if len(splits := splits_of(value)) > 1:
+        raise ValueError(
+            f"has the splits {listed(splits)}, and one table was expected; give one, such as data[{splits[0]!r}], and"
+            " another as eval"
+        )
     try:
         return [row for _, row in read_table(value)]
     except HeftError as error:

@@ -15,7 +15,7 @@ from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_li
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
-from heft.tasks.table import Row, locate, read_table
+from heft.tasks.table import Row, absolute, locate, read_table
 from heft.text.folding import folded
 from heft.text.listing import suggest
 
@@ -109,21 +109,16 @@ class Rows(Task):
                 return chat_examples(self.name, [*turns, ("assistant", "?")], settings.system, "last")[0]
             case Kind.TEMPLATE if self.labels is not None and not self._choice_columns(row):
                 return self._labelled(row, self.labels[0])
+            case Kind.TEMPLATE if settings.choices is not None:
+                return self._with_system(self._templated(row, answered=False))
             case Kind.TEMPLATE:
-                return self.example({**row, settings.answer: self._any_answer(row)})
+                return self.example({**row, settings.answer: "?"})
             case Kind.QUESTION:
-                return self.example({**row, "answer": 0})
+                return self._with_system(self._question(row, answered=False))
             case Kind.ALPACA:
                 return self.example({**row, "output": "?"})
             case _:
                 return self.example({**row, "completion": "?"})
-
-    def _any_answer(self, row: dict) -> str | int:
-        """An answer that a row could have."""
-        columns, names = self._choice_columns(row), self.settings.label_names
-        if isinstance(names, dict):
-            return next(iter(names))
-        return columns[0] if columns else "?" if self.settings.choices is None else 0
 
     def setting_faults(self) -> dict[str, str]:
         """Columns that no row has; nothing is looked for on the Hub, nor said of rows that cannot be read."""
@@ -145,10 +140,11 @@ class Rows(Task):
         return faults
 
     def resolved(self) -> RowsSettings:
-        """The settings with the labels that were found in the training rows, in place of the word for it."""
-        if self.labels is None or self.settings.choices == self.labels:
-            return self.settings
-        return self.settings.model_copy(update={"choices": self.labels})
+        """The settings with absolute paths, and the labels that the training rows have in place of the word for it."""
+        settings, labels = self.settings, self.labels
+        paths = {key: absolute(value) for key in ("train", "eval") if isinstance(value := getattr(settings, key), str)}
+        found = {} if labels is None or settings.choices == labels else {"choices": labels}
+        return settings.model_copy(update=paths | found)
 
     def prediction(self, text: str) -> str:
         return text.strip()
@@ -228,7 +224,8 @@ class Rows(Task):
                 " task.chat_template: true"
             )
 
-    def _templated(self, row: dict) -> Example:
+    def _templated(self, row: dict, answered: bool = True) -> Example:
+        """The example of a row whose prompt is a template; unless `answered`, its right choice is not looked at."""
         settings = self.settings
         prompt = Template(settings.prompt).fill(row)
         if not prompt.strip():
@@ -236,7 +233,7 @@ class Rows(Task):
         columns = self._choice_columns(row)
         if columns:
             options = [text_of_column(row, column) for column in columns]
-            gold = gold_index(_value(settings, row), options, columns, from_text=True)
+            gold = gold_index(_value(settings, row), options, columns, from_text=True) if answered else None
             return self._chosen(prompt, prompt, options, gold)
         if self.labels is not None:
             return self._labelled(row, label_text(settings, row))
@@ -245,7 +242,8 @@ class Rows(Task):
             if not isinstance(options, list):
                 raise HeftError(f"there is no column {settings.choices!r} that holds a list of choices")
             check_options(options, settings.choices, least=2)
-            return self._chosen(prompt, prompt, options, gold_index(_value(settings, row), options))
+            gold = gold_index(_value(settings, row), options) if answered else None
+            return self._chosen(prompt, prompt, options, gold)
         return self._completion(prompt, text_of_column(row, settings.answer))
 
     def _labelled(self, row: dict, label: str) -> Example:
@@ -258,18 +256,19 @@ class Rows(Task):
         prompt = Template(self.settings.prompt).fill(row)
         return self._with_system(self._chosen(prompt, prompt, self.labels, self.labels.index(label)))
 
-    def _question(self, row: dict) -> Example:
+    def _question(self, row: dict, answered: bool = True) -> Example:
+        """The example of a question with choices; unless `answered`, the right one is not looked at."""
         question = text_of_column(row, "question").strip()
         if not isinstance(row.get("choices"), list):
             there = f"must be a list; got {show(row['choices'])}" if "choices" in row else "is missing"
             raise HeftError(f"choices {there}")
         check_options(row["choices"], "choices", least=2)
-        if "answer" not in row:
+        if answered and "answer" not in row:
             raise HeftError("answer is missing")
-        gold = gold_index(row["answer"], row["choices"])
+        gold = gold_index(row["answer"], row["choices"]) if answered else None
         return self._chosen(f"Question: {question}", question_cloze(question), row["choices"], gold)
 
-    def _chosen(self, head: str, cloze_prompt: str, options: Sequence[str], gold: int) -> Example:
+    def _chosen(self, head: str, cloze_prompt: str, options: Sequence[str], gold: int | None) -> Example:
         return options_example(
             self.name, self.settings.format, head.rstrip(), cloze_prompt.rstrip(), list(options), gold
         )
@@ -284,7 +283,7 @@ class Rows(Task):
     def _alpaca(self, row: dict) -> Example:
         """Instruction and input, with Alpaca's own headings where no chat template separates them from the output."""
         told = [text_of_column(row, "instruction").strip()]
-        if str(row.get("input") or "").strip():
+        if row.get("input") is not None and str(row["input"]).strip():
             told.append(text_of_column(row, "input").strip())
         output, system = text_of_column(row, "output"), row.get("system") or self.settings.system
         if not self.settings.chat_template:

@@ -1,12 +1,14 @@
 """Prompts from columns: `Ticket: {text}` filled with a row."""
 
 import json
+import re
 from functools import cached_property
-from string import Formatter
 from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
+
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class Template:
@@ -21,11 +23,7 @@ class Template:
 
     def __init__(self, text: str):
         self.text = text
-        try:
-            parts = list(Formatter().parse(text))
-        except ValueError as error:
-            raise ValueError(f"not a template ({error}); a brace that is text of its own is written twice") from None
-        self._parts = [(literal, _name(field, spec, conversion)) for literal, field, spec, conversion in parts]
+        self._parts = _parts_of(text)
 
     @cached_property
     def columns(self) -> list[str]:
@@ -49,13 +47,22 @@ class Template:
         )
 
 
-def _name(field: str | None, spec: str | None, conversion: str | None) -> str | None:
-    if field is None:
-        return None
-    name = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-    if not name.strip():
-        raise ValueError("braces hold no column; one that is text of its own is written twice: {{ and }}")
-    return name
+def _parts_of(text: str) -> list[tuple[str, str | None]]:
+    """What stands before each column, and the column; behind the last one None."""
+    parts: list[tuple[str, str | None]] = []
+    literal, done = "", 0
+    for found in _BRACES.finditer(text):
+        literal, done = literal + text[done : found.start()], found.end()
+        if found[0] in ("{{", "}}"):
+            literal += found[0][0]
+        elif found[1] is None:
+            raise ValueError(f"not a template: a {found[0]} has no other; one that is text of its own is written twice")
+        elif not found[1].strip():
+            raise ValueError("braces hold no column; one that is text of its own is written twice: {{ and }}")
+        else:
+            parts.append((literal, found[1]))
+            literal = ""
+    return [*parts, (literal + text[done:], None)]
 
 
 def text_of_column(row: dict, name: str, empty: bool = False) -> str:

@@ -6,11 +6,12 @@
 from heft.tasks.table.faults import FAULTS_SHOWN, Row, fault_report, faults_by_cause
 from heft.tasks.table.files import require_encoding, user_path
 from heft.tasks.table.json_rows import read_json_lines
-from heft.tasks.table.read import is_hub_id, locate, read_table, splits_of
+from heft.tasks.table.read import absolute, is_hub_id, locate, read_table, splits_of
 
 __all__ = [
     "FAULTS_SHOWN",
     "Row",
+    "absolute",
     "fault_report",
     "faults_by_cause",
     "is_hub_id",

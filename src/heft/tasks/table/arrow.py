@@ -1,5 +1,6 @@
 """Tables of pyarrow, `datasets` and pandas as rows, in plain values of Python."""
 
+import sys
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -82,7 +83,9 @@ def _rows(rows: list[dict], where: str) -> list[Row]:
 
 def _plain(value: Any) -> Any:
     """A value as JSON has it: dates as ISO 8601, decimals as text, numpy's scalars and arrays as Python's."""
-    if value is None or isinstance(value, str | bool | int | float):
+    if _is_missing(value):
+        return None
+    if isinstance(value, str | bool | int | float):
         return value.item() if hasattr(value, "item") else value
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
@@ -95,3 +98,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy
         return _plain(value.tolist())
     return value if isinstance(value, bytes) else str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is None, or one of the values by which pandas says that there is none."""
+    pandas = sys.modules.get("pandas")
+    return value is None or (pandas is not None and (value is pandas.NA or value is pandas.NaT))

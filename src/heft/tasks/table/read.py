@@ -1,5 +1,6 @@
 """`read_table`: rows from wherever a person has them."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_table(
             the Hub (`owner/name`, `owner/name:config`), a folder that `datasets` saved one in, or rows in memory: a
             `datasets.Dataset` or `DatasetDict`, a pandas DataFrame, a list of dicts.
         folder: what a relative path counts from; None for the working directory.
-        split: of a data set that has several; None takes the only one, else `train`.
+        split: of a data set that has several; None takes the only one, else `train`. A table has none.
         encoding: of a text file that is not in Unicode, such as cp1252.
 
     Returns:
@@ -35,7 +36,7 @@ def read_table(
         from 0. Cells of CSV are text as it stands in the file.
 
     Raises:
-        HeftError: it cannot be read, has no rows, or is of no kind that is known here.
+        HeftError: it cannot be read, has no rows or no such split, or is of no kind that is known here.
     """
     if isinstance(source, str | Path):
         path = locate(source, folder)
@@ -52,6 +53,12 @@ def locate(source: str | Path, folder: Path | None = None) -> Path | None:
     """The path that a source names; None where it is a data set on the Hub."""
     path = user_path(str(source), folder)
     return None if isinstance(source, str) and is_hub_id(source) and not _exists(path) else path
+
+
+def absolute(source: str, folder: Path | None = None) -> str:
+    """A source whose path, where it names one, is absolute; the id of a data set on the Hub as it is."""
+    path = locate(source, folder) if source else None
+    return source if path is None else Path(os.path.abspath(path)).as_posix()
 
 
 def is_hub_id(source: str) -> bool:
@@ -88,6 +95,7 @@ def _require_encoding(name: str | None) -> None:
 def _file_rows(path: Path, split: str | None, encoding: str | None) -> list[Row]:
     if is_dir(path):
         return _rows_in_memory(_saved_dataset(path), split, str(path))
+    _refuse_split(split, str(path))
     content = read_file(path)
     if content.startswith(b"PAR1"):
         return parquet_rows(path, content)
@@ -145,10 +153,14 @@ def _rows_in_memory(source: Any, split: str | None, where: str | None = None) ->
         chosen = _split_of(list(source), split, where or "the data set")
         return dataset_rows(source[chosen], f"{where or 'data set'}[{chosen}]")
     if _is_a(source, "datasets", "Dataset"):
+        if split != source.split:
+            _refuse_split(split, where or "the data set")
         return dataset_rows(source, where or "data set")
     if _is_a(source, "pandas", "DataFrame"):
+        _refuse_split(split, "a data frame")
         return frame_rows(source)
     if isinstance(source, list | tuple):
+        _refuse_split(split, "a list")
         return list_rows(list(source))
     raise HeftError(
         f"rows cannot be read from {type(source).__name__}; expected the path of a file, an id on the Hub, a"
@@ -162,6 +174,19 @@ def _split_of(names: list[str], split: str | None, where: str) -> str:
     if split not in names:
         raise HeftError(f"{where} has no split {split!r}; it has {', '.join(names)}")
     return split
+
+
+def _refuse_split(split: str | None, where: str) -> None:
+    """Refuse a split of one table, all of whose rows would be taken for it.
+
+    Raises:
+        HeftError: one is asked for.
+    """
+    if split is not None:
+        raise HeftError(
+            f"{where} is one table, which has no split {split!r}; leave the split out, or give a data set that has it"
+            " or the table of those rows"
+        )
 
 
 def _is_dataset_dict(source: Any) -> bool:
