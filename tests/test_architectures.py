@@ -71,6 +71,14 @@ def test_a_fault_is_seen(rig, tmp_path, monkeypatch):
     assert "block: own" in faults
 
 
+def test_layers_that_peft_would_miscount_are_refused(rig):
+    """Blocks of LongCat have two attentions each, in a list: `layers: [1]` would take the second of every block."""
+    model = rig["shrink"].build("longcat_flash")
+    (fault,) = lora_faults(model, LoraSettings(targets=["o_proj"], layers=[1]))
+    assert "PEFT takes the last number in model.layers.0.self_attn.1.o_proj for that of its layer" in fault
+    assert lora_faults(model, LoraSettings(targets=["o_proj"])) == []
+
+
 @pytest.mark.parametrize("name", ["laguna", "inkling2_text"])
 def test_weights_that_peft_would_not_read_back_are_left_out_or_refused(rig, name, tmp_path):
     model, again = rig["shrink"].build(name), rig["shrink"].build(name)

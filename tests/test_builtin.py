@@ -83,3 +83,13 @@ def test_the_converted_tokenizer_splits_digits_and_gives_texts_back():
     assert tokenizer.convert_ids_to_tokens(tokenizer("\n\n3. 12")["input_ids"]) == ["ĊĊ", "3", ".", "Ġ", "1", "2"]
     text = "In 1999,  3 x² — 東京\t7\n\n42"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_variable_that_is_set_to_nothing_names_no_folder(monkeypatch):
+    """It would be the folder that one is in."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("HEFT_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert str(builtin.cache_dir()) == "/home/ann/.cache/heft"
+    monkeypatch.setenv("HEFT_CACHE", "~/models")
+    assert str(builtin.cache_dir()) == "/home/ann/models"

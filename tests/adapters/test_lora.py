@@ -6,7 +6,9 @@ import torch
 
 import tiny
 from heft.adapters.attach import adapter_parameters, attach, finish
+from heft.adapters.directory import attach_saved, save_adapter
 from heft.adapters.lora import lora_config, lora_faults
+from heft.adapters.patterns import as_saved
 from heft.recipe.recipe import LoraSettings, LoraStage
 
 IDS = torch.arange(3, 40)[None]
@@ -68,6 +70,41 @@ def test_a_pattern_for_a_module_that_is_not_adapted_is_an_error(field):
     assert lora_faults(model, LoraSettings(**{field: {"down_proj": 4}})) == []
     assert lora_faults(model, LoraSettings(targets=["mlp.down_proj"], **{field: {"down_proj": 4}})) == []
     assert len(lora_faults(model, LoraSettings(**{field: {"lm_head": 4}}))) == 1
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_others_before_it_leave_nothing_is_an_error(field):
+    model = tiny.tiny_model()
+    (fault,) = lora_faults(model, LoraSettings(**{field: {"q_proj": 2, "layers.0.self_attn.q_proj": 4}}))
+    assert fault.startswith(f"{field}: 'layers.0.self_attn.q_proj' changes nothing, since 'q_proj' before it")
+    assert lora_faults(model, LoraSettings(**{field: {"layers.0.self_attn.q_proj": 4, "q_proj": 2}})) == []
+
+
+@pytest.mark.parametrize("kind", ["dora", "rslora", "plain"])
+def test_patterns_that_overlap_are_saved_so_that_they_mean_the_same(kind, tmp_path):
+    """PEFT takes the first that matches, and sorts them when it saves them: `q_proj` would come before `self_…`."""
+    ranks = {"self_attn.k_proj": 2, "k_proj": 5, "layers.0.self_attn.q_proj": 3, "q_proj": 6}
+    alphas = {"1.self_attn.q_proj": 40.0, "self_attn.q_proj": 5.0, "down_proj": 7.0, "0.mlp.up_proj": 1.0, "up_proj": 9}
+    model = tiny.tiny_model()
+    chosen = {} if kind == "plain" else {kind: True}
+    attached = attach(model, "a", LoraStage(rank_pattern=ranks, alpha_pattern=alphas, steps=1, method="lora", **chosen))
+    randomise(model, "a")
+    finish(model, attached)
+    save_adapter(tmp_path / "a", model, "a")
+    again, plain = tiny.tiny_model(), tiny.tiny_model()
+    attach_saved(again, tmp_path / "a", "a")
+    assert torch.equal(logits(again), logits(model))
+    assert torch.equal(logits(peft.PeftModel.from_pretrained(plain, tmp_path / "a").eval()), logits(model))
+    save_adapter(tmp_path / "b", again, "a")
+    texts = [(tmp_path / name / "adapter_config.json").read_text() for name in "ab"]
+    assert texts[0] == texts[1]
+
+
+def test_patterns_are_saved_as_they_are_where_their_order_says_nothing():
+    own, other = "model.layers.0.self_attn.q_proj", "model.layers.1.cross.q_proj"
+    assert as_saved({"up_proj": 2, "q_proj": 4}, {own, "model.layers.0.up_proj"}) == {"up_proj": 2, "q_proj": 4}
+    assert as_saved({"0.self_attn.q_proj": 2, "q_proj": 4}, {own, other}) == {"0.self_attn.q_proj": 2, "q_proj": 4}
+    assert as_saved({"self_attn.q_proj": 2, "q_proj": 4}, {own, other}) == {own: 2, other: 4}
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "llama"])

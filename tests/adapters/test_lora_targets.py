@@ -9,7 +9,15 @@ import tiny
 from heft.adapters.attach import adapter_parameters, attach, finish, left_out_in_words
 from heft.adapters.directory import attach_saved, save_adapter
 from heft.adapters.lora import lora_faults
-from heft.adapters.lora_targets import endings_of, expert_names, left_out, linear_names, shared_weights, unadaptable
+from heft.adapters.lora_targets import (
+    adapted_names,
+    endings_of,
+    expert_names,
+    left_out,
+    linear_names,
+    shared_weights,
+    unadaptable,
+)
 from heft.errors import HeftError
 from heft.recipe.recipe import LoraSettings, LoraStage
 
@@ -54,7 +62,17 @@ def logits(model):
         return model(IDS).logits
 
 
-@pytest.mark.parametrize("settings", [{}, {"targets": ["q_proj", "v_proj"]}, {"targets": ["q_proj", "gate_up_proj"]}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"targets": ["q_proj", "v_proj"]},
+        {"targets": ["q_proj", "gate_up_proj"]},
+        {"targets": ["gate_up_proj", "down_proj"]},
+        {"targets": ["gate_up_proj"], "layers": [1]},
+        {"rank_pattern": {"gate_up_proj": 3}},
+    ],
+)
 def test_an_adapter_of_experts_is_read_back_by_heft_and_by_peft_to_the_bit(tmp_path, settings):
     model = trained(qwen3_moe(), **settings)
     save_adapter(tmp_path / "coarse", model, "coarse")
@@ -71,6 +89,41 @@ def test_experts_can_be_named_where_all_linear_leaves_them_out():
         layer.parameter_name for layer in model.modules() if isinstance(layer, peft.tuners.lora.layer.ParamWrapper)
     }
     assert adapted == {"gate_up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "adapted"),
+    [
+        ({"layers": [1]}, {"model.layers.1.self_attn.q_proj", "model.layers.1.mlp.experts.gate_up_proj"}),
+        ({"exclude": ["experts.gate_up_proj"]}, {f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)}),
+        (
+            {"exclude": ["layers.0.mlp.experts.gate_up_proj", "layers.1.self_attn.q_proj"]},
+            {"model.layers.0.self_attn.q_proj", "model.layers.1.mlp.experts.gate_up_proj"},
+        ),
+    ],
+    ids=["layers", "exclude", "both-kinds"],
+)
+def test_layers_and_exclude_hold_for_experts_too(settings, adapted):
+    """PEFT knows neither of parameters."""
+    model = trained(qwen3_moe(), targets=["q_proj", "gate_up_proj"], **settings)
+    assert adapted_names(model, "coarse") == adapted
+
+
+def test_experts_that_all_linear_takes_whatever_is_excluded_are_named():
+    (fault,) = lora_faults(qwen3_moe(), LoraSettings(exclude=["gate_up_proj", "q_proj"]))
+    assert fault.startswith("exclude: 'gate_up_proj' is of experts' weights, which PEFT adapts with all-linear")
+    assert (
+        lora_faults(built("GptOss", num_local_experts=4, num_experts_per_tok=2), LoraSettings(exclude=["down_proj"]))
+        == []
+    )
+
+
+def test_what_all_linear_leaves_out_of_chosen_layers_is_said():
+    """Behind `layers` PEFT's all-linear is a list of linear modules, and experts are none."""
+    model, stage = qwen3_moe(), LoraStage(method="lora", rank=2, layers=[1], steps=1)
+    attach(model, "coarse", stage)
+    (words,) = left_out_in_words(model, "coarse", stage)
+    assert "mlp.experts.down_proj (1 blocks), mlp.experts.gate_up_proj (1 blocks)" in words
 
 
 def test_what_all_linear_leaves_out_is_said():

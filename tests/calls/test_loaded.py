@@ -6,7 +6,7 @@ import json
 import peft
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -71,6 +71,16 @@ def test_save_pretrained_writes_a_directory_that_loads_to_the_same_logits(direct
     assert torch.equal(logits(heft.load(tmp_path / "copy")[0]), logits(model))
     assert not torch.allclose(logits(model), logits(again), atol=1e-4)
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == sorted([*NAMES, "heft.json"])
+
+
+def test_what_a_save_that_was_cut_off_left_behind_is_in_no_ones_way(directory, tmp_path):
+    model, _ = heft.load(directory)
+    (tmp_path / "copy" / ".heft.partial" / "coarse").mkdir(parents=True)
+    model.save_pretrained(tmp_path / "copy")
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == sorted([*NAMES, "heft.json"])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(HeftError, match="file cannot be written"):
+        model.save_pretrained(tmp_path / "file")
 
 
 @pytest.mark.parametrize("trainable", [(), "fine"])
@@ -185,6 +195,16 @@ def test_stacking_a_further_adapter_keeps_the_earlier_ones_active_and_frozen(dir
     assert torch.equal(logits(heft.load(tmp_path / "stacked")[0]), after)
     with pytest.raises(HeftError, match="carries an adapter named 'more'"):
         heft.stack(stacked, config, "more")
+
+
+def test_what_no_adapter_directory_can_hold_is_refused_before_it_is_trained(directory):
+    model, _ = heft.load(directory)
+    with pytest.raises(HeftError, match="holds adapters of LoRA and ReFT; got IA3"):
+        heft.stack(model, IA3Config(task_type="CAUSAL_LM"), "more")
+    with pytest.raises(HeftError, match="adapter_name is 'my more'.*give at most 100 letters"):
+        heft.stack(model, LoraConfig(r=2, target_modules=["q_proj"]), "my more")
+    assert list(model.peft_config) == NAMES
+    assert isinstance(heft.stack(tiny_llama(), IA3Config(task_type="CAUSAL_LM"), "my more"), PeftModel)
 
 
 def test_pefts_own_call_keeps_earlier_reft_active_and_sends_lora_to_the_right_call(directory):

@@ -7,12 +7,14 @@ import sys
 import pytest
 import torch
 from exchanging import IDS, adapted, apart, logits_of, made, saved_base
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import heft
 from heft.errors import HeftError
 from heft.exchange.export import export
+from heft.exchange.importing import import_adapter
 
 LORA = {"method": "lora", "rank": 3}
 FOLDS = {"method": "reft", "rank": 2, "positions": "all", "site": "mlp"}
@@ -157,3 +159,19 @@ def test_alora_with_invocation_tokens_goes_out_as_pefts_own(base, tmp_path):
 def test_dtype_has_no_meaning_for_an_adapter(base, tmp_path):
     with pytest.raises(HeftError, match="--dtype goes with"):
         export(made(tmp_path / "d", {"coarse": LORA}, base=base), "peft", tmp_path / "out", dtype="float32")
+
+
+def test_an_update_of_embeddings_does_not_combine_and_is_refused_before_a_model_is_loaded(base, tmp_path):
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"])
+    )
+    model.save_pretrained(tmp_path / "embeds", save_embedding_layers=False)
+    import_adapter(str(tmp_path / "embeds"), tmp_path / "one", base=base)
+    alone = export(tmp_path / "one", "peft", tmp_path / "alone")
+    assert apart(logits_of(by_peft(base, alone.folder)), logits_of(adapted(tmp_path / "one"))) < ROUNDING
+    loaded, _ = heft.load(tmp_path / "one")
+    heft.stack(loaded, LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM"), "more").save_pretrained(
+        tmp_path / "two"
+    )
+    with pytest.raises(HeftError, match="coarse has an update of embeddings, which do not combine"):
+        export(tmp_path / "two", "peft", tmp_path / "out")

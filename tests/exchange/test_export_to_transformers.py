@@ -184,6 +184,23 @@ def test_tokenizer_template_and_generation_settings_come_along(tmp_path):
     assert plain(done.folder).generation_config.max_new_tokens == 7
 
 
+def test_generation_settings_that_transformers_doubts_come_along_with_the_token_that_ends_answers(tmp_path):
+    """Such as Vicuna's and Llama 2's own: it refuses to save them once something in them was changed."""
+    base = saved_base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<pad>{% endfor %}"
+    tokenizer.save_pretrained(base)
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "pad_token_id": 0, "temperature": 0.9}))
+    directory = made(tmp_path / "d", {"coarse": LORA}, base=str(base))
+    values = json.loads((directory / "heft.json").read_text())
+    values["task"]["chat_template"] = True
+    (directory / "heft.json").write_text(json.dumps(values))
+    done = export(directory, "transformers", tmp_path / "out")
+    written = json.loads((done.folder / "generation_config.json").read_text())
+    assert (written["temperature"], written["eos_token_id"]) == (0.9, [2, 0])
+    assert plain(done.folder).generation_config.eos_token_id == [2, 0]
+
+
 @pytest.mark.parametrize(
     ("stages", "reasons"),
     [

@@ -169,3 +169,15 @@ def test_a_folder_with_an_adapter_in_it_is_no_base(folder):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
     with pytest.raises(HeftError, match="has an adapter in it"):
         load_folder(folder)
+
+
+def test_a_padding_token_that_the_model_has_no_embedding_for_is_refused(tmp_path):
+    """As where one was added to the tokenizer and the model was not resized: each batch with padding would fail."""
+    tiny.tiny_model().save_pretrained(tmp_path)
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        HeftError, match=r"'\[PAD\]', has the id 259, and the model has embeddings for 0 to 258: .*'<eos>'"
+    ):
+        load_base(ModelSettings(name=str(tmp_path), device="cpu"))

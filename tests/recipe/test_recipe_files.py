@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from heft import HeftError
-from heft.recipe.files import dump_recipe, load_recipe
-from heft.recipe.recipe import Recipe
+from heft.recipe.files import dump_recipe, load_recipe, recipe_of_values
+from heft.recipe.recipe import LoraStage, Recipe, ReftStage
 
 GOOD = dedent("""\
     name: good
@@ -312,3 +312,12 @@ def test_text_with_unusual_line_ends_is_read_back_as_it_was(tmp_path, end):
     path = tmp_path / "r.yaml"
     path.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
+
+
+def test_settings_from_python_may_stand_in_a_recipe_of_values():
+    """Also those that a file calls otherwise than Python does: `from` is a word of Python's own."""
+    stages = {"coarse": LoraStage(method="lora", from_="runs/x"), "fine": ReftStage(method="reft", steps=1)}
+    recipe = recipe_of_values({"name": "t", "task": {"name": "whereabouts"}, "stages": stages})
+    assert recipe.stages["coarse"].source == "runs/x"
+    again = recipe_of_values(recipe, {"stages.fine.rank": 2})
+    assert (again.stages["coarse"], again.stages["fine"].rank) == (recipe.stages["coarse"], 2)

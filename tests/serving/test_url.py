@@ -2,12 +2,15 @@
 
 import json
 import sys
+import threading
+import time
 
 import pytest
 from serve_making import LORA, TAIL, engine_of, make_run
 from test_http import serving
 
 from heft.cli import main
+from heft.serving.client import ServerClient
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,6 @@ def test_generated_answers_are_those_of_a_model_that_is_loaded(run, url):
     from heft.recipe.recipe import EvaluationSettings
     from heft.reft.tracker import positions_of
     from heft.runtime.reporter import Reporter
-    from heft.serving.client import ServerClient
     from heft.serving.remote import RemoteModel, all_names, positions_in
     from heft.tasks import task_for
     from heft.tasks.base import generation_example
@@ -144,3 +146,26 @@ def test_what_is_wrong_with_a_server_is_said(command, run, url, words, reason):
     status, _, err = command("eval", run, *(url if word == "SERVER" else word for word in words))
     assert status == 2
     assert reason in err
+
+
+@pytest.mark.parametrize(("size", "parts", "at_once"), [(64, 64, 256), (200, 128, 256), (4, 4, 32)])
+def test_a_client_asks_for_no_more_at_once_than_a_server_takes(size, parts, at_once, monkeypatch):
+    """Else its own requests would fill the queue, and those that are sent away give up while others compute."""
+    lock, running, most, sizes = threading.Lock(), [0], [0], []
+
+    def answer(self, path, body):
+        if body is None:
+            return {"data": []}
+        count = len(body["input"])
+        with lock:
+            sizes.append(count)
+            running[0] += count
+            most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        with lock:
+            running[0] -= count
+        return {"data": [{"log_likelihoods": [0.0]}] * count}
+
+    monkeypatch.setattr(ServerClient, "_ask", answer)
+    found = ServerClient("http://127.0.0.1:1", "m").log_likelihoods([((1,), ((2,),))] * 640, size)
+    assert (len(found), max(sizes), most[0]) == (640, parts, at_once)

@@ -217,6 +217,8 @@ def test_the_revision_is_the_runs_and_goes_where_the_base_has_another_name(run, 
         folder.mkdir()
         write_repository(folder, facts_of(copy, base=base), "org/name")
         assert json.loads((folder / "heft.json").read_text())["model"]["revision"] == revision
+        for config in folder.glob("*/adapter_config.json"):
+            assert json.loads(config.read_text())["revision"] == revision
         assert ("v7" in (folder / "README.md").read_text()) == (revision is not None)
 
 

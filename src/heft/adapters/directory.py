@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import DOES_NOT_FIT, activate, inject
+from heft.adapters.lora_targets import adapted_names
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
+from heft.adapters.patterns import as_saved
 from heft.adapters.safety import adapter_folder, adapter_paths, method_name, read_config
 from heft.adapters.trainable_tokens import tokens_of
 from heft.adapters.weights import read_shapes, require_fit
@@ -47,7 +49,7 @@ def save(
         entries = []
         for entry in manifest.adapters:
             folder = partial / entry.name
-            save_adapter(folder, model, entry.name, state_dict)
+            save_adapter(folder, model, entry.name, state_dict, manifest.model.revision)
             hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
             entries.append(entry.model_copy(update={"sha256": hashes}))
         manifest = manifest.model_copy(update={"adapters": entries})
@@ -55,13 +57,25 @@ def save(
 
 
 def save_adapter(
-    folder: Path, model: PreTrainedModel, name: str, state_dict: dict[str, torch.Tensor] | None = None
+    folder: Path,
+    model: PreTrainedModel,
+    name: str,
+    state_dict: dict[str, torch.Tensor] | None = None,
+    revision: str | None = None,
 ) -> None:
-    """Write one adapter in PEFT's format; `state_dict` as for `save`."""
+    """Write one adapter in PEFT's format; `state_dict` as for `save`.
+
+    `revision` is of the base on the Hub; None for the one that the adapter's configuration has.
+    """
     folder.mkdir()
     tensors = {key: value.contiguous() for key, value in adapter_tensors(model, name, state_dict).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
-    save_config(folder, stored_config(model.peft_config[name]))
+    config = stored_config(model.peft_config[name])
+    config.revision = revision or config.revision
+    for field in ("rank_pattern", "alpha_pattern"):
+        if getattr(config, field, None):
+            setattr(config, field, as_saved(getattr(config, field), adapted_names(model, name)))
+    save_config(folder, config)
 
 
 def save_config(folder: Path, config: PeftConfig) -> None:

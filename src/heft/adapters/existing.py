@@ -78,7 +78,7 @@ def take_as_it_is(model: PreTrainedModel, stage_name: str, stage: Stage) -> list
     """Attach the adapter that a stage starts from, frozen and active; returns its name, as a list."""
     (adapter,) = adapters_of(stage_name, stage)
     config = adapter.config(model, None)
-    config.base_model_name_or_path = model.name_or_path
+    config.base_model_name_or_path, config.revision = model.name_or_path, None
     attach_from(model, adapter.name, config, adapter.settings.weights, adapter.settings.copies)
     model.eval()
     return [adapter.name]

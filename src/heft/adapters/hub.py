@@ -14,6 +14,7 @@ from heft.builtin import cache_dir
 from heft.errors import HeftError
 from heft.runtime.hub import asked
 from heft.storage.atomic import atomic_folder
+from heft.storage.locks import in_turn
 from heft.storage.reading import is_dir, is_file
 
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
@@ -52,10 +53,16 @@ def downloaded(repository: str, revision: str | None) -> Path:
     )
     target = cache_dir() / "hub" / repository.replace("/", "--") / snapshot.name
     names = sorted({path.relative_to(snapshot) for pattern in _FILES for path in snapshot.glob(pattern)})
-    if not all(is_file(target / name) for name in names):  # none, or those that were in the Hub's cache then
-        shutil.rmtree(target, ignore_errors=True)
-        _copy(snapshot, names, target)
+    if not _has_all(target, names):  # none, or those that were in the Hub's cache then
+        with in_turn(target):
+            if not _has_all(target, names):
+                shutil.rmtree(target, ignore_errors=True)
+                _copy(snapshot, names, target)
     return target
+
+
+def _has_all(target: Path, names: Sequence[Path]) -> bool:
+    return all(is_file(target / name) for name in names)
 
 
 def _snapshot(download, repository: str, revision: str | None, where: str) -> Path:

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
-from heft.adapters.safety import adapter_paths, method_name, read_config
+from heft.adapters.safety import adapter_paths, is_folder_name, method_name, read_config
 from heft.alora import ActivatedLoraConfig
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
+from heft.storage.atomic import readable_os_errors
 
 _STAGING = ".heft.partial"
 
@@ -109,8 +110,10 @@ class DirectoryWriter:
     def _write(self, directory: Path, state_dict: dict | None) -> None:
         if state_dict is not None:
             state_dict = {key.removeprefix(PEFT_PREFIX): value for key, value in state_dict.items()}
-        directory.mkdir(parents=True, exist_ok=True)
         staging = directory / _STAGING
+        with readable_os_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(staging, ignore_errors=True)  # of a save that was cut off
         save(staging, self._model, self._whole_manifest(), state_dict)
         try:
             for entry in read_manifest(staging).adapters:
@@ -188,17 +191,19 @@ def stack(model: PreTrainedModel | PeftModel, config: PeftConfig, adapter_name: 
 
     Args:
         model: such as `heft.load` gives; any transformers model, or the `PeftModel` around one.
-        config: of any PEFT method.
-        adapter_name: of the new adapter.
+        config: of any PEFT method; LoRA, with positions or without, or ReFT on a model that `heft.load` gives.
+        adapter_name: of the new adapter; on such a model also the name of its folder.
 
     Returns:
         A `PeftModel`, as trainers of other libraries take it. If the model is from `heft.load`, its `save_pretrained`
         writes an adapter directory.
 
     Raises:
-        HeftError: the model carries an adapter of that name.
+        HeftError: the model carries an adapter of that name, or is from `heft.load` and could not be saved with it.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if origin_of(base) is not None:
+        _require_storable(config, adapter_name)
     before = list(getattr(base, "peft_config", {}))
     if adapter_name in before:
         raise HeftError(f"the model carries an adapter named {adapter_name!r}; give the new one another adapter_name")
@@ -206,6 +211,21 @@ def stack(model: PreTrainedModel | PeftModel, config: PeftConfig, adapter_name: 
     activate(base, [*before, adapter_name])
     train_only(base, [adapter_name])
     return wrapped.train(base.training)
+
+
+def _require_storable(config: PeftConfig, name: str) -> None:
+    """Require, before it is trained, that an adapter directory can hold an adapter."""
+    if method_name(config) not in ("lora", "reft"):
+        raise HeftError(
+            f"a model from heft.load is saved as an adapter directory, which holds adapters of LoRA and ReFT; got"
+            f" {config.peft_type.value}: put that on a base that transformers loads (PeftModel.from_pretrained takes"
+            " each folder of the directory)"
+        )
+    if not is_folder_name(name):
+        raise HeftError(
+            f"adapter_name is {name!r}, and a model from heft.load is saved with a folder for each adapter: give at"
+            " most 100 letters, digits, '_' and '-'"
+        )
 
 
 def _wrapped_around(model: PreTrainedModel, name: str) -> PeftModel:

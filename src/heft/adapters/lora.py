@@ -23,9 +23,12 @@ from transformers import PreTrainedModel
 from heft.adapters.lora_targets import (
     endings_of,
     expert_names,
+    experts_of_all_linear,
+    is_in_layers,
     linear_modules,
     linear_names,
     matches,
+    misplaced_by_peft,
     shared_weights,
     unadaptable,
 )
@@ -36,7 +39,8 @@ from heft.recipe.recipe import LoraSettings
 
 def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
     """PEFT's configuration for the recipe's settings on that model; `tokens` are ids of the trainable ones."""
-    targets, exclude = settings.targets, list(settings.exclude)
+    targets = settings.targets
+    exclude = [entry for entry in settings.exclude if matches(entry, linear_names(model))]
     parameters = None
     if targets == "all-linear":
         cannot = unadaptable(model)
@@ -45,7 +49,7 @@ def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence
             within = (name for name in linear_names(model) - cannot if re.search(r"\.\d+\.", name))
             targets = sorted({name.rpartition(".")[2] for name in within})
     else:
-        parameters = [target for target in targets if matches(target, expert_names(model))] or None
+        parameters = _expert_targets(model, settings) or None
         targets = [target for target in targets if matches(target, linear_names(model))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
@@ -70,6 +74,16 @@ def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence
         )
 
 
+def _expert_targets(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
+    """The experts' weights among the targets: by the targets' own names, or by full ones where `layers` or `exclude`
+    leave some out, since PEFT knows neither of parameters."""
+    named = {name for name in expert_names(model) if any(matches(target, [name]) for target in settings.targets)}
+    wanted = {name for name in _targeted(model, settings, named) if is_in_layers(name, settings.layers)}
+    if wanted == named:
+        return [target for target in settings.targets if matches(target, named)]
+    return sorted(wanted)
+
+
 def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
     """What the settings name that the model does not have, each with the nearest names there are."""
     names = linear_names(model) | expert_names(model)
@@ -80,13 +94,20 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
         "rank_pattern": list(settings.rank_pattern),
         "alpha_pattern": list(settings.alpha_pattern),
     }
-    faults = []
+    faults, as_a_whole = [], set()
+    if settings.targets == "all-linear" and settings.exclude:
+        as_a_whole = experts_of_all_linear(model)
     for field, entries in named.items():
         for entry in entries:
             if not matches(entry, names):
                 close = difflib.get_close_matches(entry, endings, n=3) or endings
                 faults.append(
                     f"{field}: {entry!r} matches no linear module of this model; there are: {', '.join(close)}"
+                )
+            elif field == "exclude" and matches(entry, as_a_whole):
+                faults.append(
+                    f"exclude: {entry!r} is of experts' weights, which PEFT adapts with all-linear in this model,"
+                    " whatever is excluded; name the modules that are adapted in targets"
                 )
             elif field == "targets":
                 cannot = {name for name in unadaptable(model) if matches(entry, [name])}
@@ -99,6 +120,12 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
+    others = [] if settings.layers == "all" else misplaced_by_peft(_targeted(model, settings, names), settings.layers)
+    if others:
+        faults.append(
+            f"layers: PEFT takes the last number in {others[0]} for that of its layer, so it would adapt other modules;"
+            " name that one in exclude, or use layers: all, with modules by their layer in targets (layers.0.…)"
+        )
     shared = shared_weights(model) if ReversibleInit.needed(settings) else set()
     if shared:
         faults.append(
@@ -123,13 +150,20 @@ def _targeted(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -
 
 
 def _unused_patterns(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
-    targeted = _targeted(model, settings, names)
-    return [
-        f"{field}: {entry!r} matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
-        for field in ("rank_pattern", "alpha_pattern")
-        for entry in getattr(settings, field)
-        if matches(entry, names) and not matches(entry, targeted)
-    ]
+    targeted, faults = _targeted(model, settings, names), []
+    for field in ("rank_pattern", "alpha_pattern"):
+        entries = list(getattr(settings, field))
+        for number, entry in enumerate(entries):
+            own = {name for name in targeted if matches(entry, [name])}
+            before = [other for other in entries[:number] if any(matches(other, [name]) for name in own)]
+            if not own and matches(entry, names):
+                text = "matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
+                faults.append(f"{field}: {entry!r} {text}")
+            elif own and all(any(matches(other, [name]) for other in before) for name in own):
+                text = f"changes nothing, since {before[0]!r} before it matches the same modules; put first the one"
+                text += " that matches fewer, or remove one"
+                faults.append(f"{field}: {entry!r} {text}")
+    return faults
 
 
 def _tied_head(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:

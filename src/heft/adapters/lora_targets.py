@@ -11,7 +11,10 @@ from collections.abc import Iterable
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
-from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -43,6 +46,31 @@ def expert_names(model: nn.Module) -> set[str]:
         if parameter.dim() == 3 and parameter.is_floating_point() and _IN_A_BLOCK.search(name)
         if not any(part in name for part in (".lora_", ".reft", "conv", "norm"))
     }
+
+
+def experts_of_all_linear(model: PreTrainedModel) -> set[str]:
+    """Full names of the experts' weights that PEFT adapts with `all-linear`, which it does in some kinds of models."""
+    config = LoraConfig(target_modules="all-linear")
+    convert_peft_config_for_transformers(config, model, None)
+    adapted = config.target_parameters or ()
+    return {name for name in expert_names(model) if any(matches(each, [name]) for each in adapted)}
+
+
+def is_in_layers(name: str, layers: str | list[int]) -> bool:
+    """Whether PEFT takes a module, by its full name, for one of these layers."""
+    number = re.match(r".*\.[^.]*\.(\d+)\.", name)
+    return layers == "all" or (number is not None and int(number[1]) in layers)
+
+
+def misplaced_by_peft(names: Iterable[str], layers: list[int]) -> list[str]:
+    """Modules that PEFT takes for some of these layers and are not, or the other way round: blocks may have lists of
+    modules within them, whose numbers come last in a name."""
+    blocks = {name: _IN_A_BLOCK.search(name) for name in names}
+    return sorted(
+        name
+        for name, found in blocks.items()
+        if found is not None and (int(found[0].strip(".")) in layers) != is_in_layers(name, layers)
+    )
 
 
 def unadaptable(model: PreTrainedModel) -> set[str]:
@@ -115,20 +143,28 @@ def _ending(name: str) -> str:
     return _IN_A_BLOCK.split(name, maxsplit=1)[-1]
 
 
-def left_out(model: PreTrainedModel, adapter: str, excluded: Iterable[str] = ()) -> dict[str, int]:
-    """Linear modules and experts' weights in the decoder's blocks that an attached adapter has no part of.
+def adapted_names(model: nn.Module, adapter: str) -> set[str]:
+    """Full names of the modules, and of the experts' weights, that an attached LoRA adapter has a part of."""
+    found = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and (adapter in layer.lora_A or adapter in layer.lora_embedding_A):
+            parameter = getattr(layer, "parameter_name", None)
+            bare = name.replace(".base_layer", "")
+            found.add(bare if parameter is None else f"{bare}.{parameter}")
+    return found
+
+
+def left_out(
+    model: PreTrainedModel, adapter: str, excluded: Iterable[str] = (), layers: str | list[int] = "all"
+) -> dict[str, int]:
+    """Linear modules and experts' weights in these of the decoder's blocks that an attached adapter has no part of.
 
     Those whose names end in one of `excluded` are left out on purpose and do not count.
 
     Returns:
         Names within a block, and in how many blocks each is left out.
     """
-    adapted = set()
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
-            parameter = getattr(layer, "parameter_name", None)
-            bare = name.replace(".base_layer", "")
-            adapted.add(bare if parameter is None else f"{bare}.{parameter}")
+    adapted = adapted_names(model, adapter)
     body = decoder_of(model)
     start = next(name for name, module in model.named_modules() if module is body)
     counts: dict[str, int] = defaultdict(int)
@@ -136,6 +172,7 @@ def left_out(model: PreTrainedModel, adapter: str, excluded: Iterable[str] = ())
         if (
             name.startswith(start)
             and _IN_A_BLOCK.search(name)
+            and is_in_layers(name, layers)
             and not any(matches(entry, [name]) for entry in excluded)
         ):
             counts[_ending(name)] += 1

@@ -90,9 +90,9 @@ class LoraAdapter(StageAdapter):
         return lora_faults(model, self.settings)
 
     def left_out(self, model) -> str | None:
-        if self.settings.layers != "all" or self.settings.targets != "all-linear":
+        if self.settings.targets != "all-linear":
             return None
-        without = left_out(model, self.name, self.settings.exclude)
+        without = left_out(model, self.name, self.settings.exclude, self.settings.layers)
         shown = ", ".join(f"{key} ({count} blocks)" for key, count in without.items())
         return f"{self.name}: LoRA leaves out {shown}; experts can be named in `targets`" if without else None
 

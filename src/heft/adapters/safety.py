@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
@@ -30,6 +30,12 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ON_PARAMETERS = r".*\."
 """How PEFT begins the pattern of a rank or alpha that it gives to experts' weights, which are parameters."""
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether an adapter can have this name, which is that of its folder too."""
+    return _FOLDER.fullmatch(name) is not None
 
 
 def adapter_folder(directory: Path, name: str) -> Path:
@@ -38,7 +44,7 @@ def adapter_folder(directory: Path, name: str) -> Path:
     Raises:
         HeftError: the name is not a plain name, or is a link that leads out.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+    if not is_folder_name(name):
         raise HeftError(
             f"{directory / 'heft.json'} names an adapter {name[:80]!r}; expected at most 100 letters, digits, '_' and"
             " '-', since it is a folder beside heft.json. Do not use this directory unless you know who made it"
@@ -207,8 +213,8 @@ class LoraFields(_Common):
     r: Rank = 8
     lora_alpha: Alpha = 8
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Annotated[Names, Field(min_length=1)] = []
     target_parameters: Names | None = None
+    target_modules: Names = []
     exclude_modules: Names | None = None
     layers_to_transform: Annotated[list[Index], Field(max_length=_MOST_NAMES)] | None = None
     rank_pattern: dict[Name, Rank] = Field(default={}, max_length=_MOST_NAMES)
@@ -221,6 +227,13 @@ class LoraFields(_Common):
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
+
+    @field_validator("target_modules")
+    @classmethod
+    def _something_is_adapted(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if not value and not info.data.get("target_parameters"):
+            raise ValueError("names no module, and there are no target_parameters: nothing would be adapted")
+        return value
 
 
 class _ActivatedLora(LoraFields):

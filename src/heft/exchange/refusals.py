@@ -66,6 +66,7 @@ def peft_refusals(subject: Subject, combines: bool, folds: bool) -> list[str]:
                 ("DoRA", config.use_dora),
                 ("trainable tokens", config.trainable_token_indices),
                 ("experts' weights", config.target_parameters),
+                ("an update of embeddings", subject.adapts_embeddings(name)),
             )
             if has
         ]

@@ -10,6 +10,7 @@ from heft.adapters.directory import Loaded, open_adapters
 from heft.adapters.manifest import AdapterManifest, base_settings, read_manifest
 from heft.adapters.places import adapter_directory
 from heft.adapters.safety import adapter_folder, adapter_paths, read_config
+from heft.adapters.weights import read_shapes
 from heft.alora import ActivatedLoraConfig
 from heft.models.load import load_base
 from heft.prediction.opening import adapters_of
@@ -51,6 +52,10 @@ class Subject:
     def folder(self, name: str) -> Path:
         """The folder of an adapter."""
         return adapter_folder(self.directory, name)
+
+    def adapts_embeddings(self, name: str) -> bool:
+        """Whether a LoRA adapter has an update of an embedding, which adapters that exist may have."""
+        return any(".lora_embedding_" in key for key in read_shapes(adapter_paths(self.folder(name))[1]))
 
     def without_reft(self) -> "Subject":
         """The same with the LoRA adapters alone."""

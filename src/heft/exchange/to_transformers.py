@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from heft.adapters.detach import detach
 from heft.adapters.directory import Loaded
@@ -68,8 +70,23 @@ def write_merged(folder: Path, loaded: Loaded) -> None:
     detach(model, list(model.peft_config))
     del model.peft_config
     model._hf_peft_config_loaded = False
-    model.save_pretrained(folder)
+    _save(model, folder)
     loaded.tokenizer.save_pretrained(folder)
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model with its own generation settings, whatever they are.
+
+    transformers refuses some that a base may come with, such as a temperature without `do_sample`, once it sees a
+    change in them (`end_as_trained`).
+    """
+    settings, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        model.generation_config = settings
+    if settings is not None:
+        settings.to_json_file(folder / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])
 
 
 def _write_beside(folder: Path, subject: Subject, loaded: Loaded, names: list[str], place: Path) -> None:

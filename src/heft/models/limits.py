@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from heft.builtin import TINY
 from heft.errors import HeftError
-from heft.models.load import load_skeleton
+from heft.models.load import embedding_rows, load_skeleton
 from heft.models.source import source_of
 from heft.recipe.recipe import ModelSettings
 
@@ -51,7 +51,7 @@ def limits_of(model: PreTrainedModel) -> BaseLimits:
     """The limits of a model that is loaded, or built without weights."""
     table = _position_table(model)
     return BaseLimits(
-        embeddings=_embeddings(model),
+        embeddings=embedding_rows(model),
         positions=_declared(model) if table is None else table,
         learned=table is not None,
         generation_config=model.generation_config,
@@ -84,13 +84,6 @@ def _generation_config(settings: ModelSettings, model: PreTrainedModel) -> Gener
         return GenerationConfig.from_pretrained(source_of(settings.name), revision=settings.revision)
     except Exception:  # mostly there is no such file, and the configuration has what there is
         return model.generation_config
-
-
-def _embeddings(model: PreTrainedModel) -> int | None:
-    try:
-        return model.get_input_embeddings().weight.shape[0]
-    except (NotImplementedError, AttributeError):  # a model that embeds in a way of its own
-        return None
 
 
 def _position_table(model: PreTrainedModel) -> int | None:

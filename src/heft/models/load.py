@@ -63,6 +63,7 @@ def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
     tokenizer = load_tokenizer(settings)
     settings = settings.model_copy(update={"dtype": resolved_dtype(settings, device)})
     model = _tiny(settings) if settings.name == TINY else _load_model(settings, device)
+    _require_padding(settings.name, model, tokenizer)
     if not (settings.quantization or is_to_be_sharded):
         model.to(device)
     model.eval().requires_grad_(False)
@@ -127,11 +128,32 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         )
     if tokenizer.eos_token_id is None:
         raise HeftError(
-            f"the tokenizer of {settings.name!r} has no EOS token, which heft needs for padding and to end answers"
+            f"the tokenizer of {settings.name!r} has no EOS token, which heft needs for padding and to end answers:"
+            " in a copy of the model name one of its tokens as eos_token in tokenizer_config.json"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _require_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Require that the model has an embedding for the padding token, which stands beside shorter rows of a batch."""
+    rows = embedding_rows(model)
+    if rows is not None and tokenizer.pad_token_id >= rows:
+        raise HeftError(
+            f"the padding token of the tokenizer of {name!r}, {tokenizer.pad_token!r}, has the id"
+            f" {tokenizer.pad_token_id:,}, and the model has embeddings for 0 to {rows - 1:,}: in a copy of the model"
+            f" name another as pad_token in tokenizer_config.json, such as {tokenizer.eos_token!r}, or resize it"
+            " (resize_token_embeddings) and save both"
+        )
+
+
+def embedding_rows(model: PreTrainedModel) -> int | None:
+    """Rows of a model's input embedding, which ids of tokens are below; None where it embeds in a way of its own."""
+    try:
+        return model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):
+        return None
 
 
 def quiet() -> None:
@@ -151,7 +173,10 @@ def choose_device(name: str) -> torch.device:
         name = next(kind for kind, is_there in available.items() if is_there)
     if not available[name]:
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise HeftError(f"model.device is {name}, which this machine does not have; it has: {there}")
+        raise HeftError(
+            f"model.device is {name}, which this machine does not have; it has: {there}. Set model.device to one of"
+            " these, or to auto (in the recipe, or in heft.json of an adapter that was trained elsewhere)"
+        )
     return torch.device(name)
 
 

@@ -87,8 +87,9 @@ def _checked(document: Document) -> Recipe:
 def _plain(value: Any) -> Any:
     """Settings and mappings as dicts of what was set; all else as it is."""
     if isinstance(value, Settings):
-        names = value.model_fields_set | ({"name", "method"} & type(value).model_fields.keys())
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name in names}
+        fields = type(value).model_fields
+        names = value.model_fields_set | ({"name", "method"} & fields.keys())
+        return {field.alias or name: _plain(getattr(value, name)) for name, field in fields.items() if name in names}
     return {key: _plain(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 

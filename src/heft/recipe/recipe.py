@@ -111,9 +111,9 @@ class LoraSettings(Settings):
     dora: bool = False
     """Learn the magnitude of each weight column separately from its direction (DoRA; PEFT: `use_dora`)."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
-    """Rank by module-name suffix, such as {down_proj: 16} (PEFT: `rank_pattern`)."""
+    """Rank by module-name suffix, such as {down_proj: 16}; the first that fits counts (PEFT: `rank_pattern`)."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
-    """Alpha by module-name suffix (PEFT: `alpha_pattern`)."""
+    """Alpha by module-name suffix, likewise (PEFT: `alpha_pattern`)."""
     init: str = "default"
     """Initialization: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
     iterations) or olora; the last three need a base in float32 (PEFT: `init_lora_weights`)."""

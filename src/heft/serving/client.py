@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from heft.errors import HeftError
+from heft.serving.limits import Limits
 
 KEY = "HEFT_API_KEY"
 """The environment variable with the API key, of server and client alike."""
@@ -111,9 +112,10 @@ class ServerClient:
     def _in_parts(
         self, run: Callable[[Sequence], list], items: Sequence[_Item], size: int, on_done: Callable[[int], None]
     ) -> list:
+        size = min(size, Limits.prompts)  # what a server takes unless it was told otherwise
         parts, done = [items[i : i + size] for i in range(0, len(items), size)], 0
         found: list = []
-        pool = ThreadPoolExecutor(_AT_ONCE)
+        pool = ThreadPoolExecutor(min(_AT_ONCE, Limits.queue // size))
         try:
             for part, result in zip(parts, pool.map(run, parts), strict=True):
                 found += result

@@ -33,7 +33,7 @@ def _write_adapter(folder: Path, facts: Facts, entry: AdapterEntry) -> AdapterEn
     own.mkdir()
     shutil.copyfile(there / WEIGHTS, own / WEIGHTS)
     values = json.loads((there / CONFIG).read_text(encoding="utf-8"))
-    values["base_model_name_or_path"] = facts.base_on_the_hub or facts.base
+    values |= {"base_model_name_or_path": facts.base_on_the_hub or facts.base, "revision": facts.revision}
     (own / CONFIG).write_text(to_json(values), encoding="utf-8")
     hashes = {path.name: sha256_of(path) for path in sorted(own.iterdir())}
     source = entry.source

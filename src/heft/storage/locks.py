@@ -1,4 +1,4 @@
-"""One process at a time on a run's or a study's directory."""
+"""One process at a time: on a run's or a study's directory, and on what several would make."""
 
 import time
 from collections.abc import Iterator
@@ -35,9 +35,31 @@ def locked(directory: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            (directory / LOCK_FILE).unlink()  # while it is held: FileLock takes no lock on a file without a name
-        lock.release()
+        _release(lock, directory / LOCK_FILE)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Around the making of a file or a folder that other processes may be making too: they wait for each other.
+
+    Raises:
+        HeftError: nothing can be written there.
+    """
+    file = path.with_name(f"{path.name}{LOCK_FILE}")
+    lock = FileLock(file)
+    with readable_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        _release(lock, file)
+
+
+def _release(lock: FileLock, file: Path) -> None:
+    with suppress(OSError):  # Windows removes no file that is open
+        file.unlink()  # while it is held: FileLock takes no lock on a file without a name
+    lock.release()
 
 
 def wait_until_free(directory: Path, seconds: float) -> None:
