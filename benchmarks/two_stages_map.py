@@ -123,7 +123,7 @@ def figure(cells: list[Cell]) -> str:
         drawing.dot((difference, y), f"fill {kind}", 4)
         name, _, rows = cell.name.rpartition("-")
         accuracies = f"{NAMES[cell.single]} {cell.percent(cell.single)} %, two stages {cell.percent(TWO)} %"
-        drawing.text(RIGHT, TOP + ROW * place + 10, f"{SETS.get(name, name)}, {rows} rows: {accuracies}")
+        drawing.text(RIGHT, TOP + ROW * place + 10, f"{SETS.get(name, name)}, {int(rows):,} rows: {accuracies}")
     return drawing.file("Two stages against the better single method, by data set and training rows")
 
 
