@@ -32,6 +32,7 @@ from heft.adapters.lora_targets import (
     shared_weights,
     unadaptable,
 )
+from heft.adapters.patterns import first_match
 from heft.alora import ActivatedLoraConfig
 from heft.alora.placeable import misplaced
 from heft.recipe.recipe import LoraSettings
@@ -152,15 +153,15 @@ def _targeted(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -
 def _unused_patterns(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
     targeted, faults = _targeted(model, settings, names), []
     for field in ("rank_pattern", "alpha_pattern"):
-        entries = list(getattr(settings, field))
-        for number, entry in enumerate(entries):
-            own = {name for name in targeted if matches(entry, [name])}
-            before = [other for other in entries[:number] if any(matches(other, [name]) for name in own)]
+        entries = getattr(settings, field)
+        taken = {name: first_match(entries, name) for name in targeted}
+        for entry in entries:
+            own = sorted(name for name in targeted if matches(entry, [name]))
             if not own and matches(entry, names):
                 text = "matches no module that is adapted, so it changes nothing; add it to targets, or remove it"
                 faults.append(f"{field}: {entry!r} {text}")
-            elif own and all(any(matches(other, [name]) for other in before) for name in own):
-                text = f"changes nothing, since {before[0]!r} before it matches the same modules; put first the one"
+            elif own and entry not in taken.values():
+                text = f"changes nothing, since {taken[own[0]]!r} before it matches the same modules; put first the one"
                 text += " that matches fewer, or remove one"
                 faults.append(f"{field}: {entry!r} {text}")
     return faults
