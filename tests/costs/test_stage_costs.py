@@ -12,6 +12,7 @@ from heft.costs.shapes import shape_of
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import stage_costs
 from heft.data.rows import read_data
+from heft.data.validation import split_validation
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
 from heft.runtime.reporter import Reporter
@@ -20,7 +21,7 @@ from heft.training.loop import TrainingLoop
 from heft.training.loss import answer_loss
 from heft.training.reuse import decide as reuse_module
 from heft.training.reuse.decide import loss_for
-from heft.training.stage import split_validation, train_stage
+from heft.training.stage import train_stage
 
 FINE = "method: reft, rank: 2, batch_size: 4, intervention: direft, learning_rate: 1e-3"
 WEIGHTS = "method: lora, rank: 2, batch_size: 4, learning_rate: 1e-3"

@@ -196,7 +196,7 @@ def test_another_recipe_or_other_data_is_refused_and_nothing_is_changed(recipe, 
     told = json.loads(manifest.read_text())
     told["data"]["train"]["fingerprint"] = "0" * 16
     manifest.write_text(json.dumps(told))
-    with pytest.raises(HeftError, match="begun with another data"):
+    with pytest.raises(HeftError, match="begun with other data"):
         resume(recipe, directory, Notes())
     assert checkpoints(directory) == before
 

@@ -15,6 +15,7 @@ from heft.recipe.files import dump_recipe, load_recipe, resolved
 from heft.recipe.recipe import EvaluationSettings, Recipe
 from heft.report.examples import load_texts
 from heft.run.train import train
+from heft.runtime.reporter import Reporter
 from heft.study.runner import run_study
 from heft.tasks import load_examples
 from heft.tasks.rows import RowsSettings
@@ -25,6 +26,14 @@ ROWS = [
 ]
 COLUMNS = {"prompt": "{text}\nKind:", "answer": "kind", "choices": "labels", "format": "cloze"}
 STAGES = {"coarse": {"method": "lora", "rank": 2, "steps": 2, "batch_size": 4}}
+
+
+class Warnings(Reporter):
+    def __init__(self):
+        self.said = []
+
+    def warn(self, text):
+        self.said.append(text)
 
 
 def recipe_of(output, **task) -> Recipe:
@@ -51,9 +60,38 @@ def test_rows_in_memory_are_kept_with_the_run_and_move_with_it(tmp_path):
 def test_a_run_with_rows_in_memory_is_resumed_with_the_same_rows_only(tmp_path):
     run = train(recipe_of(tmp_path / "run", train=ROWS))
     assert train(recipe_of(tmp_path / "run", train=ROWS), resume=True).stages == run.stages
-    shutil.rmtree(tmp_path / "run" / "adapter")
-    with pytest.raises(HeftError, match="another data"):
+    with pytest.raises(HeftError, match="finished run of other data"):
         train(recipe_of(tmp_path / "run", train=ROWS[1:]), resume=True)
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    with pytest.raises(HeftError, match="begun with other data"):
+        train(recipe_of(tmp_path / "run", train=ROWS[1:]), resume=True)
+
+
+def test_figures_of_a_finished_run_are_shown_again_where_its_rows_are_gone_and_refused_where_they_changed(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    recipe, heard = recipe_of(tmp_path / "run", train=str(file), choices=["defect", "delay"]), Warnings()
+    run = train(recipe)
+    file.rename(tmp_path / "moved.jsonl")
+    assert train(recipe, heard, resume=True).stages == run.stages
+    assert "was not looked at" in heard.said[0]
+    assert "a.jsonl" in heard.said[0]
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[2:]), encoding="utf-8")
+    with pytest.raises(HeftError, match="finished run of other data"):
+        train(recipe, resume=True)
+
+
+def test_a_study_does_not_count_runs_of_rows_that_have_changed(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe_of(tmp_path / "run", train=str(file))), encoding="utf-8")
+    study = tmp_path / "study.yaml"
+    study.write_text(f"name: s\noutput: {tmp_path.as_posix()}/out\narms: {{lora: {{recipe: r.yaml}}}}\n", "utf-8")
+    run_study(study)
+    run_study(study)
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[2:]), encoding="utf-8")
+    with pytest.raises(HeftError, match=r"lora.seed-0 holds a finished run of other data"):
+        run_study(study)
 
 
 def test_tables_in_memory_are_rows(tmp_path):

@@ -137,9 +137,9 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
 
 def test_the_ranking_is_what_an_evaluation_of_the_validation_rows_says(run):
     from heft.data.encode import Encoder
+    from heft.data.validation import split_validation
     from heft.evaluation.likelihood import choice_log_likelihoods
     from heft.tasks import load_examples
-    from heft.training.stage import split_validation
 
     recipe, found, _ = run(
         "{method: reft, positions: l2, steps: 3, batch_size: 4}", "{grid: {rank: [2]}, holdout: 0.5}"

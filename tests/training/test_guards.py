@@ -8,6 +8,7 @@ import torch
 from heft.adapters.attach import adapter_parameters, attach
 from heft.builtin import TINY
 from heft.data.encode import Encoder
+from heft.data.validation import split_validation
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
@@ -18,7 +19,7 @@ from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import stage as stage_module
 from heft.training.checkpointing import CheckpointPlan
 from heft.training.guards import Diverged, diverged, flat_loss_note
-from heft.training.stage import split_validation, train_stage
+from heft.training.stage import train_stage
 
 LORA = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"], "learning_rate": 1e-2, "batch_size": 4}
 REFT = {"method": "reft", "rank": 2, "positions": "l2", "learning_rate": 1e-2, "batch_size": 4}

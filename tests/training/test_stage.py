@@ -12,7 +12,7 @@ from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import fused_lora
-from heft.training.stage import planned_steps, split_validation, train_stage
+from heft.training.stage import planned_steps, train_stage
 from tolerance import ROUNDING, assert_tensors, of_weights, trained_losses
 
 
@@ -217,14 +217,6 @@ def test_steps_are_planned_from_epochs_and_rows():
     assert planned_steps(LoraStage(method="lora", epochs=2, batch_size=8), 20) == 6
     assert planned_steps(LoraStage(method="lora", epochs=0.5, batch_size=8), 64) == 4
     assert planned_steps(LoraStage(method="lora", steps=5), 20) == 5
-
-
-def test_validation_rows_are_chosen_by_their_seed_and_never_trained_on():
-    train, held_back = split_validation(list(range(40)), 0.25, seed=3)
-    assert len(held_back) == 10
-    assert sorted(train + held_back) == list(range(40))
-    assert split_validation(list(range(40)), 0.25, seed=4)[1] != held_back
-    assert split_validation(list(range(3)), 0.0, seed=0) == ([0, 1, 2], [])
 
 
 def test_checkpointing_in_one_stage_does_not_meet_the_next():

@@ -1,10 +1,7 @@
 """The best trials again, on other rows: which are repeated, on which rows, and which recipe is taken."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from heft.training.stage import split_validation
 from heft.tune.halving import Contender
 from heft.tune.repeats import (
     SEEDS_APART,
@@ -17,7 +14,6 @@ from heft.tune.repeats import (
     number_of,
     paid_for,
     reserve_for,
-    rows_for,
     seed_of,
 )
 from heft.tune.trial import Outcome
@@ -83,28 +79,6 @@ def test_a_repeat_is_known_by_its_seed(seed):
     assert number_of(None, seed) == 0
     assert all(0 <= seed_of(number, seed) < 2**32 for number in (1, 2, 4))
     assert seed_of(2, 5) == 5 + 2 * SEEDS_APART
-
-
-@given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 2**31))
-def test_each_repeat_has_the_next_validation_rows_until_all_have_been(count, share, seed):
-    rows = list(range(count))
-    split = [split_validation(rows_for(number, rows, share, seed), share, seed) for number in range(5)]
-    assert split[0] == split_validation(rows, share, seed)
-    size = len(split[0][1])
-    seen = []
-    for trained, validation in split:
-        assert sorted(trained + validation) == rows
-        assert len(validation) == size
-        seen += validation
-        assert len(set(seen)) == min(count, len(seen))  # none twice before all once
-        assert max(map(seen.count, rows)) - min(map(seen.count, rows)) <= 1
-
-
-def test_validation_rows_of_repeats_are_drawn_from_all_of_those_that_were_trained_on():
-    rows = list(range(100))
-    _, others = split_validation(rows_for(1, rows, 0.2, 0), 0.2, 0)
-    assert min(others) < 20  # a file may be in order of something
-    assert max(others) > 80
 
 
 def test_a_trial_and_its_repeats_are_one_recipe_with_means_over_them():

@@ -11,6 +11,7 @@ import pytest
 
 import heft
 from heft.data.rows import read_data
+from heft.data.validation import order_for, split_validation
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
@@ -20,12 +21,11 @@ from heft.storage.locks import locked
 from heft.study.files import load_study
 from heft.sweep.learner import Learner
 from heft.training.loop import TrainingLoop
-from heft.training.stage import split_validation
 from heft.tune import repeats
 from heft.tune.bench import Bench
 from heft.tune.kept import start_behind
 from heft.tune.measure import Measured, measured_alone
-from heft.tune.repeats import REPEAT_SHARE, number_of, rows_for
+from heft.tune.repeats import REPEAT_SHARE, number_of
 from heft.tune.report import trials_of
 from heft.tune.run import holdout_for
 from heft.tune.space import settings_of
@@ -74,8 +74,8 @@ def rows_of(recipe: Recipe):
     """Training rows, and those of them that trials and each of four repeats are measured on."""
     train = read_data(recipe, Reporter()).train
     share, seed = holdout_for(settings_of(recipe), len(train)), recipe.holdout_seed
-    orders = [rows_for(number, train, share, seed) for number in range(5)]
-    return train, *(split_validation(rows, share, seed)[1] for rows in orders)
+    orders = [order_for(number, [row.belongs_to for row in train], share, seed) for number in range(5)]
+    return train, *(split_validation([train[row] for row in order], share, seed)[1] for order in orders)
 
 
 def test_every_arm_has_trials_for_the_same_budget_within_one_trials_cost(all_arms):

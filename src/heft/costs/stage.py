@@ -11,15 +11,15 @@ import torch
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.costs.shapes import Shape, shape_of_stage
 from heft.data.encode import EncodedExample
+from heft.data.validation import split_validation
 from heft.models.load import choose_device
 from heft.models.precision import resolved_dtype
 from heft.recipe.recipe import Recipe, Stage
-from heft.recipe.training import validation_rows_of
 from heft.runtime import distributed
 from heft.training.attention import is_slow_in_sdpa
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
 from heft.training.reuse.shared import shared_prefix
-from heft.training.stage import planned_steps, split_validation
+from heft.training.stage import planned_steps
 
 _MOST_KV = 128
 """Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
@@ -122,7 +122,7 @@ def _shared_reuse(recipe: Recipe, name: str, shape: Shape, examples: Sequence[En
         return None
     plan = decide_reuse(recipe.stages[name], shape.reuse, shared)
     members = [recipe.stages[each] for each in shared.stages]
-    trained = [len(examples) - validation_rows_of(each.holdout, len(examples)) for each in members]
+    trained = [len(split_validation(examples, each.holdout, recipe.holdout_seed)[0]) for each in members]
     taken = sum(planned_steps(each, rows) * each.batch_size for each, rows in zip(members, trained, strict=True))
     if plan.stages:
         plan = _stored(plan, recipe.stages[name], shape, examples, taken / len(examples))

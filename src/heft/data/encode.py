@@ -4,7 +4,7 @@ Shapes: B rows, T tokens.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -56,6 +56,11 @@ class EncodedExample:
     def group(self) -> str | None:
         """Of the example: equal for those that share a text."""
         return self.example.group
+
+    @cached_property
+    def belongs_to(self) -> Hashable:
+        """Equal for rows that share a text, or ask the same: not to be parted between training and validation."""
+        return self.example.asks if self.group is None else self.group
 
     @property
     def length(self) -> int:

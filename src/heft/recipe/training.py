@@ -49,7 +49,8 @@ class TrainingSettings(Settings):
     """How a stage is trained. Names in parentheses are those of transformers' TrainingArguments."""
 
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Fraction of the training set used as validation rows; the evaluation split is never used."""
+    """Fraction of the training set used as validation rows, rows of one text or question together; the evaluation split
+    is never used."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between two validation evaluations (`eval_steps`); null means once an epoch."""
     early_stopping: EarlyStoppingSettings | None = None
@@ -189,7 +190,8 @@ class CheckpointSettings(Settings):
 
 
 def validation_rows_of(share: float, rows: int) -> int:
-    """How many of so many rows a `holdout` makes validation rows: at least one, if it is above 0."""
+    """How many of so many rows a `holdout` makes validation rows, at most where rows belong together
+    (heft.data.validation): at least one, if it is above 0."""
     return max(1, round(share * rows)) if share else 0
 
 

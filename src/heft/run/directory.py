@@ -93,10 +93,10 @@ class RunDirectory(Reporter):
             raise HeftError(
                 f"{self.path / 'adapter'} has no heft.json, so it is not the run's; move it away, then resume"
             )
-        for what, words in (("base", "base model"), ("data", "data")):
+        for what, words in (("base", "another base model"), ("data", "other data")):
             if there.get(what) != manifest[what]:
                 raise HeftError(
-                    f"{self.path} was begun with another {words} ({there.get(what)}, now {manifest[what]}), so"
+                    f"{self.path} was begun with {words} ({there.get(what)}, now {manifest[what]}), so"
                     " it cannot be resumed: give another directory with --output DIR, or remove it"
                 )
         if _hashes(there) != _hashes(manifest):

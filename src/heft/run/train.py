@@ -1,6 +1,5 @@
 """`heft train`: a recipe from its checks to its run directory."""
 
-import hashlib
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +44,7 @@ from heft.run.begun import (
 from heft.run.directory import RUN_FORMAT, RunDirectory
 from heft.run.replace import remove_run, require_replaceable
 from heft.run.stage_loop import StageLoop
+from heft.run.unchanged import RowsNow, fingerprints
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter, Reporters
 from heft.runtime.trackers import Trackers, require_trackers, tracking
@@ -108,6 +108,7 @@ def train(
             until_the_end.enter_context(_held(path))
             recipe = require_same(recipe)
             if is_finished(path):
+                RowsNow(reporter).require_unchanged(path, recipe)
                 return Run(path, _finished(recipe))
         elif overwrite:
             require_replaceable(path)
@@ -260,20 +261,9 @@ def run_manifest(recipe: Recipe, base: Base, data: Data) -> dict:
             "attention": attention_of(base.model),
             "parameters": base.model.num_parameters(),
         },
-        "data": {
-            "train": {"rows": len(data.train), "fingerprint": _data_fingerprint(data.train)},
-            "eval": {"rows": len(data.eval), "fingerprint": _data_fingerprint(data.eval)},
-        },
+        "data": fingerprints(data),
         "sources": {name: source.described() for name, source in sources_of(recipe).items()},
     }
-
-
-def _data_fingerprint(rows: Sequence[EncodedExample]) -> str:
-    """16 hex digits of the SHA-256 of the rows' ids and token ids, in order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr((row.example.id, row.prompt, row.choices, row.answer)).encode())
-    return digest.hexdigest()[:16]
 
 
 def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:

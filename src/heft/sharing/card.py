@@ -95,7 +95,7 @@ def _data(facts: Facts) -> str:
     if facts.task.get("name") == "rows" and not facts.dataset:
         where = "Rows that are not shared here"
     kept = "".join(
-        f" Of the rows to train on, {rows:,} were kept as validation rows in {_named(stages)}."
+        f" Of the rows to train on, up to {rows:,} were kept as validation rows in {_named(stages)}."
         for rows, stages in _validation_rows(facts).items()
     )
     return f"{where}{': ' + listed(sizes) if sizes else ''}.{kept} The settings by which rows become prompts:"

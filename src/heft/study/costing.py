@@ -9,11 +9,12 @@ from heft.adapters.methods import edited_positions
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data, read_data
+from heft.data.validation import split_validation
 from heft.errors import HeftError
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
-from heft.training.stage import planned_steps, split_validation
+from heft.training.stage import planned_steps
 
 
 class Costing:
@@ -29,8 +30,9 @@ class Costing:
     def steps(self, recipe: Recipe) -> list[int]:
         """Optimiser steps of each stage, as its recipe has it; a HeftError where its rows cannot be read."""
         rows, recipe = self._read(recipe).train, self._settled(recipe)
-        trained = {name: split_validation(rows, stage.holdout, seed=0)[0] for name, stage in recipe.stages.items()}
-        return [planned_steps(stage, len(trained[name])) for name, stage in recipe.stages.items()]
+        seed = recipe.holdout_seed
+        trained = [split_validation(rows, stage.holdout, seed)[0] for stage in recipe.stages.values()]
+        return [planned_steps(stage, len(own)) for stage, own in zip(recipe.stages.values(), trained, strict=True)]
 
     def stages(self, recipe: Recipe) -> list[StageCosts]:
         """What each stage costs.

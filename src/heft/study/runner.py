@@ -12,6 +12,7 @@ from heft.compare.results import Comparison
 from heft.compare.table import markdown
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
+from heft.run.unchanged import RowsNow
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter
 from heft.storage.atomic import to_json, write_text
@@ -83,6 +84,9 @@ def _run_all(directory: StudyDirectory, recipes: dict[str, Recipe], executor: Ex
         if arm not in directory.unplanned
     }
     left = {each: recipe for each, recipe in wanted.items() if not directory.finished(recipe)}
+    rows = RowsNow(reporter)
+    for each in wanted.keys() - left.keys():
+        rows.require_unchanged(wanted[each].output_dir, wanted[each])
     if len(left) < len(wanted):
         reporter.note(f"{len(wanted) - len(left)} of {len(wanted)} runs are finished already")
     directory.write(recipes)

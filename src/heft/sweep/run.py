@@ -22,13 +22,14 @@ from heft.costs.stage import stage_costs
 from heft.data.encode import uncut_head
 from heft.data.padding import padding_matters
 from heft.data.rows import Data, dated, read_data
+from heft.data.validation import split_validation
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
-from heft.recipe.training import require_trained_rows, validation_rows_of
+from heft.recipe.training import require_trained_rows
 from heft.results.summary import StageSummary
 from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
@@ -49,7 +50,7 @@ from heft.text.units import percent
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.guards import flat_loss_note
-from heft.training.stage import planned_steps, split_validation
+from heft.training.stage import planned_steps
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,8 @@ def _pieces(work: StageLoop, tried: Sequence[Configuration]) -> list[Piece]:
     recipe, train = work.recipe, work.data.train
     earlier = [(name, stage_costs(recipe, name, train)) for name in list(recipe.stages)[:-1]]
     pieces = [training_piece(name, costs) for name, costs in earlier if not costs.stage.is_frozen]
-    holdout = validation_rows_of(tried[0].stage.holdout, len(train))
-    rows = sum(planned_steps(each.stage, len(train) - holdout) * each.stage.batch_size for each in tried)
+    trained, _ = split_validation(train, tried[0].stage.holdout, recipe.holdout_seed)
+    rows = sum(planned_steps(each.stage, len(trained)) * each.stage.batch_size for each in tried)
     name, _ = last_stage(recipe)
     pieces.append(Piece(name, "training", rows, rows * sum(row.length for row in train) / len(train)))
     if recipe.sweep.evaluate_winner:

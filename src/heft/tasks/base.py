@@ -14,6 +14,7 @@ from heft.errors import HeftError
 from heft.settings.base import Settings
 from heft.settings.words import show
 from heft.tasks.sources import Row, Source, read_rows
+from heft.text.folding import plain
 
 Split = Literal["train", "eval"]
 
@@ -96,6 +97,12 @@ class Example:
         options = self.choices if self.options is None else self.options
         question = self.prompt if self.question is None else self.question
         return question, options, self.answer if self.gold is None else options[self.gold]
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The question and its options, in any order: equal for examples that ask the same."""
+        question, options, _ = self.asked
+        return plain(question), *sorted(map(plain, options))
 
 
 def content_hash(*parts: object) -> str:

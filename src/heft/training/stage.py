@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
+from heft.data.validation import split_validation
 from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.recipe.recipe import Stage
-from heft.recipe.training import TrainingSettings, validation_rows_of
+from heft.recipe.training import TrainingSettings
 from heft.runtime.reporter import Reporter
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
@@ -58,15 +58,6 @@ def planned_steps(settings: TrainingSettings, rows: int) -> int:
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
-
-
-def split_validation(examples: Sequence[EncodedExample], share: float, seed: int) -> tuple[list, list]:
-    """Split into training and validation rows (at least one of these, if `share` is above 0), by a seeded shuffle."""
-    if not share:
-        return list(examples), []
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    count = validation_rows_of(share, len(examples))
-    return [examples[i] for i in sorted(order[count:])], [examples[i] for i in sorted(order[:count])]
 
 
 def train_stage(

@@ -13,6 +13,7 @@ from heft.adapters.methods import adapters_of
 from heft.data.encode import EncodedExample
 from heft.data.padding import padding_matters
 from heft.data.rows import Data
+from heft.data.validation import order_for, split_validation
 from heft.edits.positions import parse_positions
 from heft.models.load import Base
 from heft.models.verdicts import Verdicts, remembered
@@ -33,12 +34,12 @@ from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.plan import NOTHING
 from heft.training.reuse.shared import SharedPrefix, StagePrefixes, reach_back
 from heft.training.snapshot import restore_weights
-from heft.training.stage import StageOutcome, split_validation
+from heft.training.stage import StageOutcome
 from heft.tune.kept import QuestionPrefixes, SearchPrefixes
 from heft.tune.logged import Logged, Quiet
 from heft.tune.measure import NOT_FINITE, Measured, are_few, measured_alone, measured_together
 from heft.tune.prices import Counter
-from heft.tune.repeats import number_of, rows_for
+from heft.tune.repeats import number_of
 from heft.tune.trial import Outcome, dumped, key_of, recipe_of_stages, unmeasured
 from heft.tune.weights import Before, WeightFiles, WeightsInMemory
 
@@ -92,7 +93,9 @@ class Bench:
         if number == 0:
             return self
         if number not in self._of_repeats:
-            rows = rows_for(number, self.rows, self.holdout, self.recipe.holdout_seed)
+            belong_to = [row.belongs_to for row in self.rows]
+            order = order_for(number, belong_to, self.holdout, self.recipe.holdout_seed)
+            rows = [self.rows[row] for row in order]
             self._of_repeats[number] = replace(self, rows=rows, counter=replace(self.counter, rows=rows))
         return self._of_repeats[number]
 

@@ -12,10 +12,10 @@ from heft.costs.shapes import NO_SHAPE
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.encode import EncodedExample
+from heft.data.validation import split_validation
 from heft.errors import HeftError
 from heft.recipe.grid import Configuration
 from heft.recipe.recipe import Recipe, ReftStage, Stage
-from heft.recipe.training import validation_rows_of
 from heft.study.scaling import Rate
 from heft.sweep.costs import side_by_side_costs
 from heft.training.reuse.plan import PREFIXES
@@ -47,6 +47,7 @@ class Counter:
     keeps_prefixes: bool = False
     _rates: dict[str, Rate] = field(default_factory=dict)
     _base: PreTrainedModel | None = None
+    _trained: dict[float, int] = field(default_factory=dict, init=False)
 
     def alone(self, before: Mapping[str, Stage], name: str, stage: Stage) -> StageCosts:
         """Of a stage on top of others, in a run of its own.
@@ -119,8 +120,10 @@ class Counter:
 
     def epoch(self, stage: Stage) -> int:
         """Steps in which the rows that are trained on are seen once."""
-        trained = len(self.rows) - validation_rows_of(stage.holdout, len(self.rows))
-        return ceil(trained / stage.batch_size)
+        if stage.holdout not in self._trained:
+            split = split_validation(self.rows, stage.holdout, self.recipe.holdout_seed)
+            self._trained[stage.holdout] = len(split[0])
+        return ceil(self._trained[stage.holdout] / stage.batch_size)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ A stage of a repeat has a seed of its own, by which the repeat is known; stages 
 """
 
 import json
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
-from heft.training.stage import split_validation
 from heft.tune.halving import Contender, survivors
 from heft.tune.space import Candidate
 from heft.tune.trial import Outcome
@@ -35,7 +32,6 @@ exactly."""
 SEEDS_APART = 100
 """The distance of a repeat's seed from that of the one before it, and of the first one's from the recipe's."""
 _SEEDS = 2**32
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,6 @@ def seed_of(number: int, seed: int) -> int:
 def number_of(own: int | None, seed: int) -> int:
     """The number of the repeat whose stages have this seed; 0 of None, a trial itself."""
     return 0 if own is None else (own - seed) % _SEEDS // SEEDS_APART
-
-
-def rows_for(number: int, rows: Sequence[_Row], share: float, seed: int) -> list[_Row]:
-    """All rows in an order in which `split_validation` makes those of repeat `number` validation rows: the next ones of
-    a shuffle, which begins anew at its end. For 0, a trial itself, the order that they have."""
-    trained, validation = split_validation(range(len(rows)), share, seed)
-    shuffle = [*validation, *random.Random(seed).sample(trained, len(trained))]
-    first, found = number * len(validation), list(rows)
-    for place, here in enumerate(shuffle):
-        found[here] = rows[shuffle[(first + place) % len(rows)]]
-    return found
 
 
 def finalists_of(had: Iterable[Contender]) -> list[Finalist]:

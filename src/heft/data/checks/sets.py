@@ -24,9 +24,9 @@ def train_in_eval(train: Sequence[EncodedExample], evaluation: Sequence[EncodedE
     share no more with an evaluation row than a beginning such as "So". Where the answer is the same too, letter case
     and compatible characters do not count either; where it is another, they may be what is asked (Co or CO).
     """
-    asked = {_question(row) for row in evaluation}
+    asked = {row.example.asks for row in evaluation}
     answered = {_answered(row) for row in evaluation}
-    there = [row for row in train if _question(row) in asked or _answered(row) in answered]
+    there = [row for row in train if row.example.asks in asked or _answered(row) in answered]
     if not there:
         return []
     same = sum(_answered(row) in answered for row in there)
@@ -106,10 +106,10 @@ def rewritten(evaluation: Sequence[EncodedExample], task: Task, tokenizer: PreTr
 
 def repeats(split: str, rows: Sequence[EncodedExample]) -> str:
     """How many rows of a split ask what an earlier one asks, in words; empty where none does."""
-    again = _surplus(Counter(_question(row) for row in rows))
+    again = _surplus(Counter(row.example.asks for row in rows))
     if not again:
         return ""
-    same = _surplus(Counter((_question(row), plain(row.example.asked[-1])) for row in rows))
+    same = _surplus(Counter((row.example.asks, plain(row.example.asked[-1])) for row in rows))
     return f"questions asked again: {again:,} of {len(rows):,} {split} rows, {same:,} with the same answer"
 
 
@@ -126,11 +126,6 @@ def _shared_label(rows: Sequence[EncodedExample]) -> str:
     if first.choices and len({plain(row.example.answer) for row in rows}) > 1:
         return f"the right choice as number {first.gold + 1}"
     return f"the answer {show(first.answer)}"
-
-
-def _question(row: EncodedExample) -> tuple:
-    question, options, _ = row.example.asked
-    return plain(question), *sorted(map(plain, options))
 
 
 def _answered(row: EncodedExample) -> tuple[str, str]:
