@@ -137,6 +137,27 @@ def test_paths_count_from_the_recipes_folder_and_those_of_overrides_from_here(tm
     assert load_recipe(folder / "recipe.yaml", ["task.train=a.jsonl"]).task.train == "a.jsonl"
 
 
+def test_a_folder_of_a_published_task_counts_from_the_recipes_folder_and_is_kept_absolute(tmp_path, monkeypatch):
+    folder, here = tmp_path / "recipes", tmp_path / "here"
+    for place in (folder / "data" / "boolq", here / "data" / "boolq"):
+        place.mkdir(parents=True)
+        for split in ("train", "validation"):
+            row = {"question": f"is it {split}", "passage": "it is", "answer": True}
+            (place / f"{split}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    text = "name: own\ntask: {name: boolq, source: %s}\nstages: {a: {method: lora}}\n"
+    (folder / "recipe.yaml").write_text(text % "data/boolq", encoding="utf-8")
+    monkeypatch.chdir(here)
+    assert load_recipe(folder / "recipe.yaml").task.source == (folder / "data/boolq").as_posix()
+    typed = load_recipe(folder / "recipe.yaml", ["task.source=data/boolq"])
+    assert typed.task.source == "data/boolq"
+    assert resolved(typed).task.source == (here / "data/boolq").as_posix()
+    (folder / "recipe.yaml").write_text(text % "wheel", encoding="utf-8")
+    assert resolved(load_recipe(folder / "recipe.yaml")).task.source == "wheel"
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")  # a run of an older version
+    (folder / "recipe.yaml").write_text(text % "../here/data/boolq", encoding="utf-8")
+    assert load_recipe(folder / "recipe.yaml").task.source == "../here/data/boolq"
+
+
 def test_a_run_of_a_path_from_here_keeps_it_absolute_and_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)

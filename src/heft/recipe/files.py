@@ -18,8 +18,7 @@ from heft.settings.files import (
     to_yaml,
     validate,
 )
-from heft.tasks import allow_import_from, task_for
-from heft.tasks.table import absolute
+from heft.tasks import TASKS, allow_import_from, task_for
 
 _Request = TypeVar("_Request", bound=Settings)
 
@@ -40,7 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
             fault, in the order in which they were written.
     """
     path = located(path)
-    of_a_run = (path.parent / "manifest.json").exists()  # perhaps a stranger's, and its rows may be gone
+    of_a_run = _is_of_a_run(path)  # its rows may be gone
     if not of_a_run:
         allow_import_from(path.parent, Path())
     document = read_recipe_document(path)
@@ -104,16 +103,25 @@ def read_recipe_document(path: Path, source: int = 0) -> Document:
     document = read_document(path, Recipe, "recipe", EXAMPLE, source)
     task = document.data.get("task") if isinstance(document.data, dict) else None
     if isinstance(task, dict):
-        located = with_paths_from(task, path.parent)
-        task.update(located)
+        task.update(with_paths_from(task, path.parent, is_saved=_is_of_a_run(path)))
     return document
 
 
-def with_paths_from(task: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The settings of a task whose paths of rows count from a folder, with absolute ones."""
-    if task.get("name") != "rows":
+def with_paths_from(task: dict[str, Any], folder: Path, is_saved: bool = True) -> dict[str, Any]:
+    """The settings of a task whose paths of rows count from a folder, with absolute ones.
+
+    Runs and adapters save paths that are absolute, or of rows in a folder of theirs: another one is an older version's,
+    which counts from the working directory.
+    """
+    name = task.get("name")
+    if not isinstance(name, str) or name not in TASKS or (is_saved and name != "rows"):
         return task
-    return task | {key: absolute(task[key], folder) for key in ("train", "eval") if isinstance(task.get(key), str)}
+    return task | TASKS[name].settings_type.located(task, folder)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a recipe is a run's, perhaps a stranger's."""
+    return (path.parent / "manifest.json").exists()
 
 
 def evaluation_request(

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -14,10 +15,12 @@ from heft.errors import HeftError
 from heft.settings.base import Settings
 from heft.settings.words import show
 from heft.tasks.sources import Row, Source, read_rows
+from heft.tasks.table import absolute
 from heft.text.folding import plain
 
 Split = Literal["train", "eval"]
 
+_NAMED_SOURCES = ("hub", "wheel")
 _TEMPLATE_PARAMETERS = {
     *("messages", "conversation", "chat_template", "tools", "documents", "add_generation_prompt", "tokenize"),
     *("continue_final_message", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors"),
@@ -182,6 +185,16 @@ class TaskSettings(Settings):
     max_length: int = Field(default=512, ge=8)
     """Most tokens of prompt and answer together (TRL: `max_length`)."""
 
+    @classmethod
+    def located(cls, values: Mapping[str, Any], folder: Path | None = None) -> dict[str, str]:
+        """Those of a task's settings that are paths of rows, absolute.
+
+        Args:
+            values: the settings, perhaps with faults.
+            folder: what relative paths count from; None for the working directory.
+        """
+        return {}
+
     @field_validator("chat_template_args", "template_date")
     @classmethod
     def _there_is_a_template(cls, value: dict | str | None, info: ValidationInfo) -> dict | str | None:
@@ -216,16 +229,23 @@ class SplitSettings(TaskSettings):
     """Where rows can come from, beside a folder, by the name that `source` has for it."""
 
     source: str = Field(default="hub", min_length=1)
-    """Where rows come from: hub, the path of a folder that holds `<split>.jsonl`, or, for boolq, wheel."""
+    """Where rows come from: hub, the path of a folder that holds `<split>.jsonl` (relative: from the recipe's folder),
+    or, for boolq, wheel."""
     train_split: str = Field(default="train", min_length=1)
     """The split to train on."""
     eval_split: str = Field(default="validation", min_length=1)
     """The split to evaluate on."""
 
+    @classmethod
+    def located(cls, values: Mapping[str, Any], folder: Path | None = None) -> dict[str, str]:
+        source = values.get("source", "hub")
+        is_path = isinstance(source, str) and source not in (*_NAMED_SOURCES, *cls.sources)
+        return {"source": absolute(source, folder)} if is_path else {}
+
     @field_validator("source")
     @classmethod
     def _source_exists_for_the_task(cls, value: str) -> str:
-        if value in ("hub", "wheel") and value not in cls.sources:
+        if value in _NAMED_SOURCES and value not in cls.sources:
             expected = ", ".join([*cls.sources, "the path of a folder of JSON Lines"])
             raise ValueError(f"this task has no source {value!r}; expected {expected}")
         return value
@@ -314,7 +334,7 @@ class Task(ABC):
         Raises:
             HeftError: the training rows cannot be read.
         """
-        return self.settings
+        return self.settings.model_copy(update=self.settings.located(dict(self.settings)))
 
     def prediction(self, text: str) -> str | None:
         """The final answer in a generated text, in the form that is compared; None where there is none."""

@@ -84,7 +84,8 @@ def recipe_of(recipe_file, tmp_path, monkeypatch):
         if check == "open_thinking":
             monkeypatch.setattr("heft.models.load.byte_tokenizer", thinking_tokenizer)
         files = f"train: {tmp_path / 'train.jsonl'}, eval: {tmp_path / 'eval.jsonl'}"
-        task = f"{{name: rows, format: cloze, max_new_tokens: 10, {files}}}"
+        length = "" if "choices" in CASES[check][1][0] else "max_new_tokens: 10, "
+        task = f"{{name: rows, format: cloze, {length}{files}}}"
         return load_recipe(
             recipe_file(STAGES, task=task), [*SETTINGS.get(check, ()), *settings], output=str(tmp_path / "run")
         )

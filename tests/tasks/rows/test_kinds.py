@@ -76,6 +76,11 @@ def test_chats_of_every_shape_are_the_same_turns(row):
     assert first.group == second.group is not None
 
 
+def test_every_turn_is_trained_on_in_chats_only():
+    with pytest.raises(HeftError, match=r"task.train_on: all has no effect, since .* is no chat; remove it"):
+        examples([{"prompt": "x", "completion": "y"}], train_on="all")
+
+
 def test_alpaca_rows():
     row = {"instruction": "Add.", "input": "1 2", "output": "3"}
     (chat,) = examples([row], chat_template=True)

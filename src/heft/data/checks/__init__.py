@@ -15,6 +15,7 @@ from heft.data.checks.choices import also_never_chosen, never_chosen
 from heft.data.checks.fault import Fault
 from heft.data.checks.labels import double_bos, has_label, label_faults
 from heft.data.checks.sets import answers_cut, labels_alike, repeats, rewritten, train_in_eval
+from heft.data.checks.unused import unused_settings
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.models.endings import end_tokens
@@ -85,11 +86,12 @@ class _Checked:
         ]
 
     def never_allowed(self) -> list[str]:
-        """What leaves nothing to train on, no way to score, or what the model cannot compute."""
+        """What leaves nothing to train on, no way to score, what the model cannot compute, and what has no effect."""
         messages = []
         if not any(has_label(row) for row in self.train):
             messages.append("no train row has a label, so there is nothing to train on; look at the source's answers")
         messages += silent_choices(self.evaluation) + unknown_ids(self._splits, self.limits)
+        messages += unused_settings(self.recipe, [*self.train, *self.evaluation])
         return messages + [f"{fault.found}; {fault.advice}" for fault in self._too_long() if self.limits.learned]
 
     def notes(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The settings of the task `rows`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from heft.errors import HeftError
 from heft.tasks.base import TaskSettings
 from heft.tasks.choices import ChoiceFormat
 from heft.tasks.rows.template import Template
-from heft.tasks.table import read_table, require_encoding, splits_of
+from heft.tasks.table import absolute, read_table, require_encoding, splits_of
 from heft.text.listing import listed
 
 LABELS_FOUND = "labels"
@@ -94,6 +95,10 @@ class RowsSettings(TaskSettings):
     """For generated answers: texts at which an answer ends."""
     sample_seed: int = 0
     """Seed of the rows that are set aside, and of those that a limit selects."""
+
+    @classmethod
+    def located(cls, values: Mapping[str, Any], folder: Path | None = None) -> dict[str, str]:
+        return {key: absolute(values[key], folder) for key in ("train", "eval") if isinstance(values.get(key), str)}
 
     @field_validator("eval_share")
     @classmethod

@@ -15,7 +15,7 @@ from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_li
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
-from heft.tasks.table import Row, absolute, locate, read_table
+from heft.tasks.table import Row, locate, read_table
 from heft.text.folding import folded
 from heft.text.listing import suggest
 
@@ -142,9 +142,8 @@ class Rows(Task):
     def resolved(self) -> RowsSettings:
         """The settings with absolute paths, and the labels that the training rows have in place of the word for it."""
         settings, labels = self.settings, self.labels
-        paths = {key: absolute(value) for key in ("train", "eval") if isinstance(value := getattr(settings, key), str)}
         found = {} if labels is None or settings.choices == labels else {"choices": labels}
-        return settings.model_copy(update=paths | found)
+        return settings.model_copy(update=settings.located(dict(settings)) | found)
 
     def prediction(self, text: str) -> str:
         return text.strip()
@@ -218,9 +217,12 @@ class Rows(Task):
             raise HeftError(f"task.answer is missing; expected one of the columns {', '.join(rows[0][1])}")
         source = settings.eval if split == "eval" and settings.eval is not None else settings.train
         require_one_kind(rows, settings, source if isinstance(source, str) else f"task.{split}")
-        if not settings.chat_template and rows and kind_of_row(rows[0][1], settings) is Kind.CHAT:
+        chats = [place for place, row in rows if kind_of_row(row, settings) is Kind.CHAT]
+        if settings.train_on == "all" and not chats:
+            raise HeftError(f"task.train_on: all has no effect, since {rows[0][0]} is no chat; remove it")
+        if chats and not settings.chat_template:
             raise HeftError(
-                f"{rows[0][0]}: rows of messages are written as the model's chat template says; set"
+                f"{chats[0]}: rows of messages are written as the model's chat template says; set"
                 " task.chat_template: true"
             )
 
