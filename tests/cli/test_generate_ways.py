@@ -48,6 +48,13 @@ def loaded(run):
     return heft.load(run)
 
 
+def test_a_device_can_be_named(said):
+    absent = "cuda" if torch.backends.mps.is_available() else "mps"
+    with pytest.raises(HeftError, match=f"model.device is {absent}, which this machine does not have"):
+        said(*PROMPTS, device=absent)
+    assert said(*PROMPTS, device="cpu") == said(*PROMPTS)
+
+
 def plain(loaded, prompt, count=5):
     model, tokenizer = loaded
     ids = [*tokenizer(prompt)["input_ids"]]

@@ -158,6 +158,29 @@ def test_merged_weights_in_bfloat16_are_rounded_once_and_it_is_said(tmp_path):
     assert (saved.double() - exact).abs().max() <= exact.abs().max() * 2**-8
 
 
+@pytest.mark.parametrize("intervention", ["loreft", "direft"])
+def test_weights_that_are_merged_and_folded_in_bfloat16_are_rounded_once(intervention, tmp_path):
+    base = str(saved_base(tmp_path / "base", dtype=torch.bfloat16))
+    stages = {"coarse": LORA, "fine": {**FOLDS, "intervention": intervention}}
+    directory = made(tmp_path / "d", stages, base=base, dtype="bfloat16")
+    short, whole = (
+        plain(export(directory, "transformers", tmp_path / dtype, fold=True, dtype=dtype).folder).state_dict()
+        for dtype in ("bfloat16", "float32")
+    )
+    assert short.keys() == whole.keys()
+    for name, weight in whole.items():
+        assert short[name].dtype == torch.bfloat16
+        assert (short[name] == weight.bfloat16()).float().mean() > 0.999, name  # sums in another order may tip one
+
+
+def test_weights_are_merged_on_the_device_that_is_named(tmp_path):
+    directory = made(tmp_path / "d", {"coarse": LORA})
+    absent = "cuda" if torch.backends.mps.is_available() else "mps"
+    with pytest.raises(HeftError, match=f"model.device is {absent}, which this machine does not have"):
+        export(directory, "transformers", tmp_path / "out", device=absent)
+    assert not (tmp_path / "out").exists()
+
+
 def test_dtype_float32_keeps_merged_weights_whole(tmp_path):
     base = str(saved_base(tmp_path / "base", dtype=torch.bfloat16))
     directory = made(tmp_path / "d", {"coarse": LORA}, base=base, dtype="bfloat16")

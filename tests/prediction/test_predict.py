@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from heft.errors import HeftError
+from heft.prediction import predict
 from heft.prediction.opening import opening
 from heft.prediction.output import output_rows
 from heft.prediction.predict import predict_rows
@@ -105,6 +106,14 @@ def test_columns_follow_from_the_kind_of_answer(run):
         assert row[f"probability_{row['prediction']}"] == row["probability"]
 
 
+def test_a_column_that_a_prediction_would_have_is_refused_before_it_is_made(run, monkeypatch):
+    name, directory, rows, _ = run
+    added = "text" if name == "gsm8k" else "probability"
+    monkeypatch.setattr(predict, "answer_examples", lambda *_: pytest.fail("was computed"))
+    with pytest.raises(HeftError, match=f"the rows have a column {added} already"):
+        predict_rows(opening(directory).load(), places([{**row, added: 1} for row in rows]))
+
+
 def test_what_is_no_stage_and_no_run_is_said(run, tmp_path):
     _, directory, rows, _ = run
     with pytest.raises(HeftError, match="no stage 'corse'; did you mean 'coarse'"):
@@ -118,3 +127,6 @@ def test_what_is_no_stage_and_no_run_is_said(run, tmp_path):
         opening(recipe, ["coarse"])
     base = predict_rows(opening(recipe).load(), places(rows))
     assert base.answers == predict_rows(opening(directory, ["base"]).load(), places(rows)).answers
+    assert opening("quickstart").settings.task.name == "whereabouts"
+    with pytest.raises(HeftError, match="quickstart.yaml is a recipe, of which the base model answers"):
+        opening("quickstart", ["coarse"])

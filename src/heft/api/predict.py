@@ -61,8 +61,9 @@ def predict(
     Raises:
         HeftError: rows cannot be used, all of which are counted; or the model cannot be loaded.
     """
-    from heft.prediction.output import output_rows, require_free_columns, require_place, write_rows
+    from heft.prediction.output import output_rows, require_place, write_rows
     from heft.prediction.predict import predict_rows
+    from heft.prediction.prediction import require_free_columns
     from heft.tasks.table import read_table
 
     if output is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from heft.cli.options import AsJson, Base, Quiet, RunOrAdapter, TrustRemoteCode
+from heft.cli.options import AsJson, Base, Device, Quiet, RunOrAdapter, TrustRemoteCode
 
 
 def export(
@@ -25,6 +25,7 @@ def export(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    device: Device = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -36,7 +37,7 @@ def export(
 
     output = Output(quiet, as_json)
     no_progress()
-    done = run_export(adapter, to, out, stages, fold, dtype, base, trust_remote_code)
+    done = run_export(adapter, to, out, stages, fold, dtype, base, trust_remote_code, device)
     for note in done.notes:
         output.reporter.warn(note)
     if done.difference is not None:

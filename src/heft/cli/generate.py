@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heft.cli.options import Base, Encoding, RunOrAdapter, TrustRemoteCode
+from heft.cli.options import Base, Device, Encoding, RunOrAdapter, TrustRemoteCode
 from heft.errors import HeftError
 from heft.text.escape import escape_controls
 from heft.text.units import percent
@@ -52,6 +52,7 @@ def generate(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
+    device: Device = None,
 ) -> None:
     """Answer prompts: with a label and its probability where the task has labels, else with a text.
 
@@ -72,7 +73,7 @@ def generate(
     from heft.prediction.speaking import speaker
 
     refuse_file_names(prompts, run)
-    opened = speaker(run, stages, True if chat else chat_template, base, trust_remote_code)
+    opened = speaker(run, stages, True if chat else chat_template, base, trust_remote_code, device)
     if not chat:
         task = opened.task
         given = typed(_given(prompts), task, text) if file is None else prompts_in(file, task, text, encoding)

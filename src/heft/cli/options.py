@@ -6,6 +6,16 @@ from typing import Annotated
 import typer
 
 from heft.cli.complete import complete_recipes, complete_settings, complete_tasks
+from heft.errors import HeftError
+
+_DEVICES = ("cpu", "cuda", "mps")
+
+
+def _known_device(value: str | None) -> str | None:
+    if value is not None and value not in _DEVICES:
+        raise HeftError(f"--device is {value!r}; expected one of {', '.join(_DEVICES)}")
+    return value
+
 
 RecipeFile = Annotated[
     Path,
@@ -67,6 +77,10 @@ RunsAtOnce = Annotated[int | None, typer.Option(help="With --ray: how many runs 
 Base = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Folder or Hub id of the base model, if it has moved since training."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="cpu, cuda or mps (default: as in the recipe).", callback=_known_device),
 ]
 Url = Annotated[
     str | None,

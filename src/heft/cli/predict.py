@@ -59,7 +59,8 @@ def predict(
     """
     from heft.cli.output import Output
     from heft.cli.remote import require_url, served_name
-    from heft.prediction.output import output_rows, require_free_columns, require_place, write_rows
+    from heft.prediction.output import output_rows, require_place, write_rows
+    from heft.prediction.prediction import require_free_columns
     from heft.tasks.table import read_table
 
     require_url(url, served_model_name)

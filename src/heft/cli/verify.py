@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from heft.cli.options import AsJson, Base, RunOrAdapter, ServedName, TrustRemoteCode, Url
+from heft.cli.options import AsJson, Base, Device, RunOrAdapter, ServedName, TrustRemoteCode, Url
 from heft.errors import HeftError
 from heft.text.escape import escape_controls
 
 if TYPE_CHECKING:
     from heft.verify.finding import Finding
 
-DEVICES = ("cpu", "cuda", "mps")
-
 
 def verify(
     adapter: RunOrAdapter,
     rows: Annotated[int, typer.Option(help="Rows of the adapter's task to compare on, at least 2.")] = 4,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps (default: as in the recipe).")] = None,
+    device: Device = None,
     as_json: AsJson = False,
     trust_remote_code: TrustRemoteCode = False,
     base: Base = None,
@@ -36,8 +34,6 @@ def verify(
     from heft.cli.remote import require_url
 
     require_url(url, served_model_name)
-    if device is not None and device not in DEVICES:
-        raise HeftError(f"--device is {device!r}; expected one of {', '.join(DEVICES)}")
     if rows < 2:
         raise HeftError(f"--rows is {rows}; comparing a batch with single rows needs at least 2")
     if not as_json:

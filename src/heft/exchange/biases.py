@@ -1,6 +1,7 @@
 """Biases for linear layers that have none, where the model's class has a setting for it: so that it loads them."""
 
 import copy
+import re
 from collections.abc import Sequence
 
 import torch
@@ -59,5 +60,5 @@ def _built_with(model: PreTrainedModel, flag: str) -> PreTrainedModel:
 
 
 def _names(model: nn.Module) -> set[str]:
-    """Names of the model's own parameters, without those of adapters on it."""
-    return {name for name, _ in model.named_parameters() if ".reft." not in name}
+    """Names of the model's own parameters, as they are without adapters; of adapters on it there can be more."""
+    return {re.sub(r"\.(token_adapter|base_layer)\b", "", name) for name, _ in model.named_parameters()}

@@ -47,6 +47,7 @@ def export(
     dtype: str | None = None,
     base: str | None = None,
     trust_remote_code: bool = False,
+    device: str | None = None,
 ) -> Exported:
     """Write an adapter directory in another library's format to a new folder, which appears whole or not at all.
 
@@ -59,6 +60,7 @@ def export(
         dtype: "float32" or "bfloat16" of the merged weights; None for the one that was trained in.
         base: folder or Hub id of the base model, if it has moved since training.
         trust_remote_code: whether code that comes with the base model may run.
+        device: "cpu", "cuda" or "mps", where weights are merged; None for the recipe's.
 
     Raises:
         HeftError: it cannot be read, or something of it has no exact form there: all reasons are given, and nothing
@@ -70,7 +72,7 @@ def export(
         raise HeftError(f"--dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     out = Path(out)
     require_new_folder(out)
-    subject = subject_of(given, stages, base, trust_remote_code, dtype)
+    subject = subject_of(given, stages, base, trust_remote_code, dtype, device)
     write = {"transformers": _to_transformers, "peft": _to_peft, "pyreft": _to_pyreft}[to]
     return write(subject, out, fold, dtype)
 
@@ -81,7 +83,7 @@ def _to_transformers(subject: Subject, out: Path, fold: bool, dtype: str | None)
 
     loaded = subject.load()
     plan, difference = merged(subject, loaded, fold)
-    notes = _of_rounding(subject, loaded.model.dtype)
+    notes = _of_rounding(loaded.model.dtype) if subject.loras or plan.folds else []
     notes += [f"not folded: {reason}" for reason in plan.reasons.values()]
     with atomic_folder(out) as partial:
         beside = write_model(partial, subject, loaded, out)
@@ -130,7 +132,7 @@ def _to_pyreft(subject: Subject, out: Path, fold: bool, dtype: str | None) -> Ex
 
     _require_none(pyreft_refusals(subject, load_skeleton(subject.model).config.model_type), "pyreft")
     loaded = subject.load()
-    notes, difference = _of_rounding(subject, loaded.model.dtype), None
+    notes, difference = _of_rounding(loaded.model.dtype) if subject.loras else [], None
     ((name, config),) = subject.refts.items()
     if subject.loras:
         _, difference = merged(subject, loaded, folds=False)
@@ -158,8 +160,8 @@ def _require_no_dtype(dtype: str | None, to: str) -> None:
         raise HeftError(f"--dtype goes with formats that have a model's weights; an adapter in {to}'s is float32")
 
 
-def _of_rounding(subject: Subject, dtype: torch.dtype) -> list[str]:
-    if not subject.loras or dtype == torch.float32:
+def _of_rounding(dtype: torch.dtype) -> list[str]:
+    if dtype == torch.float32:
         return []
     short = str(dtype).removeprefix("torch.")
     return [f"merged weights are rounded to {short}, the base's own format; --dtype float32 keeps them whole"]

@@ -42,9 +42,9 @@ def in_float32(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for key, dtype in own.items():
-            parameter = getattr(module, key)
-            parameter.data = parameter.data.to(dtype)
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(own.get(key, own["weight"]))  # a bias may be new
 
 
 def _require_own_weights(model: nn.Module, layers: dict[str, LoraLayer]) -> None:

@@ -72,8 +72,10 @@ def subject_of(
     base: str | None = None,
     trust_remote_code: bool = False,
     dtype: str | None = None,
+    device: str | None = None,
 ) -> Subject:
-    """Read what is exported; `stages` are those whose adapters it has, empty for all, and `dtype` another to load in.
+    """Read what is exported; `stages` are those whose adapters it has, empty for all, `dtype` and `device` others to
+    load in.
 
     Raises:
         HeftError: there is no such directory or stage, or a file of it is not as heft writes it.
@@ -81,8 +83,8 @@ def subject_of(
     directory = adapter_directory(given)
     manifest = read_manifest(directory)
     settings = base_settings(directory, manifest, trust_remote_code, base)
-    if dtype is not None:
-        settings = settings.model_copy(update={"dtype": dtype})
+    others = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
+    settings = settings.model_copy(update=others)
     names = adapters_of(directory, manifest, stages)
     configs = {name: read_config(adapter_paths(adapter_folder(directory, name))[0]) for name in names}
     return Subject(directory, manifest, settings, configs)

@@ -9,6 +9,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ from heft.adapters.load import end_as_trained
 from heft.adapters.manifest import AdapterManifest
 from heft.adapters.safety import CONFIG, WEIGHTS
 from heft.exchange.checking import Before
-from heft.exchange.folding import FoldPlan, fold, plan_folding
-from heft.exchange.merging import merge_lora
+from heft.exchange.folding import FoldPlan, edits_of, fold, linear_of, plan_folding
+from heft.exchange.merging import in_float32, merge_lora
 from heft.exchange.subject import Subject
 from heft.models.fingerprints import fingerprint, tokenizer_fingerprint
 from heft.storage.atomic import sha256_of, to_json
@@ -36,9 +37,12 @@ def merged(subject: Subject, loaded: Loaded, folds: bool) -> tuple[FoldPlan, flo
     """
     model = loaded.model
     before = Before(model, loaded.tokenizer, loaded.manifest)
-    merge_lora(model, list(subject.loras))
     plan = plan_folding(model) if folds else FoldPlan({}, [], {})
-    fold(model, plan)
+    with ExitStack() as until_both:  # so that weights are rounded once
+        for linear in {linear for name in plan.folds for linear in edits_of(model, plan, name)}:
+            until_both.enter_context(in_float32(linear_of(model, linear)))
+        merge_lora(model, list(subject.loras))
+        fold(model, plan)
     before.require_same(model, rounded=model.dtype != torch.float32)
     return plan, before.difference
 

@@ -175,7 +175,7 @@ def choose_device(name: str) -> torch.device:
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise HeftError(
             f"model.device is {name}, which this machine does not have; it has: {there}. Set model.device to one of"
-            " these, or to auto (in the recipe, or in heft.json of an adapter that was trained elsewhere)"
+            " these, or to auto (in the recipe, by --device, or in heft.json of an adapter that was trained elsewhere)"
         )
     return torch.device(name)
 

@@ -1,5 +1,6 @@
 """What answers: a run's model, that after some of its stages, or the base model of a recipe."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from heft.adapters.places import adapter_directory
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.files import evaluation_request, load_recipe
+from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, EvaluationSettings
 from heft.storage.reading import is_file
 from heft.tasks.base import TaskSettings
@@ -68,7 +70,8 @@ def opening(
     """Read what answers, without loading a model.
 
     Args:
-        given: a run, its adapter directory, or a recipe, whose base model then answers.
+        given: a run, its adapter directory, or a recipe (or the name of one that comes with heft), whose base model
+            then answers.
         stages: whose adapters are on, "base" for none; empty for all.
         overrides: `task.KEY=value`, `evaluation.KEY=value`, `model.KEY=value`.
         base: folder or Hub id of the base model, if it has moved since training.
@@ -77,8 +80,9 @@ def opening(
     Raises:
         HeftError: it is none of these, has no such stage, or settings are wrong.
     """
-    if str(given).endswith((".yaml", ".yml")) and is_file(Path(given)):
-        return _of_recipe(Path(given), stages, overrides, base)
+    recipe = Path(given) if os.path.exists(given) else located(given)
+    if recipe.suffix in (".yaml", ".yml") and is_file(recipe):
+        return _of_recipe(recipe, stages, overrides, base)
     directory = adapter_directory(given)
     manifest = read_manifest(directory)
     found = base_settings(directory, manifest, trust_remote_code, base)

@@ -3,64 +3,26 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from heft.errors import HeftError
-from heft.prediction.predict import Prediction, Predictions
+from heft.prediction.predict import Predictions
+from heft.prediction.prediction import columns_of
 from heft.storage.atomic import atomic_path, atomic_write, readable_os_errors
 from heft.storage.reading import is_dir, nearest_existing
-from heft.tasks.table import Row
 from heft.text.escape import escape_controls
-from heft.text.listing import first_of
 
 
 def output_rows(predictions: Predictions) -> list[dict[str, Any]]:
-    """Each row's own columns, and behind them what was predicted.
-
-    `prediction` is the label or the text. For labels there are `probability`, that of the prediction, and
-    `probability_LABEL` for each label; where labels differ from row to row, `probabilities` instead, an object from
-    label to probability. Where the final answer is only a part of the generated text, `text` has all of it. All are
-    null in a row that could not be used.
-
-    Raises:
-        HeftError: the rows have such a column already.
-    """
-    columns = _columns(predictions)
-    require_free_columns(predictions.rows, columns)
+    """Each row's own columns, and behind them what was predicted (heft.prediction.prediction.columns_of), null in a row
+    that could not be used."""
+    columns = columns_of(predictions.task, [answer.labels for answer in predictions.answers if answer is not None])
     return [
         {**row, **{name: None if answer is None else value(answer) for name, value in columns.items()}}
         for (_, row), answer in zip(predictions.rows, predictions.answers, strict=True)
     ]
-
-
-def _columns(predictions: Predictions) -> dict[str, Callable[[Prediction], Any]]:
-    """What is added to the rows: the name of each column, and its value for an answer."""
-    columns: dict[str, Callable[[Prediction], Any]] = {"prediction": lambda found: found.answer}
-    answers = [answer for answer in predictions.answers if answer is not None]
-    if any(answer.labels for answer in answers):
-        columns["probability"] = lambda found: found.probability
-        labels = {answer.labels for answer in answers}
-        if len(labels) == 1 and len(set(only := next(iter(labels)))) == len(only):
-            for place, label in enumerate(only):
-                columns[f"probability_{label}"] = lambda found, place=place: found.probabilities[place]
-        else:
-            columns["probabilities"] = lambda found: dict(zip(found.labels, found.probabilities, strict=True))
-    elif not predictions.task.answers_are_texts:
-        columns["text"] = lambda found: found.text
-    return columns
-
-
-def require_free_columns(rows: Sequence[Row], columns: Iterable[str] = ("prediction",)) -> None:
-    """Require that rows have none of the columns that predictions are to have.
-
-    Raises:
-        HeftError: they have.
-    """
-    taken = sorted({name for _, row in rows for name in row} & set(columns))
-    if taken:
-        raise HeftError(f"the rows have a column {first_of(taken, 3)} already; rename it, or leave it out")
 
 
 def require_place(output: Path, source: str | Path | None = None) -> None:

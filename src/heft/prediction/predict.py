@@ -9,35 +9,13 @@ from heft.errors import HeftError
 from heft.evaluation.evaluator import Answer, answer_examples, answer_record
 from heft.models.limits import BaseLimits, limits_of
 from heft.prediction.opening import Answering
+from heft.prediction.prediction import Prediction, columns_of, require_free_columns
 from heft.prediction.questions import questions_of
 from heft.reft.tracker import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.runtime.reporter import Reporter
 from heft.tasks import Task, task_for
 from heft.tasks.table import Row, faults_by_cause
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one row.
-
-    Attributes:
-        answer: the likeliest label, or the final answer in the generated text; None where that has none.
-        labels: what could have been answered, in the row's order; empty where the answer is generated.
-        probabilities: of each label: softmax of the choices' log-likelihoods as evaluation compares them
-            (`evaluation.normalize`), so they add up to 1.
-        text: all that was generated; None for labels.
-    """
-
-    answer: str | None
-    labels: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    text: str | None = None
-
-    @property
-    def probability(self) -> float | None:
-        """Of the answer; None where it is generated."""
-        return max(self.probabilities, default=None)
 
 
 @dataclass(frozen=True)
@@ -92,7 +70,8 @@ def predict_rows(
         skip_bad_rows: whether rows that cannot be used are left without an answer.
 
     Raises:
-        HeftError: there are no rows, or some cannot be used, and all are counted; the model computes NaN or infinity.
+        HeftError: there are no rows, or some cannot be used, and all are counted; they have a column of the name that
+            predictions are to have; the model computes NaN or infinity.
     """
     model, tokenizer, task = answering.model, answering.tokenizer, task_for(answering.task)
     reporter = reporter or Reporter()
@@ -130,8 +109,9 @@ def predict_by(
         raise HeftError(f"{report}\n--skip-bad-rows leaves their predictions empty")
     if not questions.usable:
         raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
-    start = time.perf_counter()
     usable = questions.usable
+    require_free_columns(rows, columns_of(task, [each.example.labels for each in usable]))
+    start = time.perf_counter()
     found = answer(usable)
     seconds = time.perf_counter() - start
     known = [

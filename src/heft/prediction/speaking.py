@@ -30,7 +30,7 @@ class Opened:
         task: the one that was trained on; None where the settings of it are not those of a task that is known here.
         evaluation: how choices are scored.
         wrapping: of prompts, as options of an `Encoder`.
-        base, trust_remote_code: as for `heft.load`.
+        base, trust_remote_code, device: as for `heft.load`.
     """
 
     directory: Path
@@ -40,13 +40,14 @@ class Opened:
     wrapping: dict[str, Any]
     base: str | None
     trust_remote_code: bool
+    device: str | None
 
     def load(
         self, max_new_tokens: int | None = None, sampling: Sampling | None = None, batch_size: int | None = None
     ) -> Speaking:
         """Load the model; raises a HeftError where files are missing or do not fit."""
         quiet()
-        loaded = open_adapters(self.directory, trust_remote_code=self.trust_remote_code, base_name=self.base)
+        loaded = open_adapters(self.directory, None, self.device, self.trust_remote_code, self.base)
         activate(loaded.model, self.names)
         encode = Encoder(loaded.tokenizer, UNCUT, **self.wrapping)
         evaluation = self.evaluation
@@ -61,6 +62,7 @@ def speaker(
     chat_template: bool | None = None,
     base: str | None = None,
     trust_remote_code: bool = False,
+    device: str | None = None,
 ) -> Opened:
     """Read what answers, without loading it.
 
@@ -70,6 +72,7 @@ def speaker(
         chat_template: whether prompts are a user's turn; None: as in training.
         base: folder or Hub id of the base model, if it has moved since training.
         trust_remote_code: whether code that comes with the base model may run.
+        device: "cpu", "cuda" or "mps"; None for the recipe's.
 
     Raises:
         HeftError: it is no run, has no such stage, or how prompts were wrapped is not known and not given.
@@ -78,7 +81,7 @@ def speaker(
     manifest = read_manifest(directory)
     names = adapters_of(directory, manifest, stages)
     task, evaluation, wrapping = _as_trained(directory, manifest, chat_template)
-    return Opened(directory, names, task, evaluation, wrapping, base, trust_remote_code)
+    return Opened(directory, names, task, evaluation, wrapping, base, trust_remote_code, device)
 
 
 def _as_trained(

@@ -76,6 +76,28 @@ def test_chats_of_every_shape_are_the_same_turns(row):
     assert first.group == second.group is not None
 
 
+def test_whitespace_at_the_ends_of_labels_is_none_of_them():
+    rows = [{"t": "x", "y": " b"}, {"t": "z", "y": "a "}]
+    made = examples(rows, prompt="{t}", answer="y", choices=["b ", " a"])
+    assert [(example.choices, example.gold) for example in made] == [((" b", " a"), 0), ((" b", " a"), 1)]
+    rows = [{"t": "x", "y": 1}, {"t": "z", "y": "no"}]
+    made = examples(rows, prompt="{t}", answer="y", choices="labels", label_names=[" no", "yes "])
+    assert [(example.choices, example.gold) for example in made] == [((" no", " yes"), 1), ((" no", " yes"), 0)]
+    columns = [{"t": "x", "y": " b", " b": "one", "a": "two"}]
+    assert examples(columns, prompt="{t}", answer="y", choices=[" b", "a"])[0].choices == (" one", " two")
+
+
+@pytest.mark.parametrize("settings", [{"choices": ["a", " "]}, {"choices": "labels", "label_names": {"0": " "}}])
+def test_a_label_of_whitespace_alone_is_refused(settings):
+    with pytest.raises(HeftError, match="must have texts that are not empty"):
+        RowsSettings(train="t", prompt="{t}", answer="y", **settings)
+
+
+def test_labels_that_differ_by_whitespace_at_their_ends_are_one():
+    with pytest.raises(HeftError, match="must not repeat an entry"):
+        RowsSettings(train="t", prompt="{t}", answer="y", choices=["a", "a "])
+
+
 def test_every_turn_is_trained_on_in_chats_only():
     with pytest.raises(HeftError, match=r"task.train_on: all has no effect, since .* is no chat; remove it"):
         examples([{"prompt": "x", "completion": "y"}], train_on="all")

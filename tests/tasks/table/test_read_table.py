@@ -47,6 +47,9 @@ def written(folder, name: str, content: str | bytes):
         ("a.csv", as_csv()),
         ("a.csv", as_csv(line_end="\n")),
         ("a.csv", as_csv(delimiter=";")),
+        ("a.csv", "sep=;\r\n" + as_csv(delimiter=";")),
+        ("a.csv", '"sep=\t"\n' + as_csv(delimiter="\t")),
+        ("a.csv", "SEP=^\r\n" + as_csv(delimiter="^")),
         ("a.tsv", as_csv(delimiter="\t")),
         ("a.txt", as_csv(delimiter="\t")),
         ("a.csv.gz", gzip.compress(as_csv().encode())),
@@ -67,6 +70,8 @@ def test_places_are_the_files_own_lines(tmp_path):
     lines = as_csv(line_end="\n")
     path = written(tmp_path, "a.csv", lines.replace('\n"Caf', '\n\n\n"Caf'))
     assert [where for where, _ in read_table(path)] == [f"{path}:2", f"{path}:3", f"{path}:7"]
+    path = written(tmp_path, "c.csv", "sep=,\n" + lines)
+    assert [where for where, _ in read_table(path)] == [f"{path}:3", f"{path}:4", f"{path}:6"]
     path = written(tmp_path, "b.json", json.dumps({"n": [1, [2]], "rows": ROWS}, indent=1))
     starts = [n for n, line in enumerate(path.read_text().splitlines(), 1) if line == "  {"]
     assert [where for where, _ in read_table(path)] == [f"{path}:{n}" for n in starts]

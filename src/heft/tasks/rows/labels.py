@@ -27,9 +27,9 @@ def named(settings: RowsSettings, value: Any) -> Any:
     text = text.strip()
     if isinstance(names, dict):
         if text in names:
-            return names[text]
+            return names[text].strip()
     elif (index := _index_in(text)) is not None and str(index) == text and index < len(names):
-        return names[index]
+        return names[index].strip()
     if text in name_list(names):
         return text
     known = ", ".join(names) if isinstance(names, dict) else f"0 to {len(names) - 1}"
@@ -37,8 +37,8 @@ def named(settings: RowsSettings, value: Any) -> Any:
 
 
 def name_list(names: list[str] | dict[str, str]) -> list[str]:
-    """The names of labels, each once, in their order."""
-    return list(dict.fromkeys(names.values() if isinstance(names, dict) else names))
+    """The names of labels, each once, in their order, without whitespace at their ends, as labels of rows are read."""
+    return list(dict.fromkeys(name.strip() for name in (names.values() if isinstance(names, dict) else names)))
 
 
 def label_text(settings: RowsSettings, row: dict) -> str:

@@ -140,7 +140,11 @@ class RowsSettings(TaskSettings):
     def _there_is_an_answer(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and "answer" in info.data and info.data["answer"] is None:
             raise ValueError("needs answer, the column that holds the label or the right choice")
-        if isinstance(value, list) and len(set(value)) < len(value):
+        entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        texts = [text.strip() for text in entries]
+        if not all(texts):
+            raise ValueError(f"must have texts that are not empty; got {value}")
+        if isinstance(value, list) and len(set(texts)) < len(texts):
             raise ValueError(f"must not repeat an entry; got {value}")
         if isinstance(value, list) and info.field_name == "choices" and len(value) < 2:
             raise ValueError(f"must be at least two; got {value}")

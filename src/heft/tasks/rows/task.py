@@ -157,7 +157,7 @@ class Rows(Task):
         """
         settings = self.settings
         if isinstance(settings.choices, list):
-            return None if self._choice_columns({}) else settings.choices
+            return None if self._choice_columns({}) else [choice.strip() for choice in settings.choices]
         if settings.choices == LABELS_FOUND and not self._has_lists(LABELS_FOUND):
             return labels_found(settings, [row for _, row in self._train_rows])
         if settings.choices is None and settings.label_names is not None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -12,6 +13,8 @@ from heft.storage.reading import LINE_LIMIT, FileFault
 from heft.tasks.table.faults import Row, faults_by_cause
 
 _DELIMITERS = (",", "\t", ";", "|")
+_TOLD = re.compile(r'("?sep=(.)"?)(?=\r?\n)', re.IGNORECASE)
+"""The first line, where Excel is told the delimiter there."""
 _SEEN = 100
 """Records from whose number of cells the delimiter is known."""
 
@@ -24,13 +27,16 @@ def delimited_rows(path: Path, content: bytes, delimiter: str | None = None) -> 
     Args:
         path: for places and messages.
         content: of the file.
-        delimiter: between cells; None for the one of `, ; |` and tab with which records have the most columns.
+        delimiter: between cells; None for the one of `, ; |` and tab with which records have the most columns. A first
+            line such as `sep=;`, which Excel reads, says it instead.
 
     Raises:
         HeftError: there are no rows, quotes do not close, names of columns are repeated, or rows have more or fewer
             cells than there are names; all such rows are counted.
     """
     text = content.decode("utf-8")
+    if told := _TOLD.match(text):
+        text, delimiter = text[told.end(1) :], told[2]
     delimiter = delimiter or _delimiter(text)
     try:
         records = list(_records(text, delimiter))
