@@ -10,6 +10,7 @@ import pytest
 
 from heft.adapters import hub
 from heft.adapters.hub import downloaded
+from heft.adapters.places import own_name
 from heft.errors import HeftError
 
 NAMES = ("heft.json", "coarse/adapter_config.json", "coarse/adapter_model.safetensors")
@@ -61,3 +62,9 @@ def test_a_cache_that_may_only_be_read_gives_what_it_has(snapshot, tmp_path):
             downloaded("org/name", "main")
     finally:
         first.parent.chmod(0o700)
+
+
+def test_an_adapter_of_the_hub_is_called_as_its_repository_and_any_other_as_its_run(snapshot, tmp_path):
+    assert own_name(downloaded("org/name", "main")) == "name"
+    assert own_name(tmp_path / "runs" / "first" / "adapter") == "first"
+    assert own_name(tmp_path / "copied") == "copied"

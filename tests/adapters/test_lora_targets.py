@@ -1,12 +1,14 @@
 """Which weights LoRA adapts in models of other kinds than Llama's."""
 
+from contextlib import nullcontext
+
 import peft
 import pytest
 import torch
 import transformers
 
 import tiny
-from heft.adapters.attach import adapter_parameters, attach, finish, left_out_in_words
+from heft.adapters.attach import adapter_parameters, attach, check_targets, finish, left_out_in_words
 from heft.adapters.directory import attach_saved, save_adapter
 from heft.adapters.lora import lora_faults
 from heft.adapters.lora_targets import (
@@ -19,7 +21,7 @@ from heft.adapters.lora_targets import (
     unadaptable,
 )
 from heft.errors import HeftError
-from heft.recipe.recipe import LoraSettings, LoraStage
+from heft.recipe.recipe import LoraSettings, LoraStage, Recipe
 
 IDS = torch.arange(3, 40)[None]
 SIZES = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -184,3 +186,24 @@ def test_a_start_that_changes_weights_is_refused_where_these_would_be_rounded(in
 def test_convolutions_and_norms_are_no_experts():
     assert expert_names(mamba()) == set()
     assert {name.rpartition(".")[2] for name in expert_names(qwen3_moe())} == {"gate_up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        (["gate_up_proj"], ["down_proj"], "stage a adapts gate_up_proj, and this one down_proj"),
+        ("all-linear", ["experts.down_proj"], "this one experts.down_proj"),
+        (["gate_up_proj", "down_proj"], ["down_proj", "gate_up_proj"], None),
+        (["gate_up_proj"], ["q_proj"], None),
+        (["q_proj"], "all-linear", None),
+    ],
+)
+def test_experts_that_a_second_stage_cannot_adapt_are_told_before_the_first_is_trained(first, second, refused):
+    stages = {name: LoraStage(method="lora", targets=each) for name, each in (("a", first), ("b", second))}
+    recipe = Recipe(name="r", task={"name": "whereabouts"}, stages=stages)
+    with pytest.raises(HeftError, match=f"stages.b: targets: .*{refused}") if refused else nullcontext():
+        check_targets(qwen3_moe(), recipe)
+    model = qwen3_moe()
+    attach(model, "a", stages["a"])
+    with pytest.raises(HeftError) if refused else nullcontext():  # what PEFT says of it
+        attach(model, "b", stages["b"])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import peft
 import pytest
@@ -203,7 +204,18 @@ def test_what_no_adapter_directory_can_hold_is_refused_before_it_is_trained(dire
         heft.stack(model, IA3Config(task_type="CAUSAL_LM"), "more")
     with pytest.raises(HeftError, match="adapter_name is 'my more'.*give at most 100 letters"):
         heft.stack(model, LoraConfig(r=2, target_modules=["q_proj"]), "my more")
+    for settings, reason in (
+        ({"target_modules": r".*\.q_proj"}, "target_modules: expected a list"),
+        ({"bias": "all"}, "bias: expected 'none', which heft leaves it at; got 'all'"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: "),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: "),
+        ({"rank_pattern": {"^model.*": 3}}, "rank_pattern"),
+    ):
+        with pytest.raises(HeftError, match=f"adapter directory, which cannot hold this: {re.escape(reason)}"):
+            heft.stack(model, LoraConfig(**{"r": 2, **settings}), "more")
     assert list(model.peft_config) == NAMES
+    stacked = heft.stack(heft.load(directory)[0], LoraConfig(r=2, target_modules="all-linear"), "more")
+    assert "all-linear" not in stacked.peft_config["more"].target_modules
     assert isinstance(heft.stack(tiny_llama(), IA3Config(task_type="CAUSAL_LM"), "my more"), PeftModel)
 
 
@@ -222,7 +234,8 @@ def test_pefts_own_call_keeps_earlier_reft_active_and_sends_lora_to_the_right_ca
 
 def test_an_adapter_that_would_not_be_read_back_is_not_saved_as_a_directory(directory, tmp_path):
     model, _ = heft.load(directory)
-    stacked = heft.stack(model, LoraConfig(r=2, target_modules=r".*\.q_proj"), "pattern")
+    stacked = heft.stack(model, LoraConfig(r=2, target_modules=["q_proj"]), "pattern")
+    stacked.peft_config["pattern"].target_modules = r".*\.q_proj"
     with pytest.raises(HeftError, match="target_modules: expected a list"):
         stacked.save_pretrained(tmp_path / "copy")
     assert not (tmp_path / "copy" / "heft.json").exists()

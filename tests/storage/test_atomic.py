@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import re
+import shutil
 
 import pytest
 
@@ -107,3 +109,14 @@ def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path):
 
     with pytest.raises(OSError, match=os.strerror(errno.ENOENT)):
         save_tensors({"a": torch.zeros(2)}, tmp_path / "missing" / "a.safetensors")
+
+
+@pytest.mark.parametrize("inside", ["a.txt", "weights/a.txt"])
+def test_a_file_that_cannot_be_read_while_another_is_written_is_the_one_that_is_named(tmp_path, inside):
+    source, place = tmp_path / "source" / inside, tmp_path / "new"
+    with pytest.raises(HeftError) as caught, atomic_folder(place) as partial:
+        shutil.copyfile(source, partial / "a.txt")
+    assert str(caught.value) == f"{source} cannot be read (No such file or directory), so {place} was not written"
+    with pytest.raises(HeftError, match=f"{re.escape(str(place))} cannot be written"), atomic_folder(place) as partial:
+        (partial / "missing" / "a.txt").write_text("x")
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 The model stays a plain transformers model that carries PEFT's layers; each adapter has a name of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.lora import ReversibleInit, inject_quietly
+from heft.adapters.lora_targets import parameters_of
 from heft.adapters.methods import StageAdapter, adapters_of
 from heft.adapters.orthogonal import fold, keep_out, orthogonal_faults
 from heft.adapters.safety import method_name
@@ -35,6 +36,7 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
     """
     faults, seen, taken = [], set(), _names_within(model)
     trained_by: dict[int, str] = {}
+    parameters: dict[str, list[str]] = {}
     for stage_name, stage in recipe.stages.items():
         for adapter in adapters_of(stage_name, stage):
             found = adapter.faults(model) + orthogonal_faults(model, recipe, stage_name, tokenizer)
@@ -48,6 +50,10 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
                 for token in tokens
                 if trained_by.setdefault(token, stage_name) != stage_name
             ]
+            if adapter.method == "lora" and not found:
+                own = parameters_of(model, adapter.config(model, tokenizer))
+                found += _other_parameters(parameters, own)
+                parameters |= {stage_name: own} if own else {}
             if adapter.name in seen:
                 found.insert(0, f"two adapters would be named {adapter.name!r}; rename a stage")
             elif hasattr(nn.ModuleDict, adapter.name):
@@ -58,6 +64,17 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
     if faults:
         raise HeftError("\n".join(faults))
+
+
+def _other_parameters(before: Mapping[str, Sequence[str]], own: Sequence[str]) -> list[str]:
+    """Experts' weights that a LoRA adapter cannot adapt, since an earlier stage's adapts others."""
+    for stage_name, names in before.items():
+        if own and list(names) != list(own):
+            return [
+                f"targets: PEFT puts several LoRA adapters on the same experts' weights only: stage {stage_name} adapts"
+                f" {', '.join(names)}, and this one {', '.join(own)}; name the same in both, or experts in one of them"
+            ]
+    return []
 
 
 DOES_NOT_FIT = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)

@@ -51,7 +51,7 @@ def downloaded(repository: str, revision: str | None) -> Path:
         f"adapter {repository}",
         f"connect, or give a folder{where}",
     )
-    target = cache_dir() / "hub" / repository.replace("/", "--") / snapshot.name
+    target = _copies() / repository.replace("/", "--") / snapshot.name
     names = sorted({path.relative_to(snapshot) for pattern in _FILES for path in snapshot.glob(pattern)})
     if not _has_all(target, names):  # none, or those that were in the Hub's cache then
         with in_turn(target):
@@ -59,6 +59,16 @@ def downloaded(repository: str, revision: str | None) -> Path:
                 shutil.rmtree(target, ignore_errors=True)
                 _copy(snapshot, names, target)
     return target
+
+
+def name_of(folder: Path) -> str | None:
+    """The repository's name, without its owner's, of a folder that `downloaded` gave; None for any other."""
+    above = folder.resolve().parents
+    return above[0].name.partition("--")[2] if len(above) > 1 and above[1] == _copies().resolve() else None
+
+
+def _copies() -> Path:
+    return cache_dir() / "hub"
 
 
 def _has_all(target: Path, names: Sequence[Path]) -> bool:

@@ -6,6 +6,7 @@ write a checkpoint that nothing reads, and on which PEFT's injection of a furthe
 
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activate, train_only
-from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save
+from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save, save_config, stored_config
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
-from heft.adapters.safety import adapter_paths, is_folder_name, method_name, read_config
+from heft.adapters.safety import CONFIG, adapter_paths, config_faults, is_folder_name, method_name, read_config
 from heft.alora import ActivatedLoraConfig
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
+from heft.settings.words import in_one_line
 from heft.storage.atomic import readable_os_errors
+from heft.storage.reading import read_json
 
 _STAGING = ".heft.partial"
 
@@ -225,6 +228,17 @@ def _require_storable(config: PeftConfig, name: str) -> None:
         raise HeftError(
             f"adapter_name is {name!r}, and a model from heft.load is saved with a folder for each adapter: give at"
             " most 100 letters, digits, '_' and '-'"
+        )
+    stored = stored_config(config)
+    if getattr(stored, "target_modules", ()) in (None, "all-linear"):
+        stored.target_modules = ["linear"]  # which modules these are is known once it is attached
+    with tempfile.TemporaryDirectory() as folder:
+        save_config(Path(folder), stored)
+        values = read_json(Path(folder) / CONFIG)
+    faults = config_faults(values.pop("peft_type"), values)
+    if faults:
+        raise HeftError(
+            f"a model from heft.load is saved as an adapter directory, which cannot hold this: {in_one_line(faults)}"
         )
 
 

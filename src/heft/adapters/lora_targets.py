@@ -4,12 +4,13 @@ Beside linear modules these are the experts' weights of mixture-of-experts model
 of three dimensions (experts, rows, columns) and PEFT adapts by the parameter's name.
 """
 
+import copy
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.utils.transformers_weight_conversion import (
     convert_peft_adapter_state_dict_for_transformers,
@@ -54,6 +55,13 @@ def experts_of_all_linear(model: PreTrainedModel) -> set[str]:
     convert_peft_config_for_transformers(config, model, None)
     adapted = config.target_parameters or ()
     return {name for name in expert_names(model) if any(matches(each, [name]) for each in adapted)}
+
+
+def parameters_of(model: PreTrainedModel, config: PeftConfig) -> list[str]:
+    """The parameters, such as experts' weights, that PEFT adapts for a configuration of LoRA, as it calls them."""
+    config = copy.deepcopy(config)
+    convert_peft_config_for_transformers(config, model, None)
+    return sorted(config.target_parameters or ())
 
 
 def is_in_layers(name: str, layers: str | list[int]) -> bool:

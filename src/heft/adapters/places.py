@@ -7,7 +7,7 @@ Needs no torch. `runs/<name>/` holds `manifest.json`, and `adapter/` with `heft.
 import os
 from pathlib import Path
 
-from heft.adapters.hub import downloaded, hub_id, is_pinned
+from heft.adapters.hub import downloaded, hub_id, is_pinned, name_of
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.storage.reading import is_file, read_json
@@ -69,7 +69,9 @@ def run_directory(given: str | Path) -> Path:
 
 
 def own_name(directory: Path) -> str:
-    """What an adapter directory is called where no name is given: as its run."""
+    """What an adapter directory is called where no name is given: as its run, or as its repository on the Hub."""
+    if name := name_of(directory):
+        return name
     path = directory.resolve()
     return path.parent.name if path.name == "adapter" else path.name
 

@@ -99,28 +99,38 @@ def read_config(path: Path) -> "PeftConfig":
     method = values.pop("peft_type", None)
     if method not in ("LORA", "ACTIVATED_LORA", "REFT"):
         raise HeftError(f"{path}: peft_type is {show(method)}; heft reads adapters of LORA, ACTIVATED_LORA and REFT")
-    from peft import LoraConfig
-
     from heft.alora import ActivatedLoraConfig
     from heft.reft.config import ReftConfig
 
-    make, allowed, blank = {
-        "LORA": (lora_of, LoraFields, LoraConfig),
-        "ACTIVATED_LORA": (ActivatedLoraConfig, _ActivatedLora, ActivatedLoraConfig),
-        "REFT": (ReftConfig, _Reft, ReftConfig),
-    }[method]
+    make = {"LORA": lora_of, "ACTIVATED_LORA": ActivatedLoraConfig, "REFT": ReftConfig}[method]
+    faults = config_faults(method, values)
+    if faults:
+        raise HeftError(f"{path} is not as heft writes it; save the adapter again: {in_one_line(faults)}")
+    try:
+        return make(**{key: value for key, value in values.items() if key in _FIELDS[method].model_fields})
+    except (ValueError, TypeError) as error:
+        raise HeftError(f"{path}: {error}") from None
+
+
+def config_faults(method: str, values: dict[str, Any]) -> dict[KeyPath, str]:
+    """What an adapter's configuration says that heft does not write.
+
+    Args:
+        method: PEFT's `peft_type`: LORA, ACTIVATED_LORA or REFT.
+        values: the rest of adapter_config.json.
+    """
+    from peft import LoraConfig
+
+    from heft.reft.config import ReftConfig
+
+    allowed, blank = _FIELDS[method], ReftConfig() if method == "REFT" else LoraConfig()
     used = {key: value for key, value in values.items() if key in allowed.model_fields}
-    faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, blank())
+    faults = _faults_of_others({key: value for key, value in values.items() if key not in used}, blank)
     try:
         allowed.model_validate(used, strict=True)
     except ValidationError as error:
         faults |= faults_of(error, allowed)
-    if faults:
-        raise HeftError(f"{path} is not as heft writes it; save the adapter again: {in_one_line(faults)}")
-    try:
-        return make(**used)
-    except (ValueError, TypeError) as error:
-        raise HeftError(f"{path}: {error}") from None
+    return faults
 
 
 def read_reft(path: Path) -> ReftSettings:
@@ -249,3 +259,7 @@ class _Reft(_Common, ReftSettings):
     rank: Rank = 4
     layers: Literal["all"] | Annotated[list[int], Field(max_length=_MOST_NAMES)] = "all"
     positions: Annotated[str, Field(max_length=20)] = "f1+l1"
+
+
+_FIELDS: dict[str, type[Settings]] = {"LORA": LoraFields, "ACTIVATED_LORA": _ActivatedLora, "REFT": _Reft}
+"""What configurations have that heft writes, by PEFT's `peft_type`."""

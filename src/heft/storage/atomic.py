@@ -34,14 +34,20 @@ _ADVICE = {
 
 @contextmanager
 def readable_os_errors(path: Path) -> Iterator[None]:
-    """Around writes to `path`: what the system refuses becomes a `HeftError` with what to do about it."""
+    """Around writes to `path`: what the system refuses becomes a `HeftError` with what to do about it.
+
+    Where it is another file, such as one that is copied, that one is named.
+    """
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno)
         if advice is None:
             raise
-        raise HeftError(f"{path} cannot be written ({os.strerror(error.errno)}): {advice}") from error
+        reason = os.strerror(error.errno)
+        if isinstance(error.filename, str | os.PathLike) and not _is_of(Path(error.filename), path):
+            raise HeftError(f"{error.filename} cannot be read ({reason}), so {path} was not written") from error
+        raise HeftError(f"{path} cannot be written ({reason}): {advice}") from error
 
 
 @contextmanager
@@ -144,6 +150,12 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_of(other: Path, path: Path) -> bool:
+    """Whether a path is that of a write or of its partial one, lies in it, or is a folder above it."""
+    other, path = other.absolute(), path.absolute()
+    return path.is_relative_to(other) or any(other.is_relative_to(each) for each in (path, _beside(path)))
 
 
 def _beside(path: Path) -> Path:
