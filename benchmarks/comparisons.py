@@ -287,7 +287,8 @@ COMPARISONS = (
         1.5,
         {"stage": "evaluation", "rows": "evaluation", "block_rows": 256},
         "Requests are given as token ids, so neither side's templates and tokenisation are in it. A sample of the"
-        " split, in whole passages; heft shares what the questions on one passage begin with.",
+        " split, in whole passages; heft shares what the questions on one passage begin with, and multiplies by frozen"
+        " weights in oneDNN where that is faster, as `heft eval` does.",
     ),
 )
 

@@ -207,12 +207,17 @@ def _sweep(job: dict, base, rows: list) -> dict[str, Handler]:
 
 
 def _evaluation(job: dict, base, rows: list) -> dict[str, Handler]:
-    from heft.evaluation.likelihood import choice_log_likelihoods
+    from heft.evaluation.evaluator import answer_examples
+    from heft.recipe.recipe import EvaluationSettings
+    from heft.runtime.reporter import Reporter
+    from heft.tasks.boolq import Boolq
+
+    settings, task = EvaluationSettings(batch_size=job["batch_size"]), Boolq(Boolq.settings_type())
 
     def run(chosen: list) -> dict:
-        options = {"batch_size": job["batch_size"], "pad_id": base.tokenizer.pad_token_id}
-        seconds, scores = timed(lambda: choice_log_likelihoods(base.model, chosen, **options), job["device"])
-        flat = [score for of_example in scores for score in of_example]
+        about = (base.tokenizer, task, chosen, settings, Reporter(), "evaluation")
+        seconds, answers = timed(lambda: answer_examples(base.model, *about), job["device"])
+        flat = [score for answer in answers for score in answer.log_likelihoods]
         return {"seconds": seconds, "examples": len(chosen), "epochs": 1, "losses": flat}
 
     return {
