@@ -162,7 +162,10 @@ def test_the_card_of_a_sweep_has_the_winners_settings_and_says_how_they_were_cho
     assert shown["stages"]["fine"].items() >= {"rank": winner.rank, "holdout": 0.25, "positions": "l2"}.items()
     assert shown["stages"]["fine"]["learning_rate"] == winner.learning_rate
     assert "The settings of stage `fine` are the best of 4 configurations of a sweep, chosen by its validation" in text
-    assert "24 rows to train on and 10 rows to evaluate on. Of the rows to train on, 6 were kept as validation" in text
+    assert (
+        "24 rows to train on and 10 rows to evaluate on. Of the rows to train on, up to 6 were kept as validation"
+        in text
+    )
     assert "validation rows in stage `fine`." in text
     assert percent(swept.evaluation.accuracy) in text
 
@@ -177,7 +180,7 @@ def test_validation_rows_of_a_run_are_told_by_stage(tmp_path):
     stages = "{coarse: {method: lora, steps: 1, holdout: 0.25}, fine: {method: reft, steps: 1}}"
     run = heft.train(write_recipe(tmp_path, stages, f"output: {tmp_path / 'run'}")).directory
     text = card(facts_of(run), "org/name")
-    assert "Of the rows to train on, 6 were kept as validation rows in stage `coarse`." in text
+    assert "Of the rows to train on, up to 6 were kept as validation rows in stage `coarse`." in text
     assert "chosen by" not in text
 
 

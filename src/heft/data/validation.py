@@ -36,15 +36,16 @@ def validation_sets(belong_to: Sequence[Hashable], share: float, seed: int) -> I
     if len(groups) == 1:
         groups = [[row] for row in groups[0]]
     while True:
-        taken: list[int] = []
+        taken: list[list[int]] = []
+        others: list[list[int]] = []
         left = count
-        for place, rows in enumerate(groups):
-            if len(rows) <= left:
-                taken.append(place)
-                left -= len(rows)
-        taken = taken or [min(range(len(groups)), key=lambda place: len(groups[place]))]
-        yield [row for place in taken for row in groups[place]]
-        groups = [groups[place] for place in range(len(groups)) if place not in taken] + [groups[i] for i in taken]
+        for rows in groups:
+            (taken if len(rows) <= left else others).append(rows)
+            left -= len(rows) if len(rows) <= left else 0
+        if not taken:
+            taken.append(others.pop(min(range(len(others)), key=lambda place: len(others[place]))))
+        yield [row for rows in taken for row in rows]
+        groups = others + taken
 
 
 def order_for(number: int, belong_to: Sequence[Hashable], share: float, seed: int) -> list[int]:

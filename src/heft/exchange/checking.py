@@ -9,7 +9,7 @@ from heft.adapters.manifest import AdapterManifest
 from heft.data.encode import EncodedExample
 from heft.errors import HeftError
 from heft.reft.tracker import positions_of
-from heft.verify.logits import largest, rounding_of, row_logits
+from heft.verify.logits import apart, largest, rounding_of, row_logits
 from heft.verify.subject import make_probe
 
 ROWS = 4
@@ -37,8 +37,9 @@ class Before:
         rounding = rounding_of(model, None, torch.cat([self._logits, logits]))
         self.difference = largest(self._logits, logits)
         bound = rounding.logits * (2 if rounded else 1)
-        if not self.difference <= bound:
+        off = apart(model, self._logits, logits)
+        if not off <= bound:
             raise HeftError(
-                f"the exported model's logits differ by {self.difference:.3g} from the adapted model's, and rounding"
+                f"the exported model's logits differ by {off:.3g} from the adapted model's, and rounding"
                 f" explains {bound:.3g}: nothing was written. Keep the adapter directory as it is, and report this"
             )

@@ -44,7 +44,7 @@ def in_float32(module: nn.Module) -> Iterator[None]:
     finally:
         for key, parameter in module.named_parameters(recurse=False):
             if parameter.is_floating_point():
-                parameter.data = parameter.data.to(own.get(key, own["weight"]))  # a bias may be new
+                parameter.data = parameter.data.to(own[key] if key in own else own["weight"])  # a bias may be new
 
 
 def _require_own_weights(model: nn.Module, layers: dict[str, LoraLayer]) -> None:

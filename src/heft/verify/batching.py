@@ -5,7 +5,7 @@ import torch
 from heft.adapters.attach import activated
 from heft.data.padding import padding_matters
 from heft.verify.finding import Finding, does_not_apply
-from heft.verify.logits import largest, row_logits
+from heft.verify.logits import apart, row_logits
 from heft.verify.subject import AdapterUnderTest
 
 CHECK, SIDES = "batch against single", "left against right padding"
@@ -21,10 +21,11 @@ def check_batching(subject: AdapterUnderTest) -> list[Finding]:
     batch = f"{len(rows)} rows of {min(lengths)} to {max(lengths)} tokens in one batch, padded on the left,"
     alone, right = _alone(subject), _padded_on_the_right(subject)
     by_row, by_side = 0.0, 0.0
-    if not max(largest(subject.logits, alone), largest(subject.logits, right)) <= tolerance:
-        with activated(subject.model, []):
+    model = subject.model
+    if not max(apart(model, subject.logits, alone), apart(model, subject.logits, right)) <= tolerance:
+        with activated(model, []):
             left = subject.logits_now()
-            by_row, by_side = largest(left, _alone(subject)), largest(left, _padded_on_the_right(subject))
+            by_row, by_side = apart(model, left, _alone(subject)), apart(model, left, _padded_on_the_right(subject))
     found = [subject.compared(CHECK, f"{batch} against each alone", subject.logits, alone, by_row)]
     if by_side > tolerance:
         return [*found, does_not_apply(SIDES, "the base itself gives other logits where rows are padded on the right")]

@@ -13,7 +13,7 @@ from heft.data.padding import padding_matters
 from heft.evaluation.generation import greedy
 from heft.models.forward import logits_of
 from heft.verify.finding import Finding, judged
-from heft.verify.logits import largest
+from heft.verify.logits import apart
 from heft.verify.subject import AdapterUnderTest
 
 NEW_TOKENS = 6
@@ -53,8 +53,8 @@ def _differences(subject: AdapterUnderTest) -> tuple[float, float, dict[str, Any
     plain_BN, plain_BNV = _decoded(subject, prompts, use_cache=False)
     same_BN = (cached_BN == plain_BN).long().cumprod(1)
     compared_BN = torch.cat([torch.ones_like(same_BN[:, :1]), same_BN[:, :-1]], 1).bool()
-    uncached = largest(cached_BNV[compared_BN], plain_BNV[compared_BN])
-    one_pass = largest(cached_BNV, _in_one_pass(subject, prompts, cached_BN))
+    uncached = apart(subject.model, cached_BNV[compared_BN], plain_BNV[compared_BN])
+    one_pass = apart(subject.model, cached_BNV, _in_one_pass(subject, prompts, cached_BN))
     differ = int((cached_BN != plain_BN).sum())
     return uncached, one_pass, {"differ": differ, "of": cached_BN.numel(), "things": "tokens"}
 

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from heft.adapters.lora_targets import expert_names
 from heft.data.encode import EncodedExample, left_pad
 from heft.models.forward import logits_of
 from heft.verify.finding import Finding, judged
@@ -80,6 +81,23 @@ def largest(first: torch.Tensor, second: torch.Tensor) -> float:
     return (first - second).abs().max().item()
 
 
+def apart(model: PreTrainedModel, first: torch.Tensor, second: torch.Tensor) -> float:
+    """How far two sets of a model's logits (…, V) are apart, as `rounding_of` judges: the largest difference.
+
+    In a mixture of experts in less than float32 it is the median over tokens: rounding sends some tokens to other
+    experts, which changes all of their logits, and a mistake changes those of most tokens.
+    """
+    if not _reroutes(model):
+        return largest(first, second)
+    return (first - second).abs().amax(-1).median().item()
+
+
+def _reroutes(model: PreTrainedModel) -> bool:
+    """Whether rounding may send tokens to other experts."""
+    is_mixture = bool(expert_names(model)) or any(".experts." in name for name, _ in model.named_parameters())
+    return is_mixture and model.dtype != torch.float32
+
+
 def judged_logits(
     check: str,
     compared: str,
@@ -88,10 +106,12 @@ def judged_logits(
     tolerance: float,
     why: str,
     must_exceed: bool = False,
+    difference: float | None = None,
 ) -> Finding:
-    """A finding on two sets of logits: their largest difference, and how many most likely tokens differ."""
+    """A finding on two sets of logits: their largest difference, unless another is given, and how many most likely
+    tokens differ."""
     counted = {"differ": changed_predictions(first_BKV, second_BKV), "of": first_BKV[..., 0].numel()}
-    difference = largest(first_BKV, second_BKV)
+    difference = largest(first_BKV, second_BKV) if difference is None else difference
     return judged(check, compared, "logits", difference, tolerance, why, must_exceed, **counted, things="predictions")
 
 
@@ -137,4 +157,5 @@ def rounding_of(model: PreTrainedModel, quantization: str | None, logits_BKV: to
         relative, what = 1e-4, "float32 sums in another order"
     else:
         relative, what = 5e-2, "bfloat16 sums, of 8 bits, in another order"
-    return Rounding(relative, scale, f"{relative:g} of the largest logit, {scale:.3g}; {what}")
+    routed = ", which send some tokens to other experts: the median over tokens" if _reroutes(model) else ""
+    return Rounding(relative, scale, f"{relative:g} of the largest logit, {scale:.3g}; {what}{routed}")

@@ -7,7 +7,7 @@ from peft.tuners.lora.layer import ParamWrapper
 
 from heft.alora import ActivatedLoraConfig
 from heft.verify.finding import Finding, does_not_apply, judged
-from heft.verify.logits import judged_logits, largest
+from heft.verify.logits import apart, judged_logits, largest
 from heft.verify.subject import AdapterUnderTest
 
 CHECK = "merged against unmerged"
@@ -31,14 +31,15 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
         scale = max(_weight(layer).abs().max().item() for layer in layers.values())
         for layer in layers.values():
             layer.unmerge()
-        apart = max(largest(_weight(layer).cpu(), copies[path]) for path, layer in layers.items())
+        off = max(largest(_weight(layer).cpu(), copies[path]) for path, layer in layers.items())
     finally:
         for path, layer in layers.items():
             _weight(layer).copy_(copies[path])
             layer.merged_adapters.clear()
     compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
-    by_weights = judged_logits(CHECK, compared, merged, subject.logits, *_bound(subject))
-    return [by_weights, _unmerged(subject, len(layers), apart, scale)]
+    difference = apart(subject.model, merged, subject.logits)
+    by_weights = judged_logits(CHECK, compared, merged, subject.logits, *_bound(subject), difference=difference)
+    return [by_weights, _unmerged(subject, len(layers), off, scale)]
 
 
 def _bound(subject: AdapterUnderTest) -> tuple[float, str]:
@@ -50,12 +51,12 @@ def _bound(subject: AdapterUnderTest) -> tuple[float, str]:
     return 2 * rounding.logits, f"twice {rounding.why}, and merged weights are rounded too"
 
 
-def _unmerged(subject: AdapterUnderTest, layers: int, apart: float, scale: float) -> Finding:
+def _unmerged(subject: AdapterUnderTest, layers: int, off: float, scale: float) -> Finding:
     step = torch.finfo(subject.model.dtype).eps
     compared = f"the weights of {layers} modules after the adapters were taken out again, against before"
     dtype = str(subject.model.dtype).removeprefix("torch.")
     why = f"{_ROUNDINGS} roundings of the largest merged weight, {scale:.3g}, in {dtype}"
-    return judged("weights after unmerging", compared, "weights", apart, _ROUNDINGS * step * scale, why)
+    return judged("weights after unmerging", compared, "weights", off, _ROUNDINGS * step * scale, why)
 
 
 def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: list[str]) -> str | None:

@@ -25,6 +25,7 @@ from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.verify.finding import Finding
 from heft.verify.logits import (
     Rounding,
+    apart,
     changed_predictions,
     judged_logits,
     largest,
@@ -111,7 +112,8 @@ class AdapterUnderTest:
         self, check: str, compared: str, first: torch.Tensor, second: torch.Tensor, base: float = 0.0
     ) -> Finding:
         """A finding on two sets of logits (B, K, V) that may differ by rounding; `base` as for `bound`."""
-        return judged_logits(check, compared, first, second, *self.bound(base))
+        difference = apart(self.model, first, second)
+        return judged_logits(check, compared, first, second, *self.bound(base), difference=difference)
 
     def bound(self, base: float) -> tuple[float, str]:
         """The tolerance of logits, and why it is that.
