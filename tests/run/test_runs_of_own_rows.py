@@ -76,8 +76,12 @@ def test_figures_of_a_finished_run_are_shown_again_where_its_rows_are_gone_and_r
     assert train(recipe, heard, resume=True).stages == run.stages
     assert "was not looked at" in heard.said[0]
     assert "a.jsonl" in heard.said[0]
+    others = [{**row, "text": row["text"].replace("ticket", "letter")} for row in ROWS]
+    file.write_text("".join(json.dumps(row) + "\n" for row in others), encoding="utf-8")
+    with pytest.raises(HeftError, match=r"19 training rows, now 19 others; 5 evaluation rows, now 5 others"):
+        train(recipe, resume=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[2:]), encoding="utf-8")
-    with pytest.raises(HeftError, match="finished run of other data"):
+    with pytest.raises(HeftError, match=r"of other data \(19 training rows, now 18; 5 evaluation rows, now 4\)"):
         train(recipe, resume=True)
 
 
@@ -90,7 +94,7 @@ def test_a_study_does_not_count_runs_of_rows_that_have_changed(tmp_path):
     run_study(study)
     run_study(study)
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[2:]), encoding="utf-8")
-    with pytest.raises(HeftError, match=r"lora.seed-0 holds a finished run of other data"):
+    with pytest.raises(HeftError, match=r"lora.seed-0 holds a finished run of other data \(19 training rows, now 18; "):
         run_study(study)
 
 

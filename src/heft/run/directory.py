@@ -22,6 +22,7 @@ from heft.errors import HeftError
 from heft.results.records import Record, write_records
 from heft.results.summary import StageSummary, read_summaries, write_summaries
 from heft.run.begun import remove_first_files, require_free
+from heft.run.unchanged import difference_in_words
 from heft.runtime.reporter import Reporter
 from heft.storage.atomic import append_line, readable_os_errors, to_json, write_text
 from heft.storage.reading import read_json
@@ -93,11 +94,13 @@ class RunDirectory(Reporter):
             raise HeftError(
                 f"{self.path / 'adapter'} has no heft.json, so it is not the run's; move it away, then resume"
             )
-        for what, words in (("base", "another base model"), ("data", "other data")):
+        others = {"base": f"another base model ({there.get('base')}, now {manifest['base']})"}
+        others["data"] = f"other data ({difference_in_words(there.get('data'), manifest['data'])})"
+        for what, words in others.items():
             if there.get(what) != manifest[what]:
                 raise HeftError(
-                    f"{self.path} was begun with {words} ({there.get(what)}, now {manifest[what]}), so"
-                    " it cannot be resumed: give another directory with --output DIR, or remove it"
+                    f"{self.path} was begun with {words}, so it cannot be resumed: give another directory with --output"
+                    " DIR, or remove it"
                 )
         if _hashes(there) != _hashes(manifest):
             raise HeftError(

@@ -43,8 +43,8 @@ class RowsNow:
         now = self._now(with_defaults_of(began, with_date_of(began, recipe)))
         if now is not None and there != now:
             raise HeftError(
-                f"{path} holds a finished run of other data ({there}, now {now}), so its figures are not of these rows:"
-                " give another directory with --output DIR, or remove it"
+                f"{path} holds a finished run of other data ({difference_in_words(there, now)}), so its figures are not"
+                " of these rows: give another directory with --output DIR, or remove it"
             )
 
     def _now(self, recipe: Recipe) -> dict | None:
@@ -58,6 +58,18 @@ class RowsNow:
                 self._reporter.warn(f"whether the rows are still those of the finished run was not looked at: {error}")
                 self._read[key] = None
         return self._read[key]
+
+
+def difference_in_words(there: object, now: dict[str, dict]) -> str:
+    """How the rows of a run, as its manifest has them, differ from those that there are now."""
+    was = there if isinstance(there, dict) else {}
+    found = []
+    for split, word in (("train", "training"), ("eval", "evaluation")):
+        old, new = was.get(split), now[split]
+        before = old.get("rows") if isinstance(old, dict) else None
+        if old != new:
+            found.append(f"{before} {word} rows, now {new['rows']}{' others' if before == new['rows'] else ''}")
+    return "; ".join(found)
 
 
 def _of_split(rows: Sequence[EncodedExample]) -> dict:
