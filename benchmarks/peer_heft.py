@@ -32,7 +32,7 @@ def load(job: dict) -> dict[str, Handler]:
 def _encoded(number: int, row: dict):
     """heft's row of given token ids; the text, which nothing here reads, is a stand-in."""
     from heft.data.encode import EncodedExample
-    from heft.tasks.base import Example
+    from heft.tasks.example import Example
 
     choices = tuple(f" {index}" for index in range(len(row["choices"])))
     gold = row["choices"].index(row["answer"])

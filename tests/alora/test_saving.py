@@ -18,7 +18,7 @@ from heft.data.tails import common_tail
 from heft.errors import HeftError
 from heft.recipe.recipe import LoraStage
 from heft.run.tails import note_tails
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 
 STAGE = LoraStage(method="lora", rank=3, positions="l4", steps=1)
 ENCODE = Encoder(tiny.byte_tokenizer(), 256)

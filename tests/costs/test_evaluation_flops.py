@@ -15,7 +15,7 @@ from heft.evaluation.likelihood import choice_log_likelihoods
 from heft.recipe.recipe import EvaluationSettings, LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
-from heft.tasks.base import choice_example
+from heft.tasks.example import choice_example
 from heft.tasks.rows import RowsSettings
 
 ONE_TEXT = [choice_example("t", f"{'ab' * 20}\n{i}?", ("no", "yes it is"), 0, group="one") for i in range(4)]

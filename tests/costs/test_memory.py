@@ -9,7 +9,7 @@ from heft.costs.memory import Batch, edited_of, pass_bytes
 from heft.costs.operations import model_costs
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.training.loss import answer_loss
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes
 from heft.training.reuse.stores import MemoryStore

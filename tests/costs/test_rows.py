@@ -10,7 +10,7 @@ from heft.costs.operations import model_costs
 from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.training.loss import answer_loss
 from heft.training.reuse.lower_layers import LowerLayerReuse, answer_loss_on_lower_layers
 from heft.training.reuse.prefix import PrefixReuse, answer_loss_on_prefixes

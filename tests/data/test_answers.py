@@ -12,7 +12,7 @@ from heft.evaluation import evaluate_examples, evaluator
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import task_for
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.tasks.gsm8k import Gsm8kSettings
 from heft.tasks.rows import RowsSettings
 from tokenizers_made import metaspace_style

@@ -11,7 +11,7 @@ from heft.data.encode import IGNORED, UNCUT_HEAD, Encoder, left_pad, training_ba
 from heft.edits.positions import Positions
 from heft.errors import HeftError
 from heft.tasks import load_examples
-from heft.tasks.base import choice_example, generation_example
+from heft.tasks.example import choice_example, generation_example
 from heft.tasks.rows import RowsSettings
 
 TOKENIZER = tiny.byte_tokenizer()

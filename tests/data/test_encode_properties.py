@@ -7,7 +7,7 @@ import tiny
 from heft.data.encode import IGNORED, UNCUT_HEAD, EncodedExample, Encoder, left_pad, training_batch
 from heft.edits.positions import Positions
 from heft.errors import HeftError
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 
 TOKENIZER = tiny.byte_tokenizer()
 PAD = 7

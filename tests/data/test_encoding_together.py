@@ -15,7 +15,7 @@ from heft.errors import HeftError
 from heft.models.load import load_tokenizer
 from heft.recipe.recipe import ModelSettings
 from heft.tasks import TASKS, load_examples
-from heft.tasks.base import choice_example, generation_example
+from heft.tasks.example import choice_example, generation_example
 from tokenizers_made import LLAMA_3_WORDS, byte_level_style, llama_2_style, metaspace_style
 
 

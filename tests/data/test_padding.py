@@ -16,7 +16,7 @@ from heft.recipe.files import load_recipe
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.tasks.rows import RowsSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from heft.data.encode import EncodedExample
 from heft.data.validation import order_for, split_validation, validation_sets
-from heft.tasks.base import choice_example, generation_example
+from heft.tasks.example import choice_example, generation_example
 from heft.tasks.rows.chats import chat_examples
 
 SHARES, SEEDS = st.floats(0.01, 0.9), st.integers(0, 2**31)

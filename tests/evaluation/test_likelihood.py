@@ -11,7 +11,7 @@ from heft.data.encode import Encoder, left_pad
 from heft.evaluation import likelihood
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods
 from heft.recipe.recipe import ReftStage
-from heft.tasks.base import choice_example
+from heft.tasks.example import choice_example
 from tolerance import rounded
 
 TOKENIZER = tiny.byte_tokenizer()

@@ -13,7 +13,7 @@ from heft.evaluation.shared_pass import SharedPasses
 from heft.evaluation.shared_prefix import Pass, common_length, shared_batches, stem_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.recipe import LoraStage, ReftStage
-from heft.tasks.base import choice_example
+from heft.tasks.example import choice_example
 from tolerance import rounded
 
 LETTERS = ("yes", "no", "perhaps not", "perhaps so")

@@ -21,7 +21,7 @@ from heft.recipe.files import load_recipe
 from heft.run.stage_loop import StageLoop
 from heft.runtime.reporter import Reporter
 from heft.tasks import examples_of, task_for
-from heft.tasks.base import choice_example, generation_example
+from heft.tasks.example import choice_example, generation_example
 from heft.tasks.rows import RowsSettings
 
 DATED = (

@@ -79,7 +79,7 @@ def test_generated_answers_are_those_of_a_model_that_is_loaded(run, url):
     from heft.runtime.reporter import Reporter
     from heft.serving.remote import RemoteModel, all_names, positions_in
     from heft.tasks import task_for
-    from heft.tasks.base import generation_example
+    from heft.tasks.example import generation_example
 
     model, tokenizer = heft.load(run)
     from heft.tasks.gsm8k import Gsm8kSettings

@@ -10,7 +10,7 @@ from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.layer import ReftLayer
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
 from heft.sweep.packing import WorkItem, side_by_side
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.training.loss import answer_loss
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import MemoryStore

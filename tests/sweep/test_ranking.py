@@ -9,7 +9,7 @@ import pytest
 from heft.data.encode import EncodedExample
 from heft.sweep.report import plot, ranking
 from heft.sweep.results import rank
-from heft.tasks.base import choice_example
+from heft.tasks.example import choice_example
 
 RIGHT, WRONG = (7,), (8, 9)
 

@@ -4,7 +4,7 @@ import pytest
 
 from heft.errors import HeftError
 from heft.tasks import TASKS
-from heft.tasks.base import without_answer
+from heft.tasks.example import without_answer
 
 CHOICES = {"text": ["one", "two", "three"], "label": ["A", "B", "C"]}
 ROWS = {

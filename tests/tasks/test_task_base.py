@@ -6,9 +6,10 @@ import json
 import pytest
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, TaskSettings, choice_example, field_faults, generation_example, index_among
+from heft.tasks.base import TaskSettings, field_faults, index_among
 from heft.tasks.boolq import Boolq, BoolqSettings
 from heft.tasks.choices import options_example
+from heft.tasks.example import Example, choice_example, generation_example
 from heft.tasks.piqa import PiqaSettings
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from heft.errors import HeftError
 from heft.tasks import examples_of, load_examples
-from heft.tasks.base import choice_example
 from heft.tasks.boolq import Boolq, BoolqSettings
+from heft.tasks.example import choice_example
 from heft.tasks.loading import sampled_indices, with_unique_ids
 from heft.tasks.piqa import PiqaSettings
 

@@ -7,7 +7,7 @@ import torch
 
 from heft.data.encode import IGNORED, EncodedExample
 from heft.recipe.recipe import LoraStage
-from heft.tasks.base import Example
+from heft.tasks.example import Example
 from heft.training.batches import TrainingData, accumulation_steps, epoch_of
 
 LENGTHS = [3, 9, 4, 4, 7, 12, 5, 8, 6, 3, 10, 11, 5, 4, 9, 7, 6, 8, 3]

@@ -8,7 +8,7 @@ import tiny
 from heft.adapters.attach import attach
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import ReftStage
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.training.loss import answer_loss
 from tolerance import assert_gradients, rounded
 

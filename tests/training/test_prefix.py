@@ -9,7 +9,7 @@ import tiny
 from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
-from heft.tasks.base import generation_example
+from heft.tasks.example import generation_example
 from heft.training.fused_lora import fused_lora
 from heft.training.loss import answer_loss
 from heft.training.reuse.facts import edited_suffix

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from heft.edits.positions import Positions, longest_tail
 from heft.errors import HeftError
 from heft.models.chat import REFERENCE_DATE, ChatTemplate, Turns
-from heft.tasks.base import Example, TaskSettings
+from heft.tasks.base import TaskSettings
+from heft.tasks.example import Example
 
 UNCUT_HEAD = 16
 """Tokens at the start of a prompt that are never cut, whatever the recipe, so that recipes see the same prompts."""

@@ -17,7 +17,7 @@ from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.storage.reading import is_file
 from heft.tasks import Task
-from heft.tasks.base import Example, generation_example
+from heft.tasks.example import Example, generation_example
 from heft.tasks.table import faults_by_cause, read_table
 from heft.tasks.table.files import is_data_file, read_file, utf8
 from heft.text.listing import listed

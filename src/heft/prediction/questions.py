@@ -7,7 +7,8 @@ from heft.data.checks.base import require_computable
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
 from heft.models.limits import BaseLimits
-from heft.tasks.base import Example, Task, without_answer
+from heft.tasks.base import Task
+from heft.tasks.example import Example, without_answer
 from heft.tasks.table import Row
 
 _UNKNOWN = (None, "", -1, "-1")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from heft.tasks.base import Example
+from heft.tasks.example import Example
 
 
 def shared_labels(examples: Iterable[Example]) -> tuple[str, ...] | None:

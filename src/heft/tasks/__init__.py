@@ -9,8 +9,9 @@ from pydantic import Field, SerializeAsAny, WrapValidator
 
 from heft.errors import HeftError
 from heft.tasks.arc import ArcChallenge, ArcEasy, Openbookqa
-from heft.tasks.base import Example, Split, SplitSettings, Task, TaskSettings, choice_example, generation_example
+from heft.tasks.base import Split, SplitSettings, Task, TaskSettings
 from heft.tasks.boolq import Boolq
+from heft.tasks.example import Example, choice_example, generation_example
 from heft.tasks.gsm8k import Gsm8k
 from heft.tasks.hellaswag import Hellaswag
 from heft.tasks.loading import examples_of

@@ -4,8 +4,9 @@ from typing import ClassVar, Literal
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, Task
+from heft.tasks.base import Task
 from heft.tasks.choices import ChoiceSettings, check_options, options_example, question_cloze
+from heft.tasks.example import Example
 from heft.tasks.sources import HubSource
 
 _SPLITS = {split: split for split in ("train", "validation", "test")}

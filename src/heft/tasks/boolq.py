@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from heft.builtin import BOOLQ_WHEEL
 from heft.errors import HeftError
-from heft.tasks.base import Example, SplitSettings, Task, choice_example
+from heft.tasks.base import SplitSettings, Task
+from heft.tasks.example import Example, choice_example
 from heft.tasks.sources import HubSource, Row, read_json_lines
 
 

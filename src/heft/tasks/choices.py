@@ -6,7 +6,8 @@ from typing import Literal
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, SplitSettings, choice_example, quotes_hint
+from heft.tasks.base import SplitSettings, quotes_hint
+from heft.tasks.example import Example, choice_example
 
 ChoiceFormat = Literal["letters", "cloze"]
 

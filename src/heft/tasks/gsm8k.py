@@ -7,7 +7,8 @@ from pydantic import Field
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, SplitSettings, Task, generation_example
+from heft.tasks.base import SplitSettings, Task
+from heft.tasks.example import Example, generation_example
 from heft.tasks.sources import HubSource
 
 MARK = "####"

@@ -3,8 +3,9 @@
 import re
 from typing import ClassVar, Literal
 
-from heft.tasks.base import Example, Task, index_among
+from heft.tasks.base import Task, index_among
 from heft.tasks.choices import ChoiceSettings, check_options, options_example
+from heft.tasks.example import Example
 from heft.tasks.sources import HubSource
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, Split, Task
+from heft.tasks.base import Split, Task
+from heft.tasks.example import Example
 from heft.tasks.table import faults_by_cause
 
 

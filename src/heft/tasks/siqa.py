@@ -2,8 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from heft.tasks.base import Example, Task, index_among
+from heft.tasks.base import Task, index_among
 from heft.tasks.choices import ChoiceSettings, options_example, question_cloze
+from heft.tasks.example import Example
 from heft.tasks.sources import HubSource
 
 

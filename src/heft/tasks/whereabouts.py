@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from heft.errors import HeftError
-from heft.tasks.base import Example, Split, Task, TaskSettings, choice_example, content_hash
+from heft.tasks.base import Split, Task, TaskSettings
+from heft.tasks.example import Example, choice_example, content_hash
 from heft.tasks.sources import Row
 
 # Names and places are one token each in the byte-pair vocabulary of SmolLM2, and likely in others, so rows stay short.

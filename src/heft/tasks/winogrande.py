@@ -4,8 +4,9 @@ from typing import ClassVar, Literal
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, Task, index_among
+from heft.tasks.base import Task, index_among
 from heft.tasks.choices import ChoiceSettings, options_example
+from heft.tasks.example import Example
 from heft.tasks.sources import HubSource
 
 

@@ -19,7 +19,8 @@ class Finding:
         state: `OK`, `FAILED` or `DOES_NOT_APPLY`.
         compared: what was compared with what, and why where the check does not apply or broke off.
         quantity: what `difference` is a difference of.
-        difference: the largest absolute one; NaN where a side is NaN; None where nothing was compared.
+        difference: the largest absolute one, or the median over tokens where `why` says so; NaN where a side is NaN;
+            None where nothing was compared.
         tolerance: the most that passes, or with `must_exceed` what the difference has to exceed.
         why: why that tolerance.
         must_exceed: whether the two sides have to differ.

@@ -4,7 +4,7 @@ from tokenizers import normalizers
 
 import tiny
 from heft.data.encode import EncodedExample, Encoder
-from heft.tasks.base import choice_example, generation_example
+from heft.tasks.example import choice_example, generation_example
 
 
 def tokenizer_that_drops(text: str):

@@ -13,7 +13,7 @@ from heft.evaluation.evaluator import choice_record, evaluate
 from heft.prediction.opening import Answering
 from heft.prediction.predict import predict_rows
 from heft.recipe.recipe import EvaluationSettings
-from heft.tasks.base import choice_example
+from heft.tasks.example import choice_example
 from heft.tasks.rows import RowsSettings
 
 NONE, TOKENS, BYTES = (EvaluationSettings(normalize=normalize) for normalize in ("none", "tokens", "bytes"))

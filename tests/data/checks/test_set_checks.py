@@ -13,8 +13,8 @@ from heft.data.checks import sets
 from heft.data.checks.sets import FEW_ROWS, labels_alike, repeats, train_in_eval
 from heft.data.encode import EncodedExample, Encoder
 from heft.tasks import TASKS, load_examples, task_for
-from heft.tasks.base import choice_example, generation_example
 from heft.tasks.choices import options_example
+from heft.tasks.example import choice_example, generation_example
 from heft.tasks.rows import RowsSettings
 
 TOKENIZER = tiny.byte_tokenizer()

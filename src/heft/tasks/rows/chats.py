@@ -6,7 +6,7 @@ from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, content_hash, generation_example
+from heft.tasks.example import Example, content_hash, generation_example
 
 Turn = tuple[str, str]
 _ROLES = {

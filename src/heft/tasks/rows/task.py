@@ -7,8 +7,9 @@ from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import Example, Split, Task, content_hash, generation_example, without_answer
+from heft.tasks.base import Split, Task
 from heft.tasks.choices import check_options, options_example, question_cloze
+from heft.tasks.example import Example, content_hash, generation_example, without_answer
 from heft.tasks.rows.chats import chat_examples, turns_of
 from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
 from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named
