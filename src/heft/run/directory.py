@@ -22,7 +22,6 @@ from heft.errors import HeftError
 from heft.results.records import Record, write_records
 from heft.results.summary import StageSummary, read_summaries, write_summaries
 from heft.run.begun import remove_first_files, require_free
-from heft.run.unchanged import difference_in_words
 from heft.runtime.reporter import Reporter
 from heft.storage.atomic import append_line, readable_os_errors, to_json, write_text
 from heft.storage.reading import read_json
@@ -148,6 +147,18 @@ class RunDirectory(Reporter):
     def records(self, name: str) -> Path:
         """Where the records of an evaluation are."""
         return self.path / "records" / f"{name}.jsonl"
+
+
+def difference_in_words(there: object, now: dict[str, dict]) -> str:
+    """How the rows of a run, as its manifest has them, differ from those that there are now."""
+    was = there if isinstance(there, dict) else {}
+    found = []
+    for split, word in (("train", "training"), ("eval", "evaluation")):
+        old, new = was.get(split), now[split]
+        before = old.get("rows") if isinstance(old, dict) else None
+        if old != new:
+            found.append(f"{before} {word} rows, now {new['rows']}{' others' if before == new['rows'] else ''}")
+    return "; ".join(found)
 
 
 def _no_bytes(value: bytes) -> None:

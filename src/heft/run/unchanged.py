@@ -11,6 +11,7 @@ from heft.errors import HeftError
 from heft.recipe.defaults import with_defaults_of
 from heft.recipe.files import load_recipe, resolved, with_date_of
 from heft.recipe.recipe import Recipe
+from heft.run.directory import difference_in_words
 from heft.runtime.reporter import Reporter
 from heft.storage.reading import read_json
 
@@ -58,18 +59,6 @@ class RowsNow:
                 self._reporter.warn(f"whether the rows are still those of the finished run was not looked at: {error}")
                 self._read[key] = None
         return self._read[key]
-
-
-def difference_in_words(there: object, now: dict[str, dict]) -> str:
-    """How the rows of a run, as its manifest has them, differ from those that there are now."""
-    was = there if isinstance(there, dict) else {}
-    found = []
-    for split, word in (("train", "training"), ("eval", "evaluation")):
-        old, new = was.get(split), now[split]
-        before = old.get("rows") if isinstance(old, dict) else None
-        if old != new:
-            found.append(f"{before} {word} rows, now {new['rows']}{' others' if before == new['rows'] else ''}")
-    return "; ".join(found)
 
 
 def _of_split(rows: Sequence[EncodedExample]) -> dict:
