@@ -67,9 +67,10 @@ def test_weights_of_a_tokens_experts_are_not_taken_for_activations():
     [
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+        ("Bloom", {"n_layer": 2, "n_head": 4}),  # its scores are a product that is added to a bias by position
     ],
 )
-def test_a_hybrid_and_scaling_by_length_are_counted(kind, more):
+def test_a_hybrid_scaling_by_length_and_scores_with_a_bias_are_counted(kind, more):
     ids = torch.arange(3, 3 + 37)[None]
     with torch.no_grad():
         ran = counted(lambda: built(kind, **more)(input_ids=ids, use_cache=False))

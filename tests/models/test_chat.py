@@ -210,6 +210,16 @@ def test_an_argument_that_the_template_does_not_know_is_an_error():
         ChatTemplate(templated(THINKING), {"enable_thinkin": False}).prompt("Q")
 
 
+def test_of_templates_by_names_the_default_is_the_one():
+    several = templated({"default": THINKING, "rag": "{{ documents }}"})
+    assert ChatTemplate(several, {"enable_thinking": False}).prompt("Q") == "user: Q\nbot: <think>\n</think>\n"
+    with pytest.raises(HeftError, match="has no variable 'documents'"):
+        ChatTemplate(several, {"documents": []}).prompt("Q")
+    for args in ({}, {"documents": []}):
+        with pytest.raises(HeftError, match="no chat template, or none named default"):
+            ChatTemplate(templated({"rag": "{{ documents }}"}), args).prompt("Q")
+
+
 FILES = {"train": "t", "eval": "e"}
 
 

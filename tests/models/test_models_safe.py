@@ -29,11 +29,13 @@ def test_a_folder_of_safetensors_loads(folder):
     assert load_base(settings(folder)).model.num_parameters() == tiny_llama().num_parameters()
 
 
-def test_weights_that_are_pickled_only_are_never_opened(folder, tmp_path):
+@pytest.mark.parametrize("from_home", [False, True])
+def test_weights_that_are_pickled_only_are_never_opened(folder, tmp_path, monkeypatch, from_home):
     (folder / "model.safetensors").unlink()
     write_pickle(folder / "pytorch_model.bin", tmp_path / "mark")
+    monkeypatch.setenv("HOME", str(folder.parent))
     with pytest.raises(HeftError, match=r"a pickle can run any code .*(?s:.)*safetensors"):
-        load_base(settings(folder))
+        load_base(settings(f"~/{folder.name}" if from_home else folder))
     assert not (tmp_path / "mark").exists()
 
 

@@ -128,6 +128,43 @@ def test_a_prompt_as_embeddings_is_generated_from_like_its_ids():
     assert torch.allclose(one[1], two[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("given", [1, 3, 8])
+def test_embeddings_are_the_prompt_however_many_ids_stand_beside_them(given):
+    model, ids = with_reft(positions="f2+l3"), token_ids(2, 8)
+    inputs = {"inputs_embeds": model.get_input_embeddings()(ids), "attention_mask": torch.ones_like(ids)}
+    one, two = generate(model, {**inputs, "input_ids": ids[:, :given]}), generate(model, inputs)
+    assert torch.equal(one[0][:, given:], two[0])
+    assert torch.allclose(one[1], two[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("other", [None, 3, 12], ids=["last token", "shorter", "longer"])
+@pytest.mark.parametrize("positions", ["l1", "f2+l3", "l2+", "lora l2"])
+def test_guidance_runs_a_second_prompt_with_positions_of_its_own(positions, other):
+    model, ids, scale = with_reft(positions=positions), token_ids(2, 8), 1.5
+    negative = {} if other is None else {"negative_prompt_ids": token_ids(2, other, seed=3)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    tokens, _ = generate(model, inputs, guidance_scale=scale, **negative)
+    mine, others = ids, negative.get("negative_prompt_ids", ids[:, -1:])
+    lengths = mine.shape[1], others.shape[1]
+    for _ in range(NEW):
+        wanted, unwanted = (
+            logits(model, each, prompt_lengths=[length] * 2)[:, -1].log_softmax(-1)
+            for each, length in zip((mine, others), lengths, strict=True)
+        )
+        chosen = (unwanted + scale * (wanted - unwanted)).argmax(-1, keepdim=True)
+        mine, others = torch.cat([mine, chosen], 1), torch.cat([others, chosen], 1)
+    assert torch.equal(tokens, mine)
+
+
+def test_guidance_without_a_cache_is_refused_for_prompt_positions():
+    inputs = {"input_ids": token_ids(2, 8), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+    with pytest.raises(ValueError, match="guidance_scale"):
+        generate(with_reft(positions="l1"), inputs, guidance_scale=1.5, use_cache=False)
+    model = with_reft(positions="all")
+    guided = generate(model, inputs, guidance_scale=1.5)
+    assert_same(generate(model, inputs, guidance_scale=1.5, use_cache=False), guided)
+
+
 def test_generation_that_fails_leaves_the_model_as_it_was():
     model, ids = with_reft(), token_ids(2, 6)
     before = logits(model, ids)

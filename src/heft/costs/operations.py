@@ -31,7 +31,7 @@ from heft.reft.tracker import tracker_of
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
 """Tokens of the pass that is looked at: the first that divides no dimension of the model, so that none is mistaken for
 tokens, nor for the pairs of a token and an expert."""
-_PRODUCTS = {"linear": 0, "addmm": 1, "matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0}
+_PRODUCTS = {"linear": 0, "addmm": 1, "baddbmm": 1, "matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0}
 """Functions that multiply matrices, and which argument's last dimension is summed over."""
 
 

@@ -45,9 +45,10 @@ class ChatTemplate:
         Raises:
             HeftError: there is no template, it does not take an argument, or it fails.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
+        if self._template is None:
+            named = ", or none named default" if getattr(self.tokenizer, "chat_template", None) else ""
             raise HeftError(
-                "task.chat_template is true, but this model's tokenizer has no chat template; set it to false"
+                f"task.chat_template is true, but this model's tokenizer has no chat template{named}; set it to false"
             )
         if self._unknown_args:
             raise HeftError(
@@ -115,7 +116,13 @@ class ChatTemplate:
 
     def takes(self, name: str) -> bool:
         """Whether the template uses a variable."""
-        return re.search(rf"\b{re.escape(name)}\b", self.tokenizer.get_chat_template()) is not None
+        return re.search(rf"\b{re.escape(name)}\b", self._template or "") is not None
+
+    @property
+    def _template(self) -> str | None:
+        """Its text; None where there is none, or several by names of which none is the default."""
+        found = getattr(self.tokenizer, "chat_template", None)
+        return (found.get("default") if isinstance(found, dict) else found) or None
 
     @cached_property
     def _unknown_args(self) -> list[str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -12,6 +13,7 @@ from heft.errors import HeftError
 from heft.models.load import embedding_rows, load_skeleton
 from heft.models.source import source_of
 from heft.recipe.recipe import ModelSettings
+from heft.reft.sites import decoder_of
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb", "positions_embed")
 _OTHER_INPUTS = re.compile("vision|visual|image|audio|speech|video", re.IGNORECASE)
@@ -96,7 +98,11 @@ def _position_table(model: PreTrainedModel) -> int | None:
     for name, buffer in model.named_buffers():
         if name.rpartition(".")[2] == "embed_positions" and _is_of_text(model, name, buffer.shape[0]):
             return buffer.shape[0]
-    return None
+    body = decoder_of(model)
+    if hasattr(body, "build_mpt_alibi_tensor"):  # MPT: a bias for each of so many distances
+        return body.config.max_seq_len
+    sines = getattr(body, "pos_encoding", None)  # CTRL: in no buffer
+    return len(sines) if torch.is_tensor(sines) else None
 
 
 def _is_of_text(model: PreTrainedModel, name: str, rows: int) -> bool:

@@ -24,6 +24,7 @@ from heft.builtin import TINY, byte_tokenizer, tiny_llama
 from heft.errors import HeftError
 from heft.models.fingerprints import fingerprint
 from heft.models.precision import resolved_dtype
+from heft.models.rotary import scale_each_pass_alone
 from heft.models.source import local_folder, missing_folder, source_of
 from heft.recipe.recipe import ModelSettings
 from heft.storage.reading import is_dir
@@ -67,6 +68,7 @@ def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
     if not (settings.quantization or is_to_be_sharded):
         model.to(device)
     model.eval().requires_grad_(False)
+    scale_each_pass_alone(model)
     model.name_or_path = str(local_folder(settings.name) or settings.name)
     return Base(model, tokenizer, settings, fingerprint(model))
 
@@ -299,5 +301,5 @@ def _advice(name: str, error: Exception, text: str) -> str:
 
 def _only_pickles(name: str) -> bool:
     """Whether this is a local folder whose weights are pickled only."""
-    folder = Path(name)
+    folder = Path(source_of(name))
     return is_dir(folder) and any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))

@@ -139,6 +139,7 @@ class PassReader:
             answered_B = prompt_lengths_from_labels(labels_BT, self._attended_BS[:, self._cached :])
             return self._attended_BS[:, : self._cached].sum(1) + answered_B
         if self._generating is not None:
+            self._doubts.append((self._generating.is_guided and self._cache is None, refusals.GUIDED))
             return self._generating.prompt_of(self._attended_BS)
         if self._cached:
             return self._of_the_call_that_filled_the_cache()

@@ -24,6 +24,10 @@ PAGED = (
     "continuous batching (generate_batch) does not tell the model where each request's prompt ends, so a ReFT adapter"
     " of prompt positions cannot be placed: call model.generate, or use positions='all'"
 )
+GUIDED = (
+    "classifier-free guidance (guidance_scale) without a cache runs two prompts whose passes cannot be told apart, so a"
+    " ReFT adapter of prompt positions cannot be placed: leave out use_cache=False, or use positions='all'"
+)
 
 REPLICA = (
     "nn.DataParallel runs copies of the model in threads, and a ReFT adapter follows one pass at a time: use one device"

@@ -237,13 +237,15 @@ class ForwardTracker:
         return args, kwargs
 
     def _read(self, module: nn.Module, tokens: torch.Tensor, call: dict, given) -> PassReading:
-        edits_prompts = self._edits_prompts()
+        edits_prompts, generating, cache = self._edits_prompts(), self._generating, cache_of(call)
         if torch.compiler.is_compiling():  # without a look at the length of a cache, which may be a tensor
             if not edits_prompts:
                 return read_all_tokens(tokens, call)
-            if self._generating is not None and self._generating.is_past_prompt(cache_of(call)):
-                return read_generated_tokens(tokens, self._generating)
-        reader = PassReader(tokens, call, self._generating, module.training, self._padding_ids)
+            if generating is not None and generating.is_past_prompt(cache):
+                return read_generated_tokens(tokens, generating)
+        if generating is not None and not generating.has(cache):
+            generating = None
+        reader = PassReader(tokens, call, generating, module.training, self._padding_ids)
         return reader.read(given, edits_prompts)
 
     def _edits_prompts(self) -> bool:
@@ -288,7 +290,8 @@ class ForwardTracker:
                 tensor.register_hook(resume)
 
     def _generate(self, *args, **kwargs):
-        before, self._generating = self._generating, GenerateCall.of(args, kwargs)
+        defaults = getattr(self._model, "generation_config", None)
+        before, self._generating = self._generating, GenerateCall.of(args, kwargs, defaults)
         try:
             return self._replaced["generate"](*args, **kwargs)
         finally:

@@ -9,6 +9,7 @@ import heft
 import tiny
 from heft.cli.generate import generate
 from heft.errors import HeftError
+from heft.models.forward import logits_of
 from heft.models.limits import base_limits, limits_of, require_room
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
@@ -119,22 +120,28 @@ def test_the_limits_are_those_that_the_model_computes_with(tmp_path, architectur
         ("GPTBigCode", {}),
         ("CodeGen", {"rotary_dim": 4}),
         ("GPTJ", {"rotary_dim": 4}),
+        ("CTRL", {"dff": 64}),
+        ("Mpt", {"max_seq_len": 32, "expansion_ratio": 2}),  # a bias by distance
     ],
 )
 def test_tables_of_positions_are_found_under_their_other_names(tmp_path, name, config):
     import transformers
 
-    kind, of = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
+    kind = getattr(transformers, f"{name}Config")
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 32}
-    model = of(kind(vocab_size=259, bos_token_id=1, eos_token_id=2, pad_token_id=0, **(sizes | config))).eval()
+    settings = kind(vocab_size=259, bos_token_id=1, eos_token_id=2, pad_token_id=0, **(sizes | config))
+    model = transformers.AutoModelForCausalLM.from_config(settings).eval()
     model.save_pretrained(tmp_path)
     limits = base_limits(ModelSettings(name=str(tmp_path)))
     assert limits.learned
-    row = torch.full((1, limits.positions), 5)
-    model(row, position_ids=torch.arange(limits.positions)[None])
-    beyond = torch.arange(limits.positions + 1)[None]
+
+    def run(length):
+        numbers = torch.arange(length)[None]
+        logits_of(model, 1, input_ids=torch.full((1, length), 5), position_ids=numbers)
+
+    run(limits.positions)
     with pytest.raises((IndexError, RuntimeError)):
-        model(torch.full((1, limits.positions + 1), 5), position_ids=beyond)
+        run(limits.positions + 1)
 
 
 def test_a_table_of_an_image_encoder_is_no_limit_of_the_text():

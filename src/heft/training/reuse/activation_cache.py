@@ -33,6 +33,7 @@ class CachedActivations(ABC):
         pad_id: id of the padding token.
         store: keeps activations for later epochs, or nothing.
         rows_per_pass: most rows that are computed together to be cached.
+        equal_lengths: whether rows run with others of their length only, for models to which padding matters.
         token_axis: of a row's matrix, along which its tokens are.
     """
 
@@ -44,6 +45,7 @@ class CachedActivations(ABC):
     pad_id: int
     store: Store
     rows_per_pass: int = ROWS_PER_PASS
+    equal_lengths: bool = False
 
     @property
     def kind(self) -> Hashable:
@@ -98,9 +100,8 @@ class CachedActivations(ABC):
 
     def _computed(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
         if not self.store.persistent:
-            lengths = [self.cached_length(row) for row in rows]
-            batches = batches_of_like_length(lengths, len(rows), pass_tokens(self.model.device, trains=False))
-            return {row: each for batch in batches for row, each in self.compute([rows[i] for i in batch]).items()}
+            batches = self._batches(rows, len(rows))
+            return {row: each for batch in batches for row, each in self.compute(batch).items()}
         # a cached row brings along the rows with which it is always computed
         for batch in {id(batch): batch for batch in map(self._fixed_batches.__getitem__, rows)}.values():
             in_halves(self._cache, batch)
@@ -118,7 +119,10 @@ class CachedActivations(ABC):
         The last bits of a row's numbers depend on what else is in its pass, and they are the same after a resume.
         """
         rows = [row for row in range(len(self.examples)) if self.cached_length(row)]
-        cost = pass_tokens(self.model.device, trains=False)
-        batches = batches_of_like_length(list(map(self.cached_length, rows)), self.rows_per_pass, cost)
-        groups = [[rows[i] for i in batch] for batch in batches]
-        return {row: group for group in groups for row in group}
+        return {row: batch for batch in self._batches(rows, self.rows_per_pass) for row in batch}
+
+    def _batches(self, rows: Sequence[int], most: int) -> list[list[int]]:
+        """Rows in batches of `most` at most, of like length."""
+        lengths, cost = list(map(self.cached_length, rows)), pass_tokens(self.model.device, trains=False)
+        batches = batches_of_like_length(lengths, most, cost, self.equal_lengths)
+        return [[rows[i] for i in batch] for batch in batches]

@@ -123,7 +123,8 @@ def reuse_of(
 ) -> Reuse:
     """What carries a plan out."""
     kind = PrefixReuse if plan.kind == PREFIXES else LowerLayerReuse
-    return kind(model, rows, plan.start, pad_id, store, rows_per_pass)
+    equal_lengths = padding_matters(model, pad_id, longest_of(rows))
+    return kind(model, rows, plan.start, pad_id, store, rows_per_pass, equal_lengths)
 
 
 def forms_of(reuse: Reuse, attention: str) -> list[Reuse]:

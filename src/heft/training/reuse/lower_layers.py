@@ -34,7 +34,8 @@ class LowerLayerReuse(CachedActivations):
 
     @property
     def loss(self) -> Loss:
-        return partial(loss_in_length_buckets, partial(answer_loss_on_lower_layers, reuse=self))
+        on_lower_layers = partial(answer_loss_on_lower_layers, reuse=self)
+        return partial(loss_in_length_buckets, on_lower_layers, equal_lengths=self.equal_lengths)
 
     def tokens(self, row: int) -> tuple[int, ...]:
         return self.examples[row].prompt + self.examples[row].answer

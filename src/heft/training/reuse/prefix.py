@@ -25,7 +25,7 @@ from heft.models.prefix_attention import reading_cache, reads_prefix
 from heft.models.prefix_blocks import SpareMemory, layer_prefixes
 from heft.models.prefix_states import packed, unpacked
 from heft.reft.sites import decoder_of
-from heft.training.loss import Loss, answer_loss, loss_of_labels
+from heft.training.loss import Loss, answer_loss, loss_in_length_buckets, loss_of_labels
 from heft.training.reuse.activation_cache import CachedActivations
 
 
@@ -57,7 +57,8 @@ class PrefixReuse(CachedActivations):
 
     @property
     def loss(self) -> Loss:
-        return partial(answer_loss_on_prefixes, reuse=self)
+        on_prefixes = partial(answer_loss_on_prefixes, reuse=self)
+        return partial(loss_in_length_buckets, on_prefixes, equal_lengths=True) if self.equal_lengths else on_prefixes
 
     def tokens(self, row: int) -> tuple[int, ...]:
         return self.examples[row].prompt[: -(self.start if self.lacks is None else self.lacks)]

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 
 from heft.adapters.methods import adapters_of
 from heft.data.encode import EncodedExample
+from heft.data.padding import padding_matters
 from heft.recipe.recipe import Recipe, Stage
+from heft.training.checked_loss import longest_of
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.stores import Store, open_store
@@ -107,6 +109,7 @@ class BasePrefixes:
             numbers=None if examples is None else [self.number(example) for example in examples],
             of_base=True,
             lacks=self.lacks,
+            equal_lengths=padding_matters(model, pad_id, longest_of(self._rows)),
         )
 
     def number(self, row: EncodedExample) -> int:
