@@ -33,6 +33,13 @@ def test_recipes_are_completed_by_path(tmp_path):
     assert completed("heft train recipes/m", tmp_path) == ["recipes/mine.yaml", "recipes/more.yml"]
     assert completed(f"heft train {tmp_path}/recipes/mo") == [f"{tmp_path}/recipes/more.yml"]
     assert completed("heft train missing/x", tmp_path) == []
+    assert completed("heft train ~nobody-of-that-name/x") == []
+
+
+def test_a_path_below_the_home_directory_is_completed(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").touch()
+    assert completed("heft train ~/m") == ["~/mine.yaml"]
 
 
 def test_tasks_are_completed():
@@ -66,3 +73,10 @@ def test_the_script_for_the_shell_calls_this_command():
     shown = subprocess.run(ask, env=environment, capture_output=True, text=True)
     assert "_HEFT_COMPLETE=complete_bash $1" in shown.stdout
     assert "--install-completion" in heft("--help").stdout
+
+
+def test_a_recipe_with_odd_values_still_completes_keys(tmp_path):
+    (tmp_path / "odd.yaml").write_text("task: {name: [rows]}\nstages: {a: {method: [lora]}, b: {method: reft}}\n")
+    assert "task.eval_limit=" in completed("heft train odd.yaml --set task.eval", tmp_path)
+    assert completed("heft train odd.yaml --set stages.b.posi", tmp_path) == ["stages.b.positions="]
+    assert completed("heft train odd.yaml --set stages.a.", tmp_path) == []

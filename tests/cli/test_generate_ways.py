@@ -130,6 +130,14 @@ def test_what_contradicts_itself_is_refused(said):
         said(" ")
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_input_in_another_encoding_is_said_with_a_way_out(run, monkeypatch, errors, chat):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ol\xe9\n"), "utf-8", errors))
+    with pytest.raises(HeftError, match="standard input is not UTF-8; .* --file FILE --encoding NAME"):
+        generate(run, [], chat=chat)
+
+
 def test_drawn_tokens_repeat_with_their_seed_and_are_greedy_near_temperature_zero(said, loaded):
     options = {"text": True, "max_new_tokens": 12, "temperature": 1.5}
     first, again, other = (said(PROMPTS[0], seed=seed, **options) for seed in (1, 1, 2))

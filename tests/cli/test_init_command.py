@@ -1,8 +1,13 @@
 """`heft init`, from a file to a trained run."""
 
+import os
+import signal
+import subprocess
+
 import pytest
 
-from commands import heft
+from commands import COMMAND, ENVIRONMENT, heft
+from heft.recipe.files import load_recipe
 from tickets import write_tickets
 
 
@@ -75,3 +80,40 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_is_left(tmp_path):
     assert refused.returncode == 2
     assert "do not say what the task is" in refused.stderr
     assert not (tmp_path / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("label", ["a\x1b[31mb", "a\x85b", "a\u2028b", "a\uffffb"])
+def test_labels_with_odd_characters_neither_drive_a_terminal_nor_spoil_the_recipe(tmp_path, label):
+    rows = "".join(f"some text number {n},{label if n % 3 else 'c'}\n" for n in range(30))
+    (tmp_path / "odd.csv").write_text(f"text,label\n{rows}", encoding="utf-8", newline="")
+    made = heft("init", "odd.csv", "--model", "random:tiny-llama", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert not set("\x1b\x85\u2028") & set(made.stdout)
+    assert load_recipe(tmp_path / "recipe.yaml").task.answer == "label"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no terminal to type at")
+@pytest.mark.parametrize(("key", "status", "last"), [(b"\x03", 130, "interrupted"), (b"\x04", 2, "do not say what")])
+def test_at_the_question_ctrl_c_ends_it_as_anywhere_and_ctrl_d_is_no_answer(tmp_path, key, status, last):
+    (tmp_path / "odd.csv").write_text("id,x\n" + "".join(f"{n},{n}.5\n" for n in range(20)), encoding="utf-8")
+    ours, theirs = os.openpty()
+    command = [*COMMAND, "init", "odd.csv"]
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, preexec_fn=_own_terminal, **streams) as process:
+        os.close(theirs)
+        seen = b""
+        while b"column of the answer" not in seen:
+            seen += os.read(ours, 1000)
+        os.write(ours, key)
+        _, error = process.communicate()
+    os.close(ours)
+    assert (process.returncode, last in error.decode()) == (status, True)
+
+
+def _own_terminal():
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

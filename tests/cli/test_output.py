@@ -1,6 +1,7 @@
 """--quiet and --json: what goes to standard output and what to standard error, in every way that a command ends."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -107,6 +108,44 @@ def test_a_defect_is_a_document_too_with_its_traceback_beside_it():
     assert ErrorDocument.model_validate_json(done.stdout).error.kind == "defect"
     assert "ZeroDivisionError" in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["recipes", "--json"], ["train", "absent", "--json"]])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_pipe_that_closes_ends_a_command_without_a_traceback(words, buffered):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": buffered}
+    done = subprocess.run([*COMMAND, *words], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == ("absent" in words)  # the error's own line
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk without room is Linux's")
+@pytest.mark.parametrize("words", [["recipes"], ["recipes", "--json"]])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_disk_without_room_for_the_output_is_said_in_a_line(words, buffered):
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": buffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    expected = "heft: standard output cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_a_document_is_json_in_an_encoding_that_lacks_its_characters():
+    code = "import sys; sys.argv = ['heft', 'train', '\U0001f600\xe9', '--json']; from heft.cli import main; main()"
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout)["error"]["message"].startswith("\U0001f600\xe9: no such file")
+    assert done.stderr.startswith("heft: \\ud83d\\ude00\\u00e9: no such file")
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_an_argument_that_is_no_text_is_refused(as_json):
+    done = heft("recipes", b"caf\xe9".decode("utf-8", "surrogateescape"), *as_json)
+    assert done.returncode == 2
+    assert "the argument caf\\udce9 has bytes that are no UTF-8" in done.stderr
 
 
 def test_a_failed_check_keeps_its_exit_status_and_its_document(run, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from heft.errors import HeftError
 from heft.tasks.guess import guess_task
+from heft.tasks.rows.template import Template
 
 WORDS = ("the order was late and nobody told me where my parcel is or when it comes to our house").split()  # noqa: SIM905
 
@@ -129,3 +130,12 @@ def test_what_cannot_be_decided_is_said_with_the_flags_that_decide():
         guess_task(table(id=IDS, text=TEXT))
     with pytest.raises(HeftError, match="no column 'lable'; the columns are text, label"):
         guess_task(table(text=TEXT, label=TEXT), answer="lable")
+
+
+def test_a_column_that_no_prompt_can_name_is_not_in_the_prompt():
+    rows = table(**{"te{x}t": LONG, "body": TEXT, "la{b}el": cycle(["x", "y"])})
+    guess = guess_task(rows, answer="la{b}el")
+    assert guess.settings == {"prompt": "Body: {body}\nLa{{b}}el:", "answer": "la{b}el", **LABELS}
+    assert Template(guess.settings["prompt"]).columns == ["body"]
+    with pytest.raises(HeftError, match="no prompt can name the column 'te{x}t'"):
+        guess_task(table(**{"te{x}t": LONG, "label": cycle(["x", "y"])}))

@@ -147,6 +147,17 @@ def test_another_base_models_shapes_are_refused(tmp_path):
         read_adapter(read_layout(_run(tmp_path, "bb")), HIDDEN, 6)
 
 
+def test_layers_of_one_adapter_do_not_stand_in_for_those_of_another(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    stage = json.dumps({"method": "reft", "rank": 3, "positions": "l3", "epochs": 1})
+    path = forget_hashes(make_run(tmp_path, "two", f"first: {stage}, second: {stage}", seed=0))
+    file = path / "second" / "adapter_model.safetensors"
+    save_file({key: tensor for key, tensor in load_file(file).items() if ".layers.2." not in key}, file)
+    with pytest.raises(HeftError, match=r"second.* has no edits of the layers \[2\]"):
+        _adapter(path)
+
+
 def test_weights_that_are_no_numbers_or_no_edits_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 

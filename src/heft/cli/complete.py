@@ -66,17 +66,21 @@ def _keys(given: dict[str, Any]) -> Iterator[str]:
             stages = given.get(key)
             members = variants(entry(node) or {})
             for name, stage in stages.items() if isinstance(stages, dict) else ():
-                method = stage.get("method") if isinstance(stage, dict) else None
-                yield from _below(f"stages.{name}", members.get(method, {}))
+                yield from _below(f"stages.{name}", members.get(_word(stage, "method"), {}))
         elif members := variants(node):
-            chosen = given.get(key)
-            name = chosen.get("name") if isinstance(chosen, dict) else None
+            name = _word(given.get(key), "name")
             for member in [members[name]] if name in members else members.values():
                 yield from _below(key, member)
         elif "properties" in resolve(node):
             yield from _below(key, node)
         else:
             yield key
+
+
+def _word(settings: Any, key: str) -> str:
+    """The text at a key of what may be no mapping, or hold something else there; empty then."""
+    word = settings.get(key) if isinstance(settings, dict) else None
+    return word if isinstance(word, str) else ""
 
 
 def _below(path: str, node: dict[str, Any]) -> Iterator[str]:
@@ -94,8 +98,8 @@ def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
     typed = Path(incomplete)
     folder, start = (typed, "") if incomplete.endswith("/") or not incomplete else (typed.parent, typed.name)
     try:
-        inside = sorted(folder.iterdir())
-    except OSError:
+        inside = sorted(folder.expanduser().iterdir())
+    except (OSError, RuntimeError):  # RuntimeError: of ~ and the name of nobody
         return []
     prefix = incomplete[: len(incomplete) - len(start)]
     found = [each for each in inside if each.name.startswith(start) and (start or not each.name.startswith("."))]

@@ -96,11 +96,28 @@ def _given(prompts: Sequence[str]) -> list[str]:
         return list(prompts)
     if sys.stdin.isatty() and not prompts:
         raise HeftError("give a prompt, several, --file FILE, - for lines of standard input, or --chat")
-    lines = [line.strip() for line in sys.stdin]
-    found = [line for line in lines if line]
+    found = list(_lines_of_input())
     if not found:
         raise HeftError("there are no prompts on standard input; give one a line, or a prompt as an argument")
     return found
+
+
+def _lines_of_input() -> Iterator[str]:
+    """Lines of standard input, without blank ones.
+
+    Raises:
+        HeftError: it is in another encoding.
+    """
+    try:
+        for line in sys.stdin:
+            line.encode("utf-8")  # Python lets bytes that are no text through where no locale is set
+            if line.strip():
+                yield line.strip()
+    except UnicodeError:
+        raise HeftError(
+            f"standard input is not {sys.stdin.encoding.upper()}; save it as a file and give --file FILE --encoding"
+            " NAME, such as --encoding cp1252"
+        ) from None
 
 
 def _in_words(answer: "Prediction") -> str:
@@ -130,7 +147,7 @@ def _converse(speaking: "Speaking") -> None:
 def _turns() -> Iterator[str]:
     """What the user says, line by line."""
     if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin if line.strip())
+        yield from _lines_of_input()
         return
     typer.echo("a conversation; an empty line or Ctrl-D ends it", err=True)
     while True:

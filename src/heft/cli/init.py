@@ -9,6 +9,7 @@ import typer
 
 from heft.cli.options import Encoding
 from heft.errors import HeftError
+from heft.text.escape import escape_controls
 
 if TYPE_CHECKING:
     from heft.tasks.guess import Guess
@@ -51,7 +52,7 @@ def init(
     _require_free(output, overwrite)
     rows = read_table(source, encoding=encoding)
     guess = _guess(rows[:_MOST_ROWS], prompt, answer, choices)
-    typer.echo(f"{len(rows):,} rows; taken for: {guess.kind}. {guess.why}")
+    typer.echo(escape_controls(f"{len(rows):,} rows; taken for: {guess.kind}. {guess.why}"))
     given = {"eval": eval, "eval_share": eval_share, "encoding": encoding}
     given |= {"format": format, "chat_template": chat_template}
     more = {key: value for key, value in given.items() if value is not None} | _splits(source, eval, eval_share)
@@ -97,10 +98,26 @@ def _guess(rows: "list[Row]", prompt: str | None, answer: str | None, choices: s
     except HeftError as error:
         if not (sys.stdin.isatty() and sys.stdout.isatty()) or answer is not None:
             raise
-        typer.echo(str(error))
-        answer = typer.prompt("column of the answer", type=str)
-        guess = guess_task(rows, prompt, answer)
+        guess = guess_task(rows, prompt, _asked_answer(error))
     return guess if choices is None else _with_choices(guess, choices, list(columns_of(rows)))
+
+
+def _asked_answer(error: HeftError) -> str:
+    """The column of the answer, as a person at a terminal says it; Ctrl-C ends the command as anywhere else.
+
+    Raises:
+        HeftError: as given, where the input ends.
+    """
+    typer.echo(escape_controls(str(error)))
+    while True:
+        typer.echo("column of the answer: ", nl=False)
+        try:
+            answer = input().strip()
+        except EOFError:
+            typer.echo()
+            raise error from None
+        if answer:
+            return answer
 
 
 def _with_choices(guess: "Guess", choices: str, columns: list[str]) -> "Guess":

@@ -1,5 +1,6 @@
 """The recipe that `heft init` writes: settings that follow from the rows, in YAML with comments."""
 
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from textwrap import wrap
@@ -8,6 +9,9 @@ from typing import Any
 from heft.recipe.recipe import Recipe
 from heft.settings.files import Document, Place, to_yaml, validate
 from heft.tasks.guess import Guess
+from heft.text.escape import escape_controls
+
+_NO_CHARACTER = re.compile("[\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -86,4 +90,5 @@ def checked_recipe(recipe: dict[str, Any]) -> Recipe:
 
 
 def _wrapped(text: str) -> list[str]:
-    return wrap(text, 116)
+    """Lines of a comment, which in YAML can hold no control character, no line end of Unicode's and no U+FFFE."""
+    return wrap(_NO_CHARACTER.sub("\ufffd", escape_controls(text)), 116)

@@ -260,8 +260,13 @@ def _completion_guess(columns: dict[str, Column], target: Column, prompt: str | 
 
 def _template(columns: dict[str, Column], taken: Sequence[str], heading: str) -> str:
     """A prompt of the columns that can be read, the one that is called so first, under their names if several."""
-    free = [column for name, column in columns.items() if name not in taken and column.is_text]
+    readable = [column for name, column in columns.items() if name not in taken and column.is_text]
+    free = [column for column in readable if column.name.strip() and not re.search("[{}]", column.name)]
     text = [column for column in free if not column.can_be_labels] or free
+    if not text and readable:
+        raise HeftError(
+            f"no prompt can name the column {readable[0].name!r}; give it a name that is not empty and has no braces"
+        )
     if not text:
         raise HeftError(
             f"no column of {', '.join(columns)} beside {', '.join(taken)} holds text that a prompt could be made of;"
@@ -275,5 +280,6 @@ def _template(columns: dict[str, Column], taken: Sequence[str], heading: str) ->
 
 
 def _heading(name: str) -> str:
+    """A column's name as text of a template."""
     words = re.sub(r"[_\s-]+", " ", name).strip()
-    return words[:1].upper() + words[1:]
+    return (words[:1].upper() + words[1:]).replace("{", "{{").replace("}", "}}")

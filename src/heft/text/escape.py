@@ -18,11 +18,18 @@ def escape_controls(text: str) -> str:
 
     Line feeds and tabs stay. Inside JSON it stays JSON of the same value.
     """
-    return _OBEYED.sub(_spelt, text)
+    return _OBEYED.sub(lambda found: _spelt(found[0]), text)
 
 
-def _spelt(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def spelt_out(error: UnicodeError) -> tuple[str, int]:
+    r"""For `codecs.register_error`: characters that an encoding lacks, spelt out likewise."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_spelt, error.object[error.start : error.end])), error.end
+
+
+def _spelt(character: str) -> str:
+    code = ord(character)
     if code < 0x10000:
         return f"\\u{code:04x}"
     high, low = divmod(code - 0x10000, 0x400)

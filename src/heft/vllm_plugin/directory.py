@@ -144,7 +144,8 @@ def read_adapter(layout: Layout, hidden_size: int, layers: int) -> Adapter:
     edits: dict[Place, tuple[Edit, ...]] = {}
     for name, settings in layout.refts.items():
         _, path = adapter_paths(adapter_folder(layout.directory, name))
-        for (layer, group), tensors in _grouped(path).items():
+        grouped = _grouped(path)
+        for (layer, group), tensors in grouped.items():
             if layer >= layers:
                 raise HeftError(
                     f"{path} edits layer {layer}, and this base model has {layers} layers, 0 to {layers - 1}"
@@ -153,7 +154,7 @@ def read_adapter(layout: Layout, hidden_size: int, layers: int) -> Adapter:
             kind = layout.kinds.index(Kind(parse_positions(settings.positions), group))
             made = _edit(name, settings, kind, tensors, path, hidden_size)
             edits[place] = (*edits.get(place, ()), made)
-        _require_all_there(path, settings, {place.layer for place in edits}, layers)
+        _require_all_there(path, settings, {layer for layer, _ in grouped}, layers)
     return Adapter(layout, edits)
 
 
