@@ -48,6 +48,17 @@ def test_a_recipe_that_is_there_is_kept(tickets):
     assert "name: tickets" in (tickets / "recipe.yaml").read_text()
 
 
+def test_instructions_need_no_chat_template_where_the_model_has_none(tmp_path):
+    rows = [f'{{"instruction": "say {i}", "output": "it is {i}"}}' for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    made = heft("init", "a.jsonl", "--model", "random:tiny-llama", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "the model has no chat template" in made.stdout
+    assert not load_recipe(tmp_path / "recipe.yaml").task.chat_template
+    asked = heft("init", "a.jsonl", "--model", "random:tiny-llama", "--chat-template", "--overwrite", cwd=tmp_path)
+    assert (asked.returncode, "(heft init: --no-chat-template)" in " ".join(asked.stderr.split())) == (2, True)
+
+
 def test_flags_stand_in_the_recipe(tickets):
     flags = ["--prompt", "{text}\\nWhat is it?", "--answer", "label", "--format", "letters", "--eval-share", "0.5"]
     made = heft("init", "tickets.csv", *flags, "--output", "other.yaml", "--model", "random:tiny-llama", cwd=tickets)

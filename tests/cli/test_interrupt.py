@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from commands import COMMAND, ENVIRONMENT
+from heft.cli.show import resuming
 from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l2, steps: 1000000, batch_size: 4}}"
@@ -81,3 +82,8 @@ def test_sigterm_in_a_study_keeps_the_step_and_says_how_to_go_on(tmp_path):
     command = f"heft compare {study} --output {directory}"
     assert stdout.splitlines()[-1] == f"interrupted; progress is saved in {directory}. Resume with: {command}"
     assert len(list((directory / "a" / "seed-0" / "checkpoints" / "0-fine").glob("step-*"))) == 1
+
+
+def test_the_command_to_resume_with_keeps_what_was_typed():
+    assert resuming(["train", "a b.yaml", "--overwrite"]) == "heft train 'a b.yaml' --resume"
+    assert resuming(["train", "--resume", "--", "-a.yaml"]) == "heft train --resume -- -a.yaml"

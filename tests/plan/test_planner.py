@@ -83,6 +83,7 @@ def test_json_is_all_that_is_printed(recipe_file, capsys):
     plan_command(recipe_file(STAGES), [], probe=False, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert [stage["name"] for stage in printed["stages"]] == ["coarse", "fine"]
+    assert (printed["flops_per_second"], printed["is_measured"]) == (None, False)
 
 
 def test_a_probe_turns_flops_into_seconds(recipe_file):

@@ -172,9 +172,10 @@ def test_bad_input_leaves_nothing_behind(runs, tmp_path):
         write_report([tmp_path], tmp_path / "report.html", tmp_path / "table.md")
     with pytest.raises(HeftError, match="two names"):
         write_report(runs, tmp_path / "report.html", tmp_path / "report.html")
-    with pytest.raises(HeftError, match="no directory"):
-        write_report(runs, tmp_path / "nowhere" / "report.html")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(HeftError, match="is a file"):
+        write_report(runs, tmp_path / "file" / "report.html")
 
 
 def test_a_report_needs_no_torch(runs, tmp_path):

@@ -122,6 +122,18 @@ def test_a_fault_of_a_recipe_is_told_at_its_line_once(faults, tmp_path, study_fi
     )
 
 
+def test_a_recipe_and_a_study_are_told_apart_with_the_command_that_runs_each(study_file, faults):
+    study = study_file("arms: {a: {recipe: lora.yaml}, itself: {recipe: study.yaml}}\n")
+    with pytest.raises(HeftError, match=f"{study} is a study, and a recipe was expected; `heft compare {study}` runs"):
+        load_recipe(study)
+    with pytest.raises(HeftError, match="lora.yaml is a recipe, and a study was expected.*; `heft train .*lora.yaml`"):
+        load_study(study.parent / "lora.yaml")
+    told = faults("arms: {a: {recipe: lora.yaml}, itself: {recipe: study.yaml}}\n")
+    assert [line.partition("; ")[0] for line in told] == [
+        "study.yaml:3: arms.itself.recipe: study.yaml is a study, and a recipe was expected"
+    ]
+
+
 def test_the_written_study_is_read_back_equal(study_file):
     study = load_study(study_file("seeds: [1, 2]\narms: {a: {recipe: lora.yaml, budget: {flops: 1e9}}}\nbase: true\n"))
     study.directory.mkdir()

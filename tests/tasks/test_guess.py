@@ -128,6 +128,10 @@ def test_ids_dates_numbers_and_texts_are_no_labels():
 def test_what_cannot_be_decided_is_said_with_the_flags_that_decide():
     with pytest.raises(HeftError, match="the columns id, text do not say what the task is; name .* with --answer"):
         guess_task(table(id=IDS, text=TEXT))
+    with pytest.raises(HeftError, match=r'such as --prompt "\{body a\}\\nBody b:" --answer \'body b\''):
+        guess_task(table(**{"body a": TEXT, "number": IDS, "more": LONG, "body b": LONG}))
+    with pytest.raises(HeftError, match="text is the only column; rows need one to read and one with the answer"):
+        guess_task(table(text=TEXT))
     with pytest.raises(HeftError, match="no column 'lable'; the columns are text, label"):
         guess_task(table(text=TEXT, label=TEXT), answer="lable")
 

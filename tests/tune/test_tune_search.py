@@ -433,9 +433,10 @@ def test_where_every_trial_diverges_that_is_said(tmp_path):
         quick_tune(recipe, "6e9flop")
 
 
-def test_a_budget_that_pays_for_no_trial_is_said(tmp_path):
+def test_a_budget_that_pays_for_no_trial_is_said_and_leaves_nothing(tmp_path):
     with pytest.raises(HeftError, match="the budget is too small: 250 MFLOP for each of 2 arms pay for no trial"):
         searched(tmp_path, "lora, lora+reft", budget=5e8)
+    assert not (tmp_path / "search").exists()
 
 
 def test_the_best_is_trained_on_all_rows_and_evaluated(tmp_path):

@@ -72,12 +72,13 @@ def evaluate(
     from heft.cli.output import Output
     from heft.cli.remote import require_url
     from heft.recipe.files import evaluation_request
+    from heft.storage.targets import require_new_file
 
     require_url(url, served_model_name, harness)
     asked = HarnessOptions(harness, num_fewshot, include_path, apply_chat_template, system_instruction, gen_kwargs)
     asked.require_to_go_with(task, split, override)
     if output is not None:
-        _require_a_place(output)
+        require_new_file(output, "records")
     if harness is not None:
         sizes = {"limit": limit, "batch_size": batch_size}
         how = {"overrides": override, "trust_remote_code": trust_remote_code, "base": base}
@@ -135,7 +136,7 @@ def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path
     """Print the figures, write the records where they are asked for, and print the document."""
     from heft.cli.documents import EvalDocument
     from heft.results.records import write_records
-    from heft.storage.atomic import readable_os_errors
+    from heft.storage.targets import make_folder_of
 
     line, *more = _lines(result, task)
     out.last(line)
@@ -145,8 +146,7 @@ def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path
         out.reporter.warn(f"{result.prompts_cut:,} prompts were cut to {task.max_length} tokens")
     out.note(f"{result.seconds:.1f} seconds")
     if output is not None:
-        with readable_os_errors(output):
-            output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder_of(output)
         write_records(output, result.records)
         out.last(f"records: {output}")
     out.document(
@@ -192,16 +192,6 @@ def _values(
         raise HeftError(f"{model} is neither a run nor an adapter directory, so it has no task of its own; {expected}")
     trust = {"trust_remote_code": True} if trust_remote_code else {}
     return {"task": {"name": task}, "evaluation": {}, "model": {"name": model, **trust}}
-
-
-def _require_a_place(output: Path) -> None:
-    from heft.storage.reading import is_dir, nearest_existing
-
-    if is_dir(output):
-        raise HeftError(f"--output {output} is a folder; give the file to write records to")
-    above = nearest_existing(output.parent)
-    if not is_dir(above):
-        raise HeftError(f"--output {output} cannot be made: {above} is a file")
 
 
 def _lines(result: "Evaluation", task: "TaskSettings") -> list[str]:

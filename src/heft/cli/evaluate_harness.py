@@ -114,13 +114,13 @@ def _write(output: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     """One JSON line for each row of each task, as the harness gives it, with the task's name."""
     from lm_eval.utils import handle_non_serializable
 
-    from heft.storage.atomic import readable_os_errors, write_text
+    from heft.storage.atomic import write_text
+    from heft.storage.targets import make_folder_of
 
     lines = [
         json.dumps({"task": task, **sample}, default=handle_non_serializable, ensure_ascii=False)
         for task, rows in samples.items()
         for sample in rows
     ]
-    with readable_os_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(output, "".join(f"{line}\n" for line in lines))
+    make_folder_of(output)
+    write_text(output, "".join(f"{line}\n" for line in lines))

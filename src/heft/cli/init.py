@@ -12,6 +12,7 @@ from heft.errors import HeftError
 from heft.text.escape import escape_controls
 
 if TYPE_CHECKING:
+    from heft.recipe.recipe import Recipe
     from heft.tasks.guess import Guess
     from heft.tasks.table import Row
 
@@ -47,6 +48,7 @@ def init(
     """Look at your rows, say what they are taken for, and write a recipe that trains on them."""
     from heft.recipe.starting import checked_recipe, settings_for, starting_recipe, starting_yaml
     from heft.storage.atomic import write_text
+    from heft.storage.targets import make_folder_of
     from heft.tasks.table import read_table
 
     _require_free(output, overwrite)
@@ -66,25 +68,36 @@ def init(
     from heft.models.load import quiet
 
     quiet()
+    if chat_template is None and guess.kind == "completion":
+        _without_a_template_that_is_not_there(recipe["task"], checked_recipe(recipe))
     recipe["task"] |= fitting_settings(checked_recipe(recipe))
     console = ConsoleReporter().console
     console.print(drawn(show_examples(checked_recipe(recipe), 2)))
     for key in ("train", "eval"):
         if key in recipe["task"]:
             recipe["task"][key] = _from_folder(recipe["task"][key], output.parent)
+    make_folder_of(output)
     write_text(output, starting_yaml(recipe, guess))
     console.print(f"\nwritten: {output}   next: heft train {output}")
 
 
 def _require_free(output: Path, overwrite: bool) -> None:
-    from heft.storage.reading import is_dir, is_file
+    from heft.storage.reading import is_file
+    from heft.storage.targets import require_new_file
 
-    if is_dir(output):
-        raise HeftError(f"--output {output} is a folder; give the recipe's file, such as {output / 'recipe.yaml'}")
+    require_new_file(output, "the recipe")
     if is_file(output) and not overwrite:
         raise HeftError(f"{output} is there already; give another with --output FILE, or write over it: --overwrite")
-    if not is_dir(output.parent):
-        raise HeftError(f"--output {output} cannot be written: there is no folder {output.parent}")
+
+
+def _without_a_template_that_is_not_there(task: dict[str, Any], recipe: "Recipe") -> None:
+    """Take `chat_template: true` from a guessed task whose model has no template."""
+    from heft.models.chat import ChatTemplate
+    from heft.models.load import load_tokenizer
+
+    if recipe.task.chat_template and not ChatTemplate(load_tokenizer(recipe.model)).is_there:
+        typer.echo("the model has no chat template, so prompts are read as they are")
+        del task["chat_template"]
 
 
 def _guess(rows: "list[Row]", prompt: str | None, answer: str | None, choices: str | None) -> "Guess":

@@ -50,19 +50,17 @@ def recipes(
 
 
 def _copy(chosen: "ReadyRecipe", output: Path) -> None:
-    from heft.storage.atomic import readable_os_errors, write_text
-    from heft.storage.reading import is_dir
+    from heft.storage.atomic import write_text
+    from heft.storage.targets import make_folder_of, require_new_file
 
-    if is_dir(output):
-        raise HeftError(f"--output {output} is a folder; give the file to write, such as {output / chosen.path.name}")
+    require_new_file(output, "the recipe")
     if output.exists():
         raise HeftError(f"--output {output} exists; give another file, or remove it")
     if chosen.command == "compare":
         raise HeftError(
             f"{chosen.name} is a study, whose arms are files beside it; copy the folder {chosen.path.parent}"
         )
-    with readable_os_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(output)
     write_text(output, chosen.text)
 
 

@@ -1,6 +1,7 @@
 """The console: tables, and progress as a bar in a terminal or as plain lines elsewhere."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,13 @@ class ConsoleReporter(Reporter):
             self._loss = f"loss {values['loss']:.4f}"
         if "eval_loss" in values:
             self.note(f"{values['stage']} step {values['step']}: validation loss {values['eval_loss']:.4f}")
+
+
+def resuming(typed: Sequence[str]) -> str:
+    """The command that goes on where the one that was typed ends; `typed` are its words behind `heft`."""
+    words = [word for word in typed if word not in ("--resume", "--overwrite")]
+    end = words.index("--") if "--" in words else len(words)  # behind it there are no options
+    return shlex.join(["heft", *words[:end], "--resume", *words[end:]])
 
 
 @contextmanager

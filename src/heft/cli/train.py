@@ -1,6 +1,5 @@
 """`heft train`: a recipe's stages, one after the other."""
 
-import shlex
 import sys
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def train(
     """Train a recipe's stages and report the accuracy after each."""
     from heft.cli.documents import TrainDocument
     from heft.cli.output import Output
-    from heft.cli.show import explain_interrupts, results_line, results_table
+    from heft.cli.show import explain_interrupts, results_line, results_table, resuming
     from heft.compare.hints import hints_of_run
     from heft.compare.runs import read_run
     from heft.recipe.files import load_recipe
@@ -48,8 +47,7 @@ def train(
     out.note("importing torch and transformers")
     from heft.run.train import train as run_recipe
 
-    typed = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-    with explain_interrupts(loaded.output_dir, out.reporter, resume=shlex.join(["heft", *typed, "--resume"])):
+    with explain_interrupts(loaded.output_dir, out.reporter, resume=resuming(sys.argv[1:])):
         run = run_recipe(loaded, out.reporter, resume, overwrite=overwrite)
     hints = hints_of_run(read_run(run.directory)) if distributed.is_main() else ()
     out.show(results_table(run.stages))

@@ -1,6 +1,5 @@
 """`heft tune`: a search within a budget, the table of its arms, and the run of the best."""
 
-import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +54,7 @@ def tune(
     """Choose method, settings and the switch between stages on validation rows, within a budget."""
     from heft.cli.documents import TuneDocument
     from heft.cli.output import Output
-    from heft.cli.show import explain_interrupts, results_line, results_table
+    from heft.cli.show import explain_interrupts, results_line, results_table, resuming
     from heft.recipe.files import load_recipe
     from heft.runtime import signals
     from heft.tune.budget import parse_budget
@@ -70,8 +69,7 @@ def tune(
     from heft.tune.report import arm_rows
     from heft.tune.run import tune as run_search
 
-    typed = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-    with explain_interrupts(loaded.output_dir, out.reporter, resume=shlex.join(["heft", *typed, "--resume"])):
+    with explain_interrupts(loaded.output_dir, out.reporter, resume=resuming(sys.argv[1:])):
         found = run_search(loaded, amount, out.reporter, resume, overwrite, run, on_ray)
         out.show(_table(found))
         out.note(found.findings.words)

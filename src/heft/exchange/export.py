@@ -9,7 +9,8 @@ import torch
 from heft.errors import HeftError
 from heft.exchange.refusals import merging_refusals, peft_refusals, pyreft_refusals
 from heft.exchange.subject import Subject, subject_of
-from heft.storage.atomic import atomic_folder, require_new_folder
+from heft.storage.atomic import atomic_folder
+from heft.storage.targets import require_new_folder
 
 FORMATS = ("transformers", "peft", "pyreft")
 DTYPES = ("float32", "bfloat16")

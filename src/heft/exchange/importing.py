@@ -19,8 +19,8 @@ from heft.recipe.files import evaluation_request
 from heft.recipe.recipe import Recipe
 from heft.reft.layer import layers_of
 from heft.run.train import adapter_manifest
-from heft.storage.atomic import require_new_folder
 from heft.storage.reading import is_file
+from heft.storage.targets import require_new_folder
 
 FREE_PROMPTS = {"name": "rows", "train": "rows.jsonl", "prompt": "{prompt}", "answer": "completion"}
 """The task of an adapter of which no task is given: prompts go to the model as they are."""

@@ -39,16 +39,22 @@ class ChatTemplate:
     args: Mapping[str, object] = field(default_factory=dict)
     date: str | None = None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the tokenizer has a template."""
+        return self._template is not None
+
     def prompt(self, turns: str | Turns) -> str:
         """A prompt as a user's turn, or several turns (role, content), up to where the answer begins.
 
         Raises:
             HeftError: there is no template, it does not take an argument, or it fails.
         """
-        if self._template is None:
+        if not self.is_there:
             named = ", or none named default" if getattr(self.tokenizer, "chat_template", None) else ""
             raise HeftError(
                 f"task.chat_template is true, but this model's tokenizer has no chat template{named}; set it to false"
+                " (heft init: --no-chat-template), or, where rows are chats, take a model that has one"
             )
         if self._unknown_args:
             raise HeftError(

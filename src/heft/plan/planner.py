@@ -149,7 +149,7 @@ class _Planner:
             is_sharded=self._processes.is_sharded,
             device_weight_bytes=self._held,
             host_weight_bytes=self._weights if self._processes.is_sharded else 0,
-            is_measured=not self._rate_is_given,
+            is_measured=self._rate is not None and not self._rate_is_given,
         )
 
     def _evaluation(self, costs: ModelCosts | None, share: bool) -> float | None:

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 from heft.errors import HeftError
 from heft.prediction.predict import Predictions
 from heft.prediction.prediction import columns_of
-from heft.storage.atomic import atomic_path, atomic_write, readable_os_errors
-from heft.storage.reading import is_dir, nearest_existing
+from heft.storage.atomic import atomic_path, atomic_write
+from heft.storage.targets import make_folder_of, require_new_file
 from heft.text.escape import escape_controls
 
 
@@ -29,15 +29,12 @@ def require_place(output: Path, source: str | Path | None = None) -> None:
     """Require that predictions can be written to a file, before they are made.
 
     Raises:
-        HeftError: its suffix stands for no format, it is a folder, cannot be made, or is the file of the rows.
+        HeftError: its suffix stands for no format, it is a folder or the file of the rows, or nothing can be written
+            there.
     """
     if output.suffix.lower() not in FORMATS:
         raise HeftError(f"--output {output}: the format follows from the suffix; expected one of {', '.join(FORMATS)}")
-    if is_dir(output):
-        raise HeftError(f"--output {output} is a folder; give the file to write predictions to")
-    above = nearest_existing(output.parent)
-    if not is_dir(above):
-        raise HeftError(f"--output {output} cannot be made: {above} is a file")
+    require_new_file(output, "predictions")
     if source is not None and os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
         raise HeftError(f"--output {output} is the file that the rows are in; give another")
 
@@ -49,8 +46,7 @@ def write_rows(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         HeftError: the suffix stands for no format, values of a column do not go together, or nothing can be written
             there.
     """
-    with readable_os_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(output)
     FORMATS[output.suffix.lower()](output, rows)
 
 

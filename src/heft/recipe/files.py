@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from heft.errors import HeftError
 from heft.recipe.defaults import with_defaults_of
 from heft.recipe.ready import located
 from heft.recipe.recipe import EvaluationRequest, ModelRequest, Recipe
@@ -98,9 +99,12 @@ def read_recipe_document(path: Path, source: int = 0) -> Document:
     Those of overrides count from the working directory, as a person types them there.
 
     Raises:
-        HeftError: the file cannot be read.
+        HeftError: the file cannot be read, or is a study.
     """
     document = read_document(path, Recipe, "recipe", EXAMPLE, source)
+    keys = document.data.keys() if isinstance(document.data, dict) else ()
+    if "arms" in keys and "stages" not in keys:
+        raise HeftError(f"{path} is a study, and a recipe was expected; `heft compare {path}` runs a study")
     task = document.data.get("task") if isinstance(document.data, dict) else None
     if isinstance(task, dict):
         task.update(with_paths_from(task, path.parent, is_saved=_is_of_a_run(path)))

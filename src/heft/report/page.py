@@ -29,6 +29,7 @@ from heft.report.answer import answer
 from heft.report.parts import DASH, Section
 from heft.report.subject import Subject, gather
 from heft.storage.atomic import write_text
+from heft.storage.targets import make_folder_of, require_new_file
 from heft.text.escape import escape_controls
 from heft.text.listing import listed
 
@@ -45,19 +46,14 @@ def write_report(given: Sequence[str | Path], output: Path, markdown_file: Path 
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise HeftError(f"{output} cannot be both the page and the Markdown table; give two names")
     for path in outputs:
-        _require_writable(path)
+        require_new_file(path, "the report")
     subject = gather(given)
     page = render(subject)
+    for path in outputs:
+        make_folder_of(path)
     if markdown_file is not None:
         write_text(markdown_file, markdown(subject.comparison, subject.notes))
     write_text(output, page)
-
-
-def _require_writable(path: Path) -> None:
-    if path.is_dir():
-        raise HeftError(f"{path} is a directory; give the name of a file")
-    if not path.parent.is_dir():
-        raise HeftError(f"{path.parent} is no directory, so {path.name} cannot be written there; make it first")
 
 
 def sections(subject: Subject) -> list[Section]:

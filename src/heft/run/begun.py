@@ -1,9 +1,7 @@
 """What a directory holds before a run starts there: nothing, a run that can be resumed, or something in its way."""
 
-import os
 import shlex
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,9 +10,9 @@ from heft.errors import HeftError
 from heft.recipe.defaults import with_defaults_of
 from heft.recipe.files import difference, load_recipe, with_date_of
 from heft.recipe.recipe import ModelSettings, Recipe
-from heft.storage.atomic import readable_os_errors
 from heft.storage.locks import LOCK_FILE, locked
-from heft.storage.reading import is_dir, is_file, nearest_existing, read_json
+from heft.storage.reading import is_dir, is_file, read_json
+from heft.storage.targets import require_possible
 
 _FIRST_FILES = {LOCK_FILE, "records", "rows", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
 """What there is before manifest.json: a run that was ended so early has done nothing yet."""
@@ -53,12 +51,9 @@ def require_free(path: Path) -> None:
     Raises:
         HeftError: the path is a file, cannot be a directory, or is one that is not empty.
     """
-    above = nearest_existing(path)
-    if not is_dir(above):
-        what = "is a file" if above == path else f"cannot be made: {above} is a file"
-        raise HeftError(f"output {path} {what}; give a directory that does not exist yet (--output DIR)")
-    with readable_os_errors(path), suppress(FileNotFoundError):
-        os.stat(path)  # where its name is too long, or may not be looked up
+    require_possible(path)
+    if path.exists() and not is_dir(path):
+        raise HeftError(f"output {path} is a file; give a directory that does not exist yet (--output DIR)")
     if is_dir(path) and any(each.name != LOCK_FILE for each in path.iterdir()):
         if is_search(path):
             raise HeftError(

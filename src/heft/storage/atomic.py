@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from heft.errors import HeftError
-from heft.storage.reading import nearest_existing
 
 if TYPE_CHECKING:
     import torch
 
-_NO_RIGHT = "you may not write there; change the folder's permissions, or write elsewhere with --output DIR"
-_IN_THE_WAY = "something else is in the way there; move it, or write elsewhere with --output DIR"
+_NO_RIGHT = "you may not write there; change the folder's permissions, or write elsewhere with --output"
+_IN_THE_WAY = "something else is in the way there; move it, or write elsewhere with --output"
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "your quota on that disk is used up; free some space",
-    errno.EROFS: "that disk is read-only; write elsewhere with --output DIR",
+    errno.EROFS: "that disk is read-only; write elsewhere with --output",
     **dict.fromkeys((errno.EACCES, errno.EPERM), _NO_RIGHT),
     errno.ENAMETOOLONG: "its name is too long for that disk; give a shorter one",
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT), _IN_THE_WAY),
@@ -80,19 +79,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; raises as `atomic_write` does."""
     with atomic_write(path) as file:
         file.write(text)
-
-
-def require_new_folder(path: Path) -> None:
-    """Require that a folder can be written there: there is none yet, or an empty one.
-
-    Raises:
-        HeftError: something is there, or a file stands where a folder above it would.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise HeftError(f"{path} is there already; give a new folder, or remove it first")
-    above = nearest_existing(path.absolute().parent)
-    if not above.is_dir():
-        raise HeftError(f"{path} cannot be made: {above} is a file")
 
 
 @contextmanager

@@ -69,6 +69,11 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
     apply_overrides(document, overrides, output, dotted_below="set")
     if not isinstance(document.data, dict):
         raise faults_error(document.faults)
+    if "stages" in document.data and "arms" not in document.data:
+        raise HeftError(
+            f"{path} is a recipe, and a study was expected, which names recipes as its arms; `heft train {path}` runs"
+            " a recipe"
+        )
     settings = check(document, StudySettings)
     recipes, faults = {}, []
     for arm in _readable_arms(document.data):

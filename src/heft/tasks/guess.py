@@ -5,6 +5,7 @@ labels beside a column of text; columns of choices with a column that says which
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -121,9 +122,15 @@ def guess_task(rows: Sequence[Row], prompt: str | None = None, answer: str | Non
     target = target or _answer_column(columns)
     if target is not None:
         return _completion_guess(columns, target, prompt)
+    if len(columns) < 2:
+        raise HeftError(f"{', '.join(columns)} is the only column; rows need one to read and one with the answer")
+    readable = [column for column in columns.values() if column.is_text]
+    others = [column for column in columns.values() if not column.is_text]
+    text, *_, last = readable if len(readable) > 1 else [*readable, *others]
     raise HeftError(
         f"the columns {', '.join(columns)} do not say what the task is; name the answer's column with --answer and, if"
-        ' need be, the prompt with --prompt, such as --prompt "{text}\\nCategory:" --answer label'
+        f' need be, the prompt with --prompt, such as --prompt "{{{text.name}}}\\n{_heading(last.name)}:" --answer'
+        f" {shlex.quote(last.name)}"
     )
 
 
@@ -270,13 +277,18 @@ def _template(columns: dict[str, Column], taken: Sequence[str], heading: str) ->
     if not text:
         raise HeftError(
             f"no column of {', '.join(columns)} beside {', '.join(taken)} holds text that a prompt could be made of;"
-            ' give one with --prompt, such as --prompt "{column}\\nAnswer:"'
+            f' give one with --prompt, such as --prompt "{{{_other(columns, taken)}}}\\nAnswer:"'
         )
     order = {name: place for place, name in enumerate(TEXT_NAMES)}
     named = [column for column in text if column.name.lower() in order]
     chosen = named if len(named) == 1 and len(text) > 2 else text[:3]
     lines = [f"{_heading(column.name)}: {{{column.name}}}" for column in chosen]
     return "\n".join([*lines, f"{heading}:"])
+
+
+def _other(columns: dict[str, Column], taken: Sequence[str]) -> str:
+    """A column for an example of a prompt, whatever it holds."""
+    return next((name for name in columns if name not in taken), next(iter(columns)))
 
 
 def _heading(name: str) -> str:

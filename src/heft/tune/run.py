@@ -64,6 +64,10 @@ LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 100, 1000, 0.2
 """Validation rows where `tune.holdout` is null; never more than half of all rows."""
 
 
+class BudgetTooSmall(HeftError):
+    """The budget pays for no trial, so nothing is kept of the search."""
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A search.
@@ -115,27 +119,32 @@ def tune(
     require_places_for(budget, on_ray)
     if distributed.count() > 1:
         raise HeftError("a search runs in one process; start it without torchrun or accelerate launch")
-    with ExitStack() as held:
-        with nullcontext() if on_ray is None else joined(on_ray, reporter, "trial") as cluster:
-            found = _tuned(recipe, budget, reporter, resume, overwrite, cluster, held)
-        if found.interrupted or not runs_best:
-            return found
-        free_memory()  # of the search's base, before the run loads its own
-        return _with_run(found, reporter)
+    goes_on = resume and is_begun(recipe.output_dir)
+    try:
+        with ExitStack() as held:
+            with nullcontext() if on_ray is None else joined(on_ray, reporter, "trial") as cluster:
+                found = _tuned(recipe, budget, reporter, goes_on, overwrite, cluster, held)
+            if found.interrupted or not runs_best:
+                return found
+            free_memory()  # of the search's base, before the run loads its own
+            return _with_run(found, reporter)
+    except BudgetTooSmall:
+        if not goes_on:
+            remove_run(recipe.output_dir)
+        raise
 
 
 def _tuned(
     recipe: Recipe,
     budget: Budget,
     reporter: Reporter,
-    resume: bool,
+    begun: bool,
     overwrite: bool,
     cluster: Cluster | None,
     held: ExitStack,
 ) -> Tuned:
     """The search, without the run of the best; its directory is locked until `held` ends."""
     path = recipe.output_dir
-    begun = resume and is_begun(path)
     recipe = require_same_search(recipe, budget.text) if begun else recipe
     recipe = resolved(dated(recipe, reporter))
     model = model_begun_with(path, recipe.model) if begun else recipe.model
@@ -265,7 +274,7 @@ def _search(
         ledger.decided("calibration", search.calibrate)
     amount -= _spent_before(ledger)
     if amount <= 0:
-        raise HeftError(f"a budget of {budget.text} is spent by short trials that measure speeds; give more time")
+        raise BudgetTooSmall(f"a budget of {budget.text} is spent by short trials that measure speeds; give more time")
     for account in accounts.values():
         account.amount = amount / len(accounts)
     return search
@@ -308,18 +317,19 @@ def _take_turns(search: Search) -> None:
                 ledger.lose(arm, max(0.0, lost))
             raise
     if not any(chosen_of(trials_of(account)) for account in search.accounts.values()):
-        raise HeftError(_nothing(search))
+        raise _nothing(search)
 
 
-def _nothing(search: Search) -> str:
+def _nothing(search: Search) -> HeftError:
     """Why there is no trial to take."""
     tried = [outcome for account in search.accounts.values() for outcome in account.used.values()]
     if tried:
-        return (
+        return HeftError(
             "every trial diverged (losses are in metrics.jsonl); give lower learning rates in tune.lora and tune.reft"
         )
     each = in_unit(next(iter(search.accounts.values())).amount, search.planner.prices.unit)
-    return f"the budget is too small: {each} for each of {len(search.accounts)} arms pay for no trial; give more"
+    arms = len(search.accounts)
+    return BudgetTooSmall(f"the budget is too small: {each} for each of {arms} arms pay for no trial; give more")
 
 
 def _findings(search: Search, budget: Budget, finished: bool) -> Findings:

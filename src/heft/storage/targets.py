@@ -1,0 +1,58 @@
+"""Where results are to be written: looked at before the work, so that nobody waits for what cannot be kept."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from heft.errors import HeftError
+from heft.storage.atomic import readable_os_errors
+from heft.storage.reading import is_dir, nearest_existing
+
+
+def require_new_file(path: Path, what: str) -> None:
+    """Require that a file can be written there; one that is there would be replaced.
+
+    `what` it is to hold, such as "predictions", is for the message.
+
+    Raises:
+        HeftError: it is a folder, its folder cannot be made, or nothing may be written there.
+    """
+    if is_dir(path):
+        raise HeftError(f"{path} is a folder; give the file to write {what} to")
+    require_possible(path)
+
+
+def require_new_folder(path: Path) -> None:
+    """Require that a folder can be written there: there is none yet, or an empty one.
+
+    Raises:
+        HeftError: something is there, a file stands where a folder above it would, or nothing may be written there.
+    """
+    require_possible(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise HeftError(f"{path} is there already; give a new folder, or remove it first")
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a file is to be written to, where it is missing.
+
+    Raises:
+        HeftError: it cannot be made.
+    """
+    with readable_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def require_possible(path: Path) -> None:
+    """Require that a file or a folder can be made there, whatever is there now.
+
+    Raises:
+        HeftError: its name is too long, a file stands where a folder above it would, or nothing may be written there.
+    """
+    above = nearest_existing(path.absolute().parent)
+    if not is_dir(above):
+        raise HeftError(f"{path} cannot be made: {above} is a file")
+    with readable_os_errors(path), suppress(FileNotFoundError):
+        os.stat(path)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise HeftError(f"{path} cannot be made: {above} cannot be written to; write elsewhere, or change who may")

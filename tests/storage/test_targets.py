@@ -1,0 +1,62 @@
+"""Where nothing can be written is said before the work, in words that name the place."""
+
+import os
+
+import pytest
+
+from heft.errors import HeftError
+from heft.storage.targets import make_folder_of, require_new_file, require_new_folder, require_possible
+
+NEW = [lambda path: require_new_file(path, "rows"), require_new_folder, require_possible]
+
+
+@pytest.fixture
+def nothing_may_be_written(monkeypatch):
+    """As for a user without rights; the superuser, as whom tests may run, is never refused."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+
+
+@pytest.mark.parametrize("require", NEW)
+def test_a_new_place_below_folders_that_are_not_there_yet_is_fine(tmp_path, require):
+    require(tmp_path / "deep" / "er" / "a")
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("require", NEW)
+def test_a_file_in_the_way(tmp_path, require):
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(HeftError, match=f"cannot be made: {tmp_path / 'file'} is a file"):
+        require(tmp_path / "file" / "a" / "b")
+
+
+@pytest.mark.parametrize("require", NEW)
+def test_a_folder_that_may_not_be_written_to(tmp_path, require, nothing_may_be_written):
+    with pytest.raises(HeftError, match=f"cannot be made: {tmp_path} cannot be written to; write elsewhere"):
+        require(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize("require", NEW)
+def test_a_name_that_is_too_long(tmp_path, require):
+    with pytest.raises(HeftError, match="name is too long"):
+        require(tmp_path / ("a" * 300))
+
+
+def test_a_file_is_replaced_and_a_folder_is_not(tmp_path):
+    (tmp_path / "a").write_text("1")
+    require_new_file(tmp_path / "a", "rows")
+    with pytest.raises(HeftError, match="is a folder; give the file to write rows to"):
+        require_new_file(tmp_path, "rows")
+
+
+def test_a_new_folder_may_be_there_while_it_is_empty(tmp_path):
+    require_new_folder(tmp_path)
+    (tmp_path / "a").write_text("1")
+    with pytest.raises(HeftError, match="is there already"):
+        require_new_folder(tmp_path)
+
+
+def test_the_folder_of_a_file_is_made(tmp_path):
+    make_folder_of(tmp_path / "deep" / "er" / "a.txt")
+    make_folder_of(tmp_path / "deep" / "er" / "a.txt")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["er"]
+    assert not any((tmp_path / "deep" / "er").iterdir())
