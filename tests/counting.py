@@ -1,7 +1,8 @@
 """What ran, in FLOPs, by torch's own counter, told of the products that it does not know.
 
 torch counts `mm`, `addmm`, `bmm` and `baddbmm`, but neither the forms of these that add to a tensor that is there, nor
-oneDNN's product. heft calls both: heft.models.prefix_attention, heft.training.fused_lora, heft.models.frozen_linear.
+oneDNN's product, which heft calls (heft.models.prefix_attention, heft.training.fused_lora, heft.models.frozen_linear),
+nor the fused kernel of attention on a CPU, which models call.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,16 @@ def _linear(x_shape, weight_shape, *args, **kwargs) -> int:
     return 2 * prod(x_shape) * weight_shape[0]
 
 
-UNKNOWN_TO_TORCH = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
+def _attention(query_shape, key_shape, value_shape, *args, **kwargs) -> int:
+    """Queries (B, H, L, D), keys (B, H, S, D), values (B, H, S, E); scores that a causal mask leaves out included."""
+    return 2 * prod(query_shape[:-1]) * key_shape[-2] * (query_shape[-1] + value_shape[-1])
+
+
+UNKNOWN_TO_TORCH = {
+    torch.ops.aten.addmm_: _added,
+    torch.ops.aten.baddbmm_: _added,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not in every build of torch
     UNKNOWN_TO_TORCH[torch.ops.mkldnn._linear_pointwise] = _linear
 

@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import attached
+import counts
 import runs
 import shrink
 import torch
@@ -40,7 +41,8 @@ def _tried(name: str, work: Path) -> dict:
     found = attached.check(folder)
     if "not_run" in found:
         return {"not_built": f"transformers itself cannot run it: {found['not_run']}"}
-    return {"attached": found, "runs": runs.check(folder, work / "runs" / name)}
+    faults = counts.check(folder)
+    return {"attached": found, "counts": {"faults": faults}, "runs": runs.check(folder, work / "runs" / name)}
 
 
 def main() -> None:

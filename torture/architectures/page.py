@@ -39,7 +39,8 @@ def outcome_of(name: str, found: dict) -> Outcome:
     if "error" in found:
         return Outcome(name, "fails", reasons=[found["error"], *found.get("trace", [])])
     attached, runs = found["attached"], found["runs"]
-    faults = [f"{what}: {why}" for side in (attached, runs) for what, why in side["faults"].items()]
+    sides = (attached, found["counts"], runs)
+    faults = [f"{what}: {why}" for side in sides for what, why in side["faults"].items()]
     notes = _notes(attached, runs)
     if faults:
         return Outcome(name, "fails", notes, faults)
@@ -92,9 +93,10 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "",
         "Written by `make architectures`, which builds each class of transformers' causal-LM mapping as a tiny random",
         "model (hidden size 32, 4 layers) and runs it through PEFT and through the command line: edits against a",
-        "computation of its own, padding on either side, rows alone, with a cache and without, reload; `heft plan`,",
-        "`train` (LoRA, then ReFT on the last positions, and ReFT on upper layers) with fast paths on and off,",
-        f"`verify` and `generate`. {libraries}, on a CPU in float32.",
+        "computation of its own, padding on either side, rows alone, with a cache and without, reload; FLOPs as",
+        "`heft plan` counts them against those that torch counts in a pass; `heft plan`, `train` (LoRA, then ReFT on",
+        "the last positions, and ReFT on upper layers) with fast paths on and off, `verify` and `generate`.",
+        f"{libraries}, on a CPU in float32.",
         "",
         f"{totals(outcomes)}.",
         "",

@@ -90,13 +90,13 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
                 config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
                 model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
     model.set_experts_implementation("batched_mm")  # the others need real values, to route tokens to experts
-    return model.eval().requires_grad_(False)
+    return model.to("meta").eval().requires_grad_(False)  # some (XLNet) put weights on the CPU whatever is asked for
 
 
 def without_weights(model: PreTrainedModel) -> PreTrainedModel:
     """The model's modules without weights, so that what is attached to it takes no memory either."""
     with torch.device("meta"):
-        return type(model)(copy.deepcopy(model.config))
+        return type(model)(copy.deepcopy(model.config)).to("meta")
 
 
 def _form(settings: ModelSettings) -> dict:

@@ -38,9 +38,7 @@ class Outside(nn.Module):
         exact = torch.float32 if rows_RD.device.type == "mps" else torch.float64
         rows, directions = rows_RD.to(exact), self.directions.to(exact)
         for _ in range(2):
-            # einsum: `heft plan` counts products of tokens, and these are of weights, once a pass
-            within = torch.einsum("rk,dk->rd", torch.einsum("rd,dk->rk", rows, directions), directions)
-            rows = rows - within
+            rows = rows - (rows @ directions) @ directions.T
         return rows.to(torch.promote_types(rows_RD.dtype, torch.float32))
 
 
