@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from heft.costs.operations import ModelCosts
+from heft.costs.amounts import ModelCosts
 from heft.costs.rows import span
 from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from heft.costs.operations import ModelCosts
+from heft.costs.amounts import ModelCosts
 from heft.costs.processes import Processes
 from heft.costs.stage import StageCosts
 from heft.data.batching import batches_of_like_length, pass_tokens

@@ -6,8 +6,8 @@ from math import ceil
 import torch
 from transformers import PreTrainedModel
 
+from heft.costs.amounts import ModelCosts
 from heft.costs.evaluation import evaluation_cost
-from heft.costs.operations import ModelCosts
 from heft.costs.shapes import base_costs
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data

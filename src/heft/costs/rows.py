@@ -1,6 +1,6 @@
 """FLOPs of a training row: plain, or without what is reused; without padding, which depends on the order of rows."""
 
-from heft.costs.operations import Flops, ModelCosts
+from heft.costs.amounts import Flops, ModelCosts
 from heft.data.encode import EncodedExample
 
 

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from heft.adapters.methods import StageAdapter, adapters_of
 from heft.adapters.source import AdapterSource
-from heft.costs.operations import ModelCosts, Uncountable, model_costs
+from heft.costs.amounts import ModelCosts
+from heft.costs.operations import Uncountable, model_costs
 from heft.costs.skeleton import skeleton_of
 from heft.models.forward import attention_of
 from heft.models.load import choose_device

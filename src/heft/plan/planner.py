@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from heft.adapters.attach import check_targets
 from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
+from heft.costs.amounts import ModelCosts
 from heft.costs.evaluation import evaluation_cost
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
-from heft.costs.operations import ModelCosts
 from heft.costs.processes import Processes
 from heft.costs.shapes import base_costs
 from heft.costs.skeleton import skeleton_of, tokenizer_for

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from heft.costs.amounts import Flops, ModelCosts
 from heft.costs.figures import SweepPlan
 from heft.costs.memory import Batch, edited_of, pass_bytes, store_bytes, trained_bytes
-from heft.costs.operations import Flops, ModelCosts
 from heft.costs.rows import prefix_row
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.batching import packs
