@@ -83,5 +83,10 @@ def test_generated_answers_are_counted_with_the_loss_of_their_references():
         costs = model_costs(staged())
     model = staged()
     model.set_attn_implementation("eager")
-    ran = counted(lambda: evaluate_examples(model, tokenizer, task_for(task), examples, settings, Reporter()))
-    assert generation_flops(costs, examples, task.max_new_tokens) == pytest.approx(ran, rel=0.1)
+
+    def evaluate():
+        evaluate_examples(model, tokenizer, task_for(task), examples, settings, Reporter())
+
+    evaluate()  # which looks at the model once
+    ran = counted(evaluate)
+    assert generation_flops(costs, examples, task.max_new_tokens) == pytest.approx(ran, rel=1e-3)

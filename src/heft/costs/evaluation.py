@@ -73,8 +73,10 @@ def evaluation_flops(
 
 def generation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], new_tokens: int) -> float:
     """FLOPs of answers that are generated, at most, each as long as it may be, and of the reference answers' loss."""
-    ends = [len(example.prompt) + new_tokens for example in examples]
     prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)
-    answers = sum(span(costs, end - new_tokens, end - new_tokens, end, new_tokens).forward for end in ends)
+    answers = 0.0
+    for prompt in (len(example.prompt) for example in examples):
+        for token in range(prompt, prompt + new_tokens - 1):  # nothing reads the last one
+            answers += span(costs, prompt, token, token + 1, 1).forward
     losses = sum(span(costs, len(e.prompt), 0, e.length - 1, len(e.answer)).forward for e in examples)
     return prompts + answers + losses
