@@ -74,9 +74,8 @@ def evaluation_flops(
 def generation_flops(costs: ModelCosts, examples: Sequence[EncodedExample], new_tokens: int) -> float:
     """FLOPs of answers that are generated, at most, each as long as it may be, and of the reference answers' loss."""
     prompts = sum(span(costs, len(e.prompt), 0, len(e.prompt), 1).forward for e in examples)
-    answers = 0.0
-    for prompt in (len(example.prompt) for example in examples):
-        for token in range(prompt, prompt + new_tokens - 1):  # nothing reads the last one
-            answers += span(costs, prompt, token, token + 1, 1).forward
+    steps = new_tokens - 1  # the first comes from the prompt's pass, and nothing reads the last
+    answers = sum(span(costs, len(e.prompt), len(e.prompt), len(e.prompt) + steps, steps).forward for e in examples)
+    answers -= costs.pair.forward * len(examples) * steps * (steps - 1) / 2  # a token is not compared with later ones
     losses = sum(span(costs, len(e.prompt), 0, e.length - 1, len(e.answer)).forward for e in examples)
     return prompts + answers + losses
