@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
-from ruamel.yaml.docinfo import DocInfo
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionStartEvent, StreamEndEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.scanner import Scanner
 
 from heft.errors import HeftError
 from heft.settings.words import KeyPath, dotted, show
@@ -120,18 +120,14 @@ class _Reader:
         self._text, self._what = text, what
         self._yaml = YAML(typ="safe", pure=True)
         self._yaml.Composer = _Composer
+        self._yaml.Scanner = _Scanner
         self._composer: _Composer = self._yaml.composer
 
     def read(self) -> Document:
         self.document.places[()] = self._place_at(1)
         try:
-            self._yaml.doc_infos.append(DocInfo())  # where ruamel notes directives, as in its own `compose`
             _, parser = self._yaml.get_constructor_parser(self._text)
             if self._composer.check_node():
-                start = parser.peek_event()
-                if start.version or start.tags:
-                    self._stop(1, "directives (%YAML, %TAG) are not read; remove them")
-                    return self.document
                 self.document.data = self._value(self._composer.get_node(), ())
             if not parser.check_event(StreamEndEvent):
                 line = parser.peek_event().start_mark.line + 1
@@ -185,6 +181,14 @@ class _Reader:
             self.document.places[here] = self._place_at(line)
             values[key] = self._value(value_node, here)
         return values
+
+
+class _Scanner(Scanner):
+    """Reads no directive, wherever it stands."""
+
+    def fetch_directive(self) -> None:
+        text = "directives (%YAML, %TAG) are not read; remove them"
+        raise MarkedYAMLError(problem=text, problem_mark=self.reader.get_mark())
 
 
 class _Composer(Composer):
