@@ -125,9 +125,9 @@ def check_extras(facts: Facts) -> Iterator[Line]:
             yield Line(NOTE, f"{wheel.package} {seen}; with it, {use}", wheel.install)
     have = _version("bitsandbytes")
     if have is None and facts.torch.get("cuda"):
-        yield Line(NOTE, "bitsandbytes is missing: no 8bit or 4bit quantization", "pip install 'heft[quantization]'")
+        yield Line(NOTE, "bitsandbytes is missing: no 8bit or 4bit quantization", "pip install bitsandbytes")
     elif have is not None:
-        yield Line(OK, f"bitsandbytes {have}: quantization, on a CUDA device")
+        yield Line(OK, f"bitsandbytes {have}: 8bit and 4bit quantization")
 
 
 def check_threads(facts: Facts) -> Iterator[Line]:

@@ -208,4 +208,4 @@ def test_extras_of_another_version_say_so(have):
 def test_quantization_is_missed_where_there_is_a_gpu(have):
     have()
     line = check_extras(Facts(torch={"cuda": True}))[2]
-    assert (line.state, line.advice) == (NOTE, "pip install 'heft[quantization]'")
+    assert (line.state, line.advice) == (NOTE, "pip install bitsandbytes")

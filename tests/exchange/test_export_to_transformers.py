@@ -249,7 +249,7 @@ def test_a_quantised_base_is_refused_before_it_is_loaded(tmp_path):
     directory = made(tmp_path / "d", {"coarse": LORA})
     path = directory / "heft.json"
     values = json.loads(path.read_text())
-    values["model"]["quantization"] = "4bit"
+    values["model"] |= {"name": "nobody/nothing", "quantization": "4bit"}
     path.write_text(json.dumps(values))
     with pytest.raises(HeftError, match="loaded in 4bit: merged weights would be rounded again"):
         export(directory, "transformers", tmp_path / "out")

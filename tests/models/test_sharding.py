@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from heft.errors import HeftError
-from heft.recipe.recipe import Recipe
+from heft.recipe.recipe import ModelSettings, Recipe
 from heft.run.train import _require_shardable
 from tiny import tiny_model
 
@@ -54,8 +55,9 @@ def test_what_cannot_be_sharded_is_refused_all_at_once_with_the_way_out(monkeypa
         "b": {"method": "lora", "epochs": 1, "trainable_tokens": ["x"]},
     }
     recipe = {"name": "t", "model": {"quantization": "4bit"}, "task": {"name": "whereabouts"}, "stages": stages}
+    base = SimpleNamespace(model=tied, settings=ModelSettings(quantization="4bit"))
     with pytest.raises(HeftError) as error:
-        _require_shardable(Recipe.model_validate({**recipe, "distributed": "fsdp2"}), tied)
+        _require_shardable(Recipe.model_validate({**recipe, "distributed": "fsdp2"}), base)
     for fault in ("model.quantization: 4bit", "stages.a.optimizer", "stages.b.trainable_tokens", "distributed: ddp"):
         assert fault in str(error.value)
-    _require_shardable(Recipe.model_validate({**recipe, "distributed": "ddp"}), tied)
+    _require_shardable(Recipe.model_validate({**recipe, "distributed": "ddp"}), base)

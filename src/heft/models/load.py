@@ -13,7 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,6 +24,12 @@ from heft.builtin import TINY, byte_tokenizer, tiny_llama
 from heft.errors import HeftError
 from heft.models.fingerprints import fingerprint
 from heft.models.precision import resolved_dtype
+from heft.models.quantization import (
+    keep_gradients,
+    quantization_config,
+    require_quantization,
+    with_own_quantization,
+)
 from heft.models.rotary import scale_each_pass_alone
 from heft.models.source import local_folder, missing_folder, source_of
 from heft.recipe.recipe import ModelSettings
@@ -40,7 +46,7 @@ class Base:
     Attributes:
         model: in evaluation mode, all parameters frozen, on its device.
         tokenizer: pads on the left.
-        settings: the model settings, with `auto` resolved in dtype.
+        settings: the model settings, with `auto` resolved in dtype, and the quantization of the checkpoint's own files.
         fingerprint: see heft.models.fingerprints.
     """
 
@@ -59,11 +65,14 @@ def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
         HeftError: the model is missing, gated or unreadable, or its device is not available.
     """
     device = choose_device(settings.device)
-    if settings.quantization and device.type != "cuda":
-        raise HeftError(f"quantization {settings.quantization} needs a CUDA device; this run is on {device.type}")
     tokenizer = load_tokenizer(settings)
     settings = settings.model_copy(update={"dtype": resolved_dtype(settings, device)})
-    model = _tiny(settings) if settings.name == TINY else _load_model(settings, device)
+    if settings.name == TINY:
+        model = _tiny(settings)
+    else:
+        config = load_config(settings)
+        settings = with_own_quantization(settings, config)
+        model = _load_model(settings, config, device)
     _require_padding(settings.name, model, tokenizer)
     if not (settings.quantization or is_to_be_sharded):
         model.to(device)
@@ -79,16 +88,16 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
     Raises:
         HeftError: the config is missing, gated or unreadable, or the device or attention asked for is not there.
     """
-    trust = {"trust_remote_code": settings.trust_remote_code}
-    source = source_of(settings.name)  # outside: an embedded model may have to be converted first
+    source_of(settings.name)  # outside: an embedded model may have to be converted first
     settings = settings.model_copy(update={"dtype": resolved_dtype(settings, choose_device(settings.device))})
     with torch.device("meta"):
         if settings.name == TINY:
             model = _tiny(settings)
         else:
+            config = load_config(settings)
             with _readable_errors(settings.name, "config"):
-                config = AutoConfig.from_pretrained(source, revision=settings.revision, **trust)
-                model = AutoModelForCausalLM.from_config(config, **_form(settings), **trust)
+                trust = settings.trust_remote_code
+                model = AutoModelForCausalLM.from_config(config, **_form(settings), trust_remote_code=trust)
     model.set_experts_implementation("batched_mm")  # the others need real values, to route tokens to experts
     return model.to("meta").eval().requires_grad_(False)  # some (XLNet) put weights on the CPU whatever is asked for
 
@@ -182,11 +191,25 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel:
+def load_config(settings: ModelSettings) -> PretrainedConfig:
+    """The config of the model that a recipe names.
+
+    Raises:
+        HeftError: it is missing, gated or unreadable.
+    """
+    with _readable_errors(settings.name, "config"):
+        trust = settings.trust_remote_code
+        return AutoConfig.from_pretrained(source_of(settings.name), revision=settings.revision, trust_remote_code=trust)
+
+
+def _load_model(settings: ModelSettings, config: PretrainedConfig, device: torch.device) -> PreTrainedModel:
     options = _form(settings)
     if settings.quantization:
-        options["quantization_config"] = _quantization(settings, options["dtype"])
+        require_quantization(settings.quantization, device)
         options["device_map"] = {"": device}
+    how = quantization_config(settings, config)
+    if how is not None:
+        options["quantization_config"] = how
     _refuse_adapter(settings)
     with _readable_errors(settings.name, "model"), _safetensors_only():
         model, loading = AutoModelForCausalLM.from_pretrained(
@@ -199,6 +222,7 @@ def _load_model(settings: ModelSettings, device: torch.device) -> PreTrainedMode
             **options,
         )
     _require_all_weights(settings.name, loading)
+    keep_gradients(model)
     return model
 
 
@@ -253,17 +277,6 @@ def _safetensors_only() -> Iterator[None]:
             del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
         else:
             os.environ["DISABLE_SAFETENSORS_CONVERSION"] = had
-
-
-def _quantization(settings: ModelSettings, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if settings.quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=True,
-    )
 
 
 @contextmanager

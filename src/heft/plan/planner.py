@@ -24,6 +24,7 @@ from heft.data.rows import Data, read_data
 from heft.errors import HeftError
 from heft.models.load import choose_device
 from heft.models.precision import auto_dtype
+from heft.models.quantization import with_own_quantization
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.grid import configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
@@ -110,7 +111,7 @@ class _Planner:
     ):
         self._recipe, self._base, self._train, self._eval, self._device = recipe, base, data.train, data.eval, device
         self._processes = processes
-        self._weights = weight_bytes(base, recipe.model.quantization)
+        self._weights = weight_bytes(base, with_own_quantization(recipe.model, base.config).quantization)
         self._held = processes.share(self._weights) + processes.whole_bytes(base)
         self._rate_is_given = rate is not None
         self._rate: float | None = rate

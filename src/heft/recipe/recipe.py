@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from heft.builtin import BUILT_IN_MODELS
+from heft.builtin import BUILT_IN_MODELS, TINY
 from heft.edits.positions import parse_branch_positions
 from heft.edits.settings import ReftSettings
 from heft.recipe.orthogonal import OrthogonalSettings, stage_fault
@@ -52,7 +52,8 @@ class ModelSettings(Settings):
     Adapters are always float32. A resumed run uses the dtype it began with, a saved adapter the one it was trained in.
     """
     quantization: Literal["8bit", "4bit"] | None = None
-    """Quantize the base model's linear weights to 8 or 4 bits (bitsandbytes; needs the `quantization` extra)."""
+    """Quantize the base model's linear weights to 8 or 4 bits, by bitsandbytes (`pip install bitsandbytes`), on cuda or
+    cpu. Of a model that bitsandbytes has quantized in its files it is known; files in mxfp4 or fp8 are made plain."""
     trust_remote_code: bool = False
     """Run model code that comes with the model; only for sources you trust."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -68,6 +69,13 @@ class ModelSettings(Settings):
     def _built_in_name_exists(cls, value: str) -> str:
         if ":" in value and not re.search(r"[/\\]", value) and value not in BUILT_IN_MODELS:
             raise ValueError(f"no built-in model {value!r}{suggest(value, BUILT_IN_MODELS)}")
+        return value
+
+    @field_validator("quantization")
+    @classmethod
+    def _there_is_a_file_to_quantize(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("name") == TINY:
+            raise ValueError(f"{TINY} is made in memory, and is not quantized; remove quantization")
         return value
 
     @field_validator("revision", "trust_remote_code")

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
 from heft import __version__
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import check_targets
@@ -142,7 +140,7 @@ def train(
         return Run(directory.path, directory.summaries)
 
 
-def _require_shardable(recipe: Recipe, model: PreTrainedModel) -> None:
+def _require_shardable(recipe: Recipe, base: Base) -> None:
     """Require, where the model is to be sharded (heft.models.sharding), that it and what trains it can be.
 
     Raises:
@@ -151,14 +149,14 @@ def _require_shardable(recipe: Recipe, model: PreTrainedModel) -> None:
     if not distributed.shards(recipe.distributed):
         return
     faults = []
-    if recipe.model.quantization:
+    if base.settings.quantization:
         faults.append(
-            f"model.quantization: {recipe.model.quantization} packs weights, and no process has a part of one"
+            f"model.quantization: {base.settings.quantization} packs weights, and no process has a part of one"
         )
     for name, stage in recipe.stages.items():
         if not stage.is_frozen and stage.optimizer == "adafactor":
             faults.append(f"stages.{name}.optimizer: adafactor keeps sums over whole weights; take adamw or sgd")
-        if has_tied_head(model) and any(adapter.trains_tokens for adapter in adapters_of(name, stage)):
+        if has_tied_head(base.model) and any(adapter.trains_tokens for adapter in adapters_of(name, stage)):
             text = "the output head, which is not sharded, has the embeddings' tokens in this model"
             faults.append(f"stages.{name}.trainable_tokens: {text}")
     if faults:
@@ -173,12 +171,23 @@ def _sound_base(recipe: Recipe, settings: ModelSettings, rows: Sequence[EncodedE
     """
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(settings, distributed.shards(recipe.distributed))
-    _require_shardable(recipe, base.model)
+    _require_shardable(recipe, base)
+    _require_plain_weights(recipe, base.settings.quantization)
     check_targets(base.model, recipe, base.tokenizer)
     check_sources(base.model, recipe, base.fingerprint, reporter.warn)
     loaded = recipe.model_copy(update={"model": base.settings})
     shape_in_training(loaded, list(recipe.stages)[-1], rows)  # refuses what PEFT would refuse after hours of training
     return base
+
+
+def _require_plain_weights(recipe: Recipe, quantization: str | None) -> None:
+    """As the recipe's own check of `init`, for a base that is quantized in its own files."""
+    for name, stage in recipe.stages.items() if quantization else ():
+        lora = getattr(stage, "lora", stage)
+        if getattr(lora, "init", "").startswith("pissa"):
+            raise HeftError(
+                f"stages.{name}: init {lora.init} needs unquantized weights, and the base is in {quantization}"
+            )
 
 
 @contextmanager
@@ -278,7 +287,9 @@ def adapter_manifest(recipe: Recipe, base: Base) -> AdapterManifest:
     return AdapterManifest(
         format=FORMAT,
         heft_version=__version__,
-        model=recipe.model.model_copy(update={"dtype": base.settings.dtype}),
+        model=recipe.model.model_copy(
+            update={"dtype": base.settings.dtype, "quantization": base.settings.quantization}
+        ),
         base_folder=None if folder is None else str(folder),
         base_fingerprint=base.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(base.tokenizer, recipe.task.chat_template),

@@ -93,7 +93,8 @@ def open_compared(
     every = tuple(entry.name for entry in manifest.adapters)
     probe = make_probe(base.tokenizer, manifest, positions_in(directory, every), rows)
     model = open_adapters(directory, base).model
-    rounding = rounding_of(model, settings.quantization, row_logits(model, probe.rows[:4], base.tokenizer.pad_token_id))
+    logits = row_logits(model, probe.rows[:4], base.tokenizer.pad_token_id)
+    rounding = rounding_of(model, base.settings.quantization, logits)
     stages = list(dict.fromkeys(entry.stage for entry in manifest.adapters))
     known = {settings.name: ()}
     for number, stage in enumerate(stages, start=1):

@@ -66,8 +66,8 @@ def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: li
     placed = [name for name in names if isinstance(subject.model.peft_config[name], ActivatedLoraConfig)]
     if placed:
         return f"{', '.join(placed)} acts on some tokens only, and weights act on all"
-    if subject.manifest.model.quantization:
-        return f"weights are in {subject.manifest.model.quantization}: merging would round them again"
+    if not all(_weight(layer).is_floating_point() for layer in layers.values()):
+        return "weights are quantized: merging would round them again"
     if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):
         return "modules share weights: beside them each has an update of its own, in them all would have the sum"
     needed = sum(_weight(layer).nbytes for layer in layers.values())

@@ -159,7 +159,7 @@ def open_subject(
     model = open_adapters(directory, base).model
     with explain_singular_rotation(model):
         logits, again = (row_logits(model, probe.rows, pad_id) for _ in range(2))
-    rounding = rounding_of(model, settings.quantization, torch.cat([base_logits, logits]))
+    rounding = rounding_of(model, base.settings.quantization, torch.cat([base_logits, logits]))
     noise = largest(logits, again)
     return AdapterUnderTest(
         directory, manifest, model, base.tokenizer, probe, base_logits, peft_logits, logits, noise, rounding
