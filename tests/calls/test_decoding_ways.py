@@ -169,6 +169,26 @@ def test_a_call_from_a_second_thread_is_refused_and_the_first_is_not_disturbed()
     assert torch.equal(logits(model, ids), expected)
 
 
+@pytest.mark.parametrize("call", ["forward", "generate"])
+@pytest.mark.parametrize("positions", ["l2", "all"])
+def test_a_call_from_a_second_thread_between_two_passes_of_generate_disturbs_nothing(positions, call):
+    model, ids = with_reft(positions=positions), token_ids(1, 9, seed=5)
+    calls = {"forward": lambda: logits(model, ids), "generate": lambda: greedy(model, {"input_ids": ids})}
+    expected, alone, found = greedy(model, repetitive()), calls[call](), []
+    threads = []
+
+    def meanwhile(_ids, scores):
+        if not threads:
+            threads.append(threading.Thread(target=lambda: found.append(calls[call]())))
+            threads[0].start()
+            threads[0].join()
+        return scores
+
+    assert torch.equal(greedy(model, repetitive(), logits_processor=[meanwhile]), expected)
+    assert torch.equal(found[0], alone)
+    assert torch.equal(calls[call](), alone)
+
+
 def test_a_replica_of_data_parallel_is_refused_and_says_what_to_use():
     replica = with_reft().get_base_model()._replicate_for_data_parallel()
     with pytest.raises(ValueError, match="a process for each with torchrun"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from exchanging import IDS, adapted, apart, logits_of, made, saved_base
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -73,7 +74,35 @@ def test_several_lora_stages_become_one_of_their_added_ranks(base, tmp_path):
     assert apart(logits_of(by_peft(base, done.folder)), logits_of(adapted(directory))) < ROUNDING
     weights = load_file(done.folder / "adapter_model.safetensors")
     ranks = {key.split(".")[-3]: len(value) for key, value in weights.items() if "lora_A" in key}
-    assert (ranks["q_proj"], ranks["v_proj"]) == (6, 3)
+    assert (ranks["q_proj"], ranks["v_proj"]) == (6, 6), "filled up with zeros"
+    assert all(not value[3:].any() for key, value in weights.items() if "v_proj.lora_A" in key)
+
+
+@pytest.mark.parametrize(
+    "stages", [{"one": LORA, "two": {**LORA, "targets": ["q_proj"]}}, {"one": LORA, "fine": FOLDS}]
+)
+def test_other_readers_of_one_lora_give_it_the_scaling_that_peft_gives_it(stages, base, tmp_path):
+    done = export(made(tmp_path / "d", stages, base=base), "peft", tmp_path / "out", fold=True)
+    config = json.loads((done.folder / "adapter_config.json").read_text())
+    by_peft_ = {
+        name.removeprefix("base_model.model."): layer.scaling["default"]
+        for name, layer in by_peft(base, done.folder).named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    weights = load_file(done.folder / "adapter_model.safetensors")
+    ranks = {key.split(".lora_A")[0]: len(value) for key, value in weights.items() if key.endswith("lora_A.weight")}
+    ranks = {name.removeprefix("base_model.model."): rank for name, rank in ranks.items()}
+    by_vllm = dict.fromkeys(ranks, config["lora_alpha"] / config["r"])
+    by_llama_cpp = {name: config["lora_alpha"] / rank for name, rank in ranks.items()}
+    assert by_peft_ == by_vllm == by_llama_cpp
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rslora": True}, {"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 2.0}}]
+)
+def test_a_scaling_that_others_may_not_read_is_said(settings, base, tmp_path):
+    done = export(made(tmp_path / "d", {"coarse": {**LORA, **settings}}, base=base), "peft", tmp_path / "out")
+    assert next(iter(settings)) in "\n".join(done.notes)
 
 
 @pytest.mark.parametrize("intervention", ["loreft", "noreft", "direft", "consreft", "lobireft"])
@@ -117,8 +146,8 @@ def test_the_factors_of_a_fold_are_those_of_the_formula(base, tmp_path):
     rows = orthonormal_rows(unit.rotation)
     down = (unit.weight - rows) @ model.get_submodule("model.layers.1.mlp.down_proj").weight
     key = "base_model.model.model.layers.1.mlp.down_proj.lora_"
-    torch.testing.assert_close(weights[f"{key}A.weight"], down, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(weights[f"{key}B.weight"], rows.T, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weights[f"{key}A.weight"][:2], down, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights[f"{key}B.weight"][:, :2], rows.T, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(weights[f"{key}B.bias"], rows.T @ unit.bias, atol=1e-6, rtol=1e-5)
 
 

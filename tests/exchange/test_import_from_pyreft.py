@@ -142,6 +142,20 @@ def test_what_heft_has_no_word_for_is_refused(changes, reason, tmp_path):
     assert reason in str(error.value)
 
 
+def test_a_bias_outside_of_an_activation_is_refused_and_without_one_kept(tmp_path):
+    key = "layer_1_comp_block_output_unit_pos_nunit_1#0"
+    folder = written(tmp_path / "made", intervention_types=["<class 'pyreft.interventions.NoreftIntervention'>"])
+    state = {"proj_layer.weight": torch.randn(2, 32), "proj_layer.bias": torch.randn(2)}
+    state |= {"learned_source.weight": torch.randn(2, 32), "learned_source.bias": torch.randn(2)}
+    torch.save(OrderedDict(state), folder / f"intkey_{key}.bin")
+    with pytest.raises(HeftError, match="proj_layer.bias"):  # h + (f(W₁h + b₁) − W₂h − b₂)W₂
+        read_pyreft(folder, "l1", "gelu")
+    ((unit,),) = [read_pyreft(folder, "l1").units.values()]
+    torch.testing.assert_close(unit["bias"], state["learned_source.bias"] - state["proj_layer.bias"])
+    torch.save(OrderedDict(state | {"proj_layer.bias": torch.zeros(2)}), folder / f"intkey_{key}.bin")
+    assert read_pyreft(folder, "l1", "gelu").settings["activation"] == "gelu"
+
+
 def test_all_faults_are_named_at_once(tmp_path):
     changes = {
         "representations": [[1, "block_input", "pos", 2, 2]],

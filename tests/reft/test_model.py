@@ -157,6 +157,15 @@ def test_the_whole_model_can_be_pickled_and_read_back(tmp_path):
     assert torch.equal(logits(torch.load(tmp_path / "model.pt", weights_only=False), ids), logits(model, ids))
 
 
+def test_a_model_whose_weights_are_on_disk_between_passes_edits_as_before(tmp_path):
+    from accelerate import disk_offload
+
+    model, ids = with_reft(positions="f1+l2"), token_ids(2, 7)
+    before = logits(model, ids)
+    disk_offload(model, tmp_path, execution_device="cpu")
+    torch.testing.assert_close(logits(model, ids), before)
+
+
 @pytest.mark.parametrize("call", ["merge_adapter", "merge_and_unload"])
 def test_merging_an_edit_into_weights_is_refused_and_changes_nothing(call):
     ids, model = token_ids(2, 8), with_reft()

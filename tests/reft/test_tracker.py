@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, LlamaForSequenceClassification
 
 from heft.edits.arithmetic import orthonormal_rows
+from heft.reft import ReftConfig
 from heft.reft.tracker import tracker_of
 from reft.support import counted_edits, edited_tokens, logits, reft_layers, reft_parameters, token_ids, with_reft
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, COMMON, tiny_model
 
 PROMPT, ANSWER = token_ids(1, 6)[0], token_ids(1, 3, seed=1)[0]
 
@@ -118,6 +120,18 @@ def test_labels_from_the_first_token_on_are_refused_unless_every_token_is_edited
     with pytest.raises(ValueError, match="no prompt for a ReFT edit"):
         with_reft(positions="l1")(input_ids=ids, labels=ids)
     assert with_reft(positions="all")(input_ids=ids, labels=ids).loss > 0
+
+
+def test_labels_of_whole_rows_tell_no_prompt_and_lengths_do():
+    settings = {key: value for key, value in COMMON.items() if "token_id" not in key}
+    model = LlamaForSequenceClassification(LlamaConfig(**settings, num_labels=3, pad_token_id=0))
+    ids, labels = token_ids(2, 6), torch.tensor([0, 2])
+    adapted = get_peft_model(model, ReftConfig(positions="l2", rank=2)).train()
+    with pytest.raises(ValueError, match="attention_mask.sum"):
+        adapted(input_ids=ids, labels=labels)
+    adapted(input_ids=ids, labels=labels, prompt_lengths=[6, 6]).loss.backward()
+    everywhere = get_peft_model(adapted.unload(), ReftConfig(positions="all", rank=2)).train()
+    everywhere(input_ids=ids, labels=labels).loss.backward()
 
 
 @pytest.mark.parametrize("lengths", [[3], [3, 3, 3], [[3, 3]]])

@@ -361,6 +361,14 @@ def test_close_finishes_what_runs_and_takes_nothing_more(run):
         engine.submit([generation(engine, BASE, PROMPT, 1)])
 
 
+def test_close_leaves_the_layers_that_peft_made(run):
+    engine = engine_of(run)
+    tokens_of(*outcomes(engine, [generation(engine, "two", PROMPT)]))
+    engine.close()
+    kinds = {type(layer).__module__ for layer in engine.catalog.model.modules() if hasattr(layer, "lora_A")}
+    assert kinds == {"peft.tuners.lora.layer"}
+
+
 def test_close_gives_up_what_takes_too_long(run):
     engine = engine_of(run)
     _, events = _begin(engine, max_tokens=100_000)

@@ -304,3 +304,107 @@ def test_an_api_key_is_asked_for_by_v1_alone(engine):
         assert get(port, "/health")[0] == 200
         assert get(port, "/")[0] == 200
         assert post(port, "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "late"}, right)[0] == 403
+
+
+def test_fields_that_openais_interface_lets_be_null_are_then_the_defaults(port):
+    completion = {"model": "two", "prompt": IDS, "max_tokens": 4, "seed": 3}
+    nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "echo", "logprobs", "stop", "best_of", "suffix"))
+    status, found = post(port, "/v1/completions", completion | nulls)
+    assert (status, found["choices"]) == (200, post(port, "/v1/completions", completion)[1]["choices"])
+    chat = {"model": "two", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "seed": 3}
+    nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "logprobs", "top_logprobs", "stop", "tools", "store"))
+    status, found = post(port, "/v1/chat/completions", chat | nulls)
+    assert (status, found["choices"]) == (200, post(port, "/v1/chat/completions", chat)[1]["choices"])
+
+
+def test_an_answer_can_be_sent_back_as_a_turn_of_the_chat(client):
+    messages = [{"role": "user", "content": "one"}]
+    asked = {"model": "two", "max_completion_tokens": 4}
+    answer = client.chat.completions.create(messages=messages, **asked).choices[0].message
+    for turn in (answer, answer.model_dump()):  # as it came, and with the fields that it has not
+        longer = [*messages, turn, {"role": "user", "content": "two"}]
+        assert client.chat.completions.create(messages=longer, **asked).choices[0].message.role == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"echo": True, "prompt_length": len(IDS) + 1}, "prompt_length"),
+    ],
+)
+def test_a_field_that_would_change_nothing_is_refused(port, body, param):
+    status, found = post(port, "/v1/completions", {"model": "two", "prompt": IDS, "max_tokens": 1, **body})
+    assert (status, found.get("error", {}).get("param")) == (400, param)
+
+
+def test_a_text_behind_an_echoed_continuation_counts_positions_from_the_prompt_given(client, runs):
+    import torch
+
+    model, _ = heft.load(runs[1])
+    ids = list(IDS)
+    with torch.no_grad():
+        for _ in range(8):
+            logits = model(torch.tensor([ids]), prompt_lengths=torch.tensor([20])).logits
+            ids.append(logits[0, -1].argmax().item())
+    asked = {"model": "two", "prompt": IDS, "max_tokens": 8, "temperature": 0, "echo": True}
+    own = {"prompt_length": 20, "return_token_ids": True, "ignore_eos": True}
+    found = client.completions.create(**asked, extra_body=own).choices[0].token_ids
+    assert found == ids[len(IDS) :]
+    assert client.completions.create(**asked, extra_body={**own, "prompt_length": 30}).choices[0].token_ids != found
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_streams_send_token_ids_of_prompt_and_text(port, chat):
+    prompt = {"messages": [{"role": "user", "content": "x"}]} if chat else {"prompt": IDS}
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    asked = {"model": "two", "max_tokens": 5, "n": 2, "seed": 1, "return_token_ids": True, **prompt}
+    whole = post(port, path, asked)[1]["choices"]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", path, json.dumps({**asked, "stream": True}), {"Content-Type": "application/json"})
+    lines = connection.getresponse().read().decode().split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line and not line.endswith("[DONE]")]
+    for index, choice in enumerate(whole):
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        prompts = [each["prompt_token_ids"] for each in own if "prompt_token_ids" in each]
+        assert prompts == [choice["prompt_token_ids"]]
+        assert [token for each in own for token in each.get("token_ids", ())] == choice["token_ids"]
+
+
+def test_log_probabilities_name_the_chosen_token_beside_the_likeliest(client):
+    asked = {"model": BASE, "prompt": IDS, "max_tokens": 12, "temperature": 100.0, "seed": 5, "logprobs": 1}
+    found = client.completions.create(**asked).choices[0].logprobs
+    for token, value, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+        assert 1 <= len(top) <= 2
+        assert token in top
+        assert top[token] >= value
+    assert any(len(top) == 2 for top in found.top_logprobs)
+
+
+def test_bytes_of_tokens_are_those_of_the_text_and_offsets_are_places_in_it(client):
+    asked = {"messages": [{"role": "user", "content": "x"}], "max_completion_tokens": 40, "seed": 1}
+    answer = client.chat.completions.create(model=BASE, logprobs=True, **asked).choices[0]
+    found = b"".join(bytes(token.bytes or ()) for token in answer.logprobs.content)  # of padding there are none
+    assert found.decode(errors="replace") == answer.message.content
+    assert "\ufffd" in answer.message.content
+    echoed = client.completions.create(model=BASE, prompt="aéb€c", max_tokens=0, echo=True, logprobs=0).choices[0]
+    assert echoed.logprobs.text_offset == [0, 1, 1, 2, 3, 3, 3, 4]
+
+
+def test_the_longest_text_of_a_model_with_learned_positions_is_what_it_says():
+    from heft.builtin import byte_tokenizer
+    from heft.models.load import Base
+    from heft.recipe.recipe import ModelSettings
+    from heft.serving.catalog import Catalog
+    from heft.serving.engine import Engine
+    from heft.serving.limits import Limits
+    from tiny import tiny_model
+
+    model = tiny_model("gpt2", n_positions=64)
+    engine = Engine(Catalog(Base(model, byte_tokenizer(), ModelSettings(name="tiny"), "-")), Limits()).start()
+    with serving(engine) as port:
+        (card,) = json.loads(get(port, "/v1/models")[1])["data"]
+        asked = {"model": "tiny", "prompt": IDS, "max_tokens": card["max_model_len"] - len(IDS)}
+        assert post(port, "/v1/completions", asked)[0] == 200
+        assert post(port, "/v1/completions", asked | {"max_tokens": asked["max_tokens"] + 1})[0] == 400
+    engine.close()

@@ -92,6 +92,25 @@ def test_masked_and_gathered_passes_edit_alike_and_nothing_else(tmp_path, dtype,
         assert torch.allclose(found[True, place], found[False, place], atol=bound, rtol=bound)
 
 
+@pytest.mark.parametrize("stages", [("l3", "all"), ("l3", "all", "l3")], ids=" then ".join)
+def test_stages_of_one_layer_edit_in_their_order_whatever_else_is_in_the_pass(tmp_path, stages):
+    values = [json.dumps({"method": "reft", "rank": 3, "positions": positions, "epochs": 1}) for positions in stages]
+    path = make_run(tmp_path, "run", ", ".join(f"s{number}: {each}" for number, each in enumerate(values)))
+    adapter, state = _adapter(path), _state(False)
+    state.put(0, adapter)
+    torch.manual_seed(0)
+    hidden = torch.randn(6, HIDDEN)
+    expected = hidden.clone()
+    for number, positions in enumerate(stages):  # one generated token first, then a prompt of five
+        (edit,) = [each for each in adapter.edits[PLACES[0]] if each.name == f"s{number}"]
+        tokens = [3, 4, 5] if positions == "l3" else range(6)
+        for token in tokens:
+            expected[token] += edit.delta(expected[token : token + 1])[0]
+    state.begin([Piece(0, 0, 20, 1, 9), Piece(0, 1, 0, 5, 5)])
+    state.tables[PLACES[0]].edit(hidden, None)
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_an_empty_slot_and_a_pass_of_no_requests_edit_nothing(tmp_path, masked):
     state = _state(masked)

@@ -108,6 +108,25 @@ def test_a_path_names_a_run_an_adapter_directory_or_a_stage_of_one(tmp_path):
         read_layout(directory, "third")
 
 
+@pytest.mark.parametrize(
+    ("settings", "served"),
+    [
+        ("rank: 4, alpha: 8, rank_pattern: {down_proj: 8}", False),
+        ("rank: 4, alpha: 8, alpha_pattern: {q_proj: 32}", False),
+        ("rank: 4, alpha: 8, rslora: true, rank_pattern: {down_proj: 16}, alpha_pattern: {down_proj: 32}", False),
+        ("rank: 4, alpha: 8, rank_pattern: {down_proj: 8}, alpha_pattern: {down_proj: 16}", True),
+        ("rank: 4, alpha: 8, rslora: true, rank_pattern: {down_proj: 16}, alpha_pattern: {down_proj: 16}", True),
+    ],
+)
+def test_a_lora_of_several_scalings_is_refused_since_vllm_has_one(tmp_path, settings, served):
+    run = make_run(tmp_path, "run", f"coarse: {{method: lora, {settings}, targets: [q_proj, down_proj]}}")
+    if served:
+        assert len(read_layout(run).loras) == 1
+    else:
+        with pytest.raises(HeftError, match="coarse scales .* by"):
+            read_layout(run)
+
+
 def test_base_and_adapters_of_others_have_no_keys(tmp_path):
     assert edit_keys(SimpleNamespace(lora_request=None), 0, 8) == []
     assert edit_keys(_request(tmp_path, 9), 0, 8) == []

@@ -14,6 +14,8 @@ from heft.storage.targets import require_new_folder
 
 FORMATS = ("transformers", "peft", "pyreft")
 DTYPES = ("float32", "bfloat16")
+SCALINGS = ("use_rslora", "rank_pattern", "alpha_pattern")
+"""Settings of LoRA's by which its scaling is not lora_alpha / r."""
 
 
 @dataclass
@@ -105,6 +107,12 @@ def _to_peft(subject: Subject, out: Path, fold: bool, dtype: str | None) -> Expo
     ]
     if any(config.use_dora or config.trainable_token_indices for config in subject.loras.values()):
         notes.append("it has DoRA or trainable tokens, which PEFT reads and others may not")
+    scaled = {field for each in subject.loras.values() for field in SCALINGS if getattr(each, field)}
+    if scaled and not combines:
+        notes.append(
+            f"it has {' and '.join(sorted(scaled))}, which PEFT reads; others may scale its update otherwise (vLLM has"
+            " one scaling for all modules, llama.cpp none for rsLoRA)"
+        )
     if subject.model.quantization:
         notes.append(f"it was trained on the base in {subject.model.quantization}; load the base so")
     named = base_name(subject)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from peft import LoraConfig, TaskType
 from peft.tuners.lora import LoraLayer
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from heft.exchange.folding import FoldPlan, edits_of, linear_of, weight_of
@@ -65,24 +66,26 @@ def add_folded(factors: dict[str, Factors], model: PreTrainedModel, plan: FoldPl
 
 
 def one_lora(factors: Mapping[str, Factors]) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """PEFT's configuration and tensors, by their names in a file, of one LoRA with these factors (scaling 1)."""
+    """PEFT's configuration and tensors, by their names in a file, of one LoRA with these factors.
+
+    All modules have the largest rank, filled up with zeros, and scaling 1: of several ranks or alphas PEFT alone has
+    the same scalings. vLLM divides one alpha by one rank, llama.cpp one alpha by each tensor's own.
+    """
     has_bias = any(own.constant is not None and own.constant.abs().max() > 0 for own in factors.values())
     common = max(own.rank for own in factors.values())
-    other = {name: own.rank for name, own in factors.items() if own.rank != common}
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=common,
         lora_alpha=common,
         target_modules=sorted(factors),
-        rank_pattern=other,
-        alpha_pattern=other,
         lora_bias=has_bias,
     )
     tensors = {}
     for name, own in factors.items():
         key = f"base_model.model.{name}"
-        up = torch.cat(own.up, dim=1)
-        tensors[f"{key}.lora_A.weight"] = torch.cat(own.down).float().contiguous()
+        missing = common - own.rank
+        down, up = pad(torch.cat(own.down), (0, 0, 0, missing)), pad(torch.cat(own.up, dim=1), (0, missing))
+        tensors[f"{key}.lora_A.weight"] = down.float().contiguous()
         tensors[f"{key}.lora_B.weight"] = up.float().contiguous()
         if has_bias:
             constant = up.new_zeros(len(up)) if own.constant is None else own.constant

@@ -104,9 +104,9 @@ def read_pyreft(folder: Path, positions: str | None = None, activation: str | No
     for entry, group in zip(entries, groups, strict=True):
         path = folder / f"intkey_{entry['key']}.bin"
         try:
-            name, unit = as_heft(entry["class"], read_state(path))
+            name, unit = as_heft(entry["class"], read_state(path), activation)
         except (KeyError, RuntimeError, ValueError) as error:
-            faults.append(f"{path.name} is no {entry['class']} of pyreft's: {str(error).splitlines()[0][:200]}")
+            faults.append(f"{path.name} cannot be read as {entry['class']}: {str(error).splitlines()[0][:200]}")
             continue
         names.add(name)
         units[entry["number"], group] = unit
@@ -134,11 +134,11 @@ def read_pyreft(folder: Path, positions: str | None = None, activation: str | No
     return PyreftAdapter(settings, units, size, notes)
 
 
-def as_heft(kind: str, state: Mapping[str, torch.Tensor]) -> tuple[str, Unit]:
+def as_heft(kind: str, state: Mapping[str, torch.Tensor], activation: str | None = None) -> tuple[str, Unit]:
     """The intervention and the parameters of one of pyreft's, in float32.
 
     Raises:
-        KeyError, RuntimeError, ValueError: the state is of another class.
+        KeyError, RuntimeError, ValueError: the state is of another class, or has what heft's has not.
     """
     name = CLASSES[kind]
     if kind == "LoreftIntervention":
@@ -153,7 +153,10 @@ def as_heft(kind: str, state: Mapping[str, torch.Tensor]) -> tuple[str, Unit]:
         rows = rotation_of(state) if orthonormal else state["proj_layer.weight"]
         weight, bias = state["learned_source.weight"], state["learned_source.bias"]
         if "proj_layer.bias" in state and name == "noreft":
-            bias = bias - state["proj_layer.bias"]
+            outer = state["proj_layer.bias"]
+            if activation is not None and outer.any():
+                raise ValueError(f"proj_layer.bias is added outside of {activation}, for which heft has no weight")
+            bias = bias - outer
     if weight is not None and weight.shape != rows.shape or bias.shape != rows.shape[:1]:
         raise ValueError("its matrices do not fit together")
     unit = {"rotation" if name in ("loreft", "consreft", "lobireft") else "basis": rows, "weight": weight, "bias": bias}

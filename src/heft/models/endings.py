@@ -25,15 +25,18 @@ def text_of(
     BOS, padding and unknown tokens are no text; other special tokens are with `special_tokens`, since they may be
     answers.
     """
-    ends = set(ends)
-    none = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
-    left = []
+    ends, none, left = set(ends), no_text(tokenizer), []
     for token in map(int, ids):
         if token in ends:
             break
         if token not in none:
             left.append(token)
     return tokenizer.decode(left, skip_special_tokens=not special_tokens)
+
+
+def no_text(tokenizer: PreTrainedTokenizerBase) -> set[int | None]:
+    """Tokens that are no text: BOS, padding and unknown ones."""
+    return {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
 
 
 def until(text: str, stop: Sequence[str]) -> str:

@@ -133,6 +133,9 @@ class PassReader:
         if given is not None:
             return self._given(given)
         if labels is not None:
+            if labels.shape[:2] != self._tokens.shape[:2]:  # of classes
+                self._doubts.append((True, refusals.LABELS_OF_ROWS))
+                return self._attended_BS.sum(1)
             labels_BT = labels.to(self._tokens.device)
             if self._sequences is not None:
                 return self._sequences.prompts_from_labels(labels_BT)

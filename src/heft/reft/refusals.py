@@ -6,6 +6,10 @@ NO_PROMPT = (
     "a row is labelled from its first token on, so it has no prompt for a ReFT edit to stand in: set the labels of the"
     " prompt to -100, pass prompt_lengths=[...], or use positions='all'"
 )
+LABELS_OF_ROWS = (
+    "labels that are not one for each token, as of a model that classifies, do not tell where the prompts of a ReFT"
+    " adapter end: pass prompt_lengths=[...] (attention_mask.sum(1) where a row is all prompt), or use positions='all'"
+)
 NO_PROMPT_LENGTHS = (
     "this pass trains a ReFT adapter of prompt positions, and neither labels nor prompt_lengths reach the model, so the"
     " answer would count as prompt. Pass prompt_lengths=[...], one for each sequence. A Trainer takes the labels out of"

@@ -77,7 +77,8 @@ class ForwardTracker:
         self._indices: dict = {}
         self._flags: dict = {}
         self._rotations: dict = {}
-        self._generating: GenerateCall | None = None
+        self._generating: GenerateCall | None = None  # for compiled code, which does not ask for its thread
+        self._generating_in: dict[int, GenerateCall] = {}  # by thread
         self._replaced: dict = {}
 
     @classmethod
@@ -196,8 +197,8 @@ class ForwardTracker:
         """R (r, d) of one unit; the first call of a pass computes those of all active units, stacked by shape.
 
         None where each unit computes its own: under gradient checkpointing a recomputed block must not
-        reach into the graph of the others, sharded parameters (FSDP2, ZeRO-3) are whole in their own block only, and
-        a compiler had better see each by itself.
+        reach into the graph of the others, parameters that are sharded (FSDP2, ZeRO-3) or on disk are whole in their
+        own block only, and a compiler had better see each by itself.
         """
         if unit.rotation is None or self._checkpointing or torch.compiler.is_compiling():
             return None
@@ -243,6 +244,8 @@ class ForwardTracker:
                 return read_all_tokens(tokens, call)
             if generating is not None and generating.is_past_prompt(cache):
                 return read_generated_tokens(tokens, generating)
+        else:
+            generating = self._generating_in.get(threading.get_ident())
         if generating is not None and not generating.has(cache):
             generating = None
         reader = PassReader(tokens, call, generating, module.training, self._padding_ids)
@@ -291,11 +294,17 @@ class ForwardTracker:
 
     def _generate(self, *args, **kwargs):
         defaults = getattr(self._model, "generation_config", None)
-        before, self._generating = self._generating, GenerateCall.of(args, kwargs, defaults)
+        thread = threading.get_ident()
+        before, outer = self._generating, self._generating_in.get(thread)
+        self._generating = self._generating_in[thread] = GenerateCall.of(args, kwargs, defaults)
         try:
             return self._replaced["generate"](*args, **kwargs)
         finally:
             self._generating = before
+            if outer is None:
+                del self._generating_in[thread]
+            else:
+                self._generating_in[thread] = outer
 
     def _batch_continuously(self, *args, **kwargs):
         """Refuse before a thread starts, in which the error would be lost."""
@@ -340,5 +349,5 @@ def _is_checkpointed(module: nn.Module) -> bool:
 
 
 def _is_whole(parameter: torch.Tensor) -> bool:
-    """Whether a parameter is all there: not a shard (FSDP2's DTensor), nor one flattened or emptied (FSDP1, ZeRO-3)."""
-    return type(parameter) in (nn.Parameter, torch.Tensor) and parameter.dim() == 2
+    """Whether a parameter is all there: no shard (FSDP2's DTensor), flattened, emptied (FSDP1, ZeRO-3) or on disk."""
+    return type(parameter) in (nn.Parameter, torch.Tensor) and parameter.dim() == 2 and not parameter.is_meta

@@ -85,7 +85,7 @@ def admitted(
         if isinstance(work, Generation):
             if room <= 0:
                 continue
-            pending = [Row(work.served, work.prompt, len(work.prompt))]
+            pending = [Row(work.served, work.prompt, work.positions_from)]
         else:
             pending = list(work.pending.values())
         for plain in pending:

@@ -167,6 +167,7 @@ class Engine:
             self._leaving.fail_all(Ended("the server is ending"))
             for request in list(self._taken):
                 self._end(request, Failed("the server ended", "stopped"))
+            self.fast.switch_off()
 
     def _rounds(self) -> None:
         while True:

@@ -28,10 +28,10 @@ class RunningText:
 
     def __init__(self, work: Generation, catalog: Catalog):
         self.work, self.tokens = work, []
-        self.row = Row(work.served, (), len(work.prompt))
+        self.row = Row(work.served, (), work.positions_from)
         ends = () if work.ignore_ends else work.served.ends
         self._ends = frozenset(ends)
-        self._text = GrowingText(catalog.tokenizer, ends, work.stop)
+        self._text = GrowingText(catalog.tokenizer, ends, work.stop, work.follows)
         self._generator = generator_of(work.seed) if work.temperature else None
         self._untold: list[Chosen] = []
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +21,7 @@ from heft.prediction.predict import Predictions, predict_by
 from heft.recipe.recipe import EvaluationRequest, EvaluationSettings
 from heft.runtime.reporter import Piece, Reporter
 from heft.serving.client import ServerClient
+from heft.serving.texts import space_left_out
 from heft.tasks import load_examples, task_for
 from heft.tasks.base import Task, TaskSettings
 from heft.tasks.table import Row
@@ -104,7 +106,11 @@ class RemoteModel:
                 return [Answer(compared(e, s, evaluation.normalize)) for e, s in zip(examples, scores, strict=True)]
             prompts, size = [example.prompt for example in examples], evaluation.batch_size
             texts = self.client.texts(prompts, task.max_new_tokens, task.stop, size, on_done)
-            return [Answer(text=each["text"], cut=each["finish_reason"] == "length") for each in texts]
+            return [Answer(text=self._alone(each), cut=each["finish_reason"] == "length") for each in texts]
+
+    def _alone(self, found: dict[str, Any]) -> str:
+        """A text without the space between its prompt and it, as one that is generated here."""
+        return found["text"].removeprefix(space_left_out(self.tokenizer, found.get("token_ids") or ()))
 
     def _scores(self, examples: Sequence[EncodedExample], evaluation: EvaluationSettings, on_done) -> list[list[float]]:
         asked = [(example.prompt, example.choices) for example in examples]

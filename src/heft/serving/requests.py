@@ -73,6 +73,8 @@ class Work:
     Attributes:
         served: the model that is asked.
         prompt: token ids.
+        prompt_length: from which positions count; None for all of `prompt`. Less where the rest of it is a continuation
+            already, more where scored continuations begin within the prompt itself (its own log-probabilities).
         tell: hears of every event, in the engine's thread; after `Finished` or `Failed` of none.
         seconds: that it may take, waiting included.
         top: how many of the likeliest tokens are to be named at each place; None where no log-probability is wanted.
@@ -80,12 +82,18 @@ class Work:
 
     served: Served
     prompt: tuple[int, ...]
+    prompt_length: int | None = None
     tell: Callable[[Event], None] = lambda event: None
     seconds: float = float("inf")
     top: int | None = None
     serial: int = field(default_factory=lambda: next(_SERIAL))
     arrived: float = field(default_factory=time.monotonic)
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def positions_from(self) -> int:
+        """Tokens of the prompt that positions count."""
+        return len(self.prompt) if self.prompt_length is None else self.prompt_length
 
     def cancel(self) -> None:
         """No one waits for the result any more; from any thread."""
@@ -114,6 +122,8 @@ class Generation(Work):
         stop: strings before which the text ends.
         ignore_ends: whether the EOS tokens end nothing.
         wants_pieces: whether text is wanted as it comes.
+        follows: whether the text goes on where the prompt's ends, with the space between them, if there is one; else it
+            stands alone, as a turn of a chat.
     """
 
     max_tokens: int
@@ -123,6 +133,7 @@ class Generation(Work):
     stop: Sequence[str] = ()
     ignore_ends: bool = False
     wants_pieces: bool = False
+    follows: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
@@ -131,14 +142,6 @@ class Scoring(Work):
 
     Attributes:
         continuations: token ids of each, none empty.
-        prompt_length: from which positions count; None for all of `prompt`. More where continuations begin within the
-            prompt itself (its own log-probabilities).
     """
 
     continuations: Sequence[tuple[int, ...]]
-    prompt_length: int | None = None
-
-    @property
-    def positions_from(self) -> int:
-        """Tokens of the prompt that positions count."""
-        return len(self.prompt) if self.prompt_length is None else self.prompt_length

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from math import isclose
 from pathlib import Path
 
 import torch
@@ -175,7 +176,25 @@ def lora_faults(name: str, values: dict) -> list[str]:
         found.append(f"{name} uses DoRA, which vLLM does not load")
     if values.get("target_parameters"):
         found.append(f"{name} adapts experts' parameters, which this plugin has not been tried with")
+    other = _scaled_otherwise(values)
+    if other:
+        found.append(f"{name} scales {other} by another factor than its other modules, and vLLM has one for all")
     return found
+
+
+def _scaled_otherwise(values: dict) -> str | None:
+    """A module of rank_pattern or alpha_pattern whose update has another factor than lora_alpha and r give."""
+
+    def factor(alpha: float, rank: int) -> float:
+        return alpha / (rank**0.5 if values.get("use_rslora") else rank)
+
+    ranks, alphas = values.get("rank_pattern") or {}, values.get("alpha_pattern") or {}
+    rank, alpha = values.get("r", 8), values.get("lora_alpha", 8)
+    of_all = factor(alpha, rank)
+    for key in (*ranks, *alphas):
+        if not isclose(factor(alphas.get(key, alpha), ranks.get(key, rank)), of_all):
+            return key
+    return None
 
 
 def _up_to(directory: Path, manifest: AdapterManifest, stage: str | None) -> Iterable[AdapterEntry]:

@@ -171,9 +171,11 @@ class _Table:
         if self.state.masked:
             self._edit_masked(hidden, residual)
             return
-        for (slot, number), index in self.state.edited.items():
-            for edit in self._slots[slot]:
-                if edit.kind == number:
+        edited = self.state.edited
+        for slot in {slot for slot, _ in edited}:
+            for edit in self._slots[slot]:  # stage by stage, since a later one reads what those before it give
+                index = edited.get((slot, edit.kind))
+                if index is not None:
                     state = hidden[index] if residual is None else hidden[index] + residual[index]
                     hidden.index_add_(0, index, edit.delta(state))
 

@@ -76,11 +76,11 @@ def build_app(engine: Engine, access: Access | None = None):
 
     @app.get("/v1/models")
     async def models():
-        return {"object": "list", "data": [_card(engine, each, started) for each in engine.catalog.served.values()]}
+        return {"object": "list", "data": [_card(wording, each, started) for each in engine.catalog.served.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str):
-        return _card(engine, wording.find(name), started)
+        return _card(wording, wording.find(name), started)
 
     _add_adapters(app, engine, access)
 
@@ -142,9 +142,9 @@ def _closed() -> ApiError:
     return ApiError(403, message)
 
 
-def _card(engine: Engine, served: Served, started: int) -> dict:
+def _card(wording: Wording, served: Served, started: int) -> dict:
     """A model as `/v1/models` shows it."""
-    catalog = engine.catalog
+    catalog = wording.catalog
     is_base = served.directory is None
     choices = served.task.common_choices if served.task is not None else None
     return {
@@ -154,7 +154,7 @@ def _card(engine: Engine, served: Served, started: int) -> dict:
         "owned_by": "heft",
         "root": catalog.base.settings.name if is_base else own_name(served.directory),
         "parent": None if is_base else catalog.base.settings.name,
-        "max_model_len": engine.limits.tokens,
+        "max_model_len": wording.room(0),
         "task": served.task.name if served.task is not None else None,
         "choices": None if choices is None else [choice.strip() for choice in choices],
         "batched_alone": served.alone,

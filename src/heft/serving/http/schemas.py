@@ -1,9 +1,10 @@
 """What requests may say, and what an error looks like. A field that is not here is refused, never ignored; so is a
-value of another type, such as "5" for 5."""
+value of another type, such as "5" for 5. Fields of OpenAI's that heft does not have may be null, since many clients
+send all that they know."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 StopText = Annotated[str, Field(max_length=1000)]
@@ -26,17 +27,17 @@ class Sampling(_Request):
 
     model: str
     """A name of `/v1/models`."""
-    temperature: float = Field(default=1.0, ge=0, le=100)
+    temperature: float | None = Field(default=1.0, ge=0, le=100)
     """0 takes the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: float | None = Field(default=1.0, gt=0, le=1)
     """Draw from the likeliest tokens up to this probability together."""
-    n: int = Field(default=1, ge=1, le=128)
+    n: int | None = Field(default=1, ge=1, le=128)
     """Texts for each prompt."""
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     """Strings before which a text ends."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Of the draws; the n-th text has this seed plus n."""
-    stream: bool = False
+    stream: bool | None = False
     """Send text as it comes, as server-sent events."""
     stream_options: StreamOptions | None = None
     """For streams."""
@@ -50,6 +51,12 @@ class Sampling(_Request):
     """Only 0."""
     frequency_penalty: _OFF | None = None
     """Only 0."""
+    logit_bias: None = None
+
+    @field_validator("temperature", "top_p", "n", "stream", "echo", "logprobs", check_fields=False)
+    @classmethod
+    def _null_is_the_default(cls, value: Any, info: ValidationInfo) -> Any:
+        return cls.model_fields[info.field_name].default if value is None else value
 
 
 class CompletionRequest(Sampling):
@@ -61,11 +68,13 @@ class CompletionRequest(Sampling):
     """Generated at most; 0 with `echo` only."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Log-probability of each token, and of so many of the likeliest."""
-    echo: bool = False
+    echo: bool | None = False
     """Give the prompt back before the text, with its log-probabilities where they are asked for."""
     prompt_length: int | None = Field(default=None, ge=1)
     """With `echo`: how many tokens are the prompt, from which positions of adapters count; the rest is a continuation
     that is scored. Default: all. Of heft."""
+    best_of: None = None
+    suffix: None = None
 
 
 class TextPart(_Request):
@@ -81,6 +90,12 @@ class Message(_Request):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: None = None
+    refusal: None = None
+    """As in this server's own answers, which a client sends back as they came."""
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
 
     @property
     def text(self) -> str:
@@ -97,10 +112,23 @@ class ChatRequest(Sampling):
     """Generated at most (older name)."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """Generated at most; default: 512."""
-    logprobs: bool = False
+    logprobs: bool | None = False
     """Log-probability of each token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """And of so many of the likeliest."""
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    metadata: None = None
+    modalities: None = None
+    parallel_tool_calls: None = None
+    prediction: None = None
+    reasoning_effort: None = None
+    response_format: None = None
+    service_tier: None = None
+    store: None = None
+    tool_choice: None = None
+    tools: None = None
 
 
 class EncodedQuestion(_Request):

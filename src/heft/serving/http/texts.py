@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from heft.models.endings import text_of
 from heft.serving.engine import Engine
 from heft.serving.http.asking import Asking
 from heft.serving.http.errors import ApiError, error_body
 from heft.serving.http.schemas import ChatRequest, CompletionRequest, Sampling
-from heft.serving.http.wording import Wording
+from heft.serving.http.wording import Wording, chat_logprobs, legacy_logprobs
 from heft.serving.requests import Chosen, Event, Finished, Generation, Piece, Scoring
+from heft.serving.texts import Spelling
 
 
 class Texts:
@@ -34,7 +36,7 @@ class Texts:
         if body.echo and body.stream:
             raise ApiError(400, "echo does not go with stream", "echo")
         most = self._most(body.max_tokens, prompts)
-        work = self._wording.generations(body, served, prompts, most, body.logprobs)
+        work = self._wording.generations(body, served, prompts, most, body.logprobs, body.prompt_length)
         if body.stream:
             return self._stream(_Legacy(self._wording, body, prompts), work)
         heads: list[Scoring] = []
@@ -71,16 +73,13 @@ class Texts:
         return self._wording.room(max(map(len, prompts)))
 
     def _of_prompt(self, body: CompletionRequest, served, prompt: tuple[int, ...]) -> Scoring:
-        length = len(prompt) if body.prompt_length is None else body.prompt_length
-        if length > len(prompt):
-            raise ApiError(400, f"prompt_length is {length}, and the prompt has {len(prompt)} tokens", "prompt_length")
         return Scoring(
             served=served,
             prompt=prompt[:1],
             seconds=self._wording.limits.seconds,
             top=body.logprobs,
             continuations=(prompt[1:],),
-            prompt_length=length,
+            prompt_length=len(prompt) if body.prompt_length is None else body.prompt_length,
         )
 
     def _stream(self, form: "_Form", work: Sequence[Generation]) -> StreamingResponse:
@@ -116,7 +115,8 @@ class _Form(ABC):
     def __init__(self, wording: Wording, body: Sampling, prompts: Sequence[tuple[int, ...]]):
         self.wording, self.body, self.prompts = wording, body, prompts
         self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
-        self._sent = [0] * (len(prompts) * body.n)
+        self._spellings = [self.spelling(prompt) for prompt in prompts for _ in range(body.n)]
+        self._untold = set(range(len(prompts) * body.n))  # whose prompt ids a stream has still to send
 
     def head(self, chunk: bool = True) -> dict:
         """What every document begins with."""
@@ -145,9 +145,16 @@ class _Form(ABC):
     def chunk(self, index: int, piece: Piece | None = None, reason: str | None = None, opening: bool = False) -> dict:
         """One event of a stream."""
         choice = self.part(index, piece, opening) | {"index": index, "finish_reason": reason}
+        if self.body.return_token_ids and index in self._untold:
+            self._untold.discard(index)
+            choice["prompt_token_ids"] = list(self.prompts[index // self.body.n])
         if self.body.return_token_ids and piece is not None:
             choice["token_ids"] = [chosen.token for chosen in piece.tokens]
         return {**self.head(), "choices": [choice]}
+
+    def spelling(self, prompt: Sequence[int]) -> Spelling:
+        """What tokens are of a text."""
+        return Spelling(self.wording.catalog.tokenizer)
 
     @abstractmethod
     def choice(self, index: int, text: str, tokens: Sequence[Chosen], reason: str) -> dict:
@@ -165,24 +172,28 @@ class _Legacy(_Form):
     prefix = "cmpl"
     heads: Sequence[Sequence[Chosen]] = ()
 
+    def spelling(self, prompt: Sequence[int]) -> Spelling:
+        return Spelling(self.wording.catalog.tokenizer, not self.body.echo and self.wording.follows(prompt))
+
     def choice(self, index: int, text: str, tokens: Sequence[Chosen], reason: str) -> dict:
         body, logprobs = self.body, None
         if body.echo:
             prompt = self.prompts[index // body.n]
             given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-            decode = self.wording.catalog.tokenizer.decode
-            text = (given[index // body.n] if isinstance(given[0], str) else decode(prompt)) + text
+            tokenizer = self.wording.catalog.tokenizer
+            before = given[index // body.n] if isinstance(given[0], str) else text_of(tokenizer, prompt, ())
+            text = before + text
             if body.logprobs is not None:
-                logprobs = self.wording.legacy_logprobs([prompt[0], *self.heads[index // body.n], *tokens])
+                heads = self.heads[index // body.n]
+                logprobs = legacy_logprobs([prompt[0], *heads, *tokens], self._spellings[index])
         elif body.logprobs is not None:
-            logprobs = self.wording.legacy_logprobs(tokens)
+            logprobs = legacy_logprobs(tokens, self._spellings[index])
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def part(self, index: int, piece: Piece | None, opening: bool) -> dict:
         logprobs = None
         if self.body.logprobs is not None and piece is not None:
-            logprobs = self.wording.legacy_logprobs(piece.tokens, self._sent[index])
-            self._sent[index] += sum(map(len, logprobs["tokens"]))
+            logprobs = legacy_logprobs(piece.tokens, self._spellings[index])
         return {"text": "" if piece is None else piece.text, "logprobs": logprobs}
 
 
@@ -192,7 +203,7 @@ class _Chat(_Form):
     kind, chunk_kind, prefix, opens = "chat.completion", "chat.completion.chunk", "chatcmpl", True
 
     def choice(self, index: int, text: str, tokens: Sequence[Chosen], reason: str) -> dict:
-        logprobs = self.wording.chat_logprobs(tokens) if self.body.logprobs else None
+        logprobs = chat_logprobs(tokens, self._spellings[index]) if self.body.logprobs else None
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
@@ -201,7 +212,7 @@ class _Chat(_Form):
             return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
         if piece is None:
             return {"delta": {}, "logprobs": None}
-        logprobs = self.wording.chat_logprobs(piece.tokens) if self.body.logprobs else None
+        logprobs = chat_logprobs(piece.tokens, self._spellings[index]) if self.body.logprobs else None
         return {"delta": {"content": piece.text}, "logprobs": logprobs}
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from heft.data.encode import UNCUT, Encoder
 from heft.errors import HeftError
+from heft.models.endings import no_text
 from heft.models.limits import require_room
 from heft.serving.catalog import Catalog, Served
 from heft.serving.http.errors import ApiError
 from heft.serving.http.schemas import ChatRequest, CompletionRequest, Sampling
 from heft.serving.limits import Limits
 from heft.serving.requests import Chosen, Generation
+from heft.serving.texts import Spelling
 
 CHAT_TOKENS = 512
 """Generated at most where a chat does not say."""
@@ -62,20 +64,32 @@ class Wording:
             raise ApiError(400, str(error).replace("task.chat_template is true, but ", ""), "messages") from None
 
     def generations(
-        self, request: Sampling, served: Served, prompts: Sequence[tuple[int, ...]], most: int | None, top: int | None
+        self,
+        request: Sampling,
+        served: Served,
+        prompts: Sequence[tuple[int, ...]],
+        most: int | None,
+        top: int | None,
+        length: int | None = None,
     ) -> list[Generation]:
-        """`n` requests to the engine for each prompt.
+        """`n` requests to the engine for each prompt; `length` is the `prompt_length` that the client gave.
 
         Raises:
-            ApiError: a prompt, or what is to follow it, is too long.
+            ApiError: a prompt, or what is to follow it, is too long; or a field has no effect here.
         """
+        if request.stream_options is not None and not request.stream:
+            raise ApiError(400, "stream_options goes with stream: true", "stream_options")
         for prompt in prompts:
+            if length is not None and length > len(prompt):
+                message = f"prompt_length is {length}, and the prompt has {len(prompt)} tokens"
+                raise ApiError(400, message, "prompt_length")
             self.require_room(prompt, most if most is not None else 1)
         stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
         return [
             Generation(
                 served=served,
                 prompt=prompt,
+                prompt_length=length,
                 seconds=self.limits.seconds,
                 top=top,
                 max_tokens=most if most is not None else min(CHAT_TOKENS, self.room(len(prompt))),
@@ -85,6 +99,7 @@ class Wording:
                 stop=stop,
                 ignore_ends=request.ignore_eos,
                 wants_pieces=request.stream,
+                follows=isinstance(request, CompletionRequest) and self.follows(prompt),
             )
             for prompt in prompts
             for number in range(request.n)
@@ -116,32 +131,41 @@ class Wording:
         except HeftError as error:
             raise ApiError(400, str(error), "prompt") from None
 
-    def text(self, token: int) -> str:
-        """The text of one token alone; a part of a character shows as U+FFFD."""
-        return self.catalog.tokenizer.decode([token])
+    def follows(self, prompt: Sequence[int]) -> bool:
+        """Whether a completion has a text before it."""
+        return bool(set(prompt) - no_text(self.catalog.tokenizer))
 
-    def legacy_logprobs(self, tokens: Sequence[Chosen | int], start: int = 0) -> dict:
-        """As `/v1/completions` has them; an id alone is a first token, which has no log-probability."""
-        texts = [self.text(each if isinstance(each, int) else each.token) for each in tokens]
-        offsets = [start + sum(map(len, texts[:n])) for n in range(len(texts))]
-        return {
-            "tokens": texts,
-            "token_logprobs": [None if isinstance(each, int) else each.log_probability for each in tokens],
-            "top_logprobs": [None if isinstance(each, int) else self._top(each) for each in tokens],
-            "text_offset": offsets,
-        }
 
-    def _top(self, chosen: Chosen) -> dict[str, float]:
-        found = {self.text(token): value for token, value in reversed(chosen.top)}  # the likeliest of equal texts stays
-        return found or {self.text(chosen.token): chosen.log_probability}
+def legacy_logprobs(tokens: Sequence[Chosen | int], spelling: Spelling) -> dict:
+    """As `/v1/completions` has them; an id alone is a first token, which has no log-probability."""
+    found: dict[str, list] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for each in tokens:
+        is_first = isinstance(each, int)
+        token = each if is_first else each.token
+        found["tokens"].append(spelling.of(token)[0])
+        found["token_logprobs"].append(None if is_first else each.log_probability)
+        found["top_logprobs"].append(None if is_first else _top(each, spelling))
+        found["text_offset"].append(spelling.add(token))
+    return found
 
-    def chat_logprobs(self, tokens: Sequence[Chosen]) -> dict:
-        """As `/v1/chat/completions` has them."""
-        return {"content": [{**self._entry(t.token, t.log_probability), "top_logprobs": self._tops(t)} for t in tokens]}
 
-    def _tops(self, chosen: Chosen) -> list[dict]:
-        return [self._entry(token, value) for token, value in chosen.top]
+def _top(chosen: Chosen, spelling: Spelling) -> dict[str, float]:
+    """The likeliest tokens, and the chosen one where it is none of them; of equal texts the likeliest stays."""
+    found = {spelling.of(token)[0]: value for token, value in reversed(chosen.top)}
+    found.setdefault(spelling.of(chosen.token)[0], chosen.log_probability)
+    return found
 
-    def _entry(self, token: int, value: float) -> dict:
-        text = self.text(token)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+def chat_logprobs(tokens: Sequence[Chosen], spelling: Spelling) -> dict:
+    """As `/v1/chat/completions` has them."""
+    content = []
+    for each in tokens:
+        tops = [_entry(token, value, spelling) for token, value in each.top]
+        content.append({**_entry(each.token, each.log_probability, spelling), "top_logprobs": tops})
+        spelling.add(each.token)
+    return {"content": content}
+
+
+def _entry(token: int, value: float, spelling: Spelling) -> dict:
+    text, own = spelling.of(token)
+    return {"token": text, "logprob": value, "bytes": None if own is None else list(own)}
