@@ -6,7 +6,6 @@ Needs nothing but Python, so that it runs where torch or anything else is broken
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 from heft import __version__
 from heft.builtin import BOOLQ_WHEEL, EMBEDDED, cache_dir
 from heft.doctor_child import FAULT, NOTE, OK, Facts, Line, check_device, probe
+from heft.runtime.machine import available_memory, usable_cores
 from heft.storage.reading import nearest_existing
 from heft.text.units import in_bytes
 
@@ -31,8 +31,6 @@ HUB_SECONDS = 10
 TOO_LITTLE_MEMORY, LITTLE_MEMORY = 1.5e9, 5e9
 """A stage on the embedded model takes about 4 GB at its defaults (docs/plan.md)."""
 TOO_LITTLE_DISK, LITTLE_DISK = 1e9, 5e9
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
 
 
 def examine(online: bool = False) -> list[Line]:
@@ -147,13 +145,6 @@ def check_threads(facts: Facts) -> Iterator[Line]:
         yield Line(*((NOTE, text, advice) if 2 * threads < cores else (OK, text)))
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, by affinity and by the container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _words(CGROUP / "cpu.max")
-    return min(cores, max(1, math.ceil(int(quota[0]) / int(quota[1])))) if quota[:1] not in ([], ["max"]) else cores
-
-
 def check_memory() -> Iterator[Line]:
     """Main memory that is still available."""
     free = available_memory()
@@ -168,29 +159,6 @@ def check_memory() -> Iterator[Line]:
         yield Line(NOTE, f"{text}: the embedded model fits, larger ones may not", advice)
     else:
         yield Line(OK, text)
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take, in its container too; None where the system does not say."""
-    limit, used = _words(CGROUP / "memory.max"), _words(CGROUP / "memory.current")
-    left = [int(limit[0]) - int(used[0])] if limit and used and limit[0] != "max" else []
-    if MEMINFO.is_file():
-        left.append(int(re.search(r"MemAvailable:\s*(\d+)", MEMINFO.read_text())[1]) * 1024)
-    elif not left:
-        try:
-            import psutil
-
-            left.append(psutil.virtual_memory().available)
-        except Exception:  # psutil may be what is missing
-            return None
-    return min(left)
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
 
 
 def check_disk() -> Iterator[Line]:

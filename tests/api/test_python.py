@@ -124,6 +124,15 @@ def test_what_is_wrong_is_one_message_for_people(make, told):
     assert "Traceback" not in str(caught.value)
 
 
+def test_a_model_in_training_mode_is_refused_where_dropout_would_make_answers_random(result):
+    model, tokenizer = heft.load(result.adapter)
+    task = heft.RowsSettings(train=ROWS, prompt=TASK["prompt"], answer="label", choices=["dry", "wet"])
+    model.train()
+    for ask in (lambda: heft.predict(model, NEW), lambda: heft.evaluate(model, tokenizer, task)):
+        with pytest.raises(heft.HeftError, match=r"in training mode, in which dropout acts; call model.eval\(\) first"):
+            ask()
+
+
 def test_what_a_model_alone_does_not_tell_is_asked_for(result):
     from heft.models.load import load_base
 

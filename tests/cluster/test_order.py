@@ -26,10 +26,13 @@ def test_a_recipe_comes_back_from_plain_values_as_it_was(name):
 
 def test_an_order_has_what_the_libraries_read_from_the_environment_and_no_class_of_heft(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", "/shared/hf")
+    monkeypatch.setenv("HEFT_CACHE", "/shared/heft")
+    monkeypatch.setenv("HEFT_API_KEY", "secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     order = order_of(Job("debug, seed 0", load_recipe("debug")), tmp_path, Need(2, 0.0))
     assert order.environment["HF_HOME"] == "/shared/hf"
-    assert "OMP_NUM_THREADS" not in order.environment
+    assert order.environment["HEFT_CACHE"] == "/shared/heft"
+    assert not {"OMP_NUM_THREADS", "HEFT_API_KEY"} & order.environment.keys()
     assert (order.threads, order.gpus) == (2, 0.0)
     assert b"heft.recipe" not in pickle.dumps(order)
 

@@ -1,7 +1,5 @@
 """Device, threads and memory: each fault seen, and what a container leaves of a machine."""
 
-import os
-
 import pytest
 
 from heft import doctor, doctor_child
@@ -121,32 +119,3 @@ def test_memory_is_held_against_what_training_takes(monkeypatch, free, state):
     monkeypatch.setattr(doctor, "available_memory", lambda: free)
     (line,) = check_memory()
     assert line.state == state
-
-
-@pytest.fixture
-def container(tmp_path, monkeypatch):
-    """A machine of 64 cores, 16 by affinity, and 32 GB, in a container with these limits."""
-
-    def make(**files):
-        for name, text in files.items():
-            (tmp_path / name.replace("_", ".")).write_text(text)
-        monkeypatch.setattr(doctor, "CGROUP", tmp_path)
-        (tmp_path / "meminfo").write_text("MemTotal: 64000000 kB\nMemAvailable:   32000000 kB\n")
-        monkeypatch.setattr(doctor, "MEMINFO", tmp_path / "meminfo")
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-
-    return make
-
-
-def test_no_limit_leaves_what_affinity_and_the_machine_leave(container):
-    container(cpu_max="max 100000", memory_max="max", memory_current="5")
-    assert doctor.usable_cores() == 16
-    assert doctor.available_memory() == 32_000_000 * 1024
-    container()
-    assert doctor.usable_cores() == 16
-
-
-def test_the_limits_of_a_container_count(container):
-    container(cpu_max="250000 100000", memory_max="4000000000", memory_current="3000000000")
-    assert doctor.usable_cores() == 3
-    assert doctor.available_memory() == 1_000_000_000

@@ -100,6 +100,49 @@ def test_what_is_wrong_is_one_message_and_nothing_is_written(heft, folder, tmp_p
     assert not output.exists()
 
 
+@pytest.fixture
+def counted(folder, tmp_path):
+    """A task of the rows of own_piqa that is counted by Python of its own, as `results` says."""
+
+    def write(results):
+        (tmp_path / "counting.py").write_text(f"import numpy as np\n\ndef count(doc, results):\n    return {results}\n")
+        text = (folder / "own_piqa.yaml").read_text().partition("metric_list")[0].replace("own_piqa", "counted")
+        metrics = [f"{{metric: {each}, aggregation: mean, higher_is_better: true}}" for each in ("acc", "other")]
+        path = tmp_path / "counted.yaml"
+        path.write_text(f"{text}process_results: !function counting.count\nmetric_list: [{', '.join(metrics)}]\n")
+        return path
+
+    return write
+
+
+def no_constant(text):
+    raise ValueError(f"{text} is no JSON")
+
+
+def test_a_figure_that_is_no_number_is_null_and_one_of_numpy_is_a_figure(heft, counted, tmp_path):
+    task, output = counted("{'acc': float('nan'), 'other': np.float32(0.25)}"), tmp_path / "samples.jsonl"
+    status, document, errors = heft("eval", MODEL, "--harness", task, "--limit", 2, "--json", "--output", output)
+    assert status == 0, errors
+    figures = {row["metric"]: row for row in json.loads(document, parse_constant=no_constant)["results"]}
+    assert (figures["acc"]["value"], figures["acc"]["stderr"]) == (None, None)
+    assert (figures["other"]["value"], figures["other"]["stderr"]) == (0.25, 0.0)
+    samples = [json.loads(line, parse_constant=no_constant) for line in output.read_text().splitlines()]
+    assert [sample["acc"] for sample in samples] == [None, None]
+
+
+def test_a_fault_of_a_tasks_own_code_is_said_as_one_and_a_defect_of_the_model_is_not(heft, counted, monkeypatch):
+    task = counted("{'acc': doc['no such column'], 'other': 0.0}")
+    status, _, errors = heft("eval", MODEL, "--harness", task, "--limit", 2)
+    assert (status, errors.splitlines()[-1]) == (2, "heft: lm-evaluation-harness: KeyError: 'no such column'")
+
+    def defect(*_, **__):
+        raise KeyError("of heft")
+
+    monkeypatch.setattr("heft.harness.model.score_requests", defect)
+    with pytest.raises(KeyError, match="of heft"):
+        heft("eval", MODEL, "--harness", task, "--limit", 2)
+
+
 def test_options_of_the_harness_need_it(heft):
     status, _, errors = heft("eval", MODEL, "--task", "whereabouts", "--num-fewshot", 0, "--apply-chat-template")
     assert status == 2

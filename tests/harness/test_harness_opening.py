@@ -1,6 +1,7 @@
 """What HeftLM is given: options that go together, and those that would change nothing."""
 
 import pytest
+import torch
 
 import heft
 from heft.builtin import TINY, byte_tokenizer, tiny_llama
@@ -35,6 +36,12 @@ def test_options_of_a_base_model_that_do_not_fit_are_named(options, message):
 def test_options_of_a_loaded_model_that_would_change_nothing_are_named(options, message):
     with pytest.raises(HeftError, match=message):
         HeftLM(tiny_llama().eval(), **({"tokenizer": byte_tokenizer()} | options))
+
+
+def test_settings_are_one_text_where_they_come_from_a_command_line():
+    arguments = f"pretrained={TINY},settings=evaluation.share_prefix=false model.dtype=bfloat16"
+    lm = HeftLM.create_from_arg_string(arguments, {"batch_size": 2, "max_batch_size": None, "device": None})
+    assert (lm._opened.evaluation.share_prefix, lm.model.dtype) == (False, torch.bfloat16)
 
 
 def test_a_model_in_training_mode_is_refused():

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import re
 
 import pytest
 
 import heft
 from heft.cli.generate import generate
 from heft.cli.predict import predict
+from heft.errors import HeftError
+from heft.prediction.prompts import prompts_in
 from heft.tasks.rows import Rows, RowsSettings
+from tiny import byte_tokenizer, tiny_model
 from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l1, steps: 2, batch_size: 4}}"
@@ -60,6 +64,19 @@ def test_rows_of_every_kind_are_asked_as_with_their_answers(row, answer):
     assert not question.answered
     same = ("prompt", "choices", "turns", "question", "options")
     assert [getattr(question, key) for key in same] == [getattr(example, key) for key in same]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_with_choices_beside_rows_without_are_refused_with_the_first_of_each(tmp_path, order):
+    rows = [{"question": "Which?", "choices": ["one", "two"]}, {"prompt": "Say it."}][::order]
+    task = {"name": "rows", "train": [{"prompt": "x", "completion": "y"}]}
+    told = "list row .* has choices, one of which is the answer, and the answer to list row .* is generated"
+    with pytest.raises(HeftError, match=told):
+        heft.predict(tiny_model(), rows, tokenizer=byte_tokenizer(), task=task)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(HeftError, match=rf"{re.escape(str(file))}:\d has choices"):
+        prompts_in(file, Rows(RowsSettings(**task)))
 
 
 def test_a_chat_is_asked_up_to_its_last_turn_of_the_assistant():

@@ -84,7 +84,9 @@ def test_what_the_system_refuses_is_said_with_what_to_do(tmp_path, monkeypatch, 
 def test_what_is_in_the_way_is_said_and_other_errors_are_not_swallowed(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "missing" / "a.txt", tmp_path / "folder", tmp_path / "file" / "a.txt"):
+    with pytest.raises(HeftError, match=r"cannot be written \(.*\): its folder is not there, or no more; make it"):
+        write_text(tmp_path / "missing" / "a.txt", "1")
+    for path in (tmp_path / "folder", tmp_path / "file" / "a.txt"):
         with pytest.raises(HeftError, match=r"cannot be written \(.*\): something else is in the way there; move it"):
             write_text(path, "1")
     with pytest.raises(HeftError, match="its name is too long for that disk"):

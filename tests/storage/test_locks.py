@@ -1,5 +1,6 @@
 """One process at a time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from heft.errors import HeftError
-from heft.storage.locks import locked
+from heft.storage.locks import in_turn, locked
 
 HOLD = """
 import sys, pathlib, time
@@ -39,6 +40,20 @@ def test_it_is_free_again_after_the_block_however_that_ends(tmp_path):
         raise ZeroDivisionError
     with locked(tmp_path, "run"):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_said_with_what_to_do(tmp_path, monkeypatch, number):
+    """As NFS is without its lock service."""
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for hold in (lambda: locked(tmp_path / "run", "run"), lambda: in_turn(tmp_path / "model")):
+        with pytest.raises(HeftError, match=r"does not do what is asked of it, such as file locks"), hold():
+            pass
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):

@@ -1,5 +1,7 @@
 """What budgets come to, by the plan's own figures."""
 
+import json
+
 import pytest
 
 from heft.costs import shapes
@@ -32,6 +34,27 @@ def test_a_budget_of_flops_is_that_arms_plain_flops_to_half_a_step(study_file):
     assert scaled.plain_flops == pytest.approx(grant.reached)
     assert abs(grant.reached - grant.amount) <= scaled.plain_flops / scaled.steps / 2
     assert budgets.resolve("heft") is None
+
+
+def test_a_budget_that_was_resolved_is_kept_until_settings_or_rows_change(study_file, tmp_path):
+    """A run may have failed since rows were at fault, which are mended before the study goes on."""
+
+    def write_rows(count):
+        rows = ({"prompt": f"What is {number}?", "completion": f"{number} is it"} for number in range(count))
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    file = (tmp_path / "rows.jsonl").as_posix()
+    task = f"set: {{task: {{name: rows, train: {file}, eval: {file}}}, allow: [train_in_eval]}}\n"
+    path = study_file(task + ARMS % (", budget: {steps_of: heft}", ""))
+    write_rows(16)
+    _, budgets = budgets_of(path)
+    first = budgets.resolve("lora")
+    assert (first.amount, first.steps) == (6, {"coarse": 6})
+    assert budgets_of(path, {"lora": first})[1].resolve("lora") is first
+    write_rows(32)
+    assert budgets_of(path, {"lora": first})[1].resolve("lora").steps == {"coarse": 12}
+    (tmp_path / "rows.jsonl").unlink()
+    assert budgets_of(path, {"lora": first})[1].resolve("lora") is first
 
 
 def plan_of(recipe):

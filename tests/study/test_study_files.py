@@ -1,5 +1,6 @@
 """Studies as files: the faults of a study and of its arms' recipes at the lines that hold them."""
 
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -9,6 +10,8 @@ from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.study.files import dump_study, load_study
 from heft.study.settings import ArmSettings, Budget, StudySettings
+from heft.tasks import task_for
+from tiny_recipe import write_recipe
 
 
 @pytest.fixture
@@ -142,6 +145,90 @@ def test_the_written_study_is_read_back_equal(study_file):
     assert again.recipes == study.recipes
     assert again.settings.seeds == [1, 2]
     assert again.settings.arms["a"].budget == study.settings.arms["a"].budget
+
+
+def test_the_written_study_is_read_back_through_a_link(study_file, tmp_path):
+    path = study_file("arms: {a: {recipe: lora.yaml}}\n")
+    (tmp_path / "scratch" / "of" / "mine").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch" / "of" / "mine")
+    study = load_study(path, output=tmp_path / "runs" / "s")
+    study.directory.mkdir()
+    (study.directory / "study.yaml").write_text(dump_study(study))
+    assert load_study(study.directory / "study.yaml").recipes == study.recipes
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "folders"),
+    [
+        ("set: {task.train: r.jsonl}\narms: {a: {recipe: R}, b: {recipe: R}}\n", [], ("", "")),
+        ("set: {task: {name: rows, train: r.jsonl}}\narms: {a: {recipe: R}, b: {recipe: R}}\n", [], ("", "")),
+        ("arms: {a: {recipe: R, set: {task.train: r.jsonl}}, b: {recipe: R}}\n", [], ("", "below")),
+        ("arms: {a: {recipe: R}, b: {recipe: R}}\n", ["set.task.train=r.jsonl"], ("here", "here")),
+        (
+            "set: {task.train: r.jsonl}\narms: {a: {recipe: R}, b: {recipe: R}}\n",
+            ["arms.b.set.task.train=r.jsonl"],
+            ("", "here"),
+        ),
+    ],
+)
+def test_rows_that_a_study_sets_are_found_from_its_folder_wherever_it_is_run(
+    tmp_path, monkeypatch, text, overrides, folders
+):
+    """Those of overrides count from the working directory, those of the recipe from its folder."""
+    for folder in ("here", "below"):
+        (tmp_path / folder).mkdir()
+    stages = "{coarse: {method: lora, rank: 2, steps: 1}}"
+    write_recipe(tmp_path / "below", stages, file="own.yaml", task="{name: rows, train: r.jsonl}")
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\n" + text.replace("R", "below/own.yaml"))
+    monkeypatch.chdir(tmp_path / "here")
+    study = load_study(path, overrides, output=tmp_path / "runs" / "s")
+    there = [(tmp_path / folder / "r.jsonl").as_posix() for folder in folders]
+    assert [study.recipes[arm].task.train for arm in ("a", "b")] == there
+    study.directory.mkdir(parents=True)
+    (study.directory / "study.yaml").write_text(dump_study(study))
+    monkeypatch.chdir("/")
+    again = load_study(study.directory / "study.yaml")
+    assert [again.recipes[arm].task.train for arm in ("a", "b")] == there
+
+
+CODE = """
+from heft.tasks import Task, TaskSettings
+
+class ParitySettings(TaskSettings):
+    name: str = "parity"
+    below: int = 40
+
+class Parity(Task):
+    settings_type = ParitySettings
+
+    def example(self, row):
+        raise NotImplementedError
+"""
+
+
+def test_a_task_in_code_is_imported_for_an_arm_but_not_for_a_study_that_heft_wrote(tmp_path, monkeypatch):
+    def forget():
+        monkeypatch.setattr("heft.tasks.own._folders", {})
+        monkeypatch.delitem(sys.modules, "parity_of_a_study", raising=False)
+
+    forget()
+    (tmp_path / "arms").mkdir()
+    (tmp_path / "arms" / "parity_of_a_study.py").write_text(CODE)
+    stages = "{coarse: {method: lora, rank: 2, steps: 1}}"
+    write_recipe(tmp_path / "arms", stages, file="own.yaml", task="{name: 'parity_of_a_study:Parity', below: 30}")
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\narms: {a: {recipe: arms/own.yaml}, b: {recipe: arms/own.yaml, set: {task.below: 12}}}\n")
+    study = load_study(path, output=tmp_path / "runs" / "s")
+    assert [task_for(study.recipes[arm].task).settings.below for arm in ("a", "b")] == [30, 12]
+    with pytest.raises(HeftError, match="set: task.belo: unknown key; did you mean 'below'"):
+        load_study(path, ["set.task.belo=3"])
+    study.directory.mkdir(parents=True)
+    (study.directory / "study.yaml").write_text(dump_study(study))
+    (study.directory / "study.json").write_text("{}")
+    forget()
+    load_study(study.directory / "study.yaml")
+    assert "parity_of_a_study" not in sys.modules
 
 
 def test_every_setting_is_in_the_documentation():

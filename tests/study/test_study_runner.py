@@ -184,6 +184,17 @@ def test_a_directory_that_is_no_study_is_left_alone(study_file, tmp_path, train)
     assert train.seen == []
 
 
+def test_another_study_does_not_take_a_directory_and_its_unfinished_runs(study_file, tmp_path, train):
+    train.fail = {"heft": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        run(study_file(ARMS))
+    train.fail = {}
+    there = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(HeftError, match=r"out is of the study 's'; give 'other' another with --output DIR"):
+        run(study_file("arms: {heft: {recipe: lora.yaml}}\n"), "name=other")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == there
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_two_processes_never_work_on_one_study(study_file, tmp_path, train, begun):
     path = study_file(ARMS)

@@ -6,6 +6,7 @@ import pytest
 
 from heft.errors import HeftError
 from heft.tasks.guess import guess_task
+from heft.tasks.rows import Rows, RowsSettings
 from heft.tasks.rows.template import Template
 
 WORDS = ("the order was late and nobody told me where my parcel is or when it comes to our house").split()  # noqa: SIM905
@@ -109,6 +110,20 @@ def test_an_index_from_0_beside_choices_that_are_numbers_has_columns_as_names():
     assert by_index.why.endswith("says which is right.")
     by_text = guess_task(table(question=TEXT, **options, answer=options["B"]))
     assert (by_text.settings["answer"], "label_names" in by_text.settings) == ("answer", False)
+
+
+@pytest.mark.parametrize("letters", ["ABC", "abc"])
+@pytest.mark.parametrize(
+    "columns", ["ABC", "abc", ("option_a", "option_b", "option_c"), ("choice1", "choice2", "choice3")]
+)
+def test_a_letter_says_which_choice_is_right_in_either_case(letters, columns):
+    """Otherwise letters count as labels, and no prompt shows what they stand for."""
+    texts = [[f"{word} {number}" for number in range(60)] for word in ("alpha", "beta", "gamma")]
+    rows = table(question=TEXT, **dict(zip(columns, texts, strict=True)), answer=cycle(letters))
+    guess = guess_task(rows)
+    assert (guess.kind, guess.settings["choices"]) == ("choices", list(columns))
+    task = Rows(RowsSettings(train=[row for _, row in rows], **guess.settings))
+    assert [task.example(row).gold for _, row in rows] == cycle([0, 1, 2])
 
 
 def test_flags_decide():

@@ -116,3 +116,17 @@ def test_a_limit_keeps_some_of_the_rows_made():
     kept = load_examples(WhereaboutsSettings(eval_size=50, eval_limit=5), "eval")
     assert len(kept) == 5
     assert set(kept) <= set(whole)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"moves": [["Anna", "kitchen"]], "asked": "Ben"}, "asked must be a person who moves; got 'Ben'"),
+        ({"moves": [["Anna", "moon"]], "asked": "Anna"}, "places must be of kitchen, garden, .*; got 'moon'"),
+        ({"moves": ["Anna"], "asked": "Anna"}, "moves must be pairs, a person and a place each; got 'Anna'"),
+        ({"moves": [], "asked": "Anna"}, "asked must be a person who moves"),
+    ],
+)
+def test_a_row_of_a_persons_own_that_cannot_be_asked_is_refused_in_words(row, fault):
+    with pytest.raises(HeftError, match=fault):
+        Whereabouts(WhereaboutsSettings()).question(row)

@@ -171,10 +171,9 @@ def test_bytes_of_a_token_are_those_of_keys_and_values_in_every_layer():
 
 def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch):
     class Free:
-        available = 4000
         free = 4000
 
-    monkeypatch.setattr("heft.training.reuse.stores.psutil.virtual_memory", lambda: Free)
+    monkeypatch.setattr("heft.training.reuse.stores.available_memory", lambda: 4000)
     monkeypatch.setattr("heft.training.reuse.stores.shutil.disk_usage", lambda folder: Free)
 
     def kind(tokens, uses=2, setting="auto"):

@@ -1,5 +1,6 @@
 """Every check fails where what it checks is broken."""
 
+import math
 from dataclasses import replace
 
 import peft
@@ -181,6 +182,33 @@ def test_a_merge_that_is_not_the_adapter_fails_and_the_weights_are_put_back(subj
     assert torch.equal(subject.logits_now(), subject.logits)
 
 
+def test_weights_that_are_nan_in_one_module_after_unmerging_fail_whichever_module_it_is(subject, monkeypatch):
+    layers = [layer for layer in subject.model.modules() if isinstance(layer, LoraLayer)]
+    for broken in (layers[0], layers[-1]):
+        plain = Linear.unmerge
+
+        def unmerge(self, plain=plain, broken=broken):
+            plain(self)
+            if self is broken:
+                self.get_base_layer().weight.data[0, 0] = torch.nan
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Linear, "unmerge", unmerge)
+            _, weights = check_merging(subject)
+        assert (weights.check, weights.state) == ("weights after unmerging", FAILED)
+        assert math.isnan(weights.difference)
+
+
+def test_a_difference_that_is_nan_stays_nan(subject):
+    """Of tensors that differ too, in whichever order they are compared."""
+    values = list(adapter_parameters(subject.model, ["coarse"]).values())
+    for nan in (values[0], values[-1]):
+        for value in values:
+            value.data.view(-1)[0] = 7.0
+        nan.data.view(-1)[0] = torch.nan
+        assert math.isnan(check_loaded(subject)[0].difference)
+
+
 def test_in_bfloat16_merged_weights_are_rounded_too_and_a_wrong_merge_still_fails(adapters, monkeypatch):
     subject = open_subject(adapters("bfloat16"))
     merged, _ = check_merging(subject)
@@ -217,10 +245,7 @@ def test_merging_needs_plain_weights_and_room_for_a_copy(subject, monkeypatch):
         packed.setattr(merging, "_weight", lambda layer: layer.get_base_layer().weight.to(torch.uint8))
         assert "quantized" in check_merging(subject)[0].compared
 
-    class Full:
-        available = 1000
-
-    monkeypatch.setattr(merging.psutil, "virtual_memory", lambda: Full)
+    monkeypatch.setattr(merging, "available_memory", lambda: 1000)
     (finding,) = check_merging(subject)
     assert finding.state == DOES_NOT_APPLY
     assert "a copy of the weights needs" in finding.compared

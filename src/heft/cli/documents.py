@@ -75,10 +75,10 @@ class HarnessRow(_Document):
     """As the harness calls it, such as acc."""
     filter: str
     """What answers went through before they were counted; mostly none."""
-    value: float
-    """As the harness gives it, such as 0.5 for an accuracy of a half."""
+    value: float | None
+    """As the harness gives it, such as 0.5 for an accuracy of a half; null for NaN."""
     stderr: float | None
-    """Its standard error; null where the harness gives none."""
+    """Its standard error; null where the harness gives none, or NaN."""
     higher_is_better: bool | None
     """Null where the task does not say."""
     n: int | None

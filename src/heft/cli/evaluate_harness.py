@@ -97,6 +97,7 @@ def evaluate_harness(
 def _say(out: "Output", figures: Sequence["HarnessFigure"], output: Path | None) -> None:
     from heft.cli.documents import HarnessDocument, HarnessRow
     from heft.harness.registration import harness_version
+    from heft.storage.atomic import finite
 
     for figure in figures:
         error = "" if figure.stderr is None else f" (standard error {figure.stderr:.4f})"
@@ -105,7 +106,7 @@ def _say(out: "Output", figures: Sequence["HarnessFigure"], output: Path | None)
         out.last(f"{figure.task}: {figure.metric}{filtered} {figure.value:.4f}{error}{rows}")
     if output is not None:
         out.last(f"samples: {output}")
-    rows = [HarnessRow(**asdict(figure)) for figure in figures]
+    rows = [HarnessRow(**finite(asdict(figure))) for figure in figures]
     version = harness_version()
     out.document(HarnessDocument, harness=version, results=rows, samples=None if output is None else str(output))
 
@@ -114,11 +115,11 @@ def _write(output: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     """One JSON line for each row of each task, as the harness gives it, with the task's name."""
     from lm_eval.utils import handle_non_serializable
 
-    from heft.storage.atomic import write_text
+    from heft.storage.atomic import finite, write_text
     from heft.storage.targets import make_folder_of
 
     lines = [
-        json.dumps({"task": task, **sample}, default=handle_non_serializable, ensure_ascii=False)
+        json.dumps(finite({"task": task, **sample}), default=handle_non_serializable, ensure_ascii=False)
         for task, rows in samples.items()
         for sample in rows
     ]

@@ -59,7 +59,7 @@ def predict(
     """
     from heft.cli.output import Output
     from heft.cli.remote import require_url, served_name
-    from heft.prediction.output import output_rows, require_place, write_rows
+    from heft.prediction.output import output_rows, require_place, require_writable, write_rows
     from heft.prediction.prediction import require_free_columns
     from heft.tasks.table import read_table
 
@@ -73,6 +73,8 @@ def predict(
         rows, split=split, encoding=encoding
     )  # first: what is wrong with it is said before torch is imported
     require_free_columns(table)
+    if output is not None:
+        require_writable(output, table)
     from heft.prediction.opening import opening
 
     found = opening(model, stages, given, base, trust_remote_code)

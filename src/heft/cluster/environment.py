@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-_BEGINNINGS = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "MLFLOW_", "TRACKIO_")
+_BEGINNINGS = ("HEFT_CACHE", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "MLFLOW_", "TRACKIO_")
 
 
 def environment_to_send() -> dict[str, str]:

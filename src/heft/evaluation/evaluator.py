@@ -11,6 +11,7 @@ from heft.data.answers import is_right
 from heft.data.checks.base import require_computable
 from heft.data.encode import EncodedExample, Encoder
 from heft.data.padding import padding_matters
+from heft.errors import HeftError
 from heft.evaluation.finite import explain_singular_rotation
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.references import reference_losses
@@ -63,8 +64,10 @@ def evaluate(
         reporter: hears of the progress; None for no one.
 
     Raises:
-        HeftError: the task's data cannot be read, its prompts do not fit, or the model computes NaN or infinity.
+        HeftError: the model is in training mode, the task's data cannot be read, its prompts do not fit, or the model
+            computes NaN or infinity.
     """
+    require_evaluation_mode(model)
     encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
@@ -73,6 +76,16 @@ def evaluate(
     tokens = sum(example.length for example in examples)
     reporter.expected([Piece("evaluation", "evaluation", len(examples), tokens)])
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
+
+
+def require_evaluation_mode(model: PreTrainedModel) -> None:
+    """Require that a person's model is in evaluation mode.
+
+    Raises:
+        HeftError: it is in training mode.
+    """
+    if model.training:
+        raise HeftError("the model is in training mode, in which dropout acts; call model.eval() first")
 
 
 def evaluate_examples(

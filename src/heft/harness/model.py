@@ -58,7 +58,8 @@ class HeftLM(TemplateLM):
         max_length: most tokens of a row; None for what the model was made for.
         add_bos_token: whether texts begin with a BOS token where the tokenizer puts one.
         prefix_token_id: stands for an empty context; None for the BOS token, else the EOS token.
-        settings: `evaluation.KEY=VALUE` and `model.KEY=VALUE`, as `--set` takes them, where not as in training.
+        settings: `evaluation.KEY=VALUE` and `model.KEY=VALUE`, as `--set` takes them, where not as in training; in one
+            text, as `--model_args` has it, with spaces between.
         chat_template_args, enable_thinking: what a chat template is handed; None for as in training.
         trust_remote_code: whether code that comes with the base model may run.
         reporter: hears of the progress; None for bars on standard error and the harness's log.
@@ -81,7 +82,7 @@ class HeftLM(TemplateLM):
         max_length: int | None = None,
         add_bos_token: bool = True,
         prefix_token_id: int | None = None,
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
         chat_template_args: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
         trust_remote_code: bool = False,
@@ -93,6 +94,7 @@ class HeftLM(TemplateLM):
                 "heft's model class for lm-evaluation-harness runs in one process; start it without torchrun"
             )
         device = device_named(device)
+        settings = settings.split() if isinstance(settings, str) else settings
         self.reporter = HarnessReporter() if reporter is None else reporter
         evaluation = {"evaluation__batch_size": rows_of_a_pass(batch_size, max_batch_size)}
         overrides = as_overrides(model__device=device, model__dtype=dtype, **evaluation)

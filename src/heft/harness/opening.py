@@ -14,6 +14,7 @@ from heft.adapters.loaded import origin_of
 from heft.adapters.manifest import base_settings, read_manifest
 from heft.adapters.places import adapter_directory, is_run_or_adapter
 from heft.errors import HeftError
+from heft.evaluation.evaluator import require_evaluation_mode
 from heft.models.load import load_base
 from heft.prediction.opening import adapters_of
 from heft.recipe.files import model_request
@@ -99,8 +100,7 @@ def opened_from(
         raise HeftError("a model that is loaded already needs its tokenizer: HeftLM(model, tokenizer=tokenizer)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if inner.training:
-        raise HeftError("the model is in training mode, in which dropout acts; call model.eval() first")
+    require_evaluation_mode(inner)
     source = {"base_model": inner.name_or_path, "adapters": list(getattr(inner, "peft_config", {}))}
     task, evaluation = ({}, {}) if origin is None else (origin.manifest.task, origin.manifest.evaluation)
     require_unset(**{text.partition("=")[0]: "…" for text in overrides if text.strip().startswith("model.")})

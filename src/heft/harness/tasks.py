@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from jinja2 import TemplateError
@@ -92,6 +94,10 @@ class HarnessTasks:
             )
         except (ValueError, AssertionError, TemplateError) as error:  # of the harness, and of a task's templates
             raise HeftError(f"lm-evaluation-harness: {_in_a_line(error)}") from error
+        except Exception as error:  # a task may run any code
+            if isinstance(error, HeftError) or _is_of_the_model(error):
+                raise
+            raise HeftError(f"lm-evaluation-harness: {type(error).__name__}: {_in_a_line(error)}") from error
         return figures_of(found), found["samples"]
 
     def _matching(self, names: Sequence[str], include_path: Path | None) -> list[str]:
@@ -138,7 +144,7 @@ def figures_of(found: Mapping[str, Any]) -> list[HarnessFigure]:
     for task, values in rows.items():
         for key, value in values.items():
             metric, _, filtered = key.partition(",")
-            if not filtered or metric.endswith(_STDERR) or not isinstance(value, int | float):
+            if not filtered or metric.endswith(_STDERR) or not isinstance(value, Real):
                 continue
             error = values.get(f"{metric}{_STDERR},{filtered}")
             figures.append(
@@ -147,13 +153,18 @@ def figures_of(found: Mapping[str, Any]) -> list[HarnessFigure]:
                     metric=metric,
                     filter=filtered,
                     value=float(value),
-                    stderr=float(error) if isinstance(error, int | float) else None,
+                    stderr=float(error) if isinstance(error, Real) else None,
                     higher_is_better=found["higher_is_better"].get(task, {}).get(metric),
                     n=found["n-samples"].get(task, {}).get("effective"),
                     num_fewshot=found["n-shot"].get(task),
                 )
             )
     return figures
+
+
+def _is_of_the_model(error: Exception) -> bool:
+    """Whether it happened within heft's model class, where it is no fault of a task."""
+    return any(frame.f_globals.get("__name__") == "heft.harness.model" for frame, _ in walk_tb(error.__traceback__))
 
 
 def _in_a_line(error: Exception) -> str:

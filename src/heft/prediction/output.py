@@ -1,6 +1,7 @@
 """Predictions as rows, and as files: JSON Lines, CSV, TSV, Parquet."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import Any, TextIO
 from heft.errors import HeftError
 from heft.prediction.predict import Predictions
 from heft.prediction.prediction import columns_of
-from heft.storage.atomic import atomic_path, atomic_write
+from heft.storage.atomic import atomic_path, atomic_write, finite
 from heft.storage.targets import make_folder_of, require_new_file
+from heft.tasks.table import Row
 from heft.text.escape import escape_controls
 
 
@@ -23,6 +25,16 @@ def output_rows(predictions: Predictions) -> list[dict[str, Any]]:
         {**row, **{name: None if answer is None else value(answer) for name, value in columns.items()}}
         for (_, row), answer in zip(predictions.rows, predictions.answers, strict=True)
     ]
+
+
+def require_writable(output: Path, rows: Sequence[Row]) -> None:
+    """Require that the format of a file's suffix can hold the columns of rows, before they are answered.
+
+    Raises:
+        HeftError: it cannot.
+    """
+    if output.suffix.lower() == ".parquet":
+        _as_parquet(output, [row for _, row in rows])
 
 
 def require_place(output: Path, source: str | Path | None = None) -> None:
@@ -51,9 +63,9 @@ def write_rows(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_lines(rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
-    """Rows as JSON Lines, with no character that a terminal obeys."""
+    """Rows as JSON Lines, with no character that a terminal obeys; null for NaN and infinities, which JSON lacks."""
     for row in rows:
-        file.write(escape_controls(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
+        file.write(escape_controls(json.dumps(finite(row), ensure_ascii=False, default=str)) + "\n")
 
 
 def _write_lines(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -79,25 +91,33 @@ def _write_separated(output: Path, rows: Sequence[Mapping[str, Any]], delimiter:
 
 def _cell(value: Any) -> Any:
     """A value as it stands in a table: lists and objects as JSON, nothing for null."""
+    value = finite(value)
     if isinstance(value, bool | list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None else value
 
 
 def _write_parquet(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    content = _as_parquet(output, rows)
+    with atomic_path(output) as partial:
+        partial.write_bytes(content)
+
+
+def _as_parquet(output: Path, rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
     names = list(dict.fromkeys(name for row in rows for name in row))
+    content = io.BytesIO()
     try:
         columns = {name: pyarrow.array([row.get(name) for row in rows]) for name in names}
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
+        parquet.write_table(pyarrow.table(columns), content)
+    except (pyarrow.ArrowException, OverflowError) as error:
         raise HeftError(
-            f"{output}: a column's values are of several types or too large, which Parquet cannot hold ({error}); write"
-            " .jsonl"
+            f"{output}: Parquet cannot hold a column whose values are of several types, too large, or objects without"
+            f" keys ({error}); write .jsonl"
         ) from None
-    with atomic_path(output) as partial:
-        parquet.write_table(pyarrow.table(columns), partial)
+    return content.getvalue()
 
 
 FORMATS: dict[str, Callable[[Path, Sequence[Mapping[str, Any]]], None]] = {

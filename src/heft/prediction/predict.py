@@ -9,7 +9,7 @@ from heft.errors import HeftError
 from heft.evaluation.evaluator import Answer, answer_examples, answer_record
 from heft.models.limits import BaseLimits, limits_of
 from heft.prediction.opening import Answering
-from heft.prediction.prediction import Prediction, columns_of, require_free_columns
+from heft.prediction.prediction import Prediction, columns_of, require_free_columns, require_one_kind
 from heft.prediction.questions import questions_of
 from heft.reft.tracker import positions_of
 from heft.results.metrics import Metrics, measure
@@ -70,8 +70,8 @@ def predict_rows(
         skip_bad_rows: whether rows that cannot be used are left without an answer.
 
     Raises:
-        HeftError: there are no rows, or some cannot be used, and all are counted; they have a column of the name that
-            predictions are to have; the model computes NaN or infinity.
+        HeftError: there are no rows, or some cannot be used, and all are counted; some have choices and others
+            none; they have a column of the name that predictions are to have; the model computes NaN or infinity.
     """
     model, tokenizer, task = answering.model, answering.tokenizer, task_for(answering.task)
     reporter = reporter or Reporter()
@@ -110,6 +110,8 @@ def predict_by(
     if not questions.usable:
         raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
     usable = questions.usable
+    places = [place for (place, _), each in zip(rows, questions.encoded, strict=True) if each is not None]
+    require_one_kind(zip(places, (each.example for each in usable), strict=True))
     require_free_columns(rows, columns_of(task, [each.example.labels for each in usable]))
     start = time.perf_counter()
     found = answer(usable)

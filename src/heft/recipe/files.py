@@ -41,11 +41,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
     """
     path = located(path)
     of_a_run = _is_of_a_run(path)  # its rows may be gone
-    if not of_a_run:
-        allow_import_from(path.parent, Path())
+    allow_imports_for(path)
     document = read_recipe_document(path)
     apply_overrides(document, overrides, output)
     return validate(document, Recipe) if of_a_run else _checked(document)
+
+
+def allow_imports_for(path: Path) -> None:
+    """Import classes of tasks from a recipe's folder and the working directory, unless it is a run's."""
+    if not _is_of_a_run(path):
+        allow_import_from(path.parent, Path())
 
 
 def recipe_of_values(

@@ -6,13 +6,14 @@ A file or a folder is written beside its place under the name `….partial`, bro
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from heft.errors import HeftError
 
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 
 _NO_RIGHT = "you may not write there; change the folder's permissions, or write elsewhere with --output"
 _IN_THE_WAY = "something else is in the way there; move it, or write elsewhere with --output"
+_NO_LOCKS = "that disk does not do what is asked of it, such as file locks; write elsewhere with --output"
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "your quota on that disk is used up; free some space",
     errno.EROFS: "that disk is read-only; write elsewhere with --output",
     **dict.fromkeys((errno.EACCES, errno.EPERM), _NO_RIGHT),
     errno.ENAMETOOLONG: "its name is too long for that disk; give a shorter one",
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT), _IN_THE_WAY),
+    errno.ENOENT: "its folder is not there, or no more; make it, or write elsewhere with --output",
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _IN_THE_WAY),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP), _NO_LOCKS),
 }
 
 
@@ -130,6 +134,15 @@ def append_line(path: Path, line: str) -> None:
 def to_json(value: object) -> str:
     """JSON for people: indented, without NaN."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON does not have, within lists and mappings too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def sha256_of(path: Path) -> str:

@@ -15,6 +15,8 @@ from heft.study.costing import Costing
 from heft.study.files import Study
 from heft.study.measure import seconds_a_step
 from heft.study.scaling import Rate, scaled, total
+from heft.tasks import load_examples
+from heft.tasks.example import content_hash
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class ResolvedBudget:
         amount: what the arm may cost.
         reached: what it costs in whole steps.
         steps: of each stage.
-        fingerprint: 16 hex digits of what this follows from; a study that is resumed reuses what has the same.
+        fingerprint: 16 hex digits of the settings that this follows from; a study that is resumed reuses what has the
+            same, and the same rows.
+        rows: likewise of the training rows; empty where they could not be read, or were not looked at.
     """
 
     kind: str
@@ -34,6 +38,7 @@ class ResolvedBudget:
     reached: float
     steps: dict[str, int]
     fingerprint: str
+    rows: str = ""
 
 
 class Budgets:
@@ -46,6 +51,7 @@ class Budgets:
         self._study, self._known, self._reporter = study, known, reporter
         self.costing = Costing()
         self._rates: dict[tuple[str, str], list[Rate]] = {}
+        self._rows: dict[str, str] = {}
 
     def resolve(self, arm: str) -> ResolvedBudget | None:
         """An arm's budget in whole steps; None where it has none.
@@ -56,15 +62,15 @@ class Budgets:
         budget = self._study.settings.budget_of(arm)
         if budget is None:
             return None
-        fingerprint = self._fingerprint(arm)
+        fingerprint, rows = self._fingerprint(arm), self._rows_of(arm, budget.other)
         known = self._known.get(arm)
-        if known is not None and known.fingerprint == fingerprint:
+        if known is not None and known.fingerprint == fingerprint and ("" in (rows, known.rows) or rows == known.rows):
             return known
         target = self._cost_of_other(budget.other, budget.kind) if budget.amount is None else budget.amount
         recipe, rates = self._study.recipes[arm], self._rates_of(arm, budget.kind)
         steps = scaled(self.costing.steps(recipe), rates, target)
         named = dict(zip(recipe.stages, steps, strict=True))
-        return ResolvedBudget(budget.kind, float(target), float(total(rates, steps)), named, fingerprint)
+        return ResolvedBudget(budget.kind, float(target), float(total(rates, steps)), named, fingerprint, rows)
 
     def needs_measuring(self, arm: str) -> bool:
         """Whether an arm's budget, or the one that it follows from, is in seconds."""
@@ -109,6 +115,19 @@ class Budgets:
             own = self._study.settings.budget_of(budget.other)
             parts += [dump_recipe(recipes[budget.other]), own and own.model_dump()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def _rows_of(self, *arms: str | None) -> str:
+        """Stands for the training rows of arms, as they are now; empty where they cannot be read."""
+        found = []
+        for task in (self._study.recipes[arm].task for arm in arms if arm is not None):
+            key = repr(task)
+            if key not in self._rows:
+                try:
+                    self._rows[key] = content_hash([example.id for example in load_examples(task, "train")])
+                except HeftError:  # said where they are needed
+                    self._rows[key] = ""
+            found.append(self._rows[key])
+        return content_hash(found) if all(found) else ""
 
 
 def require_some(study: Study, failed: Mapping[str, str]) -> None:

@@ -29,6 +29,7 @@ from heft.study.files import Study, dump_study
 class _Written(BaseModel):
     """What is read of study.json."""
 
+    name: str | None = None
     budget: dict[str, ResolvedBudget] = {}
 
 
@@ -63,12 +64,15 @@ class StudyDirectory:
         """The budgets that an earlier call resolved, from study.json; none where there is no such file.
 
         Raises:
-            HeftError: the directory is not a study's, or its study.json cannot be read.
+            HeftError: the directory is not a study's or another study's, or its study.json cannot be read.
         """
         if not self.is_begun:
             require_free(self.path)
-        file = self.path / "study.json"
-        return checked(file, read_json(file), _Written).budget if is_file(file) else {}
+        file, own = self.path / "study.json", self.study.settings.name
+        written = checked(file, read_json(file), _Written) if is_file(file) else _Written()
+        if written.name not in (None, own):
+            raise HeftError(f"{self.path} is of the study {written.name!r}; give {own!r} another with --output DIR")
+        return written.budget
 
     def finished(self, recipe: Recipe) -> bool:
         """Whether a run has all its stages.

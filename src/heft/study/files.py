@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heft.errors import HeftError
-from heft.recipe.files import read_recipe_document
+from heft.recipe.files import allow_imports_for, read_recipe_document, with_paths_from
 from heft.recipe.ready import located
 from heft.recipe.recipe import Recipe
 from heft.settings.files import (
@@ -21,6 +21,7 @@ from heft.settings.files import (
     set_value,
     to_yaml,
 )
+from heft.storage.reading import is_file
 from heft.study.settings import StudySettings
 
 _RECIPES = 10**6  # sorts the faults of recipes behind those of the study and its overrides
@@ -74,10 +75,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
             f"{path} is a recipe, and a study was expected, which names recipes as its arms; `heft train {path}` runs"
             " a recipe"
         )
+    parts = {arm: _arm_document(document, arm, path.parent) for arm in _readable_arms(document.data)}
     settings = check(document, StudySettings)
     recipes, faults = {}, []
-    for arm in _readable_arms(document.data):
-        part = _arm_document(document, arm, path.parent)
+    for arm, part in parts.items():
         recipe = check(part, Recipe) if isinstance(part.data, dict) else None
         if recipe is not None:
             recipes[arm] = recipe
@@ -97,7 +98,8 @@ def dump_study(study: Study) -> str:
     for arm in data["arms"].values():
         file = folder / arm["recipe"]
         if located(arm["recipe"], folder) == file:  # else the name of one that comes with heft
-            arm["recipe"] = Path(os.path.relpath(file, study.directory)).as_posix()
+            there = file.parent.resolve() / file.name  # the system goes up from where a link leads, not from the link
+            arm["recipe"] = Path(os.path.relpath(there, study.directory.resolve())).as_posix()
     return to_yaml(data)
 
 
@@ -117,11 +119,14 @@ def _arm_document(study: Document, arm: str, folder: Path) -> Document:
     except HeftError as error:
         study.fault(("arms", arm, "recipe"), str(error))
         return Document()
+    if not is_file(folder / "study.json"):  # else it is the copy in a study's directory, perhaps a stranger's
+        allow_imports_for(file)
     for path in (("set",), ("arms", arm, "set")):
         values = study.data if path == ("set",) else study.data["arms"][arm]
         for key in values.get("set", {}) if isinstance(values.get("set"), dict) else ():
             if isinstance(document.data, dict):
                 _change(document, study, (*path, key))
+    _locate_rows(document, study, arm, folder)
     return document
 
 
@@ -137,6 +142,25 @@ def _change(recipe: Document, study: Document, path: tuple[str, ...]) -> None:
         recipe.faults.append(Fault(place, (), f"expected a key such as stages.fine.rank; got {path[-1]!r}"))
         return
     set_value(recipe, keys, study.part(path, place_in_study), place)
+
+
+def _locate_rows(recipe: Document, study: Document, arm: str, folder: Path) -> None:
+    """Make paths of rows that the study sets absolute, in the arm's recipe and in the study.
+
+    Those in the study's file count from its folder, those of overrides from the working directory.
+    """
+    task = recipe.data.get("task") if isinstance(recipe.data, dict) else None
+    for key, given in list(task.items()) if isinstance(task, dict) else ():
+        source = recipe.place_of(("task", key)).source
+        if source == _RECIPES:
+            continue
+        task[key] = with_paths_from(task, Path() if source else folder, is_saved=False)[key]
+        for values in (study.data.get("set"), study.data["arms"][arm].get("set")):
+            if isinstance(values, dict):
+                below = values["task"] if isinstance(values.get("task"), dict) else {}
+                for there, name in ((values, f"task.{key}"), (below, key)):
+                    if name in there and there[name] == given:
+                        there[name] = task[key]
 
 
 def _check_in_a_study(recipe: Recipe, document: Document, has_budget: bool) -> None:

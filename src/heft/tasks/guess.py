@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from heft.errors import HeftError
@@ -194,9 +195,10 @@ def _gold_of(
             return name, from_0 if are_alike and not are_texts else None
         if values <= {str(i) for i in range(1, len(choices) + 1)}:
             return name, {str(i): column for i, column in enumerate(choices, start=1)}
-        letters = "ABCDEFGH"[: len(choices)]
-        if values <= set(letters):
-            return name, dict(zip(letters, choices, strict=True))
+        for letters in (ascii_uppercase, ascii_lowercase):
+            named = dict(zip(letters, choices, strict=False))
+            if values <= named.keys():
+                return name, named
         if are_texts:
             return name, None
     return None

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from heft.errors import HeftError
+from heft.settings.words import show
 from heft.tasks.base import Split, Task, TaskSettings
 from heft.tasks.example import Example, choice_example, content_hash
 from heft.tasks.sources import Row
@@ -82,6 +83,13 @@ class Whereabouts(Task):
     def example(self, row: dict) -> Example:
         moves, asked = row["moves"], row["asked"]
         places = self.common_choices
+        for move in moves:
+            if not isinstance(move, list) or len(move) != 2 or not all(isinstance(each, str) for each in move):
+                raise HeftError(f"moves must be pairs, a person and a place each; got {show(move)}")
+        if asked not in dict(moves):
+            raise HeftError(f"asked must be a person who moves; got {show(asked)}")
+        if dict(moves)[asked] not in places:
+            raise HeftError(f"places must be of {', '.join(places)}; got {show(dict(moves)[asked])}")
         story = " ".join(f"{person} went to the {place}." for person, place in moves)
         last_place = dict(moves)[asked]
         prompt = f"{story} Where is {asked} now? {asked} is in the"

@@ -4,7 +4,7 @@ import torch
 
 from heft.adapters.attach import activated
 from heft.data.padding import padding_matters
-from heft.verify.finding import Finding, does_not_apply
+from heft.verify.finding import Finding, does_not_apply, most
 from heft.verify.logits import apart, row_logits
 from heft.verify.subject import AdapterUnderTest
 
@@ -22,12 +22,12 @@ def check_batching(subject: AdapterUnderTest) -> list[Finding]:
     alone, right = _alone(subject), _padded_on_the_right(subject)
     by_row, by_side = 0.0, 0.0
     model = subject.model
-    if not max(apart(model, subject.logits, alone), apart(model, subject.logits, right)) <= tolerance:
+    if not most(apart(model, subject.logits, other) for other in (alone, right)) <= tolerance:
         with activated(model, []):
             left = subject.logits_now()
             by_row, by_side = apart(model, left, _alone(subject)), apart(model, left, _padded_on_the_right(subject))
     found = [subject.compared(CHECK, f"{batch} against each alone", subject.logits, alone, by_row)]
-    if by_side > tolerance:
+    if not by_side <= tolerance:
         return [*found, does_not_apply(SIDES, "the base itself gives other logits where rows are padded on the right")]
     return [*found, subject.compared(SIDES, f"{batch} against padded on the right", subject.logits, right, by_side)]
 

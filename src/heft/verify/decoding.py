@@ -12,7 +12,7 @@ from heft.data.encode import left_pad
 from heft.data.padding import padding_matters
 from heft.evaluation.generation import greedy
 from heft.models.forward import logits_of
-from heft.verify.finding import Finding, judged
+from heft.verify.finding import Finding, judged, most
 from heft.verify.logits import apart
 from heft.verify.subject import AdapterUnderTest
 
@@ -34,7 +34,7 @@ def check_decoding(subject: AdapterUnderTest) -> list[Finding]:
         ),
     )
     of_base = (0.0, 0.0)
-    if not max(uncached, one_pass) <= subject.rounding.logits:
+    if not most((uncached, one_pass)) <= subject.rounding.logits:
         with activated(subject.model, []):
             of_base = _differences(subject)[:2]
     return [

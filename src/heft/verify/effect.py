@@ -11,7 +11,7 @@ from heft.adapters.directory import PEFT_PREFIX
 from heft.adapters.safety import adapter_paths, read_config
 from heft.reft.config import ReftConfig
 from heft.reft.interventions import Intervention
-from heft.verify.finding import FAILED, Finding, does_not_apply
+from heft.verify.finding import FAILED, Finding, does_not_apply, most
 from heft.verify.logits import judged_logits
 from heft.verify.subject import AdapterUnderTest
 
@@ -42,7 +42,7 @@ def _effect(
     finding = judged_logits(check, compared, subject.logits, without, subject.noise, why, must_exceed=True)
     if finding.state != FAILED or subject.logits.isnan().any():
         return finding
-    update = max(largest_update(subject, name) for name in switched_off)
+    update = most(largest_update(subject, name) for name in switched_off)
     if update <= AT_IDENTITY:
         return does_not_apply(check, f"saved tensors stand where they do nothing: their largest update is {update:.3g}")
     compared = f"{finding.compared}: nothing changes, though the saved tensors' largest update is {update:.3g}"
@@ -59,7 +59,7 @@ def largest_update(subject: AdapterUnderTest, name: str) -> float:
     saved, config = load_file(weights), read_config(config)
     if isinstance(config, ReftConfig):
         return _largest_edit(saved, config)
-    return max(_largest_product(saved), _largest_stretch(subject, name, saved))
+    return most((_largest_product(saved), _largest_stretch(subject, name, saved)))
 
 
 @torch.no_grad()
@@ -74,13 +74,13 @@ def _largest_edit(saved: dict[str, torch.Tensor], config: ReftConfig) -> float:
         unit = Intervention(config.intervention, size, config.rank, config.activation).eval()
         unit.load_state_dict(tensors)
         hidden_ND = torch.randn(_HIDDEN_ROWS, size, generator=torch.Generator().manual_seed(0))
-        found = max(found, unit(hidden_ND).abs().max().item())
+        found = most((found, unit(hidden_ND).abs().max().item()))
     return found
 
 
 def _largest_product(saved: dict[str, torch.Tensor]) -> float:
     downs = {key: value for key, value in saved.items() if ".lora_A." in key}
-    return max(_top(down) * _top(saved[key.replace(".lora_A.", ".lora_B.")]) for key, down in downs.items())
+    return most(_top(down) * _top(saved[key.replace(".lora_A.", ".lora_B.")]) for key, down in downs.items())
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def _largest_stretch(subject: AdapterUnderTest, name: str, saved: dict[str, torc
         if isinstance(layer, LoraLayer) and key in saved:
             weight = dequantize_module_weight(layer.get_base_layer())
             norm = layer.lora_magnitude_vector[name].get_weight_norm(weight, weight.new_zeros(()), 1)
-            found = max(found, _top(saved[key] - norm.float().cpu()))
+            found = most((found, _top(saved[key] - norm.float().cpu())))
     return found
 
 

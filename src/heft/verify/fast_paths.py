@@ -17,7 +17,7 @@ from heft.training.reuse.decide import reuse_of
 from heft.training.reuse.facts import ReuseFacts
 from heft.training.reuse.plan import PREFIXES, what_can_be_reused
 from heft.training.reuse.stores import MemoryStore
-from heft.verify.finding import Finding, does_not_apply, judged
+from heft.verify.finding import Finding, does_not_apply, judged, most
 from heft.verify.subject import AdapterUnderTest
 
 SHARING = "shared prefixes in evaluation"
@@ -110,8 +110,8 @@ def check_training(subject: AdapterUnderTest) -> list[Finding]:
 def _training_findings(subject: AdapterUnderTest, compared: str, cached: tuple, plain: tuple) -> list[Finding]:
     (loss, gradients), (plain_loss, expected) = cached, plain
     apart = [(gradients[name] - value).abs().max().item() for name, value in expected.items()]
-    worst = max(apart) if all(value == value for value in apart) else float("nan")
-    scale = max(value.abs().max().item() for value in expected.values())
+    worst = most(apart)
+    scale = most(value.abs().max().item() for value in expected.values())
     relative, why = subject.rounding.relative, "as for logits"
     return [
         judged(

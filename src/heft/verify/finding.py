@@ -1,8 +1,10 @@
 """What a check found, in numbers and in words. No torch."""
 
-import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from heft.storage.atomic import finite
 
 OK = "ok"
 FAILED = "FAILED"
@@ -72,6 +74,11 @@ def judged(
     return Finding(check, state, compared, quantity, difference, tolerance, why, must_exceed, **counted)
 
 
+def most(values: Iterable[float]) -> float:
+    """The largest of some numbers; NaN where one is NaN, which Python's own `max` loses unless it comes first."""
+    return max(values, key=lambda value: (value != value, value))
+
+
 def does_not_apply(check: str, why: str) -> Finding:
     """A check that does not apply to this adapter."""
     return Finding(check, DOES_NOT_APPLY, why)
@@ -80,8 +87,3 @@ def does_not_apply(check: str, why: str) -> Finding:
 def broken_off(check: str, error: Exception) -> Finding:
     """A check that ended in an error, which is a failure of what it checks."""
     return Finding(check, FAILED, f"it ended in {type(error).__name__}: {str(error).strip() or 'no message'}")
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with null for numbers that are not finite, which JSON does not have."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

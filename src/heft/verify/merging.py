@@ -1,12 +1,12 @@
 """LoRA added into the weights against LoRA computed beside them; ReFT stays as it is."""
 
-import psutil
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 
 from heft.alora import ActivatedLoraConfig
-from heft.verify.finding import Finding, does_not_apply, judged
+from heft.runtime.machine import available_memory
+from heft.verify.finding import Finding, does_not_apply, judged, most
 from heft.verify.logits import apart, judged_logits, largest
 from heft.verify.subject import AdapterUnderTest
 
@@ -28,10 +28,10 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
         for layer in layers.values():
             layer.merge(adapter_names=[name for name in names if name in layer.lora_A])
         merged = subject.logits_now()
-        scale = max(_weight(layer).abs().max().item() for layer in layers.values())
+        scale = most(_weight(layer).abs().max().item() for layer in layers.values())
         for layer in layers.values():
             layer.unmerge()
-        off = max(largest(_weight(layer).cpu(), copies[path]) for path, layer in layers.items())
+        off = most(largest(_weight(layer).cpu(), copies[path]) for path, layer in layers.items())
     finally:
         for path, layer in layers.items():
             _weight(layer).copy_(copies[path])
@@ -71,8 +71,8 @@ def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: li
     if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):
         return "modules share weights: beside them each has an update of its own, in them all would have the sum"
     needed = sum(_weight(layer).nbytes for layer in layers.values())
-    free = psutil.virtual_memory().available
-    if needed > SHARE_OF_MEMORY * free:
+    free = available_memory()
+    if free is not None and needed > SHARE_OF_MEMORY * free:
         return f"a copy of the weights needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
     return None
 

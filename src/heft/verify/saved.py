@@ -12,7 +12,7 @@ from heft.adapters.directory import adapter_tensors, save_adapter
 from heft.adapters.safety import adapter_paths
 from heft.storage.reading import read_json
 from heft.text.listing import first_of
-from heft.verify.finding import FAILED, Finding, judged
+from heft.verify.finding import FAILED, Finding, judged, most
 from heft.verify.subject import AdapterUnderTest
 
 _WHY = "a copy is exact"
@@ -73,8 +73,7 @@ def _compared(check: str, compared: str, pairs: list, faults: list[str]) -> Find
             faults.append(f"{key} holds numbers that are not finite")
         if first.numel() and not torch.equal(_bits(first), _bits(second)):
             unequal.append(key)
-            apart = (first.double() - second.double()).abs().max().item()
-            difference = apart if not apart <= difference else difference  # NaN stays
+            difference = most((difference, (first.double() - second.double()).abs().max().item()))
     if unequal:
         faults.append(f"not equal to the bit: {first_of(unequal, _NAMED)}")
     if faults:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heft.storage.atomic import finite
 from heft.verify.batching import check_batching
 from heft.verify.decoding import check_decoding
 from heft.verify.effect import check_effect
 from heft.verify.fast_paths import check_sharing, check_training
-from heft.verify.finding import FAILED, Finding, broken_off, finite
+from heft.verify.finding import FAILED, Finding, broken_off
 from heft.verify.merging import check_merging
 from heft.verify.plain_peft import check_plain_peft
 from heft.verify.saved import check_loaded, check_saved_again

@@ -139,9 +139,70 @@ def test_what_is_no_chat_is_refused_in_words(row, fault):
         examples([row], chat_template=True)
 
 
+QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None, []])
+def test_an_empty_system_prompt_is_none(empty):
+    chat = {"messages": [{"role": "system", "content": empty}, QUESTION, ANSWER]}
+    (alone,) = examples([chat], chat_template=True)
+    assert alone.turns == (("user", "q"),)
+    (given,) = examples([chat], chat_template=True, system="S")
+    assert given.turns == (("system", "S"), ("user", "q"))
+
+
+def test_turns_of_weight_0_are_read_and_not_trained_on():
+    """As OpenAI's files for fine-tuning have them."""
+    answers = [{**ANSWER, "content": text, "weight": weight} for text, weight in (("a", 1), ("b", 0), ("c", None))]
+    chat = {"messages": [part for answer in answers for part in (QUESTION, answer)]}
+    made = examples([chat], chat_template=True, train_on="all")
+    assert [example.target for example in made] == ["a", "c"]
+    assert made[1].turns == (("user", "q"), ("assistant", "a"), ("user", "q"), ("assistant", "b"), ("user", "q"))
+    (last,) = examples([{"messages": chat["messages"][:4]}], chat_template=True)
+    assert last.target == "a"
+    with pytest.raises(HeftError, match="no answer to train on"):
+        examples([{"messages": chat["messages"][2:4]}], chat_template=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"messages": [QUESTION, ANSWER], "tools": [{"type": "function"}]}, "tools: calls of tools are not trained on"),
+        ({"messages": [QUESTION, ANSWER], "functions": '[{"name": "f"}]'}, "functions: calls of tools"),
+        ({"prompt": [QUESTION], "completion": [ANSWER], "tools": ["f"]}, "tools: calls of tools"),
+        ({"messages": [QUESTION, {**ANSWER, "reasoning_content": "hm"}]}, "reasoning_content is not trained on"),
+        ({"messages": [QUESTION, {**ANSWER, "thinking": "hm"}]}, "thinking is not trained on"),
+        ({"messages": [QUESTION, {**ANSWER, "weight": 0.5}]}, "weight must be 0 or 1; got 0.5"),
+    ],
+)
+def test_what_a_chat_says_beside_its_turns_is_refused_and_never_left_out_in_silence(row, fault):
+    with pytest.raises(HeftError, match=fault):
+        examples([row], chat_template=True)
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], "[]", "null"])
+def test_a_column_of_tools_that_names_none_changes_nothing(nothing):
+    message = {**ANSWER, "reasoning_content": None, "tool_calls": None}
+    (made,) = examples([{"messages": [QUESTION, message], "tools": nothing}], chat_template=True)
+    assert (made.turns, made.target) == ((("user", "q"),), "a")
+
+
 def test_chats_need_the_chat_template():
     with pytest.raises(HeftError, match="list row 0: rows of messages .* set task.chat_template: true"):
         examples([{"messages": OPENAI}])
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \t"])
+@pytest.mark.parametrize("settings", [{"choices": "labels"}, {"choices": ["a", "b"]}, {}])
+def test_a_row_that_asks_nothing_is_refused_and_one_with_some_empty_columns_is_not(nothing, settings):
+    rows = [{"text": "x", "more": nothing, "kind": "a"}, {"text": nothing, "more": "y", "kind": "b"}]
+    options = {"prompt": "Ticket: {text} {more}\nKind:", "answer": "kind", **settings}
+    assert len(examples(rows, **options)) == 2
+    told = "list row 2: text and more are empty, so nothing is asked"
+    with pytest.raises(HeftError, match=told):
+        examples([*rows, {"text": nothing, "more": None, "kind": "a"}], **options)
+    with pytest.raises(HeftError, match="list row 1: text is empty, so nothing is asked"):
+        examples(rows, **{**options, "prompt": "Ticket: {text}\nKind:"})
 
 
 def test_a_missing_column_is_named_with_those_there_are():

@@ -110,6 +110,24 @@ def test_parquet_data_sets_and_frames_give_the_same_rows(tmp_path):
         read_table(sources["data set[train]"], split="dev")
 
 
+def test_a_date_that_python_does_not_have_is_said(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    datasets = pytest.importorskip("datasets")
+    table = pyarrow.table({"text": ["x"], "until": pyarrow.array([569_000_000_000], pyarrow.timestamp("s"))})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for source in (tmp_path / "a.parquet", datasets.Dataset(table)):
+        with pytest.raises(HeftError, match="has a value that Python cannot hold .*; leave its column out"):
+            read_table(source)
+
+
+def test_a_transform_of_a_data_set_is_refused_and_not_left_out_in_silence():
+    data = pytest.importorskip("datasets").Dataset.from_list([{"text": "x"}])
+    with pytest.raises(HeftError, match="has a transform .* make its columns with map"):
+        read_table(data.with_transform(lambda rows: {"text": [f"{text}!" for text in rows["text"]]}))
+    for formatted in (data, data.with_format("numpy"), data.with_format("torch", columns=["text"])):
+        assert read_table(formatted) == [("data set row 0", {"text": "x"})]
+
+
 def test_labels_of_a_data_set_have_their_names(tmp_path):
     datasets = pytest.importorskip("datasets")
     label = datasets.ClassLabel(names=["refund", "delay"])

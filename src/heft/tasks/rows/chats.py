@@ -1,24 +1,49 @@
 """Chats as turns: OpenAI's shape (role, content), ShareGPT's (from, value), and prompts and completions of messages."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from heft.errors import HeftError
 from heft.settings.words import show
 from heft.tasks.example import Example, content_hash, generation_example
 
-Turn = tuple[str, str]
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _WORDS = {"system": "System", "user": "User", "assistant": "Assistant"}
+_TOOLS = ("tools", "functions")
+"""Columns beside a chat that say which tools there are."""
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message that hold what was thought before its content."""
+
+
+class Turn(NamedTuple):
+    """A turn of a chat; `weight` is 0 where the assistant's is not to be trained on, as OpenAI's files say it."""
+
+    role: str
+    content: str
+    weight: int = 1
+
+
+def require_no_tools(row: Mapping[str, Any]) -> None:
+    """Require that a chat's row names no tools, which a template would write into the prompt.
+
+    Raises:
+        HeftError: it does.
+    """
+    for name in _TOOLS:
+        if row.get(name) and str(row[name]).strip() not in ("[]", "{}", "null"):
+            raise HeftError(
+                f"{name}: calls of tools are not trained on, so the model is not told of them; remove such chats, or"
+                " the column"
+            )
 
 
 def turns_of(value: Any, name: str) -> list[Turn]:
-    """The turns of a chat, (role, content) each.
+    """The turns of a chat; a system prompt that is empty is none.
 
     Args:
         value: a list of messages, or the same as JSON text, as cells of CSV have it.
@@ -42,28 +67,37 @@ def turns_of(value: Any, name: str) -> list[Turn]:
             faults.append(f"{name}[{number}]: {error}")
     if faults:
         raise HeftError("; ".join(faults))
-    return _checked(turns, name)
+    return _checked([turn for turn in turns if turn.content], name)
 
 
-def chat_examples(task_name: str, turns: Sequence[Turn], system: str | None, train_on: str) -> list[Example]:
+def chat_examples(task_name: str, turns: Sequence[tuple], system: str | None, train_on: str) -> list[Example]:
     """An example for the last turn of the assistant, or for each of them, with the turns before it.
 
-    Those of one chat share a group, as they share text. What follows the last turn of the assistant is left out.
+    Those of one chat share a group, as they share text. What follows the last of these turns is left out.
+
+    Args:
+        task_name: of the examples' task.
+        turns: `Turn`s, or (role, content) each.
+        system: prompt of the system, where the chat has none.
+        train_on: "last" or "all"; a turn of weight 0 is none of them.
 
     Raises:
         HeftError: the assistant says nothing.
     """
-    if system is not None and turns[0][0] != "system":
-        turns = [("system", system), *turns]
-    places = [i for i, (role, _) in enumerate(turns) if role == "assistant" and any(r == "user" for r, _ in turns[:i])]
+    said = [Turn(*turn) for turn in turns]
+    if system is not None and said[0].role != "system":
+        said = [Turn("system", system), *said]
+    first = next((i for i, turn in enumerate(said) if turn.role == "user"), len(said))
+    places = [i for i, turn in enumerate(said) if turn.role == "assistant" and i > first and turn.weight]
     if not places:
         raise HeftError("the assistant says nothing behind a turn of the user, so there is no answer to train on")
-    group = content_hash([list(turn) for turn in turns]) if train_on == "all" and len(places) > 1 else None
+    pairs = [(turn.role, turn.content) for turn in said]
+    group = content_hash([list(pair) for pair in pairs]) if train_on == "all" and len(places) > 1 else None
     chosen = places if train_on == "all" else places[-1:]
-    return [_example(task_name, turns[:place], turns[place][1], group) for place in chosen]
+    return [_example(task_name, pairs[:place], pairs[place][1], group) for place in chosen]
 
 
-def _example(task_name: str, before: Sequence[Turn], answer: str, group: str | None) -> Example:
+def _example(task_name: str, before: Sequence[tuple[str, str]], answer: str, group: str | None) -> Example:
     told = [turn for turn in before if turn[0] != "system"]
     prompt = told[0][1] if len(before) == 1 else "\n".join(f"{_WORDS[role]}: {text}" for role, text in before)
     answer = answer.rstrip()
@@ -72,7 +106,7 @@ def _example(task_name: str, before: Sequence[Turn], answer: str, group: str | N
 
 
 def _turn(message: Any) -> Turn:
-    """The role and the content of one message; a ValueError says what is wrong with it."""
+    """One message as a turn; a ValueError says what is wrong with it."""
     if not isinstance(message, dict):
         raise ValueError(f"expected a message with role and content; got {show(message)}")
     role = message.get("role", message.get("from"))
@@ -80,11 +114,19 @@ def _turn(message: Any) -> Turn:
         raise ValueError("calls of tools are not trained on; remove such chats")
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise ValueError(f"role must be system, user or assistant; got {show(role)}")
-    content = message.get("content", message.get("value"))
-    return _ROLES[role.lower()], _content(content)
+    for name in _THOUGHTS:
+        if message.get(name):
+            raise ValueError(
+                f"{name} is not trained on; write it into content, as the model's template does (such as"
+                " <think>…</think>), or remove it"
+            )
+    if (weight := message.get("weight")) not in (None, 0, 1):
+        raise ValueError(f"weight must be 0 or 1; got {show(weight)}")
+    role, content = _ROLES[role.lower()], message.get("content", message.get("value"))
+    return Turn(role, _content(content, may_be_empty=role == "system"), 1 if weight is None else int(weight))
 
 
-def _content(content: Any) -> str:
+def _content(content: Any, may_be_empty: bool) -> str:
     """The text of a message, whose parts, where it has such, are joined."""
     if isinstance(content, list):
         kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
@@ -93,15 +135,17 @@ def _content(content: Any) -> str:
             what = "images" if any("image" in str(kind) for kind in other) else f"parts of the type {show(other[0])}"
             raise ValueError(f"{what} cannot be read, heft trains on text; remove such chats")
         content = "".join(str(part.get("text") or "") for part in content)
+    if may_be_empty and (content is None or (isinstance(content, str) and not content.strip())):
+        return ""
     if not isinstance(content, str) or not content.strip():
         raise ValueError(f"content must be text that is not empty; got {show(content)}")
     return content
 
 
 def _checked(turns: list[Turn], name: str) -> list[Turn]:
-    late = [number for number, (role, _) in enumerate(turns) if role == "system" and number]
+    late = [number for number, turn in enumerate(turns) if turn.role == "system" and number]
     if late:
         raise HeftError(f"{name}[{late[0]}]: a system prompt stands at the beginning only")
-    if all(role == "system" for role, _ in turns):
+    if all(turn.role == "system" for turn in turns):
         raise HeftError(f"{name} has no turn of the user")
     return turns

@@ -10,7 +10,7 @@ from heft.settings.words import show
 from heft.tasks.base import Split, Task
 from heft.tasks.choices import check_options, options_example, question_cloze
 from heft.tasks.example import Example, content_hash, generation_example, without_answer
-from heft.tasks.rows.chats import chat_examples, turns_of
+from heft.tasks.rows.chats import Turn, chat_examples, require_no_tools, turns_of
 from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
 from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
@@ -231,8 +231,6 @@ class Rows(Task):
         """The example of a row whose prompt is a template; unless `answered`, its right choice is not looked at."""
         settings = self.settings
         prompt = Template(settings.prompt).fill(row)
-        if not prompt.strip():
-            raise HeftError("the prompt is empty")
         columns = self._choice_columns(row)
         if columns:
             options = [text_of_column(row, column) for column in columns]
@@ -315,8 +313,9 @@ def _value(settings: RowsSettings, row: dict) -> Any:
     return named(settings, row[settings.answer])
 
 
-def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[tuple[str, str]]:
+def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[Turn]:
     """The turns of a chat; prompts and completions of messages are joined, if there is to be an answer."""
+    require_no_tools(row)
     column = chat_column(row, settings)
     if column is None:
         both = [row.get("prompt"), row.get("completion") if answered else []]
@@ -328,7 +327,7 @@ def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[tup
     else:
         turns = turns_of(row[column], column)
     if isinstance(row.get("system"), str) and row["system"].strip() and turns[0][0] != "system":
-        turns = [("system", row["system"]), *turns]
+        turns = [Turn("system", row["system"]), *turns]
     return turns
 
 

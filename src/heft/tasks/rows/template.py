@@ -7,6 +7,7 @@ from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
+from heft.text.listing import listed
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -37,11 +38,14 @@ class Template:
         return bool(literals) and text.strip().startswith(start) and all(literal in text for literal in literals)
 
     def fill(self, row: dict) -> str:
-        """The text with a row's values.
+        """The text with a row's values, of which some may be empty.
 
         Raises:
-            HeftError: a column is missing, or holds no text.
+            HeftError: a column is missing, or holds no text, or all are empty, so that nothing is asked.
         """
+        if not any(text_of_column(row, name, empty=True).strip() for name in self.columns):
+            names = list(dict.fromkeys(self.columns))
+            raise HeftError(f"{listed(names)} {'is' if len(names) == 1 else 'are'} empty, so nothing is asked")
         return "".join(
             literal + ("" if name is None else text_of_column(row, name, empty=True)) for literal, name in self._parts
         )

@@ -13,6 +13,7 @@ from heft.tasks.table.faults import Row
 if TYPE_CHECKING:
     import datasets
     import pandas
+    import pyarrow
 
 
 def parquet_rows(path: Path, content: bytes) -> list[Row]:
@@ -26,23 +27,31 @@ def parquet_rows(path: Path, content: bytes) -> list[Row]:
 
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
-        rows = table.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise FileFault(path, f"it is no whole Parquet file ({error})") from None
     if b"huggingface" in (table.schema.metadata or {}):
         from datasets import Dataset
 
         return dataset_rows(Dataset(table), str(path))
-    return _rows(rows, str(path))
+    return _rows(_listed(table, str(path)), str(path))
 
 
 def dataset_rows(dataset: "datasets.Dataset", where: str) -> list[Row]:
-    """The rows of a data set of `datasets`; labels (`ClassLabel`) have their names, images are not decoded."""
+    """The rows of a data set of `datasets`; labels (`ClassLabel`) have their names, images are not decoded.
+
+    Raises:
+        HeftError: there are none, a value cannot be read, or a function of a person's own is to be applied to them.
+    """
     from datasets import ClassLabel
 
+    if dataset.format["type"] == "custom":
+        raise HeftError(
+            f"{where} has a transform (set_transform, with_transform), which heft does not apply; make its columns with"
+            " map, or take it away with reset_format()"
+        )
     table = dataset.with_format("arrow")[:]
     names = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
-    rows = table.to_pylist()
+    rows = _listed(table, where)
     for row in rows:
         for column, labels in names.items():
             number = row[column]
@@ -73,6 +82,13 @@ def list_rows(rows: list[dict], where: str = "list") -> list[Row]:
         if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
             raise HeftError(f"{where} row {number}: expected a dict of columns; got {type(row).__name__} {row!r:.60}")
     return _rows(rows, where)
+
+
+def _listed(table: "pyarrow.Table", where: str) -> list[dict]:
+    try:
+        return table.to_pylist()
+    except (ValueError, OverflowError) as error:  # such as a date behind the year 9999, which Python does not have
+        raise HeftError(f"{where} has a value that Python cannot hold ({error}); leave its column out") from None
 
 
 def _rows(rows: list[dict], where: str) -> list[Row]:

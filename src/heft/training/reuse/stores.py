@@ -11,10 +11,10 @@ from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
-import psutil
 import torch
 
 from heft.runtime import distributed
+from heft.runtime.machine import available_memory
 from heft.storage.atomic import readable_os_errors
 
 SHARE_OF_MEMORY = 0.25
@@ -121,7 +121,8 @@ def choose_store(setting: str, size: int, uses: float, folder: Path) -> str:
     needed = size * distributed.count_on_this_machine()
     if uses <= 1:
         return "off"
-    if needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
+    free = available_memory()
+    if free is not None and needed <= SHARE_OF_MEMORY * free:
         return "memory"
     return "disk" if needed <= SHARE_OF_DISK * shutil.disk_usage(folder).free else "off"
 

@@ -1,0 +1,37 @@
+"""Predictions as files: what another program reads, and what a format cannot hold is said before the work."""
+
+import csv
+import json
+
+import pytest
+
+import heft
+from heft.errors import HeftError
+from heft.prediction.output import require_writable, write_rows
+
+
+def no_constant(text):
+    raise ValueError(f"{text} is no JSON")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_lacks_are_null_and_nothing_in_a_table(tmp_path, value):
+    rows = [{"a": value, "b": [1.5, value], "c": {"d": value}}]
+    write_rows(tmp_path / "made.jsonl", rows)
+    found = json.loads((tmp_path / "made.jsonl").read_text(), parse_constant=no_constant)
+    assert found == {"a": None, "b": [1.5, None], "c": {"d": None}}
+    write_rows(tmp_path / "made.csv", rows)
+    with (tmp_path / "made.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"a": "", "b": "[1.5, null]", "c": '{"d": null}'}]
+
+
+@pytest.mark.parametrize("values", [[{}, {}], [1, "x"], [2**70, 1], [[1, "x"], []]])
+def test_what_parquet_cannot_hold_is_said_before_anything_is_answered(tmp_path, values):
+    rows = [{"prompt": "x", "more": value} for value in values]
+    output = tmp_path / "made.parquet"
+    with pytest.raises(HeftError, match=r"Parquet cannot hold .* write .jsonl"):
+        heft.predict("a run that is not even looked for", rows, output=output)
+    with pytest.raises(HeftError, match=r"Parquet cannot hold .* write .jsonl"):
+        write_rows(output, rows)
+    assert not output.exists()
+    require_writable(tmp_path / "made.jsonl", [("row 0", row) for row in rows])
