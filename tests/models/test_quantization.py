@@ -1,10 +1,12 @@
 """Quantized bases, on a CPU: what trains on one is what trains on its weights made plain, before and after a save."""
 
+import json
 import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GptOssConfig, GptOssForCausalLM
 
 import tiny
 from heft.adapters.attach import attach
@@ -19,6 +21,8 @@ from heft.verify import verify
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 LORA = LoraStage(method="lora", rank=2, steps=1)
 REFT = ReftStage(method="reft", rank=2, steps=1, positions="all")
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+"""The numbers of four bits in the formats of the Open Compute Project (MX): a sign, two exponent bits, one more."""
 IDS = torch.arange(3, 43)[None]
 
 
@@ -112,6 +116,57 @@ def test_weights_of_another_method_are_refused_with_the_way_out(folder, method):
     config.quantization_config = {"quant_method": method, "bits": 4}
     with pytest.raises(HeftError, match=f"quantized by {method}, which heft does not train on: give the model as it"):
         with_own_quantization(ModelSettings(name=str(folder)), config)
+
+
+def marked(folder, tensors, **quantization):
+    """Write tensors, and what they are, over a model's files."""
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_files_in_fp8_are_made_plain(tmp_path, dtype):
+    tiny.tiny_model("llama").save_pretrained(tmp_path)
+    tiny.byte_tokenizer().save_pretrained(tmp_path)
+    tensors, expected = load_file(tmp_path / "model.safetensors"), {}
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        scale = tensors[name].abs().max().reshape(1, 1) / 448
+        tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = scale
+        expected[name] = tensors[name].float() * scale
+    marked(tmp_path, tensors, quant_method="fp8", activation_scheme="dynamic", weight_block_size=[128, 128])
+    loaded = base(tmp_path, dtype=dtype)
+    assert loaded.settings.quantization is None
+    assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, dtype)}
+    for name, weight in expected.items():
+        assert torch.equal(loaded.model.get_parameter(name), weight.to(getattr(torch, dtype)))
+    assert loaded.model(input_ids=IDS).logits.isfinite().all()
+
+
+def test_files_in_mxfp4_are_made_plain_and_train(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+    config = GptOssConfig(vocab_size=259, **sizes, **experts, **layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GptOssForCausalLM(config).save_pretrained(tmp_path / "base")
+        tiny.byte_tokenizer().save_pretrained(tmp_path / "base")
+        tensors, expected = load_file(tmp_path / "base" / "model.safetensors"), {}
+        for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+            count, inputs, outputs = tensors.pop(name).shape
+            blocks = torch.randint(0, 256, (count, outputs, inputs // 32, 16), dtype=torch.uint8)
+            scales = torch.randint(118, 124, (count, outputs, inputs // 32), dtype=torch.uint8)
+            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+            pairs = torch.stack([E2M1[(blocks & 15).long()], E2M1[(blocks >> 4).long()]], dim=-1)
+            weight = pairs.flatten(-2) * torch.exp2(scales.float() - 127)[..., None]
+            expected[name] = weight.reshape(count, outputs, inputs).transpose(1, 2)
+    plain = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    marked(tmp_path / "base", tensors, quant_method="mxfp4", modules_to_not_convert=plain)
+    loaded = base(tmp_path / "base")
+    assert all(torch.equal(loaded.model.get_parameter(name), weight) for name, weight in expected.items())
+    assert verify(train(recipe(tmp_path / "base", tmp_path / "run")).directory).ok
 
 
 def test_what_quantization_needs_is_said(folder, monkeypatch):

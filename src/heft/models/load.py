@@ -25,6 +25,7 @@ from heft.errors import HeftError
 from heft.models.fingerprints import fingerprint
 from heft.models.precision import resolved_dtype
 from heft.models.quantization import (
+    in_one_dtype,
     keep_gradients,
     quantization_config,
     require_quantization,
@@ -222,6 +223,7 @@ def _load_model(settings: ModelSettings, config: PretrainedConfig, device: torch
             **options,
         )
     _require_all_weights(settings.name, loading)
+    in_one_dtype(model, config, options["dtype"])
     keep_gradients(model)
     return model
 

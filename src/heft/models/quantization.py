@@ -84,6 +84,16 @@ def quantization_config(settings: ModelSettings, config: PretrainedConfig) -> Qu
     )
 
 
+def in_one_dtype(model: PreTrainedModel, config: PretrainedConfig, dtype: torch.dtype) -> None:
+    """A model whose weights were made plain comes in float32 from some files, whatever was asked for."""
+    if _own(config).get("quant_method") not in _DEQUANTIZED:
+        return
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
+    for name, parameter in model.named_parameters():
+        if not kept & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+
+
 def keep_gradients(model: PreTrainedModel) -> None:
     """On some CPUs bitsandbytes packs 4-bit weights in the first pass without gradients, and later passes have none."""
     for module in model.modules():
