@@ -28,11 +28,12 @@ def rig():
     sys.path.insert(0, str(RIG))
     try:
         import attached
+        import counts
         import page
         import runs
         import shrink
 
-        yield {"attached": attached, "page": page, "runs": runs, "shrink": shrink}
+        yield {"attached": attached, "counts": counts, "page": page, "runs": runs, "shrink": shrink}
     finally:
         sys.path.remove(str(RIG))
 
@@ -42,6 +43,7 @@ def outcome(rig, name, folder, monkeypatch):
     rig["shrink"].save(name, folder / "model")
     found = {
         "attached": rig["attached"].check(folder / "model"),
+        "counts": rig["counts"].check(folder / "model"),
         "runs": rig["runs"].check(folder / "model", folder / "runs"),
     }
     return rig["page"].outcome_of(name, found)

@@ -41,8 +41,7 @@ def _tried(name: str, work: Path) -> dict:
     found = attached.check(folder)
     if "not_run" in found:
         return {"not_built": f"transformers itself cannot run it: {found['not_run']}"}
-    faults = counts.check(folder)
-    return {"attached": found, "counts": {"faults": faults}, "runs": runs.check(folder, work / "runs" / name)}
+    return {"attached": found, "counts": counts.check(folder), "runs": runs.check(folder, work / "runs" / name)}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -27,6 +28,7 @@ def main() -> None:
     standard output any more, the command ends with 1 and without a word.
     """
     codecs.register_error(_SPELT, spelt_out)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which says what it lacks as PEFT imports it
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character that the encoding lacks must not end a run
             stream.reconfigure(errors=_SPELT)
