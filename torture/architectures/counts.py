@@ -20,13 +20,14 @@ APART = 0.03
 
 def check(folder: Path) -> dict:
     """What is wrong with the count of a model; nothing where heft says that it cannot count it."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    model.eval().requires_grad_(False)
     model.set_experts_implementation("batched_mm")  # so that every expert of a token is a product of its own
     ids = (torch.arange(TOKENS) % 200 + 3)[None]
     with torch.no_grad():
         ran = counted(lambda: model(input_ids=ids, use_cache=False))
     try:
-        costs = model_costs(model.requires_grad_(False).to("meta"))
+        costs = model_costs(model.to("meta"))
     except Uncountable:
         return {"faults": {}}
     ratio = span(costs, TOKENS, 0, TOKENS, TOKENS).forward / ran
