@@ -11,6 +11,7 @@ from heft.errors import HeftError
 from heft.reft.tracker import positions_of
 from heft.verify.logits import apart, largest, rounding_of, row_logits
 from heft.verify.subject import make_probe
+from heft.verify.weight_rounding import bound_of_rounding
 
 ROWS = 4
 
@@ -24,7 +25,8 @@ class Before:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: AdapterManifest):
         self.rows: Sequence[EncodedExample] = make_probe(tokenizer, manifest, positions_of(model), ROWS).rows
-        self._pad_id, self._logits = tokenizer.pad_token_id, row_logits(model, self.rows, tokenizer.pad_token_id)
+        self._pad_id = tokenizer.pad_token_id
+        self._logits = self._logits_of(model)
         self.difference: float | None = None
 
     def require_same(self, model: PreTrainedModel, rounded: bool = False) -> None:
@@ -33,13 +35,17 @@ class Before:
         Raises:
             HeftError: logits are further apart than rounding explains, which is heft's own fault.
         """
-        logits = row_logits(model, self.rows, self._pad_id)
+        logits = self._logits_of(model)
         rounding = rounding_of(model, None, torch.cat([self._logits, logits]))
         self.difference = largest(self._logits, logits)
-        bound = rounding.logits * (2 if rounded else 1)
-        off = apart(model, self._logits, logits)
+        off, bound = apart(model, self._logits, logits), rounding.logits
+        if rounded:
+            bound, _ = bound_of_rounding(model, rounding, off, lambda: self._logits_of(model))
         if not off <= bound:
             raise HeftError(
                 f"the exported model's logits differ by {off:.3g} from the adapted model's, and rounding"
                 f" explains {bound:.3g}: nothing was written. Keep the adapter directory as it is, and report this"
             )
+
+    def _logits_of(self, model: PreTrainedModel) -> torch.Tensor:
+        return row_logits(model, self.rows, self._pad_id)

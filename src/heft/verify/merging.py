@@ -9,6 +9,7 @@ from heft.runtime.machine import available_memory
 from heft.verify.finding import Finding, does_not_apply, judged, most
 from heft.verify.logits import apart, judged_logits, largest
 from heft.verify.subject import AdapterUnderTest
+from heft.verify.weight_rounding import bound_of_rounding
 
 CHECK = "merged against unmerged"
 SHARE_OF_MEMORY = 0.5
@@ -38,17 +39,9 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
             layer.merged_adapters.clear()
     compared = f"{', '.join(names)} added into the weights by PEFT, against computed beside them"
     difference = apart(subject.model, merged, subject.logits)
-    by_weights = judged_logits(CHECK, compared, merged, subject.logits, *_bound(subject), difference=difference)
+    bound = bound_of_rounding(subject.model, subject.rounding, difference, subject.logits_now)
+    by_weights = judged_logits(CHECK, compared, merged, subject.logits, *bound, difference=difference)
     return [by_weights, _unmerged(subject, len(layers), off, scale)]
-
-
-def _bound(subject: AdapterUnderTest) -> tuple[float, str]:
-    """How far logits may be apart, and why: merged weights are rounded to the model's dtype, which in float32 counts
-    for nothing and in bfloat16 for about as much as sums in another order."""
-    rounding = subject.rounding
-    if subject.model.dtype == torch.float32:
-        return rounding.logits, rounding.why
-    return 2 * rounding.logits, f"twice {rounding.why}, and merged weights are rounded too"
 
 
 def _unmerged(subject: AdapterUnderTest, layers: int, off: float, scale: float) -> Finding:
