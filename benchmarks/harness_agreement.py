@@ -146,7 +146,7 @@ def scored(model: str, task: str, name: str, batch_size: int, work: str) -> list
         from lm_eval.models.huggingface import HFLM
 
         from heft.models.load import load_base
-        from heft.recipe.recipe import ModelSettings
+        from heft.recipe.model import ModelSettings
 
         base = load_base(ModelSettings(name=name, dtype="float32", device="cpu"))
         lm = HFLM(pretrained=base.model, tokenizer=base.tokenizer, batch_size=batch_size)

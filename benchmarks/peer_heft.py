@@ -11,7 +11,7 @@ from worker import Handler, block, read_rows, serve, timed
 
 def load(job: dict) -> dict[str, Handler]:
     from heft.models.load import load_base, quiet
-    from heft.recipe.recipe import ModelSettings
+    from heft.recipe.model import ModelSettings
 
     quiet()
     dtype = job.get("dtype") or ("bfloat16" if job["device"] == "cuda" else "float32")

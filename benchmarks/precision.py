@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from heft.adapters.attach import attach
 from heft.data.encode import left_pad
 from heft.models.load import load_base, quiet
-from heft.recipe.recipe import LoraStage, ModelSettings
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage
 from heft.training.fused_lora import fused_lora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -79,7 +79,7 @@ def _write_model(name: str, target: Path):
     """Copy the model to `target` with a config that old versions understand too; returns heft's tokenizer for it."""
     from heft.builtin import embedded_path, tiny_llama
     from heft.models.load import load_tokenizer
-    from heft.recipe.recipe import ModelSettings
+    from heft.recipe.model import ModelSettings
 
     tokenizer = load_tokenizer(ModelSettings(name=name))
     if not (target / "config.json").is_file():

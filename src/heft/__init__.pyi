@@ -9,11 +9,11 @@ from heft.edits.settings import ReftSettings as ReftSettings
 from heft.errors import HeftError as HeftError
 from heft.evaluation import evaluate as evaluate
 from heft.recipe.files import load_recipe as load_recipe
+from heft.recipe.model import ModelSettings as ModelSettings
 from heft.recipe.recipe import EvaluationSettings as EvaluationSettings
 from heft.recipe.recipe import JointStage as JointStage
 from heft.recipe.recipe import LoraSettings as LoraSettings
 from heft.recipe.recipe import LoraStage as LoraStage
-from heft.recipe.recipe import ModelSettings as ModelSettings
 from heft.recipe.recipe import Recipe as Recipe
 from heft.recipe.recipe import ReftStage as ReftStage
 from heft.recipe.training import CheckpointSettings as CheckpointSettings

@@ -19,7 +19,8 @@ from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.load import load_base
-from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from saving import save_adapters
 
 IDS = torch.arange(3, 40)[None]

@@ -16,7 +16,8 @@ from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage, ReftStage
 from pickles import write_pickle
 from tiny import forget_hashes
 

@@ -20,7 +20,7 @@ from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import dump_recipe, load_recipe
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.run.train import train
 from heft.runtime.reporter import Reporter
 from heft.sweep.run import sweep

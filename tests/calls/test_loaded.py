@@ -22,7 +22,8 @@ from heft.alora import ActivatedLoraConfig
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.reft import ReftConfig
 from saving import save_adapters
 

@@ -15,7 +15,8 @@ from heft.adapters.manifest import AdapterEntry
 from heft.builtin import TINY, byte_tokenizer, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage, ReftStage
 from reft.support import perturb
 from saving import save_adapters
 

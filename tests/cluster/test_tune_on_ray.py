@@ -11,7 +11,7 @@ from heft.cluster.joined import joined
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.runtime.reporter import Reporter
 from heft.tune.member import identity_of, require_same
 from heft.tune.run import tune

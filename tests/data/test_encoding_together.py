@@ -13,7 +13,7 @@ from heft.builtin import EMBEDDED
 from heft.data.encode import Encoder
 from heft.errors import HeftError
 from heft.models.load import load_tokenizer
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.tasks import TASKS, load_examples
 from heft.tasks.example import choice_example, generation_example
 from tokenizers_made import LLAMA_3_WORDS, byte_level_style, llama_2_style, metaspace_style

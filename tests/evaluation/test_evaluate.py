@@ -11,7 +11,8 @@ from heft.data.encode import Encoder
 from heft.errors import HeftError
 from heft.evaluation import evaluate_examples, scoring
 from heft.models.load import load_base
-from heft.recipe.recipe import EvaluationSettings, ModelSettings
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import examples_of, task_for
 from heft.tasks.rows import RowsSettings

@@ -13,7 +13,8 @@ from heft.errors import HeftError
 from heft.evaluation.finite import require_finite
 from heft.evaluation.generation import generate_texts
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.layer import ReftLayer
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings

@@ -7,7 +7,7 @@ import tiny
 from heft.builtin import TINY
 from heft.evaluation.generation import generate_texts
 from heft.models.load import load_base
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 OWN = {
     "penalty": {"repetition_penalty": 5.0},

@@ -14,7 +14,8 @@ from heft.adapters.load import load
 from heft.adapters.manifest import AdapterEntry
 from heft.adapters.methods import adapters_of
 from heft.models.load import Base, load_base
-from heft.recipe.recipe import ModelSettings, Stage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import Stage
 from saving import save_adapters
 from tiny import byte_tokenizer, tiny_model
 

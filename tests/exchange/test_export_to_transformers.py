@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from heft.errors import HeftError
 from heft.exchange.export import export
 from heft.models.load import load_base
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 LORA = {"method": "lora", "rank": 3}
 FOLDS = {"method": "reft", "rank": 2, "positions": "all", "site": "mlp"}

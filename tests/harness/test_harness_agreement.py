@@ -15,7 +15,8 @@ from heft.adapters.manifest import AdapterEntry
 from heft.builtin import TINY
 from heft.harness.model import HeftLM
 from heft.models.load import load_base
-from heft.recipe.recipe import EvaluationSettings, LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import EvaluationSettings, LoraStage, ReftStage
 from saving import save_adapters
 
 TOLERANCE = 1e-4

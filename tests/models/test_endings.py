@@ -15,7 +15,7 @@ from heft.evaluation.generation import generate_texts
 from heft.models.endings import end_tokens, text_of
 from heft.models.load import load_base
 from heft.recipe.files import load_recipe
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.tasks.example import generation_example
 from heft.tasks.rows import RowsSettings
 from tokenizers_made import llama_2_style, with_turns

@@ -6,7 +6,7 @@ import tiny
 from heft.builtin import byte_tokenizer
 from heft.models.fingerprints import tokenizer_fingerprint
 from heft.models.load import load_tokenizer
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 
 def saved(tmp_path, change):

@@ -12,7 +12,7 @@ from heft.builtin import EMBEDDED, TINY, embedded_path, tiny_llama
 from heft.errors import HeftError
 from heft.models.fingerprints import fingerprint
 from heft.models.load import load_base, load_tokenizer
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 
 def test_the_fingerprint_is_equal_in_both_precisions_and_differs_between_models():

@@ -8,7 +8,7 @@ import torch
 from heft.builtin import byte_tokenizer, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from pickles import write_pickle
 
 

@@ -20,7 +20,7 @@ from heft.errors import HeftError
 from heft.models import precision
 from heft.models.load import load_base, load_skeleton
 from heft.recipe.files import load_recipe
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
 

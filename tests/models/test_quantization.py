@@ -14,7 +14,8 @@ from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.models.quantization import with_own_quantization
 from heft.recipe.files import recipe_of_values
-from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.run.train import train
 from heft.verify import verify
 
@@ -104,10 +105,20 @@ def test_a_checkpoint_that_is_quantized_already_is_known_as_such(folder, quantiz
     assert "MatMul8bitLt" not in capfd.readouterr().err
     with pytest.raises(HeftError, match=f"are in {quantization} already"):
         base(tmp_path / "packed", quantization="8bit" if quantization == "4bit" else "4bit")
-    pissa = recipe(tmp_path / "packed", tmp_path / "other")
-    pissa.stages["coarse"] = pissa.stages["coarse"].model_copy(update={"init": "pissa"})
-    with pytest.raises(HeftError, match=f"pissa needs unquantized weights, and the base is in {quantization}"):
-        train(pissa)
+    for init in ("pissa", "olora"):
+        other = recipe(tmp_path / "packed", tmp_path / "other")
+        other.stages["coarse"] = other.stages["coarse"].model_copy(update={"init": init})
+        with pytest.raises(HeftError, match=f"init: {init} needs unquantized weights.*; use init: default"):
+            train(other)
+
+
+@pytest.mark.parametrize("method", ["mxfp4", "fp8"])
+def test_files_that_are_made_plain_are_not_quantized_again(folder, method):
+    config = AutoConfig.from_pretrained(folder)
+    config.quantization_config = {"quant_method": method}
+    assert with_own_quantization(ModelSettings(name=str(folder)), config).quantization is None
+    with pytest.raises(HeftError, match=f"are in {method} already; leave it out"):
+        with_own_quantization(ModelSettings(name=str(folder), quantization="4bit"), config)
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])

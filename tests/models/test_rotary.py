@@ -5,7 +5,7 @@ import torch
 
 import tiny
 from heft.models.load import load_base
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
 PLAIN = {"rope_type": "default", "rope_theta": 100.0}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from heft.errors import HeftError
-from heft.recipe.recipe import ModelSettings, Recipe
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import Recipe
 from heft.run.train import _require_shardable
 from tiny import tiny_model
 

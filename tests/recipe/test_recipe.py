@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.recipe.files import dump_recipe, load_recipe
-from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, ModelSettings, Recipe, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import EvaluationSettings, JointStage, LoraSettings, LoraStage, Recipe, ReftStage
 from heft.settings.files import to_yaml
 from heft.tasks import TASKS
 
@@ -138,9 +139,9 @@ def test_a_hub_model_may_have_a_revision_and_a_path_may_have_a_colon():
     assert ModelSettings(name="./runs/a:b").name == "./runs/a:b"
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4"])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
 @pytest.mark.parametrize("joint", [False, True])
-def test_pissa_is_refused_on_a_quantized_model_only(init, joint):
+def test_a_start_that_changes_weights_is_refused_on_a_quantized_model_only(init, joint):
     stage = {"method": "joint", "lora": {"init": init}} if joint else {"method": "lora", "init": init}
     assert "unquantized weights" in faults_of(stage, model={"quantization": "4bit"})
     assert recipe_with(stage).model.quantization is None

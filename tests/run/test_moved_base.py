@@ -15,7 +15,7 @@ from heft.errors import HeftError
 from heft.models.load import load_base, load_tokenizer
 from heft.models.source import missing_folder
 from heft.recipe.files import load_recipe
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.verify import verify
 
 

@@ -153,7 +153,7 @@ def test_memory_for_prefixes_is_bounded_and_the_oldest_go_first(runs, expected):
 
 @pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "mistral"])
 def test_models_with_sliding_windows_and_learned_positions_give_the_tokens_of_whole_passes(architecture):
-    from heft.recipe.recipe import ModelSettings
+    from heft.recipe.model import ModelSettings
 
     model = tiny_model(architecture)
     engine = Engine(Catalog(Base(model, byte_tokenizer(), ModelSettings(name="tiny"), "-")), Limits()).start()

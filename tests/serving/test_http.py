@@ -394,7 +394,7 @@ def test_bytes_of_tokens_are_those_of_the_text_and_offsets_are_places_in_it(clie
 def test_the_longest_text_of_a_model_with_learned_positions_is_what_it_says():
     from heft.builtin import byte_tokenizer
     from heft.models.load import Base
-    from heft.recipe.recipe import ModelSettings
+    from heft.recipe.model import ModelSettings
     from heft.serving.catalog import Catalog
     from heft.serving.engine import Engine
     from heft.serving.limits import Limits

@@ -9,7 +9,8 @@ from heft.adapters.attach import adapter_parameters, attach
 from heft.builtin import TINY
 from heft.data.encode import Encoder
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage
 from heft.recipe.training import CheckpointSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples

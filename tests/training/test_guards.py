@@ -11,7 +11,8 @@ from heft.data.encode import Encoder
 from heft.data.validation import split_validation
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.recipe.training import CheckpointSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples

@@ -7,7 +7,8 @@ from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.builtin import TINY
 from heft.data.encode import Encoder
 from heft.models.load import load_base
-from heft.recipe.recipe import JointStage, LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings

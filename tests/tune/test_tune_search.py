@@ -23,11 +23,11 @@ from heft.sweep.learner import Learner
 from heft.training.loop import TrainingLoop
 from heft.tune import repeats
 from heft.tune.bench import Bench
+from heft.tune.holdout import holdout_for
 from heft.tune.kept import start_behind
 from heft.tune.measure import Measured, measured_alone
 from heft.tune.repeats import REPEAT_SHARE, number_of
 from heft.tune.report import trials_of
-from heft.tune.run import holdout_for
 from heft.tune.space import settings_of
 from heft.tune.switch import switch_of
 from searches import ALL_ARMS, SMALL, STAGES, TASK, quick_tune, searched

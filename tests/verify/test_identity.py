@@ -8,7 +8,8 @@ from heft.adapters.directory import save
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest
 from heft.builtin import TINY
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings, ReftStage
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage, ReftStage
 from heft.verify.effect import AT_IDENTITY, check_effect, largest_update
 from heft.verify.finding import DOES_NOT_APPLY, OK
 from heft.verify.subject import open_subject

@@ -9,7 +9,8 @@ from heft.adapters.attach import activate, attach
 from heft.adapters.manifest import AdapterEntry
 from heft.exchange.export import export
 from heft.models.load import load_base
-from heft.recipe.recipe import LoraStage, ModelSettings
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage
 from heft.verify.finding import FAILED
 from heft.verify.verifier import verify
 from saving import save_adapters

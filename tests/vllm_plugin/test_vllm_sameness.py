@@ -10,7 +10,7 @@ from vllm_making import CLASSES, in_vllm, make_base, vllm_python
 import heft
 from heft.adapters.attach import activate
 from heft.models.load import load_base
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from serving.serve_making import LORA, TAIL, make_run, scores_by_definition
 from tiny import forget_hashes, likeliest
 

@@ -16,7 +16,7 @@ from heft.models.endings import end_tokens
 from heft.models.fingerprints import fingerprint
 from heft.models.load import Base, load_tokenizer
 from heft.models.source import local_folder
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 
 def load(

@@ -35,7 +35,7 @@ from heft.adapters.lora_targets import (
 from heft.adapters.patterns import first_match
 from heft.alora import ActivatedLoraConfig
 from heft.alora.placeable import misplaced
-from heft.recipe.recipe import LoraSettings
+from heft.recipe.recipe import INITS_OF_WEIGHTS, LoraSettings
 
 
 def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
@@ -133,7 +133,11 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
             f"init: {settings.init} changes base weights, and in this model several modules share some"
             f" ({', '.join(sorted(shared)[:3])}); use init: default"
         )
-    if ReversibleInit.needed(settings) and model.dtype not in (torch.float32, torch.float64):
+    if ReversibleInit.needed(settings) and not all(weight.is_floating_point() for weight in model.parameters()):
+        faults.append(
+            f"init: {settings.init} needs unquantized weights, and this model's are quantized; use init: default"
+        )
+    elif ReversibleInit.needed(settings) and model.dtype not in (torch.float32, torch.float64):
         faults.append(
             f"init: {settings.init} takes its start out of the base's weights, and what is left would be rounded to"
             f" {str(model.dtype).removeprefix('torch.')}; set model.dtype: float32, or use init: default"
@@ -239,17 +243,15 @@ class ReversibleInit:
     weights back, to the bit, and W₀ − sB₀A₀ + sBA = W₀ + s[B, −B₀][A; A₀] becomes a plain LoRA of twice the rank.
     """
 
-    INITS = ("pissa", "olora")
-
     def __init__(self, model: PreTrainedModel):
         modules = linear_modules(model)
         self._weights = {name: module.weight.detach().cpu().clone() for name, module in modules.items()}
         self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    @classmethod
-    def needed(cls, settings: LoraSettings) -> bool:
+    @staticmethod
+    def needed(settings: LoraSettings) -> bool:
         """Whether the settings' start changes the base weights."""
-        return settings.init.startswith(cls.INITS)
+        return settings.init.startswith(INITS_OF_WEIGHTS)
 
     def injected(self, model: PreTrainedModel, adapter: str) -> None:
         """Copy the factors that the adapter starts from, and only the base weights that it changed."""

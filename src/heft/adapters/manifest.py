@@ -10,7 +10,7 @@ from heft.adapters.safety import adapter_folder, adapter_paths, require_inside
 from heft.errors import HeftError
 from heft.models.source import local_folder
 from heft.recipe.files import with_paths_from
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.settings.base import Settings
 from heft.settings.words import faults_of, in_one_line
 from heft.storage.atomic import sha256_of

@@ -15,7 +15,8 @@ from heft.models.forward import attention_of
 from heft.models.load import choose_device
 from heft.models.precision import resolved_dtype
 from heft.models.source import local_folder
-from heft.recipe.recipe import ModelSettings, Recipe
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import Recipe
 from heft.recipe.training import TrainingSettings
 from heft.storage.reading import is_file
 from heft.training.attention import reads_in_place

@@ -14,7 +14,7 @@ from heft.adapters.weights import read_shapes
 from heft.alora import ActivatedLoraConfig
 from heft.models.load import load_base
 from heft.prediction.opening import adapters_of
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.reft.config import ReftConfig
 
 

@@ -12,7 +12,7 @@ from heft.builtin import TINY
 from heft.errors import HeftError
 from heft.models.load import embedding_rows, load_skeleton
 from heft.models.source import source_of
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.reft.sites import decoder_of
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "pos_emb", "positions_embed")

@@ -33,7 +33,7 @@ from heft.models.quantization import (
 )
 from heft.models.rotary import scale_each_pass_alone
 from heft.models.source import local_folder, missing_folder, source_of
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 from heft.storage.reading import is_dir
 from heft.text.listing import first_of
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from heft.recipe.recipe import ModelSettings
+    from heft.recipe.model import ModelSettings
 
 Dtype = Literal["float32", "bfloat16"]
 

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from heft.errors import HeftError
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 _DEQUANTIZED = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
 """Methods whose weights are made plain as they are loaded, since none trains through them."""
@@ -30,10 +30,13 @@ def with_own_quantization(settings: ModelSettings, config: PretrainedConfig) -> 
         HeftError: it is of another kind than the one asked for, or of one that heft does not train on.
     """
     own = _own(config)
-    method = own.get("quant_method")
-    if not own or method in _DEQUANTIZED:
+    if not own:
         return settings
-    found = "4bit" if own.get("load_in_4bit") else "8bit" if own.get("load_in_8bit") else None
+    method = own.get("quant_method")
+    if method in _DEQUANTIZED:
+        found = method
+    else:
+        found = "4bit" if own.get("load_in_4bit") else "8bit" if own.get("load_in_8bit") else None
     if found is None:
         raise HeftError(
             f"the weights of {settings.name!r} are quantized by {method}, which heft does not train on: give the model"
@@ -44,7 +47,7 @@ def with_own_quantization(settings: ModelSettings, config: PretrainedConfig) -> 
             f"model.quantization is {settings.quantization}, and the weights of {settings.name!r} are in {found}"
             " already; leave it out, or give the model as it was before"
         )
-    return settings.model_copy(update={"quantization": found})
+    return settings if found in _DEQUANTIZED else settings.model_copy(update={"quantization": found})
 
 
 def require_quantization(quantization: str, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from heft.errors import HeftError
 from heft.evaluation.evaluator import Answer, answer_examples, answer_record
 from heft.models.limits import BaseLimits, limits_of
 from heft.prediction.opening import Answering
-from heft.prediction.prediction import Prediction, columns_of, require_free_columns, require_one_kind
+from heft.prediction.prediction import Prediction, columns_of, require_all_or_no_choices, require_free_columns
 from heft.prediction.questions import questions_of
 from heft.reft.tracker import positions_of
 from heft.results.metrics import Metrics, measure
@@ -111,7 +111,7 @@ def predict_by(
         raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
     usable = questions.usable
     places = [place for (place, _), each in zip(rows, questions.encoded, strict=True) if each is not None]
-    require_one_kind(zip(places, (each.example for each in usable), strict=True))
+    require_all_or_no_choices(zip(places, (each.example for each in usable), strict=True))
     require_free_columns(rows, columns_of(task, [each.example.labels for each in usable]))
     start = time.perf_counter()
     found = answer(usable)

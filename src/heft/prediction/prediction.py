@@ -69,7 +69,7 @@ def require_free_columns(rows: Sequence[Row], columns: Iterable[str] = ("predict
         raise HeftError(f"the rows have a column {first_of(taken, 3)} already; rename it, or leave it out")
 
 
-def require_one_kind(asked: Iterable[tuple[str, Example]]) -> None:
+def require_all_or_no_choices(asked: Iterable[tuple[str, Example]]) -> None:
     """Require that all rows, given with their places, have choices, or none has.
 
     Raises:

@@ -13,7 +13,7 @@ from heft.evaluation.evaluator import answer_examples
 from heft.evaluation.generation import Sampling, generate_texts
 from heft.models.limits import limits_of, require_room
 from heft.prediction.predict import prediction_of
-from heft.prediction.prediction import Prediction, require_one_kind
+from heft.prediction.prediction import Prediction, require_all_or_no_choices
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.storage.reading import is_file
@@ -156,7 +156,7 @@ def _asked(rows: Sequence[tuple[str, dict]], task: Task, as_text: bool) -> list[
             examples.append(generation_example("prompt", example.prompt) if as_text else example)
     if faults:
         raise faults_by_cause(f"{len(faults):,} of {len(rows):,} rows cannot be asked:", faults)
-    require_one_kind(zip((place for place, _ in rows), examples, strict=True))
+    require_all_or_no_choices(zip((place for place, _ in rows), examples, strict=True))
     return examples
 
 

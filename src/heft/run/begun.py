@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from heft.errors import HeftError
 from heft.recipe.defaults import with_defaults_of
 from heft.recipe.files import difference, load_recipe, with_date_of
-from heft.recipe.recipe import ModelSettings, Recipe
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import Recipe
 from heft.storage.locks import LOCK_FILE, locked
 from heft.storage.reading import is_dir, is_file, read_json
 from heft.storage.targets import require_possible

@@ -28,7 +28,8 @@ from heft.models.source import local_folder
 from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import refuse_sweep
-from heft.recipe.recipe import ModelSettings, Recipe
+from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import Recipe
 from heft.results.summary import StageSummary, read_summaries
 from heft.run.base_evaluation import find_base_evaluation
 from heft.run.begun import (
@@ -172,22 +173,11 @@ def _sound_base(recipe: Recipe, settings: ModelSettings, rows: Sequence[EncodedE
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(settings, distributed.shards(recipe.distributed))
     _require_shardable(recipe, base)
-    _require_plain_weights(recipe, base.settings.quantization)
     check_targets(base.model, recipe, base.tokenizer)
     check_sources(base.model, recipe, base.fingerprint, reporter.warn)
     loaded = recipe.model_copy(update={"model": base.settings})
     shape_in_training(loaded, list(recipe.stages)[-1], rows)  # refuses what PEFT would refuse after hours of training
     return base
-
-
-def _require_plain_weights(recipe: Recipe, quantization: str | None) -> None:
-    """As the recipe's own check of `init`, for a base that is quantized in its own files."""
-    for name, stage in recipe.stages.items() if quantization else ():
-        lora = getattr(stage, "lora", stage)
-        if getattr(lora, "init", "").startswith("pissa"):
-            raise HeftError(
-                f"stages.{name}: init {lora.init} needs unquantized weights, and the base is in {quantization}"
-            )
 
 
 @contextmanager

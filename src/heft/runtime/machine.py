@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -35,12 +36,10 @@ def available_memory() -> int | None:
     if MEMINFO.is_file():
         left.append(int(re.search(r"MemAvailable:\s*(\d+)", MEMINFO.read_text())[1]) * 1024)
     else:
-        try:
+        with suppress(ImportError, OSError, RuntimeError):  # psutil may be what is missing, or not for this system
             import psutil
 
             left.append(psutil.virtual_memory().available)
-        except Exception:  # psutil may be what is missing
-            pass
     return min(left, default=None)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from heft.storage.atomic import to_json, write_text
+from heft.storage.atomic import finite, to_json, write_text
 from heft.sweep.results import Result
 from heft.text.svg import BOTTOM, CHARACTER, RIGHT, TOP, WIDTH, Axis, Drawing, axis, shortened
 from heft.text.units import percent
@@ -18,7 +18,7 @@ _ROW = 30
 
 def write_results(folder: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
     """Write results.json (with `about` on top) and results.csv, best first."""
-    write_text(folder / "results.json", to_json({**about, "results": [_finite(asdict(r)) for r in results]}))
+    write_text(folder / "results.json", to_json({**about, "results": finite([asdict(r) for r in results])}))
     swept = list(results[0].values)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -74,8 +74,3 @@ def _end(result: Result) -> str:
 
 def _text(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return values | {"losses": [x if abs(x) < float("inf") else None for x in values["losses"]]}

@@ -116,7 +116,7 @@ class Member:
         import torch
 
         from heft.models.load import load_base, quiet
-        from heft.recipe.recipe import ModelSettings
+        from heft.recipe.model import ModelSettings
         from heft.runtime.reporter import Reporter
         from heft.tune.bench import Bench
         from heft.tune.kept import keep_prefixes

@@ -32,7 +32,6 @@ from heft.recipe.defaults import Facts, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.recipe import Recipe, Stage
 from heft.recipe.training import require_trained_rows
-from heft.recipe.tune import TuneSettings
 from heft.run.begun import is_begun, model_begun_with, require_same_search
 from heft.run.directory import RunDirectory
 from heft.run.replace import remove_run
@@ -44,6 +43,7 @@ from heft.tune.arms import STAGE_NAMES, Search
 from heft.tune.bench import Bench
 from heft.tune.budget import Budget, in_unit, parse_budget
 from heft.tune.chosen_by import chosen_by
+from heft.tune.holdout import holdout_for
 from heft.tune.ledger import Account, Ledger
 from heft.tune.measure import weight_of
 from heft.tune.member import Member, bringing_for
@@ -59,9 +59,6 @@ from heft.tune.trainers import OnACrew, OnTheBench, Trainer
 from heft.tune.trial import COARSE, recipe_of_stages
 from heft.tune.verdict import compared_rows, results_of
 from heft.tune.weights import WeightFiles
-
-LEAST_VALIDATION, MOST_VALIDATION, VALIDATION_SHARE = 100, 1000, 0.2
-"""Validation rows where `tune.holdout` is null; never more than half of all rows."""
 
 
 class BudgetTooSmall(HeftError):
@@ -206,14 +203,6 @@ def _require_places(recipe: Recipe, base: Base) -> None:
         if looks not in seen:
             seen.add(looks)
             check_targets(base.model, recipe_of_stages(recipe, {"s": stage}), base.tokenizer)
-
-
-def holdout_for(settings: TuneSettings, rows: int) -> float:
-    """Share of the rows that trials are measured on."""
-    if settings.holdout is not None:
-        return settings.holdout
-    count = min(max(LEAST_VALIDATION, round(VALIDATION_SHARE * rows)), MOST_VALIDATION, rows // 2)
-    return max(1, count) / rows
 
 
 def _searched(search: Search, budget: Budget) -> Tuned:

@@ -13,7 +13,7 @@ from heft.models.forward import logits_of
 from heft.models.limits import base_limits, limits_of, require_room
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
-from heft.recipe.recipe import ModelSettings
+from heft.recipe.model import ModelSettings
 
 STAGES = "{coarse: {method: lora, rank: 2, steps: 1, batch_size: 4}}"
 
