@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import time
 
+import psutil
 import pytest
 
 from commands import COMMAND, ENVIRONMENT, heft
@@ -112,13 +114,25 @@ def test_at_the_question_ctrl_c_ends_it_as_anywhere_and_ctrl_d_is_no_answer(tmp_
     streams = {"stdin": theirs, "stdout": theirs, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, preexec_fn=_own_terminal, **streams) as process:
         os.close(theirs)
-        seen = b""
-        while b"column of the answer" not in seen:
-            seen += os.read(ours, 1000)
-        os.write(ours, key)
-        _, error = process.communicate()
+        try:
+            seen = b""
+            while b"column of the answer" not in seen:
+                seen += os.read(ours, 1000)
+            _wait_until_it_listens(process)
+            os.write(ours, key)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     os.close(ours)
     assert (process.returncode, last in error.decode()) == (status, True)
+
+
+def _wait_until_it_listens(process):
+    """A key that comes between the question and the reading of the answer is lost."""
+    asleep = 0
+    while asleep < 5:
+        time.sleep(0.05)
+        asleep = asleep + 1 if psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING else 0
 
 
 def _own_terminal():
