@@ -5,6 +5,9 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,44 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
         file.write("new" * (1 // 0))
     assert (path.read_text(), entries(tmp_path)) == ("old", ["a.txt"])
+
+
+def test_a_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "a.txt"
+    link.symlink_to(tmp_path / "disk" / "real.txt")  # nothing there yet
+    for text in ("old", "new"):
+        write_text(link, text)
+        assert (link.is_symlink(), (tmp_path / "disk" / "real.txt").read_text()) == (True, text)
+    assert (entries(tmp_path), entries(tmp_path / "disk")) == (["a.txt", "disk"], ["real.txt"])
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this system has no /dev/stdout")
+@pytest.mark.parametrize("to", ["a pipe", "a file"])
+def test_ones_own_output_is_written_to_and_not_replaced(tmp_path, to):
+    before = os.readlink("/dev/stdout")
+    code = """
+from pathlib import Path
+from heft.storage.atomic import write_text
+print("first", flush=True)
+write_text(Path("/dev/stdout"), "second\\n")
+"""
+    with open(tmp_path / "out.txt", "w+") as file:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE if to == "a pipe" else file, text=True)
+        file.seek(0)
+        assert (done.stdout or file.read()) == "first\nsecond\n"
+    assert os.readlink("/dev/stdout") == before
+
+
+def test_a_pipe_gets_the_whole_or_nothing(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "pipe") as file:
+        file.write("half" * (1 // 0))
+    write_text(tmp_path / "pipe", "whole")
+    assert os.read(reader, 100) == b"whole"
+    os.close(reader)
+    assert entries(tmp_path) == ["pipe"]
 
 
 def test_nobody_sees_a_file_before_it_is_whole(tmp_path):

@@ -1,6 +1,7 @@
 """Where nothing can be written is said before the work, in words that name the place."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,17 @@ def test_a_file_is_replaced_and_a_folder_is_not(tmp_path):
     require_new_file(tmp_path / "a", "rows")
     with pytest.raises(HeftError, match="is a folder; give the file to write rows to"):
         require_new_file(tmp_path, "rows")
+
+
+def test_a_link_is_looked_at_where_it_leads(tmp_path):
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "a")
+    with pytest.raises(HeftError, match=f"{tmp_path / 'file'} is a file"):
+        require_new_file(tmp_path / "link", "rows")
+
+
+def test_a_device_is_written_to_without_a_right_to_its_folder(nothing_may_be_written):
+    require_new_file(Path("/dev/null"), "rows")
 
 
 def test_a_new_folder_may_be_there_while_it_is_empty(tmp_path):

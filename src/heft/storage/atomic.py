@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,11 +65,21 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Where to write a file, which takes the place of `path` when the block ends without an error.
 
+    A symbolic link stays one: the file that it names is written. What cannot be replaced, such as a pipe or a terminal
+    (/dev/stdout), gets the whole file when the block ends.
+
     Raises:
         HeftError: there is no room, or no right to write there; `path` is as it was.
     """
-    partial = _beside(path)
     with readable_os_errors(path):
+        if is_stream(path):
+            with tempfile.TemporaryDirectory() as folder:
+                yield (whole := Path(folder, path.name))
+                with path.open("ab") as stream:  # a terminal's or a pipe's place is its end; so is a redirected file's
+                    stream.write(whole.read_bytes())
+            return
+        path = linked_place(path)
+        partial = _beside(path)
         try:
             yield partial
             _fsync(partial)
@@ -77,6 +88,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
             raise
         _fsync(path.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is written to a path goes elsewhere: to a pipe, a terminal, a device."""
+    is_device = os.path.abspath(path).startswith("/dev/")  # where one's own output is a file, it is not to be replaced
+    return os.path.exists(path) and not os.path.isdir(path) and (is_device or not os.path.isfile(path))
+
+
+def linked_place(path: Path) -> Path:
+    """The place that a symbolic link names, whether something is there or not; of anything else the path itself."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def write_text(path: Path, text: str) -> None:

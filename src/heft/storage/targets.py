@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from heft.errors import HeftError
-from heft.storage.atomic import readable_os_errors
+from heft.storage.atomic import is_stream, linked_place, readable_os_errors
 from heft.storage.reading import is_dir, nearest_existing
 
 
 def require_new_file(path: Path, what: str) -> None:
-    """Require that a file can be written there; one that is there would be replaced.
+    """Require that a file can be written there; one that is there would be replaced, a pipe written to.
 
     `what` it is to hold, such as "predictions", is for the message.
 
@@ -19,7 +19,8 @@ def require_new_file(path: Path, what: str) -> None:
     """
     if is_dir(path):
         raise HeftError(f"{path} is a folder; give the file to write {what} to")
-    require_possible(path)
+    if not is_stream(path):
+        require_possible(linked_place(path))
 
 
 def require_new_folder(path: Path) -> None:
