@@ -98,6 +98,7 @@ def test_completions_give_the_tokens_of_heft_load_streamed_or_not(client, runs):
     streamed = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == whole.choices[0].text
     assert streamed[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in streamed[:-1])
     assert [chunk.choices[0].finish_reason for chunk in streamed[:-1]][-1] == whole.choices[0].finish_reason
 
 
@@ -107,6 +108,8 @@ def test_several_prompts_and_texts_come_in_order_with_seeds(client):
     alone = client.completions.create(prompt="another one", n=2, **asked).choices
     assert [choice.text for choice in both[2:]] == [choice.text for choice in alone]
     assert alone[0].text != alone[1].text
+    negative = client.completions.create(prompt="another one", n=2, **{**asked, "seed": 6 - 2**63}).choices
+    assert negative[0].text != alone[0].text
 
 
 def test_chats_go_through_the_template(client):
@@ -331,11 +334,26 @@ def test_an_answer_can_be_sent_back_as_a_turn_of_the_chat(client):
     [
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"echo": True, "prompt_length": len(IDS) + 1}, "prompt_length"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
     ],
 )
 def test_a_field_that_would_change_nothing_is_refused(port, body, param):
     status, found = post(port, "/v1/completions", {"model": "two", "prompt": IDS, "max_tokens": 1, **body})
     assert (status, found.get("error", {}).get("param")) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"stop": 3}, "stop: Input should be a valid string, or Input should be a valid list"),
+        ({"prompt": 3}, "prompt: Input should be a valid string, or Input should be a valid list"),
+        ({"max_token": 2}, "max_token: Extra inputs are not permitted"),
+    ],
+)
+def test_a_fault_names_the_field_and_not_the_types_it_may_have(port, body, message):
+    status, found = post(port, "/v1/completions", {"model": "two", "prompt": IDS, **body})
+    assert (status, found["error"]["message"]) == (400, message)
 
 
 def test_a_text_behind_an_echoed_continuation_counts_positions_from_the_prompt_given(client, runs):

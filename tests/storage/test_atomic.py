@@ -57,7 +57,8 @@ print("first", flush=True)
 write_text(Path("/dev/stdout"), "second\\n")
 """
     with open(tmp_path / "out.txt", "w+") as file:
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE if to == "a pipe" else file, text=True)
+        there = subprocess.PIPE if to == "a pipe" else file
+        done = subprocess.run([sys.executable, "-c", code], stdout=there, text=True)
         file.seek(0)
         assert (done.stdout or file.read()) == "first\nsecond\n"
     assert os.readlink("/dev/stdout") == before

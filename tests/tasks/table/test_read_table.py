@@ -138,6 +138,31 @@ def test_labels_of_a_data_set_have_their_names(tmp_path):
         assert [row["label"] for _, row in read_table(source)] == ["delay", "refund", None]
 
 
+def test_labels_in_lists_and_structs_have_their_names_too(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    label = datasets.ClassLabel(names=["refund", "delay"])
+    several = {
+        "tags": datasets.List(label),
+        "about": {"kind": label, "n": datasets.Value("int32")},
+        "turns": [{"is": label}],
+    }
+    rows = [
+        {"tags": [1, 0], "about": {"kind": 1, "n": 1}, "turns": [{"is": 0}, None, {"is": 1}]},
+        {"tags": None, "about": {"kind": None, "n": 0}, "turns": []},
+    ]
+    data = datasets.Dataset.from_list(rows, features=datasets.Features(several))
+    data.to_parquet(tmp_path / "a.parquet")
+    for source in (data, tmp_path / "a.parquet"):
+        assert [row for _, row in read_table(source)] == [
+            {
+                "tags": ["delay", "refund"],
+                "about": {"kind": "delay", "n": 1},
+                "turns": [{"is": "refund"}, None, {"is": "delay"}],
+            },
+            {"tags": None, "about": {"kind": None, "n": 0}, "turns": []},
+        ]
+
+
 def test_values_are_those_that_json_has():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(

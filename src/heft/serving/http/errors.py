@@ -1,6 +1,7 @@
 """Errors as OpenAI's API has them: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +15,8 @@ from heft.serving.requests import Failed
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _STATUS_OF_FAILURE = {"timeout": 504, "stopped": 503, "memory": 503, "input": 400, "defect": 500}
 _RETRY_AFTER = "1"
+_OF_A_TYPE = re.compile(r"str|constrained-\w+|list\[.*]")
+"""What pydantic adds to the place of a fault where a field may be of several types."""
 
 
 class ApiError(Exception):
@@ -61,15 +64,21 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [
-            (".".join(str(part) for part in each["loc"] if part != "body"), each["msg"]) for each in error.errors()
-        ]
-        message = "; ".join(f"{where}: {what}" if where else what for where, what in found[:10])
-        return _response(ApiError(400, message, param=found[0][0] or None))
+        found: dict[str, list[str]] = {}
+        for each in error.errors():
+            found.setdefault(_field(each["loc"]), []).append(each["msg"])
+        told = [(where, ", or ".join(dict.fromkeys(whats))) for where, whats in found.items()]
+        message = "; ".join(f"{where}: {what}" if where else what for where, what in told[:10])
+        return _response(ApiError(400, message, param=told[0][0] or None))
 
     @app.exception_handler(Exception)
     async def _defect(request: Request, error: Exception) -> JSONResponse:
         return _response(ApiError(500, f"{type(error).__name__}: a defect of the server, which goes on"))
+
+
+def _field(place: Sequence[str | int]) -> str:
+    """The field of a request that a fault of pydantic's is about, without the types that it may have been meant as."""
+    return ".".join(str(part) for part in place if part != "body" and not _OF_A_TYPE.fullmatch(str(part)))
 
 
 def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-StopText = Annotated[str, Field(max_length=1000)]
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 _OFF = Literal[0]
 
 
@@ -19,7 +19,7 @@ class StreamOptions(_Request):
     """How a stream ends."""
 
     include_usage: bool = False
-    """Send the counts of tokens in a last chunk."""
+    """Send the counts of tokens in a last chunk; the others have null there."""
 
 
 class Sampling(_Request):
@@ -35,7 +35,7 @@ class Sampling(_Request):
     """Texts for each prompt."""
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     """Strings before which a text ends."""
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """Of the draws; the n-th text has this seed plus n."""
     stream: bool | None = False
     """Send text as it comes, as server-sent events."""

@@ -97,7 +97,7 @@ class Texts:
                     yield _sent(form.chunk(index, event))
                 else:
                     yield _sent(form.chunk(index, reason=event.reason))
-            if form.body.stream_options is not None and form.body.stream_options.include_usage:
+            if form.counts:
                 yield _sent({**form.head(), "choices": [], "usage": form.usage(count)})
             yield "data: [DONE]\n\n"
         except ApiError as error:
@@ -117,6 +117,12 @@ class _Form(ABC):
         self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
         self._spellings = [self.spelling(prompt) for prompt in prompts for _ in range(body.n)]
         self._untold = set(range(len(prompts) * body.n))  # whose prompt ids a stream has still to send
+
+    @property
+    def counts(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        options = self.body.stream_options
+        return options is not None and options.include_usage
 
     def head(self, chunk: bool = True) -> dict:
         """What every document begins with."""
@@ -150,7 +156,7 @@ class _Form(ABC):
             choice["prompt_token_ids"] = list(self.prompts[index // self.body.n])
         if self.body.return_token_ids and piece is not None:
             choice["token_ids"] = [chosen.token for chosen in piece.tokens]
-        return {**self.head(), "choices": [choice]}
+        return {**self.head(), "choices": [choice]} | ({"usage": None} if self.counts else {})
 
     def spelling(self, prompt: Sequence[int]) -> Spelling:
         """What tokens are of a text."""

@@ -1,6 +1,7 @@
 """Tables of pyarrow, `datasets` and pandas as rows, in plain values of Python."""
 
 import sys
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -37,26 +38,51 @@ def parquet_rows(path: Path, content: bytes) -> list[Row]:
 
 
 def dataset_rows(dataset: "datasets.Dataset", where: str) -> list[Row]:
-    """The rows of a data set of `datasets`; labels (`ClassLabel`) have their names, images are not decoded.
+    """The rows of a data set of `datasets`; labels (`ClassLabel`, in lists and structs too) have their names.
+
+    Images are not decoded.
 
     Raises:
         HeftError: there are none, a value cannot be read, or a function of a person's own is to be applied to them.
     """
-    from datasets import ClassLabel
-
     if dataset.format["type"] == "custom":
         raise HeftError(
             f"{where} has a transform (set_transform, with_transform), which heft does not apply; make its columns with"
             " map, or take it away with reset_format()"
         )
     table = dataset.with_format("arrow")[:]
-    names = {name: kind.names for name, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
+    named = {name: find for name, feature in dataset.features.items() if (find := _label_names(feature))}
     rows = _listed(table, where)
     for row in rows:
-        for column, labels in names.items():
-            number = row[column]
-            row[column] = labels[number] if number is not None and 0 <= number < len(labels) else None
+        row.update({column: find(row[column]) for column, find in named.items()})
     return _rows(rows, where)
+
+
+def _label_names(feature: Any) -> Callable[[Any], Any] | None:
+    """What puts names in place of labels' numbers in a value of `datasets`, and None where there is none.
+
+    None as a result: values of this kind hold no labels.
+    """
+    from datasets import ClassLabel, LargeList, List
+
+    if isinstance(feature, ClassLabel):
+        names = dict(enumerate(feature.names))
+        return names.get
+    if isinstance(feature, dict):
+        found = {name: find for name, each in feature.items() if (find := _label_names(each))}
+
+        def within(value: dict) -> dict:
+            return value | {name: find(value[name]) for name, find in found.items()}
+
+    elif isinstance(feature, List | LargeList):
+        found = _label_names(feature.feature)
+
+        def within(value: list) -> list:
+            return [found(each) for each in value]
+
+    else:
+        return None
+    return (lambda value: None if value is None else within(value)) if found else None
 
 
 def frame_rows(frame: "pandas.DataFrame", where: str = "data frame") -> list[Row]:
