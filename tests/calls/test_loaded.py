@@ -214,6 +214,8 @@ def test_what_no_adapter_directory_can_hold_is_refused_before_it_is_trained(dire
     ):
         with pytest.raises(HeftError, match=f"adapter directory, which cannot hold this: {re.escape(reason)}"):
             heft.stack(model, LoraConfig(**{"r": 2, **settings}), "more")
+    with pytest.raises(HeftError, match="cannot hold this: modules_to_save: "):
+        heft.stack(model, ReftConfig(rank=2, modules_to_save=["lm_head"]), "more")
     assert list(model.peft_config) == NAMES
     stacked = heft.stack(heft.load(directory)[0], LoraConfig(r=2, target_modules="all-linear"), "more")
     assert "all-linear" not in stacked.peft_config["more"].target_modules

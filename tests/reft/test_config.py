@@ -28,8 +28,8 @@ def own_fields() -> list[str]:
     return sorted({f.name for f in fields(ReftConfig)} - {f.name for f in fields(PeftConfig)})
 
 
-def test_the_config_has_the_settings_and_their_defaults_and_no_others():
-    assert own_fields() == OPTIONS
+def test_the_config_has_the_settings_and_their_defaults_and_peft_s_whole_modules():
+    assert own_fields() == sorted([*OPTIONS, "modules_to_save"])
     config = ReftConfig()
     assert {name: getattr(config, name) for name in OPTIONS} == ReftSettings().model_dump()
 

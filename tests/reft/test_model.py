@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model, inject_adapter_in_model
+from transformers import BertForSequenceClassification, LlamaForSequenceClassification
 
 from heft.reft import ReftConfig
 from reft.support import edited_tokens, logits, perturb, reft_layers, reft_parameters, token_ids, with_reft
 from tiny import ARCHITECTURES, tiny_model
 
 SITES = ["block", "attention", "mlp"]
+HEADS = ("score.weight", "classifier.weight")
 
 
 def train_one_step(model, ids: torch.Tensor) -> None:
@@ -53,6 +55,27 @@ def test_another_base_of_the_same_shape_takes_the_adapters_tensors(architecture,
     ours, theirs = reft_parameters(model), reft_parameters(loaded)
     assert [name.replace(".mine.", ".yours.") for name in ours] == list(theirs)
     assert all(torch.equal(one, two) for one, two in zip(ours.values(), theirs.values(), strict=True))
+
+
+@pytest.mark.parametrize("make", [LlamaForSequenceClassification, BertForSequenceClassification])
+def test_the_new_head_of_a_model_that_classifies_is_trained_and_saved(make, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 400, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+        return make(make.config_class(**sizes, num_attention_heads=2, num_labels=3, pad_token_id=0))
+
+    ids, before = token_ids(2, 8), base().state_dict()
+    model = get_peft_model(base(), ReftConfig(task_type="SEQ_CLS", positions="all", rank=2))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()(input_ids=ids, labels=torch.tensor([0, 2])).loss.backward()
+    optimizer.step()
+    model.eval().save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(base(), tmp_path)
+    trained = next(p for name, p in loaded.named_parameters() if "modules_to_save" in name)
+    assert not torch.equal(trained, next(value for key, value in before.items() if key.endswith(HEADS)))
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+    with model.disable_adapter():
+        assert torch.equal(logits(model, ids), logits(base().eval(), ids))
 
 
 def test_loading_without_first_making_weights_gives_the_same_ones(tmp_path):

@@ -29,6 +29,9 @@ class ReftConfig(PeftConfig):
         tied: whether first and last positions share weights (fN+lN only).
         activation: None, "relu", "gelu", "silu", "tanh" or "sigmoid", on Wh + b.
         dropout: probability in [0, 1), on the low-rank difference.
+        modules_to_save: names of modules that are trained whole and saved beside the edits, as PEFT has it; with
+            `task_type` SEQ_CLS, TOKEN_CLS or QUESTION_ANS PEFT adds the model's new head. Adapter directories of heft
+            hold none.
 
     Raises:
         ValueError: a value is not one of these; all faults are named.
@@ -42,6 +45,7 @@ class ReftConfig(PeftConfig):
     tied: bool = _default("tied")
     activation: str | None = _default("activation")
     dropout: float = _default("dropout")
+    modules_to_save: list[str] | None = None
 
     target_modules: ClassVar[None] = None
     """PEFT's tuners look for this; what is edited follows from `layers` and `site`."""
