@@ -2,12 +2,13 @@
 
     python benchmarks/two_stages.py first --data DIR --tasks DIR --out OUT [--cells boolq-300 …]
     python benchmarks/two_stages.py run --data DIR --tasks DIR --out OUT --cells boolq-300 … [--budget 15epochs]
-        [--seeds 5] [--at-once 1]
+        [--seeds 5] [--at-once 1] [--model FOLDER]
 
 A cell is a data set and a number of training rows. `first` trains the default recipe once in each cell, to find those
 that end between 55 and 95 % and above the majority class; `run` tunes every arm of a cell with the same budget on
 held-out training rows, and runs each arm's best recipe with several seeds on the evaluation split. Both go on where
-they were stopped. What came of a cell is written to two_stages_results/CELL.json, which two_stages_map.py shows.
+they were stopped. What came of a cell is written to two_stages_results/CELL.json, which two_stages_map.py shows; with
+another model than the embedded one, to a folder of its name there.
 
 --tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
 `<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
@@ -44,6 +45,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--cells", nargs="+", default=[f"{data}-{rows}" for data in SETS for rows in BATCH_SIZES])
         command.add_argument("--eval-rows", type=int, default=1000, help="most evaluation rows")
+        command.add_argument("--model", type=Path, help="folder of another model")
     commands.choices["run"].add_argument("--budget", default="15epochs")
     commands.choices["run"].add_argument("--seeds", type=int, default=5)
     commands.choices["run"].add_argument("--at-once", type=int, default=1, help="runs of the study side by side")
@@ -73,6 +75,7 @@ def recipe_of(cell: str, options: argparse.Namespace) -> dict:
     batch = {"batch_size": sizes[0]}
     return {
         "name": cell,
+        **({} if options.model is None else {"model": {"name": str(options.model.resolve())}}),
         "task": task,
         "stages": {"coarse": {"method": "lora", **batch}, "fine": {"method": "reft", "positions": "l4", **batch}},
         "tune": {method: {"batch_size": sizes} for method in ("lora", "reft")},
@@ -102,8 +105,9 @@ def run(folder: Path, recipe: Path, options: argparse.Namespace) -> None:
     study = found / "study_of_cell.yaml"
     study.write_text(f"{lines}seeds: {list(range(options.seeds))}\nbase: true\noutput: {folder.resolve() / 'study'}\n")
     print(compared(study, options.at_once))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{folder.name}.json").write_text(json.dumps(result_of(folder, options.budget), indent=1) + "\n")
+    results = RESULTS if options.model is None else RESULTS / options.model.name
+    results.mkdir(exist_ok=True)
+    (results / f"{folder.name}.json").write_text(json.dumps(result_of(folder, options.budget), indent=1) + "\n")
 
 
 def result_of(folder: Path, budget: str) -> dict:

@@ -7,8 +7,8 @@
 `table` has a line a cell: the accuracy of every arm; two stages against the best single method, with the paired
 difference, its interval and the p-value of the study (Holm within a cell); the arms within a point of the best, the
 fastest first. `figure` draws the differences. `settings` is what the search chose for each arm. Folders within
-two_stages_results are no cells of the map: a search with more time, an earlier one, and data that no arm has learned
-(docs/log.md).
+two_stages_results are no cells of the map: another model, a search with more time, an earlier one, and data that no arm
+has learned (docs/log.md).
 """
 
 import argparse
