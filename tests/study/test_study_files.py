@@ -231,6 +231,25 @@ def test_a_task_in_code_is_imported_for_an_arm_but_not_for_a_study_that_heft_wro
     assert "parity_of_a_study" not in sys.modules
 
 
+def test_two_arms_cannot_have_other_tasks_in_modules_of_one_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("heft.tasks.own._folders", {})
+    monkeypatch.delitem(sys.modules, "parity_of_a_study", raising=False)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "parity_of_a_study.py").write_text(CODE)
+        stages = "{coarse: {method: lora, rank: 2, steps: 1}}"
+        write_recipe(tmp_path / name, stages, file="own.yaml", task="{name: 'parity_of_a_study:Parity', below: 30}")
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\narms:\n  a: {recipe: a/own.yaml}\n  b: {recipe: b/own.yaml}\n")
+    assert list(load_study(path).recipes) == ["a", "b"]  # the same code
+    (tmp_path / "b" / "parity_of_a_study.py").write_text(CODE.replace("parity", "other"))
+    monkeypatch.delitem(sys.modules, "parity_of_a_study")
+    with pytest.raises(
+        HeftError, match=r"study.yaml:4: arms.b.recipe: the module parity_of_a_study is .*/b/.* and .*/a/"
+    ):
+        load_study(path)
+
+
 def test_every_setting_is_in_the_documentation():
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     for kind in (StudySettings, ArmSettings, Budget):

@@ -23,6 +23,7 @@ from heft.settings.files import (
 )
 from heft.storage.reading import is_file
 from heft.study.settings import StudySettings
+from heft.tasks import is_own
 
 _RECIPES = 10**6  # sorts the faults of recipes behind those of the study and its overrides
 
@@ -86,6 +87,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
         faults += part.faults
     if settings is not None:
         _check_between_arms(settings, recipes, document)
+        _check_modules({arm: located(settings.arms[arm].recipe, path.parent) for arm in recipes}, recipes, document)
     faults += document.faults
     if faults or settings is None:
         raise faults_error(faults)
@@ -192,3 +194,17 @@ def _check_between_arms(settings: StudySettings, recipes: dict[str, Recipe], stu
     if settings.base and unlike:
         text = f"needs arms of one model; {', '.join(unlike)} and {first} have not the same; set base to false"
         study.fault(("base",), text)
+
+
+def _check_modules(files: dict[str, Path], recipes: dict[str, Recipe], study: Document) -> None:
+    """Tasks in code of several arms: a process has one module of a name, so all would run the first one's."""
+    first: dict[str, Path] = {}
+    for arm, recipe in recipes.items():
+        module = recipe.task.name.partition(":")[0]
+        code = files[arm].parent / f"{module.replace('.', '/')}.py"
+        if not is_own(recipe.task.name) or not is_file(code):
+            continue
+        other = first.setdefault(module, code)
+        if other.read_bytes() != code.read_bytes():
+            text = f"the module {module} is {code} here and {other} for an arm before, and Python holds one of a name"
+            study.fault(("arms", arm, "recipe"), f"{text}; rename one, or let both arms use one file")
