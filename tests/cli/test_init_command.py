@@ -50,6 +50,21 @@ def test_a_recipe_that_is_there_is_kept(tickets):
     assert "name: tickets" in (tickets / "recipe.yaml").read_text()
 
 
+def test_a_recipe_behind_a_link_finds_its_rows_from_either_side(tickets):
+    (tickets / "deep" / "real").mkdir(parents=True)
+    (tickets / "link").symlink_to("deep/real")
+    (tickets / "own recipes").mkdir()
+    flags = ["--model", "random:tiny-llama", "--output"]
+    made = heft("init", "tickets.csv", *flags, "link/recipe.yaml", cwd=tickets)
+    assert made.returncode == 0, made.stderr
+    for cwd, file in ((tickets, "link/recipe.yaml"), (tickets / "deep/real", "recipe.yaml")):
+        planned = heft("plan", file, "--no-probe", cwd=cwd)
+        assert planned.returncode == 0, planned.stderr
+    made = heft("init", "tickets.csv", *flags, "own recipes/recipe.yaml", cwd=tickets)
+    assert made.stdout.endswith("next: heft train 'own recipes/recipe.yaml'\n")
+    assert "train: ../tickets.csv" in (tickets / "own recipes/recipe.yaml").read_text()
+
+
 def test_instructions_need_no_chat_template_where_the_model_has_none(tmp_path):
     rows = [f'{{"instruction": "say {i}", "output": "it is {i}"}}' for i in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))

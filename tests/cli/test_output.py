@@ -88,6 +88,7 @@ def test_quiet_leaves_warnings_on_standard_error(run):
         (("recipes", "absent"), "input", "no recipe 'absent'"),
         (("verify", "absent"), "input", "absent does not exist"),
         (("plan", "debug", "--set", "stages.fine.rank=0"), "input", "stages.fine.rank: expected"),
+        (("recipes", "boolq", "--output", __file__), "input", "exists; give another file"),
     ],
 )
 def test_an_error_is_a_document_and_the_same_line_and_status_as_ever(arguments, kind, words, tmp_path):

@@ -23,6 +23,11 @@ def test_ascii_texts_have_the_words_of_rouge_scores_own_tokenizer():
 
 def test_texts_in_other_scripts_have_words_too():
     assert rouge_l(["Привет, мир"], ["привет мир"]) == 1.0
+    assert rouge_l(["नमस्ते, दुनिया!"], ["नमस्ते दुनिया"]) == 1.0
+    assert rouge_l(["का"], ["की"]) == 0.0  # two words of one consonant, which only the marks tell apart
+    assert rouge_l(["राम का घर"], ["राम की घर"]) == pytest.approx(2 / 3)  # two of three words
+    assert rouge_l(["nai\u0308ve"], ["nai ve"]) == 0.0
+    assert rouge_l(["so \u2764\ufe0f good"], ["so good"]) == 1.0  # a picture and what chooses its form are no words
 
 
 def test_chrf_is_one_for_equal_texts_and_nought_for_those_with_nothing_in_common():

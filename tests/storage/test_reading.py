@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from heft.errors import HeftError
 from heft.storage import reading
-from heft.storage.reading import parse_json, read_bytes, read_json, read_lines
+from heft.storage.reading import absolute_path, parse_json, read_bytes, read_json, read_lines
 
 VALUES = st.recursive(
     st.none()
@@ -117,3 +118,18 @@ def test_an_ordinary_file_that_cannot_be_read_from_is_refused_in_words(read):
 def test_lines_are_numbered_from_one_and_end_with_line_feeds_only(tmp_path):
     (tmp_path / "f").write_bytes('"\u2028"\r\n\n \n"\x85"\n3'.encode())
     assert list(read_lines(tmp_path / "f")) == [(1, '"\u2028"\r\n'.encode()), (4, '"\x85"\n'.encode()), (5, b"3")]
+
+
+@pytest.mark.parametrize("text", ["link/../file", "link/./down/../../file", "real/../file", "a/link/../../file"])
+def test_above_a_link_is_the_folder_that_the_system_finds_there(tmp_path, monkeypatch, text):
+    for folder in ("", "a", "a/b"):
+        (tmp_path / folder / "real" / "down").mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+    (tmp_path / "link").symlink_to("a/b/real")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "a" / "b" / "real")
+    monkeypatch.chdir(tmp_path)
+    found = absolute_path(Path(text))
+    assert found.is_absolute()
+    assert ".." not in found.parts
+    assert os.path.samefile(found, text)
+    assert absolute_path(Path("link/down")) == tmp_path / "link" / "down"  # a link is kept that nothing is above of

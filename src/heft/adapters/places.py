@@ -11,6 +11,7 @@ from heft.adapters.hub import downloaded, hub_id, is_pinned, name_of
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.storage.reading import is_file, read_json
+from heft.text.command import command
 
 _EXPECTED = (
     "the directory of a run, such as runs/quickstart, or its adapter directory, runs/quickstart/adapter, or"
@@ -35,7 +36,7 @@ def adapter_directory(given: str | Path) -> Path:
         if not is_file(path / "heft.json"):
             raise HeftError(
                 f"{given} on the Hub is no adapter directory of heft: it has no heft.json. A LoRA of PEFT's is what a"
-                f" stage starts from (from: {given}), or `heft import {given} OUT`"
+                f" stage starts from (from: {given}), or `{command('import', given, 'OUT')}`"
             )
     if is_file(path / "heft.json"):
         return path
@@ -105,7 +106,7 @@ def _unfinished(path: Path) -> str:
         return f"{path} holds a search of heft tune, and its adapters are those of its run: give {path / 'run'}"
     if search:
         best, budget = path / "best.yaml", search.get("budget") if isinstance(search, dict) else "BUDGET"
-        again = f"heft train {best}" if is_file(best) else f"heft tune RECIPE --budget {budget} --resume"
+        again = command("train", best) if is_file(best) else command("tune", "RECIPE", "--budget", budget, "--resume")
         return f"{path} holds a search of heft tune without the run of its best recipe, so no adapter: `{again}`"
     if is_file(path / "recipe.yaml") and load_recipe(path / "recipe.yaml").sweep is not None:
         return (

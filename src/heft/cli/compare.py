@@ -92,8 +92,5 @@ def _show(comparison: "Comparison", reporter: "ConsoleReporter", notes: Sequence
     from heft.compare.table import tables
 
     for found in tables(comparison):
-        shown = table(found.title, found.headings[: found.texts], found.headings[found.texts :], found.rows)
-        # as wide as it is, on a narrow screen too, since figures that are cut off mislead: cells, space and border
-        columns = zip(found.headings, *found.rows, strict=True)
-        shown.width = sum(3 + max(map(len, column)) for column in columns)
-        reporter.console.print(shown)
+        headings = found.headings[: found.texts], found.headings[found.texts :]
+        reporter.console.print(table(found.title, *headings, found.rows))

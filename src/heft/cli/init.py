@@ -9,6 +9,7 @@ import typer
 
 from heft.cli.options import Encoding
 from heft.errors import HeftError
+from heft.text.command import command
 from heft.text.escape import escape_controls
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def init(
             recipe["task"][key] = _from_folder(recipe["task"][key], output.parent)
     make_folder_of(output)
     write_text(output, starting_yaml(recipe, guess))
-    console.print(f"\nwritten: {output}   next: heft train {output}")
+    console.print(f"\nwritten: {output}   next: {command('train', output)}")
 
 
 def _require_free(output: Path, overwrite: bool) -> None:
@@ -167,9 +168,10 @@ def _run_name(source: str) -> str:
 
 def _from_folder(source: str, folder: Path) -> str:
     """A path as it is seen from the recipe's folder; an id on the Hub as it is."""
+    from heft.storage.reading import absolute_path
     from heft.tasks.table import locate
 
     path = locate(source)
     if path is None or path.is_absolute():
         return source
-    return Path(os.path.relpath(path, folder)).as_posix()
+    return Path(os.path.relpath(absolute_path(path), folder.resolve())).as_posix()

@@ -10,6 +10,8 @@ import typer
 from heft.cli.complete import complete_names
 from heft.cli.options import AsJson
 from heft.errors import HeftError
+from heft.text.command import command
+from heft.text.escape import escape_controls
 
 if TYPE_CHECKING:
     from heft.recipe.ready import Measured, ReadyRecipe
@@ -39,14 +41,14 @@ def recipes(
             typer.echo("\n".join(_lines(found, measured)))
         return
     chosen = ready_recipe(name)
+    if output is not None:
+        _copy(chosen, output)
     if as_json:
         print_json({**_values(chosen, measurements().get(chosen.name)), "text": chosen.text})
     elif output is None:
         typer.echo(chosen.text, nl=False)
-    if output is not None:
-        _copy(chosen, output)
-        if not as_json:
-            typer.echo(f"copied to {output}; next: heft {chosen.command} {output}")
+    else:
+        typer.echo(escape_controls(f"copied to {output}; next: {command(chosen.command, output)}"))
 
 
 def _copy(chosen: "ReadyRecipe", output: Path) -> None:

@@ -47,7 +47,7 @@ class RunsView:
         rows = [(news.name, news.node, _where(news), ", ".join(news.scores)) for news in going[:_MOST]]
         more = f", {len(going) - _MOST} more than are shown" if len(going) > _MOST else ""
         title = f"{done} of {total} runs done, {len(going)} going{more}"
-        return self._new_table(title, ("run", "node", "is at", "accuracy so far"), (), rows)
+        return self._new_table(title, ("run", "node", "is at", "accuracy so far"), (), rows, may_fold=True)
 
     def _end(self) -> None:
         if self._live is not None:

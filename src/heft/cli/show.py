@@ -1,7 +1,6 @@
 """The console: tables, and progress as a bar in a terminal or as plain lines elsewhere."""
 
 import json
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,6 +26,7 @@ from heft.cli.facts import facts
 from heft.cli.runs_view import RunsView
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
+from heft.text.command import command
 from heft.text.escape import escape_controls
 from heft.text.units import interval, percent
 
@@ -144,7 +145,7 @@ def resuming(typed: Sequence[str]) -> str:
     """The command that goes on where the one that was typed ends; `typed` are its words behind `heft`."""
     words = [word for word in typed if word not in ("--resume", "--overwrite")]
     end = words.index("--") if "--" in words else len(words)  # behind it there are no options
-    return shlex.join(["heft", *words[:end], "--resume", *words[end:]])
+    return command(*words[:end], "--resume", *words[end:])
 
 
 @contextmanager
@@ -163,16 +164,31 @@ def explain_interrupts(directory: Path, reporter: Reporter, resume: str | None =
             raise
 
 
-def table(title: str, texts: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table whose first columns hold words, and the others figures, which stand on the right and never wrap."""
+def table(
+    title: str, texts: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]], may_fold: bool = False
+) -> Table:
+    """A table whose first columns hold words, and the others figures, which stand on the right and never wrap.
+
+    It is as wide as it is, on a narrow screen and in a pipe too, since figures that are cut off mislead; but for one
+    that `may_fold`, as a view has to that changes in its place.
+    """
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in texts:
         made.add_column(heading)
     for heading in figures:
         made.add_column(heading, justify="right", no_wrap=True)
+    rows = list(rows)
     for row in rows:
         made.add_row(*row)
+    if not may_fold:
+        columns = zip((*texts, *figures), *rows, strict=True)
+        made.width = sum(3 + max(map(_width, column)) for column in columns) - 1  # 3: spaces and border
     return made
+
+
+def _width(cell: str) -> int:
+    """How many columns of a terminal a cell takes; those of some scripts take two a character."""
+    return max(map(cell_len, escape_controls(cell).split("\n")))
 
 
 def results_table(stages: "Sequence[StageSummary]") -> Table:

@@ -1,6 +1,5 @@
 """`heft compare STUDY.yaml`: run a study, or with --dry-run estimate what it costs."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from heft.cli.show import ConsoleReporter, explain_interrupts, table
 from heft.study.files import Study, load_study
+from heft.text.command import command
 from heft.text.units import in_flops, in_time
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run_study(
     from heft.study.runner import run_study as run_all
 
     executor = None if on_ray is None else OnRay(on_ray)
-    with explain_interrupts(study.directory, reporter, resume=shlex.join(["heft", *sys.argv[1:]])):
+    with explain_interrupts(study.directory, reporter, resume=command(*sys.argv[1:])):
         return run_all(study, reporter, executor)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
+from heft.text.command import command
 from heft.text.units import interval, percent
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def sweep(
         out.show(results_table([found.evaluation]))
         if quiet:
             out.last(results_line([found.evaluation]))
-    out.last(f"sweep: {found.directory}   winner: heft train {found.directory / 'winner.yaml'}")
+    out.last(f"sweep: {found.directory}   winner: {command('train', found.directory / 'winner.yaml')}")
     out.document(
         SweepDocument,
         sweep=str(found.directory),

@@ -15,6 +15,7 @@ from heft.settings.files import faults_error
 from heft.settings.words import checked
 from heft.settings.yaml import read_yaml_file
 from heft.storage.reading import is_file, parse_json, read_json, read_lines
+from heft.text.command import command
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def read_run(path: Path) -> RunFiles:
     checked(path / "manifest.json", manifest, ManifestFile)
     recipe = _read_recipe(path / "recipe.yaml")
     if recipe.get("sweep") is not None:
-        raise HeftError(f"{path} is a sweep, not a run; train its winner with heft train {path / 'winner.yaml'}")
+        raise HeftError(
+            f"{path} is a sweep, not a run; train its winner with `{command('train', path / 'winner.yaml')}`"
+        )
     checked(path / "recipe.yaml", recipe, RecipeFile)
     if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")

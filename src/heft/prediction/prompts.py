@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,6 +22,7 @@ from heft.tasks import Task
 from heft.tasks.example import Example, generation_example
 from heft.tasks.table import faults_by_cause, read_table
 from heft.tasks.table.files import is_data_file, read_file, utf8
+from heft.text.command import command
 from heft.text.listing import listed
 
 NEW_TOKENS = 64
@@ -110,8 +112,8 @@ def refuse_file_names(prompts: Iterable[str], run: object) -> None:
     for text in prompts:
         if is_file(Path(text)):
             raise HeftError(
-                f"{text!r} is a file, and a prompt was expected: give --file {text} for the prompts in it, or `heft"
-                f" predict {run} {text}` for a table of answers"
+                f"{text!r} is a file, and a prompt was expected: give --file {quote(text)} for the prompts in it, or"
+                f" `{command('predict', run, text)}` for a table of answers"
             )
         if (is_data_file(text) or text.endswith(".txt")) and not any(map(str.isspace, text)):
             raise HeftError(

@@ -20,6 +20,7 @@ from heft.settings.files import (
     validate,
 )
 from heft.tasks import TASKS, allow_import_from, task_for
+from heft.text.command import command
 
 _Request = TypeVar("_Request", bound=Settings)
 
@@ -109,7 +110,7 @@ def read_recipe_document(path: Path, source: int = 0) -> Document:
     document = read_document(path, Recipe, "recipe", EXAMPLE, source)
     keys = document.data.keys() if isinstance(document.data, dict) else ()
     if "arms" in keys and "stages" not in keys:
-        raise HeftError(f"{path} is a study, and a recipe was expected; `heft compare {path}` runs a study")
+        raise HeftError(f"{path} is a study, and a recipe was expected; `{command('compare', path)}` runs a study")
     task = document.data.get("task") if isinstance(document.data, dict) else None
     if isinstance(task, dict):
         task.update(with_paths_from(task, path.parent, is_saved=_is_of_a_run(path)))

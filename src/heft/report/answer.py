@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heft.compare.arms import Arm
+from heft.compare.comparison import mean_or_none
 from heft.compare.hints import hints_of_run
 from heft.compare.results import ArmResult, PairResult
 from heft.compare.runs import RunFiles
@@ -66,7 +67,8 @@ def answer(subject: Subject, best: Arm) -> Answer:
         headline += f"; the base model {percent(base)}"
     pairs = subject.comparison.pairs
     more = _of_stages(subject, pairs) if stages else _of_arms(arms, best.name, pairs)
-    return Answer(f"{headline}.", more, _tiles(best, result, base, pairs), hints(best.runs), _wary(subject))
+    tiles = _tiles(best, result, base, _against_base(subject, best))
+    return Answer(f"{headline}.", more, tiles, hints(best.runs), _wary(subject))
 
 
 def _who(arm: Arm) -> str:
@@ -123,20 +125,31 @@ def _of_arms(arms: dict[str, ArmResult], best: str, pairs: Sequence[PairResult])
     return sentences[:3] + ([f"{left} more comparisons are under Statistics."] if left > 0 else [])
 
 
-def _tiles(arm: Arm, result: ArmResult, base: float | None, pairs: Sequence[PairResult]) -> list[Tile]:
+def _against_base(subject: Subject, best: Arm) -> PairResult | None:
+    """The comparison of an arm with the base that it was trained on; None where it was not compared with that."""
+    arms = {arm.name: arm for arm in subject.arms}
+    own = best.runs[0].evaluations[0].records
+    for pair in subject.comparison.pairs:
+        other = arms[pair.second]
+        if pair.first == best.name and other.stage == "base" and other.runs[0].after("base").records == own:
+            return pair
+    return None
+
+
+def _tiles(arm: Arm, result: ArmResult, base: float | None, lift: PairResult | None) -> list[Tile]:
     seeds = f" · {len(arm.runs)} seeds" if len(arm.runs) > 1 and arm.stage != "base" else ""
     tiles = [Tile("accuracy", percent(result.accuracy), f"95 % interval {interval(result.interval)}{seeds}")]
     if arm.stage == "base":
         return tiles
     if base is not None:
         tiles.append(Tile("base model", percent(base), "before training"))
-        pair = next((p for p in pairs if p.first == result.name and _is_base(p.second)), None)
-        more = f"95 % interval {points_interval(pair.interval)}" if pair and pair.interval else "over the base model"
+        more = f"95 % interval {points_interval(lift.interval)}" if lift and lift.interval else "over the base model"
         tiles.append(Tile("lift, points", points(result.accuracy - base), more))
-    summary = arm.runs[0].after(arm.stage).summary
-    if summary.rouge_l is not None:
-        more = "" if summary.chrf is None else f"chrF {100 * summary.chrf:.1f}; likeness to the references, of 100"
-        tiles.append(Tile("ROUGE-L", f"{100 * summary.rouge_l:.1f}", more))
+    summaries = [run.after(arm.stage).summary for run in arm.runs]
+    rouge_l, chrf = (mean_or_none([getattr(each, key) for each in summaries]) for key in ("rouge_l", "chrf"))
+    if rouge_l is not None:
+        more = "" if chrf is None else f"chrF {100 * chrf:.1f}; likeness to the references, of 100"
+        tiles.append(Tile("ROUGE-L", f"{100 * rouge_l:.1f}", more))
     costs = result.costs
     if costs.seconds is not None:
         tiles.append(Tile("training time", in_time(costs.seconds), _device(arm.runs[0])))
@@ -148,10 +161,6 @@ def _tiles(arm: Arm, result: ArmResult, base: float | None, pairs: Sequence[Pair
     if size is not None:
         tiles.append(Tile("adapter size", in_bytes(size), "on disk, all of its stages"))
     return tiles
-
-
-def _is_base(name: str) -> bool:
-    return name == "base" or name.endswith(":base")
 
 
 def _device(run: RunFiles) -> str:

@@ -24,7 +24,7 @@ def labels_of(arm: Arm) -> list[str] | None:
     """The labels that all runs of an arm have in common; None where there are none."""
     found = {tuple(run.after(arm.stage).summary.labels or ()) for run in arm.runs}
     labels = list(next(iter(found))) if len(found) == 1 else []
-    return labels if 1 < len(labels) <= MOST_LABELS else None
+    return labels if len(labels) > 1 else None
 
 
 def arm_f1(arm: Arm) -> float | None:
@@ -34,9 +34,9 @@ def arm_f1(arm: Arm) -> float | None:
 
 
 def section(best: Arm, texts: Texts) -> Section | None:
-    """Matrix, figures and pairs of the best arm; None where there are no labels."""
+    """Matrix, figures and pairs of the best arm; None where there are no labels, or too many to be shown."""
     labels = labels_of(best)
-    if labels is None:
+    if labels is None or len(labels) > MOST_LABELS:
         return None
     records = _records(best)
     matrix = confusion(records, len(labels))

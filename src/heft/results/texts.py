@@ -4,7 +4,7 @@ Sources: ROUGE-L, C.-Y. Lin, "ROUGE: a package for automatic evaluation of summa
 M. Popović, "chrF: character n-gram F-score for automatic MT evaluation" (2015), by sacrebleu.
 """
 
-import re
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -16,8 +16,12 @@ class Words:
     """
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text."""
-        return re.findall(r"[^\W_]+", text.lower())
+        """The words of a text: letters and digits, with the marks on them, which are the vowels of many scripts."""
+        kept = [" "]
+        for c in text.lower():
+            is_mark = unicodedata.category(c)[0] == "M" and kept[-1] != " "  # one behind a picture is no word
+            kept.append(c if c.isalnum() or is_mark else " ")
+        return "".join(kept).split()
 
 
 def rouge_l(texts: Sequence[str], references: Sequence[str]) -> float:

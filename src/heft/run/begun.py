@@ -1,6 +1,5 @@
 """What a directory holds before a run starts there: nothing, a run that can be resumed, or something in its way."""
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from heft.recipe.recipe import Recipe
 from heft.storage.locks import LOCK_FILE, locked
 from heft.storage.reading import is_dir, is_file, read_json
 from heft.storage.targets import require_possible
+from heft.text.command import command
 
 _FIRST_FILES = {LOCK_FILE, "records", "rows", "recipe.yaml", "recipe.yaml.partial", "manifest.json.partial"}
 """What there is before manifest.json: a run that was ended so early has done nothing yet."""
@@ -111,15 +111,15 @@ def require_same_search(recipe: Recipe, budget: str) -> Recipe:
     return _same(recipe, "search", f"tune --budget {budget}")
 
 
-def _same(recipe: Recipe, what: str, command: str) -> Recipe:
+def _same(recipe: Recipe, what: str, name: str) -> Recipe:
     """Require that what is in a recipe's directory was begun with that recipe; see `require_same`."""
     path = recipe.output_dir / "recipe.yaml"
     there = load_recipe(path)
     unlike = difference(there, recipe)
     if unlike is not None:
-        words = shlex.join(["heft", *command.split(), str(path), "--resume", "--output", str(recipe.output_dir)])
+        again = command(*name.split(), path, "--resume", "--output", recipe.output_dir)
         raise HeftError(
-            f"{recipe.output_dir} holds a {what} of another recipe ({unlike}); resume it with `{words}`, or"
+            f"{recipe.output_dir} holds a {what} of another recipe ({unlike}); resume it with `{again}`, or"
             " give another directory with --output DIR"
         )
     return with_defaults_of(there, with_date_of(there, recipe))

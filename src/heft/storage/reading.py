@@ -43,6 +43,17 @@ def is_dir(path: Path) -> bool:
     return os.path.isdir(path)
 
 
+def absolute_path(path: Path) -> Path:
+    """The path from the root, without `..`: behind a link that is the folder above what the link points to."""
+    found = Path(path.absolute().anchor)
+    for part in path.absolute().parts[1:]:
+        if part == "..":
+            found = Path(os.path.realpath(found) if os.path.islink(found) else found).parent
+        else:
+            found /= part
+    return found
+
+
 def nearest_existing(path: Path) -> Path:
     """The path, or the first above it, that is there; that is what a new file or folder would be made in."""
     return next(each for each in (path, *path.absolute().parents) if os.path.exists(each))

@@ -24,6 +24,7 @@ from heft.settings.files import (
 from heft.storage.reading import is_file
 from heft.study.settings import StudySettings
 from heft.tasks import is_own
+from heft.text.command import command
 
 _RECIPES = 10**6  # sorts the faults of recipes behind those of the study and its overrides
 
@@ -73,8 +74,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), output: str | Pa
         raise faults_error(document.faults)
     if "stages" in document.data and "arms" not in document.data:
         raise HeftError(
-            f"{path} is a recipe, and a study was expected, which names recipes as its arms; `heft train {path}` runs"
-            " a recipe"
+            f"{path} is a recipe, and a study was expected, which names recipes as its arms; "
+            f"`{command('train', path)}` runs a recipe"
         )
     parts = {arm: _arm_document(document, arm, path.parent) for arm in _readable_arms(document.data)}
     settings = check(document, StudySettings)

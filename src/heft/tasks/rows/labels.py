@@ -62,17 +62,23 @@ def labels_found(settings: RowsSettings, rows: Sequence[dict]) -> list[str]:
     """The labels that rows have, numbers by size, else by the alphabet; those of `label_names` in their order.
 
     Raises:
-        HeftError: there is one only, or so many that they are no labels.
+        HeftError: there is one only, or so many that they are no labels; where no row has one, what is wrong with the
+            first.
     """
-    found = set()
+    found, first_fault = set(), None
     for row in rows:
         try:
             found.add(label_text(settings, row))
-        except HeftError:
-            continue  # a row that is at fault is reported at its place, when examples are made
+        except HeftError as fault:
+            first_fault = first_fault or fault  # each is reported at its place, when examples are made
+    if not found and first_fault is not None:
+        raise first_fault
     if len(found) < 2:
         what = f"one label only, {show(found.pop())}" if found else "no labels"
-        raise HeftError(f"task.choices: the training rows have {what} in {settings.answer!r}; expected at least two")
+        others = "" if first_fault is None else f", and of the others {first_fault}"
+        raise HeftError(
+            f"task.choices: the training rows have {what} in {settings.answer!r}; expected at least two{others}"
+        )
     if len(found) > MOST_LABELS:
         raise HeftError(
             f"task.choices: {settings.answer!r} has {len(found):,} different texts, which are no labels; remove"

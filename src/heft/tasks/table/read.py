@@ -1,13 +1,12 @@
 """`read_table`: rows from wherever a person has them."""
 
-import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from heft.errors import HeftError
-from heft.storage.reading import FileFault, is_dir, is_file
+from heft.storage.reading import FileFault, absolute_path, is_dir, is_file
 from heft.tasks.table.arrow import dataset_rows, frame_rows, list_rows, parquet_rows
 from heft.tasks.table.delimited import delimited_rows
 from heft.tasks.table.faults import Row
@@ -58,7 +57,7 @@ def locate(source: str | Path, folder: Path | None = None) -> Path | None:
 def absolute(source: str, folder: Path | None = None) -> str:
     """A source whose path, where it names one, is absolute; the id of a data set on the Hub as it is."""
     path = locate(source, folder) if source else None
-    return source if path is None else Path(os.path.abspath(path)).as_posix()
+    return source if path is None else absolute_path(path).as_posix()
 
 
 def is_hub_id(source: str) -> bool:
