@@ -28,7 +28,7 @@ from heft.runtime import distributed, signals
 from heft.runtime.reporter import Reporter
 from heft.text.command import command
 from heft.text.escape import escape_controls
-from heft.text.units import interval, percent
+from heft.text.units import interval, percent, several
 
 if TYPE_CHECKING:
     from heft.results.summary import StageSummary
@@ -211,13 +211,13 @@ def results_table(stages: "Sequence[StageSummary]") -> Table:
         for stage in stages
     )
     figures = ("accuracy", "95 % interval", *beside, "parameters", "seconds")
-    return table(f"results on {stages[0].n:,} evaluation examples", ["after"], figures, rows)
+    return table(f"results on {several(stages[0].n, 'evaluation example')}", ["after"], figures, rows)
 
 
 def results_line(stages: "Sequence[StageSummary]") -> str:
     """The same in one line, without what it cost."""
     shown = (f"{stage.name} {percent(stage.accuracy)} ({interval(stage.interval)})" for stage in stages)
-    return f"accuracy on {stages[0].n:,} evaluation examples: {', '.join(shown)}"
+    return f"accuracy on {several(stages[0].n, 'evaluation example')}: {', '.join(shown)}"
 
 
 def _of_texts(stage: "StageSummary") -> tuple[str, str, str]:

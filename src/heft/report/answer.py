@@ -23,6 +23,7 @@ from heft.text.units import (
     points,
     points_interval,
     scaled,
+    several,
     unsigned_points,
     without_exponent,
 )
@@ -122,7 +123,8 @@ def _of_arms(arms: dict[str, ArmResult], best: str, pairs: Sequence[PairResult])
             found.append((-arms[other].accuracy, f"{best} has {words}."))
     sentences = [sentence for _, sentence in sorted(found)]
     left = len(sentences) - 3
-    return sentences[:3] + ([f"{left} more comparisons are under Statistics."] if left > 0 else [])
+    more = f"Under Statistics there {'is' if left == 1 else 'are'} {several(left, 'more comparison')}."
+    return sentences[:3] + ([more] if left > 0 else [])
 
 
 def _against_base(subject: Subject, best: Arm) -> PairResult | None:
