@@ -20,7 +20,9 @@ from heft.compare.statistics import estimates
 from heft.results.records import Record
 
 SINGLE, TWO = ("lora", "reft"), "lora-reft"
-FIGURES = {"−ln p": lambda p: -math.log(max(p, 1e-12)), "1 − p": lambda p: 1 - p}
+MOST = 30.0
+"""Of −ln p; differences are divided by it for the intervals, which `heft compare` keeps between −1 and 1."""
+FIGURES = {"−ln p": lambda p: -math.log(max(p, math.exp(-MOST))), "1 − p": lambda p: 1 - p}
 
 
 def main() -> None:
@@ -32,10 +34,10 @@ def main() -> None:
         for figure, of in FIGURES.items():
             values = {name: np.vectorize(of)(p_SN) for name, p_SN in right.items()}
             single = min(SINGLE, key=lambda name: values[name].mean())
-            (found,) = estimates([[values[TWO] - values[single]]], groups)
-            low, high = found.interval
+            (found,) = estimates([[(values[TWO] - values[single]) / MOST]], groups)
+            difference, low, high = (MOST * value for value in (found.difference, *found.interval))
             means = " | ".join(f"{values[name].mean():.3f}" for name in (*SINGLE, TWO))
-            print(f"| {path.parent.name} | {figure} | {means} | {found.difference:+.3f} ({low:+.3f} to {high:+.3f}) |")
+            print(f"| {path.parent.name} | {figure} | {means} | {difference:+.3f} ({low:+.3f} to {high:+.3f}) |")
 
 
 def chances(arm) -> np.ndarray:
