@@ -2,8 +2,17 @@
 
 import pytest
 
-from heft.recipe.defaults import Facts, chosen_in_words, epochs_for, rate_for, with_defaults, with_defaults_of
+from heft.recipe.defaults import (
+    Facts,
+    chosen_in_words,
+    epochs_for,
+    rate_for,
+    settled,
+    with_defaults,
+    with_defaults_of,
+)
 from heft.recipe.files import load_recipe
+from heft.recipe.grid import configurations
 from tiny_recipe import write_recipe
 
 SMALL = Facts(rows=100, parameters=135_000_000)
@@ -58,6 +67,24 @@ def test_what_was_chosen_is_said_with_the_reason(tmp_path):
     assert chosen_in_words(recipe, SMALL) == [
         "a: epochs 12, learning_rate 0.001 (auto, for 100 rows and 135 million parameters)",
         "b: learning_rate 0.002 (auto, for 100 rows and 135 million parameters)",
+    ]
+
+
+def test_each_configuration_of_a_sweep_has_numbers_of_its_own(tmp_path):
+    grid = "{batch_size: [16, 32], learning_rate: [auto, 3e-4]}"
+    recipe = load_recipe(write_recipe(tmp_path, "{a: {method: lora}, b: {method: reft}}", f"sweep: {{grid: {grid}}}"))
+    facts = Facts(rows=600, parameters=135_000_000)
+    tried = settled(configurations(recipe), facts)
+    assert [(c.stage.epochs, c.stage.learning_rate) for c in tried] == [(4, 2e-3), (4, 3e-4), (7, 2e-3), (7, 3e-4)]
+    a, b = with_defaults(recipe, facts).stages.values()
+    assert (a.epochs, a.learning_rate, b) == (4, 1e-3, recipe.stages["b"])
+    why = "(auto, for 600 rows and 135 million parameters)"
+    assert chosen_in_words(recipe, facts) == [
+        f"a: epochs 4, learning_rate 0.001 {why}",
+        f"b: epochs 4, learning_rate 0.002 {why}",
+        f"b: epochs 4 {why}",
+        f"b: epochs 7, learning_rate 0.002 {why}",
+        f"b: epochs 7 {why}",
     ]
 
 

@@ -1,6 +1,7 @@
 """--overwrite: a run makes room for another only if it is one, and only once the other is known to be sound."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,22 @@ def test_a_recipe_that_is_not_sound_leaves_the_old_run_as_it_was(run, recipe_fil
     with pytest.raises(heft.HeftError):
         heft.train(bad.model_copy(update={"output": str(run.output_dir)}), overwrite=True)
     assert contents(run.output_dir) == before
+
+
+def test_rows_that_the_old_run_alone_has_are_not_removed_with_it(run, tmp_path):
+    rows = [{"q": f"Is it {n}?", "a": "yes" if n % 2 else "no"} for n in range(12)]
+    task = {"name": "rows", "train": rows, "prompt": "{q} Say:", "answer": "a", "choices": "labels"}
+    own = tmp_path / "own"
+    heft.train(run, overrides={"task": task}, output=own)
+    before, path = contents(own), own / "recipe.yaml"
+    for words in (["train"], ["sweep", "--set", "sweep={grid: {rank: [1, 2]}}"], ["tune", "--budget", "1epochs"]):
+        refused = command(*words, path, "--output", own, "--overwrite")
+        assert refused.returncode == 2
+        assert re.search(r"task\.train is \S+/own/rows/train\.jsonl, which lies in output \S+/own", refused.stderr)
+    with pytest.raises(heft.HeftError, match="--overwrite would remove it: give another directory"):
+        heft.train(path, output=own, overwrite=True)
+    assert contents(own) == before
+    assert heft.train(path, output=run.output_dir, overwrite=True).stages  # from where they are
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path):

@@ -184,6 +184,36 @@ def test_a_finished_run_is_given_back(resumed):
     assert [summary.name for summary in read_summaries(run)] == ["base", "coarse", "fine"]
 
 
+class Pieces(EndsAt):
+    """What is said to be to come, and what comes."""
+
+    def __init__(self, ends):
+        self.ends, self.said, self.came = ends, [], []
+
+    def expected(self, pieces):
+        self.said = [piece.name for piece in pieces]
+
+    def progress(self, what, total):
+        self.came.append(what)
+        return super().progress(what, total)
+
+    def step(self, *news):
+        if self.ends:
+            super().step(*news)
+
+
+def test_what_is_to_come_of_a_run_behind_a_frozen_stage_is_what_comes(made, tmp_path):
+    recipe, whole, _ = made
+    text = recipe.read_text().replace("coarse: {", f"taken: {{method: lora, from: {whole.as_posix()}}}\n  coarse: {{")
+    (tmp_path / "recipe.yaml").write_text(text)
+    resumable = load_recipe(tmp_path / "recipe.yaml", output=str(tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        train(resumable, first := Pieces(ends=True))
+    train(resumable, again := Pieces(ends=False), resume=True)
+    assert first.came == first.said[:-1]  # but for the evaluation of the stage in which it was ended
+    assert again.came == again.said == first.said[-2:]
+
+
 def test_a_sweep_that_was_ended_is_not_taken_for_a_run_to_go_on_with(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     recipe = tmp_path / "recipe.yaml"

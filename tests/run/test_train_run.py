@@ -188,6 +188,26 @@ def test_bad_input_is_one_message_and_leaves_nothing(recipe_file, tmp_path, stag
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("replaces", [False, True], ids=["a free directory", "a run that it replaces"])
+def test_prompts_that_do_not_switch_an_alora_on_are_said_before_anything_is_written(recipe_file, tmp_path, replaces):
+    first = recipe_file("{a: {method: lora, rank: 2, positions: l4+, steps: 1, batch_size: 4}}")
+    trained = heft.train(load_recipe(first, output=str(tmp_path / "first")))
+    assert (trained.directory / "adapter" / "a" / "adapter_config.json").read_text().count("alora_invocation_tokens")
+    run = tmp_path / "run"
+    if replaces:
+        heft.train(load_recipe(first, output=str(run)))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    lines = [json.dumps({"q": f"Is it {n}?", "a": "yes" if n % 2 else "no"}) for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    task = "{name: rows, train: rows.jsonl, prompt: '{q} Say:', answer: a, choices: labels}"
+    behind = (
+        f"{{a: {{method: lora, from: {trained.directory.as_posix()}}}, b: {{method: reft, positions: l2, steps: 1}}}}"
+    )
+    with pytest.raises(HeftError, match=r"stages\.a\.from: the adapter is an aLoRA.*12 of 12 prompts do not end with"):
+        heft.train(load_recipe(recipe_file(behind, task=task), output=str(run)), overwrite=replaces)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_the_reporter_hears_what_trains_before_each_stage(finished, heard):
     assert heard.notes[-1].startswith("prefixes reused, ")
     assert heard.stages == [

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import heft
 from heft.errors import HeftError
+from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.grid import configurations, recipe_of
 from heft.run.replace import remove_run
@@ -59,6 +60,17 @@ def test_settings_of_every_kind_may_differ(run, tmp_path):
     )
     assert len({learner.taken for learner in learners}) == 2
     assert_as_alone(recipe, learners, tmp_path, [3, 4])  # two values of each setting
+
+
+def test_what_is_left_open_is_for_each_what_it_is_alone(run, tmp_path):
+    recipe, found, learners = run(
+        "{method: reft, positions: l2, rank: 2}", "{grid: {steps: [2, 3], learning_rate: [auto, 1e-2]}, holdout: 0.2}"
+    )
+    assert [result.values["learning_rate"] for result in found.results].count("auto") == 2
+    assert {learner.taken for learner in learners} == {2, 3}
+    assert_as_alone(recipe, learners, tmp_path)
+    plan = make_plan(recipe, probe_seconds=0).sweep
+    assert (plan.configurations, plan.steps) == (4, 3)
 
 
 def test_early_stopping_and_best_checkpoints_are_each_configurations_own(run, tmp_path):
@@ -129,7 +141,10 @@ def test_the_directory_holds_what_is_promised_and_the_winner_repeats_itself(run,
     mine = load_file(folder / "adapter" / "fine" / "adapter_model.safetensors")
     other = load_file(alone.directory / "adapter" / "fine" / "adapter_model.safetensors")
     assert_tensors(mine, other, of_weights(3e-2, 6))
-    assert found.evaluation.accuracy == pytest.approx(alone.stages[-1].accuracy)
+    trained = alone.stages[-1]
+    assert found.evaluation.accuracy == pytest.approx(trained.accuracy)
+    for figure in ("steps", "trainable_parameters", "stored_parameters"):
+        assert getattr(found.evaluation, figure) == getattr(trained, figure)
     model, tokenizer = heft.load(folder / "adapter")
     evaluation = heft.evaluate(model, tokenizer, recipe.task, recipe.evaluation)
     assert evaluation.metrics.accuracy == found.evaluation.accuracy

@@ -1,11 +1,14 @@
 """The training of a stage."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from heft.adapters.attach import adapter_parameters, attach, finish
 from heft.builtin import TINY
 from heft.data.encode import Encoder
+from heft.data.validation import split_validation
 from heft.models.load import load_base
 from heft.recipe.model import ModelSettings
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
@@ -109,6 +112,24 @@ def test_a_stage_stops_early_where_the_validation_loss_stays_and_says_so():
     assert f"stage s stopped early, after step 3 of 30: {outcome.ended_because}; the last weights were kept" in (
         listener.notes
     )
+
+
+@pytest.mark.parametrize("sizes", [{}, {"micro_batch_size": 2}, {"batch_size": 1}])
+def test_the_validation_loss_is_that_of_an_answer_token_however_rows_are_split(sizes):
+    base, listener = load_base(ModelSettings(name=TINY, device="cpu")), Listener()
+    rows = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=20, eval_size=1), "train"))
+    rows = [replace(row, answer=row.answer * (1 + n % 7)) for n, row in enumerate(rows)]
+    _, held_out = split_validation(rows, 0.4, seed=0)
+    sums = []
+    for row in held_out:
+        with torch.no_grad():
+            logits = base.model(torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
+        sums.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="sum").item())
+    stage = LoraStage(**{**LORA, "learning_rate": 1e-30, "steps": 1, "batch_size": 4, "holdout": 0.4, **sizes})
+    attach(base.model, "s", stage)
+    train_stage(base.model, "s", stage, rows, pad_id=0, seed=0, reporter=listener)
+    (found,) = [value["eval_loss"] for value in listener.values if "eval_loss" in value]
+    assert found == pytest.approx(sum(sums) / sum(len(row.answer) for row in held_out), rel=1e-5)
 
 
 def test_best_checkpoint_restores_the_weights_of_the_lowest_validation_loss():

@@ -1,5 +1,7 @@
 """How long trials are expected to take, from what earlier ones took."""
 
+from dataclasses import replace
+
 import pytest
 
 from heft.recipe.files import load_recipe
@@ -47,6 +49,13 @@ WHOLE, SHORT, TWO = outcome("lora", 1), outcome("lora", 5, behind=True), outcome
 )
 def test_a_trial_is_as_fast_as_the_nearest_kind_that_was_measured(prices, measured, asked, flop):
     assert prices(*measured).speed(*asked) == pytest.approx((flop, 7))
+
+
+@pytest.mark.parametrize("asked", [("lora", False, False, 16), ("lora", True, True, 64), ("joint", False, False, 16)])
+def test_a_trial_that_diverged_early_says_nothing_of_how_long_one_takes(prices, asked):
+    ended = replace(outcome("lora", 0.01), key="d", loss=None)
+    assert prices(WHOLE, ended).speed(*asked) == pytest.approx((1, 7))
+    assert prices(ended).speed(*asked) == pytest.approx((0.01, 7))  # there is no other
 
 
 def test_what_was_done_once_for_trials_of_a_kind_is_not_expected_again(prices):

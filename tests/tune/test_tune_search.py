@@ -10,6 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 import heft
+from heft.costs import shapes
+from heft.costs.operations import Uncountable
+from heft.costs.shapes import forget_shapes
 from heft.data.rows import read_data
 from heft.data.validation import order_for, split_validation
 from heft.errors import HeftError
@@ -437,6 +440,36 @@ def test_a_budget_that_pays_for_no_trial_is_said_and_leaves_nothing(tmp_path):
     with pytest.raises(HeftError, match="the budget is too small: 250 MFLOP for each of 2 arms pay for no trial"):
         searched(tmp_path, "lora, lora+reft", budget=5e8)
     assert not (tmp_path / "search").exists()
+
+
+def test_a_model_that_cannot_be_counted_is_refused_and_leaves_what_was_there(tmp_path, monkeypatch, fresh_shapes):
+    def fail(*args):
+        raise Uncountable("it needs its weights")
+
+    path = write_recipe(tmp_path, STAGES, f"tune: {{arms: [reft], {SMALL}}}", task=TASK)
+    there = heft.train(load_recipe(path, output=tmp_path / "run")).directory
+    monkeypatch.setattr(shapes, "model_costs", fail)
+    forget_shapes()
+    for output, options in ((tmp_path / "new", {}), (there, {"overwrite": True})):
+        with pytest.raises(HeftError, match="counts FLOPs to plan its trials, and cannot here: it needs its weights"):
+            quick_tune(load_recipe(path, output=output), "9s", **options)
+    assert not (tmp_path / "new").exists()
+    assert (there / "adapter" / "heft.json").exists()
+
+
+def test_a_recipe_for_all_rows_sees_each_as_often_as_its_trial_where_texts_have_many_rows(tmp_path):
+    """Ten rows of each text stay together, so that 45 % of 40 rows are ten."""
+    rows = [{"passage": f"text {n // 10}", "question": f"is it {n}", "answer": n % 2 == 0} for n in range(40)]
+    for split, some in (("train", rows), ("validation", [{**row, "passage": "another"} for row in rows])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    task = f"{{name: boolq, source: {tmp_path.as_posix()}, passage: true}}"
+    small = SMALL.replace("holdout: 0.3", "holdout: 0.45")
+    path = write_recipe(tmp_path, STAGES, f"tune: {{arms: [reft], {small}}}", task=task)
+    found = quick_tune(load_recipe(path, output=tmp_path / "search"), "4e9flop")
+    assert found.findings.validation_rows == 10
+    (tried,), (best,) = found.findings.winner.best.stages.values(), found.best.stages.values()
+    assert best.steps == round(tried["steps"] * 40 / 30)
+    assert load_recipe(tmp_path / "search" / "best.yaml").stages == found.best.stages
 
 
 def test_the_best_is_trained_on_all_rows_and_evaluated(tmp_path):

@@ -103,6 +103,27 @@ def test_positions_that_the_shortest_prompt_has_not_are_left_out_of_the_defaults
     assert grids(resolved_space(recipe(recipe_file, stages), SMALL_MODEL, 99), SMALL_MODEL)["lora"]["rank"] == [8, 16]
 
 
+@pytest.mark.parametrize("method", ["lora", "joint"])
+def test_combinations_that_are_no_stage_are_left_out(recipe_file, method):
+    """DoRA scales whole weights, and so acts on all tokens; l8+ and all are positions by default."""
+    mine = recipe(recipe_file, "{a: {method: lora}}", "{lora: {dora: [false, true], rank: [2]}}")
+    tried = candidates(resolved_space(mine, SMALL_MODEL, shortest=99), method, SMALL_MODEL)
+    loras = [each.stage.lora if method == "joint" else each.stage for each in tried]
+    assert {(lora.dora, lora.positions) for lora in loras} == {(False, "l8+"), (False, "all"), (True, "all")}
+
+
+def test_a_listed_value_that_would_never_be_tried_is_said(recipe_file):
+    lists = "{lora: {dora: [false, true], positions: [l8+]}, reft: {rank: [2]}}"
+    mine = recipe(recipe_file, "{a: {method: lora}}", lists)
+    with pytest.raises(
+        HeftError, match=r"^tune\.lora\.dora: true goes with no value of another list: dora scales whole"
+    ):
+        resolved_space(mine, SMALL_MODEL, shortest=99)
+    resolved_space(
+        recipe(recipe_file, "{a: {method: reft}}", lists.replace("{", "{arms: [reft], ", 1)), SMALL_MODEL, 99
+    )
+
+
 def test_only_a_second_stage_keeps_out_of_what_the_first_writes(recipe_file):
     stages = "{first: {method: lora}, fine: {method: reft, positions: l3, orthogonal_to: first}}"
     mine = recipe(recipe_file, stages, "{reft: {orthogonal_to: [null, first], rank: [4]}}")

@@ -78,8 +78,38 @@ def test_arms_are_compared_on_the_rows_that_all_of_them_have(arms):
         {"repeated": repeated, "other": mean_of([once, outcome("q", np.ones(half), seed=100)])}, repeated=1.0, other=1.0
     )
     assert [each.arm for each in both] == ["repeated", "other"]
-    assert [each.loss for each in both] == [each.best.loss for each in both]
+    assert [each.loss for each in both] == pytest.approx([each.best.loss for each in both])
     assert both[1].difference == pytest.approx((-0.1 + 1.0) / 2 / TOKENS[0])
+
+
+def test_rows_of_repeats_may_be_more_or_fewer_than_those_of_the_trial():
+    """As where rows of one text stay together (heft.data.validation)."""
+    sizes, levels = (20, 20, 60), (1.0, 2.0, 3.0)
+    trainings = [
+        replace(outcome(str(n), np.full(size, level), seed=100 * n or None), accuracy=level / 4)
+        for n, (size, level) in enumerate(zip(sizes, levels, strict=True))
+    ]
+    often, twice = mean_of(trainings), mean_of(trainings[:2])
+    found = {each.arm: each for each in results({"often": often, "twice": twice}, often=1.0, twice=1.0)}
+    for result in found.values():  # both are compared on the rows of the first two, of which they have the same losses
+        assert (result.loss, result.accuracy) == pytest.approx(((1.0 + 2.0) / 2 / TOKENS[0], 0.375))
+        assert result.difference == 0.0
+
+
+def test_the_arm_of_the_lowest_loss_is_the_one_that_the_others_are_compared_with():
+    """Also where a mean over trainings, which have unlike many rows, would order them otherwise."""
+
+    def repeated(*levels):
+        return mean_of(
+            [outcome(str(n), np.full((20, 60)[n], level), seed=100 * n or None) for n, level in enumerate(levels)]
+        )
+
+    arms = {"one": repeated(1.0, 3.0), "other": repeated(1.6, 2.6)}
+    assert arms["one"].loss < arms["other"].loss
+    first, second = results(arms, one=1.0, other=1.0)
+    assert (first.arm, first.difference, second.arm) == ("other", 0.0, "one")
+    assert first.loss == pytest.approx((20 * 1.6 + 60 * 2.6) / 80 / TOKENS[0])
+    assert second.difference == pytest.approx(second.loss - first.loss) == pytest.approx((2.5 - 2.35) / TOKENS[0])
 
 
 def test_differences_beyond_one_nat_have_their_interval():

@@ -27,12 +27,11 @@ def sweep(
     from heft.cli.show import explain_interrupts, results_line, results_table
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import require_sweep
-    from heft.run.begun import require_free
-    from heft.run.replace import require_replaceable
+    from heft.run.replace import require_output
 
     loaded = load_recipe(recipe, override, output)
     require_sweep(loaded)  # both again in the sweep; here they are reported before torch takes its seconds
-    (require_replaceable if overwrite else require_free)(loaded.output_dir)
+    require_output(loaded, overwrite)
     out = Output(quiet, as_json)
     out.note("importing torch and transformers")
     from heft.sweep.report import ranking

@@ -31,8 +31,8 @@ def train(
     from heft.compare.runs import read_run
     from heft.recipe.files import load_recipe
     from heft.recipe.grid import refuse_sweep
-    from heft.run.begun import is_begun, require_free, require_same
-    from heft.run.replace import require_replaceable
+    from heft.run.begun import is_begun, require_same
+    from heft.run.replace import require_output
     from heft.runtime import distributed
 
     loaded = load_recipe(recipe, override, output)
@@ -40,7 +40,7 @@ def train(
     if resume and overwrite:
         raise HeftError("--resume continues a run and --overwrite removes it; give one of them")
     if not resume:
-        (require_replaceable if overwrite else require_free)(loaded.output_dir)
+        require_output(loaded, overwrite)
     elif is_begun(loaded.output_dir):
         require_same(loaded)
     out = Output(quiet, as_json)

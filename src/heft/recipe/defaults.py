@@ -4,9 +4,10 @@ Every rule is a line here; docs/defaults.md holds what they were measured agains
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from heft.recipe.grid import Configuration, configurations, last_stage
 from heft.recipe.recipe import JointStage, Recipe, Stage
 
 STEPS = 120
@@ -46,23 +47,40 @@ def rate_for(method: str, parameters: int) -> float:
 def with_defaults(recipe: Recipe, facts: Facts, say: Callable[[str], None] | None = None) -> Recipe:
     """The recipe with numbers in place of every `auto` of its training; the same where there is none.
 
-    `say` is given a line for each stage that has one: what was chosen, and why.
+    The stage that a sweep varies stays as it is: its configurations have numbers of their own (`settled`). `say` is
+    given a line for each stage that has an `auto`: what was chosen, and why.
     """
     for line in chosen_in_words(recipe, facts) if say else ():
         say(line)
     stages = {name: stage.model_copy(update=_chosen(stage, facts)) for name, stage in recipe.stages.items()}
-    return recipe.model_copy(update={"stages": stages})
+    varied = {} if recipe.sweep is None else dict([last_stage(recipe)])
+    return recipe.model_copy(update={"stages": stages | varied})
+
+
+def settled(tried: Sequence[Configuration], facts: Facts) -> list[Configuration]:
+    """Configurations of a sweep with numbers in place of every `auto`, as a run of each alone has them."""
+    return [replace(each, stage=each.stage.model_copy(update=_chosen(each.stage, facts))) for each in tried]
 
 
 def chosen_in_words(recipe: Recipe, facts: Facts) -> list[str]:
-    """For each stage with an `auto`, a line that says what it is and why."""
+    """For each stage with an `auto`, a line that says what it is and why; of a sweep's configurations all of these."""
     lines = []
-    for name, stage in recipe.stages.items():
+    for name, stage in _trained(recipe):
         values = ", ".join(f"{key} {value:g}" for key, value in _chosen(stage, facts).items())
         if values:
             size = f"{facts.parameters / 1e6:,.0f} million parameters"
             lines.append(f"{name}: {values} (auto, for {facts.rows:,} rows and {size})")
-    return lines
+    return list(dict.fromkeys(lines))
+
+
+def _trained(recipe: Recipe) -> Iterator[tuple[str, Stage]]:
+    """The stages, by name; in place of the one that a sweep varies its configurations."""
+    if recipe.sweep is None:
+        yield from recipe.stages.items()
+        return
+    *others, (name, _) = recipe.stages.items()
+    yield from others
+    yield from ((name, each.stage) for each in configurations(recipe))
 
 
 def with_defaults_of(there: Recipe, wanted: Recipe) -> Recipe:

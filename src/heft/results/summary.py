@@ -60,7 +60,8 @@ class StageSummary(BaseModel):
     trainable_parameters: Count = 0
     """What this stage trained; 0 for the base."""
     seconds: Amount = 0.0
-    """Of training; 0 for the base."""
+    """Of training; 0 for the base. Like `tokens` and the FLOPs also 0 for a sweep's winner, which was trained side by
+    side with others."""
     evaluation_seconds: Amount = 0.0
     """Of the evaluation."""
     steps: Count = 0

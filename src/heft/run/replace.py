@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from heft.errors import HeftError
+from heft.recipe.recipe import Recipe
 from heft.run.begun import require_free
 from heft.storage.atomic import readable_os_errors
 from heft.storage.locks import LOCK_FILE, locked
@@ -37,6 +38,26 @@ _OF_A_RUN = {
     "weights",
 }
 """What runs, sweeps and searches write."""
+
+
+def require_output(recipe: Recipe, overwrite: bool) -> None:
+    """Require that a run, a sweep or a search may begin in a recipe's directory, with `overwrite` in place of another.
+
+    Raises:
+        HeftError: `require_free` does, or with `overwrite` `require_replaceable`, or rows of the recipe lie in what
+            would be removed.
+    """
+    path = recipe.output_dir
+    if not overwrite:
+        require_free(path)
+        return
+    require_replaceable(path)
+    for key, file in type(recipe.task).located(vars(recipe.task)).items():
+        if Path(file).resolve().is_relative_to(path.resolve()):
+            raise HeftError(
+                f"task.{key} is {file}, which lies in output {path}, and --overwrite would remove it: give another"
+                " directory with --output DIR, or move these rows"
+            )
 
 
 def require_replaceable(path: Path) -> None:

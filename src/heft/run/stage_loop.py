@@ -23,7 +23,7 @@ from heft.recipe.recipe import Recipe, Stage
 from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
-from heft.run.tails import note_tails, require_tails
+from heft.run.tails import note_tails
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
@@ -56,7 +56,6 @@ class StageLoop:
 
     def run(self) -> None:
         """Run all evaluations and stages except those that the directory has already."""
-        require_tails(self.recipe, [*self.data.train, *self.data.eval])
         evaluated = [summary.name for summary in self.directory.summaries]
         self.reporter.expected(self.pieces(evaluated))
         if "base" not in evaluated:
@@ -84,10 +83,11 @@ class StageLoop:
         """What is left to do, with its costs."""
         recipe = self.recipe.model_copy(update={"model": self.base.settings})
         trained, checkpoints = [], replace(self.checkpoints, note=lambda text: None)  # damage is said when it is met
-        for name in recipe.stages:
-            if checkpoints.trained(name) is None:
-                break
-            trained.append(name)
+        for name, stage in recipe.stages.items():
+            if not stage.is_frozen:  # which leaves no checkpoint
+                if checkpoints.trained(name) is None:
+                    break
+                trained.append(name)
         return pieces_of(recipe, self.base.model, self.data, evaluated, trained)
 
     def take(self, name: str, stage: Stage) -> dict:

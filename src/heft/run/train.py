@@ -41,8 +41,9 @@ from heft.run.begun import (
     require_same,
 )
 from heft.run.directory import RUN_FORMAT, RunDirectory
-from heft.run.replace import remove_run, require_replaceable
+from heft.run.replace import remove_run, require_output
 from heft.run.stage_loop import StageLoop
+from heft.run.tails import require_tails
 from heft.run.unchanged import RowsNow, fingerprints
 from heft.runtime import distributed
 from heft.runtime.reporter import Reporter, Reporters
@@ -110,13 +111,14 @@ def train(
                 RowsNow(reporter).require_unchanged(path, recipe)
                 return Run(path, _finished(recipe))
         elif overwrite:
-            require_replaceable(path)
+            require_output(recipe, overwrite=True)
         else:
             _require_room(path, resume)
         recipe = resolved(dated(recipe, reporter))
         data = read_data(recipe, reporter)
         settings = model_begun_with(path, recipe.model) if begun else recipe.model
         base = _sound_base(recipe, settings, data.train, reporter)
+        require_tails(recipe, [*data.train, *data.eval])
         recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()), reporter.note)
         distributed.barrier()  # each has seen that the directory is free
         directory = RunDirectory(path, writes=distributed.is_main())

@@ -101,7 +101,8 @@ class Budgets:
         # a cache pays from the second epoch on and costs nothing extra in the first, so counting as if rows came more
         # than once is right for any number of steps
         stages = self.costing.stages(recipe)
-        often = {name: 2 * _epoch(stage) for name, stage in zip(recipe.stages, stages, strict=True)}
+        pairs = zip(recipe.stages, stages, strict=True)
+        often = {name: 2 * _epoch(stage) for name, stage in pairs if not stage.stage.is_frozen}
         stages = self.costing.stages(of_length(recipe, often))
         if kind == "seconds":
             self._reporter.note(f"measuring a few steps of {arm}")
@@ -156,11 +157,11 @@ def _epoch(stage: StageCosts) -> int:
 
 
 def of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
-    """A recipe whose stages take these steps."""
-    stages = {
-        name: stage.model_copy(update={"steps": steps[name], "epochs": None}) for name, stage in recipe.stages.items()
+    """A recipe whose stages of these names take these steps."""
+    of_length = {
+        name: recipe.stages[name].model_copy(update={"steps": count, "epochs": None}) for name, count in steps.items()
     }
-    return recipe.model_copy(update={"stages": stages})
+    return recipe.model_copy(update={"stages": recipe.stages | of_length})
 
 
 def in_words(error: Exception) -> str:

@@ -25,6 +25,7 @@ from heft.data.batching import packs
 from heft.data.encode import EncodedExample
 from heft.edits.positions import parse_positions
 from heft.errors import HeftError
+from heft.recipe.defaults import Facts, settled
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of
 from heft.recipe.recipe import Recipe
 from heft.sweep.forward import can_stand_side_by_side
@@ -170,7 +171,8 @@ def sweep_costs(recipe: Recipe, examples: Sequence[EncodedExample], model: PreTr
     Raises:
         HeftError: the model does not run without weights.
     """
-    return side_by_side_costs(recipe, configurations(recipe), examples, model, recipe.sweep.tokens_per_pass)
+    tried = settled(configurations(recipe), Facts(len(examples), model.num_parameters()))
+    return side_by_side_costs(recipe, tried, examples, model, recipe.sweep.tokens_per_pass)
 
 
 def side_by_side_costs(

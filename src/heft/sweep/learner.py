@@ -161,10 +161,6 @@ class Learner:
         """Whether its validation rows are evaluated after the step just taken."""
         return is_validation_due(self.taken, self.steps, len(self._data.rows), self._stage)
 
-    def validation_batches(self) -> list[list[int]]:
-        """Its validation rows in the batches over whose means a run takes the mean."""
-        return self._data.validation(self._stage)
-
     def add_validation_loss(self, loss: float) -> None:
         """Take in a validation loss: it may end the training, or mark the best weights."""
         self.validation_losses.append((self.taken, loss))

@@ -25,15 +25,14 @@ from heft.data.rows import Data, dated, read_data
 from heft.data.validation import split_validation
 from heft.errors import HeftError
 from heft.models.load import load_base
-from heft.recipe.defaults import Facts, with_defaults
+from heft.recipe.defaults import Facts, settled, with_defaults
 from heft.recipe.files import dump_recipe, load_recipe, resolved, rows_in_memory, with_rows_as_files
 from heft.recipe.grid import Configuration, configurations, last_stage, recipe_of, require_sweep
 from heft.recipe.recipe import CheckpointSettings, Recipe
 from heft.recipe.training import require_trained_rows
 from heft.results.summary import StageSummary
-from heft.run.begun import require_free
 from heft.run.directory import RunDirectory
-from heft.run.replace import remove_run, require_replaceable
+from heft.run.replace import remove_run, require_output
 from heft.run.stage_loop import StageLoop
 from heft.run.tails import note_tails, require_tails
 from heft.run.train import adapter_manifest, run_manifest
@@ -89,7 +88,7 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     reporter = reporter or Reporter()
     require_sweep(recipe)
     require_trackers(recipe)
-    (require_replaceable if overwrite else require_free)(recipe.output_dir)
+    require_output(recipe, overwrite)
     if distributed.count() > 1:
         raise HeftError("a sweep runs in one process; start it without torchrun or accelerate launch")
     recipe = resolved(dated(recipe, reporter))
@@ -97,8 +96,8 @@ def sweep(recipe: Recipe | str | Path, reporter: Reporter | None = None, overwri
     data = _read_data(recipe, tried, reporter)
     reporter.note(f"loading {recipe.model.name}")
     base = load_base(recipe.model)
-    recipe = with_defaults(recipe, Facts(len(data.train), base.model.num_parameters()), reporter.note)
-    tried = configurations(recipe)
+    facts = Facts(len(data.train), base.model.num_parameters())
+    recipe, tried = with_defaults(recipe, facts, reporter.note), settled(tried, facts)
     if padding_matters(base.model, base.tokenizer.pad_token_id, longest_of(data.train)):
         raise HeftError(
             "a sweep runs rows of several lengths together, and padding changes what this model makes of a row; train"
@@ -203,7 +202,8 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
     adapter_dir.save(directory.adapter, base.model, adapter_manifest(winner, base))
     summary = None
     if recipe.sweep.evaluate_winner:
-        summary = work.evaluate(name, trainable_parameters=results[0].trainable_parameters)
+        figures = {"trainable_parameters": results[0].trainable_parameters, "steps": results[0].steps}
+        summary = work.evaluate(name, stored_parameters=adapter_dir.stored_parameters(base.model), **figures)
     return Sweep(directory.path, results, winner, summary, seconds)
 
 

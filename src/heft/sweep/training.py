@@ -136,7 +136,7 @@ class SideBySide:
         return [self.forward.item(job.learner.number, row, examples[row].answer) for row in job.rows]
 
     def _validate(self, due: Sequence[Learner], on_metrics: Callable[[dict], None]) -> None:
-        """Evaluate the validation rows for all learners that are due: the mean over batches, as in a run of its own."""
+        """Evaluate the validation rows for all learners that are due: the mean over tokens, as in a run of its own."""
         if not due:
             return
         self.retrying.set_training(False)
@@ -149,12 +149,9 @@ class SideBySide:
             if learner.diverged:
                 on_metrics({"configuration": name, "step": learner.taken, "diverged": True})
                 continue
-            total = 0.0
-            for batch in learner.validation_batches():
-                tokens = sum(len(examples[row].answer) for row in batch)
-                total += len(batch) * sum(values[learner.number, row] for row in batch) / tokens
-            loss = total / len(self.validation)
-            self.row_losses[learner.number] = [values[learner.number, row] for row in self.validation]
+            row_losses = [values[learner.number, row] for row in self.validation]
+            loss = sum(row_losses) / sum(len(examples[row].answer) for row in self.validation)
+            self.row_losses[learner.number] = row_losses
             on_metrics({"configuration": name, "step": learner.taken, "eval_loss": loss})
             learner.add_validation_loss(loss)
         self.retrying.set_training(True)

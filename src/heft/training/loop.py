@@ -204,15 +204,13 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        """Of each batch the mean over its answer tokens, of these the mean over rows."""
+        """The mean over the answer tokens of all validation rows, however they are split into batches."""
         self.model.eval()
         batches, run = self.data.validation(self.stage), partial(self.loss, self.model)
         with guards.singular_rotation_as_diverged(self.name, self.progress.step):
             losses = [self._in_micro_batches("validation", run, self._batch(rows)) for rows in batches]
-        losses = self._accelerator.reduce(torch.stack(losses))
-        tokens = losses.new_tensor([self.data.answer_tokens(rows) for rows in batches])
-        counts = losses.new_tensor([len(rows) for rows in batches])
-        mean = ((counts * losses / tokens).sum() / counts.sum()).item()
+        total = self._accelerator.reduce(torch.stack(losses).sum()).item()
+        mean = total / sum(self.data.answer_tokens(rows) for rows in batches)
         if not math.isfinite(mean):
             what = f"the validation loss after it is {mean}"
             self._raise_diverged(self.progress.step, what, [self._batch(rows) for rows in batches], of_all=True)

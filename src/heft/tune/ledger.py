@@ -49,6 +49,8 @@ class Ledger:
         whole = 0
         for number, line in lines:
             try:
+                if not line.endswith(b"\n"):  # though it may be whole: the next would be written behind it
+                    raise ValueError("it has no end")
                 ledger._take(parse_json(line))
             except (ValueError, KeyError, TypeError) as error:  # pydantic's are ValueErrors
                 if number == lines[-1][0]:

@@ -161,14 +161,16 @@ class Prices:
         """Seconds a FLOP of training, and seconds beside training of each configuration, as lately measured; without
         what is done once for trials of a kind.
 
-        One kind that was not measured is taken to be as fast as the nearest that was: of the method, or of LoRA; of as
-        few tokens a step, which take longer for each FLOP; side by side or not; of batches of this size.
+        One kind that was not measured is taken to be as fast as the nearest that was: of the method, or of LoRA; of
+        trials that took all of their steps, as those that diverged did not; of as few tokens a step, which take longer
+        for each FLOP; side by side or not; of batches of this size.
         """
         nearest = [each for each in self.ledger.outcomes.values() if each.flops > 0]
         if not any(each.kind == method for each in nearest):
             method = "lora"
         for is_alike in (
             lambda each: each.kind == method,
+            lambda each: not each.diverged,
             lambda each: each.behind == behind,
             lambda each: (each.together > 1) == together,
             lambda each: each.batch_size == batch_size,

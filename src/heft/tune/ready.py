@@ -3,8 +3,8 @@
 from heft.cluster.connection import RayOptions
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
-from heft.run.begun import is_begun, require_free, require_same_search
-from heft.run.replace import require_replaceable
+from heft.run.begun import is_begun, require_same_search
+from heft.run.replace import require_output
 from heft.tune.budget import Budget
 from heft.tune.space import require_tunable
 
@@ -17,7 +17,7 @@ def require_ready(recipe: Recipe, budget: Budget, resume: bool, overwrite: bool)
     if resume and is_begun(recipe.output_dir):
         require_same_search(recipe, budget.text)
     else:
-        (require_replaceable if overwrite else require_free)(recipe.output_dir)
+        require_output(recipe, overwrite)
 
 
 def require_places_for(budget: Budget, on_ray: RayOptions | None) -> None:

@@ -30,27 +30,33 @@ def stages_of(outcome: Outcome) -> dict[str, Stage]:
     }
 
 
-def arm_recipe(recipe: Recipe, arm: str, outcome: Outcome) -> Recipe:
-    """A trial as a recipe that trains on all rows, each as often: the more rows, the more steps."""
-    stages = {name: stage.model_copy(update=_on_all_rows(stage)) for name, stage in stages_of(outcome).items()}
+def arm_recipe(recipe: Recipe, arm: str, outcome: Outcome, more: float) -> Recipe:
+    """A trial as a recipe that trains on all rows, each as often: `more` times the rows, so as many times the steps."""
+    stages = {name: stage.model_copy(update=_on_all_rows(stage, more)) for name, stage in stages_of(outcome).items()}
     return recipe_of_stages(recipe, stages, f"{recipe.name}-{file_name(arm)}")
 
 
-def _on_all_rows(stage: Stage) -> dict[str, Any]:
-    return {"holdout": 0.0, "evaluate_every": None, "steps": round(stage.steps / (1 - stage.holdout))}
+def _on_all_rows(stage: Stage, more: float) -> dict[str, Any]:
+    return {"holdout": 0.0, "evaluate_every": None, "steps": round(stage.steps * more)}
 
 
 def write_recipes(
-    folder: Path, recipe: Recipe, results: Sequence[ArmResult], winner: ArmResult, budget: str, by: ChosenBy
+    folder: Path,
+    recipe: Recipe,
+    results: Sequence[ArmResult],
+    winner: ArmResult,
+    more: float,
+    budget: str,
+    by: ChosenBy,
 ) -> None:
-    """Write arms/<arm>.yaml, best.yaml and study.yaml."""
+    """Write arms/<arm>.yaml, best.yaml and study.yaml; `more` as for `arm_recipe`."""
     (folder / "arms").mkdir(exist_ok=True)
     for result in results:
-        own = with_rows_as_files(arm_recipe(recipe, result.arm, result.best), "../rows")
+        own = with_rows_as_files(arm_recipe(recipe, result.arm, result.best, more), "../rows")
         write_text(
             folder / "arms" / f"{file_name(result.arm)}.yaml", header(recipe, result, budget, by) + dump_recipe(own)
         )
-    best = with_rows_as_files(arm_recipe(recipe, winner.arm, winner.best))
+    best = with_rows_as_files(arm_recipe(recipe, winner.arm, winner.best, more))
     write_text(folder / "best.yaml", header(recipe, winner, budget, by) + dump_recipe(best))
     write_text(folder / "study.yaml", _study(recipe, results))
 

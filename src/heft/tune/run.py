@@ -155,6 +155,7 @@ def _tuned(
     _require_places(searched, base)
     share = holdout_for(settings_of(recipe), len(data.train))
     require_trained_rows("tune.holdout", share, len(data.train))
+    _require_counted(searched, base, data.train)
     if overwrite:
         remove_run(path)
     directory, manifest = RunDirectory(path), run_manifest(recipe, base, data) | {"tune": {"budget": budget.text}}
@@ -205,6 +206,12 @@ def _require_places(recipe: Recipe, base: Base) -> None:
             check_targets(base.model, recipe_of_stages(recipe, {"s": stage}), base.tokenizer)
 
 
+def _require_counted(recipe: Recipe, base: Base, rows: Sequence[EncodedExample]) -> None:
+    """What trials cost can be counted in the model."""
+    name, stage = _tried(recipe, base)[0]
+    Counter(recipe, rows, settings_of(recipe).tokens_per_pass).alone({}, name, stage)
+
+
 def _searched(search: Search, budget: Budget) -> Tuned:
     """Everything but the run of the best; what is there where Ctrl-C ends the search."""
     planner, bench, interrupted = search.planner, search.planner.bench, False
@@ -219,10 +226,11 @@ def _searched(search: Search, budget: Budget) -> Tuned:
         interrupted = True
     findings = _findings(search, budget, finished=not interrupted)
     write_report(path, findings)
-    write_recipes(path, planner.recipe, findings.results, findings.winner, budget.text, findings.chosen_by)
+    more, winner = len(bench.rows) / len(bench.trained_rows), findings.winner
+    write_recipes(path, planner.recipe, findings.results, winner, more, budget.text, findings.chosen_by)
     if not interrupted:
         shutil.rmtree(bench.weights.folder, ignore_errors=True)
-    best = arm_recipe(planner.recipe, findings.winner.arm, findings.winner.best)
+    best = arm_recipe(planner.recipe, winner.arm, winner.best, more)
     return Tuned(path, findings, best, None, interrupted)
 
 

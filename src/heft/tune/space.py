@@ -2,11 +2,12 @@
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from heft.edits.positions import parse_positions
 from heft.edits.settings import ReftSettings
@@ -15,6 +16,7 @@ from heft.recipe.defaults import rate_for
 from heft.recipe.recipe import KINDS, JointStage, LoraSettings, LoraStage, Recipe, ReftStage, Stage
 from heft.recipe.training import TrainingSettings
 from heft.recipe.tune import DEFAULTS, RATES, TuneSettings, templates
+from heft.settings.words import faults_of, show
 from heft.tune.trial import COARSE
 
 OF_ANOTHER = ("orthogonal_to", "orthogonal_side")
@@ -82,6 +84,9 @@ def resolved_space(recipe: Recipe, parameters: int, shortest: int) -> Recipe:
     Args:
         parameters: of the base model.
         shortest: tokens of the shortest prompt; positions of the defaults that it has not are left out.
+
+    Raises:
+        HeftError: values that `tune` lists are in no combination that is a stage; all of them.
     """
     tune, lists = settings_of(recipe), grids(recipe, parameters)
     for method, template in templates(recipe.stages, KINDS).items():
@@ -89,7 +94,23 @@ def resolved_space(recipe: Recipe, parameters: int, shortest: int) -> Recipe:
             own = template.positions if "positions" in template.model_fields_set else None
             fit = [each for each in lists[method]["positions"] if each == own or _reach(each) <= shortest]
             lists[method]["positions"] = fit or ["all"]
-    return recipe.model_copy(update={"tune": tune.model_copy(update=lists)})
+    found = recipe.model_copy(update={"tune": tune.model_copy(update=lists)})
+    _require_all_are_tried(tune, found, parameters)
+    return found
+
+
+def _require_all_are_tried(given: TuneSettings, recipe: Recipe, parameters: int) -> None:
+    """Raise a HeftError where values that a person lists would never be tried, with each of them and the reason."""
+    faults, methods = [], {part for arm in given.arms for part in arm.split("+")}
+    for method, kind in KINDS.items():
+        tried = _combinations(recipe, method, parameters) if methods & {method, "joint"} else []
+        for key, value in ((key, value) for key, values in getattr(given, method).items() for value in values):
+            stages = [stage for values, stage in tried if values.get(key) == value]
+            if stages and all(isinstance(stage, ValidationError) for stage in stages):
+                why = next(iter(faults_of(stages[0], kind).values()))
+                faults.append(f"tune.{method}.{key}: {show(value)} goes with no value of another list: {why}")
+    if faults:
+        raise HeftError("\n".join(faults))
 
 
 def _reach(positions: str) -> int:
@@ -114,16 +135,23 @@ def candidates(
 ) -> list[Candidate]:
     """Stages of a method ("lora", "reft" or "joint") to try, the likeliest first.
 
+    Combinations that are no stage, such as DoRA with positions, are left out.
+
     Args:
         recipe: with templates and lists.
         method: one that an arm has.
         parameters: of the base model.
         second: whether they stand behind a coarse stage, which `orthogonal_to` may keep out of.
         of_any_rate: see `methods_of_any_rate`; behind a coarse stage the rates of these are lower.
-
-    Raises:
-        HeftError: a combination is no stage.
     """
+    tried = _combinations(recipe, method, parameters, second, of_any_rate)
+    return [Candidate(values, stage) for values, stage in tried if not isinstance(stage, ValidationError)]
+
+
+def _combinations(
+    recipe: Recipe, method: str, parameters: int, second: bool = False, of_any_rate: Collection[str] = ()
+) -> list[tuple[dict[str, Any], Stage | ValidationError]]:
+    """Values, each with their stage, or with why they are none; arguments as for `candidates`."""
     base, lists = templates(recipe.stages, KINDS), grids(recipe, parameters)
     if second and method in of_any_rate:
         likeliest, *_ = lists[method]["learning_rate"]
@@ -134,10 +162,9 @@ def candidates(
     else:
         base["reft"], lists["reft"] = _behind_coarse(base["reft"], lists["reft"])
     if method != "joint":
-        tried = spread(lists[method], recipe.seed)
-        return [Candidate(values, _with(base[method], values)) for values in tried]
-    tried = spread(_of_both(lists), recipe.seed)
-    return [Candidate(values, _joint(base["lora"], base["reft"], values)) for values in tried]
+        return [(each, _or_why_not(_with, base[method], each)) for each in spread(lists[method], recipe.seed)]
+    both = base["lora"], base["reft"]
+    return [(each, _or_why_not(_joint, *both, each)) for each in spread(_of_both(lists), recipe.seed)]
 
 
 def methods_of_any_rate(recipe: Recipe) -> frozenset[str]:
@@ -198,6 +225,13 @@ def spread(grid: Mapping[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]
         often = sum(counts[combinations[:, place]] for place, counts in enumerate(seen))
         chosen = int(np.where(open_ones, often, np.inf).argmin())
     return [{key: values[n] for (key, values), n in zip(grid.items(), numbers, strict=True)} for numbers in order]
+
+
+def _or_why_not(make: Callable[..., Stage], *about: Any) -> Stage | ValidationError:
+    try:
+        return make(*about)
+    except ValidationError as error:
+        return error
 
 
 def _with(template: TrainingSettings, values: Mapping[str, Any]) -> Stage:

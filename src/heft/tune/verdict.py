@@ -57,7 +57,11 @@ def results_of(
         trials: each arm's.
     """
     common = compared_rows(bests.values())
-    on_common = {arm: _on(best, common) for arm, best in bests.items()}
+    trainings = min(max(1, len(best.seed_losses)) for best in bests.values())  # whose rows these are
+    on_common = {
+        arm: (float(np.sum(best.row_losses[:common]) / np.sum(weights[:common])), _accuracy(best, trainings))
+        for arm, best in bests.items()
+    }
     lowest = bests[min(on_common, key=lambda arm: (on_common[arm][0], -(on_common[arm][1] or 0.0)))].row_losses[:common]
     found = []
     for arm, best in bests.items():
@@ -68,13 +72,9 @@ def results_of(
     return sorted(found, key=lambda result: result.loss)
 
 
-def _on(best: Outcome, rows: int) -> tuple[float, float | None]:
-    """Loss and accuracy on so many of its first rows, which are those of some of its trainings."""
-    if not best.seed_losses:
-        return best.loss, best.accuracy
-    trainings = rows * len(best.seed_losses) // len(best.row_losses)
-    loss = float(np.mean(best.seed_losses[:trainings]))
-    return loss, float(np.mean(best.seed_accuracies[:trainings])) if best.seed_accuracies else None
+def _accuracy(best: Outcome, trainings: int) -> float | None:
+    """The mean over so many of its first trainings."""
+    return float(np.mean(best.seed_accuracies[:trainings])) if best.seed_accuracies else best.accuracy
 
 
 def compared_rows(bests: Iterable[Outcome]) -> int:
