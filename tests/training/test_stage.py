@@ -205,6 +205,21 @@ def test_prefix_reuse_changes_neither_losses_nor_the_result(cache):
     assert_tensors(fast, plain, of_weights(settings["learning_rate"], 10))
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(ReftStage, REFT), (LoraStage, {**LORA, "positions": "l4+"})], ids=["reft", "lora"]
+)
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_mixed_precision_behind_prefixes_trains_as_float32_but_for_rounding(kind, settings, cache):
+    settings = {**settings, "steps": 6, "batch_size": 8, "holdout": 0.2, "evaluate_every": 3, "cache": cache}
+    _, exact, _ = run(kind(**settings))
+    outcome, rounded, _ = run(kind(**settings, bf16=True))
+    assert outcome.reuses
+    for key in ("loss", "eval_loss"):
+        exactly, found = ([value[key] for value in values if key in value] for values in (exact, rounded))
+        assert found == pytest.approx(exactly, rel=2**-8)
+        assert found != exactly  # it is rounded
+
+
 def test_skipping_lower_layers_changes_neither_losses_nor_the_result():
     settings = {**REFT, "positions": "f1+l2", "layers": [2, 3], "steps": 8, "batch_size": 8, "holdout": 0.2}
     _, plain_values, plain = run(ReftStage(**settings, reuse=False))

@@ -181,7 +181,8 @@ def prefix_attention(
             f" {prefix.columns} and {key.shape[2]} are computed"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended = _ReadPrefix.apply(query, key, value, attention_mask, prefix, scaling, softcap, s_aux)
+    with torch.autocast(query.device.type, enabled=False):  # it says itself what is computed in which dtype
+        attended = _ReadPrefix.apply(query, key, value, attention_mask, prefix, scaling, softcap, s_aux)
     return attended, None
 
 

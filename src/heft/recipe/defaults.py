@@ -63,7 +63,7 @@ def settled(tried: Sequence[Configuration], facts: Facts) -> list[Configuration]
 
 
 def chosen_in_words(recipe: Recipe, facts: Facts) -> list[str]:
-    """For each stage with an `auto`, a line that says what it is and why; of a sweep's configurations all of these."""
+    """For each stage with an `auto`, a line that says what it is and why; configurations of a sweep may differ."""
     lines = []
     for name, stage in _trained(recipe):
         values = ", ".join(f"{key} {value:g}" for key, value in _chosen(stage, facts).items())

@@ -158,10 +158,10 @@ def _epoch(stage: StageCosts) -> int:
 
 def of_length(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
     """A recipe whose stages of these names take these steps."""
-    of_length = {
+    changed = {
         name: recipe.stages[name].model_copy(update={"steps": count, "epochs": None}) for name, count in steps.items()
     }
-    return recipe.model_copy(update={"stages": recipe.stages | of_length})
+    return recipe.model_copy(update={"stages": recipe.stages | changed})
 
 
 def in_words(error: Exception) -> str:
