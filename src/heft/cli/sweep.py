@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from heft.cli.options import AsJson, OutputDirectory, Overrides, Overwrite, Quiet, RecipeFile
 from heft.text.command import command
-from heft.text.units import interval, percent
+from heft.text.units import interval, percent, several
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,4 +77,4 @@ def _table(results: "Sequence[Result]") -> "Table":
     if any(state(r) != "finished" for r in results):
         figures["end"] = ["" if state(r) == "finished" else state(r) for r in results]
     rows = zip(*columns.values(), *figures.values(), strict=True)
-    return table(f"sweep: {results[0].n:,} validation rows", list(columns), list(figures), rows)
+    return table(f"sweep: {several(results[0].n, 'validation row')}", list(columns), list(figures), rows)

@@ -98,11 +98,12 @@ def tune(
 def _table(found: "Tuned") -> "Table":
     """The arms, best first."""
     from heft.cli.show import table
+    from heft.text.units import several
     from heft.tune.report import SHOWN, table_rows
 
     findings = found.findings
     columns = [0, 1, 2, 3, SHOWN[findings.unit]]  # table.md has the others
     rows = [[row[column] for column in columns] for row in table_rows(findings)]
     titles = ["arm", *findings.columns]
-    title = f"{findings.budget}: {findings.compared_rows:,} validation rows; cost of training each alone"
+    title = f"{findings.budget}: {several(findings.compared_rows, 'validation row')}; cost of training each alone"
     return table(title, ["arm"], [titles[column] for column in columns[1:]], rows)

@@ -45,7 +45,7 @@ from heft.sweep.arrange import side_by_side
 from heft.sweep.packed_lora import require_apart
 from heft.sweep.report import label, plot, write_results
 from heft.sweep.results import Result, rank
-from heft.text.units import percent
+from heft.text.units import percent, several
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.guards import flat_loss_note
@@ -176,7 +176,7 @@ def _sweep_last_stage(work: StageLoop, tried: Sequence[Configuration]) -> Sweep:
         winner = next((result for result in results if not result.diverged), None)
         about = {"stage": name, "validation_rows": len(validation_rows), "seconds": seconds}
         write_results(directory.path, results, {**about, "winner": winner and winner.name})
-        title = f"{recipe.name}: stage {name}, {len(validation_rows):,} validation rows"
+        title = f"{recipe.name}: stage {name}, {several(len(validation_rows), 'validation row')}"
         plot(directory.path / "sweep.svg", results, title)
         if winner is None:
             raise HeftError(
@@ -210,9 +210,10 @@ def _keep_winner(work: StageLoop, results: list[Result], chosen: Configuration, 
 def _header(recipe: Recipe, result: Result) -> str:
     shares = {"expected errors": result.expected_errors, "accuracy": result.accuracy}
     found = "".join(f"{name} {percent(share)}, " for name, share in shares.items() if share is not None)
+    rows = several(result.n, "validation row")
     return (
         f"# The best of {recipe.name}'s sweep: {result.name}, {label(result)}.\n"
-        f"# On the {result.n:,} validation rows: {found}loss {result.loss:.4f}. The first of these chose it, so an\n"
+        f"# On {rows}: {found}loss {result.loss:.4f}. The first of these chose it, so an\n"
         "# evaluation must use other rows. The stage has the same validation rows: it repeats the sweep's training.\n"
         "# Set its holdout to 0 (and early_stopping and best_checkpoint off) to train on all rows.\n"
     )
