@@ -32,8 +32,8 @@ from heft.recipe.tune import templates
 from heft.run.train import train
 from heft.runtime.reporter import Reporter
 from heft.settings.files import to_yaml
-from heft.tune.recipes import file_name
 from heft.tune.space import resolved_space, settings_of
+from heft.tune.trial import file_name
 
 RESULTS = Path(__file__).parent / "tune_against_grid_results.json"
 

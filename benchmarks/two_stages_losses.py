@@ -4,8 +4,8 @@
 
 Of each study of two_stages.py (OUT/CELL/study): for LoRA, ReFT, and LoRA then ReFT the mean −ln p of the right choice
 among its choices, and the expected share of wrong answers (1 − p), with the differences to the single method that has
-the less of each; 95 % intervals over questions and seeds as in `heft compare`. Choices of data sets that compare them
-by byte (ARC-easy) have no probabilities that add up to those of texts, and are left out.
+the less of each; 95 % intervals over questions and seeds as in `heft compare`. Not for data sets whose choices are
+compared by byte (ARC-easy): records hold no probabilities of whole texts there.
 """
 
 import math
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from heft.compare.arms import read_study
+from heft.compare.arms import Arm, read_study
 from heft.compare.pairing import align
 from heft.compare.statistics import estimates
 from heft.results.records import Record
@@ -40,7 +40,7 @@ def main() -> None:
             print(f"| {path.parent.name} | {figure} | {means} | {difference:+.3f} ({low:+.3f} to {high:+.3f}) |")
 
 
-def chances(arm) -> np.ndarray:
+def chances(arm: Arm) -> np.ndarray:
     """p of the right choice, seeds by questions, in the order of the first run's records."""
     runs = [{record.id: chance(record) for record in run.after(arm.stage).records} for run in arm.runs]
     return np.array([[run[key] for key in runs[0]] for run in runs])

@@ -346,14 +346,19 @@ def test_a_field_that_would_change_nothing_is_refused(port, body, param):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"stop": 3}, "stop: Input should be a valid string, or Input should be a valid list"),
-        ({"prompt": 3}, "prompt: Input should be a valid string, or Input should be a valid list"),
-        ({"max_token": 2}, "max_token: Extra inputs are not permitted"),
+        ({"stop": 3}, "stop: expected non-empty text or a list (each entry: non-empty text), or null; got 3"),
+        (
+            {"n": 0, "stop": ""},
+            "n: expected a whole number of at least 1 and at most 128, or null; got 0; stop: expected",
+        ),
+        ({"max_token": 2}, "max_token: unknown key; did you mean 'max_tokens'?"),
+        ({"stream_options": {"x": 1}}, "stream_options.x: unknown key; known here: include_usage"),
     ],
 )
-def test_a_fault_names_the_field_and_not_the_types_it_may_have(port, body, message):
+def test_a_fault_says_which_field_what_was_expected_and_what_was_given(port, body, message):
     status, found = post(port, "/v1/completions", {"model": "two", "prompt": IDS, **body})
-    assert (status, found["error"]["message"]) == (400, message)
+    assert (status, found["error"]["message"][: len(message)]) == (400, message)
+    assert found["error"]["param"] == message.partition(":")[0]
 
 
 def test_a_text_behind_an_echoed_continuation_counts_positions_from_the_prompt_given(client, runs):

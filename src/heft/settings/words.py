@@ -3,7 +3,7 @@
 Everything here reads the JSON schema of a model, so a setting is described from the place where it is declared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -161,8 +161,13 @@ def explain(error: ErrorDetails, schema: Schema) -> tuple[KeyPath, str]:
 
 def faults_of(error: ValidationError, kind: type) -> dict[KeyPath, str]:
     """What is wrong with the value that was to be a `kind`: one fault for each key, by its path."""
+    return faults_in(error.errors(include_url=False), kind)
+
+
+def faults_in(complaints: Iterable[ErrorDetails], kind: type) -> dict[KeyPath, str]:
+    """The same of pydantic's complaints themselves."""
     faults: dict[KeyPath, str] = {}
-    for details in error.errors(include_url=False):
+    for details in complaints:
         if details["type"] != "default_factory_not_called":  # such a default waits for a value that has its own fault
             path, text = explain(details, schema_of(kind))
             faults.setdefault(path, text)

@@ -10,16 +10,12 @@ from heft.settings.files import to_yaml
 from heft.storage.atomic import write_text
 from heft.text.units import percent
 from heft.tune.chosen_by import ChosenBy
-from heft.tune.trial import Outcome, recipe_of_stages
+from heft.tune.report import Findings
+from heft.tune.trial import Outcome, file_name, recipe_of_stages
 from heft.tune.verdict import ArmResult
 
 SEEDS = (0, 1, 2, 3, 4)
 _CLASSES: dict[str, type[Stage]] = {**KINDS, "joint": JointStage}
-
-
-def file_name(arm: str) -> str:
-    """An arm's name as one of a file, a run and a study's arm: `lora-reft`."""
-    return arm.replace("+", "-")
 
 
 def stages_of(outcome: Outcome) -> dict[str, Stage]:
@@ -40,25 +36,18 @@ def _on_all_rows(stage: Stage, more: float) -> dict[str, Any]:
     return {"holdout": 0.0, "evaluate_every": None, "steps": round(stage.steps * more)}
 
 
-def write_recipes(
-    folder: Path,
-    recipe: Recipe,
-    results: Sequence[ArmResult],
-    winner: ArmResult,
-    more: float,
-    budget: str,
-    by: ChosenBy,
-) -> None:
+def write_recipes(folder: Path, recipe: Recipe, findings: Findings, more: float) -> None:
     """Write arms/<arm>.yaml, best.yaml and study.yaml; `more` as for `arm_recipe`."""
+    winner, budget, by = findings.winner, findings.budget, findings.chosen_by
     (folder / "arms").mkdir(exist_ok=True)
-    for result in results:
+    for result in findings.results:
         own = with_rows_as_files(arm_recipe(recipe, result.arm, result.best, more), "../rows")
         write_text(
             folder / "arms" / f"{file_name(result.arm)}.yaml", header(recipe, result, budget, by) + dump_recipe(own)
         )
     best = with_rows_as_files(arm_recipe(recipe, winner.arm, winner.best, more))
     write_text(folder / "best.yaml", header(recipe, winner, budget, by) + dump_recipe(best))
-    write_text(folder / "study.yaml", _study(recipe, results))
+    write_text(folder / "study.yaml", _study(recipe, findings.results))
 
 
 def header(recipe: Recipe, result: ArmResult, budget: str, by: ChosenBy) -> str:

@@ -11,9 +11,8 @@ from heft.text.units import in_flops, in_time, percent, several
 from heft.tune.budget import in_unit
 from heft.tune.chosen_by import ChosenBy
 from heft.tune.ledger import Account
-from heft.tune.recipes import file_name
 from heft.tune.switch import Offer
-from heft.tune.trial import Outcome
+from heft.tune.trial import Outcome, file_name
 from heft.tune.verdict import ArmResult, verdict_in_words, winner_of
 
 SHOWN = {"seconds": 4, "flops": 5}

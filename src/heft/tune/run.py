@@ -227,7 +227,7 @@ def _searched(search: Search, budget: Budget) -> Tuned:
     findings = _findings(search, budget, finished=not interrupted)
     write_report(path, findings)
     more, winner = len(bench.rows) / len(bench.trained_rows), findings.winner
-    write_recipes(path, planner.recipe, findings.results, winner, more, budget.text, findings.chosen_by)
+    write_recipes(path, planner.recipe, findings, more)
     if not interrupted:
         shutil.rmtree(bench.weights.folder, ignore_errors=True)
     best = arm_recipe(planner.recipe, winner.arm, winner.best, more)

@@ -114,6 +114,11 @@ def unmeasured(stage: Stage) -> Stage:
     return stage.model_copy(update={"holdout": 0.0, "evaluate_every": None})
 
 
+def file_name(arm: str) -> str:
+    """An arm's name as one of a file, a run and a study's arm: `lora-reft`."""
+    return arm.replace("+", "-")
+
+
 def recipe_of_stages(recipe: Recipe, stages: Mapping[str, Stage], name: str | None = None) -> Recipe:
     """A recipe with other stages, for `heft train`."""
     own = {"stages": dict(stages), "tune": None, "sweep": None, "output": None}

@@ -1,7 +1,6 @@
 """Errors as OpenAI's API has them: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,12 +10,11 @@ from starlette.exceptions import HTTPException
 from heft.errors import HeftError
 from heft.serving.engine import Ended, QueueFull
 from heft.serving.requests import Failed
+from heft.settings.words import dotted, faults_in, in_one_line
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _STATUS_OF_FAILURE = {"timeout": 504, "stopped": 503, "memory": 503, "input": 400, "defect": 500}
 _RETRY_AFTER = "1"
-_OF_A_TYPE = re.compile(r"str|constrained-\w+|list\[.*]")
-"""What pydantic adds to the place of a fault where a field may be of several types."""
 
 
 class ApiError(Exception):
@@ -64,21 +62,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found: dict[str, list[str]] = {}
-        for each in error.errors():
-            found.setdefault(_field(each["loc"]), []).append(each["msg"])
-        told = [(where, ", or ".join(dict.fromkeys(whats))) for where, whats in found.items()]
-        message = "; ".join(f"{where}: {what}" if where else what for where, what in told[:10])
-        return _response(ApiError(400, message, param=told[0][0] or None))
+        complaints = error.errors()
+        if complaints[0]["type"] == "json_invalid":
+            return _response(ApiError(400, f"the body is no JSON: {complaints[0]['ctx']['error']}"))
+        kind = request.scope["route"].body_field.field_info.annotation
+        faults = faults_in([{**each, "loc": each["loc"][1:]} for each in complaints], kind)  # the first is "body"
+        return _response(ApiError(400, in_one_line(faults), param=dotted(next(iter(faults))) or None))
 
     @app.exception_handler(Exception)
     async def _defect(request: Request, error: Exception) -> JSONResponse:
         return _response(ApiError(500, f"{type(error).__name__}: a defect of the server, which goes on"))
-
-
-def _field(place: Sequence[str | int]) -> str:
-    """The field of a request that a fault of pydantic's is about, without the types that it may have been meant as."""
-    return ".".join(str(part) for part in place if part != "body" and not _OF_A_TYPE.fullmatch(str(part)))
 
 
 def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
