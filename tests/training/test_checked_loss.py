@@ -1,5 +1,7 @@
 """A fast path is tried before it is taken: where it raises or differs, the plain path is, and that is said."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_prefix import REFT, ROWS, staged
@@ -8,6 +10,7 @@ import heft
 import tiny
 from heft.adapters import directory as adapter_dir
 from heft.adapters.attach import attach
+from heft.data.encode import training_batch
 from heft.errors import HeftError
 from heft.models import prefix_attention
 from heft.recipe.files import load_recipe
@@ -15,7 +18,7 @@ from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.training.checked_loss import require_an_effect, why_not_fast
 from heft.training.fused_lora import FusedLinear
-from heft.training.loss import plain_loss
+from heft.training.loss import answer_loss, plain_loss
 from heft.training.reuse import lower_layers, prefix
 from heft.training.reuse.decide import loss_for, may_be_fused
 
@@ -111,6 +114,18 @@ def test_edits_of_tokens_that_nothing_after_them_reads_are_refused():
     attach(model, "fine", ReftStage(**REFT | {"layers": [last]}, positions="f1"))
     with pytest.raises(HeftError, match="stage fine trains nothing that the answers depend on"):
         require_an_effect(model, "fine", ROWS, 0)
+
+
+def test_a_model_that_is_certain_of_its_answers_is_not_refused():
+    """Logits so far apart that the gradient of −ln p is 0 in float32."""
+    model, sure = tiny.tiny_model(), 7
+    attach(model, "fine", ReftStage(**REFT, positions="l2"))
+    apart = 1000 * torch.eye(model.config.vocab_size)[sure]
+    model.lm_head.register_forward_hook(lambda module, args, logits: logits + apart)
+    rows = [replace(row, answer=(sure,)) for row in ROWS]
+    answer_loss(model, training_batch(rows, 0)).backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.requires_grad)
+    require_an_effect(model, "fine", rows, 0)
 
 
 def test_a_weight_update_is_tried_too():

@@ -31,7 +31,7 @@ from heft.sweep.training import SideBySide
 from heft.text.listing import first_of
 from heft.training.attention import attention_for_training
 from heft.training.batches import TrainingData
-from heft.training.checked_loss import moves, no_effect, of_unlike_length, shaken, shortest_of
+from heft.training.checked_loss import moves, no_effect, of_unlike_length, other_answer, shaken, shortest_of
 from heft.training.fused_lora import fused_lora
 from heft.training.modes import repeatable
 from heft.training.reuse.decide import first_equal, forms_of, reuse_of, with_store
@@ -154,7 +154,7 @@ def _passes(
 
 
 def _require_effects(passes: PackedForward, learners: Sequence[Learner]) -> None:
-    """Check that the answers depend on what each configuration trains; those of one shape are one.
+    """As `require_an_effect`, of each configuration; those of one shape are one.
 
     Raises:
         HeftError: a configuration of which no weight would get a gradient other than 0.
@@ -170,10 +170,10 @@ def _require_effects(passes: PackedForward, learners: Sequence[Learner]) -> None
 
 
 def _without_effect(passes: PackedForward, learners: Sequence[Learner], row: int) -> list[Learner]:
-    """Those of which nothing that trains changes a row's answer."""
+    """Those of which nothing that trains changes what is likely behind a row's prompt."""
     if not learners:
         return []
-    answer = passes.examples[row].answer
+    answer = other_answer(passes.examples[row])
     losses = passes.losses([passes.item(each.number, row, answer) for each in learners])
     passes.end_step()
     if not losses.requires_grad:

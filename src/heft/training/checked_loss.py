@@ -7,6 +7,7 @@ differ in ways that nobody has thought of, so it is tried.
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -22,7 +23,7 @@ from heft.training.loss import Loss, answer_loss
 from heft.training.snapshot import random_state, restore_random_state
 
 _FEW = 4
-"""Rows on which it is tried whether a stage changes an answer, if need be."""
+"""Rows on which it is tried whether a stage changes what is likely behind a prompt, if need be."""
 _SHAKE = 0.1
 """Spread of what is added to a trained matrix of d columns, times √d: a fresh edit is the identity wherever it is."""
 
@@ -70,13 +71,16 @@ def _why_unlike(
 def require_an_effect(model: PreTrainedModel, name: str, rows: Sequence[EncodedExample], pad_id: int) -> None:
     """Check that the answers depend on what a stage trains, tried on short rows with shaken weights.
 
+    With other answers than the rows' own: of those a model may be so certain that no gradient is left.
+
     Raises:
         HeftError: no weight that trains would get a gradient other than 0.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def has_effect(number: int) -> bool:
-        value = answer_loss(model, _batch(model, [rows[number]], [number], pad_id))
+        row = replace(rows[number], answer=other_answer(rows[number]))
+        value = answer_loss(model, _batch(model, [row], [number], pad_id))
         return value.requires_grad and moves(gradients_of(value, model, trained))
 
     with shaken(model, trained), torch.enable_grad():
@@ -99,8 +103,13 @@ def no_effect(what: str) -> HeftError:
 
 
 def shortest_of(rows: Sequence[EncodedExample]) -> list[int]:
-    """Indices of a few short rows: of one alone an answer may be so certain that nothing moves it."""
+    """Indices of a few short rows."""
     return sorted(range(len(rows)), key=lambda i: rows[i].length)[:_FEW]
+
+
+def other_answer(row: EncodedExample) -> tuple[int, ...]:
+    """Ids of an answer that a model does not expect: the prompt's first token."""
+    return row.prompt[:1]
 
 
 @torch.no_grad()
