@@ -72,6 +72,13 @@ def test_training_lowers_the_loss_and_reports_every_step(kind, settings):
     assert outcome.seconds > 0
 
 
+def test_the_last_steps_of_a_long_stage_are_logged_too():
+    """Every second of 201 steps, the first and the last."""
+    stage = ReftStage(**REFT, steps=201, batch_size=8)
+    logged = [value for value in run(stage)[1] if "loss" in value]
+    assert [value["step"] for value in logged] == [1, *range(2, 201, 2), 201]
+
+
 @pytest.mark.parametrize(("kind", "settings"), [(LoraStage, LORA), (ReftStage, REFT)])
 def test_accumulation_changes_neither_the_loss_nor_the_result(kind, settings):
     _, whole_values, whole = run(kind(**settings, steps=4, batch_size=8))

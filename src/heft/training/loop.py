@@ -168,9 +168,9 @@ class TrainingLoop:
             return self._in_micro_batches("training", run, batch, list(self._parameters.values()))
 
     def _log_if_due(self, norm: float, learning_rate: float) -> None:
-        """Log the mean loss of the steps since the last logged one: a hundred times or so, and after the first step."""
+        """Log the mean loss of the steps since the last logged one: a hundred times or so, at the first and the last."""
         step = self.progress.step
-        if step == 1 or step % max(1, self.steps // 100) == 0:
+        if step in (1, self.steps) or step % max(1, self.steps // 100) == 0:
             total = self._accelerator.gather(self._running_loss).mean().item()
             self._running_loss.zero_()
             self.progress.losses.append(total / (step - self.progress.logged_at))
