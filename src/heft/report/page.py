@@ -1,6 +1,5 @@
 """The page and the Markdown table: sections in order, and the files written."""
 
-import re
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -23,6 +22,7 @@ from heft.report import (
     pareto,
     provenance,
     results,
+    typesetting,
     usage,
 )
 from heft.report.answer import answer
@@ -86,9 +86,8 @@ def render(subject: Subject) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = breakable
-    environment.filters["unbroken"] = unbroken
-    environment.filters["code"] = code
+    for each in (typesetting.breakable, typesetting.code, typesetting.isolated, typesetting.unbroken):
+        environment.filters[each.__name__] = each
     style, script = (_own_file(name) for name in ("page.css", "page.js"))
     first = subject.runs[0]
     page = environment.get_template("page.html.jinja").render(
@@ -108,23 +107,3 @@ def render(subject: Subject) -> str:
 
 def _own_file(name: str) -> Markup:
     return Markup(files("heft.report").joinpath(name).read_text(encoding="utf-8").strip())
-
-
-def unbroken(text: str) -> Markup:
-    """A text in which no line ends within an interval, or between a figure and its per cent sign."""
-    parts = re.split(r"([+−]?\d[\d.,]*(?:–[\d.,]*\d| to [+−][\d.,]*\d)?(?: %|–)?)", text)
-    whole = Markup('<span class="whole">{}</span>')
-    return Markup("").join(
-        whole.format(part) if re.search(r"[ –]", part) and i % 2 else part for i, part in enumerate(parts)
-    )
-
-
-def breakable(text: str) -> Markup:
-    """A name that may go on to the next line after a dot, an underscore or a slash."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._/])(?=\w)", text))
-
-
-def code(text: str) -> Markup:
-    """A sentence in which what stands between backticks is set as code."""
-    parts = re.split(r"`([^`]*)`", text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
