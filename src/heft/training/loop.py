@@ -168,7 +168,7 @@ class TrainingLoop:
             return self._in_micro_batches("training", run, batch, list(self._parameters.values()))
 
     def _log_if_due(self, norm: float, learning_rate: float) -> None:
-        """Log the mean loss of the steps since the last logged one: a hundred times or so, at the first and the last."""
+        """Log the mean loss of the steps since the last logged one: a hundred times or so, and at both ends."""
         step = self.progress.step
         if step in (1, self.steps) or step % max(1, self.steps // 100) == 0:
             total = self._accelerator.gather(self._running_loss).mean().item()
