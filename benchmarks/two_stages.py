@@ -54,12 +54,15 @@ def main() -> None:
         folder = options.out / cell
         folder.mkdir(parents=True, exist_ok=True)
         recipe = folder / "recipe.json.yaml"
-        recipe.write_text(json.dumps(recipe_of(cell, options), indent=2))
+        recipe.write_text(json.dumps(recipe_of(cell, options, options.model), indent=2))
         (first if options.command == "first" else run)(folder, recipe, options)
 
 
-def recipe_of(cell: str, options: argparse.Namespace) -> dict:
-    """What all arms of a cell have in common; methods and their settings are the search's."""
+def recipe_of(cell: str, options: argparse.Namespace, model: Path | None = None) -> dict:
+    """What all arms of a cell have in common; methods and their settings are the search's.
+
+    Of the options `data`, `tasks` and `eval_rows` count; `model` is the folder of another model.
+    """
     name, _, rows = cell.rpartition("-")
     data, tasks = options.data.resolve(), options.tasks.resolve()
     task: dict = {"train_limit": int(rows), "eval_limit": options.eval_rows}
@@ -75,7 +78,7 @@ def recipe_of(cell: str, options: argparse.Namespace) -> dict:
     batch = {"batch_size": sizes[0]}
     return {
         "name": cell,
-        **({} if options.model is None else {"model": {"name": str(options.model.resolve())}}),
+        **({} if model is None else {"model": {"name": str(model.resolve())}}),
         "task": task,
         "stages": {"coarse": {"method": "lora", **batch}, "fine": {"method": "reft", "positions": "l4", **batch}},
         "tune": {method: {"batch_size": sizes} for method in ("lora", "reft")},
