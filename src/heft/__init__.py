@@ -51,7 +51,7 @@ _MODULES = {
     "load": "heft.adapters.load",
     "load_recipe": "heft.recipe.files",
     "predict": "heft.api.predict",
-    "stack": "heft.adapters.loaded",
+    "stack": "heft.adapters.stacking",
     "train": "heft.api.train",
 }
 

@@ -1,7 +1,7 @@
 """What `heft` exports, for type checkers and editors; the package itself imports each when it is first used."""
 
 from heft.adapters.load import load as load
-from heft.adapters.loaded import stack as stack
+from heft.adapters.stacking import stack as stack
 from heft.api.predict import predict as predict
 from heft.api.result import Result as Result
 from heft.api.train import train as train

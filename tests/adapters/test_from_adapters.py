@@ -14,13 +14,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import heft
-from heft.adapters.source import find_source
+from heft.adapters.source import AdapterSource, find_source, require_agreement
 from heft.builtin import tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.plan.planner import make_plan
 from heft.recipe.files import dump_recipe, load_recipe
 from heft.recipe.model import ModelSettings
+from heft.recipe.recipe import LoraStage
 from heft.run.train import train
 from heft.runtime.reporter import Reporter
 from heft.sweep.run import sweep
@@ -262,6 +263,16 @@ def test_a_setting_that_contradicts_the_files_is_an_error_with_both(settings, wo
 
 def test_settings_that_the_files_have_too_may_be_said(lora, recipe):
     train(recipe(lora, ", rank: 3, alpha: 5, targets: [down_proj, q_proj], layers: all, dropout: 0"))
+
+
+def test_experts_weights_are_targets_of_an_adapter_from_files_too():
+    """PEFT lists them apart, as target_parameters."""
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj"])
+    source = AdapterSource("a", Path("a"), config, Path("a"), {}, None)
+    for targets in (["q_proj", "experts.gate_up_proj"], ["experts.gate_up_proj", "q_proj"]):
+        require_agreement(LoraStage(method="lora", from_="a", targets=targets), source)
+    with pytest.raises(HeftError, match=r"in the recipe and \['experts.gate_up_proj', 'q_proj'\] in"):
+        require_agreement(LoraStage(method="lora", from_="a", targets=["q_proj"]), source)
 
 
 @pytest.mark.parametrize("settings", ["learning_rate: 1e-3", "seed: 4", "batch_size: 4, holdout: 0.2", "warmup: 0.1"])

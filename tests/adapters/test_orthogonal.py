@@ -8,7 +8,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from safetensors.numpy import load_file
-from transformers import AutoModelForCausalLM, BertConfig, OpenAIGPTConfig, OPTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BertConfig,
+    MarianConfig,
+    MBartConfig,
+    OpenAIGPTConfig,
+    OPTConfig,
+)
 
 import heft
 import resuming
@@ -25,6 +33,8 @@ from tiny import ARCHITECTURES, tiny_model
 
 COARSE = "coarse: {method: lora, rank: 3, steps: 3, batch_size: 8, learning_rate: 1e-2}"
 FINE = "method: reft, rank: 2, positions: l2, steps: 6, batch_size: 8, learning_rate: 1e-2, weight_decay: 0.1"
+BART_SIZES = {"vocab_size": 259, "d_model": 32, "decoder_ffn_dim": 64, "decoder_attention_heads": 4,
+              "decoder_layers": 2, "max_position_embeddings": 64, "pad_token_id": 0}  # fmt: skip
 SITES = {"block": ("o_proj", "down_proj"), "attention": ("o_proj",), "mlp": ("down_proj",)}
 
 
@@ -294,12 +304,19 @@ def test_blocks_that_normalize_what_is_written_are_refused_and_their_sites_withi
         (OpenAIGPTConfig(vocab_size=259, n_embd=32, n_head=4, n_layer=2, n_positions=64), "ln_2"),
         (BertConfig(vocab_size=259, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2,
                     is_decoder=True), "output.LayerNorm"),
+        (BartConfig(**BART_SIZES), "final_layer_norm"),
+        (MarianConfig(**BART_SIZES, decoder_start_token_id=1), "final_layer_norm"),
     ],
 )  # fmt: skip
 def test_families_that_normalize_after_the_sum_are_refused(recipe_file, config, norm):
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(HeftError, match=f"orthogonal_to.*normalizes what its modules write .*{norm}"):
         check_targets(model, load_recipe(recipe_file(stages())))
+
+
+def test_a_kin_of_bart_that_normalizes_before_its_modules_is_taken(recipe_file):
+    model = AutoModelForCausalLM.from_config(MBartConfig(**BART_SIZES))
+    check_targets(model, load_recipe(recipe_file(stages())))
 
 
 def test_a_plan_counts_an_orthogonal_stage_as_one_without(recipe_file):

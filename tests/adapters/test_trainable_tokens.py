@@ -1,15 +1,17 @@
 """New tokens: their embeddings are trained, saved and loaded with a LoRA adapter, in heft and in plain PEFT."""
 
+import copy
 import json
 import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import heft
 import tiny
+from heft.adapters.methods import adapters_of
 from heft.adapters.trainable_tokens import token_ids
 from heft.errors import HeftError
 from heft.plan.planner import make_plan
@@ -110,6 +112,48 @@ def test_a_lora_folder_with_new_tokens_gives_equal_logits_in_plain_peft(base, tm
     theirs = PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter" / "coarse").eval()
     assert torch.equal(logits(ours), logits(theirs))
     assert not torch.allclose(logits(ours), without)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("trainable", ["one", "two", ["one", "two"], "fine"])
+def test_adapters_with_new_tokens_are_trained_on_from_where_they_were(base, tmp_path, tied, trainable):
+    """One adapter trains a token, another one another, a third none; PEFT takes each to have tokens of its own."""
+    tokens = ["trainable_tokens: [<a>], ", "trainable_tokens: [<b>], "]
+    lora = [f"{{method: lora, rank: 2, {each}epochs: 1, batch_size: 8, learning_rate: 1e-2}}" for each in (*tokens, "")]
+    stages = f"{{one: {lora[0]}, two: {lora[1]}, fine: {lora[2]}}}"
+    adapter = heft.train(recipe(base(tied), tmp_path, stages=stages)).directory / "adapter"
+    expected = logits(heft.load(adapter)[0])
+    model, _ = heft.load(adapter, trainable=trainable)
+    assert torch.equal(logits(model), expected)
+    names = [trainable] if isinstance(trainable, str) else trainable
+    training = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    assert {name for name in ("one", "two", "fine") for key in training if f".{name}" in key} == set(names)
+    assert sum("tokens_delta" in key for key in training) == len({"one", "two"}.intersection(names))
+    for parameter in training.values():
+        parameter.data += 0.1
+    moved = logits(model)
+    assert not torch.allclose(moved, expected, atol=1e-3)
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(logits(heft.load(tmp_path / "again")[0]), moved)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_are_not_trained_where_peft_would_leave_out_the_bias_of_the_head(tied):
+    model = tiny.tiny_model("phi", vocab_size=261, tie_word_embeddings=tied)
+    with torch.no_grad():
+        model.lm_head.bias.normal_()
+    plain = logits(model)
+    config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5])
+    (adapter,) = adapters_of("a", LoraStage(method="lora", rank=2, trainable_tokens=["a"], steps=1))
+    faults = adapter.faults(model)
+    if not tied:
+        assert faults == []
+        assert torch.allclose(logits(heft.stack(model, config)), plain, atol=1e-5)
+        return
+    assert not torch.allclose(logits(get_peft_model(copy.deepcopy(model), config).eval()), plain, atol=0.1)
+    assert faults[0].startswith("trainable_tokens: the output head of this model shares its weights with the input")
+    with pytest.raises(HeftError, match="and has a bias, which PEFT leaves out .* remove trainable_token_indices"):
+        heft.stack(model, config)
 
 
 @pytest.mark.parametrize("tied", [True, False])

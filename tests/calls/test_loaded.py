@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import heft
+import tiny
 from calls.examples import text_rows
 from calls.trainers import arguments, trainer_of
 from heft.adapters.attach import adapter_parameters, attach, finish, inject
@@ -85,6 +86,18 @@ def test_what_a_save_that_was_cut_off_left_behind_is_in_no_ones_way(directory, t
         model.save_pretrained(tmp_path / "file")
 
 
+def test_links_and_files_where_adapters_go_are_replaced_and_what_links_lead_to_stays(directory, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").write_text("mine")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "coarse").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "copy" / "fine").write_text("a file")
+    model, _ = heft.load(directory)
+    model.save_pretrained(tmp_path / "copy")
+    assert torch.equal(logits(heft.load(tmp_path / "copy")[0]), logits(model))
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize("trainable", [(), "fine"])
 def test_a_trainers_save_model_writes_a_directory_that_loads_to_the_same_logits(directory, tmp_path, trainable):
     model, tokenizer = heft.load(directory, trainable=trainable)
@@ -150,6 +163,24 @@ def test_an_alora_that_is_trained_on_is_no_longer_saved_as_one(tmp_path):
         config = json.loads((tmp_path / kind / "coarse" / "adapter_config.json").read_text())
         assert config["peft_type"] == kind
         assert torch.equal(logits(heft.load(tmp_path / kind)[0]), logits(model))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_that_carries_adapters_is_no_base(directory, wrapped):
+    model = PeftModel.from_pretrained(tiny_llama(), directory / "coarse", adapter_name="one")
+    with pytest.raises(HeftError, match="the model given carries the adapters one, and heft.load attaches those of a"):
+        heft.load(directory, model if wrapped else model.get_base_model())
+
+
+def test_arguments_without_an_effect_beside_others_are_refused(directory):
+    with pytest.raises(HeftError, match="takes a tokenizer beside a model only"):
+        heft.load(directory, tokenizer=tiny.byte_tokenizer())
+    with pytest.raises(HeftError, match=r"a model that is given stays where it is; got device 'cpu': move it"):
+        heft.load(directory, tiny_llama(), device="cpu")
+    with pytest.raises(HeftError, match="model is a str; expected the base"):
+        heft.load(directory, "tiny")
+    with pytest.raises(HeftError, match="in its config.json, or in float16, to which heft never rounds"):
+        heft.load(directory, tiny_llama().half())
 
 
 def test_an_unknown_name_to_train_is_refused_with_the_names_there_are(directory):
@@ -220,6 +251,46 @@ def test_what_no_adapter_directory_can_hold_is_refused_before_it_is_trained(dire
     stacked = heft.stack(heft.load(directory)[0], LoraConfig(r=2, target_modules="all-linear"), "more")
     assert "all-linear" not in stacked.peft_config["more"].target_modules
     assert isinstance(heft.stack(tiny_llama(), IA3Config(task_type="CAUSAL_LM"), "my more"), PeftModel)
+
+
+@pytest.mark.parametrize(
+    "more", [{"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["norm"]}]
+)
+def test_on_a_plain_model_a_stacked_adapter_trains_what_pefts_own_call_trains(more):
+    def model():
+        return tiny.tiny_model("qwen2")
+
+    def trained(found):
+        return {name for name, parameter in found.named_parameters() if parameter.requires_grad}
+
+    config = {"r": 2, "target_modules": ["q_proj"], **more}
+    expected = trained(get_peft_model(model(), LoraConfig(**config)))
+    assert expected > trained(get_peft_model(model(), LoraConfig(r=2, target_modules=["q_proj"])))
+    one = heft.stack(model(), LoraConfig(**config))
+    assert trained(one) == expected
+    two = heft.stack(one, LoraConfig(r=2, target_modules=["q_proj"]), "more")
+    assert all(".more." in name for name in trained(two))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("layers", "a part of the model is named 'layers'"), ("0", "a part of"), ("lora_A", "a part of"), ("weight", "a")]
+    + [("keys", "PyTorch reserves the name 'keys'")],
+)
+def test_a_stacked_adapter_cannot_have_the_name_of_a_part_of_the_model(directory, name, reason):
+    """PEFT would take other adapters' tensors for its own, so that what is saved could not be read."""
+    model, _ = heft.load(directory)
+    with pytest.raises(HeftError, match=f"adapter_name is '{name}': {reason}.*give the new adapter another one"):
+        heft.stack(model, LoraConfig(r=2, target_modules=["q_proj"]), name)
+    assert list(model.peft_config) == NAMES
+
+
+def test_a_stacked_adapter_of_a_model_in_double_precision_is_saved_and_read(directory, tmp_path):
+    model, _ = heft.load(directory, tiny_llama().double())
+    stacked = heft.stack(model, LoraConfig(r=2, target_modules=["q_proj"]), "more")
+    move(stacked, ["more"], 0.5)
+    stacked.save_pretrained(tmp_path / "double")
+    assert torch.equal(logits(heft.load(tmp_path / "double", tiny_llama().double())[0]), logits(stacked))
 
 
 def test_pefts_own_call_keeps_earlier_reft_active_and_sends_lora_to_the_right_call(directory):

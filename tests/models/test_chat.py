@@ -2,6 +2,8 @@
 
 import datetime as clock
 import json
+import threading
+import time
 
 import pytest
 from transformers.utils import chat_template_utils
@@ -93,6 +95,34 @@ def test_a_template_is_given_the_date_that_is_fixed_and_transformers_keeps_its_c
     assert chat_template_utils.datetime is own
     assert ChatTemplate(tokenizer).uses_date
     assert not ChatTemplate(templated(THINKING)).uses_date
+
+
+def test_templates_in_two_threads_have_each_their_own_date_and_leave_the_clock(day):
+    day("2026-11-26")
+    own, found = chat_template_utils.datetime, {}
+    second_is_within, first_is_out = threading.Event(), threading.Event()
+
+    def write(name, date, before):
+        tokenizer = templated(DATED)
+        apply = tokenizer.apply_chat_template
+        tokenizer.apply_chat_template = lambda *args, **options: (before(), apply(*args, **options))[1]
+        found[name] = ChatTemplate(tokenizer, date=date).prompt("Q")
+
+    def within():
+        second_is_within.set()
+        first_is_out.wait(2)
+
+    first = threading.Thread(target=write, args=("first", "2020-03-05", lambda: second_is_within.wait(0.5)))
+    second = threading.Thread(target=write, args=("second", "2021-03-05", within))
+    first.start()
+    time.sleep(0.1)
+    second.start()
+    first.join()
+    first_is_out.set()
+    second.join()
+    assert chat_template_utils.datetime is own
+    assert "05 Mar 2020" in found["first"]
+    assert "05 Mar 2021" in found["second"]
 
 
 def test_a_date_argument_goes_before_the_clock():

@@ -1,9 +1,13 @@
 """Base models that would run code: pickled weights, remote code, adapters in a base's clothes."""
 
 import json
+import os
+import threading
+import time
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from heft.builtin import byte_tokenizer, tiny_llama
 from heft.errors import HeftError
@@ -37,6 +41,36 @@ def test_weights_that_are_pickled_only_are_never_opened(folder, tmp_path, monkey
     with pytest.raises(HeftError, match=r"a pickle can run any code .*(?s:.)*safetensors"):
         load_base(settings(f"~/{folder.name}" if from_home else folder))
     assert not (tmp_path / "mark").exists()
+
+
+def test_models_that_are_loaded_in_two_threads_leave_torchs_load_as_it_was(folder, monkeypatch):
+    own, load = torch.load, AutoModelForCausalLM.from_pretrained
+    second_is_within, first_is_out = threading.Event(), threading.Event()
+
+    def slow(*args, **options):
+        if threading.current_thread().name == "second":
+            second_is_within.set()
+            first_is_out.wait(2)
+        else:
+            second_is_within.wait(0.5)
+        assert torch.load is not own
+        return load(*args, **options)
+
+    def first():
+        load_base(settings(folder))
+        first_is_out.set()
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slow)
+    monkeypatch.delenv("DISABLE_SAFETENSORS_CONVERSION", raising=False)
+    second = threading.Thread(target=load_base, args=[settings(folder)], name="second")
+    threads = [threading.Thread(target=first), second]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert torch.load is own
+    assert "DISABLE_SAFETENSORS_CONVERSION" not in os.environ
 
 
 @pytest.mark.parametrize("how", ["config", "index"])

@@ -34,7 +34,7 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
     Raises:
         HeftError: all that do not, with the nearest names there are.
     """
-    faults, seen, taken = [], set(), _names_within(model)
+    faults, seen = [], set()
     trained_by: dict[int, str] = {}
     parameters: dict[str, list[str]] = {}
     for stage_name, stage in recipe.stages.items():
@@ -56,14 +56,19 @@ def check_targets(model: PreTrainedModel, recipe: Recipe, tokenizer: PreTrainedT
                 parameters |= {stage_name: own} if own else {}
             if adapter.name in seen:
                 found.insert(0, f"two adapters would be named {adapter.name!r}; rename a stage")
-            elif hasattr(nn.ModuleDict, adapter.name):
-                found.insert(0, f"PyTorch reserves the name {adapter.name!r}; rename the stage")
-            elif adapter.name in taken:
-                found.insert(0, f"a part of the model is named {adapter.name!r}; rename the stage")
+            elif (fault := name_fault(model, adapter.name)) is not None:
+                found.insert(0, f"{fault}; rename the stage")
             seen.add(adapter.name)
             faults += [f"stages.{stage_name}: {fault}" for fault in found]
     if faults:
         raise HeftError("\n".join(faults))
+
+
+def name_fault(model: nn.Module, name: str) -> str | None:
+    """Why no adapter of a model can have this name, in words; None where one can."""
+    if hasattr(nn.ModuleDict, name):
+        return f"PyTorch reserves the name {name!r}"
+    return f"a part of the model is named {name!r}" if name in _names_within(model) else None
 
 
 def _other_parameters(before: Mapping[str, Sequence[str]], own: Sequence[str]) -> list[str]:

@@ -126,6 +126,13 @@ def adapter_tensors(
     return {PEFT_PREFIX + key: value for key, value in tensors.items()}
 
 
+def set_adapter_tensors(model: PreTrainedModel, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give an attached adapter these tensors, by their names in its file."""
+    own = {key.removeprefix(PEFT_PREFIX): value for key, value in tensors.items()}  # the model is no PeftModel
+    with tokens_of(model, name):
+        set_peft_model_state_dict(model, own, adapter_name=name)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """An adapted model: `model` carries the adapters, frozen and active, in evaluation mode."""
@@ -161,7 +168,7 @@ def open_adapters(
         raise HeftError(
             f"the adapters in {directory} were trained on {manifest.model.name} with fingerprint"
             f" {manifest.base_fingerprint}; the base model given has {base.fingerprint}: it is another model, or the"
-            " same with other settings in its config.json"
+            f" same with other settings in its config.json{_in_half(base.model)}"
         )
     expected = manifest.tokenizer_fingerprint
     if expected not in (None, tokenizer_fingerprint(base.tokenizer, manifest.task.get("chat_template") is True)):
@@ -183,6 +190,11 @@ def open_adapters(
         _attach(base.model, name, config, path)
     base.model.eval()
     return Loaded(base.model, base.tokenizer, manifest)
+
+
+def _in_half(model: PreTrainedModel) -> str:
+    """What may be wrong with a model that others than heft have loaded."""
+    return ", or in float16, to which heft never rounds" if model.dtype == torch.float16 else ""
 
 
 def attach_saved(model: PreTrainedModel, folder: Path, name: str) -> None:
@@ -230,10 +242,8 @@ def _attach(model: PreTrainedModel, name: str, config: PeftConfig, path: Path, l
     except (SafetensorError, OSError) as error:
         raise HeftError(f"{path} cannot be read: {error}") from None
     inject(model, name, config)
-    # the model is not a PeftModel
     saved = {key.removeprefix(PEFT_PREFIX): value for key, value in saved.items() if key not in leave_out}
-    with tokens_of(model, name):
-        set_peft_model_state_dict(model, saved, adapter_name=name)
+    set_adapter_tensors(model, name, saved)
     loaded = {key.removeprefix(PEFT_PREFIX): value for key, value in adapter_tensors(model, name).items()}
     lost = [key for key, value in saved.items() if not loaded[key].is_meta and not _same(loaded[key].cpu(), value)]
     if lost:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +34,7 @@ def load(
     Args:
         directory: of a run, such as `runs/quickstart`, or its adapter directory.
         model: the base model, if it is loaded already; None loads the one that the directory names.
-        device: "cpu", "cuda" or "mps"; None takes the recipe's.
+        device: "cpu", "cuda" or "mps", of a base that is loaded here; None takes the recipe's.
         trust_remote_code: whether code that comes with the base model may run, where the directory asks for it.
         trainable: adapters, or stages, to be trained on, in a Trainer or in TRL's; the others are frozen.
         base: folder or Hub id of the base model, where it is not where the directory says.
@@ -46,9 +47,11 @@ def load(
 
     Raises:
         HeftError: the directory cannot be read, asks to run a model's code without leave, the base is not the one
-            that the adapters were trained on, or `trainable` names what is not there.
+            that the adapters were trained on, or carries adapters, `trainable` names what is not there, or an argument
+            has no effect beside the others.
     """
     directory = adapter_directory(directory)
+    _require_effects(model, device, tokenizer)
     if model is None:
         loaded = open_adapters(directory, device=device, trust_remote_code=trust_remote_code, base_name=base)
     else:
@@ -56,6 +59,25 @@ def load(
         loaded = open_adapters(directory, Base(model, tokenizer, settings, fingerprint(model)))
     end_as_trained(loaded)
     return prepare(loaded.model, loaded.manifest, trainable, loaded.tokenizer), loaded.tokenizer
+
+
+def _require_effects(model: Any, device: str | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    if model is None:
+        if tokenizer is not None:
+            raise HeftError("heft.load takes a tokenizer beside a model only (model=...), and loads it with the model")
+        return
+    if device is not None:
+        raise HeftError(
+            f"a model that is given stays where it is; got device {device!r}: move it, model.to({device!r})"
+        )
+    carried = list(getattr(model, "peft_config", ()))
+    if carried:
+        raise HeftError(
+            f"the model given carries the adapters {', '.join(carried)}, and heft.load attaches those of a directory to"
+            " the base alone: give the model as transformers loads it"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise HeftError(f"model is a {type(model).__name__}; expected the base, as transformers loads it")
 
 
 def end_as_trained(loaded: Loaded) -> None:

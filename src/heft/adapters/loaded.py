@@ -1,4 +1,4 @@
-"""What `heft.load` gives, used as people use models: saved again, trained on, a further adapter put on top.
+"""What `heft.load` gives, used as people use models: saved again and trained on (stacked upon: heft.adapters.stacking).
 
 The model is a plain transformers model that carries PEFT's layers, of which transformers' own `save_pretrained` would
 write a checkpoint that nothing reads, and on which PEFT's injection of a further LoRA would switch earlier ones off.
@@ -6,26 +6,24 @@ write a checkpoint that nothing reads, and on which PEFT's injection of a furthe
 
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import TrainableTokensWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.adapters.attach import activate, train_only
-from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save, save_config, stored_config
+from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save, set_adapter_tensors
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
-from heft.adapters.safety import CONFIG, adapter_paths, config_faults, is_folder_name, method_name, read_config
+from heft.adapters.safety import adapter_paths, method_name, read_config
 from heft.alora import ActivatedLoraConfig
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
-from heft.settings.words import in_one_line
 from heft.storage.atomic import readable_os_errors
-from heft.storage.reading import read_json
 
 _STAGING = ".heft.partial"
 
@@ -121,11 +119,9 @@ class DirectoryWriter:
         try:
             for entry in read_manifest(staging).adapters:
                 read_config(adapter_paths(staging / entry.name)[0])
-            for written in sorted(staging.iterdir(), key=lambda path: path.name == "heft.json"):
-                place = directory / written.name
-                if place.is_dir():
-                    shutil.rmtree(place)
-                os.replace(written, place)
+            with readable_os_errors(directory):
+                for written in sorted(staging.iterdir(), key=lambda path: path.name == "heft.json"):
+                    _take_place(written, directory / written.name)
         finally:
             shutil.rmtree(staging)
 
@@ -150,6 +146,15 @@ class DirectoryWriter:
                 f"adapters {', '.join(sorted(off))} are switched off, and heft.load would switch them on: activate"
                 " them before saving, or take them off"
             )
+
+
+def _take_place(written: Path, place: Path) -> None:
+    """Put a file or folder where another may be; of a link that is there the link alone goes."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    elif os.path.lexists(place) and written.is_dir():
+        place.unlink()
+    os.replace(written, place)
 
 
 def origin_of(model: Any) -> DirectoryWriter | None:
@@ -189,59 +194,6 @@ def prepare(
     return wrapped
 
 
-def stack(model: PreTrainedModel | PeftModel, config: PeftConfig, adapter_name: str = "default") -> PeftModel:
-    """Put a further adapter on a model that carries some: those are frozen and stay active, and the new one trains.
-
-    Args:
-        model: such as `heft.load` gives; any transformers model, or the `PeftModel` around one.
-        config: of any PEFT method; LoRA, with positions or without, or ReFT on a model that `heft.load` gives.
-        adapter_name: of the new adapter; on such a model also the name of its folder.
-
-    Returns:
-        A `PeftModel`, as trainers of other libraries take it. If the model is from `heft.load`, its `save_pretrained`
-        writes an adapter directory.
-
-    Raises:
-        HeftError: the model carries an adapter of that name, or is from `heft.load` and could not be saved with it.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if origin_of(base) is not None:
-        _require_storable(config, adapter_name)
-    before = list(getattr(base, "peft_config", {}))
-    if adapter_name in before:
-        raise HeftError(f"the model carries an adapter named {adapter_name!r}; give the new one another adapter_name")
-    wrapped = _peft_model(base, config, adapter_name)
-    activate(base, [*before, adapter_name])
-    train_only(base, [adapter_name])
-    return wrapped.train(base.training)
-
-
-def _require_storable(config: PeftConfig, name: str) -> None:
-    """Require, before it is trained, that an adapter directory can hold an adapter."""
-    if method_name(config) not in ("lora", "reft"):
-        raise HeftError(
-            f"a model from heft.load is saved as an adapter directory, which holds adapters of LoRA and ReFT; got"
-            f" {config.peft_type.value}: put that on a base that transformers loads (PeftModel.from_pretrained takes"
-            " each folder of the directory)"
-        )
-    if not is_folder_name(name):
-        raise HeftError(
-            f"adapter_name is {name!r}, and a model from heft.load is saved with a folder for each adapter: give at"
-            " most 100 letters, digits, '_' and '-'"
-        )
-    stored = stored_config(config)
-    if getattr(stored, "target_modules", ()) in (None, "all-linear"):
-        stored.target_modules = ["linear"]  # which modules these are is known once it is attached
-    with tempfile.TemporaryDirectory() as folder:
-        save_config(Path(folder), stored)
-        values = read_json(Path(folder) / CONFIG)
-    faults = config_faults(values.pop("peft_type"), values)
-    if faults:
-        raise HeftError(
-            f"a model from heft.load is saved as an adapter directory, which cannot hold this: {in_one_line(faults)}"
-        )
-
-
 def _wrapped_around(model: PreTrainedModel, name: str) -> PeftModel:
     """A `PeftModel` of an adapter that is attached already: it is attached again, with its tensors."""
     tensors = {key: value.clone() for key, value in adapter_tensors(model, name).items()}
@@ -252,12 +204,15 @@ def _wrapped_around(model: PreTrainedModel, name: str) -> PeftModel:
     for layer in model.modules():  # experts' parameters take no second adapter of a name
         if isinstance(layer, BaseTunerLayer):
             layer.delete_adapter(name)
-    wrapped = _peft_model(model, config, name)
-    set_peft_model_state_dict(model, tensors, adapter_name=name)
+        elif isinstance(layer, TrainableTokensWrapper):
+            layer.delete_adapter(name, None)
+    wrapped = peft_model(model, config, name)
+    set_adapter_tensors(model, name, tensors)
     return wrapped.train(model.training)
 
 
-def _peft_model(model: PreTrainedModel, config: PeftConfig, name: str) -> PeftModel:
+def peft_model(model: PreTrainedModel, config: PeftConfig, name: str) -> PeftModel:
+    """PEFT's own model with a further adapter, which writes an adapter directory where the model within does."""
     if isinstance(getattr(model, "peft_config", None), AttachedAdapters):
         model.peft_config = dict(model.peft_config)
     with warnings.catch_warnings():

@@ -29,13 +29,13 @@ from heft.adapters.lora_targets import (
     linear_names,
     matches,
     misplaced_by_peft,
-    shared_weights,
     unadaptable,
 )
 from heft.adapters.patterns import first_match
+from heft.adapters.starts import changes_base, expert_faults, start_faults
 from heft.alora import ActivatedLoraConfig
 from heft.alora.placeable import misplaced
-from heft.recipe.recipe import INITS_OF_WEIGHTS, LoraSettings
+from heft.recipe.recipe import LoraSettings
 
 
 def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence[int] = ()) -> LoraConfig:
@@ -118,6 +118,7 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
                     faults.append(f"{field}: LoRA cannot adapt {shown} of this model ({entry!r}); name it in exclude")
     faults += _unused_patterns(model, settings, names) + _tied_head(model, settings, names)
     faults += _unplaceable(model, settings, names) if settings.positions != "all" else []
+    faults += expert_faults(settings, _adapted_experts(model, settings, names))
     layers = model.config.get_text_config().num_hidden_layers
     if settings.layers != "all" and max(settings.layers) >= layers:
         faults.append(f"layers: {max(settings.layers)} does not exist; this model has layers 0 to {layers - 1}")
@@ -127,22 +128,7 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
             f"layers: PEFT takes the last number in {others[0]} for that of its layer, so it would adapt other modules;"
             " name that one in exclude, or use layers: all, with modules by their layer in targets (layers.0.…)"
         )
-    shared = shared_weights(model) if ReversibleInit.needed(settings) else set()
-    if shared:
-        faults.append(
-            f"init: {settings.init} changes base weights, and in this model several modules share some"
-            f" ({', '.join(sorted(shared)[:3])}); use init: default"
-        )
-    if ReversibleInit.needed(settings) and not all(weight.is_floating_point() for weight in model.parameters()):
-        faults.append(
-            f"init: {settings.init} needs unquantized weights, and this model's are quantized; use init: default"
-        )
-    elif ReversibleInit.needed(settings) and model.dtype not in (torch.float32, torch.float64):
-        faults.append(
-            f"init: {settings.init} takes its start out of the base's weights, and what is left would be rounded to"
-            f" {str(model.dtype).removeprefix('torch.')}; set model.dtype: float32, or use init: default"
-        )
-    return faults
+    return faults + start_faults(model, settings, _adapted_modules(model, settings, names))
 
 
 def _targeted(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> set[str]:
@@ -152,6 +138,23 @@ def _targeted(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -
     else:
         found = {name for name in names if any(matches(target, [name]) for target in settings.targets)}
     return {name for name in found if not any(matches(entry, [name]) for entry in settings.exclude)}
+
+
+def _adapted_modules(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> dict[str, nn.Module]:
+    """The linear modules that the settings adapt."""
+    targeted = {name for name in _targeted(model, settings, names) if is_in_layers(name, settings.layers)}
+    if settings.targets == "all-linear":
+        targeted -= unadaptable(model)
+    return {name: module for name, module in linear_modules(model).items() if name in targeted}
+
+
+def _adapted_experts(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> set[str]:
+    """The experts' weights that the settings adapt."""
+    if settings.targets == "all-linear":
+        return experts_of_all_linear(model)
+    return {
+        name for name in _targeted(model, settings, names) & expert_names(model) if is_in_layers(name, settings.layers)
+    }
 
 
 def _unused_patterns(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> list[str]:
@@ -232,6 +235,7 @@ def inject_quietly(model: PreTrainedModel, name: str, config: PeftConfig) -> Non
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match .*_proj")  # PEFT's own
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False but the target module is `Conv1D`")
         inject_adapter_in_model(config, model, adapter_name=name)
     cast_adapter_dtype(model, name)
 
@@ -247,11 +251,6 @@ class ReversibleInit:
         modules = linear_modules(model)
         self._weights = {name: module.weight.detach().cpu().clone() for name, module in modules.items()}
         self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @staticmethod
-    def needed(settings: LoraSettings) -> bool:
-        """Whether the settings' start changes the base weights."""
-        return settings.init.startswith(INITS_OF_WEIGHTS)
 
     def injected(self, model: PreTrainedModel, adapter: str) -> None:
         """Copy the factors that the adapter starts from, and only the base weights that it changed."""
@@ -278,7 +277,7 @@ def plain_settings(settings: LoraSettings, finished: bool) -> LoraSettings:
     """The settings whose start needs no base weights, of an adapter with the same ranks and scale; with ranks doubled
     once `undo` ran."""
     update: dict = {"init": "default"}
-    if finished and ReversibleInit.needed(settings):
+    if finished and changes_base(settings):
         update |= _doubled(
             settings.rank, settings.rank_pattern, settings.alpha, settings.alpha_pattern, settings.rslora
         )

@@ -20,9 +20,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from heft.adapters.uncalled import read_past
 from heft.reft.sites import decoder_of
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")
+_NO_EXPERTS = (".lora_", ".reft", "conv", "norm", "A_log", "seg_embed")
+"""Parts of the names of parameters of three dimensions that hold no matrices, or are an adapter's."""
 
 
 def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -45,7 +48,7 @@ def expert_names(model: nn.Module) -> set[str]:
         name.replace(".base_layer", "")
         for name, parameter in model.named_parameters()
         if parameter.dim() == 3 and parameter.is_floating_point() and _IN_A_BLOCK.search(name)
-        if not any(part in name for part in (".lora_", ".reft", "conv", "norm"))
+        if min(parameter.shape[1:]) > 1 and not any(part in name for part in _NO_EXPERTS)
     }
 
 
@@ -85,11 +88,11 @@ def unadaptable(model: PreTrainedModel) -> set[str]:
     """Full names of linear modules that LoRA cannot adapt.
 
     Those that PEFT refuses for the model's type; those that are linear by their class only and give something else than
-    rows times a weight (routers, which give a tuple, and products in groups); and those whose weights PEFT would not
-    read back, since their names are others in checkpoints of the model's type.
+    rows times a weight (routers, which give a tuple, and products in groups); those whose weights PEFT would not read
+    back, since their names are others in checkpoints of the model's type; and those that the model does not call.
     """
     tuner, config, modules = LoraModel.__new__(LoraModel), LoraConfig(), linear_modules(model)
-    found = _lost_on_reading(model, config, set(modules))
+    found = _lost_on_reading(model, config, set(modules)) | (read_past(model) & modules.keys())
     for name in modules.keys() - found:
         if _refused(tuner, config, model, name) or not _is_linear(modules[name]):
             found.add(name)

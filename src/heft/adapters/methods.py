@@ -16,7 +16,8 @@ from heft.adapters.lora import ReversibleInit, lora_config, lora_faults, plain_s
 from heft.adapters.lora_targets import left_out
 from heft.adapters.safety import method_name
 from heft.adapters.source import AdapterSource, find_source, require_agreement
-from heft.adapters.trainable_tokens import token_ids
+from heft.adapters.starts import changes_base
+from heft.adapters.trainable_tokens import bias_fault, token_ids
 from heft.edits.positions import Positions, parse_branch_positions, parse_positions
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
@@ -87,7 +88,8 @@ class LoraAdapter(StageAdapter):
         return lora_config(model, self.settings, self.tokens(model, tokenizer))
 
     def faults(self, model) -> list[str]:
-        return lora_faults(model, self.settings)
+        fault = bias_fault(model) if self.trains_tokens else None
+        return lora_faults(model, self.settings) + ([] if fault is None else [fault])
 
     def left_out(self, model) -> str | None:
         if self.settings.targets != "all-linear":
@@ -112,7 +114,7 @@ class LoraAdapter(StageAdapter):
         return token_ids(tokenizer, self.settings.trainable_tokens, model.get_input_embeddings().weight.shape[0])
 
     def start(self, model) -> ReversibleInit | None:
-        return ReversibleInit(model) if ReversibleInit.needed(self.settings) else None
+        return ReversibleInit(model) if changes_base(self.settings) else None
 
     def without_start(self, finished: bool) -> "LoraAdapter":
         return replace(self, settings=plain_settings(self.settings, finished))

@@ -42,6 +42,8 @@ _NORMS_BEHIND = (
     *("post_attention_norm", "post_ffw_norm"),
 )
 """Norms of a block between what its modules write and the hidden state, which stretch every direction."""
+_NORMALIZED_AFTER = ("bart", "blenderbot-small", "marian", "mvp", "plbart", "trocr")
+"""Decoders of BART's kin whose `final_layer_norm` comes after the sum; in others of them it comes before the MLP."""
 
 
 def keep_out(model: PreTrainedModel, adapter: str, stage: Stage) -> None:
@@ -172,7 +174,8 @@ def _norm_behind(model: nn.Module, site: str) -> str | None:
     is_block = any(True for name, _ in module.named_children() if name in ("attn", "self_attn"))
     if is_block and text.model_type == "openai-gpt":
         found.append("ln_2")
-    if is_block and getattr(text, "do_layer_norm_before", True) is False:  # OPT 350M
+    is_after = text.model_type in _NORMALIZED_AFTER or getattr(text, "do_layer_norm_before", True) is False  # OPT 350M
+    if is_block and is_after:
         found.append("final_layer_norm")
     return found[0] if found else None
 

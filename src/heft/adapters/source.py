@@ -7,6 +7,7 @@ files are checked as those of strangers are; a configuration that PEFT wrote is 
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig
 
@@ -117,7 +118,7 @@ def require_agreement(stage: Stage, source: AdapterSource) -> None:
     for key in (LoraSettings if is_lora else ReftSettings).model_fields:
         if key not in stage.model_fields_set:
             continue
-        given, found = getattr(stage, key), getattr(source.config, _KEYS.get(key, key) if is_lora else key, None)
+        given, found = getattr(stage, key), _found(source.config, _KEYS.get(key, key) if is_lora else key)
         found = "all" if found is None and key in ("layers", "positions") else [] if found is None else found
         one, other = (sorted(map(str, v)) if isinstance(v, list | set) else v for v in (given, found))
         if one != other:
@@ -125,6 +126,13 @@ def require_agreement(stage: Stage, source: AdapterSource) -> None:
             faults.append(f"{key} is {show(given)} in the recipe and {show(there)} in {source.folder / CONFIG}")
     if faults:
         raise HeftError(f"{'; '.join(faults)}: remove what the recipe says, since an adapter keeps its settings")
+
+
+def _found(config: PeftConfig, key: str) -> Any:
+    """A configuration's setting; experts' weights, which PEFT lists apart, are among the targets."""
+    found = getattr(config, key, None)
+    experts = getattr(config, "target_parameters", None) if key == "target_modules" else None
+    return {*(found or ()), *experts} if experts else found
 
 
 def _chosen(folder: Path, method: str) -> tuple[Path, AdapterManifest | None]:

@@ -10,8 +10,9 @@ from unittest.mock import patch
 
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from heft.adapters.lora import has_tied_head
 from heft.errors import HeftError
 
 
@@ -47,6 +48,20 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], embeddin
     if faults:
         raise HeftError("; ".join(f"trainable_tokens: {fault}" for fault in faults))
     return ids
+
+
+def bias_fault(model: PreTrainedModel) -> str | None:
+    """Why no tokens of a model can be trained, in words; None where they can.
+
+    Where the output head is tied to the input embedding, PEFT computes it as a product with the weights alone.
+    """
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is None or not has_tied_head(model):
+        return None
+    return (
+        "trainable_tokens: the output head of this model shares its weights with the input embedding and has a bias,"
+        " which PEFT leaves out where it trains tokens, so that every logit would change; remove trainable_tokens"
+    )
 
 
 def show_tokens_of(model: nn.Module, names: Sequence[str]) -> None:

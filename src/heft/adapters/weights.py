@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from heft.errors import HeftError
 from heft.storage.reading import FileFault, open_file
 
-_DTYPES = ("F32", "F16", "BF16")
+_DTYPES = ("F64", "F32", "F16", "BF16")
 _MOST_SHOWN = 10
 
 

@@ -4,8 +4,9 @@ Templates may ask for the date (`strftime_now`). They get a fixed one, so that p
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -21,6 +22,7 @@ Turns = Sequence[tuple[str, str]]
 """Turns of a chat: the role (system, user, assistant) and the content of each."""
 REFERENCE_DATE = "2000-01-01"
 """The date with which prompts are fingerprinted, so that runs of different days still pair."""
+_CLOCK = threading.RLock()
 _QUESTION, _ANSWER = "heftquestion", "heftanswer"
 _THINKING_TAG = re.compile(r"<(/?)\|?(?:think|thinking|thought|reason|reasoning|reflection)\|?>", re.IGNORECASE)
 
@@ -168,9 +170,16 @@ def today() -> str:
     return datetime.now().date().isoformat()
 
 
-def _today_is(day: str | None) -> AbstractContextManager:
-    """Set the clock that templates read: of `datetime` their `strftime_now` asks `now` only."""
-    if day is None:
-        return nullcontext()
-    clock = SimpleNamespace(now=lambda: datetime.fromisoformat(day))
-    return patch.object(chat_template_utils, "datetime", clock)
+@contextmanager
+def _today_is(day: str | None) -> Iterator[None]:
+    """Set the clock that templates read, for one thread at a time: of `datetime` their `strftime_now` asks `now` only.
+
+    None is the clock as it is, which no other thread may have set meanwhile.
+    """
+    with _CLOCK:
+        if day is None:
+            yield
+            return
+        clock = SimpleNamespace(now=lambda: datetime.fromisoformat(day))
+        with patch.object(chat_template_utils, "datetime", clock):
+            yield

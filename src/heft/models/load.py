@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from heft.builtin import TINY, byte_tokenizer, tiny_llama
 from heft.errors import HeftError
+from heft.models.causal import require_causal
 from heft.models.fingerprints import fingerprint
 from heft.models.precision import resolved_dtype
 from heft.models.quantization import (
@@ -38,6 +40,8 @@ from heft.storage.reading import is_dir
 from heft.text.listing import first_of
 
 _MOST_SHOWN = 5
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while torch's `load` is another: two threads would each put back what the other had set."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
     One that is to be sharded stays on the CPU (heft.models.sharding).
 
     Raises:
-        HeftError: the model is missing, gated or unreadable, or its device is not available.
+        HeftError: the model is missing, gated or unreadable, or reads ahead, or its device is not available.
     """
     device = choose_device(settings.device)
     tokenizer = load_tokenizer(settings)
@@ -78,6 +82,7 @@ def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
     if not (settings.quantization or is_to_be_sharded):
         model.to(device)
     model.eval().requires_grad_(False)
+    require_causal(settings.name, model)
     scale_each_pass_alone(model)
     model.name_or_path = str(local_folder(settings.name) or settings.name)
     return Base(model, tokenizer, settings, fingerprint(model))
@@ -268,17 +273,18 @@ def _safetensors_only() -> Iterator[None]:
     def refuse(*args, **kwargs):
         raise _PickledWeights("its weights are pickled")
 
-    load, torch.load = torch.load, refuse
-    had = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    try:
-        yield
-    finally:
-        torch.load = load
-        if had is None:
-            del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
-        else:
-            os.environ["DISABLE_SAFETENSORS_CONVERSION"] = had
+    with _ONE_AT_A_TIME:
+        load, torch.load = torch.load, refuse
+        had = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
+        os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+        try:
+            yield
+        finally:
+            torch.load = load
+            if had is None:
+                del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
+            else:
+                os.environ["DISABLE_SAFETENSORS_CONVERSION"] = had
 
 
 @contextmanager
