@@ -365,6 +365,7 @@ def test_several_adapters_of_a_method_have_to_be_told_apart(recipe_file, tmp_pat
     ("given", "words"),
     [
         ("absent/../x y", "does not exist"),
+        ("a" * 300, "does not exist"),
         ("a.yaml", "a.yaml is a file"),
         ("empty", "empty lacks adapter_config.json, adapter_model.safetensors"),
         ("model", "model holds a model, no adapter"),

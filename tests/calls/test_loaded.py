@@ -1,8 +1,13 @@
 """What `heft.load` gives, as people use it: saved, trained on in other trainers, stacked upon, found by PEFT."""
 
 import copy
+import errno
+import itertools
 import json
+import os
 import re
+import shutil
+from contextlib import contextmanager, suppress
 
 import peft
 import pytest
@@ -96,6 +101,79 @@ def test_links_and_files_where_adapters_go_are_replaced_and_what_links_lead_to_s
     model.save_pretrained(tmp_path / "copy")
     assert torch.equal(logits(heft.load(tmp_path / "copy")[0]), logits(model))
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["mine"]
+
+
+class CutOff(BaseException):
+    """Nothing of the process runs after it, as after SIGKILL."""
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["over another", "new"])
+def test_a_save_that_is_cut_off_anywhere_leaves_the_old_adapters_or_the_new_ones(directory, tmp_path, is_new):
+    model, _ = heft.load(directory)
+    old = logits(model)
+    move(model, NAMES)
+    new, place, calls, found = logits(model), tmp_path / "copy", 0, []
+    while True:
+        shutil.rmtree(place, ignore_errors=True)
+        if not is_new:
+            shutil.copytree(directory, place)
+        calls += 1
+        with cut_off(calls) as done:
+            model.save_pretrained(place)
+        if is_new and not (place / "heft.json").exists() and not (place / ".heft.whole").exists():
+            continue  # of a first save nothing is there before all is
+        shown = logits(heft.load(place)[0])
+        found.append(torch.equal(shown, new))
+        assert found[-1] or torch.equal(shown, old)
+        if not done:
+            break
+    assert calls > 8
+    assert found == sorted(found)
+    assert len(set(found)) == (1 if is_new else 2)
+
+
+@contextmanager
+def cut_off(at: int):
+    """Inside, the call of that number that gives a path another name or removes a folder is the last thing done.
+
+    Gives a list, which has an entry where there were so many calls.
+    """
+    done, count = [], itertools.count(1)
+
+    def until(function):
+        def call(*arguments, **options):
+            if done or next(count) == at:
+                done.append(True)
+                raise CutOff
+            return function(*arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((os, "rename"), (os, "replace"), (shutil, "rmtree")):
+            patch.setattr(module, name, until(getattr(module, name)))
+        with suppress(CutOff):
+            yield done
+
+
+def test_a_link_in_place_of_a_save_that_was_cut_off_is_not_followed(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "copy")
+    shutil.copytree(directory, tmp_path / "mine")
+    (tmp_path / "copy" / ".heft.whole").symlink_to(tmp_path / "mine")
+    heft.load(tmp_path / "copy")
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted([*NAMES, "heft.json"])
+
+
+def test_a_save_that_was_cut_off_and_cannot_be_finished_is_said(directory, tmp_path, monkeypatch):
+    shutil.copytree(directory, tmp_path / "copy")
+    shutil.copytree(directory, tmp_path / "copy" / ".heft.whole")
+
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(HeftError, match="copy was cut off, and has to be finished before it is read: .*read-only"):
+        heft.load(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("trainable", [(), "fine"])

@@ -26,6 +26,15 @@ def run(tmp_path_factory):
     return path, folder / "run", heft("train", path, "--output", folder / "run", "--set", "seed=3")
 
 
+def test_a_working_directory_that_was_removed_is_said(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}"; rmdir "{gone}"; exec "$@"'
+    done = subprocess.run(["sh", "-c", script, "sh", *COMMAND, "recipes"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("heft: the folder that you are in cannot be found (No such file or directory); it")
+
+
 def test_train_prints_the_tables_and_the_figures_of_the_run(run):
     _, directory, done = run
     assert done.returncode == 0, done.stderr

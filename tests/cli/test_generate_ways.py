@@ -103,6 +103,15 @@ def test_a_table_with_the_tasks_columns_is_asked_as_the_task_asks(said, run, tmp
         said(file=file)
 
 
+def test_a_row_without_a_prompt_is_told_by_its_place_and_a_number_is_one(said, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": 0}\n{"prompt": "Where?"}\n')
+    assert [json.loads(line)["prompt"] for line in said(file=file, text=True).splitlines()] == ["0", "Where?"]
+    file.write_text('{"prompt": "Where?"}\n{"prompt": null}\n{"prompt": " "}\n{"other": 1}\n')
+    with pytest.raises(HeftError, match=r"(?s)3 of 4 rows cannot be asked:.*jsonl:2: has no prompt \(and in 2 more"):
+        said(file=file)
+
+
 def test_the_name_of_a_file_is_not_taken_for_a_prompt(said, tmp_path):
     file = tmp_path / "rows.csv"
     file.write_text("prompt\nWhere?\n")
@@ -121,6 +130,8 @@ def test_what_contradicts_itself_is_refused(said):
         ({"temperature": 1.0, "top_p": 0.0}, "leaves no token"),
         ({"chat": True, "file": "x"}, "leave out prompts"),
         ({"stdin": ""}, "no prompts on standard input"),
+        ({"stdin": "Where?", "temperature": 0.7}, "is one of the task's labels: give --text too"),
+        ({"stdin": "Where?", "encoding": "cp1252"}, "--encoding is of a file: give --file FILE too"),
     ):
         with pytest.raises(HeftError, match=told):
             said(**options)

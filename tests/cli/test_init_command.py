@@ -50,6 +50,15 @@ def test_a_recipe_that_is_there_is_kept(tickets):
     assert "name: tickets" in (tickets / "recipe.yaml").read_text()
 
 
+@pytest.mark.parametrize("source", ["tickets.csv", "./tickets.csv", "link.csv"])
+def test_rows_are_not_written_over(tickets, source):
+    (tickets / "link.csv").symlink_to("tickets.csv")
+    before = (tickets / "tickets.csv").read_bytes()
+    refused = heft("init", source, "--output", "tickets.csv", "--overwrite", cwd=tickets)
+    assert "heft: --output tickets.csv is the file that the rows are in; give another for the recipe" in refused.stderr
+    assert (refused.returncode, (tickets / "tickets.csv").read_bytes()) == (2, before)
+
+
 def test_a_recipe_behind_a_link_finds_its_rows_from_either_side(tickets):
     (tickets / "deep" / "real").mkdir(parents=True)
     (tickets / "link").symlink_to("deep/real")

@@ -17,7 +17,10 @@ from heft.errors import HeftError
         ({"address": "ray://10.0.0.1:10001"}, "Ray Client.*with --ray auto"),
         ({"address": "10.0.0.1"}, r"expected local, auto or HOST:PORT"),
         ({"address": "10.0.0.1:99999"}, r"expected local, auto or HOST:PORT"),
-        ({"address": "local", "gpus_per_run": 2.0}, "--gpus-per-run 2: expected 0 to 1.*uses one GPU"),
+        ({"address": "10.0.0.1:²"}, r"expected local, auto or HOST:PORT"),
+        ({"address": "local", "gpus_per_run": 2.0}, "--gpus-per-run 2: expected 0, or 0.0001 to 1.*uses one GPU"),
+        ({"address": "local", "gpus_per_run": 1e-5}, "--gpus-per-run 1e-05: expected 0, or 0.0001 to 1"),
+        ({"address": "local", "gpus_per_run": float("nan")}, "--gpus-per-run nan: expected 0, or 0.0001 to 1"),
         ({"address": "local", "cpus_per_run": 0}, "--cpus-per-run 0: expected 1 or more"),
         ({"address": "", "at_once": 0}, "(?s)--ray : expected.*--runs-at-once 0: expected 1 or more"),
     ],
@@ -40,6 +43,13 @@ def test_an_address_where_nobody_listens_is_said_at_once():
         port = taken.getsockname()[1]
         with pytest.raises(HeftError, match="nobody answers there .*ray start --head"), connected(f"127.0.0.1:{port}"):
             pass
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+def test_a_host_that_no_machine_can_be_called_is_said(host):
+    pytest.importorskip("ray")
+    with pytest.raises(HeftError, match="nobody answers there"), connected(f"{host}:6379"):
+        pass
 
 
 def test_an_address_where_something_else_listens_is_said_after_a_while(monkeypatch):

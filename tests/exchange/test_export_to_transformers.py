@@ -62,6 +62,21 @@ def test_the_reft_stage_is_beside_it_and_loads_by_peft_and_by_heft(tmp_path):
     assert apart(logits_of(plain(done.folder)), expected) > 100 * ROUNDING
 
 
+def test_an_export_that_was_moved_still_finds_the_model_that_it_is_beside(tmp_path):
+    directory = made(tmp_path / "d", {"coarse": LORA, "fine": {"method": "reft", "positions": "f1+l2"}})
+    done = export(directory, "transformers", tmp_path / "out")
+    moved = done.folder.rename(tmp_path / "moved")
+    expected = logits_of(adapted(directory), prompt_lengths=PROMPTS)
+    assert apart(logits_of(adapted(moved), prompt_lengths=PROMPTS), expected) < ROUNDING
+
+
+@pytest.mark.parametrize("to", ["transformers", "peft"])
+def test_of_the_base_alone_there_is_nothing_to_export(to, tmp_path):
+    directory = made(tmp_path / "d", {"coarse": LORA})
+    with pytest.raises(HeftError, match="--stages base is the base model without adapters, so there is none to export"):
+        export(directory, to, tmp_path / "out", ["base"])
+
+
 def test_a_stage_can_be_exported_without_the_later_ones(tmp_path):
     directory = made(tmp_path / "d", {"coarse": LORA, "fine": {"method": "reft", "positions": "f1+l2"}})
     done = export(directory, "transformers", tmp_path / "out", stages=["coarse"])

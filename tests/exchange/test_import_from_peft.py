@@ -86,8 +86,15 @@ def test_settings_of_pyreft_have_no_meaning_for_it(base, tmp_path):
 
 def test_an_adapter_directory_of_heft_is_none_to_import(tmp_path):
     directory = made(tmp_path / "d", {"coarse": {"method": "lora"}})
-    with pytest.raises(HeftError, match="is an adapter directory of heft already"):
+    with pytest.raises(HeftError, match="is a run or an adapter directory of heft already"):
         import_adapter(str(directory), tmp_path / "out")
+
+
+def test_a_run_of_heft_is_none_to_import(tmp_path):
+    """Of its only LoRA the rest would be lost, such as how prompts were made."""
+    made(tmp_path / "run" / "adapter", {"coarse": {"method": "lora", "rank": 2}})
+    with pytest.raises(HeftError, match="is a run or an adapter directory of heft already"):
+        import_adapter(str(tmp_path / "run"), tmp_path / "out")
 
 
 def test_the_written_folder_loads_in_peft(base, tmp_path):

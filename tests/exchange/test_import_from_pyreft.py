@@ -134,6 +134,7 @@ def written(folder, **changes):
         ({"sorted_keys": ["../../other"]}, "is no file name"),
         ({"representations": [{"layer": 1, "colour": "red"}]}, "no representation of pyvene"),
         ({"position": "l2"}, "--positions is l1, and its config.json says l2"),
+        ({"representations": [["1", "block_output", "pos", 1, 2]]}, "is in layer '1', which is no number of a layer"),
     ],
 )
 def test_what_heft_has_no_word_for_is_refused(changes, reason, tmp_path):
@@ -171,6 +172,34 @@ def test_a_base_of_another_size_is_refused(tmp_path):
     with pytest.raises(HeftError, match="hidden states of 32, and random:tiny-llama has 64"):
         import_adapter(str(written(tmp_path / "d")), tmp_path / "out", base="random:tiny-llama", positions="l1")
     assert not (tmp_path / "out").exists()
+
+
+def test_positions_of_an_empty_text_are_no_positions(tmp_path):
+    with pytest.raises(HeftError, match="positions must be .*; got ''"):
+        read_pyreft(written(tmp_path / "d"), "")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"activation": "foo"}, "stages.fine.activation: expected one of relu, gelu, silu, tanh, sigmoid, or null"),
+        ({"stage": "Bad Name"}, "stages.Bad Name: a stage's name is up to 64 lower-case letters"),
+    ],
+)
+def test_an_option_that_cannot_be_is_told_as_in_a_recipe(options, told, tmp_path):
+    with pytest.raises(HeftError) as error:
+        import_adapter(
+            str(written(tmp_path / "d")), tmp_path / "out", base="random:tiny-llama", positions="l1", **options
+        )
+    assert str(error.value).startswith(f"heft import: {told}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path / "d")
+    with pytest.raises(HeftError, match="~/d does not say which base model it was trained on"):
+        import_adapter("~/d", tmp_path / "out", positions="l1")
 
 
 def test_the_base_has_to_be_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from heft.errors import HeftError
 from heft.prediction import predict
 from heft.prediction.opening import opening
 from heft.prediction.output import output_rows
-from heft.prediction.predict import predict_rows
+from heft.prediction.predict import Predictions, predict_rows
 from prediction.predicting import TASKS, trained
 
 
@@ -43,6 +44,34 @@ def test_predictions_are_those_of_the_evaluation_without_the_answers(run, stages
         softmax = [math.exp(value) / total for value in record.log_likelihoods]
         assert answer.probabilities == pytest.approx(softmax, abs=1e-6)
         assert answer.probability == max(answer.probabilities)
+
+
+def test_another_base_than_the_recipes_is_not_looked_for_at_the_recipes_revision(tmp_path):
+    path = tmp_path / "r.yaml"
+    model = "{name: org/a, revision: abc}"
+    path.write_text(f"name: r\nmodel: {model}\ntask: {{name: whereabouts}}\nstages: {{a: {{method: lora}}}}\n")
+    found = {base: opening(path, base=base).settings.model for base in (None, "org/a", "org/b")}
+    assert {base: (model.name, model.revision) for base, model in found.items()} == {
+        None: ("org/a", "abc"), "org/a": ("org/a", "abc"), "org/b": ("org/b", None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (1, ["1 row in 2.0 s (0.5 rows per second)", "1 prompt was cut to 9 tokens",
+             "1 row has an answer that t does not know", "1 of 2 rows was left out:\n  a:1: odd"]),
+        (2, ["2 rows in 2.0 s (1.0 rows per second)", "2 prompts were cut to 9 tokens",
+             "2 rows have an answer that t does not know",
+             "2 of 4 rows were left out:\n  a:1: odd (and in 1 more: :1)"]),
+    ],
+)  # fmt: skip
+def test_what_there_is_to_say_is_counted_in_singular_and_plural(number, told):
+    task = SimpleNamespace(name="t", settings=SimpleNamespace(max_length=9))
+    rows = [("a:1", {})] * 2 * number
+    faults = [("a:1", "odd")] * number
+    made = Predictions(rows, [], faults, None, unusable_answers=number, prompts_cut=number, seconds=2.0, task=task)
+    assert made.notes == told
 
 
 def test_where_the_answers_are_there_the_accuracy_is_that_of_the_evaluation(run):

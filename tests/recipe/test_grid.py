@@ -116,6 +116,13 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
         (["sweep.grid={}"], "of at least one entry"),
         (["sweep.gird={}"], "did you mean 'grid'"),
         (["sweep.grid={method: [lora]}"], "of the method of their stage"),
+        (["stages={a: {method: lora, from: x}}"], "varies stage 'a', which starts from x"),
+        (["stages={a: {method: lora, from: x, epochs: 1}}", "sweep.grid={init: [gaussian]}"], "which starts from x"),
+        (["sweep.grid={orthogonal_to: [3]}"], "grid.orthogonal_to[0]: expected non-empty text, or null; got 3"),
+        (["stages={a: {method: lora}}", "sweep.grid={positions: [l4, l4+]}"], "'l4+' means the same as 'l4'"),
+        (["sweep.grid={max_grad_norm: [1, 2, 1.0]}"], "grid.max_grad_norm[2]: 1.0 means the same as 1; remove one"),
+        ([f"sweep.grid={{{', '.join(f'{key}: {list(range(1, 101))}' for key in ('rank', 'seed', 'batch_size'))}}}"],
+         "sweep.grid: has 1,000,000 configurations, more than 10,000; give fewer values"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_swept_is_refused(faults, overrides, message):

@@ -172,6 +172,20 @@ def test_the_output_directory_is_the_one_given_or_is_named_after_the_recipe():
     assert recipe_with({"method": "lora"}, output="elsewhere/x").output_dir == Path("elsewhere/x")
 
 
+def test_a_tilde_in_the_output_directory_is_the_home_as_it_is_of_rows_and_models(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipe_with({"method": "lora"}, output="~/runs/a").output_dir == tmp_path / "runs" / "a"
+
+
+@pytest.mark.parametrize(
+    ("stage", "others"),
+    [({}, {"output": "a\0b"}), ({}, {"model": {"name": "a\0b"}}), ({"from": "a\0b"}, {})],
+    ids=["output", "model", "from"],
+)
+def test_a_path_with_a_character_that_no_path_can_have_is_refused(stage, others):
+    assert "has a NUL character" in faults_of({"method": "lora", **stage}, **others)
+
+
 def test_stages_keep_the_order_in_which_they_are_written():
     stages = {"z": {"method": "reft"}, "a": {"method": "lora"}, "m": {"method": "joint"}}
     assert list(recipe_with({}, stages=stages).stages) == ["z", "a", "m"]

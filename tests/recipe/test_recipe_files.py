@@ -1,6 +1,7 @@
 """Recipes as files: every fault is reported at the line or the override that holds it."""
 
 import os
+import re
 from textwrap import dedent
 
 import pytest
@@ -197,6 +198,8 @@ def test_a_value_of_another_kind_is_refused_and_shown(faults, key, value):
         (GOOD + "---\nname: b\n", "r.yaml:11: a second document starts here"),
         (GOOD + "1: 2\n", "r.yaml:11: a key must be text; got 1"),
         (GOOD + "seed: " + "9" * 5000, "r.yaml:11: seed: a number of 5000 digits is too long"),
+        (GOOD + "seed: 0x" + "f" * 5000, "r.yaml:11: seed: a number of 5002 digits is too long"),
+        (GOOD + "0x" + "f" * 800 + ": 1", "r.yaml:11: a number of 802 digits is too long"),
         (GOOD + "x: " + "[" * 3000, "r.yaml:11: not readable as YAML: more than 16 levels deep"),
         (GOOD + "x: a\x01b\n", "r.yaml:11: not readable as YAML: a control character"),
         (GOOD.encode() + b"# caf\xe9\n", "r.yaml:11: not UTF-8"),
@@ -223,6 +226,12 @@ def test_a_file_that_is_missing_or_a_folder_is_refused(tmp_path):
         load_recipe(tmp_path / "absent.yaml")
     with pytest.raises(HeftError, match="cannot be read"):
         load_recipe(tmp_path)
+
+
+def test_a_path_that_no_disk_can_have_is_a_file_that_is_not_there(tmp_path):
+    for path in (tmp_path / ("a" * 300) / "r.yaml", tmp_path / ("a" * 300 + ".yaml")):
+        with pytest.raises(HeftError, match=r"a\.?.*yaml: no such file; expected a recipe"):
+            load_recipe(path)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(load):
@@ -267,6 +276,8 @@ def test_the_output_argument_wins_over_file_and_overrides(load, faults):
         ("stages.fin.rank=4", "stages.fin.method: missing; expected one of joint, lora, reft"),
         ("stages.fine={method: reft, rank: 0}", "stages.fine.rank: expected a whole number of at least 1; got 0"),
         ("seed={a: 1, a: 2}", "seed.a: repeated; it was first given at --set seed={a: 1, a: 2}"),
+        ("stages.fine.method=", "stages.fine.method: expected one of joint, lora, reft; got null"),
+        ("stages.fine.method=[lora]", "stages.fine.method: expected one of joint, lora, reft; got ['lora']"),
     ],
 )
 def test_a_fault_of_an_override_is_reported_at_the_override(faults, override, fault):
@@ -315,6 +326,20 @@ def test_text_with_unusual_line_ends_is_read_back_as_it_was(tmp_path, end):
     path = tmp_path / "r.yaml"
     path.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize("values", [["name", "x"], 3])
+def test_values_that_are_no_mapping_are_told_so(values):
+    expected = re.escape(f"holds {values}; expected a mapping with at least the keys name, task, stages")
+    with pytest.raises(HeftError, match=expected):
+        recipe_of_values(values)
+
+
+def test_overrides_from_python_may_be_one_text_and_a_key_that_is_no_text_is_unknown():
+    values = {"name": "t", "task": {"name": "whereabouts"}, "stages": {"fine": {"method": "reft"}}}
+    assert recipe_of_values(values, "stages.fine.rank=2").stages["fine"].rank == 2
+    with pytest.raises(HeftError, match="3: unknown key"):
+        recipe_of_values(values, {3: 4})
 
 
 def test_settings_from_python_may_stand_in_a_recipe_of_values():

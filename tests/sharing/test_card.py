@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCard
 
 import heft
 from heft.errors import HeftError
+from heft.recipe.recipe import LoraStage
 from heft.results.summary import read_summaries
 from heft.sharing.card import card
 from heft.sharing.facts import facts_of
@@ -247,6 +249,15 @@ def test_the_settings_shown_make_the_recipe_again(run, tmp_path):
     for name, stage in recipe["stages"].items():
         assert {key: again["stages"][name][key] for key in stage} == stage
     assert {key: again["task"][key] for key in task["task"]} == task["task"]
+
+
+def test_of_a_stage_only_where_it_comes_from_is_a_path(run):
+    tokens = ["/think", "/no_think", "~"]
+    stages = {"a": LoraStage(from_="/home/ann/lora", steps=1), "b": LoraStage(trainable_tokens=tokens, steps=1)}
+    facts = facts_of(run)
+    text = card(replace(facts, recipe=facts.recipe.model_copy(update={"stages": stages})), "org/name")
+    found = yaml.safe_load(text.split("```yaml\n")[2].split("```")[0])["stages"]
+    assert (found["a"]["from"], found["b"]["trainable_tokens"]) == ("lora", tokens)
 
 
 @pytest.mark.parametrize("text", ["/home/ann/x", "~/x", "./x", "../x", "C:\\x\\y", "C:/x", "\\\\server\\x", "/data"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -118,6 +119,13 @@ def test_pefts_own_loader_takes_a_folder_of_it(run, hub, tmp_path):
 def test_it_passes_heft_verify_after_the_way_there_and_back(run, hub):
     push(run, "org/name")
     assert verify("org/name@main", rows=2).ok
+
+
+@pytest.mark.parametrize("revision", ["", "a b", "feature+x", "..", "a..b", "main ", "/", "a//b", "-a", "v1."])
+def test_a_branch_that_nobody_could_name_is_refused_before_a_repository_is_made(revision, run, hub):
+    with pytest.raises(HeftError, match=f"--revision {re.escape(repr(revision))} is no name of a branch; expected"):
+        push(run, "ann/tiny", revision=revision)
+    assert not hub.repositories
 
 
 def test_a_new_repository_is_private_if_asked_and_seen_by_its_owner_alone(run, hub, monkeypatch):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,51 @@ def test_a_link_stays_one_and_its_file_is_written(tmp_path):
         write_text(link, text)
         assert (link.is_symlink(), (tmp_path / "disk" / "real.txt").read_text()) == (True, text)
     assert (entries(tmp_path), entries(tmp_path / "disk")) == (["a.txt", "disk"], ["real.txt"])
+
+
+def test_a_link_into_a_folder_that_is_not_there_is_told_by_the_place_that_it_names(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone" / "a.txt")
+    with pytest.raises(HeftError, match=f"{tmp_path / 'gone' / 'a.txt'} cannot be written .*its folder is not there"):
+        write_text(tmp_path / "link", "1")
+
+
+def test_a_folder_is_written_where_a_link_to_an_empty_one_leads(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with atomic_folder(tmp_path / "link") as partial:
+        (partial / "a.txt").write_text("1")
+    assert ((tmp_path / "link").is_symlink(), entries(tmp_path / "disk")) == (True, ["a.txt"])
+
+
+def test_two_that_write_one_file_at_once_do_not_write_into_each_others(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as one:
+        one.write("the first, which is longer")
+        with atomic_write(path) as other:
+            other.write("the second")
+        assert path.read_text() == "the second"
+    assert (path.read_text(), entries(tmp_path)) == ("the first, which is longer", ["a.txt"])
+
+
+def test_a_file_that_is_written_anew_keeps_who_may_read_it(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    path.chmod(0o600)
+    write_text(path, "new")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes_it(tmp_path):
+    write_text(tmp_path / ("ü" * 127), "1")
+    assert entries(tmp_path) == ["ü" * 127]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm")
+def test_a_file_in_memory_is_replaced_as_any_other():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for text in ("old", "new"):
+            write_text(Path(folder, "a.txt"), text)
+        assert Path(folder, "a.txt").read_text() == "new"
 
 
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this system has no /dev/stdout")
@@ -133,6 +179,10 @@ def test_what_is_in_the_way_is_said_and_other_errors_are_not_swallowed(tmp_path)
             write_text(path, "1")
     with pytest.raises(HeftError, match="its name is too long for that disk"):
         write_text(tmp_path / ("x" * 300), "1")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop", tmp_path / "loop" / "a.txt"):
+        with pytest.raises(HeftError, match="links there lead in a circle"):
+            write_text(path, "1")
     with pytest.raises(OSError, match="worn out"), readable_os_errors(tmp_path):
         raise OSError(errno.EIO, "worn out")
 

@@ -223,6 +223,7 @@ def test_what_cannot_be_searched_is_said(recipe_file, stages, rest, message):
         ("{lora: {steps: [2]}}", "tune.lora.steps: cannot be tried: the search decides how long a trial trains"),
         ("{reft: {positions: [l4, q4]}}", "tune.reft.positions[1]"),
         ("{reft: {rank: [4, 4]}}", "tune.reft.rank[1]: is repeated"),
+        ("{lora: {positions: [l4, l4+]}}", "tune.lora.positions[1]: 'l4+' means the same as 'l4'; remove one of them"),
         ("{lora: {learning_rate: [auto]}}", "give a number"),
         ("{arms: [lora, both]}", "tune.arms[1]"),
         ("{lora: {rank: [0]}}", "tune.lora.rank[0]"),

@@ -4,8 +4,6 @@ The model is a plain transformers model that carries PEFT's layers, of which tra
 write a checkpoint that nothing reads, and on which PEFT's injection of a further LoRA would switch earlier ones off.
 """
 
-import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from heft.adapters.attach import activate, train_only
 from heft.adapters.directory import PEFT_PREFIX, adapter_tensors, save, set_adapter_tensors
 from heft.adapters.manifest import AdapterEntry, AdapterManifest, read_manifest
+from heft.adapters.replacing import replace_files
 from heft.adapters.safety import adapter_paths, method_name, read_config
 from heft.alora import ActivatedLoraConfig
 from heft.errors import HeftError
 from heft.reft.config import ReftConfig
 from heft.storage.atomic import readable_os_errors
-
-_STAGING = ".heft.partial"
 
 
 class AttachedAdapters(dict):
@@ -81,7 +78,7 @@ class DirectoryWriter:
     def __call__(
         self, save_directory: str | Path, is_main_process: bool = True, state_dict: dict | None = None, **options: Any
     ) -> None:
-        """Write `heft.json` and a folder for each adapter; other files of the directory stay.
+        """Write `heft.json` and a folder for each adapter, all of them or none; other files of the directory stay.
 
         Args:
             save_directory: made if it is not there.
@@ -111,19 +108,15 @@ class DirectoryWriter:
     def _write(self, directory: Path, state_dict: dict | None) -> None:
         if state_dict is not None:
             state_dict = {key.removeprefix(PEFT_PREFIX): value for key, value in state_dict.items()}
-        staging = directory / _STAGING
+
+        def write(folder: Path) -> None:
+            save(folder, self._model, self._whole_manifest(), state_dict)
+            for entry in read_manifest(folder).adapters:
+                read_config(adapter_paths(folder / entry.name)[0])
+
         with readable_os_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(staging, ignore_errors=True)  # of a save that was cut off
-        save(staging, self._model, self._whole_manifest(), state_dict)
-        try:
-            for entry in read_manifest(staging).adapters:
-                read_config(adapter_paths(staging / entry.name)[0])
-            with readable_os_errors(directory):
-                for written in sorted(staging.iterdir(), key=lambda path: path.name == "heft.json"):
-                    _take_place(written, directory / written.name)
-        finally:
-            shutil.rmtree(staging)
+        replace_files(directory, write)
 
     def _whole_manifest(self) -> AdapterManifest:
         """With adapters that were attached after loading, as stages of their own."""
@@ -146,15 +139,6 @@ class DirectoryWriter:
                 f"adapters {', '.join(sorted(off))} are switched off, and heft.load would switch them on: activate"
                 " them before saving, or take them off"
             )
-
-
-def _take_place(written: Path, place: Path) -> None:
-    """Put a file or folder where another may be; of a link that is there the link alone goes."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    elif os.path.lexists(place) and written.is_dir():
-        place.unlink()
-    os.replace(written, place)
 
 
 def origin_of(model: Any) -> DirectoryWriter | None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from heft.adapters.replacing import finish_replacing
 from heft.adapters.safety import adapter_folder, adapter_paths, require_inside
 from heft.errors import HeftError
 from heft.models.source import local_folder
@@ -75,6 +76,7 @@ def read_manifest(directory: Path) -> AdapterManifest:
         HeftError: there is none, this version cannot read it, its adapters lead out of the directory, or a file of
             theirs was changed.
     """
+    finish_replacing(directory)
     path = directory / "heft.json"
     if not is_file(path):
         raise HeftError(
@@ -110,8 +112,9 @@ def base_settings(
 ) -> ModelSettings:
     """How to load the base that an adapter directory names; whether its code may run is for the user to say.
 
-    A base in a local folder is looked for where it was, then at the path that the recipe had, from here. `base` is
-    another place or Hub id to take it from.
+    A base in a local folder is looked for where it was, then at the path that the recipe had, from here, then in the
+    folder that the directory is in, as `heft export` writes a merged model. `base` is another place or Hub id to take
+    it from.
 
     Raises:
         HeftError: the directory asks to run code that comes with the model, and the user has not allowed it; or the
@@ -130,6 +133,9 @@ def base_settings(
     if folder is None:
         return manifest.model
     if not is_dir(Path(folder)):
+        above = directory.absolute().parent
+        if local_folder(name) is None and is_file(above / "config.json"):
+            return manifest.model.model_copy(update={"name": str(above)})
         if local_folder(name) is None:
             raise HeftError(
                 f"the base model of {directory} was in the folder {folder}, which does not exist, and neither does"

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from heft.adapters.hub import downloaded, hub_id, is_pinned, name_of
+from heft.adapters.replacing import finish_replacing
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
 from heft.storage.reading import is_file, read_json
@@ -38,6 +39,7 @@ def adapter_directory(given: str | Path) -> Path:
                 f"{given} on the Hub is no adapter directory of heft: it has no heft.json. A LoRA of PEFT's is what a"
                 f" stage starts from (from: {given}), or `{command('import', given, 'OUT')}`"
             )
+    finish_replacing(path)
     if is_file(path / "heft.json"):
         return path
     if is_file(path / "adapter" / "heft.json"):

@@ -21,7 +21,7 @@ from heft.errors import HeftError
 from heft.recipe.recipe import LoraSettings, Stage
 from heft.settings.words import show
 from heft.storage.atomic import sha256_of
-from heft.storage.reading import is_file
+from heft.storage.reading import is_dir, is_file
 
 _OF_LORA = (".lora_", ".token_adapter.", "trainable_tokens")
 _EXPECTED = (
@@ -74,11 +74,11 @@ def find_source(given: str, method: str) -> AdapterSource:
             hold what heft cannot keep.
     """
     folder = Path(os.path.expanduser(given))
-    if folder.is_dir():
+    if is_dir(folder):
         chosen, manifest = _chosen(folder, method)
         source = _read(given, chosen, method)
         return source if manifest is None else _in_a_directory(source, manifest)
-    if folder.exists():
+    if os.path.exists(folder):
         raise HeftError(f"{given} is a file; {_EXPECTED}")
     hub = hub_id(given)
     if hub is None:

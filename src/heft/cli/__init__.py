@@ -48,6 +48,7 @@ def _run(as_json: bool) -> None:
     """Run the command line, and leave where something is wrong."""
     try:
         _require_text(sys.argv[1:])
+        _require_working_directory()
         from heft.cli.app import app
 
         status = app(prog_name="heft", standalone_mode=not as_json)  # else typer prints its errors itself
@@ -80,6 +81,21 @@ def _require_text(words: Sequence[str]) -> None:
                 f"the argument {escape_controls(word)} has bytes that are no {sys.getfilesystemencoding().upper()};"
                 " rename the file, or type it anew"
             )
+
+
+def _require_working_directory() -> None:
+    """Require that the working directory is there, from which paths count and without which torch does not load.
+
+    Raises:
+        HeftError: it was removed.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise HeftError(
+            f"the folder that you are in cannot be found ({error.strerror}); it may be removed, or made anew: change to"
+            " one that is there, such as cd ~"
+        ) from None
 
 
 def _is_of_output(error: Exception) -> bool:

@@ -68,6 +68,8 @@ def generate(
         )
     if file is not None and prompts:
         raise HeftError("give prompts, or --file; got both")
+    if encoding is not None and file is None:
+        raise HeftError("--encoding is of a file: give --file FILE too")
     from heft.evaluation.generation import Sampling
     from heft.prediction.prompts import prompts_in, refuse_file_names, typed
     from heft.prediction.speaking import speaker
@@ -77,6 +79,10 @@ def generate(
     if not chat:
         task = opened.task
         given = typed(_given(prompts), task, text) if file is None else prompts_in(file, task, text, encoding)
+        if temperature and given[0].choices:
+            raise HeftError(
+                "--temperature draws the tokens of a text, and the answer is one of the task's labels: give --text too"
+            )
     sampling = Sampling(temperature, top_p, seed) if temperature else None
     speaking = opened.load(max_new_tokens, sampling, batch_size)
     if chat:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,7 @@ def init(
     from heft.storage.targets import make_folder_of
     from heft.tasks.table import read_table
 
-    _require_free(output, overwrite)
+    _require_free(output, overwrite, [source, eval])
     rows = read_table(source, encoding=encoding)
     guess = _guess(rows[:_MOST_ROWS], prompt, answer, choices)
     typer.echo(escape_controls(f"{len(rows):,} rows; taken for: {guess.kind}. {guess.why}"))
@@ -82,13 +83,16 @@ def init(
     console.print(f"\nwritten: {output}   next: {command('train', output)}")
 
 
-def _require_free(output: Path, overwrite: bool) -> None:
+def _require_free(output: Path, overwrite: bool, sources: Sequence[str | None]) -> None:
     from heft.storage.reading import is_file
     from heft.storage.targets import require_new_file
+    from heft.tasks.table import is_file_of
 
     require_new_file(output, "the recipe")
     if is_file(output) and not overwrite:
         raise HeftError(f"{output} is there already; give another with --output FILE, or write over it: --overwrite")
+    if any(is_file_of(source, output) for source in filter(None, sources)):
+        raise HeftError(f"--output {output} is the file that the rows are in; give another for the recipe")
 
 
 def _without_a_template_that_is_not_there(task: dict[str, Any], recipe: "Recipe") -> None:

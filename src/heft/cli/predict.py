@@ -121,10 +121,10 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 def _accuracy(metrics: "Metrics") -> str:
-    from heft.text.units import interval, percent
+    from heft.text.units import interval, percent, several
 
     figures = f"accuracy {percent(metrics.accuracy)} ({interval(metrics.interval)})"
-    return f"{figures} on the {metrics.n:,} rows that have an answer"
+    return f"{figures} on the {several(metrics.n, 'row')} that {'has' if metrics.n == 1 else 'have'} an answer"
 
 
 def _document(out: "Output", predictions: "Predictions", output: Path) -> None:

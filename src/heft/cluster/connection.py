@@ -19,6 +19,8 @@ SECONDS_TO_ANSWER = 20.0
 """Within which a cluster has to answer."""
 _SECONDS_TO_START = 10.0
 """For the process that asks."""
+_LEAST_GPU = 0.0001
+"""Ray counts in no smaller shares of one."""
 _OBJECT_STORE = 100 * 2**20
 """Bytes of a local cluster's object store: what heft sends between processes is small."""
 
@@ -51,10 +53,10 @@ class RayOptions:
             )
         elif self.address not in (LOCAL, "auto") and _host_and_port(self.address) is None:
             faults.append(f"--ray {self.address}: expected local, auto or HOST:PORT, such as 10.0.0.1:6379")
-        if self.gpus_per_run is not None and not 0 <= self.gpus_per_run <= 1:
+        if self.gpus_per_run not in (None, 0) and not _LEAST_GPU <= self.gpus_per_run <= 1:
             faults.append(
-                f"--gpus-per-run {self.gpus_per_run:g}: expected 0 to 1 (0.5 for two runs on a GPU); a run is one"
-                " process, which uses one GPU"
+                f"--gpus-per-run {self.gpus_per_run:g}: expected 0, or {_LEAST_GPU} to 1 (0.5 for two runs on a GPU); a"
+                " run is one process, which uses one GPU"
             )
         if self.cpus_per_run < 1:
             faults.append(f"--cpus-per-run {self.cpus_per_run}: expected 1 or more")
@@ -66,7 +68,7 @@ class RayOptions:
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
     host, _, port = address.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdigit() and 0 < int(port) < 65536 else None
+    return (host.strip("[]"), int(port)) if host and port.isdecimal() and 0 < int(port) < 65536 else None
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def _require_answer(address: str) -> None:
     if place is not None:
         try:
             socket.create_connection(place, timeout=SECONDS_TO_ANSWER).close()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: of a name that no machine can have
             raise HeftError(f"--ray {address}: nobody answers there ({error}); {_ADVICE}") from None
     code = "import sys; from ray.scripts.scripts import cli; sys.argv[0] = 'ray'; cli()"
     command = [sys.executable, "-c", code, "health-check", *(["--address", address] if place else [])]

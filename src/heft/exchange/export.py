@@ -9,8 +9,7 @@ import torch
 from heft.errors import HeftError
 from heft.exchange.refusals import merging_refusals, peft_refusals, pyreft_refusals
 from heft.exchange.subject import Subject, subject_of
-from heft.storage.atomic import atomic_folder
-from heft.storage.targets import require_new_folder
+from heft.storage.targets import new_folder, require_new_folder
 
 FORMATS = ("transformers", "peft", "pyreft")
 DTYPES = ("float32", "bfloat16")
@@ -88,7 +87,7 @@ def _to_transformers(subject: Subject, out: Path, fold: bool, dtype: str | None)
     plan, difference = merged(subject, loaded, fold)
     notes = _of_rounding(loaded.model.dtype) if subject.loras or plan.folds else []
     notes += [f"not folded: {reason}" for reason in plan.reasons.values()]
-    with atomic_folder(out) as partial:
+    with new_folder(out) as partial:
         beside = write_model(partial, subject, loaded, out)
     return Exported(out, "transformers", list(subject.configs), beside, plan.folds, difference, notes)
 
@@ -124,7 +123,7 @@ def _to_peft(subject: Subject, out: Path, fold: bool, dtype: str | None) -> Expo
         config, tensors, difference = combined(only_lora, only_lora.load())
         if config.lora_bias:
             notes.append("it has a bias (lora_bias), since the edits add a constant: PEFT reads it, vLLM does not")
-    with atomic_folder(out) as partial:
+    with new_folder(out) as partial:
         if combines:
             write_combined(partial, subject, config, tensors)
         else:
@@ -145,7 +144,7 @@ def _to_pyreft(subject: Subject, out: Path, fold: bool, dtype: str | None) -> Ex
     ((name, config),) = subject.refts.items()
     if subject.loras:
         _, difference = merged(subject, loaded, folds=False)
-    with atomic_folder(out) as partial:
+    with new_folder(out) as partial:
         write_interventions(partial, subject, loaded)
         if subject.loras:
             write_merged(partial / "model", loaded)

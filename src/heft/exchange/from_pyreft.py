@@ -23,6 +23,7 @@ from heft.exchange.pyreft_format import (
     representation,
     rotation_of,
 )
+from heft.settings.words import show
 from heft.storage.reading import FileFault, is_file, open_file, read_json
 
 CLASSES = {
@@ -94,7 +95,8 @@ def read_pyreft(folder: Path, positions: str | None = None, activation: str | No
         )
     if positions is not None and isinstance(own, str) and own != positions:
         faults.append(f"--positions is {positions}, and its config.json says {own}")
-    positions = positions or (own if isinstance(own, str) else "l1")
+    if positions is None:
+        positions = own if isinstance(own, str) else "l1"
     if faults:
         raise _unreadable(folder, faults)
     site, groups = _groups(entries, positions, values.get(SHARE_WEIGHTS), faults)
@@ -224,7 +226,9 @@ def _entries(values: Mapping[str, Any], faults: list[str]) -> list[dict[str, Any
         name = class_name(str(kind))
         if name not in CLASSES:
             faults.append(f"{key} is a {name}, which is none of {', '.join(CLASSES)}")
-        if place is None:
+        if place is None and fields.get("component") in COMPONENTS.values():
+            faults.append(f"{key} is in layer {show(fields.get('layer'))}, which is no number of a layer")
+        elif place is None:
             sites = ", ".join(COMPONENTS.values())
             faults.append(f"{key} edits {fields.get('component')}, which is none of heft's sites ({sites})")
         for field, plain in (("unit", "pos"), ("max_number_of_units", 1)):

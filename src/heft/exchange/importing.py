@@ -1,10 +1,12 @@
 """`heft import`: an adapter of PEFT's or pyreft's as an adapter directory, which every command takes."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from heft.adapters.attach import attach, finish
 from heft.adapters.directory import require_readable, save
@@ -19,6 +21,8 @@ from heft.recipe.files import evaluation_request
 from heft.recipe.recipe import Recipe
 from heft.reft.layer import layers_of
 from heft.run.train import adapter_manifest
+from heft.settings.words import faults_of, in_one_line
+from heft.storage.locks import in_turn
 from heft.storage.reading import is_file
 from heft.storage.targets import require_new_folder
 
@@ -56,9 +60,9 @@ def import_adapter(
         HeftError: it cannot be read, or has something that heft cannot keep exactly; nothing is written.
     """
     require_new_folder(out)
-    folder = Path(given)
-    if is_file(folder / "heft.json"):
-        raise HeftError(f"{given} is an adapter directory of heft already; every command takes it as it is")
+    folder = Path(os.path.expanduser(given))
+    if any(is_file(each / "heft.json") for each in (folder, folder / "adapter")):
+        raise HeftError(f"{given} is a run or an adapter directory of heft already; every command takes it as it is")
     if is_pyreft(folder):
         found = read_pyreft(folder, positions, activation)
         values, words = {"method": "reft", **found.settings}, "pyreft's"
@@ -79,7 +83,9 @@ def import_adapter(
         for note in found.notes:
             warn(note)
         _attach_pyreft(loaded, name, recipe, found)
-    save(out, loaded.model, adapter_manifest(recipe, loaded))
+    with in_turn(out):
+        require_new_folder(out)
+        save(out, loaded.model, adapter_manifest(recipe, loaded))
     require_readable(out, loaded.model)
     return f"{name}: {words} {_in_words(recipe, name, loaded)}"
 
@@ -101,8 +107,8 @@ def _recipe(
                 "output": str(out),
             }
         )
-    except ValueError as error:
-        raise HeftError(f"heft import: {error}") from None
+    except ValidationError as error:
+        raise HeftError(f"heft import: {in_one_line(faults_of(error, Recipe))}") from None
 
 
 @torch.no_grad()

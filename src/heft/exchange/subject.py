@@ -12,6 +12,7 @@ from heft.adapters.places import adapter_directory
 from heft.adapters.safety import adapter_folder, adapter_paths, read_config
 from heft.adapters.weights import read_shapes
 from heft.alora import ActivatedLoraConfig
+from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.prediction.opening import adapters_of
 from heft.recipe.model import ModelSettings
@@ -86,5 +87,7 @@ def subject_of(
     others = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
     settings = settings.model_copy(update=others)
     names = adapters_of(directory, manifest, stages)
+    if not names:
+        raise HeftError(f"--stages {' '.join(stages)} is the base model without adapters, so there is none to export")
     configs = {name: read_config(adapter_paths(adapter_folder(directory, name))[0]) for name in names}
     return Subject(directory, manifest, settings, configs)

@@ -95,7 +95,9 @@ def _of_recipe(path: Path, stages: Sequence[str], overrides: Sequence[str], base
     if list(stages) not in ([], [BASE]):
         raise HeftError(f"{path} is a recipe, of which the base model answers; for its stages give the run's directory")
     recipe = load_recipe(path, overrides)
-    model = recipe.model if base is None else recipe.model.model_copy(update={"name": base})
+    model = recipe.model
+    if base not in (None, model.name):
+        model = model.model_copy(update={"name": base, "revision": None})
     return Opening(EvaluationRequest(model=model, task=recipe.task, evaluation=recipe.evaluation))
 
 

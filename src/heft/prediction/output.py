@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 from heft.errors import HeftError
@@ -13,7 +13,7 @@ from heft.prediction.predict import Predictions
 from heft.prediction.prediction import columns_of
 from heft.storage.atomic import atomic_path, atomic_write, finite
 from heft.storage.targets import make_folder_of, require_new_file
-from heft.tasks.table import Row
+from heft.tasks.table import Row, is_file_of
 from heft.text.escape import escape_controls
 
 
@@ -47,7 +47,7 @@ def require_place(output: Path, source: str | Path | None = None) -> None:
     if output.suffix.lower() not in FORMATS:
         raise HeftError(f"--output {output}: the format follows from the suffix; expected one of {', '.join(FORMATS)}")
     require_new_file(output, "predictions")
-    if source is not None and os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
+    if source is not None and is_file_of(source, output):
         raise HeftError(f"--output {output} is the file that the rows are in; give another")
 
 
@@ -84,7 +84,9 @@ def _write_tsv(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _write_separated(output: Path, rows: Sequence[Mapping[str, Any]], delimiter: str) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(output) as file:
-        writer = csv.DictWriter(file, names, restval="", delimiter=delimiter, lineterminator="\n")
+        # with this end of a line csv quotes a carriage return alone too, at which other programs would end the row
+        lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+        writer = csv.DictWriter(lines, names, restval="", delimiter=delimiter, lineterminator="\r\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 

@@ -16,6 +16,7 @@ from heft.results.metrics import Metrics, measure
 from heft.runtime.reporter import Reporter
 from heft.tasks import Task, task_for
 from heft.tasks.table import Row, faults_by_cause
+from heft.text.units import several
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,18 @@ class Predictions:
     def notes(self) -> list[str]:
         """What there is to say beside the figures, in sentences: the rate first, then what is odd."""
         done = len(self.rows) - len(self.faults)
-        notes = [f"{done:,} rows in {self.seconds:.1f} s ({done / max(self.seconds, 1e-9):,.1f} rows per second)"]
+        rate = done / max(self.seconds, 1e-9)
+        notes = [f"{several(done, 'row')} in {self.seconds:.1f} s ({rate:,.1f} rows per second)"]
         if self.prompts_cut:
-            notes.append(f"{self.prompts_cut:,} prompts were cut to {self.task.settings.max_length} tokens")
+            cut = f"{several(self.prompts_cut, 'prompt')} {'was' if self.prompts_cut == 1 else 'were'} cut"
+            notes.append(f"{cut} to {self.task.settings.max_length} tokens")
         if self.unusable_answers:
-            notes.append(f"{self.unusable_answers:,} rows have an answer that {self.task.name} does not know")
+            have = f"{several(self.unusable_answers, 'row')} {'has' if self.unusable_answers == 1 else 'have'}"
+            notes.append(f"{have} an answer that {self.task.name} does not know")
         if self.faults:
-            notes.append(
-                str(faults_by_cause(f"{len(self.faults):,} of {len(self.rows):,} rows were left out:", self.faults))
-            )
+            verb = "was" if len(self.faults) == 1 else "were"
+            heading = f"{len(self.faults):,} of {several(len(self.rows), 'row')} {verb} left out:"
+            notes.append(str(faults_by_cause(heading, self.faults)))
         return notes
 
 

@@ -141,7 +141,11 @@ def prompts_in(file: Path, task: Task | None, as_text: bool = False, encoding: s
         if task is not None:
             fields = f", or those that {task.name} asks with ({'; '.join(task.question_faults({}))})"
         raise HeftError(f"{file} has the columns {columns}; expected a column prompt{fields}")
-    return typed([str(row.get("prompt") or "") for _, row in rows], task, as_text)
+    texts = ["" if row.get("prompt") is None else str(row["prompt"]) for _, row in rows]
+    faults = [(place, "has no prompt") for (place, _), text in zip(rows, texts, strict=True) if not text.strip()]
+    if faults:
+        raise faults_by_cause(f"{len(faults):,} of {len(rows):,} rows cannot be asked:", faults)
+    return typed(texts, task, as_text)
 
 
 def _asked(rows: Sequence[tuple[str, dict]], task: Task, as_text: bool) -> list[Example]:

@@ -15,10 +15,12 @@ from heft.settings.files import (
     apply_overrides,
     faults_error,
     read_document,
+    require_mapping,
     set_value,
     to_yaml,
     validate,
 )
+from heft.storage.reading import is_file
 from heft.tasks import TASKS, allow_import_from, task_for
 from heft.text.command import command
 
@@ -70,10 +72,11 @@ def recipe_of_values(
         HeftError: anything in it is wrong, one line per fault.
     """
     document = Document(_plain(values), {(): Place(0, 0, "recipe")})
+    require_mapping(document, Recipe, "recipe")
     if isinstance(overrides, Mapping):
         for number, (key, value) in enumerate(overrides.items(), start=1):
             place = Place(number, 0, f"overrides[{key!r}]")
-            set_value(document, tuple(key.split(".")), Document(_plain(value), {(): place}), place)
+            set_value(document, tuple(str(key).split(".")), Document(_plain(value), {(): place}), place)
         overrides = ()
     apply_overrides(document, overrides, output)
     allow_import_from(Path())
@@ -131,7 +134,7 @@ def with_paths_from(task: dict[str, Any], folder: Path, is_saved: bool = True) -
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether a recipe is a run's, perhaps a stranger's."""
-    return (path.parent / "manifest.json").exists()
+    return is_file(path.parent / "manifest.json")
 
 
 def evaluation_request(

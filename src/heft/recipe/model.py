@@ -6,14 +6,14 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from heft.builtin import BUILT_IN_MODELS, TINY
-from heft.settings.base import Settings
+from heft.settings.base import PathOrId, Settings
 from heft.text.listing import suggest
 
 
 class ModelSettings(Settings):
     """The base model, which stays frozen."""
 
-    name: str = Field(default="embedded:smollm2-135m-instruct", min_length=1)
+    name: PathOrId = Field(default="embedded:smollm2-135m-instruct", min_length=1)
     """A Hub id, a local directory, `embedded:smollm2-135m-instruct` (from an installed package, no network) or
     `random:tiny-llama` (random weights, for trying things out)."""
     revision: str | None = Field(default=None, min_length=1)

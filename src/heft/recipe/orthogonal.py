@@ -63,5 +63,5 @@ def stage_fault(name: str, stages: Mapping[str, Any], wanted: str | None) -> str
 
 def faults_of_grid(name: str, stages: Mapping[str, Any], values: Sequence[Any]) -> dict[int, str]:
     """Faults of values that a sweep tries for `orthogonal_to`, by their numbers."""
-    found = {number: stage_fault(name, stages, value) for number, value in enumerate(values) if value is not None}
+    found = {number: stage_fault(name, stages, value) for number, value in enumerate(values) if isinstance(value, str)}
     return {number: text for number, text in found.items() if text is not None}

@@ -4,6 +4,7 @@
 Checks between two settings sit on the later of the two, so that an error points at a line a person wrote.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
 from heft.recipe.tune import TuneSettings, check_tune
-from heft.settings.base import Distinct, FileName, Settings, value_error
+from heft.settings.base import Distinct, FileName, PathOrId, Settings, value_error
 from heft.tasks import TASKS, AnyTask
 from heft.text.listing import suggest
 
@@ -221,7 +222,7 @@ class Recipe(Settings):
     """How the model is evaluated."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of the initial weights, of dropout and of the order of rows."""
-    output: str | None = Field(default=None, min_length=1)
+    output: PathOrId | None = Field(default=None, min_length=1)
     """Directory that the run writes; null means `runs/<name>`."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """Checkpointing of a run in progress."""
@@ -281,7 +282,7 @@ class Recipe(Settings):
     @property
     def output_dir(self) -> Path:
         """The directory that the run writes."""
-        return Path(self.output) if self.output is not None else Path("runs") / self.name
+        return Path(os.path.expanduser(self.output)) if self.output is not None else Path("runs") / self.name
 
     @property
     def holdout_seed(self) -> int:

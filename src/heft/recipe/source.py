@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from heft.recipe.training import TrainingSettings
-from heft.settings.base import Settings, value_error
+from heft.settings.base import PathOrId, Settings, value_error
 
 _ALWAYS = {"method", "from_", "steps", "epochs"}
 ONLY_NEW = ("init", "trainable_tokens", "orthogonal_to", "orthogonal_side")
@@ -18,7 +18,7 @@ ONLY_NEW = ("init", "trainable_tokens", "orthogonal_to", "orthogonal_side")
 class SourceSettings(Settings):
     """Where a stage's adapter comes from."""
 
-    from_: str | None = Field(default=None, min_length=1, alias="from")
+    from_: PathOrId | None = Field(default=None, min_length=1, alias="from")
     """An adapter to start from: a folder in PEFT's format, a run or an adapter directory (of which the adapter of the
     stage's method is taken; DIR/NAME says which), or a Hub id (ORG/NAME or ORG/NAME@REVISION). Its settings, such as
     rank and targets, come from its files. With epochs or steps it is trained on; without, it is taken as it is, frozen,

@@ -1,6 +1,7 @@
 """The settings of a sweep. The values in its `grid` are checked as settings of the stage they belong to."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -31,6 +32,8 @@ FIXED = {
 
 _METHODS = ("lora", "reft")
 """Whose adapters can stand side by side."""
+MOST_CONFIGURATIONS = 10_000
+"""Of a sweep: each is checked as a stage, and trained."""
 
 
 def why_not_swept(stage: TrainingSettings) -> dict[str, str]:
@@ -93,6 +96,11 @@ def _faults(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator
     yield from _faults_of_keys(sweep, base)
     yield from _faults_of_stage(sweep, name, base)
     known = {key: values for key, values in sweep.grid.items() if key in type(base).model_fields and key not in FIXED}
+    count = math.prod(map(len, known.values()))
+    if count > MOST_CONFIGURATIONS:
+        yield ("grid",), f"has {count:,} configurations, more than {MOST_CONFIGURATIONS:,}; give fewer values"
+    if base.source is not None or count > MOST_CONFIGURATIONS:
+        return
     yield from _faults_of_combinations(sweep.model_copy(update={"grid": known}), name, base)
 
 
@@ -123,6 +131,7 @@ def _faults_of_stage(sweep: SweepSettings, name: str, base: TrainingSettings) ->
 
 def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSettings) -> Iterator[tuple[KeyPath, str]]:
     """Faults of a value are placed at the value; those of a combination, at the value that they name."""
+    same: dict[str, dict[str, int]] = {}
     for values, numbers in combinations(sweep):
         try:
             stage = type(base).model_validate(merged(base, sweep, values), strict=True)
@@ -134,6 +143,10 @@ def _faults_of_combinations(sweep: SweepSettings, name: str, base: TrainingSetti
                     below, text = explain(details, schema_of(type(base)))
                     yield path, text if key in numbers else f"{dotted(('stages', name, *below))}: {text}"
         else:
+            first = same.setdefault(stage.model_dump_json(), numbers)
+            for key in [key for key in numbers if numbers[key] != first[key]]:
+                other = show(sweep.grid[key][first[key]])
+                yield ("grid", key, numbers[key]), f"{show(values[key])} means the same as {other}; remove one of them"
             for key, why in why_not_swept(stage).items():
                 text = f"{why}; train such stages one by one with heft train"
                 yield (("grid", key, numbers[key]), text) if key in numbers else ((), f"stages.{name}.{key}: {text}")

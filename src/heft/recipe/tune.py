@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails
 
 from heft.recipe.training import TrainingSettings
 from heft.settings.base import Distinct, Settings, value_error
-from heft.settings.words import KeyPath, explain, schema_of
+from heft.settings.words import KeyPath, explain, schema_of, show
 from heft.text.listing import suggest
 
 ArmName = Literal["lora", "reft", "lora+reft", "lora+lora", "joint"]
@@ -142,6 +142,7 @@ def _faults(tune: TuneSettings, base: Mapping[str, TrainingSettings]) -> Iterato
 def _faults_of_values(
     method: str, key: str, values: list[Any], template: TrainingSettings
 ) -> Iterator[tuple[KeyPath, str]]:
+    same: dict[str, Any] = {}
     for number, value in enumerate(values):
         if any(value == other and type(value) is type(other) for other in values[:number]):
             yield (method, key, number), "is repeated"
@@ -149,7 +150,10 @@ def _faults_of_values(
             yield (method, key, number), "give a number; without a list the rates to try follow from auto"
             continue
         try:
-            type(template).model_validate(template.model_dump(exclude_unset=True) | {key: value}, strict=True)
+            stage = type(template).model_validate(template.model_dump(exclude_unset=True) | {key: value}, strict=True)
+            other = same.setdefault(stage.model_dump_json(), value)
+            if other is not value:
+                yield (method, key, number), f"{show(value)} means the same as {show(other)}; remove one of them"
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 if details["type"] != "default_factory_not_called":

@@ -53,7 +53,15 @@ def value_error(text: str, **context) -> PydanticCustomError:
     return PydanticCustomError("value_error", "{text}", {"text": text, **context})
 
 
+def _check_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("has a NUL character, which no path and no name can have; remove it")
+    return value
+
+
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 """A name that a directory can have."""
+PathOrId = Annotated[str, AfterValidator(_check_path)]
+"""A path, or the name of what is on the Hub."""
 Distinct = AfterValidator(_check_distinct)
 """Where the value is a list, no entry is repeated."""

@@ -32,11 +32,17 @@ def read_document(path: Path, kind: type[Settings], what: str, example: str, sou
         HeftError: the file cannot be read.
     """
     document = read_yaml_file(path, what, example, source)
-    if not document.faults and not isinstance(document.data, dict):
+    if not document.faults:
+        require_mapping(document, kind, what)
+    return document
+
+
+def require_mapping(document: Document, kind: type[Settings], what: str) -> None:
+    """Note where a document holds no mapping; `what` it is, such as "recipe", is for the message."""
+    if not isinstance(document.data, dict):
         found = "is empty" if document.data is None else f"holds {show(document.data)}"
         required = ", ".join(schema_of(kind)["required"])
         document.fault((), f"the {what} {found}; expected a mapping with at least the keys {required}")
-    return document
 
 
 def apply_overrides(
@@ -44,8 +50,9 @@ def apply_overrides(
 ) -> None:
     """Apply `key.path=value` in order, then `output`, to a document that holds a mapping.
 
-    What follows a key `dotted_below` is one key, dots and all.
+    A text alone is one override. What follows a key `dotted_below` is one key, dots and all.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     if not isinstance(document.data, dict):
         return
     for number, text in enumerate(overrides, start=1):

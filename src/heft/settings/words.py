@@ -149,7 +149,10 @@ def explain(error: ErrorDetails, schema: Schema) -> tuple[KeyPath, str]:
             return (*path, key), f"missing; expected one of {', '.join(variants(bare))}"
         case "union_tag_invalid":
             key = bare["discriminator"]["propertyName"]
-            return (*path, key), f"unknown {key} {context['tag']!r}{suggest(context['tag'], list(variants(bare)))}"
+            given, known = error["input"][key], list(variants(bare))
+            if not isinstance(given, str):
+                return (*path, key), f"expected one of {', '.join(known)}; got {show(given)}"
+            return (*path, key), f"unknown {key} {given!r}{suggest(given, known)}"
         case "value_error":
             text = str(context["error"]) if "error" in context else error["msg"]
             return (*path, *context.get("below", ())), text

@@ -23,6 +23,8 @@ from heft.storage.reading import FileFault, read_bytes
 
 LIMIT_BYTES = 2**20
 MAX_DEPTH = 16
+MAX_BITS = 1024
+"""Of a whole number: Python writes none of more than 4,300 digits, though it reads hexadecimal ones of any length."""
 
 
 class Place(NamedTuple):
@@ -161,7 +163,10 @@ class _Reader:
     def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
         convert = getattr(self._yaml.constructor, f"construct_yaml_{_kind(node)}", None)
         try:
-            return node.value if convert is None else convert(node)
+            value = node.value if convert is None else convert(node)
+            if type(value) is int and value.bit_length() > MAX_BITS:
+                raise ValueError
+            return value
         except ValueError:
             self._fault(_line(node), path, f"a number of {len(node.value)} digits is too long")
             return node.value

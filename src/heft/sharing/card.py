@@ -10,7 +10,7 @@ from heft.results.summary import StageSummary
 from heft.settings.files import to_yaml
 from heft.sharing.facts import Facts
 from heft.sharing.metadata import metadata
-from heft.sharing.public import ON_THE_HUB, public_task, public_value
+from heft.sharing.public import ON_THE_HUB, public_value
 from heft.text.listing import listed
 from heft.text.units import interval, percent
 
@@ -135,7 +135,7 @@ def _settings(facts: Facts) -> dict[str, Any]:
             found[key] = {name: _given(facts.recipe.stages[name], stage) for name, stage in value.items()}
         elif key not in _NOT_SHOWN and value not in (None, [], {}):
             found[key] = value
-    return public_value(public_task(found))
+    return found
 
 
 def _given(stage: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +145,8 @@ def _given(stage: Any, values: dict[str, Any]) -> dict[str, Any]:
     except ValidationError:  # what has to be given has no default
         defaults = {}
     rest = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+    # of all settings only this one is a path
+    rest |= {"from": public_value(rest["from"])} if "from" in rest else {}
     return {"method": values["method"], **rest}
 
 

@@ -1,5 +1,6 @@
 """`heft push`: a run's adapters and their card to the Hub, as one commit."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from heft.sharing.folder import write_repository
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_BRANCH_PART = re.compile(r"\w(?!.*\.\.)[\w.-]*(?<!\.)")
+"""Between slashes: what git takes, of the characters that `ORG/NAME@REVISION` has."""
 OTHERWISE = (
     "nothing was committed. Try again when you are connected; until then `--dry-run` shows what would be sent, and"
     " `heft card` the card"
@@ -75,6 +78,11 @@ def push(
     found = hub_id(repository)
     if found is None or found[1] is not None:
         raise HeftError(f"{repository!r} is no name of a repository; expected ORG/NAME (a branch goes to --revision)")
+    if hub_id(f"{repository}@{revision}") is None or not all(_BRANCH_PART.fullmatch(p) for p in revision.split("/")):
+        raise HeftError(
+            f"--revision {revision!r} is no name of a branch; expected letters, digits, '.', '_', '-' and '/', such as"
+            " v1"
+        )
     facts = facts_of(given, base, license)
     with tempfile.TemporaryDirectory() as folder:
         files = write_repository(Path(folder), facts, repository, revision)

@@ -1,6 +1,7 @@
 """Writes that are whole or not there: what is read is what was written, whatever happened in between.
 
-A file or a folder is written beside its place under the name `….partial`, brought to the disk, and renamed.
+A file or a folder is written beside its place under the name `….partial`, brought to the disk, and renamed. That of a
+file is its own in every write, so that two processes that write one file do not write into each other's.
 """
 
 import errno
@@ -9,10 +10,11 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,7 +35,13 @@ _ADVICE = {
     errno.ENOENT: "its folder is not there, or no more; make it, or write elsewhere with --output",
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _IN_THE_WAY),
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP), _NO_LOCKS),
+    errno.ELOOP: "links there lead in a circle; remove them, or write elsewhere with --output",
+    errno.EFBIG: "it is larger than a file may be there (on Linux: ulimit -f, or the kind of the disk)",
 }
+_OWN_OUTPUT = re.compile(r"/dev/(stdout|stderr|fd/\d+)")
+_PARTIAL = ".partial"
+_KEPT_OF_A_NAME = 40
+"""Characters of a file's name that its partial one begins with: a name may have 255 bytes."""
 
 
 @contextmanager
@@ -71,6 +79,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         HeftError: there is no room, or no right to write there; `path` is as it was.
     """
+    path = linked_place(path)
     with readable_os_errors(path):
         if is_stream(path):
             with tempfile.TemporaryDirectory() as folder:
@@ -78,11 +87,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 with path.open("ab") as stream:  # a terminal's or a pipe's place is its end; so is a redirected file's
                     stream.write(whole.read_bytes())
             return
-        path = linked_place(path)
-        partial = _beside(path)
+        partial = path.with_name(f"{path.name[:_KEPT_OF_A_NAME]}.{secrets.token_hex(4)}{_PARTIAL}")
         try:
             yield partial
             _fsync(partial)
+            with suppress(FileNotFoundError):  # a new file
+                shutil.copymode(path, partial)
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -92,13 +102,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def is_stream(path: Path) -> bool:
     """Whether what is written to a path goes elsewhere: to a pipe, a terminal, a device."""
-    is_device = os.path.abspath(path).startswith("/dev/")  # where one's own output is a file, it is not to be replaced
-    return os.path.exists(path) and not os.path.isdir(path) and (is_device or not os.path.isfile(path))
+    is_own = _OWN_OUTPUT.fullmatch(os.path.abspath(path))  # where one's own output is a file, it is not to be replaced
+    return os.path.exists(path) and not os.path.isdir(path) and (is_own is not None or not os.path.isfile(path))
 
 
 def linked_place(path: Path) -> Path:
-    """The place that a symbolic link names, whether something is there or not; of anything else the path itself."""
-    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+    """The place that a symbolic link names, whether something is there or not; of anything else, and of one's own
+    output, the path itself."""
+    is_own = _OWN_OUTPUT.fullmatch(os.path.abspath(path))
+    return Path(os.path.realpath(path)) if os.path.islink(path) and not is_own else path
 
 
 def write_text(path: Path, text: str) -> None:
@@ -116,7 +128,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         HeftError: there is no room, or no right to write there; there is nothing at `path`.
     """
-    partial = _beside(path)
+    path = linked_place(path)
+    partial = path.with_name(path.name + _PARTIAL)
     with readable_os_errors(path):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -176,11 +189,8 @@ def sha256_of(path: Path) -> str:
 def _is_of(other: Path, path: Path) -> bool:
     """Whether a path is that of a write or of its partial one, lies in it, or is a folder above it."""
     other, path = other.absolute(), path.absolute()
-    return path.is_relative_to(other) or any(other.is_relative_to(each) for each in (path, _beside(path)))
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    partial = any(each.parent == path.parent and each.name.endswith(_PARTIAL) for each in (other, *other.parents))
+    return partial or path.is_relative_to(other) or other.is_relative_to(path)
 
 
 def _fsync(path: Path) -> None:

@@ -211,6 +211,17 @@ def parse_json_list(content: bytes, own: frozenset[str] = frozenset()) -> list[t
     return entries
 
 
+def lines_of_object(content: bytes) -> int | None:
+    """How many lines the JSON object takes that UTF-8 text begins with, whatever follows it; None where none does."""
+    text = content.decode("utf-8")
+    start = _BLANK.match(text).end()
+    try:
+        value, end = _decoder(False).raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return text.count("\n", start, end) + 1 if isinstance(value, dict) else None
+
+
 def _holds_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 

@@ -1,11 +1,13 @@
 """Where results are to be written: looked at before the work, so that nobody waits for what cannot be kept."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from heft.errors import HeftError
-from heft.storage.atomic import is_stream, linked_place, readable_os_errors
+from heft.storage.atomic import atomic_folder, is_stream, linked_place, readable_os_errors
+from heft.storage.locks import in_turn
 from heft.storage.reading import is_dir, nearest_existing
 
 
@@ -29,9 +31,29 @@ def require_new_folder(path: Path) -> None:
     Raises:
         HeftError: something is there, a file stands where a folder above it would, or nothing may be written there.
     """
-    require_possible(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise HeftError(f"{path} is there already; give a new folder, or remove it first")
+    require_possible(linked_place(path))
+    with readable_os_errors(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise HeftError(f"{path} is there already; give a new folder, or remove it first")
+    if path.is_dir() and (os.path.ismount(path) or os.path.samefile(path, os.curdir)):
+        what = "a disk of its own" if os.path.ismount(path) else "the folder that you are in"
+        raise HeftError(
+            f"{path} is {what}, which no finished folder can take the place of; give a new folder in it, such as"
+            f" {path / 'new'}"
+        )
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill as `atomic_folder` has it, where there is none yet, by one process at a time.
+
+    Raises:
+        HeftError: as `require_new_folder` raises it, also where another process has written there meanwhile.
+    """
+    with in_turn(path):
+        require_new_folder(path)
+        with atomic_folder(path) as partial:
+            yield partial
 
 
 def make_folder_of(path: Path) -> None:
@@ -40,6 +62,7 @@ def make_folder_of(path: Path) -> None:
     Raises:
         HeftError: it cannot be made.
     """
+    path = linked_place(path)
     with readable_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 

@@ -1,5 +1,6 @@
 """The settings of a study. `heft.study.files` reads them from YAML, together with the recipes of its arms."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
-from heft.settings.base import Distinct, FileName, Settings, value_error
+from heft.settings.base import Distinct, FileName, PathOrId, Settings, value_error
 from heft.text.listing import suggest
 
 
@@ -96,7 +97,7 @@ class StudySettings(Settings):
     """The arm that all others are compared with; null compares all pairs."""
     base: bool = False
     """Compare the model before any stage too, as an arm `base`."""
-    output: str | None = Field(default=None, min_length=1)
+    output: PathOrId | None = Field(default=None, min_length=1)
     """Directory that the study writes; null means `runs/<name>`."""
 
     @field_validator("arms")
@@ -132,7 +133,7 @@ class StudySettings(Settings):
     @property
     def output_dir(self) -> Path:
         """The directory that the study writes."""
-        return Path(self.output) if self.output is not None else Path("runs") / self.name
+        return Path(os.path.expanduser(self.output)) if self.output is not None else Path("runs") / self.name
 
     def budget_of(self, arm: str) -> Budget | None:
         """What an arm may cost; None where it stays as long as its recipe is."""

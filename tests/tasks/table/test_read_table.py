@@ -205,6 +205,21 @@ def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, reason):
         read_table(str(written(tmp_path, name, content)))
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])
+@pytest.mark.parametrize("between", ["\n", "\n\n", ",\n", ""])
+def test_objects_over_several_lines_one_after_another_are_one_fault(tmp_path, name, between):
+    path = written(tmp_path, name, between.join(json.dumps(row, indent=2) for row in [{"a": 1, "b": "{"}] * 3))
+    with pytest.raises(HeftError) as raised:
+        read_table(path)
+    expected = "one JSON object per line, as `jq -c .` writes them, or one list of objects, [{…}, {…}]"
+    assert str(raised.value) == f"{path}:1: the object that begins here ends on line 4; expected {expected}"
+
+
+def test_one_object_over_several_lines_behind_others_is_told_at_its_line(tmp_path):
+    with pytest.raises(HeftError, match=r"a\.jsonl:2: the object that begins here ends on line 4"):
+        read_table(written(tmp_path, "a.jsonl", '{"a": 1}\n{\n"a": 2\n}\n{"a": 3}\n'))
+
+
 @pytest.mark.parametrize("name", ["cp1252", "shift_jis", "cp1251"])
 def test_an_encoding_that_is_given_is_that_of_what_is_not_unicode(tmp_path, name):
     text = {"cp1252": "Café – “crème”", "shift_jis": "東京タワー", "cp1251": "Здравствуйте"}[name]

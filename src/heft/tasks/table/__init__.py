@@ -6,7 +6,7 @@
 from heft.tasks.table.faults import FAULTS_SHOWN, Row, fault_report, faults_by_cause
 from heft.tasks.table.files import require_encoding, user_path
 from heft.tasks.table.json_rows import read_json_lines
-from heft.tasks.table.read import absolute, is_hub_id, locate, read_table, splits_of
+from heft.tasks.table.read import absolute, is_file_of, is_hub_id, locate, read_table, splits_of
 
 __all__ = [
     "FAULTS_SHOWN",
@@ -14,6 +14,7 @@ __all__ = [
     "absolute",
     "fault_report",
     "faults_by_cause",
+    "is_file_of",
     "is_hub_id",
     "locate",
     "read_json_lines",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from heft.errors import HeftError
-from heft.storage.reading import LINE_LIMIT, FileFault, kind_of, parse_json, parse_json_list
+from heft.storage.reading import LINE_LIMIT, FileFault, kind_of, lines_of_object, parse_json, parse_json_list
 from heft.tasks.table.faults import Row, fault_report
 from heft.tasks.table.files import read_file, utf8
 
@@ -36,6 +36,7 @@ def json_rows(path: Path, content: bytes, is_lines: bool) -> list[Row]:
         try:
             entries = parse_json_list(content, CHAT_KEYS)
         except ValueError as error:
+            _refuse_over_lines(path, content, content[: len(content) - len(content.lstrip())].count(b"\n") + 1)
             raise FileFault(path, str(error)) from None
         if entries is not None:
             return _entries(path, entries)
@@ -44,8 +45,9 @@ def json_rows(path: Path, content: bytes, is_lines: bool) -> list[Row]:
 
 def json_lines(path: Path, content: bytes) -> list[Row]:
     """The rows of JSON Lines in UTF-8."""
-    rows, faults = [], []
+    rows, faults, at = [], [], 0
     for number, line in enumerate(content.split(b"\n"), start=1):
+        start, at = at, at + len(line) + 1
         if not line.strip():
             continue
         if len(line) > LINE_LIMIT:
@@ -53,12 +55,28 @@ def json_lines(path: Path, content: bytes) -> list[Row]:
         try:
             rows.append((f"{path}:{number}", _object(parse_json(line, finite=False))))
         except ValueError as error:
+            if not faults:
+                _refuse_over_lines(path, content[start:], number)
             faults.append(f"{path}:{number}: {error}")
     if faults:
         raise fault_report(f"{path}: expected one JSON object per line; unreadable lines: {len(faults):,}", faults)
     if not rows:
         raise HeftError(f"{path} has no rows; expected one JSON object per line")
     return rows
+
+
+def _refuse_over_lines(path: Path, content: bytes, line: int) -> None:
+    """Refuse an object of several lines, of each of which there would be a fault; `line` is where the text begins.
+
+    Raises:
+        HeftError: the text begins with one.
+    """
+    lines = lines_of_object(content)
+    if lines is not None and lines > 1:
+        raise HeftError(
+            f"{path}:{line}: the object that begins here ends on line {line + lines - 1}; expected one JSON object per"
+            " line, as `jq -c .` writes them, or one list of objects, [{…}, {…}]"
+        )
 
 
 def _first_line_is_a_row(content: bytes) -> bool:

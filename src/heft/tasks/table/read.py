@@ -1,5 +1,6 @@
 """`read_table`: rows from wherever a person has them."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -52,6 +53,12 @@ def locate(source: str | Path, folder: Path | None = None) -> Path | None:
     """The path that a source names; None where it is a data set on the Hub."""
     path = user_path(str(source), folder)
     return None if isinstance(source, str) and is_hub_id(source) and not _exists(path) else path
+
+
+def is_file_of(source: str | Path, path: Path) -> bool:
+    """Whether a source is the file at a path, by whatever name, so that to write there would be to write over it."""
+    there = locate(source)
+    return there is not None and os.path.exists(there) and os.path.exists(path) and os.path.samefile(there, path)
 
 
 def absolute(source: str, folder: Path | None = None) -> str:
