@@ -4,7 +4,7 @@ import json
 
 import pytest
 from pydantic import TypeAdapter
-from transformers import AutoModelForCausalLM, XLNetConfig
+from transformers import AutoModelForCausalLM, HrmTextConfig
 
 import heft
 from heft.builtin import byte_tokenizer
@@ -56,11 +56,12 @@ def test_adapters_that_stages_take_as_they_are_take_part_and_trained_ones_do_not
 
 
 def test_a_model_that_reft_cannot_edit_is_refused_in_words(recipe_file, tmp_path):
-    config = XLNetConfig(vocab_size=259, d_model=32, n_layer=2, n_head=4, d_inner=64)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = HrmTextConfig(vocab_size=259, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
     recipe = load_recipe(recipe_file("{coarse: {method: lora, steps: 1}}"), [f"model.name={tmp_path / 'base'}"])
-    with pytest.raises(HeftError, match="layers cannot be probed, .* of a xlnet model return .tokens, rows"):
+    with pytest.raises(HeftError, match="layers cannot be probed, .*HrmTextForCausalLM: found no list of 16 blocks"):
         probe_recipe(recipe, 4)
 
 
