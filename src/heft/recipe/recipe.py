@@ -4,7 +4,6 @@
 Checks between two settings sit on the later of the two, so that an error points at a line a person wrote.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ from heft.recipe.source import SourceSettings
 from heft.recipe.sweep import SweepSettings, check_sweep
 from heft.recipe.training import CheckpointSettings, TrainingSettings
 from heft.recipe.tune import TuneSettings, check_tune
-from heft.settings.base import Distinct, FileName, PathOrId, Settings, value_error
+from heft.settings.base import Distinct, FileName, PathOrId, Settings, output_directory, value_error
 from heft.tasks import TASKS, AnyTask
 from heft.text.listing import suggest
 
@@ -282,7 +281,7 @@ class Recipe(Settings):
     @property
     def output_dir(self) -> Path:
         """The directory that the run writes."""
-        return Path(os.path.expanduser(self.output)) if self.output is not None else Path("runs") / self.name
+        return output_directory(self.output, self.name)
 
     @property
     def holdout_seed(self) -> int:

@@ -1,6 +1,8 @@
 """Base class of every settings model: strict, frozen, and the single place where a setting is declared."""
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
@@ -57,6 +59,11 @@ def _check_path(value: str) -> str:
     if "\0" in value:
         raise ValueError("has a NUL character, which no path and no name can have; remove it")
     return value
+
+
+def output_directory(output: str | None, name: str) -> Path:
+    """The directory that a setting `output` names, `~` being the home; `runs/<name>` where it is null."""
+    return Path("runs") / name if output is None else Path(os.path.expanduser(output))
 
 
 FileName = Annotated[str, AfterValidator(_check_file_name)]

@@ -1,6 +1,5 @@
 """The settings of a study. `heft.study.files` reads them from YAML, together with the recipes of its arms."""
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
-from heft.settings.base import Distinct, FileName, PathOrId, Settings, value_error
+from heft.settings.base import Distinct, FileName, PathOrId, Settings, output_directory, value_error
 from heft.text.listing import suggest
 
 
@@ -133,7 +132,7 @@ class StudySettings(Settings):
     @property
     def output_dir(self) -> Path:
         """The directory that the study writes."""
-        return Path(os.path.expanduser(self.output)) if self.output is not None else Path("runs") / self.name
+        return output_directory(self.output, self.name)
 
     def budget_of(self, arm: str) -> Budget | None:
         """What an arm may cost; None where it stays as long as its recipe is."""
