@@ -13,11 +13,12 @@ import heft
 from heft.adapters.attach import attach, finish
 from heft.adapters.directory import save
 from heft.adapters.manifest import FORMAT, AdapterEntry, AdapterManifest
+from heft.adapters.safety import config_faults
 from heft.builtin import TINY, tiny_llama
 from heft.errors import HeftError
 from heft.models.load import load_base
 from heft.recipe.model import ModelSettings
-from heft.recipe.recipe import LoraStage, ReftStage
+from heft.recipe.recipe import LoraSettings, LoraStage, ReftStage
 from pickles import write_pickle
 from tiny import forget_hashes
 
@@ -284,7 +285,11 @@ def test_the_commands_ask_for_leave_too(directory, monkeypatch, capsys):
     model = json.loads((directory / "heft.json").read_text())["model"]
     change(directory / "heft.json", model=model | {"name": "some/model", "trust_remote_code": True})
     asked = []
-    for where in ("heft.models.load.load_base", "heft.adapters.directory.load_base"):
+    for where in (
+        "heft.prediction.opening.load_base",
+        "heft.adapters.directory.load_base",
+        "heft.models.load.load_base",  # last, or the modules above, if first imported here, would keep it
+    ):
         monkeypatch.setattr(where, lambda settings: asked.append(settings) or 1 / 0)
     for command in (["eval", str(directory)], ["generate", str(directory), "x"]):
         monkeypatch.setattr("sys.argv", ["heft", *command])
@@ -296,3 +301,20 @@ def test_the_commands_ask_for_leave_too(directory, monkeypatch, capsys):
         with pytest.raises(ZeroDivisionError):
             main()
         assert asked.pop().trust_remote_code
+
+
+@pytest.mark.parametrize("most", [2**20, 2**20 + 1])
+def test_ranks_and_alphas_that_a_recipe_takes_are_read_back(most):
+    """A recipe took an alpha of 2e9, and its adapter was refused once it was trained."""
+    alpha = 1e9 * most / 2**20
+    written = {"r": most, "lora_alpha": alpha, "target_modules": ["q_proj"]}
+    written |= {"rank_pattern": {"o_proj": most}, "alpha_pattern": {"o_proj": alpha}}
+    given = {"rank": most, "alpha": alpha, "rank_pattern": {"o_proj": most}, "alpha_pattern": {"o_proj": alpha}}
+    try:
+        LoraSettings(**given)
+        refused = set()
+    except HeftError as error:
+        refused = {name for name in given if f"{name}: expected" in str(error) or f"{name}.o_proj:" in str(error)}
+    names = {"r": "rank", "lora_alpha": "alpha"}
+    assert {names.get(key[0], key[0]) for key in config_faults("LORA", written)} == refused
+    assert refused == (set() if most == 2**20 else set(given))

@@ -103,10 +103,13 @@ def test_settings_are_changed_as_on_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: heft.LoraStage(rank=0), "LoraStage: rank: expected a whole number of at least 1; got 0"),
+        (
+            lambda: heft.LoraStage(rank=0),
+            "LoraStage: rank: expected a whole number of at least 1 and at most 1048576; got 0",
+        ),
         (lambda: heft.ReftStage(rnk=1), "ReftStage: rnk: unknown key; did you mean 'rank'"),
         (lambda: heft.Recipe(name="n"), "Recipe: task: missing.*; stages: missing"),
-        (lambda: heft.LoraStage(rank="4"), "expected a whole number of at least 1; got '4'"),
+        (lambda: heft.LoraStage(rank="4"), "expected a whole number of at least 1 and at most 1048576; got '4'"),
         (lambda: heft.train(values(sead=1)), "recipe: sead: unknown key; did you mean 'seed'"),
         (
             lambda: heft.train(values(), overrides={"stages.fine.rank": 0}),

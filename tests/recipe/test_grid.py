@@ -91,8 +91,8 @@ def test_all_faults_are_reported_at_once_at_their_lines(faults):
     rest = sweep.replace("1e-3", "[1e-3]")
     assert faults(rest) == [
         "r.yaml:8: sweep.grid.rnk: unknown key; did you mean 'rank'?",
-        "r.yaml:9: sweep.grid.rank[1]: expected a whole number of at least 1; got 0",
-        "r.yaml:9: sweep.grid.rank[2]: expected a whole number of at least 1; got 'four'",
+        "r.yaml:9: sweep.grid.rank[1]: expected a whole number of at least 1 and at most 1048576; got 0",
+        "r.yaml:9: sweep.grid.rank[2]: expected a whole number of at least 1 and at most 1048576; got 'four'",
         "r.yaml:10: sweep.grid.bf16: cannot differ between configurations: configurations share a forward pass, so they"
         " compute in one number format; set it in the stage",
         "r.yaml:13: sweep.grid.positions[1]: positions must be 'all', 'fN', 'lN', 'lN+', 'fN+lN' or 'fN+lN+' with N at"

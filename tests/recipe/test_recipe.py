@@ -80,6 +80,8 @@ def test_early_stopping_takes_twenty_epochs_at_most_and_true_means_the_defaults(
         ({"rank_pattern": {"down_proj": 0}}, "greater than or equal to 1"),
         ({"alpha_pattern": {"down_proj": 0.0}}, "greater than 0"),
         ({"alpha": 0}, "greater than 0"),
+        ({"alpha": 1.1e9}, "less than or equal to 1000000000"),
+        ({"rank": 2**20 + 1}, "less than or equal to 1048576"),
         ({"targets": []}, "at least one"),
         ({"targets": ["q_proj", "q_proj"]}, "repeat"),
         ({"layers": [1, 1]}, "repeat"),
@@ -205,7 +207,7 @@ training = {
 }
 lora = {
     "rank": st.integers(1, 4096),
-    "alpha": rates,
+    "alpha": st.floats(min_value=1e-12, max_value=1e9),
     "targets": st.just("all-linear") | names,
     "layers": st.just("all") | st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
     "rank_pattern": st.dictionaries(words | tricky, st.integers(1, 9), max_size=2),

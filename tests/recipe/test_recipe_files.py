@@ -70,7 +70,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines(faults):
     assert faults(text) == [
         "r.yaml:2: task.name: unknown name 'bolq'; did you mean 'boolq'?",
         "r.yaml:6: stages.coarse.rnak: unknown key; did you mean 'rank'?",
-        "r.yaml:7: stages.coarse.alpha: expected a number above 0; got '16'",
+        "r.yaml:7: stages.coarse.alpha: expected a number above 0 and at most 1000000000; got '16'",
         "r.yaml:9: stages.fine.method: unknown method 'lroa'; did you mean 'lora'?",
         "r.yaml:10: stages.third.method: missing; expected one of joint, lora, reft",
         "r.yaml:12: sede: unknown key; did you mean 'seed' or 'sweep'?",
@@ -107,7 +107,7 @@ def test_a_setting_named_like_its_method_is_an_unknown_key_there(faults):
 def test_faults_inside_the_groups_of_a_joint_stage_are_found_at_their_lines(faults):
     stage = "  both:\n    method: joint\n    lora:\n      rank: 0\n    reft:\n      layers: [0, x]\n"
     assert faults(GOOD + stage) == [
-        "r.yaml:14: stages.both.lora.rank: expected a whole number of at least 1; got 0",
+        "r.yaml:14: stages.both.lora.rank: expected a whole number of at least 1 and at most 1048576; got 0",
         "r.yaml:16: stages.both.reft.layers: expected all or a list (each entry: a whole number); got [0, 'x']",
     ]
 
@@ -122,7 +122,9 @@ def test_a_check_between_settings_points_at_the_later_setting(faults):
 def test_a_bad_stage_name_hides_no_other_fault_and_invents_none(faults):
     first, second = faults(GOOD.replace("fine:", "Fine:").replace("rank: 4", "rank: four"))
     assert first.startswith("r.yaml:8: stages.Fine: a stage's name is")
-    assert second == "r.yaml:10: stages.Fine.rank: expected a whole number of at least 1; got 'four'"
+    assert (
+        second == "r.yaml:10: stages.Fine.rank: expected a whole number of at least 1 and at most 1048576; got 'four'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,10 @@ def test_the_output_argument_wins_over_file_and_overrides(load, faults):
         ("=4", "expected key=value, such as stages.fine.rank=4"),
         ("stages..rank=4", "expected key=value, such as stages.fine.rank=4"),
         ("stages.fin.rank=4", "stages.fin.method: missing; expected one of joint, lora, reft"),
-        ("stages.fine={method: reft, rank: 0}", "stages.fine.rank: expected a whole number of at least 1; got 0"),
+        (
+            "stages.fine={method: reft, rank: 0}",
+            "stages.fine.rank: expected a whole number of at least 1 and at most 1048576; got 0",
+        ),
         ("seed={a: 1, a: 2}", "seed.a: repeated; it was first given at --set seed={a: 1, a: 2}"),
         ("stages.fine.method=", "stages.fine.method: expected one of joint, lora, reft; got null"),
         ("stages.fine.method=[lora]", "stages.fine.method: expected one of joint, lora, reft; got ['lora']"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from heft.edits.bounds import Alpha, Rank
 from heft.edits.settings import ReftSettings
 from heft.errors import HeftError
 from heft.settings.base import Settings
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_MOST_RANK = 2**20
 _MOST_NAMES = 10_000
 _LONGEST_NAME = 200
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -205,8 +205,6 @@ Text = Annotated[str, Field(max_length=4096)] | None
 Name = Annotated[str, AfterValidator(_plain_name)]
 Names = Annotated[list[Name], Field(max_length=_MOST_NAMES)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
-Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
-Alpha = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class _Common(Settings):
@@ -256,7 +254,6 @@ class _ActivatedLora(LoraFields):
 class _Reft(_Common, ReftSettings):
     """The settings of ReFT, but no sizes that no model has."""
 
-    rank: Rank = 4
     layers: Literal["all"] | Annotated[list[int], Field(max_length=_MOST_NAMES)] = "all"
     positions: Annotated[str, Field(max_length=20)] = "f1+l1"
 

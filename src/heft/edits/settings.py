@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from heft.edits.bounds import Rank
 from heft.edits.equations import EQUATIONS
 from heft.edits.positions import parse_positions
 from heft.settings.base import Settings
@@ -24,7 +25,7 @@ class ReftSettings(Settings):
         default="loreft",
         description=f"The edit: {', '.join(f'{name} {each.text}' for name, each in EQUATIONS.items())}.",
     )
-    rank: int = Field(default=4, ge=1)
+    rank: Rank = 4
     """Rank r of the edit: dimensions of the edited subspace, at most the hidden size (pyreft: `low_rank_dimension`)."""
     layers: Literal["all"] | list[int] = "all"
     """Layers that are edited, counted from 0; negative numbers count from the end."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from heft.edits.bounds import Alpha, Rank
 from heft.edits.positions import parse_branch_positions
 from heft.edits.settings import ReftSettings
 from heft.recipe.model import ModelSettings
@@ -43,9 +44,9 @@ CheckName = Literal[
 class LoraSettings(Settings):
     """A weight-space adapter (LoRA)."""
 
-    rank: int = Field(default=8, ge=1)
+    rank: Rank = 8
     """Rank r of LoRA (PEFT: `r`)."""
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: Alpha = 16.0
     """Scale of the update: it is multiplied by alpha/rank, or alpha/sqrt(rank) with rslora (PEFT: `lora_alpha`)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the input of the update (PEFT: `lora_dropout`)."""
@@ -63,9 +64,9 @@ class LoraSettings(Settings):
     """Scale by alpha/sqrt(rank), which keeps large ranks stable (PEFT: `use_rslora`)."""
     dora: bool = False
     """Learn the magnitude of each weight column separately from its direction (DoRA; PEFT: `use_dora`)."""
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
+    rank_pattern: dict[str, Rank] = Field(default={})
     """Rank by module-name suffix, such as {down_proj: 16}; the first that fits counts (PEFT: `rank_pattern`)."""
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    alpha_pattern: dict[str, Alpha] = Field(default={})
     """Alpha by module-name suffix, likewise (PEFT: `alpha_pattern`)."""
     init: str = "default"
     """Initialization: default (no change at first), gaussian, orthogonal, pissa, pissa_niter_N (fast, N power
