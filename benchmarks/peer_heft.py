@@ -98,7 +98,7 @@ def _both_stages(job: dict, base, rows: list) -> dict[str, Handler]:
     from heft.adapters.detach import gone_afterwards
     from heft.edits.positions import parse_positions
     from heft.training.reuse.activation_cache import ROWS_PER_PASS
-    from heft.training.reuse.shared import BasePrefixes, SharedPrefix, StagePrefixes
+    from heft.training.reuse.shared import RowPrefixes, SharedPrefix, StagePrefixes
 
     then = job["then"]
     later = {**job, "stage": "fine", "settings": {**job["settings"], "positions": then["positions"]}}
@@ -106,7 +106,7 @@ def _both_stages(job: dict, base, rows: list) -> dict[str, Handler]:
     shared = SharedPrefix(("coarse", "fine"), start, ROWS_PER_PASS)
 
     def train(chosen: list, epochs: int, then_epochs: int) -> dict:
-        prefixes = StagePrefixes(shared, BasePrefixes(chosen, start, ROWS_PER_PASS))
+        prefixes = StagePrefixes(shared, RowPrefixes(chosen, start, ROWS_PER_PASS))
         found = []
         begin = time.perf_counter()
         with gone_afterwards(base.model):

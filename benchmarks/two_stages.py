@@ -10,8 +10,8 @@ held-out training rows, and runs each arm's best recipe with several seeds on th
 they were stopped. What came of a cell is written to two_stages_results/CELL.json, which two_stages_map.py shows; with
 another model than the embedded one, to a folder of its name there.
 
---tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data has `<name>_train.jsonl` and
-`<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
+--tasks has a folder of JSON Lines for boolq, siqa and arc_easy, as on the Hub; --data, which two_stages_data.py writes,
+has `<name>_train.jsonl` and `<name>_test.jsonl` for agnews, sst2 (text, label) and banking77 (text, intent).
 """
 
 import argparse

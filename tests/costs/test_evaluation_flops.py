@@ -6,17 +6,21 @@ import torch
 import tiny
 from counting import counted
 from heft.adapters.attach import attach
-from heft.costs.evaluation import evaluation_flops, generation_flops
+from heft.costs.evaluation import evaluation_cost, evaluation_flops, generation_flops
 from heft.costs.operations import model_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import Encoder
 from heft.evaluation.evaluator import evaluate_examples
+from heft.evaluation.kept import QuestionPrefixes, SameEvaluations
 from heft.evaluation.likelihood import choice_log_likelihoods
-from heft.recipe.recipe import EvaluationSettings, LoraStage, ReftStage
+from heft.recipe.recipe import EvaluationSettings, LoraStage, Recipe, ReftStage
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.example import choice_example
 from heft.tasks.rows import RowsSettings
+from heft.tasks.whereabouts import WhereaboutsSettings
+from heft.training.reuse.activation_cache import ROWS_PER_PASS
+from heft.training.reuse.shared import RowPrefixes
 
 ONE_TEXT = [choice_example("t", f"{'ab' * 20}\n{i}?", ("no", "yes it is"), 0, group="one") for i in range(4)]
 ALONE = [choice_example("t", "ab" * length, (" no", " yes"), 0) for length in (3, 40, 42)]
@@ -40,6 +44,36 @@ def test_an_evaluation_is_counted(batch_size):
     ran = counted(lambda: choice_log_likelihoods(model, CHOICES, batch_size=batch_size, pad_id=0))
     found = evaluation_flops(costs, CHOICES, batch_size, 2, share_prefix=True, tokens_of_a_pass=cost)
     assert found == pytest.approx(ran, rel=1e-2)
+
+
+def two_stages(first):
+    model = tiny.tiny_model()
+    for name, positions in (("coarse", first), ("fine", "l1+")):
+        stage = LoraStage(method="lora", rank=2, positions=positions, targets=["q_proj", "down_proj"], steps=1)
+        attach(model, name, stage)
+    return model
+
+
+@pytest.mark.parametrize(("names", "first"), [(("base", "coarse", "fine"), "l2+"), (("coarse", "fine"), "all")])
+def test_evaluations_that_keep_prefixes_for_each_other_are_counted(names, first):
+    """The first pays for the prefixes, the others for what stands behind them."""
+    same = SameEvaluations(names, 2)
+    with torch.device("meta"):
+        base, costs = model_costs(tiny.tiny_model()), model_costs(two_stages(first))
+    model = two_stages(first)
+    model.set_attn_implementation("eager")
+    rows = RowPrefixes(CHOICES, 2, ROWS_PER_PASS, same.of_base)
+    rows.store("memory")
+    rows.reuse(model, 2, 0)  # which tries once what padding does
+    kept = QuestionPrefixes(rows, model, 2, 0)
+    stage = LoraStage(method="lora", steps=1)
+    recipe = Recipe(
+        name="t", task=WhereaboutsSettings(), evaluation=EvaluationSettings(batch_size=3), stages={"one": stage}
+    )
+    for prefixes in (base if same.of_base else costs, None):
+        found = evaluation_cost(recipe, model, costs, CHOICES, model.device, True, same, prefixes)
+        ran = counted(lambda: choice_log_likelihoods(model, CHOICES, batch_size=3, pad_id=0, kept=kept))
+        assert found == pytest.approx(ran, rel=1e-2)
 
 
 LONG = [choice_example("t", f"{'ab' * 20}\n{i}?", ("a cat and so on", "b " * 9), 0, group="one") for i in range(4)]

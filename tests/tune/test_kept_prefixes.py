@@ -8,6 +8,7 @@ import pytest
 import tiny
 from heft.adapters.detach import gone_afterwards
 from heft.costs.rows import prefix_row
+from heft.evaluation.kept import QuestionPrefixes
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.sweep import arrange
@@ -16,7 +17,7 @@ from heft.training.reuse import decide
 from heft.training.reuse.decide import first_equal
 from heft.training.reuse.prefix import PrefixReuse
 from heft.tune.bench import Bench
-from heft.tune.kept import QuestionPrefixes, SearchPrefixes, keep_prefixes, least_reaching, start_behind
+from heft.tune.kept import SearchPrefixes, keep_prefixes, least_reaching, start_behind
 from heft.tune.trial import COARSE, FINE
 from heft.tune.weights import Before
 from searches import LACKS, quick_tune, searched

@@ -1,20 +1,61 @@
 """FLOPs of an evaluation. Its batches are known, so they are counted as they will run, padding included."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel
 
 from heft.costs.amounts import ModelCosts
 from heft.costs.rows import span
+from heft.costs.shapes import base_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import EncodedExample
 from heft.edits.positions import longest_tail
+from heft.evaluation.kept import SameEvaluations, same_evaluations
 from heft.evaluation.likelihood import plain_rows
 from heft.evaluation.shared_prefix import Part, Pass, shared_batches
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.recipe import Recipe
 from heft.tasks import task_for
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of a run, some of which share prefixes.
+
+    Attributes:
+        recipe: of the run.
+        base: its model, with or without weights, and nothing attached.
+        examples: all evaluation rows.
+        device: where it computes.
+        evaluated: names of those that are done already.
+    """
+
+    recipe: Recipe
+    base: PreTrainedModel
+    examples: Sequence[EncodedExample]
+    device: torch.device
+    evaluated: Collection[str] = ()
+
+    @cached_property
+    def base_costs(self) -> ModelCosts | None:
+        """Of one pass of the base; None where it cannot be counted."""
+        return base_costs(self.recipe)
+
+    @cached_property
+    def _same(self) -> list[SameEvaluations]:
+        return same_evaluations(self.recipe, self.examples, self.device)
+
+    def flops(self, name: str, costs: ModelCosts | None) -> float | None:
+        """Of the evaluation of that name, where a pass of the evaluated model has these costs; None if they are."""
+        same = next((each for each in self._same if name in each.names), None)
+        prefixes = None
+        if same is not None and name == next((each for each in same.names if each not in self.evaluated), name):
+            prefixes = self.base_costs if same.of_base else costs
+        share = self.recipe.evaluation.share_prefix
+        return evaluation_cost(self.recipe, self.base, costs, self.examples, self.device, share, same, prefixes)
 
 
 def evaluation_cost(
@@ -24,6 +65,8 @@ def evaluation_cost(
     examples: Sequence[EncodedExample],
     device: torch.device,
     share: bool,
+    same: SameEvaluations | None = None,
+    prefixes: ModelCosts | None = None,
 ) -> float | None:
     """FLOPs of an evaluation as a recipe has it; None where the model cannot be counted.
 
@@ -31,6 +74,8 @@ def evaluation_cost(
         base: the model, with or without weights, and nothing attached.
         costs: of one pass, with the adapters that are evaluated.
         share: whether prefixes are shared, where the model allows that.
+        same: the evaluations with which this one shares prefixes that are kept; None for none.
+        prefixes: costs of a pass that computes those; None where they are there already.
     """
     if costs is None:
         return None
@@ -39,7 +84,19 @@ def evaluation_cost(
     last_edited = longest_tail(positions for positions, _ in costs.edits)
     tokens = pass_tokens(device, trains=False)
     shares = share and keeps_plain_keys(base)
-    return evaluation_flops(costs, examples, recipe.evaluation.batch_size, last_edited, shares, tokens)
+    kept = same.start if same is not None and shares else None
+    flops = evaluation_flops(costs, examples, recipe.evaluation.batch_size, last_edited, shares, tokens, kept)
+    return flops if kept is None or prefixes is None else flops + _prefix_flops(prefixes, examples, same, tokens)
+
+
+def _prefix_flops(
+    costs: ModelCosts, examples: Sequence[EncodedExample], same: SameEvaluations, tokens_of_a_pass: int | None
+) -> float:
+    """FLOPs of all rows' prefixes."""
+    batches = same.prefix_batches(examples, tokens_of_a_pass)
+    passes = [Pass(len(lengths), max(lengths), 0, 0) for lengths in batches]
+    parts = [Part(len(each.prompt), 0, max(0, len(each.prompt) - same.start)) for each in examples]
+    return _flops(costs, passes, parts)
 
 
 def evaluation_flops(
@@ -49,19 +106,24 @@ def evaluation_flops(
     last_edited: int,
     share_prefix: bool,
     tokens_of_a_pass: int | None = None,
+    kept: int | None = None,
 ) -> float:
     """FLOPs of an evaluation of choices, in plain rows, one a pass, where nothing is shared.
 
     Arguments but the first as for `heft.evaluation.shared_prefix.shared_batches`.
     """
     if share_prefix:
-        batches = shared_batches(examples, batch_size, last_edited, tokens_of_a_pass)
-        passes = [done for batch in batches for done in batch.passes(batch_size)]
-        parts = [part for batch in batches for part in batch.parts()]
+        batches, is_kept = shared_batches(examples, batch_size, last_edited, tokens_of_a_pass, kept), kept is not None
+        passes = [done for batch in batches for done in batch.passes(batch_size, is_kept)]
+        parts = [part for batch in batches for part in batch.parts(is_kept)]
     else:
         rows = [(each, row) for i, each in enumerate(examples) for row in plain_rows(i, each)]
         passes = [Pass(1, len(ids), 0, 1 if c is None else len(each.choices[c])) for each, (_, c, ids) in rows]
         parts = [Part(len(each.prompt), 0, len(ids)) for each, (_, _, ids) in rows]
+    return _flops(costs, passes, parts)
+
+
+def _flops(costs: ModelCosts, passes: Sequence[Pass], parts: Sequence[Part]) -> float:
     total = 0.0
     for p in passes:
         token = costs.token.forward * p.columns + costs.pair.forward * p.columns * (p.cached + p.columns)

@@ -7,8 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from heft.costs.amounts import ModelCosts
-from heft.costs.evaluation import evaluation_cost
-from heft.costs.shapes import base_costs
+from heft.costs.evaluation import Evaluations
 from heft.costs.stage import StageCosts, stage_costs
 from heft.data.rows import Data
 from heft.recipe.recipe import Recipe
@@ -36,15 +35,16 @@ def pieces_of(
         evaluated, trained: names of what is done already, "base" among them.
     """
     pieces = []
+    evaluation = Evaluations(recipe, base, data.eval, _device_of(base), evaluated)
     if "base" not in evaluated:
-        pieces.append(_evaluation("base", recipe, base, data, base_costs(recipe)))
+        pieces.append(_evaluation("base", evaluation, evaluation.base_costs))
     for name, stage in recipe.stages.items():
         if name in evaluated and (name in trained or stage.is_frozen):
             continue
         costs = stage_costs(recipe, name, data.train)
         if name not in trained and not stage.is_frozen:
             pieces.append(training_piece(name, costs))
-        pieces.append(_evaluation(name, recipe, base, data, costs.shape.costs))
+        pieces.append(_evaluation(name, evaluation, costs.shape.costs))
     return pieces
 
 
@@ -71,8 +71,11 @@ def _filling_steps(costs: StageCosts) -> int:
     return min(ceil(rows / batch_size), ceil(2 * rows / (batch_size * ROWS_PER_PASS)))
 
 
-def _evaluation(name: str, recipe: Recipe, base: PreTrainedModel, data: Data, costs: ModelCosts | None) -> Piece:
-    device = base.device if base.device.type != "meta" else torch.device("cpu")
-    flops = evaluation_cost(recipe, base, costs, data.eval, device, recipe.evaluation.share_prefix)
-    tokens = sum(row.length for row in data.eval)
-    return Piece(evaluation_name(name), "evaluation", len(data.eval), tokens, flops)
+def _device_of(base: PreTrainedModel) -> torch.device:
+    return base.device if base.device.type != "meta" else torch.device("cpu")
+
+
+def _evaluation(name: str, evaluations: Evaluations, costs: ModelCosts | None) -> Piece:
+    rows = evaluations.examples
+    tokens = sum(row.length for row in rows)
+    return Piece(evaluation_name(name), "evaluation", len(rows), tokens, evaluations.flops(name, costs))

@@ -16,6 +16,7 @@ from heft.evaluation.finite import explain_singular_rotation
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
+from heft.evaluation.shared_pass import KeptPrefixes
 from heft.models.limits import limits_of
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.tracker import positions_of
@@ -96,8 +97,11 @@ def evaluate_examples(
     settings: EvaluationSettings,
     reporter: Reporter,
     what: str = "evaluation",
+    kept: KeptPrefixes | None = None,
 ) -> Evaluation:
-    """As `evaluate`, on examples that are encoded already. `what` names the work to the reporter.
+    """As `evaluate`, on examples that are encoded already.
+
+    `what` names the work to the reporter; `kept` are prefixes of the examples' prompts, which choices take.
 
     Whenever memory runs out, the evaluation starts again with half the batch size.
 
@@ -105,7 +109,7 @@ def evaluate_examples(
         HeftError: the model computes NaN or infinity, or memory does not suffice for a batch of one.
     """
     start = time.perf_counter()
-    answers = answer_examples(model, tokenizer, task, examples, settings, reporter, what)
+    answers = answer_examples(model, tokenizer, task, examples, settings, reporter, what, kept)
     losses = None if examples[0].choices else _losses(model, tokenizer, examples, settings, reporter, what)
     return evaluation_of(task, examples, answers, losses, tokenizer, time.perf_counter() - start)
 
@@ -164,9 +168,10 @@ def answer_examples(
     settings: EvaluationSettings,
     reporter: Reporter,
     what: str,
+    kept: KeptPrefixes | None = None,
 ) -> list[Answer]:
     """The model's answer to every example, in their order; arguments and errors as for `evaluate_examples`."""
-    answers = _Answers(model, tokenizer, task, examples, settings, reporter, what)
+    answers = _Answers(model, tokenizer, task, examples, settings, reporter, what, kept)
 
     no_room = no_room_for("a batch of one", "set evaluation.share_prefix: false")
     return in_fitting_batches(answers.all, model, settings, reporter, what, no_room)
@@ -197,6 +202,7 @@ class _Answers:
     settings: EvaluationSettings
     reporter: Reporter
     what: str
+    kept: KeptPrefixes | None
 
     def all(self, batch_size: int) -> list[Answer]:
         """The answer to every example, from batches of at most this size."""
@@ -205,7 +211,8 @@ class _Answers:
 
     def _scored(self, batch_size: int) -> list[Answer]:
         pad_id, settings = self.tokenizer.pad_token_id, self.settings
-        scores = score_choices(self.model, pad_id, self.examples, settings, batch_size, self.reporter, self.what)
+        about = (settings, batch_size, self.reporter, self.what)
+        scores = score_choices(self.model, pad_id, self.examples, *about, kept=self.kept)
         return [Answer(compared(e, s, settings.normalize)) for e, s in zip(self.examples, scores, strict=True)]
 
     def _generated(self, batch_size: int) -> list[Answer]:

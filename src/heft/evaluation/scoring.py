@@ -68,6 +68,8 @@ def score_choices(
     equal_lengths = padding_matters(model, pad_id, longest)
     shares = settings.share_prefix and not equal_lengths
     why_not = why_not_shared(model, questions, pad_id, kept) if shares else None
+    if why_not is not None and kept is not None:
+        kept, why_not = None, why_not_shared(model, questions, pad_id)
     if why_not is not None:
         reporter.note(f"{what}: no prefix is shared, the plain path is taken: {why_not}")
     scores = choice_log_likelihoods(

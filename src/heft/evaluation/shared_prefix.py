@@ -100,10 +100,10 @@ class SharedBatch:
         rows.sort(key=lambda row: -len(row[2]))
         return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
-    def passes(self, batch_size: int) -> list["Pass"]:
-        """Every forward pass of the batch."""
+    def passes(self, batch_size: int, is_kept: bool = False) -> list["Pass"]:
+        """Every forward pass of the batch; `is_kept` says that the prefixes are there already."""
         found = []
-        if self.split:
+        if self.split and not is_kept:
             found.append(Pass(len(self.families), max(shared for _, shared in self.families), 0, 0))
         stems, width, split = self.stems, self.width, self.split
         found.append(Pass(len(stems), width - split, split, max(stem.scored for stem in stems)))
@@ -112,11 +112,11 @@ class SharedBatch:
             found.append(Pass(len(rows), longest, width, longest))
         return found
 
-    def parts(self) -> list["Part"]:
+    def parts(self, is_kept: bool = False) -> list["Part"]:
         """What runs of each row in these passes."""
         start, found = self.split - self.width, []
         for stems, shared in self.families:
-            if self.split:
+            if self.split and not is_kept:
                 found.append(Part(min(stem.prompt for stem in stems), 0, shared))
             for stem in stems:
                 end = len(stem.ids)
@@ -190,7 +190,8 @@ def shared_batches(
 
 
 def _behind_kept(stems: Sequence[Stem], batch_size: int, kept: int, tokens_of_a_pass: int | None) -> list[SharedBatch]:
-    """Each stem from the end of its own prefix on."""
+    """Each stem from the end of its own prefix on; where these are as long, prefixes of like length go together."""
+    stems = sorted(stems, key=lambda stem: -stem.prompt)
     there = [max(0, stem.prompt - kept) for stem in stems]
     own = [len(stem.ids) - count for stem, count in zip(stems, there, strict=True)]
     batches = batches_of_like_length(own, batch_size, tokens_of_a_pass)

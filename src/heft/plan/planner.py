@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel
@@ -12,11 +13,10 @@ from heft.adapters.attach import check_targets
 from heft.adapters.existing import check_sources
 from heft.adapters.methods import edited_positions
 from heft.costs.amounts import ModelCosts
-from heft.costs.evaluation import evaluation_cost
+from heft.costs.evaluation import Evaluations, evaluation_cost
 from heft.costs.figures import DataPlan, Plan, StagePlan, SweepPlan
 from heft.costs.memory import stage_bytes, weight_bytes
 from heft.costs.processes import Processes
-from heft.costs.shapes import base_costs
 from heft.costs.skeleton import skeleton_of, tokenizer_for
 from heft.costs.stage import stage_costs
 from heft.data.encode import EncodedExample
@@ -131,9 +131,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         """Every stage in order; a sweep in place of the last one."""
-        recipe, shares = self._recipe, self._recipe.evaluation.share_prefix
+        recipe = self._recipe
         names = list(recipe.stages) if recipe.sweep is None else list(recipe.stages)[:-1]
-        base = base_costs(self._recipe)
+        base = self._evaluations.base_costs
         return Plan(
             model=recipe.model.name,
             device=str(self._device),
@@ -141,8 +141,8 @@ class _Planner:
             weight_bytes=self._weights,
             train=_data_plan(self._train),
             eval=_data_plan(self._eval),
-            base_evaluation_flops=self._evaluation(base, shares) if recipe.sweep is None else 0.0,
-            plain_evaluation_flops=self._evaluation(base, False) if recipe.sweep is None else 0.0,
+            base_evaluation_flops=self._evaluations.flops("base", base) if recipe.sweep is None else 0.0,
+            plain_evaluation_flops=self._plain_evaluation(base) if recipe.sweep is None else 0.0,
             stages=[self._stage(name) for name in names],
             sweep=None if recipe.sweep is None else self._sweep(),
             flops_per_second=self._rate,
@@ -153,8 +153,12 @@ class _Planner:
             is_measured=self._rate is not None and not self._rate_is_given,
         )
 
-    def _evaluation(self, costs: ModelCosts | None, share: bool) -> float | None:
-        return evaluation_cost(self._recipe, self._base, costs, self._eval, self._device, share)
+    @cached_property
+    def _evaluations(self) -> Evaluations:
+        return Evaluations(self._recipe, self._base, self._eval, self._device)
+
+    def _plain_evaluation(self, costs: ModelCosts | None) -> float | None:
+        return evaluation_cost(self._recipe, self._base, costs, self._eval, self._device, share=False)
 
     def _stage(self, name: str) -> StagePlan:
         sharded, device = self._processes.is_sharded, self._device
@@ -162,7 +166,7 @@ class _Planner:
         flops = work.flops(work.planned_passes)
         evaluation, peak = 0.0, None
         if self._recipe.sweep is None:
-            evaluation = self._evaluation(work.shape.costs, self._recipe.evaluation.share_prefix)
+            evaluation = self._evaluations.flops(name, work.shape.costs)
         if work.shape.uncounted is None and not work.stage.is_frozen:
             text = self._base.config.get_text_config()
             peak = self._held + stage_bytes(work, text, self._device, self._processes)
@@ -188,7 +192,7 @@ class _Planner:
         plan = work.plan(name, self._base.config.get_text_config(), self._device)
         evaluation = 0.0
         if self._recipe.sweep.evaluate_winner:  # the first configuration stands for the winner
-            evaluation = self._evaluation(work.members[0].costs, self._recipe.evaluation.share_prefix)
+            evaluation = self._evaluations.flops(name, work.members[0].costs)
         return replace(
             plan,
             peak_bytes=self._weights + plan.peak_bytes,

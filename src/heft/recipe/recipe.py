@@ -177,7 +177,8 @@ class EvaluationSettings(Settings):
     """Length normalization of a choice's log-likelihood: none, per token, or per UTF-8 byte, the space before it
     counted (lm-eval: `acc_bytes`, without that space)."""
     share_prefix: bool = True
-    """Compute the shared prefix of a question's choices, and of questions on one passage, once. Same result, faster."""
+    """Compute the shared prefix of a question's choices, and of questions on one passage, once; and once for the
+    evaluations of a run what stages of last positions leave as it is. Same result, faster."""
     fused: bool = True
     """Multiply by frozen weights in oneDNN where MKL leaves AVX-512 unused (float32 on a CPU that is not Intel's), as a
     stage's `fused` does in training: the same to rounding, faster."""

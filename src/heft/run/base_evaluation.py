@@ -44,7 +44,10 @@ def find_base_evaluation(
 
 
 def _same(recipe: Recipe, manifest: dict, wanted: Recipe, wanted_manifest: dict) -> bool:
-    """Whether the base would be evaluated to the same records; what is trained on, and how, may be another thing."""
+    """Whether the base would be evaluated to the same records; what is trained on, and how, may be another thing.
+
+    Stages that keep prefixes for its evaluation (heft.evaluation.kept) change its records by rounding alone.
+    """
     same_settings = all(getattr(recipe, key) == getattr(wanted, key) for key in ("model", "task", "evaluation"))
     same_base = all(manifest.get(key) == wanted_manifest[key] for key in _SAME)
     rows = manifest.get("data")

@@ -23,12 +23,13 @@ from heft.recipe.recipe import Recipe, Stage
 from heft.results.summary import StageSummary
 from heft.run.checkpoints import Checkpoints, StepCheckpoint
 from heft.run.directory import RunDirectory
+from heft.run.evaluation_prefixes import EvaluationPrefixes
 from heft.run.tails import note_tails
 from heft.runtime import distributed, signals
 from heft.runtime.reporter import Piece, Reporter
 from heft.tasks import task_for
 from heft.training.checkpointing import CheckpointPlan, StageCheckpoint
-from heft.training.reuse.shared import BasePrefixes, StagePrefixes, shared_prefix
+from heft.training.reuse.shared import RowPrefixes, StagePrefixes, shared_prefix
 from heft.training.stage import StageOutcome, train_stage
 
 
@@ -168,7 +169,12 @@ class StageLoop:
         shared = shared_prefix(self.recipe)
         if shared is None:
             return None
-        return StagePrefixes(shared, BasePrefixes(self.data.train, shared.start, shared.rows_per_pass))
+        return StagePrefixes(shared, RowPrefixes(self.data.train, shared.start, shared.rows_per_pass))
+
+    @cached_property
+    def evaluation_prefixes(self) -> EvaluationPrefixes:
+        """The prefixes that several evaluations share."""
+        return EvaluationPrefixes(self.recipe, self.base, self.data.eval)
 
     def train_stage(
         self, name: str, stage: Stage, plan: CheckpointPlan | None = None, prefixes: StagePrefixes | None = None
@@ -217,7 +223,9 @@ class StageLoop:
         task, settings = task_for(self.recipe.task), self.recipe.evaluation
         what, tokenizer = evaluation_name(name), self.base.tokenizer
         with self.computing() as model:
-            evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what)
+            kept = self.evaluation_prefixes.of(name, model, self.reporter)
+            evaluation = evaluate_examples(model, tokenizer, task, self.data.eval, settings, self.reporter, what, kept)
+        self.evaluation_prefixes.ended(name)
         labels = None if evaluation.labels is None else list(evaluation.labels)
         figures |= {"evaluation_seconds": evaluation.seconds, "labels": labels}
         summary = StageSummary.of(name, evaluation.metrics, **figures)

@@ -15,6 +15,7 @@ from heft.data.padding import padding_matters
 from heft.data.rows import Data
 from heft.data.validation import order_for, split_validation
 from heft.edits.positions import parse_positions
+from heft.evaluation.kept import QuestionPrefixes
 from heft.models.load import Base
 from heft.models.verdicts import Verdicts, remembered
 from heft.recipe.grid import Configuration
@@ -35,7 +36,7 @@ from heft.training.reuse.plan import NOTHING
 from heft.training.reuse.shared import SharedPrefix, StagePrefixes, reach_back
 from heft.training.snapshot import restore_weights
 from heft.training.stage import StageOutcome
-from heft.tune.kept import QuestionPrefixes, SearchPrefixes
+from heft.tune.kept import SearchPrefixes
 from heft.tune.logged import Logged, Quiet
 from heft.tune.measure import NOT_FINITE, Measured, are_few, measured_alone, measured_together
 from heft.tune.prices import Counter

@@ -7,24 +7,20 @@ begin, so no arm pays for another.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
-from heft.evaluation.shared_prefix import Question
 from heft.models.frozen_linear import frozen_layers_in_onednn
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.recipe import Stage
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.facts import has_dropout
-from heft.training.reuse.shared import BasePrefixes, keeps_prefixes, reach_back
-from heft.training.reuse.stores import choose_store
+from heft.training.reuse.shared import RowPrefixes, keeps_prefixes, reach_back
 
 SHARE = 0.25
 """Of a budget, what prefixes may cost; where they cost more, each trial computes those that it needs."""
@@ -63,7 +59,7 @@ class SearchPrefixes:
         seconds: that they took.
     """
 
-    base: BasePrefixes
+    base: RowPrefixes
     seconds: float
 
 
@@ -83,15 +79,13 @@ def keep_prefixes(
     """
     if not keeps_plain_keys(model) or has_dropout(model):
         return None
-    started, base = time.perf_counter(), BasePrefixes(rows, lacks, ROWS_PER_PASS)
+    started, base = time.perf_counter(), RowPrefixes(rows, lacks, ROWS_PER_PASS)
     with frozen_layers_in_onednn(model, True):
         reuse = base.reuse(model, lacks, pad_id)
         lengths = [reuse.cached_length(row) for row in range(len(rows))]
-        size, whole, done = sum(lengths) * reuse.bytes_per_token(), sum(lengths), 0
-        store = choose_store("auto", size, 2.0, Path(tempfile.gettempdir())) if whole else "off"
-        if store == "off":
+        whole, done = sum(lengths), 0
+        if base.make_room(model, pad_id) == "off":
             return None
-        base.store(store)
         reuse = base.reuse(model, lacks, pad_id)
         for row in sorted(range(len(rows)), key=lengths.__getitem__, reverse=True):
             reuse.activations_of([row])  # and of the rows that are computed with it
@@ -100,18 +94,3 @@ def keep_prefixes(
                 base.close()
                 return None
     return SearchPrefixes(base, seconds)
-
-
-@dataclass(frozen=True)
-class QuestionPrefixes:
-    """Kept prefixes as `heft.evaluation` takes them, for a model whose adapters act on the last `start` tokens."""
-
-    base: BasePrefixes
-    model: PreTrainedModel
-    start: int
-    pad_id: int
-
-    def cache(self, questions: Sequence[Question], lengths: Sequence[int]) -> Cache:
-        """See `heft.evaluation.shared_pass.KeptPrefixes`."""
-        reuse = self.base.reuse(self.model, self.start, self.pad_id)
-        return reuse.cache([self.base.number(question) for question in questions], lengths)

@@ -21,7 +21,7 @@ from heft.recipe.recipe import Recipe, Stage
 from heft.training.checked_loss import longest_of
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.prefix import PrefixReuse
-from heft.training.reuse.stores import Store, open_store
+from heft.training.reuse.stores import Store, choose_store, open_store
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,18 @@ def keeps_prefixes(stage: Stage) -> bool:
     return not stage.is_frozen and stage.reuse and stage.cache != "off" and not stage.gradient_checkpointing
 
 
-class BasePrefixes:
-    """The base's prefixes of training rows, kept from stage to stage of a run, or from trial to trial of a search.
+class RowPrefixes:
+    """The base's prefixes of rows, kept from stage to stage of a run, or from trial to trial of a search.
 
     Args:
         rows: all training rows, of which each stage may hold out others.
         lacks: tokens from a prompt's end that are not kept: the least that any stage acts on.
         rows_per_pass: rows that are computed together.
+        of_base: whether no adapter acts on them, so that they are computed with none on.
     """
 
-    def __init__(self, rows: Sequence[EncodedExample], lacks: int, rows_per_pass: int):
-        self.lacks, self._rows, self._rows_per_pass = lacks, rows, rows_per_pass
+    def __init__(self, rows: Sequence[EncodedExample], lacks: int, rows_per_pass: int, of_base: bool = True):
+        self.lacks, self._rows, self._rows_per_pass, self._of_base = lacks, rows, rows_per_pass, of_base
         self._numbers = {id(row.prompt): number for number, row in enumerate(rows)}
         self._store: Store | None = None
         self._scratch: tempfile.TemporaryDirectory | None = None
@@ -107,7 +108,7 @@ class BasePrefixes:
             self._rows_per_pass,
             layout=self._layout,
             numbers=None if examples is None else [self.number(example) for example in examples],
-            of_base=True,
+            of_base=self._of_base,
             lacks=self.lacks,
             equal_lengths=padding_matters(model, pad_id, longest_of(self._rows)),
         )
@@ -124,6 +125,15 @@ class BasePrefixes:
             self._store = open_store(kind, lengths, Path(self._scratch.name))
         return self._store
 
+    def make_room(self, model: PreTrainedModel, pad_id: int) -> str:
+        """Open a store that has room for all rows; its kind, or "off" where there is no room or nothing to keep."""
+        reuse = self.reuse(model, self.lacks, pad_id)
+        size = sum(map(reuse.cached_length, range(len(self._rows)))) * reuse.bytes_per_token()
+        kind = choose_store("auto", size, 2.0, Path(tempfile.gettempdir())) if size else "off"
+        if kind != "off":
+            self.store(kind)
+        return kind
+
     def close(self) -> None:
         """Forget all."""
         self._store = None
@@ -136,4 +146,4 @@ class StagePrefixes:
     """Kept prefixes as one stage takes them: `base` as far as `shared.start`."""
 
     shared: SharedPrefix
-    base: BasePrefixes
+    base: RowPrefixes

@@ -1,0 +1,130 @@
+"""Evaluations of a run that keep prefixes for each other: the same figures, each prefix once, and never where it costs
+more."""
+
+import json
+
+import pytest
+import torch
+
+import heft
+import tiny
+from heft.data.encode import Encoder
+from heft.data.rows import read_data
+from heft.evaluation.kept import same_evaluations
+from heft.recipe.files import load_recipe
+from heft.runtime.reporter import Reporter
+from heft.tasks.example import choice_example
+from heft.training.reuse.prefix import PrefixReuse
+from resuming import results, run
+from tiny_recipe import write_recipe
+from tolerance import rounded
+
+LORA = "{method: lora, rank: 2, steps: 3, batch_size: 8, learning_rate: 1e-2, positions: %s}"
+REFT = "{method: reft, rank: 2, steps: 3, batch_size: 8, learning_rate: 1e-2, positions: %s}"
+BEHIND_BASE = f"{{coarse: {LORA % 'l5'}, fine: {REFT % 'l3+'}}}"
+BEHIND_LORA = f"{{coarse: {LORA % 'all'}, fine: {REFT % 'l3'}}}"
+ROWS = 10
+
+
+def log_likelihoods(directory, name):
+    lines = (directory / "records" / f"{name}.jsonl").read_text().splitlines()
+    return [value for line in lines for value in json.loads(line)["log_likelihoods"]]
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """(number of the row, whether with no adapter on) of each prefix of an evaluation row that is computed."""
+    found = []
+    compute = PrefixReuse.compute
+
+    def noted(self, rows):
+        if len(self.examples) == ROWS:
+            found.extend((row, self.of_base) for row in rows)
+        return compute(self, rows)
+
+    monkeypatch.setattr(PrefixReuse, "compute", noted)
+    return found
+
+
+@pytest.mark.parametrize(("stages", "of_base"), [(BEHIND_BASE, True), (BEHIND_LORA, False)], ids=["base", "lora"])
+def test_figures_are_those_of_the_plain_path_and_each_prefix_is_computed_once(tmp_path, computed, stages, of_base):
+    recipe = write_recipe(tmp_path, stages)
+    run(recipe, tmp_path / "kept")
+    once = [row for row, _ in computed]
+    assert {alone for _, alone in computed} == {of_base}
+    assert sorted(set(once)) == list(range(ROWS))
+    assert len(once) == ROWS + 1  # the shortest gives the size of a token too
+    del computed[:]
+    run(recipe, tmp_path / "plain", "evaluation.share_prefix=false")
+    assert not computed
+    for name in ("base", "coarse", "fine"):
+        expected = log_likelihoods(tmp_path / "plain", name)
+        assert log_likelihoods(tmp_path / "kept", name) == [rounded(value) for value in expected]
+
+
+@pytest.mark.parametrize("stages", [BEHIND_BASE, BEHIND_LORA], ids=["base", "lora"])
+def test_a_run_that_was_ended_before_its_last_evaluation_ends_as_if_it_had_not_been(tmp_path, monkeypatch, stages):
+    recipe = write_recipe(tmp_path, stages)
+    run(recipe, tmp_path / "whole")
+    evaluate = heft.run.stage_loop.StageLoop.evaluate
+
+    def until_the_last(self, name, **figures):
+        if name == "fine":
+            raise KeyboardInterrupt
+        return evaluate(self, name, **figures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("heft.run.stage_loop.StageLoop.evaluate", until_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "ended")
+    run(recipe, tmp_path / "ended")
+    assert results(tmp_path / "ended") == results(tmp_path / "whole")
+
+
+def test_a_note_says_where_prefixes_are_cached(tmp_path):
+    class Notes(Reporter):
+        def note(self, text):
+            notes.append(text)
+
+    notes: list[str] = []
+    heft.train(load_recipe(write_recipe(tmp_path, BEHIND_BASE), output=str(tmp_path / "run")), reporter=Notes())
+    assert "prefixes of evaluation rows are cached in memory for base, coarse and fine" in notes
+
+
+def test_where_there_is_no_room_each_evaluation_computes_its_own(tmp_path, computed, monkeypatch):
+    monkeypatch.setattr("heft.training.reuse.shared.choose_store", lambda *asked: "off")
+    run(write_recipe(tmp_path, BEHIND_BASE), tmp_path / "run", "stages.coarse.cache=off", "stages.fine.cache=off")
+    assert len(computed) == 1  # which gave the size of a token
+
+
+def same(recipe, rows):
+    return [(each.names, each.start) for each in same_evaluations(recipe, rows, torch.device("cpu"))]
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        (["l5", "l3"], [(("base", "s0", "s1"), 5)]),
+        (["l5"], []),  # the base may be evaluated already, by another run
+        (["all", "l4"], [(("s0", "s1"), 4)]),
+        (["l2", "all", "l4"], [(("s1", "s2"), 4)]),
+        (["l6", "l2", "all", "l4"], [(("base", "s0", "s1"), 6), (("s2", "s3"), 6)]),
+        (["all", "f1+l1"], []),
+    ],
+)
+def test_stages_of_last_positions_leave_prefixes_as_they_are(tmp_path, positions, expected):
+    each = "{{method: reft, rank: 2, steps: 2, positions: {}}}"
+    stages = ", ".join(f"s{i}: {each.format(where)}" for i, where in enumerate(positions))
+    path = write_recipe(tmp_path, f"{{{stages}}}")
+    rows = read_data(load_recipe(path), Reporter()).eval
+    assert same(load_recipe(path), rows) == expected
+    assert same(load_recipe(path, ["evaluation.share_prefix=false"]), rows) == []
+
+
+@pytest.mark.parametrize(("texts", "expected"), [(1, []), (8, [(("base", "coarse", "fine"), 5)])])
+def test_questions_of_one_text_may_save_more_by_sharing_it_in_each_evaluation(tmp_path, texts, expected):
+    """Eight questions of one text compute it once for all; kept prefixes are each question's own."""
+    asked = [(f"{i % texts} {'a cat ' * 20}\n{i}?", f"text {i % texts}") for i in range(8)]
+    examples = [choice_example("t", prompt, ("no", "yes"), 0, group=group) for prompt, group in asked]
+    recipe = load_recipe(write_recipe(tmp_path, BEHIND_BASE))
+    assert same(recipe, Encoder(tiny.byte_tokenizer(), 256)(examples)) == expected
