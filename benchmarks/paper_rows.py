@@ -6,7 +6,8 @@ Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's,
 last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
 Every arm is trained with two rates on nine tenths of the rows, with seed 0. The rate whose validation loss on the other
 tenth is lower at the end is then trained with the other seeds, and the arms are compared on all of BoolQ's validation
-rows (`heft compare`), from which nothing is chosen. A second call goes on where the first was stopped.
+rows (`heft compare`), from which nothing is chosen. A second call goes on where the first was stopped. Figures of each run are
+added to paper_rows_results.json, with which questions it answered rightly, so that runs of several machines are kept.
 `--arms lora_l8_20 reft_20 heft_l8` leaves out LoRA of all tokens, which takes most of the time.
 """
 
@@ -30,6 +31,7 @@ OF_AN_ARM = {
     "lora_3": ("lora", {"stages.coarse.epochs": 3}),
 }
 """File and settings of each arm."""
+RESULTS = Path(__file__).with_name("paper_rows_results.json")
 STAGES = {"heft": ("coarse", "fine"), "lora": ("coarse",), "reft": ("fine",)}
 TRIALS = (0, 1)
 
@@ -46,6 +48,7 @@ def main() -> None:
     compare(options, [f"{name}-{trial}" for name in options.arms for trial in TRIALS], seeds=1)
     best = [f"{name}-{chosen(options.out / 'study', name)}" for name in options.arms]
     print(compare(options, best, seeds=options.seeds))
+    note_results(options.out / "study")
 
 
 def arm(named: str) -> dict:
@@ -64,8 +67,35 @@ def chosen(study: Path, name: str) -> int:
 
 
 def last_loss(metrics: Path) -> float:
+    return validation_losses(metrics)[-1]
+
+
+def validation_losses(metrics: Path) -> list[float]:
     lines = map(json.loads, metrics.read_text().splitlines())
-    return [each["eval_loss"] for each in lines if each.get("eval_loss") is not None][-1]
+    return [each["eval_loss"] for each in lines if each.get("eval_loss") is not None]
+
+
+def note_results(study: Path) -> None:
+    """Add every finished run of a study to the results, by arm, rates and seed."""
+    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for run in sorted(study.glob("*/seed-*")):
+        if (run / "adapter" / "heft.json").is_file():
+            found.setdefault(run.parent.name, {})[run.name] = result_of(run)
+    RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def result_of(run: Path) -> dict:
+    """A run's figures after each stage, its validation losses, and which questions it got right, in order of ids."""
+    figures = ["name", "n", "accuracy", "interval", "balanced_accuracy", "steps", "flops"]
+    figures += ["seconds", "evaluation_seconds"]
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    records = map(json.loads, (run / "records" / f"{stages[-1]['name']}.jsonl").read_text().splitlines())
+    right = {record["id"]: record["correct"] for record in records}
+    return {
+        "stages": [{key: stage[key] for key in figures} for stage in stages],
+        "validation_losses": [round(loss, 4) for loss in validation_losses(run / "metrics.jsonl")],
+        "right": "".join(str(int(right[key])) for key in sorted(right)),
+    }
 
 
 def compare(options: argparse.Namespace, arms: list[str], seeds: int) -> str:
