@@ -6,8 +6,9 @@ Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's,
 last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
 Every arm is trained with two rates on nine tenths of the rows, with seed 0. The rate whose validation loss on the other
 tenth is lower at the end is then trained with the other seeds, and the arms are compared on all of BoolQ's validation
-rows (`heft compare`), from which nothing is chosen. A second call goes on where the first was stopped. Figures of each run are
-added to paper_rows_results.json, with which questions it answered rightly, so that runs of several machines are kept.
+rows (`heft compare`), from which nothing is chosen. A second call goes on where the first was stopped. Figures of each
+run are added to paper_rows_results.json, with which questions it answered rightly, so that runs of several machines are
+kept.
 `--arms lora_l8_20 reft_20 heft_l8` leaves out LoRA of all tokens, which takes most of the time.
 """
 

@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+import transformers
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 import heft
-from heft.builtin import TINY
+from heft.builtin import TINY, byte_tokenizer
 from heft.data.encode import Encoder
 from heft.errors import HeftError
 from heft.evaluation import evaluate_examples, scoring
+from heft.harness.opening import opened_from
 from heft.models.load import load_base
 from heft.recipe.model import ModelSettings
 from heft.recipe.recipe import EvaluationSettings
@@ -17,9 +20,11 @@ from heft.runtime.reporter import Reporter
 from heft.tasks import examples_of, task_for
 from heft.tasks.rows import RowsSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
+from tiny import tiny_model
 from tolerance import rounded
 
 BASE = load_base(ModelSettings(name=TINY, device="cpu"))
+PAIRS = [{"prompt": "abc" * n, "completion": "x" * n} for n in (1, 4, 2)]
 
 
 def test_records_follow_the_examples_and_agree_with_the_figures():
@@ -31,6 +36,54 @@ def test_records_follow_the_examples_and_agree_with_the_figures():
         best = max(range(4), key=lambda i: record.log_likelihoods[i])
         assert (record.gold, record.prediction, record.correct) == (example.gold, best, best == example.gold)
     assert result.metrics.accuracy == sum(record.correct for record in result.records) / 20
+
+
+@pytest.mark.parametrize("kind", ["choices", "generated"])
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_as_one_of_heft_does(kind):
+    generated = RowsSettings(train=[{"prompt": "x", "completion": "y"}], eval=PAIRS, max_new_tokens=4)
+    task = WhereaboutsSettings(train_size=1, eval_size=5, moves=2) if kind == "choices" else generated
+    tokenizer = byte_tokenizer()
+    expected = heft.evaluate(BASE.model, tokenizer, task)
+    tokenizer.pad_token = None
+    found = heft.evaluate(BASE.model, tokenizer, task)
+    assert tokenizer.pad_token == tokenizer.eos_token
+    for one, other in zip(found.records, expected.records, strict=True):
+        assert (one.prediction, one.text) == (other.prediction, other.text)
+        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
+
+
+def test_a_tokenizer_that_cannot_end_or_pad_rows_is_refused_in_words():
+    task, tokenizer = WhereaboutsSettings(train_size=1, eval_size=5), byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    with pytest.raises(
+        HeftError, match=r"that is given, '\[PAD\]', has the id 259, and the model has embeddings for 0 to 2"
+    ):
+        heft.evaluate(BASE.model, tokenizer, task)
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(HeftError, match="the tokenizer that is given has no EOS token"):
+        heft.evaluate(BASE.model, tokenizer, task)
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_a_model_that_puts_tokens_of_its_own_before_a_text_is_refused(kind):
+    """Prompt tuning moved the columns that were read as the answer's, and HeftLM left the tokens out."""
+    model = get_peft_model(tiny_model(), kind(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    for evaluates in (
+        lambda: heft.evaluate(model, BASE.tokenizer, WhereaboutsSettings(train_size=1, eval_size=5)),
+        lambda: heft.predict(model, PAIRS, tokenizer=BASE.tokenizer, task={"name": "rows", "train": PAIRS}),
+        lambda: opened_from(model, BASE.tokenizer),
+    ):
+        with pytest.raises(HeftError, match=r"of the type P\w+_TUNING puts tokens of its own before a text"):
+            evaluates()
+
+
+@pytest.mark.parametrize("name", ["LlamaForSequenceClassification", "T5ForConditionalGeneration"])
+def test_what_is_no_causal_language_model_is_refused_in_words(name):
+    small = {"num_layers": 1, "d_model": 8, "d_ff": 8, "num_heads": 1, "d_kv": 8, "vocab_size": 259}
+    config = tiny_model().config if name.startswith("Llama") else transformers.T5Config(**small)
+    with pytest.raises(HeftError, match=f"a {name} is no causal language model"):
+        heft.evaluate(getattr(transformers, name)(config).eval(), BASE.tokenizer, WhereaboutsSettings())
 
 
 def test_normalisation_divides_by_tokens_or_bytes():

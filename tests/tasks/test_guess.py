@@ -158,3 +158,31 @@ def test_a_column_that_no_prompt_can_name_is_not_in_the_prompt():
     assert Template(guess.settings["prompt"]).columns == ["body"]
     with pytest.raises(HeftError, match="no prompt can name the column 'te{x}t'"):
         guess_task(table(**{"te{x}t": LONG, "label": cycle(["x", "y"])}))
+
+
+def test_numbers_in_names_of_columns_are_what_an_answer_counts_by_where_values_could_be_counted_either_way():
+    """Counted from 0, each row would have another choice as the right one, and nothing would say so."""
+    for start in (0, 1):
+        columns = [f"option{number}" for number in range(start, start + 4)]
+        texts = {name: [f"{name} of {number}" for number in range(60)] for name in columns}
+        guess = guess_task(table(question=TEXT, **texts, answer=cycle(["1", "2", "3"])))
+        task = Rows(RowsSettings(train=[{"question": "?"}], **guess.settings))
+        golds = [
+            task.example({"question": "?", "answer": value, **dict.fromkeys(columns, "x")}).gold for value in "123"
+        ]
+        assert [columns[gold] for gold in golds] == ["option1", "option2", "option3"]
+
+
+@pytest.mark.parametrize("columns", ["ABCD", ("option1", "option2", "option3", "option4")])
+@pytest.mark.parametrize("texts", [("5", "3", "4", "1"), ("O", "B", "D", "A")])
+def test_an_answer_that_is_the_text_of_a_choice_in_every_row_is_no_number_and_no_letter_of_one(columns, texts):
+    cells = {name: cycle([*texts[place:], *texts[:place]]) for place, name in enumerate(columns)}
+    rows = table(question=TEXT, **cells, answer=[texts[2], *cycle(["", f" {texts[3]}"], 59)])
+    assert guess_task(rows).settings.keys() == {"prompt", "answer", "choices"}
+
+
+def test_ten_options_and_more_are_choices():
+    texts = {f"option_{number}": [f"{number} of {row}" for row in range(60)] for number in range(1, 13)}
+    guess = guess_task(table(question=TEXT, **texts, answer=cycle([str(number) for number in range(1, 13)])))
+    assert guess.settings["choices"] == list(texts)
+    assert guess.settings["label_names"]["12"] == "option_12"

@@ -5,9 +5,10 @@ import pytest
 from heft.errors import HeftError
 from heft.tasks import examples_of, load_examples
 from heft.tasks.boolq import Boolq, BoolqSettings
-from heft.tasks.example import choice_example
+from heft.tasks.example import choice_example, generation_example
 from heft.tasks.loading import sampled_indices, with_unique_ids
 from heft.tasks.piqa import PiqaSettings
+from heft.tasks.whereabouts import Whereabouts, WhereaboutsSettings
 
 
 def boolq_rows(count: int) -> list[dict]:
@@ -99,3 +100,20 @@ def test_repeated_content_gets_numbered_ids_that_no_limit_changes(rows_folder):
     assert [e.id for e in with_unique_ids([choice_example("t", "q", "ab", 0)])] == [
         choice_example("t", "q", "ab", 0).id
     ]
+
+
+class _Mixed(Whereabouts):
+    """Every other row has no choices."""
+
+    def example(self, row):
+        made = super().example(row)
+        return made if made.gold else generation_example("mixed", made.prompt, made.answer, made.answer.strip())
+
+
+def test_rows_to_evaluate_all_have_choices_or_none_has():
+    task = _Mixed(WhereaboutsSettings(train_size=20, eval_size=20))
+    with pytest.raises(
+        HeftError, match=r"row \d+ has choices, .* the answer to whereabouts\[eval\] row \d+ is generated"
+    ):
+        examples_of(task, "eval")
+    assert len(examples_of(task, "train")) == 20

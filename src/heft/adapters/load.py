@@ -15,7 +15,7 @@ from heft.errors import HeftError
 from heft.models.chat import ChatTemplate
 from heft.models.endings import end_tokens
 from heft.models.fingerprints import fingerprint
-from heft.models.load import Base, load_tokenizer
+from heft.models.load import Base, load_tokenizer, require_usable
 from heft.models.source import local_folder
 from heft.recipe.model import ModelSettings
 
@@ -104,8 +104,7 @@ def _with_tokenizer(
     """
     manifest = read_manifest(directory)
     if tokenizer is not None:
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        require_usable(tokenizer, model)
         tokenizer.padding_side = "left"
         return manifest.model, tokenizer
     own = local_folder(model.name_or_path)

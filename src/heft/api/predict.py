@@ -59,7 +59,8 @@ def predict(
         `probability_LABEL`. A DataFrame, with the index of the one that was given, where `rows` is one.
 
     Raises:
-        HeftError: rows cannot be used, all of which are counted; or the model cannot be loaded, or is in training mode.
+        HeftError: rows cannot be used, all of which are counted; or the model cannot be loaded, or is not ready
+            (`heft.evaluation.evaluator.require_ready`).
     """
     from heft.prediction.output import output_rows, require_place, require_writable, write_rows
     from heft.prediction.predict import predict_rows
@@ -92,7 +93,7 @@ def predict(
 def _of_model(model: Any, tokenizer: Any, task: TaskSettings | Mapping[str, Any] | None) -> "Answering":
     """A model with the tokenizer and the task that it was loaded with, or those that are given."""
     from heft.adapters.loaded import origin_of
-    from heft.evaluation.evaluator import require_evaluation_mode
+    from heft.evaluation.evaluator import require_ready
     from heft.prediction.opening import Answering
     from heft.recipe.files import evaluation_request
     from heft.recipe.recipe import EvaluationSettings
@@ -106,7 +107,7 @@ def _of_model(model: Any, tokenizer: Any, task: TaskSettings | Mapping[str, Any]
         raise HeftError(
             "the model is not from heft.load, so its tokenizer and its task are not known: give tokenizer= and task="
         )
-    require_evaluation_mode(model)
+    require_ready(model, tokenizer)
     if isinstance(task, TaskSettings):
         return Answering(model, tokenizer, task, EvaluationSettings())
     values: dict[str, Any] = {"task": dict(task) if task is not None else dict(origin.manifest.task)}

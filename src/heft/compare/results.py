@@ -68,7 +68,8 @@ class PairResult:
         difference: mean over questions and seeds.
         interval: 95 %, of questions and, with several seeds, of seeds.
         standard_error: of the difference, from the same two sources.
-        p_value: two-sided, of no difference; with one seed and questions that share no text, McNemar's exact one.
+        p_value: two-sided, of no difference; with one seed and questions that share no text, McNemar's exact one within
+            the error of the draws.
         p_holm: after Holm's correction over all pairs.
         mcnemar: for each pair of runs of one seed, {seed, won, lost, p}: questions that only the first answered
             rightly, that only the second did, and the exact p-value (None where both are 0).

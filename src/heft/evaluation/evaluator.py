@@ -18,6 +18,7 @@ from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
 from heft.evaluation.shared_pass import KeptPrefixes
 from heft.models.limits import limits_of
+from heft.models.load import require_usable
 from heft.recipe.recipe import EvaluationSettings
 from heft.reft.tracker import positions_of
 from heft.results.labels import shared_labels
@@ -59,16 +60,16 @@ def evaluate(
 
     Args:
         model: a causal language model in evaluation mode, such as `heft.load` returns.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; without a padding token, it is given its EOS token as one.
         task: settings of the task, such as `heft.load_recipe(...).task`.
         settings: batch size and normalisation; None for the defaults.
         reporter: hears of the progress; None for no one.
 
     Raises:
-        HeftError: the model is in training mode, the task's data cannot be read, its prompts do not fit, or the model
-            computes NaN or infinity.
+        HeftError: the model or the tokenizer is not ready (`require_ready`), the task's data cannot be read, its
+            prompts do not fit, or the model computes NaN or infinity.
     """
-    require_evaluation_mode(model)
+    require_ready(model, tokenizer)
     encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
@@ -79,14 +80,28 @@ def evaluate(
     return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
 
 
-def require_evaluation_mode(model: PreTrainedModel) -> None:
-    """Require that a person's model is in evaluation mode.
+def require_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Require that a person's model, perhaps within a `PeftModel`, and its tokenizer can be evaluated.
 
     Raises:
-        HeftError: it is in training mode.
+        HeftError: the model is in training mode, is no causal language model, or puts tokens of its own before a text;
+            or the tokenizer does not fit it.
     """
     if model.training:
         raise HeftError("the model is in training mode, in which dropout acts; call model.eval() first")
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(inner, "generation_config", None) is None or inner.config.is_encoder_decoder:
+        raise HeftError(
+            f"a {type(inner).__name__} is no causal language model, whose next token is scored; give one that"
+            " AutoModelForCausalLM loads"
+        )
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        raise HeftError(
+            f"the model's adapter of the type {config.peft_type.value} puts tokens of its own before a text, and heft"
+            " counts places in the text alone; evaluate it with lm-evaluation-harness's own class, hf"
+        )
+    require_usable(tokenizer, inner)
 
 
 def evaluate_examples(
@@ -157,7 +172,8 @@ class Answer:
         """Of each choice: softmax of `log_likelihoods`, so the choices' probabilities add up to 1."""
         largest = max(self.log_likelihoods)
         weights = [math.exp(value - largest) for value in self.log_likelihoods]
-        return [weight / sum(weights) for weight in weights]
+        total = sum(weights)
+        return [weight / total for weight in weights]
 
 
 def answer_examples(

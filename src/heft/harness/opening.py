@@ -14,7 +14,7 @@ from heft.adapters.loaded import origin_of
 from heft.adapters.manifest import base_settings, read_manifest
 from heft.adapters.places import adapter_directory, is_run_or_adapter
 from heft.errors import HeftError
-from heft.evaluation.evaluator import require_evaluation_mode
+from heft.evaluation.evaluator import require_ready
 from heft.models.load import load_base
 from heft.prediction.opening import adapters_of
 from heft.recipe.files import model_request
@@ -91,16 +91,14 @@ def opened_from(
     `overrides` are `evaluation.KEY=value`.
 
     Raises:
-        HeftError: there is no tokenizer, the model trains, or settings are wrong.
+        HeftError: there is no tokenizer, it or the model is not ready, or settings are wrong.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     origin = origin_of(inner)
     tokenizer = tokenizer or (origin and origin.tokenizer)
     if tokenizer is None:
         raise HeftError("a model that is loaded already needs its tokenizer: HeftLM(model, tokenizer=tokenizer)")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    require_evaluation_mode(inner)
+    require_ready(model, tokenizer)
     source = {"base_model": inner.name_or_path, "adapters": list(getattr(inner, "peft_config", {}))}
     task, evaluation = ({}, {}) if origin is None else (origin.manifest.task, origin.manifest.evaluation)
     require_unset(**{text.partition("=")[0]: "…" for text in overrides if text.strip().startswith("model.")})

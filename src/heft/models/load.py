@@ -78,7 +78,7 @@ def load_base(settings: ModelSettings, is_to_be_sharded: bool = False) -> Base:
         config = load_config(settings)
         settings = with_own_quantization(settings, config)
         model = _load_model(settings, config, device)
-    _require_padding(settings.name, model, tokenizer)
+    _require_padding(f"of {settings.name!r}", model, tokenizer)
     if not (settings.quantization or is_to_be_sharded):
         model.to(device)
     model.eval().requires_grad_(False)
@@ -143,22 +143,39 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
             trust_remote_code=settings.trust_remote_code,
             padding_side="left",
         )
+    _require_end(f"of {settings.name!r}", tokenizer)
+    return tokenizer
+
+
+def require_usable(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Require that a tokenizer that a person gives ends answers and pads, as `load_base` requires it of its own.
+
+    One without a padding token pads with its EOS token from now on.
+
+    Raises:
+        HeftError: it has no EOS token, or the model has no embedding for its padding token.
+    """
+    _require_end("that is given", tokenizer)
+    _require_padding("that is given", model, tokenizer)
+
+
+def _require_end(whose: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Require an EOS token, which pads from now on where there is no padding token."""
     if tokenizer.eos_token_id is None:
         raise HeftError(
-            f"the tokenizer of {settings.name!r} has no EOS token, which heft needs for padding and to end answers:"
+            f"the tokenizer {whose} has no EOS token, which heft needs for padding and to end answers:"
             " in a copy of the model name one of its tokens as eos_token in tokenizer_config.json"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
-def _require_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _require_padding(whose: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Require that the model has an embedding for the padding token, which stands beside shorter rows of a batch."""
     rows = embedding_rows(model)
     if rows is not None and tokenizer.pad_token_id >= rows:
         raise HeftError(
-            f"the padding token of the tokenizer of {name!r}, {tokenizer.pad_token!r}, has the id"
+            f"the padding token of the tokenizer {whose}, {tokenizer.pad_token!r}, has the id"
             f" {tokenizer.pad_token_id:,}, and the model has embeddings for 0 to {rows - 1:,}: in a copy of the model"
             f" name another as pad_token in tokenizer_config.json, such as {tokenizer.eos_token!r}, or resize it"
             " (resize_token_embeddings) and save both"

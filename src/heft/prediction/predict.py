@@ -9,12 +9,13 @@ from heft.errors import HeftError
 from heft.evaluation.evaluator import Answer, answer_examples, answer_record
 from heft.models.limits import BaseLimits, limits_of
 from heft.prediction.opening import Answering
-from heft.prediction.prediction import Prediction, columns_of, require_all_or_no_choices, require_free_columns
+from heft.prediction.prediction import Prediction, columns_of, require_free_columns
 from heft.prediction.questions import questions_of
 from heft.reft.tracker import positions_of
 from heft.results.metrics import Metrics, measure
 from heft.runtime.reporter import Reporter
 from heft.tasks import Task, task_for
+from heft.tasks.loading import require_all_or_no_choices
 from heft.tasks.table import Row, faults_by_cause
 from heft.text.units import several
 

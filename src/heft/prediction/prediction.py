@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heft.errors import HeftError
-from heft.tasks import Example, Task
+from heft.tasks import Task
 from heft.tasks.table import Row
 from heft.text.listing import first_of
 
@@ -67,19 +67,3 @@ def require_free_columns(rows: Sequence[Row], columns: Iterable[str] = ("predict
     taken = sorted({name for _, row in rows for name in row} & set(columns))
     if taken:
         raise HeftError(f"the rows have a column {first_of(taken, 3)} already; rename it, or leave it out")
-
-
-def require_all_or_no_choices(asked: Iterable[tuple[str, Example]]) -> None:
-    """Require that all rows, given with their places, have choices, or none has.
-
-    Raises:
-        HeftError: they differ; the first place of each is named.
-    """
-    first: dict[bool, str] = {}
-    for place, example in asked:
-        first.setdefault(bool(example.choices), place)
-    if len(first) > 1:
-        raise HeftError(
-            f"{first[True]} has choices, one of which is the answer, and the answer to {first[False]} is generated;"
-            " give each kind its own file"
-        )

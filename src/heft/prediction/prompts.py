@@ -14,12 +14,13 @@ from heft.evaluation.evaluator import answer_examples
 from heft.evaluation.generation import Sampling, generate_texts
 from heft.models.limits import limits_of, require_room
 from heft.prediction.predict import prediction_of
-from heft.prediction.prediction import Prediction, require_all_or_no_choices
+from heft.prediction.prediction import Prediction
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.storage.reading import is_file
 from heft.tasks import Task
 from heft.tasks.example import Example, generation_example
+from heft.tasks.loading import require_all_or_no_choices
 from heft.tasks.table import faults_by_cause, read_table
 from heft.tasks.table.files import is_data_file, read_file, utf8
 from heft.text.command import command

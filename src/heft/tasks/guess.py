@@ -7,7 +7,7 @@ labels beside a column of text; columns of choices with a column that says which
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
@@ -21,7 +21,7 @@ LABEL_NAMES = ("label", "labels", "category", "class", "intent", "sentiment", "t
 ANSWER_NAMES = ("answer", "completion", "output", "response", "reply", "summary", "target", "translation", "label")
 TEXT_NAMES = ("text", "sentence", "prompt", "question", "input", "message", "body", "content", "review", "query")
 GOLD_NAMES = ("answer", "label", "correct", "gold", "answerkey", "correct_answer", "target", "solution")
-_CHOICE_NAME = re.compile(r"(?i)(?:[a-h]|(?:option|choice|sol|ending|answer|opt)_?-?\s?(?:[a-h]|\d))")
+_CHOICE_NAME = re.compile(r"(?i)(?:[a-h]|(?:option|choice|sol|ending|answer|opt)_?-?\s?(?:[a-h]|\d\d?))")
 _ID_NAME = re.compile(r"(?i)(?:.*[_ -])?(?:id|idx|index|uuid|guid|key|number|nr|no)|unnamed: \d+|.*(?:Id|ID)")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:[T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}(?: .*)?")
 _MOST_LABELS = 200
@@ -171,7 +171,7 @@ def _choice_columns(columns: dict[str, Column]) -> list[str]:
     found = [name for name in columns if _CHOICE_NAME.fullmatch(name)]
     series: dict[str, list[str]] = {}
     for name in found:
-        series.setdefault(name[:-1].lower(), []).append(name)
+        series.setdefault(re.sub(r"\d+$|.$", "", name).lower(), []).append(name)
     best = max(series.values(), key=len, default=[])
     return best if len(best) >= 2 else []
 
@@ -179,29 +179,40 @@ def _choice_columns(columns: dict[str, Column]) -> list[str]:
 def _gold_of(
     columns: dict[str, Column], choices: list[str], rows: Sequence[Row], answer: str | None
 ) -> tuple[str, dict[str, str] | None] | None:
-    """The column that says which choice is right, with names for its values where it counts from 1, or from 0 among
-    choices that are such numbers themselves."""
+    """The column that says which choice is right, with names for its values where they are not those that the task
+    `rows` reads: letters, numbers from 1, or from 0 among choices that are such numbers themselves.
+
+    Values that are the texts of choices in every row are these, even where they are letters or small numbers too.
+    """
     names = [answer] if answer else [n for n in columns if n.lower() in GOLD_NAMES and n not in choices]
     for name in names:
         values = set(columns[name].values)
         if not values:
             continue
-        are_texts = all(text_of(row.get(name)) in [text_of(row.get(c)) for c in choices] for _, row in rows)
-        from_0 = {str(i): column for i, column in enumerate(choices)}
-        if values <= set(choices):
+        if values <= set(choices) or all(_is_text_of_a_choice(row, name, choices) for _, row in rows):
             return name, None
-        if values <= from_0.keys():
+        from_0, from_1 = ({str(i): column for i, column in enumerate(choices, start)} for start in (0, 1))
+        if values <= from_0.keys() and not (values <= from_1.keys() and _are_numbered(choices, from_1)):
             are_alike = any(from_0.keys() & set(columns[choice].values) for choice in choices)
-            return name, from_0 if are_alike and not are_texts else None
-        if values <= {str(i) for i in range(1, len(choices) + 1)}:
-            return name, {str(i): column for i, column in enumerate(choices, start=1)}
+            return name, from_0 if are_alike else None
+        if values <= from_1.keys():
+            return name, from_1
         for letters in (ascii_uppercase, ascii_lowercase):
             named = dict(zip(letters, choices, strict=False))
             if values <= named.keys():
                 return name, named
-        if are_texts:
-            return name, None
     return None
+
+
+def _is_text_of_a_choice(row: dict[str, Any], name: str, choices: Sequence[str]) -> bool:
+    """Whether a row's answer, if it has one, is what stands in one of the columns of choices."""
+    answer, *texts = ((text_of(row.get(column)) or "").strip() for column in (name, *choices))
+    return not answer or answer in texts
+
+
+def _are_numbered(choices: Sequence[str], numbers: Mapping[str, str]) -> bool:
+    """Whether the names of columns end with the numbers that stand for them."""
+    return all(column.endswith(number) for number, column in numbers.items())
 
 
 def _choices_guess(

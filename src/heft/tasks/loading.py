@@ -30,11 +30,29 @@ def examples_of(task: Task, split: Split) -> list[Example]:
         raise faults_by_cause(f"{task.name}: {len(faults):,} of {row_count:,} {split} rows cannot be used:", faults)
     if not examples:
         raise HeftError(f"{task.name}: there are no {split} rows")
+    if split == "eval":
+        require_all_or_no_choices((str(example.place), example) for example in examples)
     settings = task.settings
     limit = settings.train_limit if split == "train" else settings.eval_limit
     # Ids are given before the limit, so that a repeated row has the same id whatever the limit.
     unique = with_unique_ids(examples)
     return [unique[index] for index in sampled_indices(len(unique), limit, settings.sample_seed)]
+
+
+def require_all_or_no_choices(asked: Iterable[tuple[str, Example]]) -> None:
+    """Require that all rows, given with their places, have choices, or none has.
+
+    Raises:
+        HeftError: they differ; the first place of each is named.
+    """
+    first: dict[bool, str] = {}
+    for place, example in asked:
+        first.setdefault(bool(example.choices), place)
+    if len(first) > 1:
+        raise HeftError(
+            f"{first[True]} has choices, one of which is the answer, and the answer to {first[False]} is generated;"
+            " give each kind its own file"
+        )
 
 
 def with_unique_ids(examples: Iterable[Example]) -> list[Example]:

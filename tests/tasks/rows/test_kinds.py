@@ -216,6 +216,7 @@ def test_a_missing_column_is_named_with_those_there_are():
         ({"prompt": "{text"}, "not a template"),
         ({"prompt": "text"}, "names no column"),
         ({"answer": "x"}, "needs prompt"),
+        ({"prompt": "{a} is {b}", "answer": "b"}, "b stands in prompt too, which would tell it; end prompt where"),
         ({"prompt": "{a}", "choices": "labels"}, "needs answer"),
         ({"system": "S"}, "needs chat_template: true"),
         ({"eval": "e", "eval_share": 0.1}, "has no effect beside eval"),
@@ -247,3 +248,65 @@ def test_at_least_one_prompt_is_on_each_side():
     assert len(set_aside(["a", "b"], [0, 0], 0.01, 0)) == 1
     assert len(set_aside(["a", "b"], [0, 1], 0.99, 0)) == 1
     assert len(set_aside(["a", "a", "b"], [0, 0, 0], 0.5, 0)) in (1, 2)
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n", float("nan")])
+def test_an_empty_system_prompt_of_an_alpaca_row_is_none(nothing):
+    row = {"instruction": "Add.", "output": "3", "system": nothing, "history": None}
+    assert examples([row], chat_template=True)[0].turns == (("user", "Add."),)
+    (given,) = examples([row], chat_template=True, system="S")
+    assert given.turns == (("system", "S"), ("user", "Add."))
+    assert examples([row])[0].turns is None
+    with pytest.raises(HeftError, match=r"system must be text; got \['S'\]"):
+        examples([{**row, "system": ["S"]}], chat_template=True)
+
+
+def test_a_message_of_a_table_has_null_for_the_names_that_it_does_not_use():
+    message = dict.fromkeys(("role", "content", "from", "value"))
+    chat = [{**message, "from": "human", "value": "q"}, {**message, "from": "gpt", "value": "a"}]
+    (made,) = examples([{"conversations": chat}], chat_template=True)
+    assert (made.turns, made.target) == ((("user", "q"),), "a")
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "function_call"])
+def test_a_call_beside_the_text_of_a_message_is_refused_and_never_left_out(name):
+    with pytest.raises(HeftError, match=r"messages\[1\]: calls of tools are not trained on"):
+        examples([{"messages": [QUESTION, {**ANSWER, name: {"name": "f", "arguments": "{}"}}]}], chat_template=True)
+
+
+def test_what_a_row_hands_to_its_chat_template_has_to_be_what_all_rows_hand_to_it():
+    rows = [
+        {"messages": [QUESTION, ANSWER], "chat_template_kwargs": {"enable_thinking": False, "tools": [], "x": None}}
+    ]
+    with pytest.raises(
+        HeftError, match=r"chat_template_kwargs has enable_thinking: false, .* set task.chat_template_args"
+    ):
+        examples(rows, chat_template=True)
+    assert examples(rows, chat_template=True, chat_template_args={"enable_thinking": False})[0].target == "a"
+    for nothing in (None, {}, "", "{}"):
+        assert examples([{**rows[0], "chat_template_kwargs": nothing}], chat_template=True)[0].target == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[{"role": "user", "content": "\\ud83d"}]', "half of a surrogate pair"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[{'role': 'user'}]", "not JSON: Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_a_cell_that_is_no_chat_in_json_is_refused_with_the_reason(text, fault):
+    with pytest.raises(HeftError, match=f"messages must be a list of messages; got the text .*{fault}"):
+        examples([{"messages": text}], chat_template=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "turn"),
+    [("a\n", "a"), (" a", "a"), ("\n\n a", "a"), ("\n    return a\n", "    return a"), ("\ta", "\ta")],
+)
+def test_an_answer_of_a_chat_keeps_its_indentation_alone_of_the_whitespace_around_it(content, turn):
+    """As a completion does, and most templates, which trim turns."""
+    (made,) = examples([{"messages": [QUESTION, {**ANSWER, "content": content}]}], chat_template=True)
+    assert (made.turn, made.target) == (turn, turn.strip())
+    (pair,) = examples([{"prompt": "q", "completion": content}], chat_template=True)
+    assert pair.turn == turn

@@ -238,3 +238,30 @@ def test_a_column_of_any_name_without_braces_can_stand_in_a_prompt(settings_for,
 def test_an_alpaca_input_of_0_is_an_input(settings_for):
     (example,) = load_examples(settings_for({"instruction": "Negate.", "input": 0, "output": "0"}), "train")
     assert "### Input:\n0\n" in example.prompt
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"prompt": "{txt}", "answer": "label", "choices": "labels"}, "there is no column 'txt'"),
+        ({"prompt": "{text}", "answer": "lable", "choices": "labels"}, "there is no column 'lable'"),
+        ({"prompt": "{text}", "answer": "label", "choices": ["x", "y"]}, "label must be one of the 2 labels x, y"),
+        ({}, "expected the keys prompt and completion"),
+    ],
+)
+def test_where_no_row_can_be_used_the_reason_is_said_of_rows_to_evaluate_too(settings, fault):
+    """And not that there are no such rows."""
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(10)]
+    with pytest.raises(HeftError, match=f"10 of 10 eval rows cannot be used:\n.*{fault}"):
+        load_examples(RowsSettings(train=rows, **settings), "eval")
+
+
+def test_a_number_beside_a_list_of_labels_is_refused_with_the_setting_that_names_numbers():
+    rows = [{"text": f"text {n}", "label": n % 2} for n in range(10)]
+    settings = {"train": rows, "prompt": "{text}", "answer": "label"}
+    with pytest.raises(
+        HeftError, match=r"got '1'; if it is a label's number, .* as task.label_names in place of task.ch"
+    ):
+        load_examples(RowsSettings(choices=["bad", "good"], **settings), "train")
+    made = load_examples(RowsSettings(label_names=["bad", "good"], **settings), "train")
+    assert {example.answer for example in made} == {" bad", " good"}

@@ -257,6 +257,8 @@ def test_a_missing_file_is_answered_with_the_files_there_are(tmp_path):
 def test_what_cannot_hold_rows_is_refused():
     with pytest.raises(HeftError, match="rows cannot be read from int"):
         read_table(3)
+    with pytest.raises(HeftError, match="rows cannot be read from Table of pyarrow; expected .* a pandas DataFrame"):
+        read_table(pytest.importorskip("pyarrow").table({"a": [1]}))
     with pytest.raises(HeftError, match="list row 1: expected a dict of columns; got str"):
         read_table([{"a": 1}, "b"])
 
@@ -284,3 +286,43 @@ def test_values_by_which_pandas_says_that_there_is_none_are_none_in_lists_too():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"text": ["a", None], "day": pandas.to_datetime(["2026-01-31", None])}).convert_dtypes()
     assert read_table(frame.to_dict("records"))[1] == ("list row 1", {"text": None, "day": None})
+
+
+def test_nan_is_a_missing_value_in_lists_and_files_as_it_is_in_frames(tmp_path):
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"text": ["a", None], "score": [0.5, float("nan")]})
+    pyarrow.parquet.write_table(
+        pyarrow.table({"score": [0.5, float("nan")], "text": ["a", None]}), tmp_path / "a.parquet"
+    )
+    for source in (frame, frame.to_dict("records"), tmp_path / "a.parquet"):
+        assert [row for _, row in read_table(source)] == [{"text": "a", "score": 0.5}, {"text": None, "score": None}]
+
+
+def test_half_of_a_surrogate_pair_in_rows_of_python_is_refused_with_its_row():
+    pandas = pytest.importorskip("pandas")
+    rows = [{"text": "\U0001f600"}, {"text": "\U0001f600".encode("utf-16-le")[:2].decode("utf-16-le", "surrogatepass")}]
+    assert read_table(rows[:1]) == [("list row 0", rows[0])]
+    for source in (rows, [rows[0], {"text": [{"x": rows[1]["text"]}]}], pandas.DataFrame(rows, dtype=object)):
+        with pytest.raises(HeftError, match=r"row 1: a text has '\\ud83d', half of a surrogate pair"):
+            read_table(source)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("fault", ['"open', '"He" said'])
+def test_a_fault_of_quotes_is_said_and_never_makes_one_column_of_all(tmp_path, delimiter, fault):
+    lines = ["id;text", "1;plain", f"2;{fault}", "3;plain"]
+    path = written(tmp_path, "a.csv", "\n".join(lines).replace(";", delimiter))
+    with pytest.raises(HeftError, match=r"quotes do not close, or something stands behind them: .* begins on line 3"):
+        read_table(path)
+
+
+def test_a_table_that_pandas_wrote_by_columns_is_refused_with_the_way_to_write_rows(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": [0, 1]})
+    frame.to_json(tmp_path / "a.json")
+    with pytest.raises(
+        HeftError, match=r"one object for each column, text, label, as pandas' to_json .* orient='records'"
+    ):
+        read_table(tmp_path / "a.json")
+    frame.to_json(tmp_path / "b.json", orient="records", lines=True)
+    assert [row for _, row in read_table(tmp_path / "b.json")] == frame.to_dict("records")

@@ -33,13 +33,13 @@ def also_never_chosen(evaluation: Sequence[EncodedExample], settings: Evaluation
 
 def losers(row: EncodedExample, normalize: str) -> set[int]:
     """Numbers of the choices that can never win against another choice of the row."""
-    found = set()
     sizes = [len(text.encode()) if normalize == "bytes" else 0 for text in row.example.choices]
-    for i, choice in enumerate(row.choices):
-        for j, other in enumerate(row.choices):
-            is_longer = normalize == "none" and 0 < len(other) < len(choice) and choice[: len(other)] == other
-            if is_longer or (choice == other and (-sizes[j], j) < (-sizes[i], i)):
-                found.add(i)
+    first: dict[tuple[int, ...], int] = {}  # of choices with the same tokens the one that wins
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        first.setdefault(row.choices[number], number)
+    found = {number for number, choice in enumerate(row.choices) if first[choice] != number}
+    if normalize == "none":
+        found |= {i for i, ids in enumerate(row.choices) if any(ids[:end] in first for end in range(1, len(ids)))}
     return found
 
 

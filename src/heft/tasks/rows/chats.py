@@ -1,11 +1,11 @@
 """Chats as turns: OpenAI's shape (role, content), ShareGPT's (from, value), and prompts and completions of messages."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from heft.errors import HeftError
 from heft.settings.words import show
+from heft.storage.reading import parse_json
 from heft.tasks.example import Example, content_hash, generation_example
 
 _ROLES = {
@@ -14,8 +14,12 @@ _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _WORDS = {"system": "System", "user": "User", "assistant": "Assistant"}
+_TEMPLATE_ARGS = "chat_template_kwargs"
+"""Column beside a chat (of TRL) that says what its chat template is handed."""
 _TOOLS = ("tools", "functions")
 """Columns beside a chat that say which tools there are."""
+_CALLS = ("tool_calls", "function_call")
+"""Keys of a message that hold calls of tools."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a message that hold what was thought before its content."""
 
@@ -42,6 +46,22 @@ def require_no_tools(row: Mapping[str, Any]) -> None:
             )
 
 
+def require_args_of_task(row: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+    """Require that a chat's row wants nothing of the chat template that all rows do not get.
+
+    Raises:
+        HeftError: its `chat_template_kwargs` has something that is not in the task's `chat_template_args`.
+    """
+    wanted = row.get(_TEMPLATE_ARGS)
+    wanted = wanted if isinstance(wanted, Mapping) else {} if wanted in (None, "", "{}") else {_TEMPLATE_ARGS: wanted}
+    lacking = {name: value for name, value in wanted.items() if value not in (None, "", []) and args.get(name) != value}
+    if lacking:
+        raise HeftError(
+            f"{_TEMPLATE_ARGS} has {', '.join(f'{name}: {show(value)}' for name, value in lacking.items())}, and the"
+            " chat template is handed the same for all rows; set task.chat_template_args to that, or remove it"
+        )
+
+
 def turns_of(value: Any, name: str) -> list[Turn]:
     """The turns of a chat; a system prompt that is empty is none.
 
@@ -54,9 +74,9 @@ def turns_of(value: Any, name: str) -> list[Turn]:
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
-            raise HeftError(f"{name} must be a list of messages; got the text {show(value)}") from None
+            value = parse_json(value.encode("utf-8"), finite=False)
+        except ValueError as error:
+            raise HeftError(f"{name} must be a list of messages; got the text {show(value)}, {error}") from None
     if not isinstance(value, list) or not value:
         raise HeftError(f"{name} must be a list of messages, at least one; got {show(value)}")
     turns, faults = [], []
@@ -97,11 +117,19 @@ def chat_examples(task_name: str, turns: Sequence[tuple], system: str | None, tr
     return [_example(task_name, pairs[:place], pairs[place][1], group) for place in chosen]
 
 
+def as_turn(completion: str) -> str:
+    """An answer on its own: indentation stays, blank lines and one single space do not."""
+    text = completion.rstrip()
+    indent, text = text[: len(text) - len(text.lstrip())], text.lstrip()
+    indent = indent.rpartition("\n")[2]
+    return text if indent == " " else indent + text
+
+
 def _example(task_name: str, before: Sequence[tuple[str, str]], answer: str, group: str | None) -> Example:
     told = [turn for turn in before if turn[0] != "system"]
     prompt = told[0][1] if len(before) == 1 else "\n".join(f"{_WORDS[role]}: {text}" for role, text in before)
-    answer = answer.rstrip()
-    example = generation_example(task_name, prompt.rstrip(), f" {answer.strip()}", answer.strip(), turn=answer)
+    text = answer.strip()
+    example = generation_example(task_name, prompt.rstrip(), f" {text}", text, turn=as_turn(answer))
     return Example(**{**vars(example), "turns": tuple(before), "group": group})
 
 
@@ -109,8 +137,8 @@ def _turn(message: Any) -> Turn:
     """One message as a turn; a ValueError says what is wrong with it."""
     if not isinstance(message, dict):
         raise ValueError(f"expected a message with role and content; got {show(message)}")
-    role = message.get("role", message.get("from"))
-    if role in ("tool", "function", "observation", "function_call", "ipython") or message.get("tool_calls"):
+    role = _either(message, "role", "from")
+    if role in ("tool", "function", "observation", "function_call", "ipython") or any(map(message.get, _CALLS)):
         raise ValueError("calls of tools are not trained on; remove such chats")
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise ValueError(f"role must be system, user or assistant; got {show(role)}")
@@ -122,8 +150,14 @@ def _turn(message: Any) -> Turn:
             )
     if (weight := message.get("weight")) not in (None, 0, 1):
         raise ValueError(f"weight must be 0 or 1; got {show(weight)}")
-    role, content = _ROLES[role.lower()], message.get("content", message.get("value"))
+    role, content = _ROLES[role.lower()], _either(message, "content", "value")
     return Turn(role, _content(content, may_be_empty=role == "system"), 1 if weight is None else int(weight))
+
+
+def _either(message: Mapping[str, Any], name: str, other: str) -> Any:
+    """What stands under one of two names; tables have null for the one that a row lacks."""
+    found = message.get(name)
+    return message.get(other) if found is None else found
 
 
 def _content(content: Any, may_be_empty: bool) -> str:

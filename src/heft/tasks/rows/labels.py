@@ -58,6 +58,14 @@ def label_text(settings: RowsSettings, row: dict) -> str:
     return label.strip()
 
 
+def names_hint(label: str, labels: Sequence[str]) -> str:
+    """What to do about a label that can be the number of one of a list, counted from 0; empty for others."""
+    index = _index_in(label)
+    if index is None or index >= len(labels):
+        return ""
+    return "; if it is a label's number, counted from 0, give the list as task.label_names in place of task.choices"
+
+
 def labels_found(settings: RowsSettings, rows: Sequence[dict]) -> list[str]:
     """The labels that rows have, numbers by size, else by the alphabet; those of `label_names` in their order.
 

@@ -74,7 +74,8 @@ class RowsSettings(TaskSettings):
     """Column that holds the answer."""
     choices: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
     """What the answer is one of: `labels` (those in the training rows), a list of labels, a column that holds a list,
-    or a list of columns, one for each choice. The answer is then the text of one, its index from 0, or its column."""
+    or a list of columns, one for each choice. The answer is then the text of one or, where each row has its own, its
+    index from 0 or its column."""
     label_names: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, str], Field(min_length=1)] | None = (
         None
     )
@@ -133,6 +134,8 @@ class RowsSettings(TaskSettings):
     def _prompt_and_answer_go_together(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("prompt", "") is None:
             raise ValueError('needs prompt, such as prompt: "{text}\\nAnswer:"')
+        if value is not None and value in Template(info.data.get("prompt") or "").columns:
+            raise ValueError(f"{value} stands in prompt too, which would tell it; end prompt where the answer begins")
         return value
 
     @field_validator("choices", "label_names")

@@ -10,9 +10,9 @@ from heft.settings.words import show
 from heft.tasks.base import Split, Task
 from heft.tasks.choices import check_options, options_example, question_cloze
 from heft.tasks.example import Example, content_hash, generation_example, without_answer
-from heft.tasks.rows.chats import Turn, chat_examples, require_no_tools, turns_of
+from heft.tasks.rows.chats import Turn, as_turn, chat_examples, require_args_of_task, require_no_tools, turns_of
 from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
-from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named
+from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named, names_hint
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
@@ -187,9 +187,12 @@ class Rows(Task):
         return isinstance(self._first_row.get(column), list)
 
     def _part(self, rows: list[Row], split: Split) -> list[Row]:
-        """The rows of a split where one table has both. Rows that cannot be used are trained on, and so reported."""
+        """The rows of a split where one table has both. Rows that cannot be used are trained on, and so reported; where
+        none can be used, either split has all."""
         known = [self._known(row) for _, row in rows]
         usable = [number for number, pair in enumerate(known) if pair is not None]
+        if not usable:
+            return rows
         prompts, labels = [known[i][0] for i in usable], [known[i][1] for i in usable]
         if len(set(prompts)) < 2 and len(usable) == len(rows):
             raise HeftError(
@@ -252,7 +255,8 @@ class Rows(Task):
         if label not in self.labels:
             raise HeftError(
                 f"{self.settings.answer} must be one of the {len(self.labels)} labels"
-                f" {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}; got {label!r}"
+                f" {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}; got"
+                f" {label!r}{names_hint(label, self.labels)}"
             )
         prompt = Template(self.settings.prompt).fill(row)
         return self._with_system(self._chosen(prompt, prompt, self.labels, self.labels.index(label)))
@@ -279,14 +283,14 @@ class Rows(Task):
         stem = prompt.rstrip()
         between = prompt[len(stem) :] + completion[: len(completion) - len(completion.lstrip())]
         answer = (between or " ") + completion.strip()
-        return generation_example(self.name, stem, answer, completion.strip(), turn=_as_turn(completion))
+        return generation_example(self.name, stem, answer, completion.strip(), turn=as_turn(completion))
 
     def _alpaca(self, row: dict) -> Example:
         """Instruction and input, with Alpaca's own headings where no chat template separates them from the output."""
         told = [text_of_column(row, "instruction").strip()]
         if row.get("input") is not None and str(row["input"]).strip():
             told.append(text_of_column(row, "input").strip())
-        output, system = text_of_column(row, "output"), row.get("system") or self.settings.system
+        output, system = text_of_column(row, "output"), _system_of(row) or self.settings.system
         if not self.settings.chat_template:
             if system or row.get("history"):
                 raise HeftError("system and history need task.chat_template: true")
@@ -316,6 +320,7 @@ def _value(settings: RowsSettings, row: dict) -> Any:
 def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[Turn]:
     """The turns of a chat; prompts and completions of messages are joined, if there is to be an answer."""
     require_no_tools(row)
+    require_args_of_task(row, settings.chat_template_args)
     column = chat_column(row, settings)
     if column is None:
         both = [row.get("prompt"), row.get("completion") if answered else []]
@@ -331,15 +336,15 @@ def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[Tur
     return turns
 
 
+def _system_of(row: dict) -> str | None:
+    """The system prompt in a row's own column; None where there is none, or an empty one."""
+    text = row.get("system")
+    if text is not None and not isinstance(text, str):
+        raise HeftError(f"system must be text; got {show(text)}")
+    return text if text is not None and text.strip() else None
+
+
 def _exchange(pair: Any) -> list[tuple[str, str]]:
     if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
         raise HeftError("history must be a list of pairs, a question and its answer each")
     return [("user", pair[0]), ("assistant", pair[1])]
-
-
-def _as_turn(completion: str) -> str:
-    """A completion on its own: indentation stays, blank lines and one single space do not."""
-    text = completion.rstrip()
-    indent, text = text[: len(text) - len(text.lstrip())], text.lstrip()
-    indent = indent.rpartition("\n")[2]
-    return text if indent == " " else indent + text

@@ -95,7 +95,7 @@ def frame_rows(frame: "pandas.DataFrame", where: str = "data frame") -> list[Row
     if len(set(columns)) < len(columns) or not all(isinstance(column, str) for column in columns):
         raise HeftError(f"{where}: columns must have names, each once and of text; got {columns}")
     values = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [(f"{where} row {index}", _plain(row)) for index, row in zip(frame.index, values, strict=True)]
+    return [_row(f"{where} row {index}", row) for index, row in zip(frame.index, values, strict=True)]
 
 
 def list_rows(rows: list[dict], where: str = "list") -> list[Row]:
@@ -120,13 +120,30 @@ def _listed(table: "pyarrow.Table", where: str) -> list[dict]:
 def _rows(rows: list[dict], where: str) -> list[Row]:
     if not rows:
         raise HeftError(f"{where} has no rows")
-    return [(f"{where} row {number}", _plain(row)) for number, row in enumerate(rows)]
+    return [_row(f"{where} row {number}", row) for number, row in enumerate(rows)]
+
+
+def _row(place: str, row: dict) -> Row:
+    try:
+        return place, _plain(row)
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise HeftError(
+            f"{place}: a text has {half!a}, half of a surrogate pair, which is no character: such as text that was cut"
+            " within an emoji; mend or remove the row"
+        ) from None
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: dates as ISO 8601, decimals as text, numpy's scalars and arrays as Python's."""
+    """A value as JSON has it: dates as ISO 8601, decimals as text, numpy's scalars and arrays as Python's.
+
+    Raises:
+        UnicodeEncodeError: a text is none in Unicode.
+    """
     if _is_missing(value):
         return None
+    if isinstance(value, str):
+        value.encode("utf-8")
     if isinstance(value, str | bool | int | float):
         return value.item() if hasattr(value, "item") else value
     if isinstance(value, dict):
@@ -143,6 +160,8 @@ def _plain(value: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether it is None, or one of the values by which pandas says that there is none."""
+    """Whether it is None, or one of the values by which pandas says that there is none; NaN is one of them."""
     pandas = sys.modules.get("pandas")
-    return value is None or (pandas is not None and (value is pandas.NA or value is pandas.NaT))
+    if value is None or (isinstance(value, float) and value != value):
+        return True
+    return pandas is not None and (value is pandas.NA or value is pandas.NaT)

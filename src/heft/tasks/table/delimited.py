@@ -78,20 +78,23 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that gives the most records the header's number of cells, then the most cells."""
+    """The delimiter that gives the most records the header's number of cells, then the most cells.
 
-    def fit(delimiter: str) -> tuple[int, int]:
-        cells = []
+    One with which quotes do not close comes after all others that divide the header.
+    """
+
+    def fit(delimiter: str) -> tuple[bool, int, int]:
+        cells, is_whole = [], True
         try:
             cells.extend(len(record) for _, record in islice(_records(text, delimiter), _SEEN))
         except csv.Error:
-            cells.clear()
+            is_whole = False
         if not cells or cells[0] < 2:
-            return 0, 0
-        return sum(count == cells[0] for count in cells), cells[0]
+            return False, 0, 0
+        return is_whole, sum(count == cells[0] for count in cells), cells[0]
 
     best = max(_DELIMITERS, key=fit)
-    return best if fit(best) != (0, 0) else ","
+    return best if any(fit(best)) else ","
 
 
 def _columns(path: Path, names: list[str]) -> list[str]:

@@ -40,7 +40,24 @@ def json_rows(path: Path, content: bytes, is_lines: bool) -> list[Row]:
             raise FileFault(path, str(error)) from None
         if entries is not None:
             return _entries(path, entries)
+        _refuse_columns(path, content)
     return json_lines(path, content)
+
+
+def _refuse_columns(path: Path, content: bytes) -> None:
+    """Refuse an object of columns, each an object of cells by the same keys, as pandas writes a table.
+
+    Raises:
+        HeftError: the JSON is one.
+    """
+    value = parse_json(content, finite=False)
+    columns = list(value.values()) if isinstance(value, dict) else []
+    are_alike = all(isinstance(each, dict) and each.keys() == columns[0].keys() for each in columns)
+    if len(columns) > 1 and are_alike and all(map(str.isdecimal, columns[0])):
+        raise HeftError(
+            f"{path} holds one object for each column, {', '.join(list(value)[:5])}, as pandas' to_json writes a table;"
+            " expected rows: to_json(path, orient='records', lines=True)"
+        )
 
 
 def json_lines(path: Path, content: bytes) -> list[Row]:

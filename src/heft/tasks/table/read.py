@@ -168,8 +168,10 @@ def _rows_in_memory(source: Any, split: str | None, where: str | None = None) ->
     if isinstance(source, list | tuple):
         _refuse_split(split, "a list")
         return list_rows(list(source))
+    module = type(source).__module__.partition(".")[0]
+    kind = type(source).__name__ if module == "builtins" else f"{type(source).__name__} of {module}"
     raise HeftError(
-        f"rows cannot be read from {type(source).__name__}; expected the path of a file, an id on the Hub, a"
+        f"rows cannot be read from {kind}; expected the path of a file, an id on the Hub, a"
         " datasets.Dataset, a pandas DataFrame or a list of dicts"
     )
 
