@@ -12,9 +12,11 @@ from heft.data.encode import Encoder
 from heft.data.rows import read_data
 from heft.evaluation.kept import same_evaluations
 from heft.recipe.files import load_recipe
+from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
 from heft.tasks.example import choice_example
 from heft.training.reuse.prefix import PrefixReuse
+from heft.training.reuse.shared import RowPrefixes
 from resuming import results, run
 from tiny_recipe import write_recipe
 from tolerance import rounded
@@ -33,13 +35,14 @@ def log_likelihoods(directory, name):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """(number of the row, whether with no adapter on) of each prefix of an evaluation row that is computed."""
+    """(number of the row, whether with no adapter on, whether it is kept) of each prefix of an evaluation row that is
+    computed."""
     found = []
     compute = PrefixReuse.compute
 
     def noted(self, rows):
         if len(self.examples) == ROWS:
-            found.extend((row, self.of_base) for row in rows)
+            found.extend((row, self.of_base, self.store.persistent) for row in rows)
         return compute(self, rows)
 
     monkeypatch.setattr(PrefixReuse, "compute", noted)
@@ -50,10 +53,9 @@ def computed(monkeypatch):
 def test_figures_are_those_of_the_plain_path_and_each_prefix_is_computed_once(tmp_path, computed, stages, of_base):
     recipe = write_recipe(tmp_path, stages)
     run(recipe, tmp_path / "kept")
-    once = [row for row, _ in computed]
-    assert {alone for _, alone in computed} == {of_base}
-    assert sorted(set(once)) == list(range(ROWS))
-    assert len(once) == ROWS + 1  # the shortest gives the size of a token too
+    assert {alone for _, alone, _ in computed} == {of_base}
+    assert sorted(row for row, _, is_kept in computed if is_kept) == list(range(ROWS))
+    assert sum(not is_kept for _, _, is_kept in computed) <= 1 + 2 * 3  # a token's size, and two trials of each
     del computed[:]
     run(recipe, tmp_path / "plain", "evaluation.share_prefix=false")
     assert not computed
@@ -91,10 +93,30 @@ def test_a_note_says_where_prefixes_are_cached(tmp_path):
     assert "prefixes of evaluation rows are cached in memory for base, coarse and fine" in notes
 
 
-def test_where_there_is_no_room_each_evaluation_computes_its_own(tmp_path, computed, monkeypatch):
-    monkeypatch.setattr("heft.training.reuse.shared.choose_store", lambda *asked: "off")
-    run(write_recipe(tmp_path, BEHIND_BASE), tmp_path / "run", "stages.coarse.cache=off", "stages.fine.cache=off")
-    assert len(computed) == 1  # which gave the size of a token
+@pytest.mark.parametrize("stages", [BEHIND_BASE, BEHIND_LORA], ids=["base", "lora"])
+def test_where_there_is_no_room_each_evaluation_computes_its_own_to_the_same_bits(
+    tmp_path, computed, monkeypatch, stages
+):
+    recipe = write_recipe(tmp_path, stages)
+    run(recipe, tmp_path / "kept")
+    del computed[:]
+    monkeypatch.setattr(RowPrefixes, "make_room", lambda self, model, pad_id: "off")
+    run(recipe, tmp_path / "off")
+    assert len(computed) >= 2 * ROWS
+    assert not any(is_kept for _, _, is_kept in computed)
+    assert results(tmp_path / "off") == results(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("batch_size", [16, 3])
+@pytest.mark.parametrize("stages", [BEHIND_BASE, BEHIND_LORA], ids=["base", "lora"])
+def test_the_loaded_adapter_has_the_figures_of_the_last_evaluation_to_the_bit(tmp_path, stages, batch_size):
+    recipe = load_recipe(
+        write_recipe(tmp_path, stages), [f"evaluation.batch_size={batch_size}"], output=str(tmp_path / "run")
+    )
+    made = heft.train(recipe)
+    model, tokenizer = heft.load(made.directory / "adapter")
+    found = heft.evaluate(model, tokenizer, recipe.task, recipe.evaluation)
+    assert found.records == read_records(made.directory / "records" / "fine.jsonl")
 
 
 def same(recipe, rows):
@@ -105,7 +127,7 @@ def same(recipe, rows):
     ("positions", "expected"),
     [
         (["l5", "l3"], [(("base", "s0", "s1"), 5)]),
-        (["l5"], []),  # the base may be evaluated already, by another run
+        (["l5"], []),  # another run may have evaluated the base already
         (["all", "l4"], [(("s0", "s1"), 4)]),
         (["l2", "all", "l4"], [(("s1", "s2"), 4)]),
         (["l6", "l2", "all", "l4"], [(("base", "s0", "s1"), 6), (("s2", "s3"), 6)]),

@@ -86,15 +86,20 @@ def evaluation_cost(
     shares = share and keeps_plain_keys(base)
     kept = same.start if same is not None and shares else None
     flops = evaluation_flops(costs, examples, recipe.evaluation.batch_size, last_edited, shares, tokens, kept)
-    return flops if kept is None or prefixes is None else flops + _prefix_flops(prefixes, examples, same, tokens)
+    return (
+        flops if kept is None or prefixes is None else flops + _prefix_flops(prefixes, recipe, examples, same, tokens)
+    )
 
 
 def _prefix_flops(
-    costs: ModelCosts, examples: Sequence[EncodedExample], same: SameEvaluations, tokens_of_a_pass: int | None
+    costs: ModelCosts,
+    recipe: Recipe,
+    examples: Sequence[EncodedExample],
+    same: SameEvaluations,
+    tokens_of_a_pass: int | None,
 ) -> float:
     """FLOPs of all rows' prefixes."""
-    batches = same.prefix_batches(examples, tokens_of_a_pass)
-    passes = [Pass(len(lengths), max(lengths), 0, 0) for lengths in batches]
+    passes = same.prefix_passes(examples, recipe.evaluation.batch_size, tokens_of_a_pass)
     parts = [Part(len(each.prompt), 0, max(0, len(each.prompt) - same.start)) for each in examples]
     return _flops(costs, passes, parts)
 

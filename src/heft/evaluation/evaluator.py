@@ -14,6 +14,7 @@ from heft.data.padding import padding_matters
 from heft.errors import HeftError
 from heft.evaluation.finite import explain_singular_rotation
 from heft.evaluation.generation import generate_texts
+from heft.evaluation.kept import as_in_a_run
 from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
 from heft.evaluation.shared_pass import KeptPrefixes
@@ -77,7 +78,9 @@ def evaluate(
     require_computable(examples, limits_of(model), task_for(task))
     tokens = sum(example.length for example in examples)
     reporter.expected([Piece("evaluation", "evaluation", len(examples), tokens)])
-    return evaluate_examples(model, tokenizer, task_for(task), examples, settings or EvaluationSettings(), reporter)
+    settings = settings or EvaluationSettings()
+    kept = as_in_a_run(model, examples, settings, tokenizer.pad_token_id)
+    return evaluate_examples(model, tokenizer, task_for(task), examples, settings, reporter, kept=kept)
 
 
 def require_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

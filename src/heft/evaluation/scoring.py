@@ -67,7 +67,7 @@ def score_choices(
     longest = max(len(each.prompt) + max(map(len, each.choices)) for each in questions)
     equal_lengths = padding_matters(model, pad_id, longest)
     shares = settings.share_prefix and not equal_lengths
-    why_not = why_not_shared(model, questions, pad_id, kept) if shares else None
+    why_not = why_not_shared(model, questions, pad_id, kept and kept.nothing_kept()) if shares else None
     if why_not is not None and kept is not None:
         kept, why_not = None, why_not_shared(model, questions, pad_id)
     if why_not is not None:

@@ -39,6 +39,9 @@ class KeptPrefixes(Protocol):
     def cache(self, questions: Sequence[Question], lengths: Sequence[int]) -> DynamicCache:
         """Keys and values of the first `lengths` tokens of each prompt, aligned at the right."""
 
+    def nothing_kept(self) -> "KeptPrefixes":
+        """The same, each prefix computed where it is asked for: for a trial of a few questions."""
+
 
 @dataclass(frozen=True)
 class SharedPasses:

@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from heft.data.encode import EncodedExample
-from heft.data.padding import padding_matters
-from heft.evaluation.kept import QuestionPrefixes, SameEvaluations, same_evaluations
+from heft.evaluation.kept import QuestionPrefixes, SameEvaluations, can_keep, same_evaluations
 from heft.models.load import Base
-from heft.models.prefix_states import keeps_plain_keys
-from heft.models.sharding import is_sharded
 from heft.recipe.recipe import Recipe
 from heft.runtime.reporter import Reporter
 from heft.text.listing import listed
-from heft.training.checked_loss import longest_of
 from heft.training.reuse.activation_cache import ROWS_PER_PASS
 from heft.training.reuse.shared import RowPrefixes
 
@@ -41,13 +37,13 @@ class EvaluationPrefixes:
             reporter: hears where they are kept.
         """
         same = next((each for each in self._same if name in each.names), None)
-        if same is None or not self._can_keep(model):
+        if same is None or not can_keep(model, self._rows, self._pad_id):
             return None
         if same is not self._begun:
             self.close()
             kept = RowPrefixes(self._rows, same.start, ROWS_PER_PASS, same.of_base)
             where = kept.make_room(model, self._pad_id)
-            self._begun, self._kept = same, None if where == "off" else kept
+            self._begun, self._kept = same, kept
             if where != "off":
                 left = same.names[same.names.index(name) :]
                 reporter.note(f"prefixes of evaluation rows are cached in {where} for {listed(left)}")
@@ -63,8 +59,3 @@ class EvaluationPrefixes:
         if self._kept is not None:
             self._kept.close()
         self._begun = self._kept = None
-
-    def _can_keep(self, model: PreTrainedModel) -> bool:
-        if is_sharded(model) or not keeps_plain_keys(model):
-            return False
-        return not padding_matters(model, self._pad_id, longest_of(self._rows))

@@ -34,6 +34,8 @@ class CachedActivations(ABC):
         store: keeps activations for later epochs, or nothing.
         rows_per_pass: most rows that are computed together to be cached.
         equal_lengths: whether rows run with others of their length only, for models to which padding matters.
+        by_request: whether rows are computed with others that are asked for at the same time, so that their numbers are
+            the same whether or not they are kept; the order in which rows are asked for must be the same then.
         token_axis: of a row's matrix, along which its tokens are.
     """
 
@@ -46,6 +48,7 @@ class CachedActivations(ABC):
     store: Store
     rows_per_pass: int = ROWS_PER_PASS
     equal_lengths: bool = False
+    by_request: bool = False
 
     @property
     def kind(self) -> Hashable:
@@ -99,11 +102,12 @@ class CachedActivations(ABC):
         }
 
     def _computed(self, rows: Sequence[int]) -> dict[int, torch.Tensor]:
+        asked = self._batches(rows, self.rows_per_pass if self.by_request else len(rows))
         if not self.store.persistent:
-            batches = self._batches(rows, len(rows))
-            return {row: each for batch in batches for row, each in self.compute(batch).items()}
+            return {row: each for batch in asked for row, each in self.compute(batch).items()}
         # a cached row brings along the rows with which it is always computed
-        for batch in {id(batch): batch for batch in map(self._fixed_batches.__getitem__, rows)}.values():
+        always = asked if self.by_request else map(self._fixed_batches.__getitem__, rows)
+        for batch in {id(batch): batch for batch in always}.values():
             in_halves(self._cache, batch)
         # what the store returns does not hold on to the passes' activations, of which it may have a few rows only
         return {row: self.store.get(row) for row in rows}
