@@ -5,10 +5,10 @@
 Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's, LoRA and HEFT whose LoRA acts on the
 last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
 Every arm is trained with two rates on nine tenths of the rows, with seed 0. The rate whose validation loss on the other
-tenth is lower at the end is then trained with the other seeds, and the arms are compared on all of BoolQ's validation
-rows (`heft compare`), from which nothing is chosen. A second call goes on where the first was stopped. Figures of each
-run are added to paper_rows_results.json, with which questions it answered rightly, so that runs of several machines are
-kept.
+tenth is lower at the end is then trained with the other seeds, and evaluated on all of BoolQ's validation rows, from
+which nothing is chosen. Figures of each run are added to paper_rows_results.json, with which questions it answered
+rightly, and a run that is there is not run again, so several machines can share the work. On one machine a second call
+goes on where the first was stopped, and `heft compare` shows the study in `--out`.
 `--arms lora_l8_20 reft_20 heft_l8` leaves out LoRA of all tokens, which takes most of the time.
 """
 
@@ -46,10 +46,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     options = parser.parse_args()
-    compare(options, [f"{name}-{trial}" for name in options.arms for trial in TRIALS], seeds=1)
-    best = [f"{name}-{chosen(options.out / 'study', name)}" for name in options.arms]
-    print(compare(options, best, seeds=options.seeds))
-    note_results(options.out / "study")
+    run_missing(options, [f"{name}-{trial}" for name in options.arms for trial in TRIALS], [0])
+    best = [f"{name}-{chosen(name)}" for name in options.arms]
+    run_missing(options, best, list(range(options.seeds)))
+    for name in best:
+        print(name, *(f"{run}: {100 * each['stages'][-1]['accuracy']:.1f} %" for run, each in results()[name].items()))
+
+
+def run_missing(options: argparse.Namespace, arms: list[str], seeds: list[int]) -> None:
+    """Run what the results lack of some arms, print how those compare, and add them to the results."""
+    lacking = [(name, seed) for name in arms for seed in seeds if f"seed-{seed}" not in results().get(name, {})]
+    if lacking:
+        print(compare(options, list(dict(lacking)), sorted({seed for _, seed in lacking})))
+        note_results(options.out / "study")
 
 
 def arm(named: str) -> dict:
@@ -62,13 +71,14 @@ def arm(named: str) -> dict:
     return {"recipe": str(ARMS / f"{file}.yaml"), "set": settings}
 
 
-def chosen(study: Path, name: str) -> int:
+def chosen(name: str) -> int:
     """The trial of lower validation loss at the end of its schedule."""
-    return min(TRIALS, key=lambda trial: last_loss(study / f"{name}-{trial}" / "seed-0" / "metrics.jsonl"))
+    return min(TRIALS, key=lambda trial: results()[f"{name}-{trial}"]["seed-0"]["validation_losses"][-1])
 
 
-def last_loss(metrics: Path) -> float:
-    return validation_losses(metrics)[-1]
+def results() -> dict[str, dict]:
+    """What is known of runs, by arm with its rates, and by seed."""
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
 
 
 def validation_losses(metrics: Path) -> list[float]:
@@ -77,8 +87,8 @@ def validation_losses(metrics: Path) -> list[float]:
 
 
 def note_results(study: Path) -> None:
-    """Add every finished run of a study to the results, by arm, rates and seed."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    """Add every finished run of a study to the results."""
+    found = results()
     for run in sorted(study.glob("*/seed-*")):
         if (run / "adapter" / "heft.json").is_file():
             found.setdefault(run.parent.name, {})[run.name] = result_of(run)
@@ -99,7 +109,7 @@ def result_of(run: Path) -> dict:
     }
 
 
-def compare(options: argparse.Namespace, arms: list[str], seeds: int) -> str:
+def compare(options: argparse.Namespace, arms: list[str], seeds: list[int]) -> str:
     """Run what is not finished of arms in the one study of `--out`; the text of its comparison."""
     options.out.mkdir(parents=True, exist_ok=True)
     common = {
@@ -112,7 +122,7 @@ def compare(options: argparse.Namespace, arms: list[str], seeds: int) -> str:
         "name": "paper-rows",
         "output": str(options.out.resolve() / "study"),
         "set": common,
-        "seeds": list(range(seeds)),
+        "seeds": seeds,
         "reference": next((name for name in arms if name.startswith("heft")), arms[0]),
         "base": True,
         "arms": {name: arm(name) for name in arms},
