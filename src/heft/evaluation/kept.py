@@ -38,7 +38,7 @@ class SameEvaluations:
     Attributes:
         names: "base" or a stage after which the model is evaluated, in order.
         start: tokens from a prompt's end before which nothing changes from the first of them to the last.
-        adapters: that are evaluated in one of them first; nothing is kept for less than two.
+        adapters: how many are new in them, the base having none.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class SameEvaluations:
     def is_worth_it(self, examples: Sequence[Question], settings: EvaluationSettings, device: torch.device) -> bool:
         """Whether fewer tokens are computed than where each evaluation shares what its own questions have in common.
 
-        The base is not counted, since another run may have evaluated it already.
+        Each adapter counts as one evaluation, and the base as none, since another run may have evaluated it already.
         """
         if self.adapters < 2 or not settings.share_prefix or not examples[0].choices:
             return False
