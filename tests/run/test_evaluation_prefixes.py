@@ -83,6 +83,18 @@ def test_a_run_that_was_ended_before_its_last_evaluation_ends_as_if_it_had_not_b
     assert results(tmp_path / "ended") == results(tmp_path / "whole")
 
 
+def test_the_last_evaluation_keeps_nothing(tmp_path, computed):
+    """A joint stage has two adapters, and nobody reads after it what it would keep."""
+    stages = "{both: {method: joint, steps: 2, batch_size: 8, lora: {rank: 2}, reft: {rank: 2, positions: l3}}}"
+    run(write_recipe(tmp_path, stages), tmp_path / "run")
+    assert {row for row, _, _ in computed} == set(range(ROWS))
+    assert not any(is_kept for _, _, is_kept in computed)
+    model, tokenizer = heft.load(tmp_path / "run" / "adapter")
+    recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
+    found = heft.evaluate(model, tokenizer, recipe.task, recipe.evaluation)
+    assert found.records == read_records(tmp_path / "run" / "records" / "both.jsonl")
+
+
 def test_a_note_says_where_prefixes_are_cached(tmp_path):
     class Notes(Reporter):
         def note(self, text):

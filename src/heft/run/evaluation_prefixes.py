@@ -42,12 +42,12 @@ class EvaluationPrefixes:
         if same is not self._begun:
             self.close()
             kept = RowPrefixes(self._rows, same.start, ROWS_PER_PASS, same.of_base)
-            where = kept.make_room(model, self._pad_id)
+            left = same.names[same.names.index(name) :]
+            where = kept.make_room(model, self._pad_id) if len(left) > 1 else "off"
             self._begun, self._kept = same, kept
             if where != "off":
-                left = same.names[same.names.index(name) :]
                 reporter.note(f"prefixes of evaluation rows are cached in {where} for {listed(left)}")
-        return self._kept and QuestionPrefixes(self._kept, model, same.start, self._pad_id)
+        return QuestionPrefixes(self._kept, model, same.start, self._pad_id)
 
     def ended(self, name: str) -> None:
         """Forget what no later evaluation needs."""
