@@ -47,18 +47,20 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     options = parser.parse_args()
     run_missing(options, [f"{name}-{trial}" for name in options.arms for trial in TRIALS], [0])
-    best = [f"{name}-{chosen(name)}" for name in options.arms]
+    best = [f"{name}-{chosen(options.rows, name)}" for name in options.arms]
     run_missing(options, best, list(range(options.seeds)))
     for name in best:
-        print(name, *(f"{run}: {100 * each['stages'][-1]['accuracy']:.1f} %" for run, each in results()[name].items()))
+        runs = results(options.rows)[name]
+        print(name, *(f"{run}: {100 * each['stages'][-1]['accuracy']:.1f} %" for run, each in runs.items()))
 
 
 def run_missing(options: argparse.Namespace, arms: list[str], seeds: list[int]) -> None:
     """Run what the results lack of some arms, print how those compare, and add them to the results."""
-    lacking = [(name, seed) for name in arms for seed in seeds if f"seed-{seed}" not in results().get(name, {})]
+    known = results(options.rows)
+    lacking = [(name, seed) for name in arms for seed in seeds if f"seed-{seed}" not in known.get(name, {})]
     if lacking:
         print(compare(options, list(dict(lacking)), sorted({seed for _, seed in lacking})))
-        note_results(options.out / "study")
+        note_results(options.rows, options.out / "study")
 
 
 def arm(named: str) -> dict:
@@ -71,13 +73,17 @@ def arm(named: str) -> dict:
     return {"recipe": str(ARMS / f"{file}.yaml"), "set": settings}
 
 
-def chosen(name: str) -> int:
+def chosen(rows: int, name: str) -> int:
     """The trial of lower validation loss at the end of its schedule."""
-    return min(TRIALS, key=lambda trial: results()[f"{name}-{trial}"]["seed-0"]["validation_losses"][-1])
+    return min(TRIALS, key=lambda trial: results(rows)[f"{name}-{trial}"]["seed-0"]["validation_losses"][-1])
 
 
-def results() -> dict[str, dict]:
-    """What is known of runs, by arm with its rates, and by seed."""
+def results(rows: int) -> dict[str, dict]:
+    """What is known of runs on so many rows, by arm with its rates, and by seed."""
+    return all_results().get(str(rows), {})
+
+
+def all_results() -> dict[str, dict[str, dict]]:
     return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
 
 
@@ -86,12 +92,12 @@ def validation_losses(metrics: Path) -> list[float]:
     return [each["eval_loss"] for each in lines if each.get("eval_loss") is not None]
 
 
-def note_results(study: Path) -> None:
+def note_results(rows: int, study: Path) -> None:
     """Add every finished run of a study to the results."""
-    found = results()
+    found = all_results()
     for run in sorted(study.glob("*/seed-*")):
         if (run / "adapter" / "heft.json").is_file():
-            found.setdefault(run.parent.name, {})[run.name] = result_of(run)
+            found.setdefault(str(rows), {}).setdefault(run.parent.name, {})[run.name] = result_of(run)
     RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 

@@ -86,6 +86,13 @@ def test_what_is_no_causal_language_model_is_refused_in_words(name):
         heft.evaluate(getattr(transformers, name)(config).eval(), BASE.tokenizer, WhereaboutsSettings())
 
 
+def test_a_model_that_reads_ahead_is_refused_however_it_was_loaded():
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.BertConfig(**small, vocab_size=259, initializer_range=0.2, is_decoder=False)
+    with pytest.raises(HeftError, match="'BertLMHeadModel' reads ahead"):
+        heft.evaluate(transformers.BertLMHeadModel(config).eval(), BASE.tokenizer, WhereaboutsSettings())
+
+
 def test_normalisation_divides_by_tokens_or_bytes():
     task = WhereaboutsSettings(train_size=1, eval_size=3)
     plain = heft.evaluate(BASE.model, BASE.tokenizer, task)

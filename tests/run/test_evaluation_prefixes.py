@@ -83,12 +83,18 @@ def test_a_run_that_was_ended_before_its_last_evaluation_ends_as_if_it_had_not_b
     assert results(tmp_path / "ended") == results(tmp_path / "whole")
 
 
-def test_the_last_evaluation_keeps_nothing(tmp_path, computed):
-    """A joint stage has two adapters, and nobody reads after it what it would keep."""
-    stages = "{both: {method: joint, steps: 2, batch_size: 8, lora: {rank: 2}, reft: {rank: 2, positions: l3}}}"
+@pytest.mark.parametrize(
+    ("lora", "reft", "is_split"), [("all", "l3", True), ("l5", "f1+l1", False), ("l5", "l3", True)]
+)
+def test_after_a_joint_stage_alone_nothing_is_kept_and_figures_are_those_of_the_loaded_adapters(
+    tmp_path, computed, lora, reft, is_split
+):
+    """It has two adapters; where both act on last tokens only, the base's evaluation has the same prefixes."""
+    adapters = f"lora: {{rank: 2, positions: {lora}}}, reft: {{rank: 2, positions: {reft}}}"
+    stages = f"{{both: {{method: joint, steps: 2, batch_size: 8, {adapters}}}}}"
     run(write_recipe(tmp_path, stages), tmp_path / "run")
-    assert {row for row, _, _ in computed} == set(range(ROWS))
-    assert not any(is_kept for _, _, is_kept in computed)
+    assert {row for row, _, _ in computed} == set(range(ROWS) if is_split else ())
+    assert any(is_kept for _, _, is_kept in computed) == (lora == "l5" and is_split)
     model, tokenizer = heft.load(tmp_path / "run" / "adapter")
     recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
     found = heft.evaluate(model, tokenizer, recipe.task, recipe.evaluation)

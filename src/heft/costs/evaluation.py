@@ -51,8 +51,9 @@ class Evaluations:
     def flops(self, name: str, costs: ModelCosts | None) -> float | None:
         """Of the evaluation of that name, where a pass of the evaluated model has these costs; None if they are."""
         same = next((each for each in self._same if name in each.names), None)
+        left = [] if same is None else [each for each in same.names if each not in self.evaluated]
         prefixes = None
-        if same is not None and name == next((each for each in same.names if each not in self.evaluated), name):
+        if left[:1] == [name]:  # it computes them
             prefixes = self.base_costs if same.of_base else costs
         share = self.recipe.evaluation.share_prefix
         return evaluation_cost(self.recipe, self.base, costs, self.examples, self.device, share, same, prefixes)
@@ -86,9 +87,9 @@ def evaluation_cost(
     shares = share and keeps_plain_keys(base)
     kept = same.start if same is not None and shares else None
     flops = evaluation_flops(costs, examples, recipe.evaluation.batch_size, last_edited, shares, tokens, kept)
-    return (
-        flops if kept is None or prefixes is None else flops + _prefix_flops(prefixes, recipe, examples, same, tokens)
-    )
+    if kept is not None and prefixes is not None:
+        flops += _prefix_flops(prefixes, recipe, examples, same, tokens)
+    return flops
 
 
 def _prefix_flops(

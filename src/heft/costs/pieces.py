@@ -35,16 +35,16 @@ def pieces_of(
         evaluated, trained: names of what is done already, "base" among them.
     """
     pieces = []
-    evaluation = Evaluations(recipe, base, data.eval, _device_of(base), evaluated)
+    evaluations = Evaluations(recipe, base, data.eval, _device_of(base), evaluated)
     if "base" not in evaluated:
-        pieces.append(_evaluation("base", evaluation, evaluation.base_costs))
+        pieces.append(_evaluation("base", evaluations, evaluations.base_costs))
     for name, stage in recipe.stages.items():
         if name in evaluated and (name in trained or stage.is_frozen):
             continue
         costs = stage_costs(recipe, name, data.train)
         if name not in trained and not stage.is_frozen:
             pieces.append(training_piece(name, costs))
-        pieces.append(_evaluation(name, evaluation, costs.shape.costs))
+        pieces.append(_evaluation(name, evaluations, costs.shape.costs))
     return pieces
 
 

@@ -18,6 +18,7 @@ from heft.evaluation.kept import as_in_a_run
 from heft.evaluation.references import reference_losses
 from heft.evaluation.scoring import in_fitting_batches, score_choices
 from heft.evaluation.shared_pass import KeptPrefixes
+from heft.models.causal import require_causal
 from heft.models.limits import limits_of
 from heft.models.load import require_usable
 from heft.recipe.recipe import EvaluationSettings
@@ -87,8 +88,8 @@ def require_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """Require that a person's model, perhaps within a `PeftModel`, and its tokenizer can be evaluated.
 
     Raises:
-        HeftError: the model is in training mode, is no causal language model, or puts tokens of its own before a text;
-            or the tokenizer does not fit it.
+        HeftError: the model is in training mode, is no causal language model, reads ahead, or puts tokens of its own
+            before a text; or the tokenizer does not fit it.
     """
     if model.training:
         raise HeftError("the model is in training mode, in which dropout acts; call model.eval() first")
@@ -104,6 +105,7 @@ def require_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
             f"the model's adapter of the type {config.peft_type.value} puts tokens of its own before a text, and heft"
             " counts places in the text alone; evaluate it with lm-evaluation-harness's own class, hf"
         )
+    require_causal(inner.name_or_path or type(inner).__name__, inner)
     require_usable(tokenizer, inner)
 
 

@@ -91,11 +91,13 @@ def _alike(stages: Sequence[tuple[str, list[int | None]]]) -> list[SameEvaluatio
     """All evaluations, divided where an adapter acts on first tokens or on all (None), else on so many last ones."""
     names, start, adapters, found = ["base"], 0, 0, []
     for name, reaches in stages:
+        new = len(reaches)
         if None in reaches:
             found.append(SameEvaluations(tuple(names), start, adapters))
             names, adapters = [], 0
+            new = reaches[::-1].index(None) + 1  # the last such adapter, and those on top of it
         names.append(name)
-        adapters += len(reaches)
+        adapters += new
         start = max([start, *(reach for reach in reaches if reach is not None)])
     return [*found, SameEvaluations(tuple(names), start, adapters)]
 

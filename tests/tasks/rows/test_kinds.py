@@ -257,8 +257,9 @@ def test_an_empty_system_prompt_of_an_alpaca_row_is_none(nothing):
     (given,) = examples([row], chat_template=True, system="S")
     assert given.turns == (("system", "S"), ("user", "Add."))
     assert examples([row])[0].turns is None
-    with pytest.raises(HeftError, match=r"system must be text; got \['S'\]"):
-        examples([{**row, "system": ["S"]}], chat_template=True)
+    for given in (row, {"messages": [QUESTION, ANSWER]}):  # of a chat it was left out
+        with pytest.raises(HeftError, match=r"system must be text; got \['S'\]"):
+            examples([{**given, "system": ["S"]}], chat_template=True)
 
 
 def test_a_message_of_a_table_has_null_for_the_names_that_it_does_not_use():

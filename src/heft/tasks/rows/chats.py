@@ -62,6 +62,29 @@ def require_args_of_task(row: Mapping[str, Any], args: Mapping[str, Any]) -> Non
         )
 
 
+def system_of(row: Mapping[str, Any]) -> str | None:
+    """The system prompt in a row's own column; None where there is none, or an empty one.
+
+    Raises:
+        HeftError: it is no text.
+    """
+    text = row.get("system")
+    if text is not None and not isinstance(text, str):
+        raise HeftError(f"system must be text; got {show(text)}")
+    return text if text is not None and text.strip() else None
+
+
+def exchange_of(pair: Any) -> list[tuple[str, str]]:
+    """The two turns of an entry of Alpaca's `history`.
+
+    Raises:
+        HeftError: it is no pair of texts.
+    """
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        raise HeftError("history must be a list of pairs, a question and its answer each")
+    return [("user", pair[0]), ("assistant", pair[1])]
+
+
 def turns_of(value: Any, name: str) -> list[Turn]:
     """The turns of a chat; a system prompt that is empty is none.
 

@@ -10,7 +10,16 @@ from heft.settings.words import show
 from heft.tasks.base import Split, Task
 from heft.tasks.choices import check_options, options_example, question_cloze
 from heft.tasks.example import Example, content_hash, generation_example, without_answer
-from heft.tasks.rows.chats import Turn, as_turn, chat_examples, require_args_of_task, require_no_tools, turns_of
+from heft.tasks.rows.chats import (
+    Turn,
+    as_turn,
+    chat_examples,
+    exchange_of,
+    require_args_of_task,
+    require_no_tools,
+    system_of,
+    turns_of,
+)
 from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
 from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named, names_hint
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
@@ -290,13 +299,13 @@ class Rows(Task):
         told = [text_of_column(row, "instruction").strip()]
         if row.get("input") is not None and str(row["input"]).strip():
             told.append(text_of_column(row, "input").strip())
-        output, system = text_of_column(row, "output"), _system_of(row) or self.settings.system
+        output, system = text_of_column(row, "output"), system_of(row) or self.settings.system
         if not self.settings.chat_template:
             if system or row.get("history"):
                 raise HeftError("system and history need task.chat_template: true")
             headed = [f"### {name}:\n{text}" for name, text in zip(("Instruction", "Input"), told, strict=False)]
             return self._completion("\n\n".join([*headed, "### Response:"]) + "\n", output)
-        turns = [(role, text) for pair in row.get("history") or [] for role, text in _exchange(pair)]
+        turns = [(role, text) for pair in row.get("history") or [] for role, text in exchange_of(pair)]
         turns = [*turns, ("user", "\n\n".join(told)), ("assistant", output)]
         return chat_examples(self.name, turns, system, "last")[0]
 
@@ -331,20 +340,7 @@ def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[Tur
         raise HeftError(f"there is no column {column!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
     else:
         turns = turns_of(row[column], column)
-    if isinstance(row.get("system"), str) and row["system"].strip() and turns[0][0] != "system":
-        turns = [Turn("system", row["system"]), *turns]
+    system = system_of(row)
+    if system is not None and turns[0][0] != "system":
+        turns = [Turn("system", system), *turns]
     return turns
-
-
-def _system_of(row: dict) -> str | None:
-    """The system prompt in a row's own column; None where there is none, or an empty one."""
-    text = row.get("system")
-    if text is not None and not isinstance(text, str):
-        raise HeftError(f"system must be text; got {show(text)}")
-    return text if text is not None and text.strip() else None
-
-
-def _exchange(pair: Any) -> list[tuple[str, str]]:
-    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-        raise HeftError("history must be a list of pairs, a question and its answer each")
-    return [("user", pair[0]), ("assistant", pair[1])]

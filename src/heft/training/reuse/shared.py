@@ -70,7 +70,7 @@ def keeps_prefixes(stage: Stage) -> bool:
 
 
 class RowPrefixes:
-    """The base's prefixes of rows, kept from stage to stage of a run, or from trial to trial of a search.
+    """Prefixes of rows, kept from stage to stage of a run, from evaluation to evaluation, or from trial to trial.
 
     Args:
         rows: all training rows, of which each stage may hold out others.
