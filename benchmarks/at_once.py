@@ -1,10 +1,12 @@
 """Runs of a study side by side: what a card, or a machine of many cores, has room for when the model is small."""
 
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 
 from heft.cli.show import ConsoleReporter
 from heft.cluster.alone import do
@@ -31,11 +33,22 @@ class AtOnce:
 
     def run(self, jobs: Sequence[Job], directory: Path, reporter: Reporter) -> Iterator[tuple[Job, Failure | None]]:
         """See `Executor`; a process that dies, of memory say, takes those that run beside it with it."""
-        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.processes, spawn, end_with_parent) as pool:
             futures = {pool.submit(do, job, Reporter()): job for job in jobs}
             for future in as_completed(futures):
                 died = future.exception()
                 yield futures[future], future.result() if died is None else failure_of(died)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that began it is gone."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def compared(study: Path, processes: int) -> str:
