@@ -107,7 +107,7 @@ def _without_a_template_that_is_not_there(task: dict[str, Any], recipe: "Recipe"
 
 def _guess(rows: "list[Row]", prompt: str | None, answer: str | None, choices: str | None) -> "Guess":
     """What the rows are for, by the flags and the columns; where these do not say it, a person at a terminal does."""
-    from heft.tasks.guess import columns_of, guess_task
+    from heft.tasks.guess import guess_task
 
     if prompt is not None:
         prompt = prompt.replace("\\n", "\n")  # what a shell hands over for a line end between quotes
@@ -117,7 +117,7 @@ def _guess(rows: "list[Row]", prompt: str | None, answer: str | None, choices: s
         if not (sys.stdin.isatty() and sys.stdout.isatty()) or answer is not None:
             raise
         guess = guess_task(rows, prompt, _asked_answer(error))
-    return guess if choices is None else _with_choices(guess, choices, list(columns_of(rows)))
+    return guess if choices is None else _with_choices(guess, choices, rows)
 
 
 def _asked_answer(error: HeftError) -> str:
@@ -138,9 +138,11 @@ def _asked_answer(error: HeftError) -> str:
             return answer
 
 
-def _with_choices(guess: "Guess", choices: str, columns: list[str]) -> "Guess":
+def _with_choices(guess: "Guess", choices: str, rows: "list[Row]") -> "Guess":
     """The guess with the choices that the person gave."""
     from dataclasses import replace
+
+    from heft.tasks.rows.cells import has_cell
 
     settings = {key: value for key, value in guess.settings.items() if key not in ("choices", "label_names")}
     if choices == "none":
@@ -148,7 +150,8 @@ def _with_choices(guess: "Guess", choices: str, columns: list[str]) -> "Guess":
             guess, kind="completion", settings=settings, labels={}, why="The answer is generated (--choices)."
         )
     value: Any = [part.strip() for part in choices.split(",")] if "," in choices else choices
-    are_columns = value in columns if isinstance(value, str) else set(value) <= set(columns)
+    named = [value] if isinstance(value, str) else value
+    are_columns = all(any(has_cell(row, name) for _, row in rows) for name in named)
     kind = "choices" if are_columns and value != "labels" else "labels"
     return replace(guess, kind=kind, settings={**settings, "choices": value}, why="The choices are those of --choices.")
 

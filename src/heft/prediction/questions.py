@@ -92,7 +92,7 @@ def _example(task: Task, row: dict) -> Example | str:
 
 
 def _gives_an_answer(task: Task, row: dict) -> bool:
-    value = row.get(task.answer_field) if task.answer_field is not None else None
+    value = task.given_answer(row)
     return value not in _UNKNOWN and value == value  # NaN is how pandas says that there is none
 
 

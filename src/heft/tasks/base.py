@@ -183,6 +183,10 @@ class Task(ABC):
         """The example of a row without looking at its answer, which need not be there; otherwise as `example`."""
         return without_answer(self.example({name: row[name] for name in row if name != self.answer_field}))
 
+    def given_answer(self, row: dict) -> Any:
+        """What a row has as its answer, as it stands; None where it has none."""
+        return None if self.answer_field is None else row.get(self.answer_field)
+
     def examples(self, row: dict) -> Sequence[Example]:
         """All examples of one row, as `example`: one, unless the task makes more of it."""
         return [self.example(row)]

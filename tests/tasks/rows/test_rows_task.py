@@ -8,7 +8,8 @@ import pytest
 from heft.errors import HeftError
 from heft.tasks import load_examples
 from heft.tasks.rows import Rows, RowsSettings
-from heft.tasks.rows.labels import gold_index, labels_found, named
+from heft.tasks.rows.labels import labels_found, named
+from heft.tasks.rows.own_choices import Names, OwnChoices
 
 QUESTION = {"question": "Which is a metal?", "choices": ["wood", "iron"], "answer": "iron", "note": "ignored"}
 COMPLETION = {"prompt": "2 + 2 =", "completion": "4"}
@@ -99,8 +100,11 @@ def test_a_file_that_mixes_both_kinds_is_refused_with_the_first_line_of_each(set
         ({**QUESTION, "choices": "ab"}, "choices must be a list; got 'ab'"),
         ({**QUESTION, "choices": ["iron"]}, "choices must have at least 2 options; got 1"),
         ({**QUESTION, "choices": ["iron", None]}, "choices must be texts that are not empty; got null"),
-        ({**QUESTION, "answer": "B"}, "answer 'B' must be the text of exactly one choice"),
-        ({**QUESTION, "choices": ["iron", "iron"]}, "text of exactly one choice"),
+        (
+            {**QUESTION, "answer": "C"},
+            "answer 'C' must be the text of exactly one choice, its letter or an index from 0",
+        ),
+        ({**QUESTION, "choices": ["iron", "iron"]}, "could mean 'iron' (letter A) and 'iron' (letter B)"),
         ({**QUESTION, "answer": 2}, "answer must be an index from 0 to 1"),
         ({**QUESTION, "answer": True}, "answer must be an index from 0 to 1"),
         ({**QUESTION, "choices": ["3", "4"], "answer": 4}, 'got 4; if this is its text, put it in quotes: "4"'),
@@ -165,7 +169,7 @@ COLUMNS = ["A", "B", "C"]
 )
 def test_a_cell_that_could_mean_two_choices_is_refused_with_both(answer, choices, could_be):
     with pytest.raises(HeftError, match=re.escape(f"could mean {could_be}; write the right choice's column")):
-        gold_index(answer, choices, COLUMNS, from_text=True)
+        OwnChoices(choices, COLUMNS, Names.COLUMNS).gold(answer)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +183,13 @@ def test_a_cell_that_could_mean_two_choices_is_refused_with_both(answer, choices
     ],
 )
 def test_a_cell_that_means_one_choice_is_that_choice(answer, choices, gold):
-    assert gold_index(answer, choices, COLUMNS, from_text=True) == gold
+    assert OwnChoices(choices, COLUMNS, Names.COLUMNS).gold(answer) == gold
 
 
 def test_an_answer_of_more_digits_than_python_reads_is_refused_in_words():
     digits = "9" * 5000
     with pytest.raises(HeftError, match="must be the text of exactly one choice"):
-        gold_index(digits, ["x", "y", "z"], COLUMNS, from_text=True)
+        OwnChoices(["x", "y", "z"], COLUMNS, Names.COLUMNS).gold(digits)
     template = {"train": [{"t": "x", "y": "0"}], "prompt": "{t}", "answer": "y", "choices": "labels"}
     with pytest.raises(HeftError, match="has no name; task.label_names has 0 to 1"):
         named(RowsSettings(**template, label_names=["a", "b"]), digits)

@@ -1,18 +1,15 @@
-"""Labels of rows: which there are, what they are called, and which choice an answer is."""
+"""Labels of rows: which there are, and what they are called."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
-from heft.tasks.base import quotes_hint
+from heft.tasks.rows.cells import cell, index_in
 from heft.tasks.rows.settings import RowsSettings
 from heft.tasks.rows.template import text_of
-from heft.text.listing import listed
 
 MOST_LABELS = 1000
-_MOST_DIGITS = 9
-"""Of an index that is written as text."""
 
 
 def named(settings: RowsSettings, value: Any) -> Any:
@@ -28,7 +25,7 @@ def named(settings: RowsSettings, value: Any) -> Any:
     if isinstance(names, dict):
         if text in names:
             return names[text].strip()
-    elif (index := _index_in(text)) is not None and str(index) == text and index < len(names):
+    elif (index := index_in(text)) is not None and str(index) == text and index < len(names):
         return names[index].strip()
     if text in name_list(names):
         return text
@@ -48,11 +45,10 @@ def label_text(settings: RowsSettings, row: dict) -> str:
         HeftError: there is none, or it is no text and no number.
     """
     column = settings.answer
-    if column not in row:
-        raise HeftError(f"there is no column {column!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
-    label = text_of(named(settings, row[column]))
+    value = cell(row, column)
+    label = text_of(named(settings, value))
     if label is None:
-        raise HeftError(f"{column} must be a label, text or a number; got {show(row[column])}")
+        raise HeftError(f"{column} must be a label, text or a number; got {show(value)}")
     if not label.strip():
         raise HeftError(f"{column} is empty")
     return label.strip()
@@ -60,7 +56,7 @@ def label_text(settings: RowsSettings, row: dict) -> str:
 
 def names_hint(label: str, labels: Sequence[str]) -> str:
     """What to do about a label that can be the number of one of a list, counted from 0; empty for others."""
-    index = _index_in(label)
+    index = index_in(label)
     if index is None or index >= len(labels):
         return ""
     return "; if it is a label's number, counted from 0, give the list as task.label_names in place of task.choices"
@@ -101,58 +97,3 @@ def labels_found(settings: RowsSettings, rows: Sequence[dict]) -> list[str]:
 def _is_number(label: str) -> bool:
     digits = label.removeprefix("-")
     return digits.isascii() and digits.isdecimal() and len(digits) < 300
-
-
-def _index_in(text: str) -> int | None:
-    """The index that a text is, from 0; None where it is none."""
-    text = text.strip()
-    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
-
-
-def gold_index(answer: Any, choices: Sequence[str], columns: Sequence[str] = (), from_text: bool = False) -> int:
-    """The index of the answer: given as the text of exactly one choice, as an index from 0, or as the choice's column.
-
-    Args:
-        answer: from the row.
-        choices: texts of the choices.
-        columns: that they stand in, if each has its own.
-        from_text: whether an index may be written as text, as all cells of CSV are.
-
-    Raises:
-        HeftError: it is none of them, or could mean two choices.
-    """
-    if isinstance(answer, str):
-        meant = {place for place, choice in enumerate(choices) if choice.strip() == answer.strip()}
-        if choices.count(answer) == 1:
-            meant = {choices.index(answer)}
-        if answer in columns:
-            meant |= {list(columns).index(answer)}
-        index = _index_in(answer) if from_text else None
-        if index is not None and index < len(choices):
-            meant |= {index}
-        if len(meant) == 1:
-            return meant.pop()
-        if index is not None and not meant:
-            return _by_index(index, choices)
-        if len(meant) > 1 and columns:
-            could_be = [f"{show(choices[place])} (column {columns[place]})" for place in sorted(meant)]
-            raise HeftError(
-                f"answer {show(answer)}, as a text, a column or an index from 0, could mean {listed(could_be)}; write"
-                " the right choice's column, and give columns names that are no choice's text"
-            )
-        also = f", one of the columns {', '.join(columns)}," if columns else ""
-        raise HeftError(f"answer {show(answer)} must be the text of exactly one choice{also} or an index from 0")
-    return _by_index(answer, choices)
-
-
-def _by_index(answer: Any, choices: Sequence[str]) -> int:
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        expected = f"answer must be an index from 0 to {len(choices) - 1} or the text of a choice"
-        raise HeftError(f"{expected}; got {show(answer)}{quotes_hint(answer)}")
-    texts = [choice.strip() for choice in choices]
-    if str(answer) in texts and texts[answer] != str(answer):
-        raise HeftError(
-            f"answer {answer} is the index of {show(choices[answer])}, counted from 0, and the text of another"
-            " choice; write the right choice's text, in quotes"
-        )
-    return answer

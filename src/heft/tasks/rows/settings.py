@@ -69,13 +69,14 @@ class RowsSettings(TaskSettings):
     and UTF-16 are recognised."""
     prompt: str | None = Field(default=None, min_length=1)
     """What the model reads, with columns in braces, such as "Ticket: {text}\\nCategory:"; braces of the text's own are
-    written twice."""
+    written twice. Dots lead into columns that hold objects or lists: `{translation.en}`."""
     answer: str | None = Field(default=None, min_length=1)
-    """Column that holds the answer."""
+    """Column that holds the answer, or a part of one, such as `answers.text.0`."""
     choices: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
-    """What the answer is one of: `labels` (those in the training rows), a list of labels, a column that holds a list,
-    or a list of columns, one for each choice. The answer is then the text of one or, where each row has its own, its
-    index from 0 or its column."""
+    """What the answer is one of: `labels` (those in the training rows), a list of labels, a column that holds the
+    choices of each row, or a list of columns that hold one each. The answer is then the text of one or, where each row
+    has its own, its index from 0, its letter, its label in the row, or its column. Where `answer` is one of the columns
+    itself, that one is right, and the order is drawn."""
     label_names: Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, str], Field(min_length=1)] | None = (
         None
     )

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from heft.errors import HeftError
-from heft.settings.words import show
 from heft.tasks.base import Split, Task
-from heft.tasks.choices import check_options, options_example, question_cloze
+from heft.tasks.choices import options_example, question_cloze
 from heft.tasks.example import Example, content_hash, generation_example, without_answer
+from heft.tasks.rows.cells import cell, has_cell
 from heft.tasks.rows.chats import (
     Turn,
     as_turn,
@@ -21,7 +21,8 @@ from heft.tasks.rows.chats import (
     turns_of,
 )
 from heft.tasks.rows.kinds import Kind, chat_column, kind_of_row, require_one_kind, unknown_row
-from heft.tasks.rows.labels import gold_index, label_text, labels_found, name_list, named, names_hint
+from heft.tasks.rows.labels import label_text, labels_found, name_list, named, names_hint
+from heft.tasks.rows.own_choices import choices_in_column, choices_in_columns, in_drawn_order
 from heft.tasks.rows.settings import EVAL_SHARE, LABELS_FOUND, RowsSettings
 from heft.tasks.rows.share import set_aside
 from heft.tasks.rows.template import Template, text_of_column
@@ -84,6 +85,10 @@ class Rows(Task):
     def answer_field(self) -> str | None:
         return self.settings.answer
 
+    def given_answer(self, row: dict) -> Any:
+        name = self.settings.answer
+        return cell(row, name) if name is not None and has_cell(row, name) else None
+
     @property
     def common_choices(self) -> tuple[str, ...] | None:
         return None if self.labels is None else tuple(self.labels)
@@ -141,9 +146,11 @@ class Rows(Task):
             return {}  # said where rows are read
         named = {"prompt": Template(settings.prompt).columns if settings.prompt else []}
         named |= {key: [value] for key in ("answer", "messages") if (value := getattr(settings, key)) is not None}
+        if isinstance(settings.choices, str) and settings.choices != LABELS_FOUND:
+            named["choices"] = [settings.choices]
         faults = {}
         for key, names in named.items():
-            missing = [name for name in names if name not in there]
+            missing = [name for name in names if not any(has_cell(row, name) for _, row in self._train_rows)]
             if missing:
                 close = suggest(missing[0], list(there))
                 faults[key] = f"there is no column {missing[0]!r} in {_short(settings.train)}{close}"
@@ -179,7 +186,7 @@ class Rows(Task):
         choices = self.settings.choices
         if not isinstance(choices, list):
             return []
-        return choices if any(set(choices) <= each.keys() for each in (row, self._first_row)) else []
+        return choices if any(all(map(partial(has_cell, each), choices)) for each in (row, self._first_row)) else []
 
     @cached_property
     def _train_rows(self) -> list[Row]:
@@ -193,7 +200,7 @@ class Rows(Task):
             return {}
 
     def _has_lists(self, column: str) -> bool:
-        return isinstance(self._first_row.get(column), list)
+        return isinstance(self._first_row.get(column), list | dict)
 
     def _part(self, rows: list[Row], split: Split) -> list[Row]:
         """The rows of a split where one table has both. Rows that cannot be used are trained on, and so reported; where
@@ -245,19 +252,20 @@ class Rows(Task):
         prompt = Template(settings.prompt).fill(row)
         columns = self._choice_columns(row)
         if columns:
-            options = [text_of_column(row, column) for column in columns]
-            gold = gold_index(_value(settings, row), options, columns, from_text=True) if answered else None
-            return self._chosen(prompt, prompt, options, gold)
-        if self.labels is not None:
+            own = choices_in_columns(row, columns)
+            if settings.answer in columns:
+                own = in_drawn_order(own, prompt)
+                gold = own.names.index(settings.answer) if answered else None
+                return self._chosen(prompt, prompt, own.texts, gold)
+        elif self.labels is not None:
             return self._labelled(row, label_text(settings, row))
-        if settings.choices is not None:
-            options = row.get(settings.choices)
-            if not isinstance(options, list):
-                raise HeftError(f"there is no column {settings.choices!r} that holds a list of choices")
-            check_options(options, settings.choices, least=2)
-            gold = gold_index(_value(settings, row), options) if answered else None
-            return self._chosen(prompt, prompt, options, gold)
-        return self._completion(prompt, text_of_column(row, settings.answer))
+        elif settings.choices is not None:
+            own = choices_in_column(row, settings.choices)
+        else:
+            return self._completion(prompt, text_of_column(row, settings.answer))
+        value = named(settings, cell(row, settings.answer)) if answered else None
+        gold = own.gold(value, settings.label_names is not None) if answered else None
+        return self._chosen(prompt, prompt, own.texts, gold)
 
     def _labelled(self, row: dict, label: str) -> Example:
         """The example of a row that has this label."""
@@ -273,14 +281,12 @@ class Rows(Task):
     def _question(self, row: dict, answered: bool = True) -> Example:
         """The example of a question with choices; unless `answered`, the right one is not looked at."""
         question = text_of_column(row, "question").strip()
-        if not isinstance(row.get("choices"), list):
-            there = f"must be a list; got {show(row['choices'])}" if "choices" in row else "is missing"
-            raise HeftError(f"choices {there}")
-        check_options(row["choices"], "choices", least=2)
-        if answered and "answer" not in row:
-            raise HeftError("answer is missing")
-        gold = gold_index(row["answer"], row["choices"]) if answered else None
-        return self._chosen(f"Question: {question}", question_cloze(question), row["choices"], gold)
+        for key in ("choices", "answer") if answered else ("choices",):
+            if key not in row:
+                raise HeftError(f"{key} is missing")
+        own = choices_in_column(row, "choices")
+        gold = own.gold(row["answer"]) if answered else None
+        return self._chosen(f"Question: {question}", question_cloze(question), own.texts, gold)
 
     def _chosen(self, head: str, cloze_prompt: str, options: Sequence[str], gold: int | None) -> Example:
         return options_example(
@@ -319,13 +325,6 @@ def _short(source: object) -> str:
     return source if isinstance(source, str) else "the rows"
 
 
-def _value(settings: RowsSettings, row: dict) -> Any:
-    """What a row has in the column of the answer, by its name where `label_names` has one."""
-    if settings.answer not in row:
-        raise HeftError(f"there is no column {settings.answer!r} (the row has {', '.join(map(str, row)) or 'nothing'})")
-    return named(settings, row[settings.answer])
-
-
 def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[Turn]:
     """The turns of a chat; prompts and completions of messages are joined, if there is to be an answer."""
     require_no_tools(row)
@@ -336,10 +335,8 @@ def _turns(row: dict, settings: RowsSettings, answered: bool = True) -> list[Tur
         if not all(isinstance(part, list) for part in both):
             raise HeftError("prompt and completion must both be lists of messages, or both text")
         turns = turns_of(both[0] + both[1], "prompt and completion")
-    elif column not in row:
-        raise HeftError(f"there is no column {column!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
     else:
-        turns = turns_of(row[column], column)
+        turns = turns_of(cell(row, column), column)
     system = system_of(row)
     if system is not None and turns[0][0] != "system":
         turns = [Turn("system", system), *turns]

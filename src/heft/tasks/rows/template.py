@@ -7,6 +7,7 @@ from typing import Any
 
 from heft.errors import HeftError
 from heft.settings.words import show
+from heft.tasks.rows.cells import cell
 from heft.text.listing import listed
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -15,8 +16,8 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 class Template:
     """Text with columns in braces; two braces stand for one.
 
-    A name is all that stands between the braces, spaces and dots included; a value is never formatted in any way but
-    as the text that it is.
+    A name is all that stands between the braces, spaces included, and dots, which may lead to a part of a column
+    (heft.tasks.rows.cells); a value is never formatted in any way but as the text that it is.
 
     Raises:
         ValueError: braces are not closed, or hold no name.
@@ -75,11 +76,10 @@ def text_of_column(row: dict, name: str, empty: bool = False) -> str:
     Raises:
         HeftError: it is missing, holds no text, or is empty where that is not allowed.
     """
-    if name not in row:
-        raise HeftError(f"there is no column {name!r} (the row has {', '.join(map(str, row)) or 'no columns'})")
-    text = text_of(row[name])
-    if text is None and not (empty and row[name] is None):
-        raise HeftError(f"{name} must be text; got {show(row[name])}")
+    value = cell(row, name)
+    text = text_of(value)
+    if text is None and not (empty and value is None):
+        raise HeftError(f"{name} must be text; got {show(value)}")
     if not empty and not text.strip():
         raise HeftError(f"{name} is empty")
     return text or ""
