@@ -186,7 +186,7 @@ def test_a_relative_path_counts_from_the_folder(tmp_path):
     [
         ("a.csv", "text\nCafé\n".encode("cp1252"), r"not UTF-8 \(line 2, byte 0xe9\); it looks like Windows-1252"),
         ("a.csv", "text,label\na,b,c\nd\nx,y\n1,2,3\n", r"3 of 4 rows have not the 2 cells"),
-        ("a.csv", "text,text\na,b\n", "twice there: 'text'"),
+        ("a.csv", "text,text\na,b\n", "a.csv, first line: columns must have names, each once; twice there: 'text'"),
         ("a.csv", 'text,label\n"a,b\n', "quotes do not close"),
         ("a.csv", "text,label\n", "has no rows"),
         ("a.csv", "", "is empty; expected JSON Lines"),
@@ -326,3 +326,24 @@ def test_a_table_that_pandas_wrote_by_columns_is_refused_with_the_way_to_write_r
         read_table(tmp_path / "a.json")
     frame.to_json(tmp_path / "b.json", orient="records", lines=True)
     assert [row for _, row in read_table(tmp_path / "b.json")] == frame.to_dict("records")
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused_with_it(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "twice.parquet"
+    parquet.write_table(pyarrow.Table.from_arrays([["a"], ["b"], ["c"]], names=["text", "label", "label"]), path)
+    with pytest.raises(HeftError, match="columns must have names, each once; twice there: 'label'"):
+        read_table(str(path))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_delimiter_of_the_first_line_is_read_whatever_ends_lines(tmp_path, end):
+    (tmp_path / "t.csv").write_bytes(end.join(["sep=;", "text;label", "a, b;x", ""]).encode())
+    assert [row for _, row in read_table(str(tmp_path / "t.csv"))] == [{"text": "a, b", "label": "x"}]
+
+
+def test_a_sign_that_stands_in_the_header_alone_divides_nothing(tmp_path):
+    (tmp_path / "one.csv").write_text("question;part two\nWhat is it?\nWho was it?\n", encoding="utf-8")
+    assert [row for _, row in read_table(str(tmp_path / "one.csv"))][0] == {"question;part two": "What is it?"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from heft.errors import HeftError
 from heft.storage.reading import FileFault
-from heft.tasks.table.faults import Row
+from heft.tasks.table.faults import Row, require_distinct
 
 if TYPE_CHECKING:
     import datasets
@@ -21,13 +21,15 @@ def parquet_rows(path: Path, content: bytes) -> list[Row]:
     """The rows of a Parquet file; a column that `datasets` wrote as labels has their names.
 
     Raises:
-        FileFault: it is damaged.
+        HeftError: it is damaged, or names of columns are repeated.
     """
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(pyarrow.BufferReader(content))
+        file = parquet.ParquetFile(pyarrow.BufferReader(content))
+        require_distinct(path, file.schema_arrow.names)
+        table = file.read()
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise FileFault(path, f"it is no whole Parquet file ({error})") from None
     if b"huggingface" in (table.schema.metadata or {}):

@@ -3,17 +3,16 @@
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from heft.errors import HeftError
 from heft.storage.reading import LINE_LIMIT, FileFault
-from heft.tasks.table.faults import Row, faults_by_cause
+from heft.tasks.table.faults import Row, faults_by_cause, require_distinct
 
 _DELIMITERS = (",", "\t", ";", "|")
-_TOLD = re.compile(r'("?sep=(.)"?)(?=\r?\n)', re.IGNORECASE)
+_TOLD = re.compile(r'("?sep=(.)"?)(?=[\r\n])', re.IGNORECASE)
 """The first line, where Excel is told the delimiter there."""
 _SEEN = 100
 """Records from whose number of cells the delimiter is known."""
@@ -80,7 +79,8 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def _delimiter(text: str) -> str:
     """The delimiter that gives the most records the header's number of cells, then the most cells.
 
-    One with which quotes do not close comes after all others that divide the header.
+    One with which quotes do not close comes after all others that divide the header. One that divides the header alone
+    is part of a name.
     """
 
     def fit(delimiter: str) -> tuple[bool, int, int]:
@@ -89,7 +89,7 @@ def _delimiter(text: str) -> str:
             cells.extend(len(record) for _, record in islice(_records(text, delimiter), _SEEN))
         except csv.Error:
             is_whole = False
-        if not cells or cells[0] < 2:
+        if not cells or cells[0] < 2 or (len(cells) > 1 and max(cells[1:]) < 2):
             return False, 0, 0
         return is_whole, sum(count == cells[0] for count in cells), cells[0]
 
@@ -103,11 +103,7 @@ def _columns(path: Path, names: list[str]) -> list[str]:
     while names and not names[-1]:
         names.pop()
     columns = [name or f"Unnamed: {place}" for place, name in enumerate(names)]
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    if twice:
-        raise HeftError(
-            f"{path}: the first line must name the columns, each once; twice there: {', '.join(map(repr, twice))}"
-        )
+    require_distinct(f"{path}, first line", columns)
     return columns
 
 

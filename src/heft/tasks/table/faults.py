@@ -1,5 +1,6 @@
 """What is wrong with rows, for people: all of them counted, the first ten shown, each cause once."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from heft.errors import HeftError
@@ -26,6 +27,17 @@ def faults_by_cause(heading: str, faults: Sequence[tuple[str, str]]) -> HeftErro
     for where, cause in faults:
         causes.setdefault(cause, []).append(where)
     return fault_report(heading, [f"{places[0]}: {cause}{_elsewhere(places[1:])}" for cause, places in causes.items()])
+
+
+def require_distinct(where: object, columns: Sequence[str]) -> None:
+    """Require that no column has the name of another.
+
+    Raises:
+        HeftError: some have.
+    """
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise HeftError(f"{where}: columns must have names, each once; twice there: {', '.join(map(repr, twice))}")
 
 
 def _elsewhere(places: Sequence[str]) -> str:
