@@ -1,9 +1,13 @@
 """The embedded model's conversion: its place, its tokenizer, and plans that come before it."""
 
+import os
+from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models
 
 from heft import builtin
@@ -48,6 +52,36 @@ def test_a_cache_that_cannot_be_written_is_said_in_words(tmp_path, monkeypatch):
     for load in (load_skeleton, load_tokenizer):
         with pytest.raises(HeftError, match=r"cannot be written: Not a directory\. Set .* HEFT_CACHE to a folder"):
             load(ModelSettings(name=NAME))
+
+
+@needs_wheel
+def test_who_may_read_a_conversion_is_as_the_umask_says(empty_cache, monkeypatch):
+    """In a cache that several people share, each can use what one of them has converted."""
+
+    class Part(SimpleNamespace):
+        def save_pretrained(self, folder):
+            (folder / f"{self.name}.json").write_text("{}")
+
+    parts = (
+        ("AutoModelForCausalLM", Part(name="model", config=SimpleNamespace(quantization_config={}))),
+        ("AutoTokenizer", Part(name="tokenizer", backend_tokenizer=SimpleNamespace())),
+    )
+    for kind, part in parts:
+        monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", lambda *args, part=part, **kwargs: part)
+    before = os.umask(0o022)
+    try:
+        folder = embedded_path(NAME)
+    finally:
+        os.umask(before)
+    assert {path.name for path in folder.iterdir()} == {"model.json", "tokenizer.json"}
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_wheel_without_its_file_is_said_with_the_one_to_install(monkeypatch):
+    monkeypatch.setitem(EMBEDDED, NAME, replace(EMBEDDED[NAME], package="heft", model="absent.gguf"))
+    with pytest.raises(HeftError, match="not installed, or not whole; run: pip install"):
+        embedded_path(NAME)
 
 
 @needs_wheel

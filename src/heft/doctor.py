@@ -4,18 +4,21 @@ Needs nothing but Python, so that it runs where torch or anything else is broken
 [--online] [--json]` needs not even the command line's own packages.
 """
 
+import http.client
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,7 +51,8 @@ def examine(online: bool = False) -> list[Line]:
     lines: list[Line] = []
     for topic, check in checks.items():
         try:
-            lines += [replace(line, topic=topic) for line in check()]
+            for line in check():
+                lines.append(replace(line, topic=topic))
         except Exception as error:  # the others may still say what is wrong
             text = f"could not be examined: {type(error).__name__}: {error}"
             lines.append(Line(FAULT, text, "report this to heft", topic))
@@ -203,8 +207,14 @@ def _folder(what: str, path: Path, elsewhere: str, is_cache: bool = False) -> Li
 
 
 def _size(folder: Path) -> int:
-    files = folder.rglob("*") if folder.is_dir() else ()
-    return sum(path.stat().st_size for path in files if path.is_file() and not path.is_symlink())
+    """Bytes of the files that are in a folder and can be looked at."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # another user's, or gone meanwhile
+                about = os.lstat(os.path.join(where, name))
+                total += about.st_size if stat.S_ISREG(about.st_mode) else 0
+    return total
 
 
 def check_hub(online: bool) -> Iterator[Line]:
@@ -227,8 +237,8 @@ def _hub_answer(endpoint: str) -> Line:
     except urllib.error.HTTPError as error:
         state = OK if error.code < 500 else FAULT  # a refusal is an answer
         return Line(state, f"{endpoint} answers, with status {error.code}", None if state == OK else advice)
-    except (OSError, ValueError) as error:
-        return Line(FAULT, f"{endpoint} cannot be reached: {error}", advice)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return Line(FAULT, f"{endpoint} cannot be reached: {str(error).strip() or type(error).__name__}", advice)
 
 
 def has_fault(lines: Sequence[Line]) -> bool:

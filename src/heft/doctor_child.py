@@ -142,8 +142,11 @@ def main(names: list[str]) -> None:
 
 
 def report(values: dict) -> None:
-    """Write a line at once, so that it is there if the process ends at the next step."""
-    print(MARK + json.dumps(values), flush=True)
+    """Write a line at once, so that it is there if the process ends at the next step.
+
+    A line of its own, whatever an import has printed before.
+    """
+    print(f"\n{MARK}{json.dumps(values)}", flush=True)
 
 
 def torch_facts(torch) -> dict:

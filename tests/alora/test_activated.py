@@ -261,6 +261,7 @@ def test_nothing_merges_it():
     ("options", "named"),
     [
         ({"positions": "f2"}, "'all' or 'lN\\+'"),
+        ({"positions": 7}, "'all' or 'lN\\+' .*; got 7"),
         ({"positions": "all"}, "which is LoraConfig"),
         ({"use_dora": True}, "use_dora"),
         ({"init_lora_weights": "pissa"}, "pissa"),

@@ -146,7 +146,7 @@ def test_what_a_model_alone_does_not_tell_is_asked_for(result):
         heft.predict(base.model, NEW, stages=["fine"])
     task = {"name": "rows", "train": ROWS, **TASK}
     made = heft.predict(base.model, NEW, tokenizer=base.tokenizer, task=task)
-    assert made == heft.predict(result.directory, NEW, stages=["base"])
+    assert made == heft.predict(result.directory, NEW, stages=["base"]) == heft.predict(result, NEW, stages="base")
 
 
 def test_the_result_shows_its_table_and_leads_to_the_rest(result):

@@ -7,6 +7,7 @@ import pytest
 
 from counting import counted
 from heft.adapters.attach import attach
+from heft.costs.pieces import training_piece
 from heft.costs.rows import prefix_row
 from heft.costs.shapes import shape_of
 from heft.costs.skeleton import skeleton_of
@@ -63,7 +64,7 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
     assert (work.reuse.kind, work.reuse.store) == (kind, store)
     stage, model = recipe.stages["fine"], load_base(recipe.model).model
     attach(model, "fine", stage)
-    uses = work.planned_steps * stage.batch_size / len(examples)
+    uses = work.planned_passes
     heard = []
     reporter = Reporter()
     reporter.note = heard.append
@@ -79,6 +80,19 @@ def test_what_is_reused_is_what_training_reuses(recipe_file, tmp_path, fine, kin
     assert reuse.store.kind == store
     assert work.reuse.start == reuse.start
     assert heard == [work.reuse.in_words()]
+
+
+@pytest.mark.parametrize("batch_size", [5, 64])
+@pytest.mark.parametrize(("positions", "kind"), [("l2", "prefixes"), ("f1+l1, layers: [-1]", "nothing")])
+def test_an_epoch_with_a_small_last_batch_uses_no_row_twice_and_stores_nothing(
+    recipe_file, batch_size, positions, kind
+):
+    stage = f"method: reft, rank: 2, epochs: 1, batch_size: {batch_size}, positions: {positions}"
+    work, recipe, examples = costs_and_recipe(recipe_file, stage)
+    assert len(examples) % batch_size
+    assert (work.reuse.kind, work.reuse.store) == (kind, "off")
+    assert work.planned_passes == 1
+    assert training_piece("fine", work).rows == len(examples)
 
 
 @pytest.mark.parametrize("fine", [

@@ -1,5 +1,6 @@
 """Disk, caches, Hub and extras: each fault seen."""
 
+import http.client
 import importlib.metadata
 import os
 import tempfile
@@ -111,6 +112,26 @@ def test_caches_are_measured_and_what_the_hub_links_is_counted_once(home):
     assert f"the Hub's cache: {home / 'hub' / 'hub'}, 200 MB used, 50 GB free" in text
 
 
+def test_a_file_that_cannot_be_looked_at_hides_nothing_of_the_others(home, monkeypatch):
+    folder = home / "cache" / "models"
+    folder.mkdir(parents=True)
+    for name in ("gone", "weights"):
+        with (folder / name).open("wb") as file:
+            file.truncate(500_000_000)
+    plain = os.stat
+
+    def look(path, **options):
+        if str(path).endswith("gone"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, **options)
+
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(os, "lstat", lambda path: look(path, follow_symlinks=False))
+    lines = check_disk()
+    assert [line.state for line in lines] == [OK] * 4
+    assert f"heft's cache: {home / 'cache'}, 500 MB used, 50 GB free" in [line.text for line in lines]
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     """What opening an address does: counts, and ends as told."""
@@ -148,7 +169,7 @@ def test_offline_is_noted_with_what_set_it(no_network, monkeypatch, name):
     assert [line.state for line in check_hub(online=False)] == [OK]
 
 
-def http(status):
+def refused(status):
     return urllib.error.HTTPError("https://hub.example", status, "x", {}, None)
 
 
@@ -156,10 +177,12 @@ def http(status):
     ("result", "state", "words"),
     [
         (open(os.devnull), OK, "answers"),  # noqa: SIM115 - stands for an answer
-        (http(401), OK, "with status 401"),
-        (http(503), FAULT, "with status 503"),
+        (refused(401), OK, "with status 401"),
+        (refused(503), FAULT, "with status 503"),
         (urllib.error.URLError("name or service not known"), FAULT, "cannot be reached"),
         (TimeoutError("timed out"), FAULT, "timed out"),
+        (http.client.BadStatusLine("SSH-2.0"), FAULT, "cannot be reached: SSH-2.0"),
+        (http.client.InvalidURL("nonnumeric port: 'x'"), FAULT, "cannot be reached: nonnumeric port"),
     ],
 )
 def test_where_asked_the_hub_is_asked_once_for_nothing_but_an_answer(no_network, result, state, words):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heft import doctor
-from heft.doctor import FAULT, NOTE, OK, Facts, check_versions, examine, probe, requirements
+from heft.doctor import FAULT, NOTE, OK, Facts, Line, check_versions, examine, probe, requirements
 
 
 def required_modules():
@@ -109,14 +109,16 @@ def test_an_import_that_raises_or_ends_the_process_is_named_and_the_rest_still_t
         broken="raise ValueError('two\\nlines')",
         killer="import os, signal; os.kill(os.getpid(), signal.SIGILL)",
         leaver="import os; os._exit(3)",
+        chatty="print('a banner', end='')",
         last="",
     )
-    assert probe(["good", "broken", "killer", "leaver", "absent", "last"]).errors == {
+    assert probe(["good", "broken", "killer", "leaver", "absent", "chatty", "last"]).errors == {
         "good": None,
         "broken": "ValueError: two",
         "killer": "the import ended the process: signal SIGILL",
         "leaver": "the import ended the process: exit status 3",
         "absent": "ModuleNotFoundError: No module named 'absent'",
+        "chatty": None,
         "last": None,
     }
 
@@ -142,12 +144,14 @@ def test_what_torch_sees_comes_from_the_other_process(tmp_path, monkeypatch):
 
 def test_a_check_that_raises_is_a_fault_and_the_others_still_run(monkeypatch):
     def broken(online):
+        yield Line(OK, "seen before that")
         raise RuntimeError("no idea")
 
     monkeypatch.setattr("heft.doctor.probe", lambda packages: Facts())
     monkeypatch.setattr("heft.doctor.check_hub", broken)
     lines = examine()
     assert line_of(lines, "could not be examined: RuntimeError: no idea").state == FAULT
+    assert line_of(lines, "seen before that").topic == "hub"
     assert {"versions", "device", "threads", "memory", "disk", "extras"} <= {line.topic for line in lines}
 
 

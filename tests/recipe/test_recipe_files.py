@@ -204,6 +204,8 @@ def test_a_value_of_another_kind_is_refused_and_shown(faults, key, value):
         (GOOD + "0x" + "f" * 800 + ": 1", "r.yaml:11: a number of 802 digits is too long"),
         (GOOD + "x: " + "[" * 3000, "r.yaml:11: not readable as YAML: more than 16 levels deep"),
         (GOOD + "x: a\x01b\n", "r.yaml:11: not readable as YAML: a control character"),
+        (GOOD + 'x: "C:\\UDEADBEEF"\n', "r.yaml:11: not readable as YAML: an escape (\\U and 8 digits) beyond"),
+        (GOOD + 'x: "C:\\U12345678"\n', "r.yaml:11: not readable as YAML: an escape (\\U and 8 digits) beyond"),
         (GOOD.encode() + b"# caf\xe9\n", "r.yaml:11: not UTF-8"),
         (b"#" * (2**20 + 1), "r.yaml: cannot be read, it is larger than 1,048,576 bytes"),
     ],

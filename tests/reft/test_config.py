@@ -41,7 +41,16 @@ def test_all_faults_are_named_at_once():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": "4"}, {"rank": 4.0}, {"tied": "no"}, {"layers": [True]}, {"dropout": "0.1"}]
+    "wrong",
+    [
+        {"rank": "4"},
+        {"rank": 4.0},
+        {"tied": "no"},
+        {"layers": [True]},
+        {"layers": 3},
+        {"layers": None},
+        {"dropout": "0.1"},
+    ],
 )
 def test_a_value_of_another_kind_is_refused_and_never_quietly_kept(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -214,6 +214,11 @@ def test_lines_to_paste_name_the_adapters_real_place(runs, tmp_path):
     folder = runs[0].resolve() / "adapter"
     assert f"heft predict {folder} new-rows.csv --output answers.csv" in text
     assert f'adapter = "{folder}"' in text
+    assert 'heft.predict(adapter, "new-rows.csv")' in text
+    write_report([f"{runs[0]}:coarse"], tmp_path / "coarse.html")
+    text = Outline((tmp_path / "coarse.html").read_text()).text
+    assert f"heft predict {folder} new-rows.csv --output answers.csv --stages coarse" in text
+    assert 'heft.predict(adapter, "new-rows.csv", stages=["coarse"])' in text
 
 
 def test_labels_have_their_names_and_figures_and_confused_ones_an_example(runs, tmp_path):

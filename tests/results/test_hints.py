@@ -224,6 +224,23 @@ def test_rows_learned_by_heart_are_told_where_accuracy_did_not_rise(before, afte
         assert "`stages.fine.holdout: 0.1` and `stages.fine.early_stopping: true`" in hints[0].do
 
 
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (
+            {"holdout": 0.1},
+            "Write `stages.fine.best_checkpoint: true` and `stages.fine.early_stopping: true`, or train on",
+        ),
+        ({"holdout": 0.1, "best_checkpoint": True}, "Write `stages.fine.early_stopping: true`, or train on more rows."),
+        ({"holdout": 0.1, "early_stopping": {"patience": 2}, "best_checkpoint": True}, "Train on more rows."),
+    ],
+)
+def test_no_setting_is_advised_that_a_recipe_has_already(settings, advice):
+    losses = [*falling(2, 0.5, 30), *((i, 0.01) for i in range(31, 61))]
+    fine = stage("fine", right_in(0.6), losses, **settings)
+    assert overfitted(run(stage("coarse", right_in(0.6)), fine))[0].do.startswith(advice)
+
+
 def test_a_validation_loss_that_rose_is_told_unless_the_best_weights_were_kept():
     rising = [(10, 1.0), (20, 0.8), (30, 0.9)]
     fine = stage("fine", right_in(0.7), flat(0.5), rising, holdout=0.1)

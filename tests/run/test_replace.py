@@ -100,6 +100,23 @@ def test_a_run_with_other_files_is_left_alone(run):
     assert (run.output_dir / "adapter" / "heft.json").exists()
 
 
+def test_the_page_that_a_run_was_reported_on_makes_room_with_it(run):
+    page = heft.train(run, resume=True).report()
+    assert page.parent == run.output_dir
+    heft.train(run, overwrite=True)
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("inside", [".", "records"])
+def test_the_folder_that_one_is_in_is_not_removed(run, inside, monkeypatch):
+    before = contents(run.output_dir)
+    monkeypatch.chdir(run.output_dir / inside)
+    there = Path(os.path.relpath(run.output_dir))
+    with pytest.raises(heft.HeftError, match="is the folder that you are in, or holds it"):
+        heft.train(run.model_copy(update={"output": str(there)}), overwrite=True)
+    assert contents(run.output_dir) == before
+
+
 def test_links_are_never_followed(run, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(run.output_dir)

@@ -1,6 +1,7 @@
 """The cores and the memory that a process may use, in containers and jobs made of files as Linux has them."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,12 @@ def test_no_limit_leaves_what_affinity_and_the_machine_leave(limits):
     v1 = {"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "5"}
     limits("4:memory:/\n1:cpu,cpuacct:/\n", v1 | {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"})
     assert (usable_cores(), available_memory()) == (16, FREE)
+
+
+def test_where_linux_does_not_say_what_is_available_psutil_does(limits, tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 64000000 kB\nMemFree: 16000000 kB\n")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=16))
+    assert available_memory() == 16
 
 
 V2 = {"cpu.max": "250000 100000\n", "memory.max": "4000000000\n", "memory.current": "3000000000\n"}

@@ -86,10 +86,12 @@ def test_tensorboard_has_every_loss_rate_norm_and_evaluation_once_at_its_step(re
     assert "stages.coarse.rank: 2" in hparams[0].read_text()
 
 
-def test_a_resumed_run_goes_on_in_the_same_events_and_repeats_no_step(recipe):
-    made = recipe("tensorboard", rest="checkpoint: {every_steps: 1}")
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("at", [("coarse", 2), ("fine", 1), ("evaluation of coarse", 10), ("evaluation of fine", 10)])
+def test_a_resumed_run_goes_on_in_the_same_events_and_repeats_no_step(recipe, at, every):
+    made = recipe("tensorboard", rest=f"checkpoint: {{every_steps: {every}}}")
     with signals.handling(), pytest.raises(KeyboardInterrupt):
-        heft.train(made, InterruptAt("coarse", 2))
+        heft.train(made, InterruptAt(*at))
     directory = heft.train(made, resume=True).directory
     there = in_tensorboard(directory)
     for key, value in expected_values(directory).items():

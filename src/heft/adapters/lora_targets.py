@@ -154,11 +154,16 @@ def _ending(name: str) -> str:
     return _IN_A_BLOCK.split(name, maxsplit=1)[-1]
 
 
+def has_part(layer: LoraLayer, adapter: str) -> bool:
+    """Whether a LoRA adapter updates a layer; that of an embedding has matrices by names of their own."""
+    return adapter in layer.lora_A or adapter in layer.lora_embedding_A
+
+
 def adapted_names(model: nn.Module, adapter: str) -> set[str]:
     """Full names of the modules, and of the experts' weights, that an attached LoRA adapter has a part of."""
     found = set()
     for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer) and (adapter in layer.lora_A or adapter in layer.lora_embedding_A):
+        if isinstance(layer, LoraLayer) and has_part(layer, adapter):
             parameter = getattr(layer, "parameter_name", None)
             bare = name.replace(".base_layer", "")
             found.add(bare if parameter is None else f"{bare}.{parameter}")

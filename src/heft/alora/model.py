@@ -28,6 +28,7 @@ class ActivatedLoraModel(LoraModel):
         current_key: str,
         **kwargs,
     ) -> None:
+        tracker = ForwardTracker.on(self.model)
         super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, current_key, **kwargs)
         layer = getattr(parent, target_name)
         if not takes_variants(layer) or adapter_name not in layer.lora_A:
@@ -35,7 +36,6 @@ class ActivatedLoraModel(LoraModel):
                 f"{current_key} is a {type(target).__name__}, on which LoRA cannot have positions: leave it out of the"
                 " targets, or use positions: all"
             )
-        tracker = ForwardTracker.on(self.model)
         layer.lora_variant[adapter_name] = ActivatedVariant(tracker, layer, adapter_name, lora_config.edited_positions)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:

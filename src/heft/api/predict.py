@@ -21,7 +21,7 @@ def predict(
     *,
     tokenizer: Any = None,
     task: TaskSettings | Mapping[str, Any] | None = None,
-    stages: Sequence[str] = (),
+    stages: str | Sequence[str] = (),
     overrides: Sequence[str] = (),
     base: str | None = None,
     batch_size: int | None = None,
@@ -42,7 +42,7 @@ def predict(
             answer need not be there.
         tokenizer: of a model that is not from `heft.load`.
         task: likewise: the task's settings, as in a recipe.
-        stages: as `--stages` of `heft predict`, where `model` is a path; likewise the next two.
+        stages: one or several, as `--stages` of `heft predict`, where `model` is a path; likewise the next two.
         overrides: as `--set`.
         base: as `--base`.
         batch_size: rows per forward pass; None: as evaluated.
@@ -76,7 +76,8 @@ def predict(
     if isinstance(model, str | os.PathLike):
         from heft.prediction.opening import opening
 
-        answering = opening(Path(model), stages, overrides, base, trust_remote_code).load()
+        chosen = [stages] if isinstance(stages, str) else stages
+        answering = opening(Path(model), chosen, overrides, base, trust_remote_code).load()
     else:
         if stages or overrides or base is not None:
             raise HeftError("stages, overrides and base are for a path; a model answers as it is")

@@ -9,6 +9,7 @@ from typing import Any
 from heft.errors import HeftError
 from heft.results.records import Record, read_records
 from heft.results.summary import StageSummary
+from heft.run.directory import REPORT
 from heft.text.escape import escape_controls
 
 _WIDTH = 160
@@ -55,7 +56,7 @@ class Result:
         """
         from heft.report.page import write_report
 
-        path = self.directory / "report.html" if output is None else Path(output)
+        path = self.directory / REPORT if output is None else Path(output)
         write_report([self.directory], path)
         return path
 

@@ -57,7 +57,7 @@ def training_piece(name: str, costs: StageCosts) -> Piece:
     return Piece(
         name,
         "prefixes" if costs.reuse.kind == PREFIXES else "training",
-        rows=steps * costs.stage.batch_size,
+        rows=passes * len(costs.rows),
         tokens=passes * sum(row.length for row in costs.rows),
         flops=flops,
         once_flops=once,

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from heft.runtime import distributed
 from heft.training.attention import is_slow_in_sdpa
 from heft.training.reuse.plan import LOWER_LAYERS, NOTHING, PREFIXES, ReusePlan, decide_reuse, nothing
 from heft.training.reuse.shared import shared_prefix
-from heft.training.stage import planned_steps
+from heft.training.stage import planned_passes, planned_steps
 
 _MOST_KV = 128
 """Hidden states that a token's keys and values may take the room of, where they cannot be counted: 64 layers' worth."""
@@ -50,7 +49,7 @@ class StageCosts:
     @property
     def planned_passes(self) -> float:
         """What these steps come to."""
-        return self.planned_steps / ceil(len(self.rows) / self.stage.batch_size)
+        return planned_passes(self.stage, len(self.rows))
 
     def passes_of(self, tokens: int) -> float:
         """What a run's tokens come to, those of prompts and answers trained on."""
@@ -100,7 +99,7 @@ def stage_costs(
     reuse = None if is_sharded else _shared_reuse(recipe, name, shape, examples)
     if reuse is not None:
         return StageCosts(stage, shape, rows, validation_rows, reuse, is_filled=name != reuse.stages[0])
-    uses = planned_steps(stage, len(rows)) * stage.batch_size / len(rows)
+    uses = planned_passes(stage, len(rows))
     plan = decide_reuse(stage, shape.reuse, is_sharded=is_sharded)
     reuse = _stored(plan, stage, shape, [*rows, *validation_rows], uses)
     return StageCosts(stage, shape, rows, validation_rows, reuse)
@@ -123,7 +122,7 @@ def _shared_reuse(recipe: Recipe, name: str, shape: Shape, examples: Sequence[En
     plan = decide_reuse(recipe.stages[name], shape.reuse, shared)
     members = [recipe.stages[each] for each in shared.stages]
     trained = [len(split_validation(examples, each.holdout, recipe.holdout_seed)[0]) for each in members]
-    taken = sum(planned_steps(each, rows) * each.batch_size for each, rows in zip(members, trained, strict=True))
+    taken = sum(planned_passes(each, rows) * rows for each, rows in zip(members, trained, strict=True))
     if plan.stages:
         plan = _stored(plan, recipe.stages[name], shape, examples, taken / len(examples))
     return plan if plan.stages and plan.store != "off" else None

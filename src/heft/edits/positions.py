@@ -98,7 +98,8 @@ def parse_positions(text: str) -> Positions:
     """
     if text == "all":
         return Positions(all_tokens=True)
-    match = re.fullmatch(r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*)(\+)?)?", text)
+    pattern = r"(?:f([1-9]\d*))?(?:(?<=\d)\+(?=l))?(?:l([1-9]\d*)(\+)?)?"
+    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
     apart = match is not None and ("+l" in text) == (match[1] is not None and match[2] is not None)
     if not text or not apart:
         expected = "'all', 'fN', 'lN', 'lN+', 'fN+lN' or 'fN+lN+' with N at least 1, such as 'f7+l7'"

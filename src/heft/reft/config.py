@@ -1,5 +1,6 @@
 """`ReftConfig`: what PEFT stores of a ReFT adapter."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ class ReftConfig(PeftConfig):
         rank: dimensions of the edited subspace.
         layers: "all" or a list of layer numbers from 0; negative ones count from the end.
         site: whose output is edited: "block", "attention" or "mlp".
-        positions: edited tokens: "all", "fN", "lN" or "fN+lN".
+        positions: edited tokens: "all", "fN", "lN", "lN+", "fN+lN" or "fN+lN+".
         tied: whether first and last positions share weights (fN+lN only).
         activation: None, "relu", "gelu", "silu", "tanh" or "sigmoid", on Wh + b.
         dropout: probability in [0, 1), on the low-rank difference.
@@ -53,7 +54,7 @@ class ReftConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PeftType.REFT
-        if not isinstance(self.layers, str):
+        if isinstance(self.layers, Iterable) and not isinstance(self.layers, str):
             self.layers = list(self.layers)
         settings = {name: getattr(self, name) for name in ReftSettings.model_fields}
         try:

@@ -33,6 +33,10 @@ GUIDED = (
     " ReFT adapter of prompt positions cannot be placed: leave out use_cache=False, or use positions='all'"
 )
 
+TWO_TEXTS = (
+    "a model with an encoder (T5, BART) reads one text there and another in its decoder, and adapters with positions"
+    " follow a single text: use a model that AutoModelForCausalLM loads, or plain LoRA on this one"
+)
 REPLICA = (
     "nn.DataParallel runs copies of the model in threads, and a ReFT adapter follows one pass at a time: use one device"
     " (CUDA_VISIBLE_DEVICES=0), or a process for each with torchrun or accelerate launch"

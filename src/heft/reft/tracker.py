@@ -32,7 +32,7 @@ from heft.reft.generating import GenerateCall
 from heft.reft.interventions import Intervention
 from heft.reft.layout import TokenLayout, edited_token_indices, edited_tokens
 from heft.reft.prompts import PassReader, PassReading, read_all_tokens, read_generated_tokens
-from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, refuse_if
+from heft.reft.refusals import ANOTHER_THREAD, PAGED, REPLICA, TWO_TEXTS, refuse_if
 from heft.reft.sites import decoder_of
 
 _HELD_AS = "_heft_tracker"
@@ -91,7 +91,12 @@ class ForwardTracker:
         return found
 
     def attach(self, model: nn.Module) -> None:
-        """Listen to `model`, and to its `generate`, so that a prompt's length is known in every step."""
+        """Listen to `model`, and to its `generate`, so that a prompt's length is known in every step.
+
+        Raises:
+            ValueError: it has an encoder beside its decoder.
+        """
+        refuse_if(getattr(model.config, "is_encoder_decoder", False), TWO_TEXTS)
         self._model, body = model, decoder_of(model)
         setattr(model, _HELD_AS, self)
         padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)

@@ -4,7 +4,7 @@ What differs between arms comes first, then what differs from the defaults; the 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
 from heft.report.parts import Cell, Heading, Section, Table, figure
 from heft.report.subject import Subject
+from heft.settings.words import dotted
 from heft.text.units import in_digits
 
 _ABSENT = "there is no such setting here"
@@ -82,14 +83,14 @@ def not_defaults(recipe: dict) -> set[str] | None:
     except (ValidationError, HeftError):
         return None
     found = set()
-    for path in flat(recipe):
+    for path, _ in _leaves(recipe):
         try:
-            without = Recipe.model_validate(_without(recipe, path.split(".")))
+            without = Recipe.model_validate(_without(recipe, path))
         except (ValidationError, HeftError):
-            found.add(path)
+            found.add(dotted(path))
             continue
         if without != whole:
-            found.add(path)
+            found.add(dotted(path))
     return found
 
 
@@ -111,14 +112,23 @@ def _turned(what: str, *tables: Table) -> list[Table]:
     return [Table(wide.caption, headings, rows), *tables[1:]]
 
 
-def flat(value: Any, path: str = "") -> dict[str, str]:
+def flat(values: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as `stages.fine.rank` → text, lists and empty groups as JSON."""
+    return {dotted(path): _in_words(value) for path, value in _leaves(values)}
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What is no group, or an empty one, by its keys, some of which have dots in them (those of a `rank_pattern`)."""
     if isinstance(value, Mapping) and value:
-        return {
-            key: text for name, part in value.items() for key, text in flat(part, f"{path}.{name}".lstrip(".")).items()
-        }
+        for name, part in value.items():
+            yield from _leaves(part, (*path, name))
+    else:
+        yield path, value
+
+
+def _in_words(value: Any) -> str:
     if isinstance(value, str):
-        return {path: value}
+        return value
     if isinstance(value, float) and abs(value) >= 1e6:
-        return {path: in_digits(value)}
-    return {path: json.dumps(value, ensure_ascii=False)}
+        return in_digits(value)
+    return json.dumps(value, ensure_ascii=False)

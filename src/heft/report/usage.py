@@ -27,10 +27,13 @@ def section(arm: Arm) -> Section | None:
     stages = [evaluation.stage for evaluation in run.evaluations[1:]]
     about = [_ABOUT.format(folder=folder)]
     if arm.stage != stages[-1]:
-        about.append(f"All stages of the run are in it; --stages picks those up to {arm.stage}.")
+        about.append(
+            f"All stages of the run are in it; --stages, in Python stages=, picks those up to {arm.stage}, and lines"
+            " without it use all."
+        )
     chosen = stages[: stages.index(arm.stage) + 1] if arm.stage != stages[-1] else []
     return Section(
-        "use", "Use this adapter", about, blocks=[*_commands(folder, chosen), _python(folder), *_others(folder)]
+        "use", "Use this adapter", about, blocks=[*_commands(folder, chosen), _python(folder, chosen), *_others(folder)]
     )
 
 
@@ -45,10 +48,11 @@ def _commands(folder: Path, stages: list[str]) -> list[Snippet]:
     ]
 
 
-def _python(folder: Path) -> Snippet:
+def _python(folder: Path, stages: list[str]) -> Snippet:
+    picked = f", stages={json.dumps(stages)}" if stages else ""
     lines = (
         f"import heft\n\nadapter = {_quoted(folder)}\n"
-        'answers = heft.predict(adapter, "new-rows.csv")\n'
+        f'answers = heft.predict(adapter, "new-rows.csv"{picked})\n'
         "model, tokenizer = heft.load(adapter)"
     )
     about = "Answers to rows, or a transformers model with every stage active."

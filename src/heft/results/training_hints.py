@@ -6,6 +6,7 @@ from statistics import fmean
 import numpy as np
 
 from heft.results.hints import ANSWER_RULES, FEWEST_STEPS, GOOD, MANY_STEPS, Hint, RunFacts, StageFacts
+from heft.text.listing import listed
 from heft.text.units import in_digits, percent, several
 
 FEWEST_LOSSES = 6
@@ -72,11 +73,10 @@ def overfitted(run: RunFacts) -> list[Hint]:
         if not (seen := _learned_by_heart(before, after) or _risen(after)):
             continue
         means = "It fits the training rows, not the task (overfitting)."
-        path = f"stages.{after.name}"
-        if after.settings.get("holdout"):
-            do = f"Write `{path}.best_checkpoint: true` and `{path}.early_stopping: true`, or train on more rows."
-        else:
-            do = f"Write `{path}.holdout: 0.1` and `{path}.early_stopping: true`, or train on more rows."
+        wanted = {"best_checkpoint": "true"} if after.settings.get("holdout") else {"holdout": "0.1"}
+        wanted |= {"early_stopping": "true"}
+        lines = [f"`stages.{after.name}.{key}: {to}`" for key, to in wanted.items() if not after.settings.get(key)]
+        do = f"Write {listed(lines)}, or train on more rows." if lines else "Train on more rows."
         hints.append(Hint("overfitted", after.name, seen, means, do))
     return hints
 

@@ -9,6 +9,7 @@
     adapter/         the adapters (heft.adapters.directory)
 
     checkpoints/     from which an unfinished run is resumed (heft.run.checkpoints)
+    report.html      the page that `Result.report` writes where no other place is given
 
 It is made only once everything has been checked, so bad input leaves nothing behind.
 """
@@ -28,6 +29,7 @@ from heft.storage.reading import read_json
 
 RUN_FORMAT = 1
 """Number of the format of a run's files, in manifest.json; it rises when a reader of the old ones would misread."""
+REPORT = "report.html"
 
 
 class RunDirectory(Reporter):

@@ -8,6 +8,7 @@ from pathlib import Path
 from heft.errors import HeftError
 from heft.recipe.recipe import Recipe
 from heft.run.begun import require_free
+from heft.run.directory import REPORT
 from heft.storage.atomic import readable_os_errors
 from heft.storage.locks import LOCK_FILE, locked
 from heft.storage.reading import is_dir, is_file, read_json
@@ -36,6 +37,7 @@ _OF_A_RUN = {
     "study.yaml",
     "run",
     "weights",
+    REPORT,
 }
 """What runs, sweeps and searches write."""
 
@@ -64,7 +66,8 @@ def require_replaceable(path: Path) -> None:
     """Require that a directory is free, or holds a run or a sweep of heft and nothing else.
 
     Raises:
-        HeftError: it is something else, a link, or has files that heft did not write.
+        HeftError: it is something else, a link, the folder that the program is in, or has files that heft did not
+            write.
     """
     if not is_dir(path) or all(each.name == LOCK_FILE for each in path.iterdir()):
         require_free(path)
@@ -72,6 +75,11 @@ def require_replaceable(path: Path) -> None:
     if path.is_symlink():
         raise HeftError(
             f"output {path} is a link to {path.resolve()}, and --overwrite follows none: give that directory itself"
+        )
+    if Path(os.curdir).resolve().is_relative_to(path.resolve()):
+        raise HeftError(
+            f"output {path} is the folder that you are in, or holds it, and --overwrite would remove it: go to another"
+            " folder, or give another directory with --output DIR"
         )
     if not is_file(path / "recipe.yaml") or not _is_manifest(path / "manifest.json"):
         raise HeftError(

@@ -33,9 +33,9 @@ def usable_cores() -> int:
 def available_memory() -> int | None:
     """Bytes that this process may still take, in its control groups too; None where the system does not say."""
     left = [free for folder in _groups("memory") if (free := _left(folder)) is not None]
-    if MEMINFO.is_file():
-        left.append(int(re.search(r"MemAvailable:\s*(\d+)", MEMINFO.read_text())[1]) * 1024)
-    else:
+    if found := re.search(r"MemAvailable:\s*(\d+)", "\n".join(_lines(MEMINFO))):
+        left.append(int(found[1]) * 1024)
+    else:  # not Linux, or as old as what the first WSL says it is
         with suppress(ImportError, OSError, RuntimeError):  # psutil may be what is missing, or not for this system
             import psutil
 

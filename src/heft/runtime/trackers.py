@@ -75,8 +75,6 @@ class Trackers(Reporter):
         fresh = f"{self.recipe.name}-{secrets.token_hex(4)}"
         self.ids = {name: str(there.get(name, fresh)) for name in self.recipe.trackers}
         self._known = set(there)
-        if self.is_resumed:
-            self._purge_from = self.offset + 1
 
     def start(self) -> None:
         """Start the trackers that write elsewhere than into the run directory, before anything is written there.
@@ -88,10 +86,6 @@ class Trackers(Reporter):
             if name != "tensorboard":
                 self._start(name)
 
-    def resumed(self, stage: str, step: int) -> None:
-        """What was logged of the stage beyond that step comes again."""
-        self._purge_from = self.offset + step + 1
-
     def metrics(self, values: dict) -> None:
         """Log what was measured in a step, under the stage's or the configuration's name."""
         where = values.get("configuration", values.get("stage"))
@@ -100,7 +94,8 @@ class Trackers(Reporter):
             for key, value in values.items()
             if key not in ("stage", "configuration", "step") and isinstance(value, int | float)
         }
-        self._log(numbers, self.offset + values["step"])
+        step = self.offset + values["step"]
+        self._log(numbers, step, comes_again=step)
 
     def evaluated(self, summary: StageSummary, records: Sequence[Record]) -> None:
         """Log the figures of an evaluation at the last step of its stage."""
@@ -108,7 +103,8 @@ class Trackers(Reporter):
         found = {key: getattr(summary, key) for key in _FIGURES} | dict(
             zip(("interval_low", "interval_high"), summary.interval, strict=True)
         )
-        self._log({f"evaluation/{key}": value for key, value in found.items() if value is not None}, self.offset)
+        figures = {f"evaluation/{key}": value for key, value in found.items() if value is not None}
+        self._log(figures, self.offset, comes_again=self.offset + 1)
 
     def finish(self) -> None:
         """Bring everything to where it belongs."""
@@ -116,11 +112,13 @@ class Trackers(Reporter):
             self._guarded(name, lambda tracker: tracker.finish())
         self._running.clear()
 
-    def _log(self, values: dict[str, float], step: int) -> None:
+    def _log(self, values: dict[str, float], step: int, comes_again: int) -> None:
+        """Log values; of a run that is resumed with them, what was logged from the step `comes_again` on is void."""
         if not self.recipe.trackers:
             return
         if not self._is_complete:
             self._is_complete = True
+            self._purge_from = comes_again if self.is_resumed else None
             if "tensorboard" in self.recipe.trackers:
                 self._start("tensorboard")
             (self.directory / FOLDER).mkdir(parents=True, exist_ok=True)

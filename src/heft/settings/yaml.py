@@ -189,11 +189,18 @@ class _Reader:
 
 
 class _Scanner(Scanner):
-    """Reads no directive, wherever it stands."""
+    """Reads no directive, wherever it stands, and says where an escape is that ruamel.yaml makes no character of."""
 
     def fetch_directive(self) -> None:
         text = "directives (%YAML, %TAG) are not read; remove them"
         raise MarkedYAMLError(problem=text, problem_mark=self.reader.get_mark())
+
+    def scan_flow_scalar_non_spaces(self, double: Any, start_mark: Any) -> Any:
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError):
+            text = "an escape (\\U and 8 digits) beyond the last character, \\U0010FFFF"
+            raise MarkedYAMLError(problem=text, problem_mark=self.reader.get_mark()) from None
 
 
 class _Composer(Composer):

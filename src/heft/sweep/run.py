@@ -49,7 +49,7 @@ from heft.text.units import percent, several
 from heft.training.batches import TrainingData
 from heft.training.checked_loss import longest_of
 from heft.training.guards import flat_loss_note
-from heft.training.stage import planned_steps
+from heft.training.stage import planned_passes
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _pieces(work: StageLoop, tried: Sequence[Configuration]) -> list[Piece]:
     earlier = [(name, stage_costs(recipe, name, train)) for name in list(recipe.stages)[:-1]]
     pieces = [training_piece(name, costs) for name, costs in earlier if not costs.stage.is_frozen]
     trained, _ = split_validation(train, tried[0].stage.holdout, recipe.holdout_seed)
-    rows = sum(planned_steps(each.stage, len(trained)) * each.stage.batch_size for each in tried)
+    rows = sum(planned_passes(each.stage, len(trained)) for each in tried) * len(trained)
     name, _ = last_stage(recipe)
     pieces.append(Piece(name, "training", rows, rows * sum(row.length for row in train) / len(train)))
     if recipe.sweep.evaluate_winner:

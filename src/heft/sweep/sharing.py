@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from heft.edits.positions import parse_positions
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.training.reuse.plan import PREFIXES, ReusePlan, nothing
-from heft.training.stage import planned_steps
+from heft.training.stage import planned_passes
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ def decide_sharing(
         why = "all configurations act on first tokens" if model_allows else "a prefix cannot stand for its tokens here"
         return Sharing(suffixes, nothing(why if stages[0].reuse else "reuse is false"), 0.0)
     orders = {(seeds[n], stages[n].batch_size) for n in behind}
-    seen = max(planned_steps(stages[n], rows) * stages[n].batch_size for n in behind)
+    seen = max(planned_passes(stages[n], rows) * rows for n in behind)
     plan = ReusePlan(PREFIXES, min(suffixes[n] for n in behind))
     return Sharing(suffixes, plan, len(orders) * seen / (rows + validation_rows))

@@ -60,6 +60,11 @@ def planned_steps(settings: TrainingSettings, rows: int) -> int:
     return max(1, math.ceil(settings.epochs * math.ceil(rows / settings.batch_size)))
 
 
+def planned_passes(settings: TrainingSettings, rows: int) -> float:
+    """How often a stage trains on each of that many rows, on average; an epoch's last batch may be a small one."""
+    return planned_steps(settings, rows) / math.ceil(rows / settings.batch_size)
+
+
 def train_stage(
     model: PreTrainedModel,
     name: str,
@@ -98,7 +103,7 @@ def train_stage(
         *split_validation(examples, stage.holdout, seed if holdout_seed is None else holdout_seed), pad_id
     )
     steps = planned_steps(stage, len(data.rows))
-    uses = steps * stage.batch_size / len(data.rows)
+    uses = planned_passes(stage, len(data.rows))
     require_an_effect(model, name, data.examples, pad_id)
     with ExitStack() as modes:  # the faster of equal ways to compute, which end with the stage
         modes.enter_context(repeatable(model.device))

@@ -1,5 +1,6 @@
 """An adapter that loads and does nothing is a failure, unless its tensors stand where they do nothing."""
 
+import re
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ from heft.verify.subject import AdapterUnderTest
 AT_IDENTITY = 1e-5
 """Largest update that counts as none: a fresh edit is W − R, which are equal within the rounding of R."""
 _HIDDEN_ROWS = 64
+_DOWN = re.compile(r"\.(lora|lora_embedding)_A\b")
+"""In names of saved tensors, those of linear modules and of embeddings."""
 
 
 def check_effect(subject: AdapterUnderTest) -> list[Finding]:
@@ -79,8 +82,8 @@ def _largest_edit(saved: dict[str, torch.Tensor], config: ReftConfig) -> float:
 
 
 def _largest_product(saved: dict[str, torch.Tensor]) -> float:
-    downs = {key: value for key, value in saved.items() if ".lora_A." in key}
-    return most(_top(down) * _top(saved[key.replace(".lora_A.", ".lora_B.")]) for key, down in downs.items())
+    downs = {key: value for key, value in saved.items() if _DOWN.search(key)}
+    return most(_top(down) * _top(saved[_DOWN.sub(r".\1_B", key)]) for key, down in downs.items())
 
 
 @torch.no_grad()

@@ -1,9 +1,12 @@
 """LoRA added into the weights against LoRA computed beside them; ReFT stays as it is."""
 
+from collections import Counter
+
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 
+from heft.adapters.lora_targets import has_part
 from heft.alora import ActivatedLoraConfig
 from heft.runtime.machine import available_memory
 from heft.verify.finding import Finding, does_not_apply, judged, most
@@ -27,7 +30,7 @@ def check_merging(subject: AdapterUnderTest) -> list[Finding]:
     copies = {path: _weight(layer).detach().to("cpu", copy=True) for path, layer in layers.items()}
     try:
         for layer in layers.values():
-            layer.merge(adapter_names=[name for name in names if name in layer.lora_A])
+            layer.merge(adapter_names=[name for name in names if has_part(layer, name)])
         merged = subject.logits_now()
         scale = most(_weight(layer).abs().max().item() for layer in layers.values())
         for layer in layers.values():
@@ -61,7 +64,8 @@ def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: li
         return f"{', '.join(placed)} acts on some tokens only, and weights act on all"
     if not all(_weight(layer).is_floating_point() for layer in layers.values()):
         return "weights are quantized: merging would round them again"
-    if len({id(_weight(layer)) for layer in layers.values()}) < len(layers):
+    users = Counter(id(weight) for module in subject.model.modules() for weight in module.parameters(recurse=False))
+    if any(users[id(_weight(layer))] > 1 for layer in layers.values()):
         return "modules share weights: beside them each has an update of its own, in them all would have the sum"
     needed = sum(_weight(layer).nbytes for layer in layers.values())
     free = available_memory()
