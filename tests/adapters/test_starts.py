@@ -77,3 +77,29 @@ def test_what_peft_does_not_do_with_experts_is_told_before_a_stage_is_trained(se
         attach(moe(), "b", second)
     assert lora_faults(moe(), LoraSettings(rank=2, targets=["q_proj"], **setting)) == []
     assert lora_faults(moe(), LoraSettings(rank=2, targets=["gate_up_proj"], init="gaussian", rslora=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("llama", "model.layers.0.self_attn.q_proj"), ("gpt2", "transformer.h.0.attn.c_attn")]
+)
+def test_dora_is_refused_on_weights_that_it_would_divide_by_zero(kind, name):
+    """PEFT's gradient of such a module is NaN."""
+    model = tiny.tiny_model(kind)
+    assert lora_faults(model, LoraSettings(dora=True)) == []
+    weight = model.get_submodule(name).weight
+    with torch.no_grad():
+        (weight[:, 3] if kind == "gpt2" else weight[3]).zero_()
+    (fault,) = lora_faults(model, LoraSettings(dora=True))
+    assert fault.startswith(f"dora: true divides the weights of each output by their length, which is 0 in {name} (")
+    assert lora_faults(model, LoraSettings(dora=True, exclude=[name])) == []
+    assert lora_faults(model, LoraSettings()) == []
+    assert lora_faults(model.to("meta"), LoraSettings(dora=True)) == []
+    adapted = peft.get_peft_model(
+        tiny.tiny_model(kind), peft.LoraConfig(use_dora=True, target_modules=[name], fan_in_fan_out=kind == "gpt2")
+    )
+    with torch.no_grad():
+        base = adapted.get_submodule(f"base_model.model.{name}").base_layer.weight
+        (base[:, 3] if kind == "gpt2" else base[3]).zero_()
+        adapted.get_submodule(f"base_model.model.{name}").lora_magnitude_vector["default"].weight[3] = 0
+    adapted(IDS, labels=IDS).loss.backward()
+    assert any(each.grad.isnan().any() for each in adapted.parameters() if each.grad is not None)

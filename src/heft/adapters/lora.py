@@ -32,7 +32,7 @@ from heft.adapters.lora_targets import (
     unadaptable,
 )
 from heft.adapters.patterns import first_match
-from heft.adapters.starts import changes_base, expert_faults, start_faults
+from heft.adapters.starts import changes_base, dora_faults, expert_faults, start_faults
 from heft.alora import ActivatedLoraConfig
 from heft.alora.placeable import misplaced
 from heft.recipe.recipe import LoraSettings
@@ -128,7 +128,8 @@ def lora_faults(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
             f"layers: PEFT takes the last number in {others[0]} for that of its layer, so it would adapt other modules;"
             " name that one in exclude, or use layers: all, with modules by their layer in targets (layers.0.…)"
         )
-    return faults + start_faults(model, settings, _adapted_modules(model, settings, names))
+    modules = _adapted_modules(model, settings, names)
+    return faults + start_faults(model, settings, modules) + dora_faults(settings, modules)
 
 
 def _targeted(model: PreTrainedModel, settings: LoraSettings, names: set[str]) -> set[str]:

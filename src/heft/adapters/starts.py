@@ -1,4 +1,4 @@
-"""Starts of LoRA (`init`) that a model has no place for, found out before anything is trained."""
+"""Starts of LoRA (`init`, `dora`) that a model has no place for, found out before anything is trained."""
 
 from collections.abc import Collection, Mapping
 
@@ -42,6 +42,29 @@ def start_faults(model: PreTrainedModel, settings: LoraSettings, modules: Mappin
             f" {str(model.dtype).removeprefix('torch.')}; set model.dtype: float32, or use init: default"
         )
     return faults + _too_large(settings, modules) + _transposed(settings, modules)
+
+
+def dora_faults(settings: LoraSettings, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Weights that DoRA cannot divide by their length, in each output, since it is 0; the gradient would be NaN.
+
+    Weights that are not loaded, and quantized ones, are not looked at.
+    """
+    if not settings.dora:
+        return []
+    weights = {name: module.weight for name, module in modules.items()}
+    empty = [
+        name
+        for name, weight in weights.items()
+        if weight.is_floating_point() and not weight.is_meta
+        if not weight.detach().any(dim=0 if isinstance(modules[name], Conv1D) else 1).all()
+    ]
+    if not empty:
+        return []
+    shown = first_of(sorted(empty), _MOST_SHOWN)
+    return [
+        f"dora: true divides the weights of each output by their length, which is 0 in {shown} (outputs whose weights"
+        " are all 0); name these modules in exclude, or use dora: false"
+    ]
 
 
 def _too_large(settings: LoraSettings, modules: Mapping[str, nn.Module]) -> list[str]:
