@@ -29,6 +29,7 @@ from heft.adapters.lora_targets import (
     linear_names,
     matches,
     misplaced_by_peft,
+    not_of_all_linear,
     unadaptable,
 )
 from heft.adapters.patterns import first_match
@@ -44,10 +45,10 @@ def lora_config(model: PreTrainedModel, settings: LoraSettings, tokens: Sequence
     exclude = [entry for entry in settings.exclude if matches(entry, linear_names(model))]
     parameters = None
     if targets == "all-linear":
-        cannot = unadaptable(model)
-        exclude += endings_of(cannot, linear_names(model))
+        without = not_of_all_linear(model)
+        exclude += endings_of(without, linear_names(model))
         if settings.layers != "all":  # PEFT takes layers with a list of names only
-            within = (name for name in linear_names(model) - cannot if re.search(r"\.\d+\.", name))
+            within = (name for name in linear_names(model) - without if re.search(r"\.\d+\.", name))
             targets = sorted({name.rpartition(".")[2] for name in within})
     else:
         parameters = _expert_targets(model, settings) or None
@@ -145,7 +146,7 @@ def _adapted_modules(model: PreTrainedModel, settings: LoraSettings, names: set[
     """The linear modules that the settings adapt."""
     targeted = {name for name in _targeted(model, settings, names) if is_in_layers(name, settings.layers)}
     if settings.targets == "all-linear":
-        targeted -= unadaptable(model)
+        targeted -= not_of_all_linear(model)
     return {name: module for name, module in linear_modules(model).items() if name in targeted}
 
 
@@ -202,7 +203,7 @@ def without_tokens(model: PreTrainedModel, settings: LoraSettings, names: set[st
     names = linear_names(model) | expert_names(model) if names is None else names
     targeted, experts = _targeted(model, settings, names), expert_names(model)
     if settings.targets == "all-linear":
-        targeted -= experts | unadaptable(model)
+        targeted -= experts | not_of_all_linear(model)
     reasons = dict.fromkeys(targeted & experts, "it holds weights of experts, which see tokens sorted by expert")
     reasons |= dict.fromkeys(targeted & _names_of_head(model), "the output head sees the scored columns only")
     return reasons | misplaced(model, targeted - reasons.keys())

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from heft.adapters.uncalled import read_past
+from heft.adapters.uncalled import uncalled
 from heft.reft.sites import decoder_of
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")
@@ -89,14 +89,21 @@ def unadaptable(model: PreTrainedModel) -> set[str]:
 
     Those that PEFT refuses for the model's type; those that are linear by their class only and give something else than
     rows times a weight (routers, which give a tuple, and products in groups); those whose weights PEFT would not read
-    back, since their names are others in checkpoints of the model's type; and those that the model does not call.
+    back, since their names are others in checkpoints of the model's type; and those whose weights the model reads
+    without calling them.
     """
     tuner, config, modules = LoraModel.__new__(LoraModel), LoraConfig(), linear_modules(model)
-    found = _lost_on_reading(model, config, set(modules)) | (read_past(model) & modules.keys())
+    found = _lost_on_reading(model, config, set(modules)) | (uncalled(model).read & modules.keys())
     for name in modules.keys() - found:
         if _refused(tuner, config, model, name) or not _is_linear(modules[name]):
             found.add(name)
     return found
+
+
+def not_of_all_linear(model: PreTrainedModel) -> set[str]:
+    """Full names of linear modules that `all-linear` leaves out: those that LoRA cannot adapt, and those of towers for
+    images or sound, on which it would act in no text."""
+    return unadaptable(model) | uncalled(model).of_towers
 
 
 def _lost_on_reading(model: PreTrainedModel, config: LoraConfig, names: set[str]) -> set[str]:

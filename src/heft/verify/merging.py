@@ -61,7 +61,7 @@ def _obstacle(subject: AdapterUnderTest, layers: dict[str, LoraLayer], names: li
         return "there is no LoRA adapter"
     placed = [name for name in names if isinstance(subject.model.peft_config[name], ActivatedLoraConfig)]
     if placed:
-        return f"{', '.join(placed)} acts on some tokens only, and weights act on all"
+        return f"LoRA with positions ({', '.join(placed)}) acts on some tokens only, and weights act on all"
     if not all(_weight(layer).is_floating_point() for layer in layers.values()):
         return "weights are quantized: merging would round them again"
     users = Counter(id(weight) for module in subject.model.modules() for weight in module.parameters(recurse=False))
