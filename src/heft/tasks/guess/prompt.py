@@ -7,24 +7,14 @@ from heft.errors import HeftError
 from heft.tasks.guess.columns import Column
 
 _TEXT_NAMES = (
-    "text",
-    "sentence",
-    "prompt",
-    "question",
-    "input",
-    "message",
-    "body",
-    "content",
-    "review",
-    "query",
-    "ctx",
+    *("text", "sentence", "prompt", "question", "input", "message", "body", "content", "review", "query", "ctx"),
 )
 _CONTEXT_NAMES = ("context", "passage", "article", "document", "paragraph", "story", "support", "background")
 _ANSWER_TOLD = (
     *("rationale", "explanation", "exp", "reasoning", "justification", "solution"),
     *("cot", "cot_content", "chain_of_thought"),
 )
-"""Names of columns that tell or explain the answer, which no prompt may show."""
+"""Names of columns that tell or explain the answer: a prompt has them only where there is nothing else to read."""
 
 
 def template_of(columns: Mapping[str, Column], taken: Collection[str], heading: str) -> str:
@@ -41,7 +31,8 @@ def template_of(columns: Mapping[str, Column], taken: Collection[str], heading: 
         HeftError: no column can be read, or none that can has a name that a prompt can use.
     """
     others = {name: column for name, column in columns.items() if name not in taken}
-    readable = [each for each in others.values() if each.is_text and each.called.lower() not in _ANSWER_TOLD]
+    texts = [column for column in others.values() if column.is_text]
+    readable = [column for column in texts if column.called.lower() not in _ANSWER_TOLD] or texts
     free = [column for column in readable if column.name.strip() and not re.search("[{}]", column.name)]
     text = [column for column in free if not column.can_be_labels] or free
     if not text and readable:
