@@ -3,7 +3,8 @@
     python benchmarks/paper_rows.py --boolq DIR --out OUT [--rows 3000] [--arms heft_l8 …] [--seeds 3] [--at-once 1]
 
 Arms are those of recipes/paper/arms, with steps of 32 rows; beside the paper's, LoRA and HEFT whose LoRA acts on the
-last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and LoRA for 3 epochs.
+last 8 prompt tokens and what follows (`l8+`), so that what stands before is computed once, and single methods for 3
+epochs.
 Every arm is trained with two rates on nine tenths of the rows, with seed 0. The rate whose validation loss on the other
 tenth is lower at the end is then trained with the other seeds, and evaluated on all of BoolQ's validation rows, from
 which nothing is chosen. Figures of each run are added to paper_rows_results.json, with which questions it answered
@@ -30,6 +31,8 @@ OF_AN_ARM = {
     "heft": ("heft", {}),
     "heft_l8": ("heft", L8),
     "lora_3": ("lora", {"stages.coarse.epochs": 3}),
+    "lora_l8_3": ("lora", L8 | {"stages.coarse.epochs": 3}),
+    "reft_3": ("reft", {"stages.fine.epochs": 3}),
 }
 """File and settings of each arm."""
 RESULTS = Path(__file__).with_name("paper_rows_results.json")
