@@ -51,8 +51,8 @@ class LoraSettings(Settings):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the input of the update (PEFT: `lora_dropout`)."""
     targets: Annotated[Literal["all-linear"] | list[str], Distinct] = "all-linear"
-    """Linear modules that are adapted: all but the output head, or a list of module-name suffixes such as
-    [q_proj, v_proj] (PEFT: `target_modules`)."""
+    """Linear modules that are adapted: all that a text runs but the output head, or a list of module-name suffixes such
+    as [q_proj, v_proj] (PEFT: `target_modules`)."""
     exclude: Annotated[list[str], Distinct] = Field(default=[])
     """Module-name suffixes that are excluded from the targets (PEFT: `exclude_modules`)."""
     layers: Annotated[Literal["all"] | list[Annotated[int, Field(ge=0)]], Distinct] = "all"

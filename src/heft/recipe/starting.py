@@ -64,7 +64,7 @@ def starting_yaml(recipe: dict[str, Any], guess: Guess) -> str:
         "eval_share": "share of the rows that is set aside to evaluate on",
         "prompt": "what the model reads; columns in braces",
         "answer": "the column that holds the answer",
-        "choices": "labels: those in the training rows; or a list of labels, or of columns",
+        "choices": "labels: those in the training rows; or a list of labels, or the columns that hold choices",
         "format": "cloze: the label's text is the answer; letters: labels are listed as A, B, …",
         "chat_template": "prompts are written as the model's chat template says",
         "coarse": "first a low-rank update of the weights",

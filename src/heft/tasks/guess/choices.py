@@ -21,7 +21,8 @@ _GOLD_NAMES = (
 _CHOICE_NAME = re.compile(r"(?i)op[a-h]|(?:[a-h]|(?:option|choice|sol|ending|answer|opt)_?-?\s?(?:[a-h]|\d\d?))")
 _WRONG_NAME = re.compile(r"(?:distractor|(?:incorrect|wrong)(?:answer|option|choice)?)s?\d*")
 _LIST_NAMES = ("choices", "options", "endings", "candidates", "alternatives", "answerchoices", "answeroptions")
-_LIST_NAMES_OF_ANSWERS_TOO = ("answers",)
+_LIST_NAMES_OR_ANSWERS = (*_LIST_NAMES, "answers")
+"""`answers` may be several right ones, too."""
 _SHARE_THAT_FITS = 0.9
 """Of the rows that have an answer, that must say which choice is right; the others are faults of theirs."""
 
@@ -142,7 +143,7 @@ def _is_filled(column: Column) -> bool:
 
 def _all_in_one(rows: Sequence[Row], named: Sequence[str]) -> FoundChoices | None:
     """A column that holds the choices of a row, whatever they are in (heft.tasks.rows.own_choices)."""
-    for column in _columns_of_choices(rows, (*_LIST_NAMES, *_LIST_NAMES_OF_ANSWERS_TOO)):
+    for column in _columns_of_choices(rows, _LIST_NAMES_OR_ANSWERS):
         own = [(row, choices_in_column(row, column)) for _, row in rows if _has_choices(row, column)]
         for name in named:
             fits = [(_share_that_fits(own, name, names), names) for names in _possible_names(own, name)]
