@@ -237,3 +237,17 @@ def test_a_recipe_that_would_grow_when_it_is_read_is_refused(tmp_path):
     (run / "recipe.yaml").write_text("name: &a [x]\nseed: 0\nstages: [*a, *a]\n")
     with pytest.raises(HeftError, match="anchors"):
         read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stages": {"fine": {"method": ["lora"]}}}, "stages.fine.method"),
+        ({"stages": {"fine": {"method": "lora", "steps": [1]}}}, "stages.fine.steps"),
+        ({"stages": {"fine": {"method": "lora", "epochs": "3"}}}, "stages.fine.epochs"),
+        ({"evaluation": {"normalize": {}}}, "evaluation.normalize"),
+    ],
+)
+def test_a_setting_of_another_kind_is_named(tmp_path, change, told):
+    with pytest.raises(HeftError, match=f"was changed by hand or .*: {re.escape(told)}"):
+        read_run(make_run(tmp_path / "r", {"base": RIGHT}, recipe=change))

@@ -23,14 +23,24 @@ class ManifestFile(_Schema):
     sources: dict[str, dict[str, Any]] = {}
 
 
+class _StageSettings(_Schema):
+    method: str = ""
+    steps: int | None = None
+    epochs: float | None = None
+
+
+class _EvaluationSettings(_Schema):
+    normalize: str = "none"
+
+
 class RecipeFile(_Schema):
     """recipe.yaml of a run: as it was resolved, perhaps by another version, so the recipe's own checks do not apply."""
 
     name: str
     seed: int
-    stages: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    stages: Annotated[dict[str, _StageSettings], Field(min_length=1)]
     task: dict[str, Any] = {}
-    evaluation: dict[str, Any] = {}
+    evaluation: _EvaluationSettings = _EvaluationSettings()
 
 
 class _Failed(_Schema):
