@@ -5,6 +5,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from posixpath import dirname, join, normpath
 
 import pytest
 from ruamel.yaml import YAML
@@ -50,11 +51,24 @@ def test_every_relative_link_has_its_file_and_its_anchor(path):
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{path.name} links to {target}"
 
 
+def test_every_link_of_a_page_leads_to_a_file_of_the_site(hooks):
+    there = {*hooks.OUTSIDE.values(), hooks.PYTHON, *hooks.examples(str(ROOT))}
+    there |= {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/*.*")}
+    sources = {name: f"docs/{name}" for name in there if (ROOT / "docs" / name).suffix == ".md"}
+    sources |= {page: source for source, page in hooks.OUTSIDE.items()}
+    for page in sorted(sources.keys() - {hooks.PYTHON}):
+        text = FENCE.sub("", hooks.with_links((ROOT / sources[page]).read_text(encoding="utf-8"), page))
+        for target in re.findall(r"\]\(([^)\s#]+)[)#]", re.sub(r"`[^`]*`", "", text)):
+            found = normpath(join(dirname(page), target))
+            assert re.match(r"[a-z]+:", target) or found in there, f"{page} links to {target}"
+
+
 def test_links_between_documents_and_other_files_lead_to_pages_of_the_site(hooks):
     index = hooks.with_links("![x](docs/heft.svg) [a](docs/tune.md#tune) [b](benchmarks/RESULTS.md)", "index.md")
     assert index == "![x](heft.svg) [a](tune.md#tune) [b](benchmarks/results.md)"
     assert hooks.with_links("[s](../SECURITY.md) [t](tune.md)", "report.md") == "[s](security.md) [t](tune.md)"
     assert hooks.with_links("[l](../docs/log.md)", "benchmarks/cuda.md") == "[l](../log.md)"
+    assert hooks.with_links("[e](../examples/trl_sft.py)", "trl.md") == "[e](examples/trl_sft.py)"
     assert hooks.with_links("[l](https://example.org/x.md)", "report.md") == "[l](https://example.org/x.md)"
 
 

@@ -1,7 +1,8 @@
 """What mkdocs does for heft's site beside what it does for every site.
 
 Pages that stand elsewhere in the repository, such as README.md, are pages of the site without a second copy, and links
-between them and docs/ lead to them. A reference of the Python API is made from what `heft` exports.
+between them and docs/ lead to them. So are examples, as files. A reference of the Python API is made from what `heft`
+exports.
 """
 
 import ast
@@ -25,9 +26,11 @@ OUTSIDE = {
     "benchmarks/CUDA.md": "benchmarks/cuda.md",
 }
 """Files of the repository and the pages of the site that they are."""
+EXAMPLES = "examples/"
+"""The folder whose files have the same place in the repository and in the site."""
 PYTHON = "python.md"
 """The page of the Python API."""
-_LINK = re.compile(r"(?<=\]\()([^)\s#:]+\.(?:md|svg|png))(?=[)#])")
+_LINK = re.compile(r"(?<=\]\()([^)\s#:]+\.(?:md|svg|png|py|ipynb))(?=[)#])")
 _FUNCTIONS = ("train", "predict", "evaluate", "load", "load_recipe", "stack", "Result", "HeftError")
 """Of what heft exports, what stands first on that page."""
 
@@ -39,8 +42,15 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     root = dirname(config.config_file_path.replace(os.sep, "/"))
     for source, page in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=f"{root}/{source}"))
+    for name in examples(root):
+        files.append(File.generated(config, name, abs_src_path=f"{root}/{name}"))
     files.append(File.generated(config, PYTHON, content=python_page(f"{root}/src/heft/__init__.py")))
     return files
+
+
+def examples(root: str) -> list[str]:
+    """Files of the repository that are files of the site too."""
+    return sorted(EXAMPLES + name for name in os.listdir(f"{root}/{EXAMPLES}") if name.endswith((".py", ".ipynb")))
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
