@@ -19,6 +19,8 @@ from pathlib import Path
 
 from at_once import compared
 
+from heft.run.begun import is_finished
+
 ARMS = Path(__file__).parents[1] / "src/heft/recipes/paper/arms"
 STEP = {"batch_size": 32, "micro_batch_size": None, "holdout": 0.1}
 RATES = {"coarse": (3e-4, 1e-3), "fine": (1e-3, 3e-3)}
@@ -62,8 +64,12 @@ def run_missing(options: argparse.Namespace, arms: list[str], seeds: list[int]) 
     known = results(options.rows)
     lacking = [(name, seed) for name in arms for seed in seeds if f"seed-{seed}" not in known.get(name, {})]
     if lacking:
-        print(compare(options, list(dict(lacking)), sorted({seed for _, seed in lacking})))
-        note_results(options.rows, options.out / "study")
+        names = list(dict(lacking))
+        study = options.out / "study"
+        here = {seed for seed in seeds if all(is_finished(study / name / f"seed-{seed}") for name in names)}
+        # those that are here are not run again, but their evaluation of the base serves all
+        print(compare(options, names, sorted(here | {seed for _, seed in lacking})))
+        note_results(options.rows, study)
 
 
 def arm(named: str) -> dict:
@@ -99,7 +105,7 @@ def note_results(rows: int, study: Path) -> None:
     """Add every finished run of a study to the results."""
     found = all_results()
     for run in sorted(study.glob("*/seed-*")):
-        if (run / "adapter" / "heft.json").is_file():
+        if is_finished(run):
             found.setdefault(str(rows), {}).setdefault(run.parent.name, {})[run.name] = result_of(run)
     RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
