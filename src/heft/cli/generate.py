@@ -36,7 +36,7 @@ def generate(
     ] = False,
     stages: Annotated[
         list[str],
-        typer.Option(metavar="STAGE", help="A stage whose adapter is on, or base (default: all)."),
+        typer.Option(metavar="STAGE", help="A stage whose adapter is on, or base (default: all); repeatable."),
     ] = [],  # noqa: B006 - typer wants a list
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens to generate (default: the task's own, or 64).")

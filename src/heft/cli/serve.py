@@ -53,7 +53,7 @@ def serve(
 ) -> None:
     """Serve adapters of one base model: OpenAI-compatible completions and chats, labels with probabilities, a page.
 
-    Needs `pip install "heft[serve]"`. NAME stands for all stages of a run, NAME:STAGE for those up to one.
+    Needs the extra `serve` (docs/serving.md). NAME stands for all stages of a run, NAME:STAGE for those up to one.
     """
     try:
         from heft.serving.http.app import Access
