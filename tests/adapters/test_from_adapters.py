@@ -151,6 +151,7 @@ def test_its_hashes_are_in_both_manifests(lora, recipe):
         {"target_modules": [*TARGETS, "lm_head"]},
         {"target_modules": [*TARGETS, "embed_tokens"]},
         {"trainable_token_indices": [5, 9]},
+        {"trainable_token_indices": {"embed_tokens": [5, 9]}},
         {"task_type": None},
         {"init_lora_weights": "gaussian"},
     ],
@@ -175,7 +176,10 @@ def test_what_peft_lora_can_be_is_kept_to_the_bit(settings, tmp_path, recipe):
         ({"lora_bias": True}, "lora_bias has a bias"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base's weights"),
         ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora', which changes"),
-        ({"trainable_token_indices": {"embed_tokens": [3]}}, "trainable_token_indices names embeddings other"),
+        (
+            {"trainable_token_indices": {"embed_tokens": [3], "lm_head": [3]}},
+            "trainable_token_indices is of embed_tokens and lm_head",
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -184,6 +188,12 @@ def test_what_heft_cannot_keep_is_refused_in_words(settings, words, tmp_path, re
     with pytest.raises(HeftError, match=f"stages.coarse.from: .*cannot be started from: .*{words}"):
         train(recipe(folder))
     assert not (tmp_path / "run").exists()
+
+
+def test_tokens_of_another_embedding_do_not_fit_the_base(tmp_path, recipe):
+    folder = plain_peft(tmp_path / "lora", trainable_token_indices={"lm_head": [3]})
+    with pytest.raises(HeftError, match=r"lm_head\.token_adapter\.trainable_tokens_delta is not expected"):
+        train(recipe(folder))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 import heft
 from commands import heft as command
@@ -42,6 +42,17 @@ def test_rows_in_predictions_out_as_the_command_gives_them(result, tmp_path):
     assert predicted == [json.loads(line) for line in done.stdout.splitlines()]
     assert [{key: row[key] for key in NEW[0]} for row in predicted] == NEW
     assert {row["prediction"] for row in predicted} <= {"wet", "dry"}
+
+
+def test_what_is_odd_about_rows_is_told(result):
+    class Heard(Reporter):
+        told = []
+
+        def warn(self, text):
+            self.told.append(text)
+
+    heft.predict(result, [{**NEW[0], "label": "neither"}], reporter=Heard())
+    assert Heard.told == ["1 row has an answer that the task rows does not know"]
 
 
 def test_whatever_the_model_is_given_as_the_answers_are_the_same(result, tmp_path):
@@ -117,7 +128,15 @@ def test_settings_are_changed_as_on_the_command_line(tmp_path):
         ),
         (lambda: heft.train(values(train=3)), "rows cannot be read from int"),
         (lambda: heft.train(values(train=[])), "task.train: expected"),
+        (
+            lambda: heft.train(values(train=DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS)))),
+            r"recipe: task.train: has the splits train and test, .* give one, such as data\['train'\]",
+        ),
         (lambda: heft.predict("nowhere", NEW), "nowhere does not exist; expected the directory of a run"),
+        (lambda: heft.predict(None, NEW), "model is a NoneType; expected a model, such as heft.load"),
+        (lambda: heft.predict((1, 2, 3), NEW), "a model with its tokenizer are two; got a tuple of 3"),
+        (lambda: heft.load(None), "expected the directory of a run, .*; got null"),
+        (lambda: heft.load_recipe({"name": "x"}), "a recipe's file was expected, .*; got .*heft.train and heft.Recipe"),
     ],
 )
 def test_what_is_wrong_is_one_message_for_people(make, told):
@@ -147,6 +166,21 @@ def test_what_a_model_alone_does_not_tell_is_asked_for(result):
     task = {"name": "rows", "train": ROWS, **TASK}
     made = heft.predict(base.model, NEW, tokenizer=base.tokenizer, task=task)
     assert made == heft.predict(result.directory, NEW, stages=["base"]) == heft.predict(result, NEW, stages="base")
+
+
+def test_what_is_no_model_no_tokenizer_and_no_task_is_named(result):
+    model, tokenizer = heft.load(result)
+    task = heft.RowsSettings(train=ROWS, prompt=TASK["prompt"], answer="label", choices=["dry", "wet"])
+    for ask, told in (
+        (lambda: heft.evaluate(None, tokenizer, task), "model is a NoneType; expected a model"),
+        (lambda: heft.evaluate(model, None, task), "tokenizer is a NoneType; expected one of transformers"),
+        (lambda: heft.evaluate(model, tokenizer, "rows"), "task is a str; expected the settings of a task, such as"),
+        (lambda: heft.predict(model, NEW, task="rows"), "task is a str; expected the settings of a task"),
+    ):
+        with pytest.raises(heft.HeftError, match=told):
+            ask()
+    with pytest.raises(heft.HeftError, match=r"\(in Python skip_bad_rows=True\)"):
+        heft.predict(model, [{"txt": "x"}])
 
 
 def test_the_result_shows_its_table_and_leads_to_the_rest(result):

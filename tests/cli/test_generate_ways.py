@@ -198,3 +198,18 @@ def test_a_conversation_shows_the_model_all_turns_so_far(said, loaded, run, monk
     first = reply("<user>Hello<assistant>")
     second = reply(f"<user>Hello<assistant>{first}<user>Again<assistant>")
     assert printed == "".join(escape_controls(text.strip()) + "\n" for text in (first, second))
+
+
+def test_a_prompt_that_is_not_as_rows_of_several_columns_are_is_warned_of(tmp_path, capsys):
+    rows = [
+        {"text": f"thing {number}", "price": number, "label": ["dear", "cheap"][number % 2]} for number in range(10)
+    ]
+    task = {"name": "rows", "train": rows, "prompt": "Text: {text}\nPrice: {price}\nLabel:", "answer": "label"}
+    stages = {"fine": {"method": "reft", "rank": 2, "positions": "l1", "steps": 1, "batch_size": 4}}
+    values = {"name": "two", "model": {"name": "random:tiny-llama"}, "task": {**task, "choices": "labels"}}
+    run = heft.train({**values, "stages": stages, "output": str(tmp_path / "run")}).directory
+    generate(run, ["thing 3"])
+    told = capsys.readouterr().err
+    assert told.startswith(r"warning: a prompt is asked as it stands, and rows are asked as 'Text: {text}\nPrice:")
+    generate(run, ["Text: thing 3\nPrice: 3\nLabel:"])
+    assert capsys.readouterr().err == ""

@@ -3,12 +3,13 @@
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 
 from commands import COMMAND, ENVIRONMENT
-from heft.cli.show import resuming
+from heft.cli.show import explain_interrupts, resuming
 from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l2, steps: 1000000, batch_size: 4}}"
@@ -35,12 +36,27 @@ def started(*arguments, cwd):
 @pytest.mark.parametrize(
     ("command", "sweep", "number", "then"),
     [
-        ("train", "null", signal.SIGINT, "Resume with: heft train {recipe} --output {directory} --resume"),
+        (
+            "train",
+            "null",
+            signal.SIGINT,
+            "progress is saved in {directory}. Resume with: heft train {recipe} --output {directory} --resume",
+        ),
         pytest.param(
-            *("train", "null", signal.SIGTERM, "Resume with: heft train {recipe} --output {directory} --resume"),
+            *(
+                "train",
+                "null",
+                signal.SIGTERM,
+                "progress is saved in {directory}. Resume with: heft train {recipe} --output {directory} --resume",
+            ),
             marks=pytest.mark.long,
         ),
-        ("sweep", "{grid: {rank: [2, 3]}}", signal.SIGINT, "Remove it before the next try"),
+        (
+            "sweep",
+            "{grid: {rank: [2, 3]}}",
+            signal.SIGINT,
+            "the next try begins again, with --overwrite in place of {directory}",
+        ),
     ],
 )
 def test_a_signal_ends_training_with_one_message_and_its_exit_status(tmp_path, command, sweep, number, then):
@@ -52,7 +68,7 @@ def test_a_signal_ends_training_with_one_message_and_its_exit_status(tmp_path, c
         stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (128 + number, "heft: interrupted\n")
     then = then.format(recipe=recipe, directory=directory)
-    assert stdout.splitlines()[-1] == f"interrupted; progress is saved in {directory}. {then}"
+    assert stdout.splitlines()[-1] == f"interrupted; {then}"
     assert (directory / "recipe.yaml").is_file()
     assert not list(directory.rglob("*.partial"))
     assert not (directory / "adapter").exists()
@@ -66,6 +82,19 @@ def test_ctrl_c_before_there_is_a_directory_leaves_nothing(tmp_path):
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout, stderr) == (130, "", "heft: interrupted\n")
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_what_was_to_be_replaced_is_no_progress_where_it_still_stands(tmp_path, is_replaced):
+    heard = SimpleNamespace(notes=[], note=lambda text: heard.notes.append(text))
+    (tmp_path / "manifest.json").write_text("{}")
+    with suppress(KeyboardInterrupt), explain_interrupts(tmp_path, heard, "heft train r.yaml --resume", True):
+        if is_replaced:
+            (tmp_path / "manifest.json").unlink()
+        raise KeyboardInterrupt
+    saved = f"progress is saved in {tmp_path}. Resume with: heft train r.yaml --resume"
+    as_it_was = f"nothing was done yet, and {tmp_path} is as it was"
+    assert heard.notes == [f"interrupted; {saved if is_replaced else as_it_was}"]
 
 
 def test_sigterm_in_a_study_keeps_the_step_and_says_how_to_go_on(tmp_path):

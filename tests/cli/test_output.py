@@ -50,6 +50,8 @@ def test_eval_prints_one_document_with_the_figures_of_its_records(run, tmp_path)
     assert document.records == str(records)
     assert document.prompts_cut == 10
     assert document.warnings == ["10 prompts were cut to 60 tokens"]
+    assert document.labels == read_summaries(run[0])[-1].labels
+    assert document.predictions.keys() == {str(index) for index in range(len(document.labels))}
 
 
 def test_sweep_prints_one_document_of_its_results(tmp_path):

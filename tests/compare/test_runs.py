@@ -58,6 +58,10 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
     (begun / "summary.json").unlink()
     with pytest.raises(HeftError, match="holds no evaluation yet"):
         read_run(begun)
+    search = make_run(tmp_path / "search", {"base": RIGHT}, manifest={"tune": {"budget": "30m"}})
+    make_run(search / "run", {"base": RIGHT})
+    with pytest.raises(HeftError, match=f"a search of heft tune, .*: give {re.escape(str(search / 'run'))}"):
+        read_run(search)
     for name in ("summary.json", "manifest.json", "recipe.yaml"):
         broken = make_run(tmp_path / f"broken-{name}", {"base": RIGHT})
         (broken / name).write_text("[")

@@ -95,6 +95,19 @@ def test_an_epoch_with_a_small_last_batch_uses_no_row_twice_and_stores_nothing(
     assert training_piece("fine", work).rows == len(examples)
 
 
+def test_part_of_an_epoch_is_counted_by_the_rows_of_its_batches(recipe_file):
+    """12 rows in batches of 5, 5 and 2: four steps see 17 rows, and not 4/3 of 12."""
+    stage = "method: reft, rank: 2, steps: 4, batch_size: 5, learning_rate: 1e-3, positions: l2"
+    work, recipe, examples = costs_and_recipe(recipe_file, stage)
+    rows = [examples[0]] * 12
+    model = load_base(recipe.model).model
+    attach(model, "fine", recipe.stages["fine"])
+    outcome = train_stage(model, "fine", work.stage, rows, pad_id=0, seed=0, reporter=Reporter())
+    work = stage_costs(recipe, "fine", rows)
+    assert work.passes_of(outcome.tokens) == pytest.approx(17 / 12)
+    assert work.planned_passes == pytest.approx(17 / 12)
+
+
 @pytest.mark.parametrize("fine", [
     "positions: l2", "positions: l2, cache: off", KEPT[len("epochs: 2, ") :], "fused: false, positions: l2",
 ])  # fmt: skip

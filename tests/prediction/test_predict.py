@@ -35,6 +35,7 @@ def test_predictions_are_those_of_the_evaluation_without_the_answers(run, stages
     made = predict_rows(opening(directory, stages).load(), places(without(rows, field)))
     expected = records[stages[0] if stages else "fine"]
     assert made.metrics is None
+    assert made.answers_cut == sum(record.cut for record in expected)
     for answer, record in zip(made.answers, expected, strict=True):
         if record.text is not None:
             assert (answer.text, answer.answer) == (record.text, record.prediction)
@@ -60,17 +61,21 @@ def test_another_base_than_the_recipes_is_not_looked_for_at_the_recipes_revision
     ("number", "told"),
     [
         (1, ["1 row in 2.0 s (0.5 rows per second)", "1 prompt was cut to 9 tokens",
-             "1 row has an answer that t does not know", "1 of 2 rows was left out:\n  a:1: odd"]),
+             "1 answer was cut at task.max_new_tokens (5)",
+             "1 row has an answer that the task t does not know", "1 of 2 rows was left out:\n  a:1: odd"]),
         (2, ["2 rows in 2.0 s (1.0 rows per second)", "2 prompts were cut to 9 tokens",
-             "2 rows have an answer that t does not know",
+             "2 answers were cut at task.max_new_tokens (5)",
+             "2 rows have an answer that the task t does not know",
              "2 of 4 rows were left out:\n  a:1: odd (and in 1 more: :1)"]),
     ],
 )  # fmt: skip
 def test_what_there_is_to_say_is_counted_in_singular_and_plural(number, told):
-    task = SimpleNamespace(name="t", settings=SimpleNamespace(max_length=9))
+    task = SimpleNamespace(name="t", settings=SimpleNamespace(max_length=9), max_new_tokens=5)
     rows = [("a:1", {})] * 2 * number
     faults = [("a:1", "odd")] * number
-    made = Predictions(rows, [], faults, None, unusable_answers=number, prompts_cut=number, seconds=2.0, task=task)
+    made = Predictions(
+        rows, [], faults, None, unusable_answers=number, prompts_cut=number, answers_cut=number, seconds=2.0, task=task
+    )
     assert made.notes == told
 
 

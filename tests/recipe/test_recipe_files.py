@@ -214,6 +214,13 @@ def test_a_file_that_is_no_recipe_is_refused_with_the_line(faults, text, fault):
     assert faults(text)[0].startswith(fault)
 
 
+@pytest.mark.parametrize("text", ["a: b", "{text}", "x: {text}\\nLabel:"])
+def test_text_that_yaml_takes_for_a_mapping_is_to_stand_in_quotes(faults, text):
+    (fault,) = faults(f"{GOOD}output: {text}\n")
+    assert fault.startswith("r.yaml:11: ")
+    assert fault.endswith('; put text that has braces or ": " in quotes')
+
+
 def test_a_tab_is_named_as_the_cause(faults):
     assert "use spaces" in faults("name: x\ntask:\n\tname: boolq\n")[0]
 

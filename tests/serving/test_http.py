@@ -196,7 +196,10 @@ def test_classify_takes_token_ids_of_any_question(port, runs):
         ({"prompt": "a"}, 400, "model"),
         (b'{"model": "two", "prompt": "a"', 400, "JSON"),
         (b'{"model": "two", "prompt": "\xff\xfe"}', 400, ""),
-        (b"[" * 10_000, 400, ""),
+        (b"[" * 10_000, 400, "nested too deeply"),
+        (b'{"model": "two", "prompt": "\\ud83d"}', 400, "half of a surrogate pair"),
+        (b'{"model": "two", "\\ud83d": 1}', 400, "half of a surrogate pair"),
+        (b'{"model": "two", "prompt": "a", "model": "two"}', 400, "model"),
         (b"{" + b" " * 20_000 + b"}", 413, "20,000 bytes"),
     ],
     ids=lambda value: str(value)[:40],
@@ -208,6 +211,13 @@ def test_bad_requests_are_openai_errors_and_disturb_nothing(port, engine, body, 
     assert set(document["error"]) == {"message", "type", "param", "code"}
     assert engine.is_alive
     assert post(port, "/v1/completions", {"model": "two", "prompt": IDS, "max_tokens": 1})[0] == 200
+
+
+def test_a_body_of_another_type_is_told_what_to_send(port):
+    body = json.dumps({"model": "two", "prompt": "a"}).encode()
+    status, document = post(port, "/v1/completions", body, {"Content-Type": "application/x-www-form-urlencoded"})
+    assert status == 400
+    assert "Content-Type: application/json" in document["error"]["message"]
 
 
 def test_unknown_paths_and_methods_are_openai_errors(port):

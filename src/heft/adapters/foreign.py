@@ -17,6 +17,7 @@ from heft.adapters.weights import read_shapes
 from heft.errors import HeftError
 from heft.settings.words import faults_of, in_one_line, show
 from heft.storage.reading import read_json
+from heft.text.listing import listed
 
 _NO_EFFECT = {
     "peft_type",
@@ -60,6 +61,8 @@ def read_foreign_config(path: Path, weights: Path) -> PeftConfig:
     kept = {key: value for key, value in values.items() if key in LoraFields.model_fields and value is not None}
     kept |= {"task_type": "CAUSAL_LM", "init_lora_weights": True, "inference_mode": False}
     kept.pop("revision", None)  # of the base that it was trained on
+    if isinstance(tokens := kept.get("trainable_token_indices"), dict) and len(tokens) == 1:
+        (kept["trainable_token_indices"],) = tokens.values()  # of another embedding, its weights do not fit the base
     if not faults:
         kept |= _targets(values, shapes, faults)
     if not faults:
@@ -86,8 +89,11 @@ def _refused(values: Mapping[str, Any]) -> dict[str, str]:
             f"is {show(start)}, which changes the base's weights: save it for the base as it is (PEFT's save_pretrained"
             " with path_initial_model_for_weight_conversion)"
         )
-    if isinstance(values.get("trainable_token_indices"), dict):
-        found["trainable_token_indices"] = "names embeddings other than the input's; heft trains tokens of that alone"
+    tokens = values.get("trainable_token_indices")
+    if isinstance(tokens, dict) and len(tokens) > 1:
+        found["trainable_token_indices"] = (
+            f"is of {listed(list(tokens))}; heft trains tokens of the input embedding alone"
+        )
     handled = LoraFields.model_fields.keys() | _NO_EFFECT | {"layers_pattern", *found}
     known = {field.name for field in fields(blank)}
     for key, value in values.items():

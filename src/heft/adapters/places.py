@@ -11,6 +11,7 @@ from heft.adapters.hub import downloaded, hub_id, is_pinned, name_of
 from heft.adapters.replacing import finish_replacing
 from heft.errors import HeftError
 from heft.recipe.files import load_recipe
+from heft.settings.words import show
 from heft.storage.reading import is_file, read_json
 from heft.text.command import command
 
@@ -31,6 +32,8 @@ def adapter_directory(given: str | Path) -> Path:
     Raises:
         HeftError: it is neither, or a run without an adapter; the message says what was found there.
     """
+    if not isinstance(given, str | os.PathLike):
+        raise HeftError(f"expected {_EXPECTED}; got {show(given)}")
     path = Path(given)
     if is_pinned(_text(given)):
         path = downloaded(*hub_id(_text(given)))
@@ -71,6 +74,19 @@ def run_directory(given: str | Path) -> Path:
     )
 
 
+def search_in(path: Path) -> str | None:
+    """What a directory with a manifest.json holds, and what to give in its place, where that is a search of heft tune;
+    else None."""
+    search = read_json(path / "manifest.json").get("tune")
+    if search and is_file(path / "run" / "manifest.json"):
+        return f"{path} holds a search of heft tune, and its adapters are those of its run: give {path / 'run'}"
+    if not search:
+        return None
+    best, budget = path / "best.yaml", search.get("budget") if isinstance(search, dict) else "BUDGET"
+    again = command("train", best) if is_file(best) else command("tune", "RECIPE", "--budget", budget, "--resume")
+    return f"{path} holds a search of heft tune without the run of its best recipe, so no adapter: `{again}`"
+
+
 def own_name(directory: Path) -> str:
     """What an adapter directory is called where no name is given: as its run, or as its repository on the Hub."""
     if name := name_of(directory):
@@ -103,13 +119,8 @@ def _why_no_adapter(path: Path) -> str:
 
 def _unfinished(path: Path) -> str:
     """What a directory with a manifest.json and no adapter holds, and where an adapter comes from."""
-    search = read_json(path / "manifest.json").get("tune")
-    if search and is_file(path / "run" / "manifest.json"):
-        return f"{path} holds a search of heft tune, and its adapters are those of its run: give {path / 'run'}"
-    if search:
-        best, budget = path / "best.yaml", search.get("budget") if isinstance(search, dict) else "BUDGET"
-        again = command("train", best) if is_file(best) else command("tune", "RECIPE", "--budget", budget, "--resume")
-        return f"{path} holds a search of heft tune without the run of its best recipe, so no adapter: `{again}`"
+    if (search := search_in(path)) is not None:
+        return search
     if is_file(path / "recipe.yaml") and load_recipe(path / "recipe.yaml").sweep is not None:
         return (
             f"{path} holds a sweep without an adapter, which is written at the end, and a sweep begins again:"

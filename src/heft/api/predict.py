@@ -84,7 +84,10 @@ def predict(
         answering = _of_model(model, tokenizer, task)
     if batch_size is not None:
         answering = answering.with_batch_size(batch_size)
-    predictions = predict_rows(answering, table, reporter or reporter_for(progress, to_stderr=True), skip_bad_rows)
+    reporter = reporter or reporter_for(progress, to_stderr=True)
+    predictions = predict_rows(answering, table, reporter, skip_bad_rows)
+    for line in predictions.notes[1:]:
+        reporter.warn(line)
     found = output_rows(predictions)
     if output is not None:
         write_rows(Path(output), found)
@@ -94,13 +97,16 @@ def predict(
 def _of_model(model: Any, tokenizer: Any, task: TaskSettings | Mapping[str, Any] | None) -> "Answering":
     """A model with the tokenizer and the task that it was loaded with, or those that are given."""
     from heft.adapters.loaded import origin_of
-    from heft.evaluation.evaluator import require_ready
+    from heft.evaluation.evaluator import require_model, require_ready
     from heft.prediction.opening import Answering
     from heft.recipe.files import evaluation_request
     from heft.recipe.recipe import EvaluationSettings
 
     if isinstance(model, tuple):
+        if len(model) != 2:
+            raise HeftError(f"a model with its tokenizer are two; got a tuple of {len(model)}")
         model, tokenizer = model
+    require_model(model)
     origin = origin_of(model)
     if origin is not None:
         tokenizer = origin.tokenizer if tokenizer is None else tokenizer
@@ -109,6 +115,8 @@ def _of_model(model: Any, tokenizer: Any, task: TaskSettings | Mapping[str, Any]
             "the model is not from heft.load, so its tokenizer and its task are not known: give tokenizer= and task="
         )
     require_ready(model, tokenizer)
+    if task is not None and not isinstance(task, TaskSettings | Mapping):
+        raise HeftError(f"task is a {type(task).__name__}; expected the settings of a task, as in a recipe")
     if isinstance(task, TaskSettings):
         return Answering(model, tokenizer, task, EvaluationSettings())
     values: dict[str, Any] = {"task": dict(task) if task is not None else dict(origin.manifest.task)}

@@ -53,7 +53,9 @@ class EvalDocument(_Done):
     majority: float | None
     """Share of the commonest right answer; null for generated answers."""
     predictions: dict[str, float] | None
-    """How often each choice was predicted, as a share; null for generated answers."""
+    """How often each choice was predicted, as a share, by its index; null for generated answers."""
+    labels: list[str] | None
+    """What the choices stand for, by their index, where all examples have the same; else null."""
     loss: float | None
     """Cross-entropy of a token of the reference answers (nats); null where choices are scored."""
     rouge_l: float | None

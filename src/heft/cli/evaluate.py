@@ -137,13 +137,15 @@ def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path
     from heft.cli.documents import EvalDocument
     from heft.results.records import write_records
     from heft.storage.targets import make_folder_of
+    from heft.text.units import several
 
     line, *more = _lines(result, task)
     out.last(line)
     for line in more:
         out.note(line)
     if result.prompts_cut:
-        out.reporter.warn(f"{result.prompts_cut:,} prompts were cut to {task.max_length} tokens")
+        were = "was" if result.prompts_cut == 1 else "were"
+        out.reporter.warn(f"{several(result.prompts_cut, 'prompt')} {were} cut to {task.max_length} tokens")
     out.note(f"{result.seconds:.1f} seconds")
     if output is not None:
         make_folder_of(output)
@@ -153,6 +155,7 @@ def _say(out: "Output", result: "Evaluation", task: "TaskSettings", output: Path
         EvalDocument,
         task=task.name,
         **asdict(result.metrics),
+        labels=None if result.labels is None else list(result.labels),
         prompts_cut=result.prompts_cut,
         records=None if output is None else str(output),
     )

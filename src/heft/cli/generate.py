@@ -16,6 +16,7 @@ from heft.text.units import percent
 if TYPE_CHECKING:
     from heft.prediction.predict import Prediction
     from heft.prediction.prompts import Speaking
+    from heft.tasks import Task
 
 
 def generate(
@@ -78,7 +79,12 @@ def generate(
     opened = speaker(run, stages, True if chat else chat_template, base, trust_remote_code, device)
     if not chat:
         task = opened.task
-        given = typed(_given(prompts), task, text) if file is None else prompts_in(file, task, text, encoding)
+        if file is None:
+            texts = _given(prompts)
+            given = typed(texts, task, text)
+            _warn_of_missed_forms(texts, task)
+        else:
+            given = prompts_in(file, task, text, encoding)
         if temperature and given[0].choices:
             raise HeftError(
                 "--temperature draws the tokens of a text, and the answer is one of the task's labels: give --text too"
@@ -106,6 +112,18 @@ def _given(prompts: Sequence[str]) -> list[str]:
     if not found:
         raise HeftError("there are no prompts on standard input; give one a line, or a prompt as an argument")
     return found
+
+
+def _warn_of_missed_forms(texts: Sequence[str], task: "Task | None") -> None:
+    """Say once that a prompt is not as rows are, where the model was trained on nothing else."""
+    from heft.settings.words import show
+
+    missed = next(filter(None, map(task.missed_form, texts)), None) if task is not None else None
+    if missed is not None:
+        told = (
+            f"a prompt is asked as it stands, and rows are asked as {show(missed)}; give whole prompts, or --file ROWS"
+        )
+        typer.echo(escape_controls(f"warning: {told}"), err=True)
 
 
 def _lines_of_input() -> Iterator[str]:

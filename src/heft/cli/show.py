@@ -149,19 +149,35 @@ def resuming(typed: Sequence[str]) -> str:
 
 
 @contextmanager
-def explain_interrupts(directory: Path, reporter: Reporter, resume: str | None = None) -> Iterator[None]:
+def explain_interrupts(
+    directory: Path, reporter: Reporter, resume: str | None = None, overwrite: bool = False
+) -> Iterator[None]:
     """Around work that fills `directory`: after Ctrl-C or SIGTERM, say what is saved there.
 
-    `resume` is the command that resumes the work; None where none does.
+    `resume` is the command that resumes the work; None where it begins again. With `overwrite` the directory may still
+    hold what was to be replaced.
     """
+    old = _written(directory) if overwrite else None
     with signals.handling():
         try:
             yield
         except KeyboardInterrupt:
-            if directory.is_dir():
-                then = "Remove it before the next try" if resume is None else f"Resume with: {resume}"
-                reporter.note(f"interrupted; progress is saved in {directory}. {then}")
+            if old is not None and _written(directory) == old:
+                reporter.note(f"interrupted; nothing was done yet, and {directory} is as it was")
+            elif directory.is_dir() and resume is None:
+                reporter.note(f"interrupted; the next try begins again, with --overwrite in place of {directory}")
+            elif directory.is_dir():
+                reporter.note(f"interrupted; progress is saved in {directory}. Resume with: {resume}")
             raise
+
+
+def _written(directory: Path) -> tuple[int, int] | None:
+    """What tells one manifest in a directory from another; None without any."""
+    try:
+        found = (directory / "manifest.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def table(

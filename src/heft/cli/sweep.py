@@ -37,7 +37,7 @@ def sweep(
     from heft.sweep.report import ranking
     from heft.sweep.run import sweep as run_sweep
 
-    with explain_interrupts(loaded.output_dir, out.reporter):
+    with explain_interrupts(loaded.output_dir, out.reporter, overwrite=overwrite):
         found = run_sweep(loaded, out.reporter, overwrite)
     out.show(_table(found.results))
     by = ranking(found.results)

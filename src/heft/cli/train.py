@@ -47,7 +47,7 @@ def train(
     out.note("importing torch and transformers")
     from heft.run.train import train as run_recipe
 
-    with explain_interrupts(loaded.output_dir, out.reporter, resume=resuming(sys.argv[1:])):
+    with explain_interrupts(loaded.output_dir, out.reporter, resuming(sys.argv[1:]), overwrite):
         run = run_recipe(loaded, out.reporter, resume, overwrite=overwrite)
     hints = hints_of_run(read_run(run.directory)) if distributed.is_main() else ()
     out.show(results_table(run.stages))

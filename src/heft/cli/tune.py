@@ -69,7 +69,7 @@ def tune(
     from heft.tune.report import arm_rows
     from heft.tune.run import tune as run_search
 
-    with explain_interrupts(loaded.output_dir, out.reporter, resume=resuming(sys.argv[1:])):
+    with explain_interrupts(loaded.output_dir, out.reporter, resuming(sys.argv[1:]), overwrite):
         found = run_search(loaded, amount, out.reporter, resume, overwrite, run, on_ray)
         out.show(_table(found))
         out.note(found.findings.words)

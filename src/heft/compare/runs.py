@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from heft.adapters.places import run_directory
+from heft.adapters.places import run_directory, search_in
 from heft.compare.schemas import ManifestFile, RecipeFile
 from heft.errors import HeftError
 from heft.results.metrics import measure
@@ -86,6 +86,8 @@ def read_run(path: Path) -> RunFiles:
             f"{path} is a sweep, not a run; train its winner with `{command('train', path / 'winner.yaml')}`"
         )
     checked(path / "recipe.yaml", recipe, RecipeFile)
+    if (search := search_in(path)) is not None:
+        raise HeftError(search)
     if not is_file(path / "summary.json"):
         raise HeftError(f"{path} holds no evaluation yet: the run ended, or still is, before the end of its first one")
     summaries = read_summaries(path)

@@ -4,7 +4,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heft.data.answers import is_right
@@ -72,6 +74,10 @@ def evaluate(
             prompts do not fit, or the model computes NaN or infinity.
     """
     require_ready(model, tokenizer)
+    if not isinstance(task, TaskSettings):
+        raise HeftError(
+            f"task is a {type(task).__name__}; expected the settings of a task, such as heft.load_recipe(…).task"
+        )
     encode, reporter = Encoder.of(tokenizer, task, positions_of(model)), reporter or Reporter()
     if encode.chat is not None and encode.chat.uses_date and task.template_date is None:
         reporter.note("the chat template writes the day's date into prompts; task.template_date sets another")
@@ -88,9 +94,12 @@ def require_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """Require that a person's model, perhaps within a `PeftModel`, and its tokenizer can be evaluated.
 
     Raises:
-        HeftError: the model is in training mode, is no causal language model, reads ahead, or puts tokens of its own
-            before a text; or the tokenizer does not fit it.
+        HeftError: one of the two is none; the model is in training mode, is no causal language model, reads ahead, or
+            puts tokens of its own before a text; or the tokenizer does not fit it.
     """
+    require_model(model)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise HeftError(f"tokenizer is a {type(tokenizer).__name__}; expected one of transformers")
     if model.training:
         raise HeftError("the model is in training mode, in which dropout acts; call model.eval() first")
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -107,6 +116,18 @@ def require_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         )
     require_causal(inner.name_or_path or type(inner).__name__, inner)
     require_usable(tokenizer, inner)
+
+
+def require_model(model: Any) -> None:
+    """Require that what a person gives as a model is one.
+
+    Raises:
+        HeftError: it is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise HeftError(
+            f"model is a {type(model).__name__}; expected a model, such as heft.load or AutoModelForCausalLM gives"
+        )
 
 
 def evaluate_examples(

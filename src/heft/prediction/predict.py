@@ -31,6 +31,7 @@ class Predictions:
         metrics: figures of the rows whose right answer is known; None where none is.
         unusable_answers: rows whose given answer is none that the task knows.
         prompts_cut: rows whose prompt was shortened to the limit.
+        answers_cut: rows whose generated answer reached the limit of tokens before an end.
         seconds: how long answering took.
         task: that was asked.
     """
@@ -41,6 +42,7 @@ class Predictions:
     metrics: Metrics | None
     unusable_answers: int
     prompts_cut: int
+    answers_cut: int
     seconds: float
     task: Task
 
@@ -53,9 +55,12 @@ class Predictions:
         if self.prompts_cut:
             cut = f"{several(self.prompts_cut, 'prompt')} {'was' if self.prompts_cut == 1 else 'were'} cut"
             notes.append(f"{cut} to {self.task.settings.max_length} tokens")
+        if self.answers_cut:
+            cut = f"{several(self.answers_cut, 'answer')} {'was' if self.answers_cut == 1 else 'were'} cut"
+            notes.append(f"{cut} at task.max_new_tokens ({self.task.max_new_tokens})")
         if self.unusable_answers:
             have = f"{several(self.unusable_answers, 'row')} {'has' if self.unusable_answers == 1 else 'have'}"
-            notes.append(f"{have} an answer that {self.task.name} does not know")
+            notes.append(f"{have} an answer that the task {self.task.name} does not know")
         if self.faults:
             verb = "was" if len(self.faults) == 1 else "were"
             heading = f"{len(self.faults):,} of {several(len(self.rows), 'row')} {verb} left out:"
@@ -111,7 +116,7 @@ def predict_by(
     if questions.faults and not skip_bad_rows:
         heading = f"{len(questions.faults):,} of {len(rows):,} rows cannot be used, and nothing was predicted:"
         report = faults_by_cause(heading, questions.faults)
-        raise HeftError(f"{report}\n--skip-bad-rows leaves their predictions empty")
+        raise HeftError(f"{report}\n--skip-bad-rows (in Python skip_bad_rows=True) leaves their predictions empty")
     if not questions.usable:
         raise faults_by_cause(f"none of {len(rows):,} rows can be used:", questions.faults)
     usable = questions.usable
@@ -134,6 +139,7 @@ def predict_by(
         metrics=measure(known) if known else None,
         unusable_answers=questions.unusable_answers,
         prompts_cut=sum(each.cut > 0 for each in usable),
+        answers_cut=sum(each.cut for each in found),
         seconds=seconds,
         task=task,
     )

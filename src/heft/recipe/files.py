@@ -1,5 +1,6 @@
 """Recipes as files: a strict read that reports every fault with its line, and a write of the resolved recipe."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,10 @@ from heft.settings.files import (
     to_yaml,
     validate,
 )
+from heft.settings.words import show
 from heft.storage.reading import is_file
 from heft.tasks import TASKS, allow_import_from, task_for
+from heft.tasks.table import splits_of
 from heft.text.command import command
 
 _Request = TypeVar("_Request", bound=Settings)
@@ -42,6 +45,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), output: str | P
         HeftError: the file cannot be read, or anything in it or in the overrides is wrong; the message has one line per
             fault, in the order in which they were written.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise HeftError(
+            f"a recipe's file was expected, by its path or its name; got {show(path)} (heft.train and heft.Recipe take"
+            " settings as they are)"
+        )
     path = located(path)
     of_a_run = _is_of_a_run(path)  # its rows may be gone
     allow_imports_for(path)
@@ -99,7 +107,9 @@ def _plain(value: Any) -> Any:
         fields = type(value).model_fields
         names = value.model_fields_set | ({"name", "method"} & fields.keys())
         return {field.alias or name: _plain(getattr(value, name)) for name, field in fields.items() if name in names}
-    return {key: _plain(each) for key, each in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and not splits_of(value):  # a data set's splits are rows, and no settings
+        return {key: _plain(each) for key, each in value.items()}
+    return value
 
 
 def read_recipe_document(path: Path, source: int = 0) -> Document:

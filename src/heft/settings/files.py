@@ -17,7 +17,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from heft.errors import HeftError
 from heft.settings.base import Settings
 from heft.settings.words import KeyPath, faults_of, schema_of, show
-from heft.settings.yaml import Document, Fault, Place, read_yaml, read_yaml_file
+from heft.settings.yaml import IN_QUOTES, Document, Fault, Place, read_yaml, read_yaml_file
 
 _Checked = TypeVar("_Checked", bound=Settings)
 
@@ -112,7 +112,8 @@ def check(document: Document, kind: type[_Checked]) -> _Checked | None:
         known = {fault.path for fault in document.faults}
         for path, text in faults_of(error, kind).items():
             if path not in known:
-                document.fault(path, text)
+                is_text = text.startswith(("expected text", "expected non-empty text")) and "; got {" in text
+                document.fault(path, f"{text}; {IN_QUOTES}" if is_text else text)
     return None
 
 

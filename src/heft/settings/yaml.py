@@ -47,6 +47,10 @@ class Fault(NamedTuple):
         return f"{self.place.label}: {where}{self.text}"
 
 
+IN_QUOTES = 'put text that has braces or ": " in quotes'
+"""What to do where a person's text may have been read as a mapping."""
+
+
 class Document:
     """The values of a file of settings, where each was written, and the faults seen so far."""
 
@@ -144,6 +148,8 @@ class _Reader:
 
     def _stop(self, line: int, problem: str) -> None:
         hint = "; YAML has no tabs outside text, use spaces" if "\\t" in problem else ""
+        if problem.startswith("mapping values are not allowed") or problem.endswith("but found '<scalar>'"):
+            hint = f"; {IN_QUOTES}"
         self.document.data = None
         self.document.faults = [Fault(self._place_at(line), (), f"not readable as YAML: {problem}{hint}")]
 

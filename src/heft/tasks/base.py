@@ -163,6 +163,10 @@ class Task(ABC):
             return generation_example(self.name, text.rstrip())
         return choice_example(self.name, text.rstrip(), self.common_choices, None)
 
+    def missed_form(self, text: str) -> str | None:
+        """The form in which rows are asked, where a typed prompt lacks it; None where it has it, or nothing tells."""
+        return None
+
     def row_faults(self, row: dict) -> list[str]:
         """What is missing from a row or of the wrong type."""
         return field_faults(row, self.fields)

@@ -61,8 +61,9 @@ def planned_steps(settings: TrainingSettings, rows: int) -> int:
 
 
 def planned_passes(settings: TrainingSettings, rows: int) -> float:
-    """How often a stage trains on each of that many rows, on average; an epoch's last batch may be a small one."""
-    return planned_steps(settings, rows) / math.ceil(rows / settings.batch_size)
+    """How often a stage trains on each of that many rows, on average; only an epoch's last batch may be a small one."""
+    epochs, steps = divmod(planned_steps(settings, rows), math.ceil(rows / settings.batch_size))
+    return epochs + steps * settings.batch_size / rows
 
 
 def train_stage(

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 
 import pytest
 
@@ -347,3 +348,9 @@ def test_the_delimiter_of_the_first_line_is_read_whatever_ends_lines(tmp_path, e
 def test_a_sign_that_stands_in_the_header_alone_divides_nothing(tmp_path):
     (tmp_path / "one.csv").write_text("question;part two\nWhat is it?\nWho was it?\n", encoding="utf-8")
     assert [row for _, row in read_table(str(tmp_path / "one.csv"))][0] == {"question;part two": "What is it?"}
+
+
+def test_the_folder_of_a_bare_name_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HeftError, match=re.escape(f"nope.csv is not a file. {tmp_path} has no files of rows.")):
+        read_table("nope.csv")

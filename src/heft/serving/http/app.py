@@ -15,6 +15,7 @@ from heft.adapters.places import own_name
 from heft.serving.catalog import Served
 from heft.serving.engine import Engine
 from heft.serving.http import errors
+from heft.serving.http.bodies import StrictRoute
 from heft.serving.http.classifying import Classifying
 from heft.serving.http.errors import ApiError
 from heft.serving.http.guard import Guard
@@ -58,6 +59,7 @@ def build_app(engine: Engine, access: Access | None = None):
     """The ASGI application of an engine that runs."""
     access = access or Access()
     app = FastAPI(title="heft", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
+    app.router.route_class = StrictRoute
     errors.install(app)
     metrics, wording = Metrics(engine), Wording(engine.catalog, engine.limits)
     texts, classifying, started = Texts(engine, wording), Classifying(engine, wording), int(time.time())

@@ -62,9 +62,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        if isinstance(error.body, bytes):
+            return _response(
+                ApiError(400, "the body was not sent as JSON: set the header Content-Type: application/json")
+            )
         complaints = error.errors()
-        if complaints[0]["type"] == "json_invalid":
-            return _response(ApiError(400, f"the body is no JSON: {complaints[0]['ctx']['error']}"))
         kind = request.scope["route"].body_field.field_info.annotation
         faults = faults_in([{**each, "loc": each["loc"][1:]} for each in complaints], kind)  # the first is "body"
         return _response(ApiError(400, in_one_line(faults), param=dotted(next(iter(faults))) or None))

@@ -108,6 +108,11 @@ class Rows(Task):
             return self._with_system(generation_example(self.name, text.rstrip()))
         return self._with_system(without_answer(self._chosen(text, text, self.labels, 0)))
 
+    def missed_form(self, text: str) -> str | None:
+        template = None if self.settings.prompt is None else Template(self.settings.prompt)
+        is_whole = template is None or len(set(template.columns)) == 1 or template.fits(text)
+        return None if is_whole else template.text
+
     def question_faults(self, row: dict) -> list[str]:
         return self.row_faults(row)
 

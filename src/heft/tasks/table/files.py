@@ -172,7 +172,8 @@ def files_beside(path: Path) -> str:
         seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
         return f"There is no folder {path.parent} either{seen_from}."
     names = sorted(file.name for file in path.parent.iterdir() if is_data_file(file.name))
-    return f"{path.parent} has {', '.join(names)}." if names else f"{path.parent} has no files of rows."
+    folder = Path.cwd() if path.parent == Path() else path.parent
+    return f"{folder} has {', '.join(names) or 'no files of rows'}."
 
 
 def is_data_file(name: str) -> bool:
