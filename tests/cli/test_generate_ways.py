@@ -200,6 +200,16 @@ def test_a_conversation_shows_the_model_all_turns_so_far(said, loaded, run, monk
     assert printed == "".join(escape_controls(text.strip()) + "\n" for text in (first, second))
 
 
+def test_a_text_longer_than_the_model_was_made_for_is_warned_of_once(run, capsys):
+    positions = heft.load(run)[0].config.max_position_embeddings
+    generate(run, ["a" * (positions - 1)], text=True, max_new_tokens=2)
+    assert capsys.readouterr().err == ""
+    generate(run, ["a" * (positions - 1), "a" * positions], text=True, max_new_tokens=3)
+    told = capsys.readouterr().err
+    assert f"and the model was made for {positions:,}" in told
+    assert told.count("warning:") == 1
+
+
 def test_a_prompt_that_is_not_as_rows_of_several_columns_are_is_warned_of(tmp_path, capsys):
     rows = [
         {"text": f"thing {number}", "price": number, "label": ["dear", "cheap"][number % 2]} for number in range(10)

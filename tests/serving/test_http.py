@@ -424,6 +424,20 @@ def test_bytes_of_tokens_are_those_of_the_text_and_offsets_are_places_in_it(clie
     assert echoed.logprobs.text_offset == [0, 1, 1, 2, 3, 3, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("given", "positions", "learned", "tokens"),
+    [(None, 1024, False, 1024), (None, None, False, 4096), (None, 32_768, False, 4096), (None, 64, True, 64),
+     (8192, 1024, False, 8192), (8192, 64, True, 65), (100, 1024, False, 100)],
+)  # fmt: skip
+def test_a_server_takes_as_many_tokens_as_the_model_was_made_for_or_as_many_as_are_given(
+    given, positions, learned, tokens
+):
+    from heft.models.limits import BaseLimits
+    from heft.serving.limits import Limits
+
+    assert Limits(tokens=given).tokens_of(BaseLimits(positions=positions, learned=learned)) == tokens
+
+
 def test_the_longest_text_of_a_model_with_learned_positions_is_what_it_says():
     from heft.builtin import byte_tokenizer
     from heft.models.load import Base

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +90,7 @@ def generate(
                 "--temperature draws the tokens of a text, and the answer is one of the task's labels: give --text too"
             )
     sampling = Sampling(temperature, top_p, seed) if temperature else None
-    speaking = opened.load(max_new_tokens, sampling, batch_size)
+    speaking = opened.load(max_new_tokens, sampling, batch_size, _warn_once())
     if chat:
         _converse(speaking)
         return
@@ -112,6 +112,18 @@ def _given(prompts: Sequence[str]) -> list[str]:
     if not found:
         raise HeftError("there are no prompts on standard input; give one a line, or a prompt as an argument")
     return found
+
+
+def _warn_once() -> Callable[[str], None]:
+    """Prints the first warning that it is given: a conversation that is too long is so in each turn."""
+    said: list[str] = []
+
+    def warn(text: str) -> None:
+        if not said:
+            typer.echo(escape_controls(f"warning: {text}"), err=True)
+        said.append(text)
+
+    return warn
 
 
 def _warn_of_missed_forms(texts: Sequence[str], task: "Task | None") -> None:

@@ -30,7 +30,12 @@ def serve(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Texts that are generated at a time.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more is answered with 429.")] = 256,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of a prompt and what follows it.")] = 4096,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Tokens of a prompt and what follows it (default: the model's positions, up to 4096)."
+        ),
+    ] = None,
     max_prompts: Annotated[int, typer.Option(min=1, help="Prompts of one request, times n.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take, waiting included.")] = 600.0,
     prefix_memory: Annotated[
@@ -82,6 +87,9 @@ def serve(
         typer.echo(escape_controls(f"note: {text}"), err=True)
 
     engine = open_engine(directories, limits, override, base, trust_remote_code, mix, fused, note)
+    positions = engine.catalog.limits.positions
+    if max_tokens is not None and positions is not None and max_tokens > positions + 1:
+        note(f"--max-tokens is {max_tokens:,}, and the model was made for {positions:,} positions")
     if host not in LOOPBACK and not api_key:
         typer.echo(f"warning: {host} can be reached from other machines, and no --api-key is set", err=True)
     for name, served in engine.catalog.served.items():

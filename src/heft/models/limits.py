@@ -79,6 +79,17 @@ def require_room(limits: BaseLimits, prompt: Sequence[int], new_tokens: int) -> 
         )
 
 
+def beyond_positions(limits: BaseLimits, prompt: Sequence[int], new_tokens: int) -> str | None:
+    """What to say of a prompt that a model can compute with so many new tokens, but was not made for; else None."""
+    needed = len(prompt) + new_tokens - 1  # the last token is never read
+    if limits.positions is None or limits.learned or needed <= limits.positions:
+        return None
+    return (
+        f"the prompt has {len(prompt):,} tokens and up to {new_tokens:,} may be generated, and the model was made for"
+        f" {limits.positions:,}; what comes beyond may make no sense"
+    )
+
+
 def _generation_config(settings: ModelSettings, model: PreTrainedModel) -> GenerationConfig:
     if settings.name == TINY:
         return model.generation_config

@@ -1,6 +1,6 @@
 """Prompts that a person typed or has in a file, and a model's answers to them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -12,7 +12,7 @@ from heft.data.padding import padding_matters
 from heft.errors import HeftError
 from heft.evaluation.evaluator import answer_examples
 from heft.evaluation.generation import Sampling, generate_texts
-from heft.models.limits import limits_of, require_room
+from heft.models.limits import beyond_positions, limits_of, require_room
 from heft.prediction.predict import prediction_of
 from heft.prediction.prediction import Prediction
 from heft.recipe.recipe import EvaluationSettings
@@ -41,6 +41,7 @@ class Speaking:
         evaluation: how choices are scored.
         max_new_tokens: generated at most; None for the task's own.
         sampling: how tokens are drawn; None for the likeliest.
+        warn: told, in words, where a text may be longer than the model was made for.
     """
 
     model: PreTrainedModel
@@ -50,6 +51,7 @@ class Speaking:
     evaluation: EvaluationSettings
     max_new_tokens: int | None = None
     sampling: Sampling | None = None
+    warn: Callable[[str], None] = lambda text: None
 
     def answers(self, examples: Sequence[Example]) -> list[Prediction]:
         """The answer to each, in order: a label where it has choices, else a text.
@@ -75,6 +77,8 @@ class Speaking:
         limits = limits_of(self.model)
         for ids in prompts:
             require_room(limits, ids, most)
+        if beyond := beyond_positions(limits, max(prompts, key=len), most):
+            self.warn(beyond)
         longest = max(map(len, prompts)) + most
         alone = len(prompts) > 1 and padding_matters(self.model, self.tokenizer.pad_token_id, longest)
         return generate_texts(

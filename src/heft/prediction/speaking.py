@@ -1,6 +1,6 @@
 """From a run to a model that answers prompts, wrapped as in training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,11 @@ class Opened:
     device: str | None
 
     def load(
-        self, max_new_tokens: int | None = None, sampling: Sampling | None = None, batch_size: int | None = None
+        self,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        batch_size: int | None = None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> Speaking:
         """Load the model; raises a HeftError where files are missing or do not fit."""
         quiet()
@@ -53,7 +57,7 @@ class Opened:
         evaluation = self.evaluation
         if batch_size is not None:
             evaluation = evaluation.model_copy(update={"batch_size": batch_size})
-        return Speaking(loaded.model, loaded.tokenizer, encode, self.task, evaluation, max_new_tokens, sampling)
+        return Speaking(loaded.model, loaded.tokenizer, encode, self.task, evaluation, max_new_tokens, sampling, warn)
 
 
 def speaker(

@@ -112,17 +112,15 @@ class Wording:
 
     def room(self, tokens: int) -> int:
         """How many tokens may follow a prompt of so many, 1 at least."""
-        limits = self.catalog.limits
-        most = min(self.limits.tokens, limits.positions + 1) if limits.learned else self.limits.tokens
-        return max(1, most - tokens)  # the last one is never read, and so needs no position
+        return max(1, self.limits.tokens_of(self.catalog.limits) - tokens)
 
     def require_room(self, ids: Sequence[int], more: int) -> None:
         """Require that a prompt and what follows it are within the limit, and that the model has embeddings for it."""
-        if len(ids) + more > self.limits.tokens:
+        most = self.limits.tokens_of(self.catalog.limits)
+        if len(ids) + more > most:
             raise ApiError(
                 400,
-                f"the prompt has {len(ids):,} tokens and {more:,} are to follow it; the server takes"
-                f" {self.limits.tokens:,} together",
+                f"the prompt has {len(ids):,} tokens and {more:,} are to follow it; the server takes {most:,} together",
                 "max_tokens",
                 "context_length_exceeded",
             )
