@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tiny
 from heft.data.checks import sets
-from heft.data.checks.sets import FEW_ROWS, labels_alike, repeats, train_in_eval
+from heft.data.checks.sets import FEW_ROWS, labels_alike, repeats, tokens_in_text, train_in_eval
 from heft.data.encode import EncodedExample, Encoder
 from heft.tasks import TASKS, load_examples, task_for
 from heft.tasks.choices import options_example
@@ -48,6 +48,19 @@ def test_another_answer_to_the_same_question_counts_and_is_told_apart():
 
 def lettered(question: str, options: tuple[str, ...], gold: int) -> EncodedExample:
     return encoded(options_example("t", "letters", f"Question: {question}", question, options, gold))
+
+
+def test_special_tokens_that_stand_as_text_in_some_rows_are_named_and_those_of_every_row_are_the_prompts_own():
+    end = TOKENIZER.eos_token
+    rows = [generated("Q: a", " b"), generated(f"Q: is {end} old?", " yes"), generated("Q: c", f" {end} d")]
+    assert TOKENIZER.eos_token_id in TOKENIZER(rows[1].example.prompt, add_special_tokens=False)["input_ids"]
+    told = tokens_in_text("train", rows, TOKENIZER)
+    assert told.startswith(
+        f"text that the model reads as a special token: 2 of 3 train rows have '{end}', such as 'Q: is"
+    )
+    chat = select_rows([replace(rows[0].example, turns=(("system", end), ("user", "hi")))])
+    assert f"1 of 2 train rows have '{end}'" in tokens_in_text("train", [rows[0], *chat], TOKENIZER)
+    assert tokens_in_text("train", rows[1:], TOKENIZER) == tokens_in_text("train", rows[:1], TOKENIZER) == ""
 
 
 def test_options_in_the_prompt_may_have_any_order_and_any_letters():

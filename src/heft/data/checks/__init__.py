@@ -14,7 +14,7 @@ from heft.data.checks.base import open_thinking, silent_choices, too_long_rows, 
 from heft.data.checks.choices import also_never_chosen, never_chosen
 from heft.data.checks.fault import Fault
 from heft.data.checks.labels import double_bos, has_label, label_faults
-from heft.data.checks.sets import answers_cut, labels_alike, repeats, rewritten, train_in_eval
+from heft.data.checks.sets import answers_cut, labels_alike, repeats, rewritten, tokens_in_text, train_in_eval
 from heft.data.checks.unused import unused_settings
 from heft.data.encode import EncodedExample, Encoder
 from heft.errors import HeftError
@@ -97,6 +97,7 @@ class _Checked:
     def notes(self) -> list[str]:
         """What is odd and no fault."""
         notes = [repeats(split, rows) for split, rows in self._splits.items()]
+        notes += [tokens_in_text(split, rows, self.tokenizer) for split, rows in self._splits.items()]
         notes.append(rewritten(self.evaluation, self._task, self.tokenizer))
         notes.append(also_never_chosen(self.evaluation, self.recipe.evaluation))
         return [note for note in notes if note]

@@ -1,5 +1,6 @@
 """Rows beside each other and beside the evaluation: the same question on both sides, labels all alike, answers cut."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -111,6 +112,34 @@ def repeats(split: str, rows: Sequence[EncodedExample]) -> str:
         return ""
     same = _surplus(Counter((row.example.asks, plain(row.example.asked[-1])) for row in rows))
     return f"questions asked again: {again:,} of {len(rows):,} {split} rows, {same:,} with the same answer"
+
+
+def tokens_in_text(split: str, rows: Sequence[EncodedExample], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Special tokens that stand as text in some rows of a split, such as `</s>` in HTML, in words; empty without any.
+
+    The model reads such text as the token. What stands in every row is the prompt's own.
+    """
+    special = sorted((each.content for each in tokenizer.added_tokens_decoder.values() if each.special), key=len)
+    if not any(special):
+        return ""
+    known = re.compile("|".join(re.escape(text) for text in reversed(special) if text))
+    found: dict[str, list[EncodedExample]] = {}
+    for row in rows:
+        for token in set(known.findall(_written_by_people(row))):
+            found.setdefault(token, []).append(row)
+    told = [
+        f"{count(there, len(rows), split)} have {token!r}, {such_as(there[0])}"
+        for token, there in sorted(found.items())
+        if len(there) < len(rows)
+    ]
+    return f"text that the model reads as a special token: {'; '.join(told)}" if told else ""
+
+
+def _written_by_people(row: EncodedExample) -> str:
+    """The texts of a row, before a chat template."""
+    example = row.example
+    turns = [example.prompt] if example.turns is None else [content for _, content in example.turns]
+    return "\n".join([*turns, *example.choices, example.answer])
 
 
 def _surplus(counts: Counter) -> int:
