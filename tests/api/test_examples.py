@@ -42,6 +42,7 @@ def test_a_wrong_argument_is_found_by_a_type_checker(tmp_path):
     assert sorted(map(int, re.findall(r"wrong.py:(\d): error", done.stdout))) == [2, 3, 4]
 
 
+@pytest.mark.long
 def test_every_cell_of_the_notebook_runs_and_shows_what_it_should(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)

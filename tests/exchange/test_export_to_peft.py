@@ -41,6 +41,7 @@ def by_peft(base, folder):
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
 
 
+@pytest.mark.long
 def test_the_coarse_stage_alone_loads_without_heft_by_the_name_of_its_base(base, tmp_path):
     directory = made(tmp_path / "d", {"coarse": LORA, "fine": {"method": "reft", "positions": "l2"}}, base=base)
     done = export(directory, "peft", tmp_path / "out")

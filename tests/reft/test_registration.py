@@ -14,14 +14,12 @@ KNOWN = (
     " assert peft.PeftType('REFT') is t and list(peft.PeftType).count(t) == 1;"
 )
 SCRIPTS = {
-    "reft_then_peft": f"import heft.reft; {KNOWN}",
+    "reft_then_peft": f"import heft.reft; {KNOWN} from heft.reft.registration import register; register(); {KNOWN}",
     "peft_then_reft": f"import peft, heft.reft; {KNOWN}",
     "a_part_of_peft": f"import heft.reft; from peft.tuners.lora import LoraConfig; {KNOWN}",
     "the_config_first": f"from heft.reft import ReftConfig; ReftConfig(); {KNOWN}",
-    "the_layer_first": f"import heft.reft.layer; {KNOWN}",
     "the_model_first": f"import heft.reft.model; {KNOWN}",
     "a_module_that_loads_adapters": f"import heft.adapters.directory; {KNOWN}",
-    "twice": f"import heft.reft; {KNOWN} from heft.reft.registration import register; register(); {KNOWN}",
 }
 
 # torch and transformers are imported once, then each script has a forked process without peft and heft

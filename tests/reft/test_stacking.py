@@ -78,6 +78,7 @@ def loaded_onto(model, folder, name):
     return model.eval()
 
 
+@pytest.mark.long
 def test_mistake_4_the_coarse_folder_loads_where_heft_was_never_imported(tmp_path):
     model = stacked()
     model.save_pretrained(tmp_path)

@@ -64,7 +64,9 @@ def test_figures_are_those_of_the_plain_path_and_each_prefix_is_computed_once(tm
         assert log_likelihoods(tmp_path / "kept", name) == [rounded(value) for value in expected]
 
 
-@pytest.mark.parametrize("stages", [BEHIND_BASE, BEHIND_LORA], ids=["base", "lora"])
+@pytest.mark.parametrize(
+    "stages", [BEHIND_BASE, pytest.param(BEHIND_LORA, marks=pytest.mark.long)], ids=["base", "lora"]
+)
 def test_a_run_that_was_ended_before_its_last_evaluation_ends_as_if_it_had_not_been(tmp_path, monkeypatch, stages):
     recipe = write_recipe(tmp_path, stages)
     run(recipe, tmp_path / "whole")
@@ -111,7 +113,9 @@ def test_a_note_says_where_prefixes_are_cached(tmp_path):
     assert "prefixes of evaluation rows are cached in memory for base, coarse and fine" in notes
 
 
-@pytest.mark.parametrize("stages", [BEHIND_BASE, BEHIND_LORA], ids=["base", "lora"])
+@pytest.mark.parametrize(
+    "stages", [BEHIND_BASE, pytest.param(BEHIND_LORA, marks=pytest.mark.long)], ids=["base", "lora"]
+)
 def test_where_there_is_no_room_each_evaluation_computes_its_own_to_the_same_bits(
     tmp_path, computed, monkeypatch, stages
 ):

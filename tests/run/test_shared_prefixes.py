@@ -38,8 +38,8 @@ def whole(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("whole", "writes"),
     [
-        *(("auto", 9), ("disk", 3)),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in (("auto", 3), ("disk", 9))),
+        ("auto", 9),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in (("auto", 3), ("disk", 3), ("disk", 9))),
     ],
     indirect=["whole"],
 )

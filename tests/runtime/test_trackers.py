@@ -86,7 +86,7 @@ def test_tensorboard_has_every_loss_rate_norm_and_evaluation_once_at_its_step(re
     assert "stages.coarse.rank: 2" in hparams[0].read_text()
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("at", [("coarse", 2), ("fine", 1), ("evaluation of coarse", 10), ("evaluation of fine", 10)])
 def test_a_resumed_run_goes_on_in_the_same_events_and_repeats_no_step(recipe, at, every):
     made = recipe("tensorboard", rest=f"checkpoint: {{every_steps: {every}}}")

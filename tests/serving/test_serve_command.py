@@ -47,6 +47,7 @@ def test_sigterm_finishes_what_runs_and_the_exit_status_is_0(run):
         urllib.request.urlopen(f"{url}/health", timeout=5)
 
 
+@pytest.mark.long
 def test_what_takes_longer_than_the_draining_is_told_so_and_the_exit_status_is_0(run):
     process, _, url = _started(f"mine={run}", "--max-tokens", "100000", "--drain", "0.5")
     with _asked(url, 90_000) as response:

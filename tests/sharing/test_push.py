@@ -273,6 +273,7 @@ def test_only_files_of_adapters_are_downloaded(run, hub, tmp_path):
     assert found == {"heft.json", "adapter_config.json", "adapter_model.safetensors"}
 
 
+@pytest.mark.long
 def test_the_command_line_in_a_process_of_its_own_pushes_and_loads(run, hub, tmp_path):
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
