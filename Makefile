@@ -1,5 +1,5 @@
 # make quickstart   both stages on a real model, two to three minutes in bfloat16 on two cores (up to six in float32)
-# make test         all tests but the long ones, fifteen to twenty-five minutes on two cores
+# make test         all tests but the long ones, twelve to twenty-five minutes on two cores
 # make test-page    the report's page, and that of `heft serve`, in a browser; needs a Chromium
 # make docs         the site of all documents and the Python API, into build/site; every link and anchor is checked
 # make pyreft-env   pyreft in an environment of its own, for the tests of exports to it and imports from it
