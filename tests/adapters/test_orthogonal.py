@@ -70,13 +70,11 @@ def written_in_file(directory, layer, modules):
 
 TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 16, eval_size: 4}"
 CASES = [("loreft", side, "block") for side in ("read", "write", "both")]
-CASES += [(name, "both", "block") for name in ("noreft", "direft")] + [("loreft", "both", "attention")]
-ALIKE = [("consreft", "both", "block"), ("lobireft", "both", "block"), ("direft", "both", "mlp")]
+CASES += [(name, "both", "block") for name in ("noreft", "direft", "consreft", "lobireft")]
+CASES += [("loreft", "both", "attention"), pytest.param("direft", "both", "mlp", marks=pytest.mark.long)]
 
 
-@pytest.mark.parametrize(
-    ("name", "side", "site"), [*CASES, *(pytest.param(*each, marks=pytest.mark.long) for each in ALIKE)]
-)
+@pytest.mark.parametrize(("name", "side", "site"), CASES)
 def test_what_is_saved_is_orthogonal_to_the_saved_lora_and_is_what_was_trained(recipe_file, tmp_path, name, side, site):
     own = f"orthogonal_to: coarse, orthogonal_side: {side}, intervention: {name}, site: {site}"
     done = heft.train(load_recipe(recipe_file(stages(own), task=TASK), output=str(tmp_path / "run")))

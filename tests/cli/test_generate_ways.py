@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import heft
+from heft.builtin import byte_tokenizer
 from heft.cli.generate import generate
 from heft.errors import HeftError
 from heft.evaluation.generation import Sampling, generate_texts
@@ -18,6 +19,7 @@ from heft.prediction.opening import opening
 from heft.prediction.predict import predict_rows
 from heft.tasks import task_for
 from heft.text.escape import escape_controls
+from tiny import tiny_model
 from tiny_recipe import write_recipe
 
 STAGES = "{fine: {method: reft, rank: 2, positions: l1, steps: 2, batch_size: 4}}"
@@ -208,6 +210,27 @@ def test_a_text_longer_than_the_model_was_made_for_is_warned_of_once(run, capsys
     told = capsys.readouterr().err
     assert f"and the model was made for {positions:,}" in told
     assert told.count("warning:") == 1
+    generate(run, ["a" * positions])
+    assert f"and the model was made for {positions:,}" in capsys.readouterr().err
+
+
+def test_a_prompt_to_label_that_is_longer_than_learned_positions_is_refused(tmp_path):
+    tiny_model("gpt2", max_position_embeddings=64, vocab_size=len(byte_tokenizer())).save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    rows = [{"text": f"thing {number}", "label": ["dear", "cheap"][number % 2]} for number in range(10)]
+    task = {
+        "name": "rows",
+        "train": rows,
+        "prompt": "{text}:",
+        "answer": "label",
+        "choices": "labels",
+        "max_length": 40,
+    }
+    stages = {"fine": {"method": "reft", "rank": 2, "positions": "l1", "steps": 1, "batch_size": 4}}
+    values = {"name": "short", "model": {"name": str(tmp_path / "base")}, "task": task, "stages": stages}
+    run = heft.train({**values, "output": str(tmp_path / "run")}).directory
+    with pytest.raises(HeftError, match="the model has 64 positions; shorten the prompt"):
+        generate(run, ["a" * 100])
 
 
 def test_a_prompt_that_is_not_as_rows_of_several_columns_are_is_warned_of(tmp_path, capsys):

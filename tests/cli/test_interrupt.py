@@ -55,7 +55,7 @@ def started(*arguments, cwd):
             "sweep",
             "{grid: {rank: [2, 3]}}",
             signal.SIGINT,
-            "the next try begins again, with --overwrite in place of {directory}",
+            "this cannot be resumed: run it again with --overwrite, which replaces {directory}",
         ),
     ],
 )
@@ -93,8 +93,8 @@ def test_what_was_to_be_replaced_is_no_progress_where_it_still_stands(tmp_path, 
             (tmp_path / "manifest.json").unlink()
         raise KeyboardInterrupt
     saved = f"progress is saved in {tmp_path}. Resume with: heft train r.yaml --resume"
-    as_it_was = f"nothing was done yet, and {tmp_path} is as it was"
-    assert heard.notes == [f"interrupted; {saved if is_replaced else as_it_was}"]
+    as_it_was = f"interrupted before anything was replaced; {tmp_path} is as it was"
+    assert heard.notes == [f"interrupted; {saved}" if is_replaced else as_it_was]
 
 
 def test_sigterm_in_a_study_keeps_the_step_and_says_how_to_go_on(tmp_path):

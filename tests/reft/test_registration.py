@@ -18,6 +18,7 @@ SCRIPTS = {
     "peft_then_reft": f"import peft, heft.reft; {KNOWN}",
     "a_part_of_peft": f"import heft.reft; from peft.tuners.lora import LoraConfig; {KNOWN}",
     "the_config_first": f"from heft.reft import ReftConfig; ReftConfig(); {KNOWN}",
+    "the_layer_first": f"import heft.reft.layer; {KNOWN}",
     "the_model_first": f"import heft.reft.model; {KNOWN}",
     "a_module_that_loads_adapters": f"import heft.adapters.directory; {KNOWN}",
 }

@@ -120,7 +120,7 @@ def _warn_once() -> Callable[[str], None]:
 
     def warn(text: str) -> None:
         if not said:
-            typer.echo(escape_controls(f"warning: {text}"), err=True)
+            _warn(text)
         said.append(text)
 
     return warn
@@ -135,7 +135,11 @@ def _warn_of_missed_forms(texts: Sequence[str], task: "Task | None") -> None:
         told = (
             f"a prompt is asked as it stands, and rows are asked as {show(missed)}; give whole prompts, or --file ROWS"
         )
-        typer.echo(escape_controls(f"warning: {told}"), err=True)
+        _warn(told)
+
+
+def _warn(text: str) -> None:
+    typer.echo(escape_controls(f"warning: {text}"), err=True)
 
 
 def _lines_of_input() -> Iterator[str]:

@@ -87,9 +87,10 @@ def serve(
         typer.echo(escape_controls(f"note: {text}"), err=True)
 
     engine = open_engine(directories, limits, override, base, trust_remote_code, mix, fused, note)
-    positions = engine.catalog.limits.positions
-    if max_tokens is not None and positions is not None and max_tokens > positions + 1:
-        note(f"--max-tokens is {max_tokens:,}, and the model was made for {positions:,} positions")
+    positions, tokens = engine.catalog.limits.positions, limits.tokens_of(engine.catalog.limits)
+    if positions is not None and tokens > positions + 1:
+        made_for = f"the model was made for {positions:,} positions; what comes beyond may make no sense"
+        note(f"--max-tokens is {tokens:,}, and {made_for}")
     if host not in LOOPBACK and not api_key:
         typer.echo(f"warning: {host} can be reached from other machines, and no --api-key is set", err=True)
     for name, served in engine.catalog.served.items():

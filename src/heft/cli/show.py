@@ -163,9 +163,11 @@ def explain_interrupts(
             yield
         except KeyboardInterrupt:
             if old is not None and _written(directory) == old:
-                reporter.note(f"interrupted; nothing was done yet, and {directory} is as it was")
+                reporter.note(f"interrupted before anything was replaced; {directory} is as it was")
             elif directory.is_dir() and resume is None:
-                reporter.note(f"interrupted; the next try begins again, with --overwrite in place of {directory}")
+                reporter.note(
+                    f"interrupted; this cannot be resumed: run it again with --overwrite, which replaces {directory}"
+                )
             elif directory.is_dir():
                 reporter.note(f"interrupted; progress is saved in {directory}. Resume with: {resume}")
             raise

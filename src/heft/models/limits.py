@@ -74,7 +74,7 @@ def require_room(limits: BaseLimits, prompt: Sequence[int], new_tokens: int) -> 
     needed = len(prompt) + new_tokens - 1  # the last token is never read
     if limits.learned and needed > limits.positions:
         raise HeftError(
-            f"the prompt has {len(prompt):,} tokens and up to {new_tokens:,} may be generated, and the model has"
+            f"the prompt has {len(prompt):,} tokens and up to {new_tokens:,} may follow it, and the model has"
             f" {limits.positions:,} positions; shorten the prompt, or generate fewer (--max-new-tokens)"
         )
 
@@ -85,7 +85,7 @@ def beyond_positions(limits: BaseLimits, prompt: Sequence[int], new_tokens: int)
     if limits.positions is None or limits.learned or needed <= limits.positions:
         return None
     return (
-        f"the prompt has {len(prompt):,} tokens and up to {new_tokens:,} may be generated, and the model was made for"
+        f"the prompt has {len(prompt):,} tokens and up to {new_tokens:,} may follow it, and the model was made for"
         f" {limits.positions:,}; what comes beyond may make no sense"
     )
 

@@ -61,6 +61,7 @@ class Speaking:
         """
         if examples[0].choices:
             encoded = self.encode(examples)
+            self._require_room((row.prompt, max(map(len, row.choices))) for row in encoded)
             found = answer_examples(
                 self.model, self.tokenizer, self.task, encoded, self.evaluation, Reporter(), "prompts"
             )
@@ -72,13 +73,17 @@ class Speaking:
         """The next turn of a conversation, of roles and contents so far; raises as `answers` does."""
         return self._texts([self.encode.prompt(turns)])[0]
 
+    def _require_room(self, texts: Iterable[tuple[Sequence[int], int]]) -> None:
+        """Require that the model can compute prompts with so many tokens behind each; warn if it was made for less."""
+        limits = limits_of(self.model)
+        for prompt, more in texts:
+            require_room(limits, prompt, more)
+            if beyond := beyond_positions(limits, prompt, more):
+                self.warn(beyond)
+
     def _texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         most = self.max_new_tokens or (self.task and self.task.max_new_tokens) or NEW_TOKENS
-        limits = limits_of(self.model)
-        for ids in prompts:
-            require_room(limits, ids, most)
-        if beyond := beyond_positions(limits, max(prompts, key=len), most):
-            self.warn(beyond)
+        self._require_room((ids, most) for ids in prompts)
         longest = max(map(len, prompts)) + most
         alone = len(prompts) > 1 and padding_matters(self.model, self.tokenizer.pad_token_id, longest)
         return generate_texts(

@@ -83,7 +83,7 @@ def test_eval_and_generate_refuse_in_words_what_learned_positions_cannot_compute
     with pytest.raises(HeftError, match="up to 77 tokens with what may be generated, and the model has 64 positions"):
         heft.evaluate(model, tokenizer, task)
     require_room(limits_of(model), [5] * 57, 8)
-    with pytest.raises(HeftError, match="has 58 tokens and up to 8 may be generated, and the model has 64 positions"):
+    with pytest.raises(HeftError, match="has 58 tokens and up to 8 may follow it, and the model has 64 positions"):
         generate(tmp_path / "run" / "adapter", ["q" * 58], max_new_tokens=8)
     with pytest.raises(HeftError, match="the token id 259, and the model has embeddings for 0 to 258"):
         require_room(limits_of(model), [5, 259], 1)

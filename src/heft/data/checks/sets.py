@@ -119,10 +119,10 @@ def tokens_in_text(split: str, rows: Sequence[EncodedExample], tokenizer: PreTra
 
     The model reads such text as the token. What stands in every row is the prompt's own.
     """
-    special = sorted((each.content for each in tokenizer.added_tokens_decoder.values() if each.special), key=len)
-    if not any(special):
+    special = {each.content for each in tokenizer.added_tokens_decoder.values() if each.special and each.content}
+    if not special:
         return ""
-    known = re.compile("|".join(re.escape(text) for text in reversed(special) if text))
+    known = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
     found: dict[str, list[EncodedExample]] = {}
     for row in rows:
         for token in set(known.findall(_written_by_people(row))):
