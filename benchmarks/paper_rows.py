@@ -25,14 +25,16 @@ ARMS = Path(__file__).parents[1] / "src/heft/recipes/paper/arms"
 STEP = {"batch_size": 32, "micro_batch_size": None, "holdout": 0.1}
 RATES = {"coarse": (3e-4, 1e-3), "fine": (1e-3, 3e-3)}
 """Of LoRA and of ReFT; an arm with two stages has both lower ones or both higher ones, so that all have two trials."""
+ALL = {"stages.coarse.micro_batch_size": 8}
+"""Of LoRA of all tokens: a step of 32 rows with their passages takes 20 GB, in micro-batches of 8 a quarter of it."""
 L8 = {"stages.coarse.positions": "l8+"}
 OF_AN_ARM = {
-    "lora_20": ("lora", {"stages.coarse.epochs": 20}),
+    "lora_20": ("lora", ALL | {"stages.coarse.epochs": 20}),
     "lora_l8_20": ("lora", L8 | {"stages.coarse.epochs": 20}),
     "reft_20": ("reft", {"stages.fine.epochs": 20}),
-    "heft": ("heft", {}),
+    "heft": ("heft", ALL),
     "heft_l8": ("heft", L8),
-    "lora_3": ("lora", {"stages.coarse.epochs": 3}),
+    "lora_3": ("lora", ALL | {"stages.coarse.epochs": 3}),
     "lora_l8_3": ("lora", L8 | {"stages.coarse.epochs": 3}),
     "reft_3": ("reft", {"stages.fine.epochs": 3}),
 }
@@ -66,9 +68,15 @@ def run_missing(options: argparse.Namespace, arms: list[str], seeds: list[int]) 
     if lacking:
         names = list(dict(lacking))
         study = options.out / "study"
-        here = {seed for seed in seeds if all(is_finished(study / name / f"seed-{seed}") for name in names)}
+
+        def is_here(name: str, seed: int) -> bool:
+            return is_finished(study / name / f"seed-{seed}")
+
+        here = {seed for seed in seeds if all(is_here(name, seed) for name in names)}
+        seeds = sorted(here | {seed for _, seed in lacking})
         # those that are here are not run again, but their evaluation of the base serves all
-        print(compare(options, names, sorted(here | {seed for _, seed in lacking})))
+        others = [name for name in known if name not in names and all(is_here(name, seed) for seed in seeds)]
+        print(compare(options, names + others, seeds))
         note_results(options.rows, study)
 
 
@@ -78,7 +86,7 @@ def arm(named: str) -> dict:
     file, settings = OF_AN_ARM[name]
     for stage in STAGES[file]:
         values = STEP | {"learning_rate": RATES[stage][int(trial)]}
-        settings = settings | {f"stages.{stage}.{key}": value for key, value in values.items()}
+        settings = {f"stages.{stage}.{key}": value for key, value in values.items()} | settings
     return {"recipe": str(ARMS / f"{file}.yaml"), "set": settings}
 
 

@@ -47,6 +47,7 @@ def test_holm_equals_statsmodels(seed):
 def test_holm_of_a_case_worked_by_hand_counts_what_is_undefined():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.01, None, 0.04]) == [pytest.approx(0.03), None, pytest.approx(0.08)]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
 def test_the_covariance_over_texts_is_the_sandwich_of_statsmodels():
@@ -75,6 +76,15 @@ def test_the_seed_part_of_a_case_worked_by_hand():
     assert spread.seeds == ((pytest.approx(0.125 / 2), 1),)
     assert spread.variance == pytest.approx(0.0625)
     assert spread.quantile(0.975) == pytest.approx(t.ppf(0.975, 1))
+
+
+def test_what_seeds_share_is_the_mean_covariance_of_their_pairs():
+    values = random_differences(3, 50) + random_differences(1, 50, 1)
+    spread = spread_of([values], [group_totals(values, np.arange(50))], np.ones(50))
+    covariance = np.cov(values) / 50
+    pairs = [covariance[0, 1], covariance[0, 2], covariance[1, 2]]
+    assert min(pairs) > 0
+    assert spread.shared == pytest.approx(sum(pairs) / 3)
 
 
 def test_seeds_that_agree_on_every_question_add_nothing_to_the_spread():
@@ -112,6 +122,22 @@ def test_the_interval_of_single_questions_is_near_that_of_scipy():
     interval = expected.confidence_interval
     # two of 300 questions are added, and the draws are others: half a hundredth
     assert found.interval == pytest.approx((interval.low, interval.high), abs=0.005)
+
+
+def test_the_interval_of_few_questions_is_as_wide_as_their_variance_without_bias():
+    row = np.random.default_rng(0).normal(0.2, 0.3, 10)
+    size = (row**2).sum() / np.abs(row).sum()
+    padded = np.array([*row, size, -size])
+    means = np.random.default_rng(3).choice(padded, (100_000, 12)).mean(1)  # their variance is of n, not of n − 1
+    low, high = padded.mean() + (np.percentile(means, [2.5, 97.5]) - padded.mean()) * (12 / 11) ** 0.5
+    assert one(row[None]).interval == pytest.approx((low, high), abs=0.02 * (high - low))
+
+
+def test_an_interval_of_shares_ends_at_all_questions():
+    values = np.ones((2, 8))
+    values[1, 0] = 0
+    assert one(values).interval[1] == 1.0
+    assert one(-values).interval[0] == -1.0
 
 
 def test_the_standard_error_of_single_questions_is_that_of_bonett_and_price():
@@ -152,7 +178,10 @@ def test_exchanging_the_arms_mirrors_the_interval():
 def test_two_samples_of_seeds_have_both_their_variances_and_share_the_questions():
     random = np.random.default_rng(0)
     first, second = (random.integers(0, 2, (seeds, 300)).astype(float) for seeds in (3, 4))
-    spread = estimates([[first, -second]], ALONE)[0].spread
+    found = estimates([[first, -second]], ALONE)[0]
+    assert found.seed_sd is None
+    assert one(first).seed_sd == pytest.approx(np.std(first.mean(1), ddof=1))
+    spread = found.spread
     parts = [sample.mean(1).var(ddof=1) / len(sample) * (300 / 302) ** 2 for sample in (first, second)]
     assert [part for part, _ in spread.seeds] == pytest.approx(parts)
     assert [freedom for _, freedom in spread.seeds] == [2, 3]

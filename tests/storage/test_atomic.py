@@ -169,6 +169,20 @@ def test_what_the_system_refuses_is_said_with_what_to_do(tmp_path, monkeypatch, 
     assert ((tmp_path / "a.txt").read_text(), entries(tmp_path)) == ("old", ["a.txt"])
 
 
+def test_all_of_it_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(files.os, "fsync", lambda handle: calls.append(os.fstat(handle).st_ino))
+    for name in ("replace", "rename"):
+        real = getattr(os, name)
+        monkeypatch.setattr(files.os, name, lambda *paths, name=name, real=real: (calls.append(name), real(*paths)))
+    write_text(tmp_path / "a.txt", "1")
+    with atomic_folder(tmp_path / "b") as partial:
+        (partial / "c.txt").write_text("1")
+    inode_of = {each.name: each.stat().st_ino for each in [tmp_path, *tmp_path.rglob("*")]}
+    file, folder, within, above = (inode_of[name] for name in ("a.txt", "b", "c.txt", tmp_path.name))
+    assert calls == [file, "replace", above, within, folder, "rename", above]
+
+
 def test_what_is_in_the_way_is_said_and_other_errors_are_not_swallowed(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
