@@ -26,7 +26,7 @@ STEP = {"batch_size": 32, "micro_batch_size": None, "holdout": 0.1}
 RATES = {"coarse": (3e-4, 1e-3), "fine": (1e-3, 3e-3)}
 """Of LoRA and of ReFT; an arm with two stages has both lower ones or both higher ones, so that all have two trials."""
 ALL = {"stages.coarse.micro_batch_size": 8}
-"""Of LoRA of all tokens: a step of 32 rows with their passages takes 20 GB, in micro-batches of 8 a quarter of it."""
+"""Of LoRA of all tokens: a step of 32 rows with their passages takes 20 GB, in micro-batches of 8 half of it."""
 L8 = {"stages.coarse.positions": "l8+"}
 OF_AN_ARM = {
     "lora_20": ("lora", ALL | {"stages.coarse.epochs": 20}),

@@ -70,8 +70,11 @@ def written_in_file(directory, layer, modules):
 
 TASK = "{name: whereabouts, people: 2, moves: 2, train_size: 16, eval_size: 4}"
 CASES = [("loreft", side, "block") for side in ("read", "write", "both")]
-CASES += [(name, "both", "block") for name in ("noreft", "direft", "consreft", "lobireft")]
-CASES += [("loreft", "both", "attention"), pytest.param("direft", "both", "mlp", marks=pytest.mark.long)]
+CASES += [("noreft", "both", "block"), ("lobireft", "both", "block"), ("loreft", "both", "attention")]
+CASES += [
+    pytest.param(*each, marks=pytest.mark.long)
+    for each in (("direft", "both", "block"), ("consreft", "both", "block"), ("direft", "both", "mlp"))
+]
 
 
 @pytest.mark.parametrize(("name", "side", "site"), CASES)

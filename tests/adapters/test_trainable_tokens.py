@@ -115,7 +115,7 @@ def test_a_lora_folder_with_new_tokens_gives_equal_logits_in_plain_peft(base, tm
 
 
 @pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.long)])
-@pytest.mark.parametrize("trainable", ["one", "two", ["one", "two"], "fine"])
+@pytest.mark.parametrize("trainable", ["one", pytest.param("two", marks=pytest.mark.long), ["one", "two"], "fine"])
 def test_adapters_with_new_tokens_are_trained_on_from_where_they_were(base, tmp_path, tied, trainable):
     """One adapter trains a token, another one another, a third none; PEFT takes each to have tokens of its own."""
     tokens = ["trainable_tokens: [<a>], ", "trainable_tokens: [<b>], "]

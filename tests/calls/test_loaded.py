@@ -107,7 +107,7 @@ class CutOff(BaseException):
     """Nothing of the process runs after it, as after SIGKILL."""
 
 
-@pytest.mark.parametrize("is_new", [False, True], ids=["over another", "new"])
+@pytest.mark.parametrize("is_new", [False, pytest.param(True, marks=pytest.mark.long)], ids=["over another", "new"])
 def test_a_save_that_is_cut_off_anywhere_leaves_the_old_adapters_or_the_new_ones(directory, tmp_path, is_new):
     model, _ = heft.load(directory)
     old = logits(model)

@@ -27,7 +27,7 @@ SCRIPTS = {
 FORKS = """
 import json, os, sys, traceback
 import torch, transformers, accelerate
-from transformers import PreTrainedModel
+from transformers import BloomPreTrainedModel, PreTrainedModel  # what importing peft takes longest for
 assert not {"peft", "heft"} & set(sys.modules)
 for name, script in json.load(sys.stdin).items():
     if os.fork() == 0:

@@ -95,6 +95,11 @@ def test_below_the_majority_class_counts_up_to_its_share(right, spoken):
     assert [hint.seen for hint in hints] == ["After fine accuracy is 60.0 %; always “praise” has 60.0 %."] * spoken
 
 
+def test_generated_texts_have_no_majority_to_be_below_of():
+    wrong = [replace(each, prediction=str(i), correct=False) for i, each in enumerate(texts(100, 0))]
+    assert below_majority(run(stage("fine", wrong, labels=None))) == []
+
+
 def test_one_answer_is_not_told_twice_as_below_the_majority():
     fine = stage("fine", answers([3] * 100, [0, 1] * 50))
     assert [hint.rule for hint in hints_of(run(fine)) if hint.rule in ("one_answer", "below_majority")] == [

@@ -28,3 +28,20 @@ def test_what_has_no_meaning_for_generated_answers_is_absent():
     metrics = measure([Record("a", "12", "12", True, text=" 12"), Record("b", "3", None, False, text="?")])
     assert metrics.accuracy == 0.5
     assert (metrics.balanced_accuracy, metrics.majority, metrics.predictions) == (None, None, None)
+    assert (metrics.loss, metrics.rouge_l, metrics.chrf) == (None, None, None)
+
+
+def test_generated_texts_have_their_mean_loss_and_rouge_l_worked_by_hand():
+    given = [("the cat", "the cat sat", 1.0), ("a dog", "a dog", 3.0), (None, "a bird", None)]
+    records = [Record(gold, gold, text, text == gold, text=text, loss=loss) for text, gold, loss in given]
+    metrics = measure(records, texts=True)
+    assert metrics.loss == 2.0
+    assert metrics.rouge_l == pytest.approx((0.8 + 1 + 0) / 3)  # two words of two, and of three: F is 2 · 2 / (2 + 3)
+    assert 0 < metrics.chrf < 1
+    assert measure(records[1:2], texts=True).chrf == 1.0
+    assert measure(records, texts=False).rouge_l is None
+
+
+def test_rows_with_few_choices_leave_those_that_others_have():
+    two = Record("two", 0, 0, True, (-1.0, -2.0))
+    assert measure([choice(2, 2), two]).predictions == {"0": 0.5, "1": 0.0, "2": 0.5}

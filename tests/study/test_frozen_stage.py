@@ -41,7 +41,7 @@ def test_a_budget_cannot_be_shared_out_to_a_stage_that_trains_nothing(arms):
         study(arms, "budget: {steps: 4}\n")
 
 
-@pytest.mark.parametrize("kind", ["flops", "spent_flops", "seconds"])
+@pytest.mark.parametrize("kind", [pytest.param("flops", marks=pytest.mark.long), "spent_flops", "seconds"])
 def test_what_an_arm_with_a_frozen_stage_takes_can_be_the_budget_of_another(tmp_path, kind):
     """It is what its other stage takes, as the plan has it: behind a LoRA of last tokens it computes its prefixes."""
     lora = write_recipe(tmp_path, "{coarse: {method: lora, positions: l4+, rank: 2, steps: 2}}", file="lora.yaml")

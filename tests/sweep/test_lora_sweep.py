@@ -69,7 +69,7 @@ def test_early_stopping_and_best_checkpoints_are_each_configurations_own(run, tm
     assert_as_alone(recipe, learners, tmp_path)
 
 
-@pytest.mark.parametrize("method", ["lora", "reft"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("reft", marks=pytest.mark.long)])
 def test_behind_a_coarse_stage_of_last_positions_each_is_as_alone(run, tmp_path, method):
     """The coarse stage acts on tokens of the shared prefix too, where it reaches back farther.
 

@@ -110,9 +110,9 @@ def test_a_sweep_is_counted_as_it_runs(sweep_of, grid, fine, monkeypatch):
 @pytest.mark.parametrize(
     ("grid", "fine"),
     [
-        ("{learning_rate: [1e-3, 2e-3], positions: [l2]}", "epochs: 2, cache: memory, fused: false"),
-        pytest.param(
-            *("{seed: [1, 2], positions: [l2]}", "epochs: 2, cache: memory, fused: false"), marks=pytest.mark.long
+        *(
+            pytest.param(grid, "epochs: 2, cache: memory, fused: false", marks=pytest.mark.long)
+            for grid in ("{learning_rate: [1e-3, 2e-3], positions: [l2]}", "{seed: [1, 2], positions: [l2]}")
         ),
         (
             "{learning_rate: [1e-3, 2e-3], positions: [l2]}",

@@ -72,7 +72,12 @@ def test_checkpoints_are_written_by_steps_and_by_the_clock(settings, steps):
 
 
 @pytest.mark.parametrize(
-    "stage", [{}, {"optimizer": "adafactor"}, {"optimizer": "sgd"}, {"batch_size": 6, "micro_batch_size": 2}]
+    "stage",
+    [
+        {"optimizer": "adafactor"},
+        {"batch_size": 6, "micro_batch_size": 2},
+        *(pytest.param(each, marks=pytest.mark.long) for each in ({}, {"optimizer": "sgd"})),
+    ],
 )
 def test_resumed_at_any_step_it_has_the_same_losses_and_the_same_adapter(stage):
     stage |= {"holdout": 0.2, "evaluate_every": 2, "schedule": "cosine"}

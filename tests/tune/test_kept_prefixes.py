@@ -84,9 +84,7 @@ def before_of(bench: Bench, positions: str) -> Before:
 @pytest.mark.parametrize(
     ("tried", "below"),
     [
-        pytest.param(["l2"], None, marks=pytest.mark.long),
-        (["l3+"], "l4+"),
-        pytest.param(["l2"], "all", marks=pytest.mark.long),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((["l2"], None), (["l3+"], "l4+"), (["l2"], "all"))),
         (["all"], None),
         (["l2", "l3", "l5+"], None),
         (["l2", "l3", "l5+"], "l4"),

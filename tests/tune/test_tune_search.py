@@ -307,6 +307,7 @@ def test_a_trial_that_diverges_loses_and_the_rest_goes_on(tmp_path):
     assert all(result.best.values["learning_rate"] == 1e-2 for result in found.results)
 
 
+@pytest.mark.long
 def test_an_edit_whose_rotation_is_lost_is_a_trial_that_diverged(tmp_path):
     """Its weights cannot be folded, where `orthogonal_to` asks for it at a stage's end."""
     lists = "lora: {rank: [2], learning_rate: [1e-2]}, reft: {rank: [2], learning_rate: [1e-2, 1e30], positions: [all]}"
