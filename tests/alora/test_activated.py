@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from masked import MaskedLora, gradients_of, shaken
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model
 
 import tiny
 from heft.alora import ActivatedLoraConfig
@@ -242,7 +242,7 @@ def test_a_training_pass_without_prompt_lengths_is_refused_and_with_them_not():
     assert torch.equal(labelled, given)
 
 
-def test_nothing_merges_it():
+def test_nothing_merges_it_or_makes_it_lora_of_all_tokens():
     model = adapted()
     before = copy.deepcopy(model.state_dict())
     for merge in (model.merge_adapter, model.merge_and_unload):
@@ -252,6 +252,8 @@ def test_nothing_merges_it():
     layer = next(m for m in model.modules() if getattr(m, "lora_variant", None))
     with pytest.raises(ValueError, match="cannot be merged"):
         layer.merge()
+    with pytest.raises(TypeError, match="do not support LoRA conversion"):
+        convert_to_lora(model, rank=2)
     plain = model.unload()
     assert tracker_of(plain) is None
     assert not any(isinstance(m, ActivatedVariant) for m in plain.modules())

@@ -45,6 +45,7 @@ def test_two_arms_of_three_seeds(arm):
     assert good.accuracy == right.mean()
     assert good.seed_sd == pytest.approx(right.mean(1).std(ddof=1))
     assert good.interval[0] < good.accuracy < good.interval[1]
+    assert good.predictions == pytest.approx({"0": good.accuracy, "1": 1 - good.accuracy})  # 0 is always right
     (pair,) = found.pairs
     assert (pair.verdict, pair.n, pair.groups, pair.seeds) == ("better", N, N, [0, 1, 2])
     assert pair.difference == pytest.approx(good.accuracy - poor.accuracy)
@@ -54,6 +55,16 @@ def test_two_arms_of_three_seeds(arm):
         assert test == {"seed": one.seed, "won": won, "lost": lost, "p": mcnemar(won, lost)}
     assert pair.words.startswith("good is better than poor: ")
     assert "200 questions, 3 seeds" in pair.words
+
+
+def test_answers_are_paired_by_their_questions_ids_in_whatever_order_they_stand(tmp_path):
+    one, two = answers(0.5, 1), answers(0.6, 2)
+    runs = [
+        read_run(make_run(tmp_path / name, {"base": made, "fine": made}, recipe={"name": name, "task": {"name": "t"}}))
+        for name, made in (("one", records(one)), ("two", records(two)[::-1]))
+    ]
+    (test,) = compare([Arm(name, "fine", (run,)) for name, run in zip("ab", runs, strict=True)]).pairs[0].mcnemar
+    assert (test["won"], test["lost"]) == ((one & ~two).sum(), (two & ~one).sum())
 
 
 def test_one_seed_claims_nothing_of_other_seeds(arm):
@@ -70,6 +81,7 @@ def test_other_seeds_are_compared_unpaired(arm):
     pair = compare(arms_of([*arm("a", 0.9, (0, 1, 2)), *arm("b", 0.5, (3, 4, 5), rank=8)])).pairs[0]
     assert (pair.seeds, pair.mcnemar, pair.seed_sd, pair.verdict) == ([], [], None, "better")
     assert "seeds 0, 1, 2 against 3, 4, 5, so not paired by seed" in pair.words
+    assert "on every question" not in pair.words
 
 
 def test_seeds_of_which_some_are_common_are_told_and_tested_by_these(arm):
@@ -121,6 +133,7 @@ def test_a_verdict_never_says_more_than_interval_and_corrected_p(tmp_path):
     arms = arms_of([*runs, runs[0]], [None, None, None, "base"])
     six, again, many = compare(arms, reference="six:base").pairs
     assert many.verdict == "better"
+    assert not any("Both are right, or both wrong" in pair.words for pair in (six, again, many))  # none was lost
     for pair in (six, again):  # 2 · 2⁻⁶ = 0.031, and twice that after Holm
         assert pair.p_value == pytest.approx(1 / 32, abs=0.005)
         assert pair.p_holm == pytest.approx(2 * pair.p_value)
@@ -169,6 +182,22 @@ def test_a_base_whose_runs_differ_is_its_first_run_in_its_own_figures_and_in_pai
     assert found.pairs[0].difference == pytest.approx(fine.accuracy - base.accuracy)
 
 
+def test_two_bases_are_compared_by_one_run_of_each(tmp_path):
+    runs = {
+        name: [
+            read_run(make_run(tmp_path / f"{name}-{seed}", {"base": records(made), "fine": records(made)}, seed))
+            for seed in (5, 3)
+        ]
+        for name, made in (("one", answers(0.3, 99)), ("two", answers(0.6, 7)))
+    }
+    (pair,) = compare([Arm(name, "base", tuple(own)) for name, own in runs.items()]).pairs
+    (test,) = pair.mcnemar
+    assert (pair.seeds, test["seed"]) == ([5], 5)
+    one, two = answers(0.3, 99), answers(0.6, 7)
+    assert (test["won"], test["lost"]) == ((one & ~two).sum(), (two & ~one).sum())
+    assert pair.difference == pytest.approx(one.mean() - two.mean())
+
+
 def test_a_stage_of_a_run_is_not_called_as_if_it_were_anothers_of_the_same_name(arm, tmp_path):
     one, other = arm("same", 0.9)[0], arm("same", 0.5, (1,), rank=8)[0]
     names = [found.name for found in arms_of([one, other], ["base", None])]
@@ -204,10 +233,21 @@ def test_costs_are_summed_over_stages_and_absent_where_unknown(tmp_path):
     base, coarse, fine = compare(stage_arms(known)).arms
     assert (coarse.costs.seconds, fine.costs.seconds, fine.costs.flops) == (10, 20, 4e9)
     assert (fine.costs.trainable_parameters, fine.costs.stored_parameters, fine.costs.peak_bytes) == (100, 60, 1000)
-    assert (base.costs.seconds, base.costs.peak_bytes) == (0, None)
+    assert (base.costs.seconds, base.costs.stored_parameters, base.costs.peak_bytes) == (0, 0, None)
     older = read_run(make_run(tmp_path / "older", stages, summary={"flops": None, "peak_bytes": None}))
     costs = compare(stage_arms(older)).arms[2].costs
     assert (costs.flops, costs.peak_bytes, costs.seconds) == (None, None, 20)
+
+
+def test_costs_of_an_arm_are_means_over_its_seeds_and_absent_where_one_is_unknown(tmp_path):
+    made = records(answers(0.5, 0))
+    runs = [
+        read_run(make_run(tmp_path / str(seed), {"base": made, "fine": made}, seed, summary=summary))
+        for seed, summary in enumerate([{}, {"seconds": 30.0, "flops": None}, {"seconds": 50.0, "peak_bytes": 4000}])
+    ]
+    (arm,) = compare(arms_of(runs)).arms
+    assert (arm.costs.seconds, arm.costs.flops) == (30.0, None)
+    assert (arm.costs.tokens, arm.costs.peak_bytes) == (100, 2000)
 
 
 def test_stages_of_one_run_are_compared_step_by_step(tmp_path):
@@ -217,6 +257,9 @@ def test_stages_of_one_run_are_compared_step_by_step(tmp_path):
     assert stage_pairs(arms[:2]) == [("coarse", "base")]
     assert stage_pairs(arms[:1]) == []
     assert compare(arms[:1]).pairs == []
+    for reference in (None, "base"):  # pairs that are given are those that are compared
+        found = compare(arms, reference, pairs=stage_pairs(arms)[1:])
+        assert [(pair.first, pair.second) for pair in found.pairs] == [("fine", "coarse"), ("fine", "base")]
 
 
 def test_a_comparison_goes_into_json_and_markdown(arm):
@@ -252,3 +295,9 @@ def test_runs_that_were_asked_other_things_are_refused_with_how_many(arm, tmp_pa
 def test_a_reference_must_be_an_arm(arm):
     with pytest.raises(HeftError, match="there is no arm 'c' to compare with; there are a"):
         compare(arms_of(arm("a", 0.5)), reference="c")
+
+
+def test_two_arms_of_one_name_are_refused(arm):
+    (first,) = arms_of(arm("a", 0.5))
+    with pytest.raises(HeftError, match="two arms have the same name; got a, a"):
+        compare([first, first])

@@ -64,6 +64,14 @@ def test_a_plain_reft_step_on_a_frozen_lora_is_counted(positions, layers):
     assert sum(plain_row(costs, row) for row in ROWS) == pytest.approx(counted(lambda: plain_step(model)), rel=1e-3)
 
 
+def test_a_step_that_recomputes_its_blocks_is_counted_but_for_products_that_nothing_saves():
+    model, costs = both({"coarse": LORA})
+    model.train().activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # as heft.training.stage does
+    expected = counted(lambda: plain_step(model))
+    assert sum(plain_row(costs, row, recomputes=True) for row in ROWS) == pytest.approx(expected, rel=3e-3)
+
+
 def test_a_loreft_step_is_counted_within_two_percent_without_its_factorisations():
     model, costs = both({"fine": reft(intervention="loreft", positions="f1+l2", tied=False)})
     expected = counted(lambda: plain_step(model))

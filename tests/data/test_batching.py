@@ -5,7 +5,7 @@ import itertools
 import torch
 from hypothesis import given, settings, strategies
 
-from heft.data.batching import batches_of_like_length, pass_tokens
+from heft.data.batching import batches_of_like_length, packs, pass_tokens, select_rows
 
 
 def test_batches_hold_every_row_once_longest_first():
@@ -36,3 +36,26 @@ def test_no_partition_costs_less(lengths, batch_size):
 def test_an_accelerator_gets_whole_batches():
     assert pass_tokens(torch.device("cuda"), trains=True) is None
     assert pass_tokens(torch.device("cpu"), trains=True) > pass_tokens(torch.device("cpu"), trains=False) > 0
+
+
+def test_batches_of_equal_lengths_hold_rows_of_one_length_each():
+    assert batches_of_like_length([3, 5, 3, 5, 5, 4], 2, equal=True) == [[1, 3], [4], [5], [0, 2]]
+
+
+def test_items_are_packed_in_order_up_to_the_limit_and_a_larger_one_alone():
+    packed = packs([3, 4, 1, 5, 2, 12, 7], lambda item: item, 7)
+    assert packed == [[3, 4], [1, 5], [2], [12], [7]]
+    assert packs([], lambda item: item, 7) == []
+
+
+def test_rows_of_a_batch_are_taken_without_the_columns_in_which_all_are_padded():
+    ids, mask = (
+        torch.tensor([[0, 0, 7, 8], [1, 2, 3, 4], [0, 5, 6, 9]]),
+        torch.tensor([[0, 0, 1, 1], [1] * 4, [0, 1, 1, 1]]),
+    )
+    taken = select_rows({"input_ids": ids, "attention_mask": mask, "row_ids": torch.tensor([10, 11, 12])}, [0, 2])
+    assert {key: value.tolist() for key, value in taken.items()} == {
+        "input_ids": [[0, 7, 8], [5, 6, 9]],
+        "attention_mask": [[0, 1, 1], [1, 1, 1]],
+        "row_ids": [10, 12],
+    }

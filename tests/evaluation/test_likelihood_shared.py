@@ -68,7 +68,7 @@ def computed_tokens(model, run):
     return seen
 
 
-@pytest.mark.parametrize("positions", [("f1+l2",), ("l3",), ("all",)], ids="/".join)
+@pytest.mark.parametrize("positions", [("f1+l2",), ("l12", "l1"), ("all",)], ids="/".join)
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
 def test_scores_are_those_of_the_plain_path(architecture, positions):
     model = staged(architecture, *positions)

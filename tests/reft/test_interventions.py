@@ -62,6 +62,15 @@ def test_the_edit_is_its_equation(name, activation):
     assert np.allclose((h + unit(h)).detach().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_an_edit_without_an_activation_is_said_as_an_affine_one(name):
+    unit, h = trained_unit(name), np.random.default_rng(0).normal(size=(TOKENS, HIDDEN))
+    A, b, B = (tensor.numpy() for tensor in unit.affine())
+    assert np.allclose(h + (h @ A.T + b) @ B, by_hand(name, unit, h, NUMPY_ACTIVATIONS[None]), atol=1e-4)
+    with pytest.raises(ValueError, match="not affine"):
+        trained_unit("loreft", "silu").affine()
+
+
 def test_loreft_edits_nothing_outside_the_span_of_r():
     unit, h = trained_unit("loreft"), torch.randn(TOKENS, HIDDEN)
     R = orthonormal_rows(unit.rotation)

@@ -126,6 +126,21 @@ def test_adding_an_adapter_again_under_its_name_starts_it_anew_at_one_unit_per_s
     assert [len(layer.reft_shared), len(layer.reft_first), len(layer.reft_last)] == [0, 0, 1]
 
 
+def test_new_units_are_made_on_the_device_of_their_site():
+    layer = reft_layers(with_reft())[0]
+    layer.add("more", ReftConfig(positions="l1"), HIDDEN, torch.device("meta"))
+    assert all(parameter.is_meta for parameter in layer.reft_last["more"].parameters())
+
+
+@pytest.mark.parametrize("switched", [[True], [False, True], [False, False, True]])
+def test_what_trained_trains_again_however_often_adapters_were_switched(switched):
+    model = with_reft()
+    for layer in reft_layers(model):
+        for enabled in switched:
+            layer.enable_adapters(enabled)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(reft_parameters(model))
+
+
 def test_two_adapters_that_are_active_together_both_act_one_after_the_other():
     ids = token_ids(2, 7)
     model = with_reft(adapter_name="one", positions="f1+l1")

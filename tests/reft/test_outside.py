@@ -133,6 +133,14 @@ def test_an_edit_that_only_reads_outside_starts_as_a_plain_one():
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), unit.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_an_edit_that_keeps_out_of_nothing_is_folded_to_the_bit(name):
+    unit = Intervention(name, HIDDEN, RANK, None)
+    before = {key: value.clone() for key, value in unit.state_dict().items()}
+    unit.fold()
+    assert all(torch.equal(before[key], value) for key, value in unit.state_dict().items())
+
+
 def test_a_rotation_all_but_within_the_directions_is_still_made_orthogonal():
     unit = orthogonal_unit("lobireft", None, "write")
     with torch.no_grad():

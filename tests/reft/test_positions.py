@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heft.edits.positions import GROUPS, Positions, parse_branch_positions, parse_positions
+from heft.edits.positions import GROUPS, Positions, longest_tail, parse_branch_positions, parse_positions
 from heft.reft.layout import (
     TokenLayout,
     attended_tokens,
@@ -165,6 +165,11 @@ def test_positions_are_said_in_words_and_have_their_groups_of_weights(text, word
     positions = parse_positions(text)
     assert (str(positions), positions.in_words()) == (text, words)
     assert (positions.groups(tied=True), positions.groups(tied=False)) == (tied, untied)
+
+
+def test_the_longest_tail_is_that_of_the_adapter_which_reaches_back_the_furthest():
+    assert longest_tail(parse_positions(text) for text in ("f2+l3", "l5+", "f4", "all")) == 5
+    assert longest_tail([]) == 0
 
 
 @pytest.mark.parametrize(("text", "stored"), [("all", "all"), ("l8", "l8+"), ("l8+", "l8+")])

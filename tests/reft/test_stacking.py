@@ -9,6 +9,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    convert_to_lora,
     get_peft_model,
     inject_adapter_in_model,
     set_peft_model_state_dict,
@@ -223,3 +224,8 @@ def test_adapters_are_not_mixed_by_weighting_their_tensors():
     model = stacked()
     with pytest.raises(ValueError, match="an edit is not linear in them"):
         model.add_weighted_adapter(["fine"], [0.5], "half")
+
+
+def test_no_edit_is_converted_to_lora():
+    with pytest.raises(TypeError, match="ReftLayer"):
+        convert_to_lora(stacked(), rank=2, adapter_name="fine")

@@ -158,6 +158,7 @@ def test_flattened_hidden_states_are_edited_like_those_by_row(architecture):
     [
         (Streams(4), (2, 3, 4), [1, 5]),
         (Streams(4, active=1), (3, 2, 3, 4), [7, 11]),
+        (Streams(4, active=2), (3, 2, 3, 4), [13, 17]),
         (Streams(4, inner=2), (2, 3, 2, 4), [2, 3, 10, 11]),
         (Streams(4, inner=2), (2, 3, 8), [2, 3, 10, 11]),
     ],
@@ -168,9 +169,25 @@ def test_places_of_tokens_1_and_5_of_two_rows_of_three_by_hand(streams, shape, p
     flags = torch.zeros(6, dtype=torch.bool)
     flags[[1, 5]] = True
     assert found.spread(flags).nonzero().flatten().tolist() == places
+    assert len(found.spread(flags)) == torch.Size(shape).numel() // 4
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 4), (2, 4, 4), (2, 3, 5), (2, 2, 3, 4), (5, 4), (2, 3, 8)])
-def test_a_shape_that_holds_no_row_for_each_token_is_refused_with_both_shapes(shape):
+ODD_SHAPES = [(3, 2, 4), (2, 4, 4), (2, 3, 5), (2, 2, 3, 4), (5, 4), (2, 3, 8)]
+
+
+@pytest.mark.parametrize(
+    ("streams", "shape"),
+    [
+        *((Streams(4), shape) for shape in ODD_SHAPES),
+        (Streams(4, active=2), (2, 2, 3, 4)),
+        (Streams(4, inner=2), (2, 3, 3, 4)),
+        (Streams(4, inner=2), (2, 3, 12)),
+    ],
+)
+def test_a_shape_that_holds_no_row_for_each_token_is_refused_with_both_shapes(streams, shape):
     with pytest.raises(ValueError, match=r"2 rows of 3 tokens has them as \(2, 3, 4\)"):
-        Streams(4).places(torch.Size(shape), 2, 3)
+        streams.places(torch.Size(shape), 2, 3)
+
+
+def test_a_model_that_says_nothing_of_streams_has_one_state_a_token():
+    assert Streams.of(tiny_model().config) == Streams(32, active=None, inner=1)

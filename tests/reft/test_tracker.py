@@ -190,7 +190,8 @@ def test_a_second_call_on_a_filled_cache_keeps_the_first_calls_prompt(architectu
     own = DynamicCache()
     model(input_ids=ids[:, :6], use_cache=False, past_key_values=own, prompt_lengths=[8])
     made = model(input_ids=ids[:, :6], use_cache=True, prompt_lengths=[8]).past_key_values
-    for cache in (own, made):
+    _, in_tuple, *_ = model(input_ids=ids[:, :6], use_cache=True, prompt_lengths=[8], return_dict=False)
+    for cache in (own, made, in_tuple):
         with counted_edits(model) as counts, torch.no_grad():
             model(input_ids=ids[:, 6:], past_key_values=cache)
         assert counts == [2]  # tokens 6 and 7, the last two of a prompt of 8
@@ -251,8 +252,11 @@ def test_the_tracker_of_a_model_that_stands_in_another_is_found():
 def test_a_block_called_on_its_own_after_a_pass_does_not_edit_that_passes_tokens():
     model, ids = with_reft(positions="l1"), token_ids(1, 6)
     logits(model, ids)
+    block, call = model.get_base_model().model.layers[0], {"position_embeddings": (torch.ones(1, 6, 8),) * 2}
     with pytest.raises(RuntimeError, match="call the model"):
-        model.get_base_model().model.layers[0](torch.zeros(1, 6, 32), position_embeddings=(torch.ones(1, 6, 8),) * 2)
+        block(torch.zeros(1, 6, 32), **call)
+    with model.disable_adapter():  # then there is no edit to place
+        assert block(torch.zeros(1, 6, 32), **call).shape == (1, 6, 32)
 
 
 def test_a_call_after_one_that_was_interrupted_edits_its_own_tokens():

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 import tiny
 from heft.adapters.attach import activate, adapter_parameters, attach, finish, train_only
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.reft.tracker import ForwardTracker
+from heft.sweep import packed_lora as module
 from heft.sweep.forward import PackedForward, can_stand_side_by_side
 from heft.sweep.packed_lora import PackedLinear, keep_apart, packed_lora
 from heft.tasks.example import generation_example
@@ -36,17 +38,17 @@ def model_with_all(architecture):
     torch.manual_seed(0)
     model = tiny.tiny_model(architecture)
     earlier = [
-        LoraStage(method="lora", rank=2, alpha=2, steps=1),
+        LoraStage(method="lora", rank=2, alpha=3, steps=1),
         ReftStage(method="reft", rank=2, positions="f1+l2", steps=1),
     ]
-    earlier.append(LoraStage(method="lora", rank=2, alpha=2, positions="l1+", steps=1))
+    earlier.append(LoraStage(method="lora", rank=2, alpha=1, positions="l1+", steps=1))
     for number, stage in enumerate(earlier):
         attached = attach(model, f"earlier{number}", stage)
         shaken(model, attached.names)
         finish(model, attached)
     for n, (name, positions) in enumerate(zip(NAMES, POSITIONS, strict=True)):
         layers = [0] if n == 1 else "all"
-        stage = LoraStage(method="lora", rank=1 + n, alpha=1 + n, positions=positions, layers=layers, steps=1)
+        stage = LoraStage(method="lora", rank=1 + n, alpha=2 + n, positions=positions, layers=layers, steps=1)
         attach(model, name, stage)
         shaken(model, [name])
         keep_apart(model, ForwardTracker.on(model), name)
@@ -84,11 +86,21 @@ def alone(model, work):
     return losses, gradients
 
 
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the packed function has run."""
+    seen = []
+    apply = module._PackedLora.apply
+    monkeypatch.setattr(module._PackedLora, "apply", lambda *args: seen.append(1) or apply(*args))
+    return seen
+
+
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
-def test_every_configuration_has_the_loss_and_the_gradients_it_has_alone(architecture):
+def test_every_configuration_has_the_loss_and_the_gradients_it_has_alone(architecture, calls):
     model = model_with_all(architecture)
     layers, losses, gradients = losses_and_gradients(model, enabled=True)
     assert bool(layers) == (architecture != "gpt2"), "GPT-2's modules are Conv1D, which PEFT's own layers compute"
+    assert bool(calls) == bool(layers)
     expected, wanted = alone(model, losses)
     assert losses == {key: rounded(value) for key, value in expected.items()}
     assert_gradients(gradients, wanted)
@@ -102,3 +114,22 @@ def test_layers_are_pefts_own_again_afterwards():
     model = model_with_all("llama")
     losses_and_gradients(model, enabled=True)
     assert not any(isinstance(module, PackedLinear) or hasattr(module, "grouping") for module in model.modules())
+
+
+def test_what_it_is_not_made_for_goes_pefts_way(calls):
+    """Hooks on what a module is made of, which double its output."""
+    model = model_with_all("llama")
+    places = (
+        lambda layer: layer.base_layer,
+        lambda layer: layer.lora_A["earlier0"],
+        lambda layer: layer.lora_A["sweep-2"],
+    )
+    for place in places:
+        parts = [place(each) for each in model.modules() if isinstance(each, LoraLayer)]
+        hooks = [part.register_forward_hook(lambda _, args, output: 2 * output) for part in parts]
+        found, expected = (losses_and_gradients(model, enabled) for enabled in (True, False))
+        for hook in hooks:
+            hook.remove()
+        assert found[1] == {key: rounded(value) for key, value in expected[1].items()}
+        assert_gradients(found[2], expected[2])
+    assert not calls

@@ -8,7 +8,7 @@ import torch
 from heft.data.encode import IGNORED, EncodedExample
 from heft.recipe.recipe import LoraStage
 from heft.tasks.example import Example
-from heft.training.batches import TrainingData, accumulation_steps, epoch_of
+from heft.training.batches import TrainingData, accumulation_steps, epoch_of, is_validation_due
 
 LENGTHS = [3, 9, 4, 4, 7, 12, 5, 8, 6, 3, 10, 11, 5, 4, 9, 7, 6, 8, 3]
 
@@ -129,3 +129,9 @@ def test_validation_rows_come_behind_the_others_and_in_the_same_batches():
 def test_epochs_are_counted_in_micro_batches():
     settings = stage(batch_size=6, micro_batch_size=2)
     assert [epoch_of(step, 19, settings) for step in (1, 3, 4, 5, 8)] == [0.3, 0.9, 1.0, 1.3, 2.0]
+
+
+@pytest.mark.parametrize(("every", "due"), [(3, [3, 6, 7]), (None, [4, 7]), (7, [7])])
+def test_the_validation_loss_is_due_every_so_many_steps_or_once_an_epoch_and_at_the_end(every, due):
+    settings = stage(batch_size=6, evaluate_every=every, holdout=0.1)  # 19 rows are 4 steps
+    assert [step for step in range(1, 8) if is_validation_due(step, 7, 19, settings)] == due

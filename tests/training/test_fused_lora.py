@@ -161,6 +161,28 @@ def unfrozen(model):
     model.linear.base_layer.weight.requires_grad_(True)
 
 
+def with_a_bias_that_trains(model):
+    model.linear.base_layer.bias.requires_grad_(True)
+
+
+def with_packed_weights(model):
+    base = model.linear.base_layer
+    base.weight = type("Packed", (nn.Parameter,), {})(base.weight.data, requires_grad=False)
+
+
+def with_a_hook_within(model):
+    model.linear.lora_A["a"].register_forward_hook(lambda module, args, output: output * 2)
+
+
+def with_factors_in_float64(model):
+    model.linear.lora_A.double()
+    model.linear.lora_B.double()
+
+
+def over_a_base_in_half(model):
+    model.linear.base_layer.half()
+
+
 @pytest.mark.parametrize(
     ("config", "change"),
     [
@@ -173,6 +195,11 @@ def unfrozen(model):
         ({}, merged),
         ({}, off),
         ({}, unfrozen),
+        ({}, with_a_bias_that_trains),
+        ({}, with_packed_weights),
+        ({}, with_a_hook_within),
+        ({}, with_factors_in_float64),
+        ({}, over_a_base_in_half),
     ],
 )
 def test_what_it_is_not_made_for_goes_pefts_way_to_the_bit(config, change, calls):

@@ -194,6 +194,12 @@ def test_where_every_validation_row_is_bad_the_learning_rate_is_blamed(monkeypat
         ([2.0, 1.9, 2.1, 2.0, 1.0, 1.1, 0.9, 1.0], True),
         ([2.0, 1.9, 2.1, 2.0, 3.0, 3.1, 2.9, 3.0], False),
         ([2.0, 2.0, 2.0, 2.0, 1.99, 1.99, 1.99, 1.99], True),  # little, but beyond all noise
+        ([1.5, 2.5, 1.5, 2.5, 1.44, 2.44, 1.44, 2.44], True),  # by 3 %, which noise could do
+        # noise of 0.01 to both sides is a standard error of 0.0082 in the difference of means
+        ([1.99, 2.01, 1.99, 2.01, 1.97, 1.99, 1.97, 1.99], True),  # by 0.02
+        ([1.99, 2.01, 1.99, 2.01, 1.978, 1.998, 1.978, 1.998], False),  # by 0.012
+        ([2.0] * 8 + [3.0] * 8 + [2.0] * 24, False),  # of 40 the first and the last 8 are compared
+        ([2.0] * 8 + [1.0] * 8 + [2.0] * 24, False),
         ([2.0] * 7, True),  # too few to tell
         ([2.0] * 8, False),
     ],

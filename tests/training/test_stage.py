@@ -17,7 +17,7 @@ from heft.tasks import load_examples
 from heft.tasks.whereabouts import WhereaboutsSettings
 from heft.training import fused_lora
 from heft.training.stage import planned_steps, train_stage
-from tolerance import ROUNDING, assert_tensors, of_weights, trained_losses
+from tolerance import ROUNDING, assert_tensors, of_sgd_weights, of_weights, trained_losses
 
 
 class Listener(Reporter):
@@ -72,11 +72,39 @@ def test_training_lowers_the_loss_and_reports_every_step(kind, settings):
     assert outcome.seconds > 0
 
 
-def test_the_last_steps_of_a_long_stage_are_logged_too():
-    """Every second of 201 steps, the first and the last."""
-    stage = ReftStage(**REFT, steps=201, batch_size=8)
-    logged = [value for value in run(stage)[1] if "loss" in value]
+def test_the_last_steps_of_a_long_stage_are_logged_too_and_each_logged_loss_is_a_mean():
+    """Every second of 201 steps, the first and the last; of steps that all take all rows and move nothing."""
+    stage = ReftStage(**{**REFT, "learning_rate": 1e-30}, steps=201, batch_size=8)
+    logged = [value for value in run(stage, rows=8)[1] if "loss" in value]
     assert [value["step"] for value in logged] == [1, *range(2, 201, 2), 201]
+    assert losses(logged) == [pytest.approx(logged[0]["loss"], rel=ROUNDING)] * 102
+
+
+def test_a_step_has_the_gradient_of_the_mean_loss_clipped_and_is_logged_with_its_norm_before_that():
+    """Two steps of plain SGD, each on all rows; the first one's rate is 0."""
+    stage = LoraStage(
+        **{**LORA, "learning_rate": 0.1}, optimizer="sgd", warmup=0.5, steps=2, batch_size=8, max_grad_norm=0.01
+    )
+    _, values, after = run(stage, rows=8)
+    base = load_base(ModelSettings(name=TINY, device="cpu"))
+    rows = Encoder(base.tokenizer, 512)(load_examples(WhereaboutsSettings(train_size=8, eval_size=1), "train"))
+    torch.manual_seed(0)
+    before = adapter_parameters(base.model, attach(base.model, "s", stage).names)
+    total = torch.tensor(0.0)
+    for row in rows:
+        logits = base.model(torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
+        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="sum")
+    mean = total / sum(len(row.answer) for row in rows)
+    gradients = torch.autograd.grad(mean, list(before.values()))
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+    assert norm > 0.01
+    logged = [value for value in values if "loss" in value]
+    assert losses(logged) == pytest.approx([mean.item()] * 2, rel=ROUNDING)
+    assert [value["grad_norm"] for value in logged] == pytest.approx([norm] * 2, rel=ROUNDING)
+    assert [(value["learning_rate"], value["epoch"]) for value in logged] == [(0.0, 1.0), (0.1, 2.0)]
+    for (name, start), gradient in zip(before.items(), gradients, strict=True):
+        expected = start.detach() - 0.1 * gradient * 0.01 / norm
+        assert torch.allclose(after[name], expected, rtol=0, atol=of_sgd_weights(0.1, 1, 0.01)), name
 
 
 @pytest.mark.parametrize(("kind", "settings"), [(LoraStage, LORA), (ReftStage, REFT)])
@@ -272,11 +300,15 @@ def test_checkpointing_in_one_stage_does_not_meet_the_next():
             "coarse": LoraStage(**LORA, steps=2, batch_size=8, gradient_checkpointing=checkpointing),
             "fine": ReftStage(**REFT, steps=2, batch_size=8),
         }
+        below = []  # the first block, which nothing that trains stands before
+        base.model.model.layers[0].register_forward_pre_hook(lambda _, args, below=below: below.append(args[0]))
         for name, stage in stages.items():
             torch.manual_seed(0)
             attached = attach(base.model, name, stage)
             train_stage(base.model, name, stage, rows, pad_id=0, seed=0, reporter=Reporter())
             finish(base.model, attached)
+            assert below
+            assert not any(hidden.requires_grad for hidden in below)
             assert not base.model.is_activation_checkpointing
             assert base.model.config.use_cache
         results.append({n: p.clone() for n, p in adapter_parameters(base.model, list(stages)).items()})

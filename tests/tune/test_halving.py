@@ -37,6 +37,8 @@ def test_what_diverged_never_goes_on_and_the_rest_does():
 def test_equal_losses_go_by_accuracy_then_by_order():
     assert survivors("abc", trials(0.5, 0.5, 0.5, accuracy=[0.1, 0.3, 0.3]), 1) == ["b"]
     assert survivors("abc", trials(0.5, 0.5, 0.5), 1) == ["a"]
+    assert best_of(trials(0.5, 0.5, 0.5, accuracy=[0.1, 0.3, 0.3])).key == "1"
+    assert best_of(trials(0.5, 0.5)).key == "0"
 
 
 def test_rounds_are_those_until_one_is_left():
@@ -63,6 +65,7 @@ def test_the_best_has_the_lowest_loss_of_those_that_did_not_diverge():
         (((20, 0.4), (80, 0.5), (40, 0.3)), 40),  # as near as is looked
         (((20, 0.4), (80, 0.6), (40, 0.5)), 13),  # nothing was tried between 8 and 20, which are further apart
         (((20, 0.4), (80, 0.6), (50, 0.5), (13, 0.5)), 32),
+        (((10, 0.5), (30, 0.45), (40, 0.3), (60, 0.4)), 40),  # of those that are shorter, the nearest counts
         (((8, 0.4), (80, 0.6)), 25),
         (((5, 0.4), (80, 0.6)), 20),
     ],

@@ -41,7 +41,9 @@ def test_the_switch_is_early_where_a_second_stage_reaches_lower_from_there():
 
 def test_the_coarse_stage_alone_counts_where_no_second_stage_lowered_it():
     assert switch_of(offers([0.90, 0.50, 0.30], [0.40, 0.35, 0.60])) == 2
-    assert switch_of(offers([3.0, 2.0], [None, None])) == 1
+    diverged = offers([3.0, 2.0], [None, None])
+    assert switch_of(diverged) == 1
+    assert [offer.as_dict()["fine_buys"] for offer in diverged] == [None, None]
 
 
 def test_of_forks_that_reach_the_same_the_first_is_taken():

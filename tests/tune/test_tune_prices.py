@@ -1,10 +1,15 @@
 """How long trials are expected to take, from what earlier ones took."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from heft.data.encode import EncodedExample
 from heft.recipe.files import load_recipe
+from heft.recipe.recipe import ReftStage
+from heft.study.scaling import Rate
+from heft.tasks.example import generation_example
 from heft.tune.ledger import Ledger
 from heft.tune.prices import Counter, Prices
 from heft.tune.trial import Outcome
@@ -42,6 +47,7 @@ WHOLE, SHORT, TWO = outcome("lora", 1), outcome("lora", 5, behind=True), outcome
         ([WHOLE, TWO], ("lora", True, False, 16), 3),  # as few tokens a step, though side by side
         ([WHOLE], ("lora", True, True, 16), 1),
         ([WHOLE, SHORT], ("joint", True, False, 16), 5),  # as LoRA, where the method was not measured
+        ([WHOLE, outcome("reft", 9)], ("joint", False, False, 16), 1),
         ([WHOLE, SHORT, outcome("joint", 2)], ("joint", True, False, 16), 2),
         ([WHOLE, SHORT, outcome("lora", 4, True, batch_size=64)], ("lora", True, False, 64), 4),
         ([WHOLE, SHORT], ("lora", True, False, 64), 5),
@@ -68,3 +74,75 @@ def test_training_alone_is_estimated_for_one_of_several_with_its_prefixes_as_mea
     one = outcome("lora", 3, behind=True, together=2, prefix_flops=60, prefix_seconds=11)
     assert prices(WHOLE, SHORT, one).of_last_stage(one) == pytest.approx(40 * 5 + 11)
     assert prices(WHOLE, SHORT, TWO).of_last_stage(TWO) == pytest.approx(100 * 5)
+
+
+def test_a_speed_is_that_of_the_last_dozen_trials_together(prices):
+    old = [replace(outcome("lora", 50), key=f"old{n}") for n in range(3)]
+    new = [replace(outcome("lora", 1), key=f"new{n}") for n in range(11)]
+    large = replace(outcome("lora", 4, flops=500, trained_seconds=2000, seconds=2031), key="large")
+    speed = prices(*old, *new, large).speed("lora", False, False, 16)
+    assert speed == pytest.approx(((11 * 100 + 2000) / (11 * 100 + 500), (11 * 7 + 31) / 12))
+
+
+def test_a_whole_recipe_costs_its_last_stage_and_the_one_before_it(prices):
+    trial = outcome("reft", 2, training_seconds=30, before_seconds=5, before_flops=80)
+    assert prices(trial).of_whole(trial) == 35
+    assert replace(prices(trial), unit="flops").of_whole(trial) == 180
+
+
+STAGE = ReftStage(positions="l2", batch_size=16)
+
+
+def in_an_epoch_of_five_steps(prices, **settings):
+    """A step costs 10 FLOPs in the first epoch, and 2 after it."""
+    return replace(prices, counter=SimpleNamespace(rate=lambda *about: Rate(10.0, 2.0, 5)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("amount", "most_epochs", "steps"),
+    [
+        (60, 20, 10),
+        (59.9, 20, 9),
+        (50, 20, 5),
+        (49.9, 20, 4),
+        (9.9, 20, 0),
+        (1e9, 3, 15),
+        (1e9, 2.5, 12),
+        (1e9, 1, 8),  # a shorter trial says little
+    ],
+)
+def test_a_trial_has_as_many_steps_as_its_part_of_the_budget_pays_for(prices, amount, most_epochs, steps):
+    counted = in_an_epoch_of_five_steps(prices(), unit="flops", most_epochs=most_epochs)
+    assert counted.steps_within(amount, {}, "s", [STAGE]) == steps
+
+
+@pytest.mark.parametrize(("amount", "stages", "steps"), [(37, 1, 10), (36.9, 1, 9), (29, 2, 10), (28.9, 2, 9)])
+def test_in_seconds_what_each_trial_takes_beside_its_steps_is_paid_too(prices, amount, stages, steps):
+    """Of 60 FLOPs at half a second, or a quarter side by side, and 7 seconds for each of those that are."""
+    trials = outcome("reft", 0.5, True), outcome("reft", 0.25, True, together=2), outcome("reft", 4)
+    measured = in_an_epoch_of_five_steps(prices(*trials))
+    assert measured.steps_within(amount, {}, "s", [STAGE] * stages) == steps
+
+
+def test_what_a_step_costs_follows_from_one_epoch_and_from_two_and_is_counted_once(prices, monkeypatch):
+    asked = []
+
+    def paid(self, before, name, stages):
+        (stage,) = stages
+        asked.append((stage.rank, stage.steps))
+        return stage.rank * (10.0 * min(stage.steps, 5) + 2.0 * max(0, stage.steps - 5))
+
+    monkeypatch.setattr(Counter, "paid", paid)
+    monkeypatch.setattr(Counter, "epoch", lambda self, stage: 5)
+    counter = prices().counter
+    for rank, steps in ((1, 30), (1, 77), (3, 30)):
+        stage = STAGE.model_copy(update={"rank": rank, "steps": steps})
+        assert counter.rate({}, "s", [stage]) == Rate(10.0 * rank, 2.0 * rank, 5)
+    assert asked == [(1, 5), (1, 10), (3, 5), (3, 10)]
+
+
+@pytest.mark.parametrize(("holdout", "batch_size", "steps"), [(0.2, 4, 2), (0.2, 3, 3), (0.0, 4, 3)])
+def test_an_epoch_is_of_the_rows_that_are_trained_on(prices, holdout, batch_size, steps):
+    rows = [EncodedExample(generation_example("t", "x", " a", "a"), (n,), (), (1,), 0) for n in range(10)]
+    stage = STAGE.model_copy(update={"holdout": holdout, "batch_size": batch_size})
+    assert replace(prices().counter, rows=rows).epoch(stage) == steps

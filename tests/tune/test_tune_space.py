@@ -133,6 +133,12 @@ def test_only_a_second_stage_keeps_out_of_what_the_first_writes(recipe_file):
     assert len(second) == 2 * len(alone)
 
 
+@pytest.mark.parametrize(("own", "named"), [("orthogonal_to: first", "coarse"), ("rank: 4", None)])
+def test_a_second_stage_keeps_out_of_what_the_first_writes_as_its_template_does(recipe_file, own, named):
+    mine = recipe(recipe_file, f"{{first: {{method: lora}}, fine: {{method: reft, positions: l3, {own}}}}}")
+    assert {each.stage.orthogonal_to for each in candidates(mine, "reft", SMALL_MODEL, second=True)} == {named}
+
+
 def test_a_joint_stage_has_the_values_of_both(recipe_file):
     stages = "{a: {method: lora, alpha: 7, batch_size: 2}, b: {method: reft, positions: l3, intervention: noreft}}"
     found = candidates(recipe(recipe_file, stages), "joint", SMALL_MODEL)
@@ -173,6 +179,7 @@ def test_beyond_the_lowest_and_the_highest_rate_another_one_is_tried(recipe_file
         assert found.stage == best.stage.model_copy(update={"learning_rate": found.values["learning_rate"]})
     middle = next(each for each in tried if each.values["learning_rate"] == rate)
     assert with_rates_beyond(middle, tried, {method}) == []
+    assert len(with_rates_beyond(best, [best, middle], {method})) == 1
     assert with_rates_beyond(best, [best], {method}) == []  # one rate says nothing of others
     assert with_rates_beyond(best, tried, set()) == []
 

@@ -61,6 +61,15 @@ def test_a_difference_is_that_of_the_losses_and_its_interval_is_a_paired_one(arm
     assert high - low == pytest.approx(2 * 1.96 * 0.025 / np.sqrt(ROWS), rel=0.1)
 
 
+def test_a_row_counts_in_a_difference_by_its_tokens_and_rows_of_one_arm_alone_do_not():
+    one, other, tokens = [6.0, 1.0], [3.0, 3.0, 9.0], [3, 1, 50]
+    assert loss_difference(one, other, tokens, [0, 1, 2])[0] == pytest.approx((3.0 - 2.0) / 4)
+    bests = {"one": outcome("one", np.array(one)), "other": outcome("other", np.array(other))}
+    first, second = results_of(bests, {"one": 1.0, "other": 1.0}, tokens, [0, 1, 2], {"one": [], "other": []})
+    assert (first.arm, first.loss) == ("other", pytest.approx(6.0 / 4))
+    assert (second.arm, second.loss, second.difference) == ("one", pytest.approx(7.0 / 4), pytest.approx(0.25))
+
+
 def test_arms_are_compared_on_the_rows_that_all_of_them_have(arms):
     half = ROWS // 2
     first = arms["best"].row_losses[:half]
@@ -112,6 +121,22 @@ def test_the_arm_of_the_lowest_loss_is_the_one_that_the_others_are_compared_with
     assert second.difference == pytest.approx(second.loss - first.loss) == pytest.approx((2.5 - 2.35) / TOKENS[0])
 
 
+def test_of_two_with_the_lowest_loss_the_others_are_compared_with_the_more_accurate_one(arms):
+    rows = np.round(8 * np.asarray(arms["best"].row_losses)) / 8  # whose sum is exact in any order
+    one = replace(outcome("1", rows[::-1]), accuracy=0.5)
+    other, third = replace(outcome("2", rows), accuracy=0.75), outcome("3", rows + 0.0625)
+    found = {each.arm: each for each in results({"one": one, "other": other, "third": third}, one=1, other=1, third=1)}
+    assert [found[arm].accuracy for arm in ("one", "other")] == [0.5, 0.75]
+    assert [found[arm].difference for arm in ("one", "other")] == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert found["third"].difference == pytest.approx(0.0625 / TOKENS[0])
+    assert found["one"].ties
+    assert not found["third"].ties  # as it would with the first one, from which it differs by row
+
+
+def test_rows_of_one_text_alone_give_no_interval():
+    assert loss_difference([3.0, 2.0], [1.0, 1.0], [1, 1], [0, 0]) == (pytest.approx(1.5), None)
+
+
 def test_differences_beyond_one_nat_have_their_interval():
     one, other = np.linspace(10, 14, ROWS), np.linspace(1, 2, ROWS)
     difference, (low, high) = loss_difference(one, other, TOKENS, GROUPS)
@@ -145,6 +170,20 @@ def test_a_loss_that_still_fell_with_length_is_said(arms, more, steps, still_fal
     (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [other, best]})
     assert found.still_falls == still_falls
     assert ("With more steps lora still became better" in verdict_in_words([found], "seconds", LOSS)) == still_falls
+
+
+def test_the_nearest_shorter_trial_says_it_unless_it_diverged_and_no_repeat_does(arms):
+    best, rows = arms["best"], np.asarray(arms["best"].row_losses)
+
+    def still_falls(*shorter):
+        (found,) = results_of({"lora": best}, {"lora": 1.0}, TOKENS, GROUPS, {"lora": [*shorter, best]})
+        return found.still_falls
+
+    worse, same = outcome("w", rows + 0.5, steps=5), outcome("s", rows, steps=10)
+    assert still_falls(worse)
+    assert not still_falls(worse, same)
+    assert not still_falls(worse, replace(same, loss=None, row_losses=[]))
+    assert not still_falls(outcome("r", rows + 0.5, steps=5, seed=100))  # on other rows
 
 
 def test_a_trial_of_another_recipe_says_nothing_of_length(arms):

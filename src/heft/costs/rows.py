@@ -7,7 +7,8 @@ from heft.data.encode import EncodedExample
 def plain_row(costs: ModelCosts, row: EncodedExample, recomputes: bool = False) -> float:
     """FLOPs of a training row, forward and backward, with logits at the answer's tokens only.
 
-    `recomputes`: blocks run again in the backward pass (gradient checkpointing).
+    `recomputes`: blocks run again in the backward pass (gradient checkpointing); all are counted, though it does not
+    reach those below what trains.
     """
     prompt, total = len(row.prompt), row.length
     again = span(costs, prompt, 0, total, 0).forward if recomputes else 0.0

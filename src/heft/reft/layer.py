@@ -115,10 +115,6 @@ class ReftLayer(nn.Module, BaseTunerLayer):
     def unmerge(self) -> None:
         """Nothing is ever merged here."""
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """False: an edit of hidden states is not a weight update."""
-        return False
-
     def _edit_output(self, module: nn.Module, args: tuple, output):
         active = list(self.active())
         if not active:

@@ -43,11 +43,7 @@ def fused_lora(model: nn.Module, enabled: bool = True) -> AbstractContextManager
 
 def is_plain(module: nn.Module) -> bool:
     """Whether this is PEFT's LoRA on an ordinary linear layer: not on Conv1D, an embedding or packed weights."""
-    return (
-        type(module) in (lora.Linear, FusedLinear)
-        and type(module.base_layer) in (nn.Linear, FrozenLinear)
-        and not module.fan_in_fan_out
-    )
+    return type(module) in (lora.Linear, FusedLinear) and type(module.base_layer) in (nn.Linear, FrozenLinear)
 
 
 class FusedLinear(lora.Linear):

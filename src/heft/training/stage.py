@@ -116,6 +116,7 @@ def train_stage(
         loss, reuses = loss_for(model, stage, data.examples, pad_id, uses, Path(scratch), reporter, attention, prefixes)
         if stage.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
+            model.disable_input_require_grads()  # enabled by that for reentrant blocks; it takes backward to the bottom
             modes.callback(model.activation_checkpointing_disable)
         loop = TrainingLoop(model, name, stage, data, loss, steps, seed, reporter, peak, plan)
         with reporter.progress(name, steps):
