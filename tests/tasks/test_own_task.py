@@ -46,7 +46,7 @@ def test_a_recipe_trains_on_it_from_its_own_folder_and_eval_takes_it_by_name(fol
     assert trained.returncode == 0, trained.stderr
     assert "results on 6 evaluation examples" in trained.stdout
     adapter = elsewhere / "runs/own/adapter"
-    refused = heft_here("eval", adapter, cwd=folder)
+    refused = heft("eval", adapter, cwd=folder)
     assert refused.returncode == 2
     assert "give --task my_parity:Parity" in refused.stderr
     evaluated = heft("eval", adapter, "--task", "my_parity:Parity", cwd=folder)
