@@ -16,10 +16,12 @@ from transformers import (
     MBartConfig,
     OpenAIGPTConfig,
     OPTConfig,
+    Qwen3MoeConfig,
 )
 
 import heft
 import resuming
+from heft.adapters import orthogonal
 from heft.adapters.attach import attach, check_targets
 from heft.adapters.orthogonal import directions_written, orthogonal_in_words
 from heft.errors import HeftError
@@ -299,12 +301,15 @@ def test_blocks_that_normalize_what_is_written_are_refused_and_their_sites_withi
     check_targets(model, load_recipe(recipe_file(stages("orthogonal_to: coarse, site: mlp"))))
 
 
+OPENAI_GPT = OpenAIGPTConfig(vocab_size=259, n_embd=32, n_head=4, n_layer=2, n_positions=64)
+
+
 @pytest.mark.parametrize(
     ("config", "norm"),
     [
         (OPTConfig(vocab_size=259, hidden_size=32, ffn_dim=64, num_attention_heads=4, num_hidden_layers=2,
                    max_position_embeddings=64, word_embed_proj_dim=32, do_layer_norm_before=False), "final_layer_norm"),
-        (OpenAIGPTConfig(vocab_size=259, n_embd=32, n_head=4, n_layer=2, n_positions=64), "ln_2"),
+        (OPENAI_GPT, "ln_2"),
         (BertConfig(vocab_size=259, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2,
                     is_decoder=True), "output.LayerNorm"),
         (BartConfig(**BART_SIZES), "final_layer_norm"),
@@ -315,6 +320,27 @@ def test_families_that_normalize_after_the_sum_are_refused(recipe_file, config, 
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(HeftError, match=f"orthogonal_to.*normalizes what its modules write .*{norm}"):
         check_targets(model, load_recipe(recipe_file(stages())))
+
+
+def test_what_writes_directions_that_are_not_known_is_refused(recipe_file, monkeypatch):
+    """Experts write each their own, and a module of another name may or may not write to the hidden state."""
+    recipe = load_recipe(recipe_file(stages()))
+    with monkeypatch.context() as patch:
+        patch.setattr(orthogonal, "_INNER", orthogonal._INNER - {"k_proj", "up_proj"})
+        check_targets(tiny_model(), recipe)  # these are of another width than the hidden state
+        patch.setattr(orthogonal, "_INNER", orthogonal._INNER - {"q_proj"})
+        with pytest.raises(HeftError, match=r"whether the output of model.layers.0.self_attn.q_proj is added"):
+            check_targets(tiny_model(), recipe)
+    sizes = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_experts": 4}
+    experts = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**sizes, moe_intermediate_size=16))
+    with pytest.raises(HeftError, match=r"LoRA adapts experts' weights \(model.layers.0.mlp.experts"):
+        check_targets(experts, recipe)
+
+
+@pytest.mark.parametrize("site", ["attention", "mlp"])
+def test_a_site_that_gives_on_what_is_written_before_the_block_normalizes_it_is_taken(recipe_file, site):
+    model = AutoModelForCausalLM.from_config(OPENAI_GPT)
+    check_targets(model, load_recipe(recipe_file(stages(f"orthogonal_to: coarse, site: {site}"))))
 
 
 def test_a_kin_of_bart_that_normalizes_before_its_modules_is_taken(recipe_file):

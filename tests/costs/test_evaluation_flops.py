@@ -1,12 +1,15 @@
 """FLOPs of an evaluation against torch's own counter."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import tiny
 from counting import counted
 from heft.adapters.attach import attach
-from heft.costs.evaluation import evaluation_cost, evaluation_flops, generation_flops
+from heft.costs import evaluation
+from heft.costs.evaluation import Evaluations, evaluation_cost, evaluation_flops, generation_flops
 from heft.costs.operations import model_costs
 from heft.data.batching import pass_tokens
 from heft.data.encode import Encoder
@@ -74,6 +77,33 @@ def test_evaluations_that_keep_prefixes_for_each_other_are_counted(names, first)
         found = evaluation_cost(recipe, model, costs, CHOICES, model.device, True, same, prefixes)
         ran = counted(lambda: choice_log_likelihoods(model, CHOICES, batch_size=3, pad_id=0, kept=kept))
         assert found == pytest.approx(ran, rel=1e-2)
+    alone = evaluation_cost(recipe, model, costs, CHOICES, model.device, False)
+    assert evaluation_cost(recipe, model, costs, CHOICES, model.device, False, same, base) == alone
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "payers"),
+    [
+        ((), {"base": "the base's", "fine": "its own"}),
+        (("base", "fine"), {"coarse": "the base's", "last": "its own"}),
+        (("base", "coarse"), {"fine": "its own"}),
+    ],
+)
+def test_of_the_evaluations_that_are_left_the_first_pays_for_the_prefixes_that_they_share(
+    evaluated, payers, monkeypatch
+):
+    """Those of the base cost a pass of the base, whichever adapters are on the model that computes them."""
+    groups = [SameEvaluations(("base", "coarse"), 2), SameEvaluations(("fine", "last"), 5)]
+    monkeypatch.setattr(evaluation, "same_evaluations", lambda *_: groups)
+    monkeypatch.setattr(evaluation, "base_costs", lambda _: "the base's")
+    monkeypatch.setattr(evaluation, "evaluation_cost", lambda *arguments: arguments[5:])
+    recipe = SimpleNamespace(evaluation=EvaluationSettings(share_prefix=False))
+    counts = Evaluations(recipe, None, [], torch.device("cpu"), evaluated)
+    for same in groups:
+        for name in same.names:
+            if name not in evaluated:
+                assert counts.flops(name, "its own") == (False, same, payers.get(name))
+    assert counts.flops("elsewhere", "its own") == (False, None, None)
 
 
 LONG = [choice_example("t", f"{'ab' * 20}\n{i}?", ("a cat and so on", "b " * 9), 0, group="one") for i in range(4)]

@@ -8,7 +8,7 @@ import pytest
 from counting import counted
 from heft.adapters.attach import attach
 from heft.costs.pieces import training_piece
-from heft.costs.rows import prefix_row
+from heft.costs.rows import prefix_row, suffix_row
 from heft.costs.shapes import shape_of
 from heft.costs.skeleton import skeleton_of
 from heft.costs.stage import stage_costs
@@ -159,6 +159,19 @@ def test_what_is_kept_is_computed_once_however_often_rows_are_seen(recipe_file):
     assert later < 0.9 * first
     assert work.flops(3) - work.flops(2) == pytest.approx(later)
     assert work.flops(0.5) == pytest.approx(first / 2)
+
+
+def test_prefixes_that_an_earlier_stage_has_computed_cost_nothing(recipe_file):
+    fine = f"{{{FINE}, epochs: 2, positions: l2}}"
+    recipe = load_recipe(recipe_file(f"{{one: {fine}, two: {fine}}}"))
+    examples = read_data(recipe, Reporter()).train
+    one, two = (stage_costs(recipe, name, examples) for name in recipe.stages)
+    assert one.reuse == two.reuse
+    assert (one.reuse.kind, one.reuse.store, one.reuse.stages) == ("prefixes", "memory", ("one", "two"))
+    prefixes = sum(prefix_row(one.shape.costs, row, 2) for row in examples)
+    behind_one, behind_two = (sum(suffix_row(work.shape.costs, row, 2) for row in examples) for work in (one, two))
+    assert one.flops(2) == pytest.approx(prefixes + 2 * behind_one)
+    assert two.flops(2) == pytest.approx(2 * behind_two)
 
 
 def test_a_counted_model_does_not_stay_in_memory(recipe_file):

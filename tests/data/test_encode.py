@@ -54,9 +54,22 @@ def test_a_limit_without_room_for_what_is_never_cut_is_an_error():
         Encoder(TOKENIZER, 32, positions=[Positions(first=30)])([question("x" * 100)])
 
 
-def test_a_prompt_shorter_than_the_edited_positions_is_an_error():
+def test_a_prompt_shorter_than_the_edited_positions_of_any_adapter_is_an_error():
+    encode = Encoder(TOKENIZER, 64, positions=[Positions(last=1), Positions(first=7, last=7), Positions(first=2)])
+    assert len(encode([question("Q12345")])[0].prompt) == 14
     with pytest.raises(HeftError, match="shorter than the 14 positions"):
-        Encoder(TOKENIZER, 64, positions=[Positions(first=7, last=7)])([question("Q")])
+        encode([question("Q1234")])
+
+
+def test_a_prompt_of_one_token_is_one():
+    assert len(Encoder(TOKENIZER, 64)([generation_example("t", "Q", " a", "a")])[0].prompt) == 1
+
+
+def test_inputs_have_one_fingerprint_only_where_prompt_and_choices_are_the_same():
+    asked = [question("A"), question("B"), question("A", ("yes", "perhaps")), question("A")]
+    first, other, choices, again = (row.fingerprint for row in Encoder(TOKENIZER, 64)(asked))
+    assert len({first, other, choices}) == 3
+    assert again == first
 
 
 def test_a_chat_template_is_refused_where_the_tokenizer_has_none():

@@ -102,6 +102,17 @@ def test_an_answer_whose_boundary_a_token_spans_has_the_ids_that_follow_a_word()
     assert tokenizer.convert_ids_to_tokens(encoded.answer[:-1]) == ["Ċ", "no"]
 
 
+@pytest.mark.parametrize("name", SPM)
+def test_an_answer_that_goes_on_with_a_word_of_the_prompt_gets_no_space(name, monkeypatch):
+    """These tokenizers put one before every text that stands alone."""
+    tokenizer, prompt, answer = MADE[name], "Is it? y", "es"
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0].content }}", raising=False)
+    whole = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    encoded = row(tokenizer, prompt, f" {answer}", chat_template=True)
+    assert whole[: len(encoded.prompt)] != list(encoded.prompt)
+    assert "".join(tokenizer.convert_ids_to_tokens(encoded.answer[:-1])) == answer
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_a_tokenizer_that_appends_eos_does_not_put_it_between_prompt_and_answer(name):
     tokenizer = MADE[name]

@@ -12,13 +12,15 @@ from heft.data.padding import padding_matters
 from heft.evaluation.evaluator import evaluate_examples
 from heft.evaluation.generation import generate_texts
 from heft.evaluation.likelihood import plain_log_likelihoods
+from heft.evaluation.scoring import score_choices
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
-from heft.tasks.example import generation_example
+from heft.tasks.example import choice_example, generation_example
 from heft.tasks.rows import RowsSettings
 from heft.tasks.whereabouts import WhereaboutsSettings
+from tolerance import rounded
 
 TASK = WhereaboutsSettings(train_size=8, eval_size=6, people=3)
 
@@ -87,6 +89,20 @@ def test_answers_are_generated_one_by_one():
         assert record.text == alone
     together = generate_texts(model, tokenizer, [e.prompt for e in examples], batch_size=2, max_new_tokens=4)
     assert together != [record.text for record in found.records], "the case would show nothing"
+
+
+def test_choices_are_scored_as_if_alone_where_the_longest_row_scales_the_positions_of_all():
+    """Which is here a prompt of 56 tokens, less than the model was made for, with the longer of its choices."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 8.0}
+    model = tiny.tiny_model(rope_parameters=rope, max_position_embeddings=64)
+    examples = Encoder(tiny.byte_tokenizer(), 256)(
+        [choice_example("t", "ab" * n, ("no", "perhaps not"), 0) for n in (25, 28)]
+    )
+    found = score_choices(model, 0, examples, EvaluationSettings(), 8, Reporter(), "evaluation")
+    for scores, example in zip(found, examples, strict=True):
+        assert scores == rounded(plain_log_likelihoods(model, [example], 1, 0)[0])
+    together = plain_log_likelihoods(model, examples, 8, 0)
+    assert max(abs(a - b) for a, b in zip(sum(together, []), sum(found, []), strict=True)) > 1e-3
 
 
 def test_training_on_rows_of_one_length_is_training_on_rows_alone(tmp_path):

@@ -1,18 +1,26 @@
 """Sharing prefixes is tried before an evaluation shares them."""
 
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 import tiny
 from heft.data.encode import Encoder
 from heft.evaluation.evaluator import evaluate_examples
 from heft.evaluation.likelihood import _chosen, plain_log_likelihoods, why_not_shared
+from heft.evaluation.scoring import score_choices
 from heft.evaluation.shared_pass import SharedPasses
 from heft.models import equality
 from heft.models.equality import noise_of, rounded_otherwise
+from heft.models.verdicts import Verdicts, remembered
 from heft.recipe.recipe import EvaluationSettings
 from heft.runtime.reporter import Reporter
 from heft.tasks import load_examples, task_for
 from heft.tasks.whereabouts import WhereaboutsSettings
+from tolerance import rounded
 
 TASK = WhereaboutsSettings(train_size=4, eval_size=8)
 
@@ -57,6 +65,31 @@ def test_sharing_that_differs_or_raises_gives_way_to_the_plain_path(fault, examp
     assert found.records == expected.records
 
 
+def test_where_kept_prefixes_do_not_give_the_plain_result_they_are_computed_and_shared_without_a_word(
+    examples, monkeypatch
+):
+    class Broken:
+        start = 2
+
+        def cache(self, questions, lengths):
+            raise RuntimeError("keys of another model")
+
+        def nothing_kept(self):
+            return self
+
+    heard, taken = [], []
+    right = SharedPasses.score
+    monkeypatch.setattr(SharedPasses, "score", lambda self, batch: taken.append(self.kept) or right(self, batch))
+    reporter = Reporter()
+    reporter.note = heard.append
+    model = tiny.tiny_model()
+    found = score_choices(model, 0, examples, EvaluationSettings(), 8, reporter, "evaluation", kept=Broken())
+    assert heard == []
+    assert taken[0].start == 2
+    assert taken[-1] is None
+    assert sum(found, []) == rounded(sum(plain_log_likelihoods(model, examples, 8, 0), []))
+
+
 @pytest.mark.parametrize(("times", "shares"), [(1.5, True), (3.0, False)])
 def test_in_bfloat16_scores_may_differ_as_far_as_rounding_moves_them(times, shares, examples, monkeypatch):
     """Which is more than what may differ in any case: of a small model too little for that, so that is less here."""
@@ -84,12 +117,34 @@ def test_in_bfloat16_scores_may_differ_as_far_as_rounding_moves_them(times, shar
     assert (why is None) == shares
 
 
-def test_two_questions_on_one_text_are_among_what_is_tried(monkeypatch):
-    from dataclasses import replace
+@pytest.mark.parametrize("lacks", ["memory", "numbers"])
+def test_a_plain_path_that_gives_nothing_says_nothing_about_sharing_and_is_asked_again(lacks, examples, monkeypatch):
+    def plain(model, chosen, *rest):
+        if lacks == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [[math.nan] * len(each.choices) for each in chosen]
 
+    monkeypatch.setattr("heft.evaluation.likelihood.plain_log_likelihoods", plain)
+    verdicts = Verdicts()
+    with remembered(verdicts):
+        assert why_not_shared(tiny.tiny_model(), examples, 0) is None
+    assert not verdicts.found
+
+
+def test_what_was_found_for_prefixes_of_one_reach_is_not_taken_for_those_of_another(examples, monkeypatch):
+    monkeypatch.setattr("heft.evaluation.likelihood._why_unlike", lambda model, chosen, pad_id, kept: str(kept))
+    model = tiny.tiny_model()
+    with remembered(Verdicts()):
+        for kept in (None, SimpleNamespace(start=2), SimpleNamespace(start=3)):
+            assert why_not_shared(model, examples, 0, kept) == str(kept)
+
+
+def test_the_shortest_question_the_longest_and_two_on_one_text_are_what_is_tried(monkeypatch):
     rows = Encoder(tiny.byte_tokenizer(), 512)(load_examples(TASK, "eval"))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
+    alike = order[3:5]
     grouped = [
-        replace(row, example=replace(row.example, group="a" if i in (2, 5) else f"g{i}")) for i, row in enumerate(rows)
+        replace(row, example=replace(row.example, group="a" if i in alike else f"g{i}")) for i, row in enumerate(rows)
     ]
     seen = []
     monkeypatch.setattr(
@@ -97,5 +152,4 @@ def test_two_questions_on_one_text_are_among_what_is_tried(monkeypatch):
         lambda model, chosen, **rest: seen.append(chosen) or [[0.0] * len(e.choices) for e in chosen],
     )
     assert why_not_shared(tiny.tiny_model(), grouped, 0) is None
-    groups = [example.example.group for example in seen[0]]
-    assert groups.count("a") == 2
+    assert seen[0] == [grouped[i] for i in sorted({order[0], *alike, order[-1]})]

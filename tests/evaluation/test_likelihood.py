@@ -89,6 +89,18 @@ def test_single_token_choices_need_one_forward_row_an_example():
     assert seen == [2, 2]
 
 
+def test_rows_of_unlike_length_run_apart_where_that_is_asked_for_and_nothing_is_shared():
+    seen = []
+    model = tiny.tiny_model()
+    model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    choice_log_likelihoods(model, EXAMPLES, batch_size=100, pad_id=0, equal_lengths=True)
+    lengths = {len(e.prompt) + len(choice) - 1 for e in EXAMPLES for choice in e.choices}
+    assert sorted(mask.shape[1] for mask in seen) == sorted(lengths)
+    assert all(mask.all() for mask in seen)
+
+
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_progress_is_told_in_examples_and_ends_with_all_of_them(share_prefix):
     done = []

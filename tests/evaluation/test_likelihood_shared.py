@@ -7,13 +7,16 @@ import torch
 
 import tiny
 from heft.adapters.attach import adapter_parameters, attach, finish
+from heft.data.batching import pass_tokens
 from heft.data.encode import Encoder
+from heft.evaluation.kept import QuestionPrefixes
 from heft.evaluation.likelihood import choice_log_likelihoods, plain_log_likelihoods, plain_rows
 from heft.evaluation.shared_pass import SharedPasses
 from heft.evaluation.shared_prefix import Pass, common_length, shared_batches, stem_of
 from heft.models.prefix_states import keeps_plain_keys
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.tasks.example import choice_example
+from heft.training.reuse.shared import RowPrefixes
 from tolerance import rounded
 
 LETTERS = ("yes", "no", "perhaps not", "perhaps so")
@@ -100,6 +103,30 @@ def test_every_token_of_every_choice_is_heard_once_in_order_with_its_log_probabi
             assert tokens == ids
             assert sum(values) == pytest.approx(scores[index][choice], abs=1e-4)
     assert not heard
+
+
+def test_choices_that_begin_alike_are_scored_beside_others_that_do_not():
+    """Stems then have logits in unlike many columns."""
+    texts = [("Which one?", ("maybe", "mayor")), ("Which two?", ("yes", "no"))]
+    examples = Encoder(tiny.byte_tokenizer(), 256)([choice_example("t", text, choices, 0) for text, choices in texts])
+    (batch,) = shared_batches(examples, 4, last_edited=0)
+    assert [stem.scored for stem in batch.stems] == [len(" may") + 1, len(" ") + 1]
+    model = staged("llama", "f1+l2")
+    expected = plain_log_likelihoods(model, examples, 4, 0)
+    shared = choice_log_likelihoods(model, examples, batch_size=4, pad_id=0)
+    assert sum(shared, []) == rounded(sum(expected, []))
+
+
+def test_a_prompt_too_short_for_a_kept_prefix_is_scored_beside_longer_ones():
+    examples = Encoder(tiny.byte_tokenizer(), 256)(
+        [choice_example("t", text, ("yes", "no"), 0) for text in ("?", "Q" * 12, "Q" * 9)]
+    )
+    model = staged("llama", "l2")
+    kept = QuestionPrefixes(RowPrefixes(examples, 4, 8, of_base=False), model, 4, 0)
+    (batch,) = shared_batches(examples, 3, 2, pass_tokens(model.device, trains=False), kept.start)
+    assert batch.split > 0
+    found = choice_log_likelihoods(model, examples, batch_size=3, pad_id=0, kept=kept)
+    assert sum(found, []) == rounded(sum(plain_log_likelihoods(model, examples, 3, 0), []))
 
 
 def test_a_model_without_edits_shares_too():

@@ -29,8 +29,14 @@ SIDE = Path(__file__).parent / "pyreft_side.py"
 
 
 def saved_base(folder: Path, architecture: str = "llama", dtype=torch.float32, **config) -> Path:
-    """A tiny model and its tokenizer in a folder."""
-    tiny_model(architecture, **config).to(dtype).save_pretrained(folder)
+    """A tiny model and its tokenizer in a folder. Its biases are not 0, as transformers begins with them."""
+    model = tiny_model(architecture, **config)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(2)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(std=0.3)
+    model.to(dtype).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
 

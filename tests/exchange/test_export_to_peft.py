@@ -129,7 +129,9 @@ def test_a_fold_needs_no_bias_of_the_models_own(tmp_path):
     assert "lora_bias" in "\n".join(done.notes)
 
 
-def test_edits_of_one_layer_fold_one_after_the_other(base, tmp_path):
+@pytest.mark.parametrize("architecture", ["llama", "phi"])  # without biases of its own, and with
+def test_edits_of_one_layer_fold_one_after_the_other(architecture, tmp_path):
+    base = str(saved_base(tmp_path / "base", architecture))
     stages = {"coarse": LORA, "one": FOLDS, "two": {**FOLDS, "intervention": "direft"}}
     directory = made(tmp_path / "d", stages, base=base)
     done = export(directory, "peft", tmp_path / "out", fold=True)

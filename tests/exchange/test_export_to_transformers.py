@@ -1,6 +1,7 @@
 """`heft export --to transformers`: transformers alone loads the model and has the adapted model's logits."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heft.errors import HeftError
 from heft.exchange.export import export
+from heft.exchange.folding import linears_behind
 from heft.models.load import load_base
 from heft.recipe.model import ModelSettings
+from tiny import tiny_model
 
 LORA = {"method": "lora", "rank": 3}
 FOLDS = {"method": "reft", "rank": 2, "positions": "all", "site": "mlp"}
@@ -145,6 +148,24 @@ def test_what_does_not_fold_stays_beside_and_the_reason_is_said(settings, archit
     assert reason in "\n".join(done.notes)
     expected = logits_of(adapted(directory), prompt_lengths=PROMPTS)
     assert apart(logits_of(adapted(done.folder), prompt_lengths=PROMPTS), expected) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda run, hidden: (run(hidden), run(hidden))[1], "computed several times in a pass"),
+        (lambda run, hidden: run(hidden) * 0.5, "computed further after its last linear layer"),
+        (lambda run, hidden: run(hidden).mul_(0.5), "computed further after its last linear layer"),
+    ],
+    ids=["twice", "scaled", "scaled in place"],
+)
+def test_only_a_linear_layer_that_gives_a_site_its_very_output_once_can_take_an_edit(change, reason):
+    model = tiny_model()
+    plain, changed = (layer.mlp for layer in model.model.layers[:2])
+    changed.forward = partial(change, changed.forward)
+    found = linears_behind(model, ["model.layers.0.mlp", "model.layers.1.mlp"])
+    assert found["model.layers.0.mlp"] is plain.down_proj
+    assert reason in found["model.layers.1.mlp"]
 
 
 def test_an_edit_behind_one_that_stays_does_not_fold(tmp_path):

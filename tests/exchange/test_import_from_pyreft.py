@@ -12,7 +12,7 @@ from exchanging import IDS, PROMPTS, adapted, apart, in_pyreft, logits_of, saved
 
 from heft.adapters.manifest import read_manifest
 from heft.errors import HeftError
-from heft.exchange.from_pyreft import read_pyreft, read_state
+from heft.exchange.from_pyreft import as_heft, read_pyreft, read_state
 from heft.exchange.importing import import_adapter
 from heft.exchange.to_pyreft import let_old_transformers_read
 from pickles import Marker
@@ -155,6 +155,47 @@ def test_a_bias_outside_of_an_activation_is_refused_and_without_one_kept(tmp_pat
     torch.testing.assert_close(unit["bias"], state["learned_source.bias"] - state["proj_layer.bias"])
     torch.save(OrderedDict(state | {"proj_layer.bias": torch.zeros(2)}), folder / f"intkey_{key}.bin")
     assert read_pyreft(folder, "l1", "gelu").settings["activation"] == "gelu"
+
+
+def state_of(kind):
+    """A state as pyreft saves it, and R or W₂, W₁, b₁ and b₂ of its formulas."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(4, 16, bias=False))
+        rows, source, inner, outer = layer.weight.detach().T, torch.randn(4, 16), torch.randn(4), torch.randn(4)
+    rotated = {f"rotate_layer.{key}": value for key, value in layer.state_dict().items()}
+    learned = {"learned_source.weight": source, "learned_source.bias": inner}
+    state = {
+        "LoreftIntervention": {"weight": source, "bias": inner, "rotate_layer": rows.T},
+        "NoreftIntervention": {**learned, "proj_layer.weight": rows, "proj_layer.bias": outer},
+        "DireftIntervention": {**learned, **rotated},
+        "NodireftIntervention": {**learned, "proj_layer.weight": rows, "proj_layer.bias": outer},
+        "ConsreftIntervention": {"learned_source": inner, **rotated},
+        "LobireftIntervention": {"learned_source": inner, **rotated},
+    }[kind]
+    return state, rows, source, inner, outer
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "edit"),
+    [
+        ("LoreftIntervention", "loreft", lambda h, R, W, b, c: (h @ W.T + b - h @ R.T) @ R),
+        ("NoreftIntervention", "noreft", lambda h, R, W, b, c: (h @ W.T + b - (h @ R.T + c)) @ R),
+        ("DireftIntervention", "direft", lambda h, R, W, b, c: (h @ W.T + b) @ R),
+        ("NodireftIntervention", "direft", lambda h, R, W, b, c: (h @ W.T + b) @ R),
+        ("ConsreftIntervention", "consreft", lambda h, R, W, b, c: (b - h @ R.T) @ R),
+        ("LobireftIntervention", "lobireft", lambda h, R, W, b, c: b @ R),
+    ],
+)
+def test_each_intervention_of_pyreft_is_the_edit_of_its_formula(kind, name, edit):
+    state, *parts = state_of(kind)
+    found, unit = as_heft(kind, state)
+    hidden, rows = torch.randn(3, 16), unit["rotation"] if "rotation" in unit else unit["basis"]
+    assert found == name
+    assert ("rotation" in unit) == (name in ("loreft", "consreft", "lobireft"))
+    read = hidden @ unit["weight"].T if "weight" in unit else 0
+    kept = hidden @ rows.T if name in ("loreft", "noreft", "consreft") else 0
+    torch.testing.assert_close((read + unit["bias"] - kept) @ rows + 0 * hidden, edit(hidden, *parts) + 0 * hidden)
 
 
 def test_all_faults_are_named_at_once(tmp_path):

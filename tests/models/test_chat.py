@@ -143,6 +143,17 @@ def test_prompts_of_two_days_differ_and_have_one_fingerprint():
     assert other.fingerprint != rows[0].fingerprint
 
 
+def test_of_a_prompt_that_is_cut_the_fingerprint_is_of_what_is_left():
+    example = choice_example("t", f"{'long ' * 20}Q:", ("yes", "no"), 0)
+    rows = [
+        Encoder(templated(DATED), length, chat_template=True, template_date=date)([example])[0]
+        for length, date in ((60, "2026-11-26"), (60, "2026-12-01"), (59, "2026-11-26"), (500, "2026-11-26"))
+    ]
+    assert [row.cut > 0 for row in rows] == [True, True, True, False]
+    assert rows[0].fingerprint == rows[1].fingerprint
+    assert len({row.fingerprint for row in rows}) == 3
+
+
 def test_a_run_goes_on_the_next_day_with_the_date_that_it_was_begun_with(dated_recipe, day, tmp_path, monkeypatch):
     day("2026-11-26")
     whole, cut = Notes(), dated_recipe("cut")

@@ -42,9 +42,17 @@ def test_columns_asked_for_are_those_of_a_whole_pass(wrap, keep):
     model = tiny.tiny_model()
     whole = model(input_ids=INPUTS["input_ids"]).logits
     expected = whole[:, -keep:] if isinstance(keep, int) else whole[:, keep]
-    found = logits_of(wrap(model), keep, **INPUTS, use_cache=False)
+    found = logits_of(wrap(model), keep, **INPUTS, prompt_lengths=torch.tensor([9]), use_cache=False)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_columns_are_counted_in_embeddings_where_these_are_given_for_ids():
+    model = tiny.tiny_model()
+    embedded = model.get_input_embeddings()(INPUTS["input_ids"])
+    expected = model(input_ids=INPUTS["input_ids"]).logits[:, -3:]
+    assert torch.allclose(logits_of(model, 3, inputs_embeds=embedded, use_cache=False), expected, atol=1e-5)
 
 
 def test_a_model_takes_prompt_lengths_once_a_reft_adapter_is_on_it():

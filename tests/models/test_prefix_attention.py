@@ -194,6 +194,22 @@ def test_models_of_unlike_attention_give_the_logits_of_a_whole_pass(name):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_one_token_behind_a_row_without_padding_reads_its_prefix_too():
+    """sdpa's kernel needs no mask there, and makes none by itself."""
+    model = tiny.tiny_model()
+    row = torch.tensor([[7, 8, 9, 10, 11]])
+    with torch.no_grad():
+        expected = model(row).logits[:, -1:]
+        cache = transformers.DynamicCache()
+        model(row[:, :-1], past_key_values=cache, use_cache=True)
+        states, parts = packed(cache)
+        prefixes = layer_prefixes([states[0]], parts, CPU, SpareMemory())
+        call = {"attention_mask": torch.ones_like(row), "past_key_values": reading_cache(prefixes)}
+        with reads_prefix(model):
+            found = model(row[:, -1:], **call, use_cache=False).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_attention_of_a_model_within_a_model_is_exchanged_and_put_back_each_time():
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     text = transformers.LlamaConfig(**sizes, vocab_size=259)
@@ -206,6 +222,18 @@ def test_the_attention_of_a_model_within_a_model_is_exchanged_and_put_back_each_
             with reads_prefix(model):
                 assert {config._attn_implementation for config in configs} == {NAME}
             assert [config._attn_implementation for config in configs] == ["sdpa", asked, "eager"]
+
+
+def test_a_configuration_that_only_a_part_of_another_class_reads_is_put_back_too():
+    text = transformers.LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    vision = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, image_size=28,
+                                           patch_size=14, num_attention_heads=4)  # fmt: skip
+    model = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(text_config=text, vision_config=vision))
+    model.model.vision_tower = nn.Identity()  # no model of transformers, whose configuration would be found by itself
+    model.config.vision_config._attn_implementation = "eager"
+    with reads_prefix(model):
+        assert model.config.vision_config._attn_implementation == NAME
+    assert model.config.vision_config._attn_implementation == "eager"
 
 
 def test_a_model_whose_attention_cannot_be_exchanged_is_refused():

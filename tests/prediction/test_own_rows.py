@@ -83,3 +83,5 @@ def test_a_chat_is_asked_up_to_its_last_turn_of_the_assistant():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     task = Rows(RowsSettings(train=[{"messages": turns}], chat_template=True))
     assert task.question({"messages": turns}).turns == task.question({"messages": turns[:1]}).turns == (("user", "Hi"),)
+    asked = task.question({"messages": [*turns, {"role": "user", "content": "Bye"}, turns[1]]}).turns
+    assert asked == (("user", "Hi"), ("assistant", "Ho"), ("user", "Bye"))

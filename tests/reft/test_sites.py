@@ -82,6 +82,18 @@ def test_one_list_of_blocks_is_taken_though_the_model_counts_its_layers_otherwis
     assert block_names(model) == [f"model.layers.{i}" for i in range(3)]
 
 
+def test_lists_of_another_length_and_lists_within_blocks_are_not_the_blocks():
+    model = tiny_model()
+    model.model.others = nn.ModuleList(nn.Identity() for _ in range(2))
+    model.model.layers[0].experts = nn.ModuleList(nn.Identity() for _ in range(3))
+    assert block_names(model) == [f"model.layers.{i}" for i in range(3)]
+
+
+def test_blocks_may_stand_in_a_part_of_the_decoder():
+    model = on_meta("Bert", "LMHeadModel", intermediate_size=64, is_decoder=True)
+    assert block_names(model) == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+
+
 def test_two_lists_of_as_many_parts_are_refused_since_neither_is_the_blocks():
     model = tiny_model()
     model.model.others = nn.ModuleList(nn.Identity() for _ in range(3))

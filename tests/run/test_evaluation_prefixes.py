@@ -14,7 +14,7 @@ from heft.evaluation.kept import same_evaluations
 from heft.recipe.files import load_recipe
 from heft.results.records import read_records
 from heft.runtime.reporter import Reporter
-from heft.tasks.example import choice_example
+from heft.tasks.example import choice_example, generation_example
 from heft.training.reuse.prefix import PrefixReuse
 from heft.training.reuse.shared import RowPrefixes
 from resuming import results, run
@@ -163,6 +163,15 @@ def test_stages_of_last_positions_leave_prefixes_as_they_are(tmp_path, positions
     rows = read_data(load_recipe(path), Reporter()).eval
     assert same(load_recipe(path), rows) == expected
     assert same(load_recipe(path, ["evaluation.share_prefix=false"]), rows) == []
+
+
+def test_nothing_is_kept_for_a_sweep_or_for_answers_that_are_generated(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, BEHIND_BASE))
+    rows = read_data(recipe, Reporter()).eval
+    assert same(recipe, rows) == [(("base", "coarse", "fine"), 5)]
+    assert same(load_recipe(write_recipe(tmp_path, BEHIND_BASE, "sweep: {grid: {rank: [1, 2]}}")), rows) == []
+    written = [generation_example("t", row.example.prompt, row.example.answer, row.example.answer) for row in rows]
+    assert same(recipe, Encoder(tiny.byte_tokenizer(), 256)(written)) == []
 
 
 @pytest.mark.parametrize(("texts", "expected"), [(1, []), (8, [(("base", "coarse", "fine"), 5)])])

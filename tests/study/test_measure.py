@@ -10,6 +10,7 @@ from heft.study import measure
 from heft.study.budgets import of_length
 from heft.study.costing import Costing
 from heft.study.measure import seconds_a_step
+from heft.study.scaling import Rate
 from tiny_recipe import write_recipe
 
 TASK = "{name: whereabouts, people: 3, moves: 12, train_size: 48, eval_size: 2}"
@@ -48,3 +49,16 @@ def test_a_first_epoch_that_caches_is_measured_with_all_that_it_caches(tokens_of
     assert rate.epoch == 12
     assert rate.later * rate.epoch == pytest.approx(later, rel=0.1)  # and some padding
     assert rate.first * rate.epoch == pytest.approx(prefixes + later, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("caches", "is_filled", "first", "later"),
+    [
+        (True, False, 5.0, 1.5),  # a mean, and the median of what came later
+        (True, True, 1.5, 1.5),  # an earlier stage has cached it
+        (False, False, 2.0, 2.0),  # every step is as any other
+    ],
+)
+def test_rates_are_medians_but_for_a_first_epoch_that_caches(caches, is_filled, first, later):
+    seconds = [9.0, 3.0, 3.0, 1.0, 1.0, 4.0, 1.0, 2.0, 2.0]
+    assert measure._rate(seconds, 3, 12, caches, is_filled) == Rate(first, later, 12)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_prefix import REFT, ROWS, staged
+from test_prefix import REFT, ROWS, TEXTS, staged
 
 import heft
 import tiny
@@ -13,10 +13,11 @@ from heft.adapters.attach import attach
 from heft.data.encode import training_batch
 from heft.errors import HeftError
 from heft.models import prefix_attention
+from heft.models.verdicts import Verdicts, remembered
 from heft.recipe.files import load_recipe
 from heft.recipe.recipe import LoraStage, ReftStage
 from heft.runtime.reporter import Reporter
-from heft.training.checked_loss import require_an_effect, why_not_fast
+from heft.training.checked_loss import longest_of, of_unlike_length, require_an_effect, shaken, why_not_fast
 from heft.training.fused_lora import FusedLinear
 from heft.training.loss import answer_loss, plain_loss
 from heft.training.reuse import lower_layers, prefix
@@ -95,6 +96,39 @@ def test_lack_of_memory_says_nothing_about_a_fast_path():
 
     model = staged()
     assert why_not_fast(model, out_of_memory, plain_loss(), ROWS, 0, "fast") is None
+
+
+@pytest.mark.parametrize("lacks", ["memory", "numbers"])
+def test_a_plain_loss_that_gives_nothing_says_nothing_about_a_fast_one_and_is_asked_again(lacks):
+    def plain(model, batch):
+        if lacks == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer_loss(model, batch) * torch.nan
+
+    verdicts = Verdicts()
+    with remembered(verdicts):
+        assert why_not_fast(staged(), answer_loss, plain, ROWS, 0, "fast") is None
+    assert not verdicts.found
+
+
+def test_the_shortest_and_the_longest_row_are_tried():
+    assert of_unlike_length(ROWS) == [2, 1]
+    assert of_unlike_length(ROWS[:1]) == [0]
+    prompt, answer = TEXTS[1]
+    assert longest_of(ROWS) == len(prompt) + len(answer) + 1  # EOS
+
+
+def test_shaken_weights_are_off_by_a_tenth_over_the_root_of_their_columns_and_in_evaluation_mode():
+    layer = torch.nn.Linear(64, 300, bias=False)
+    before, inside = layer.weight.detach().clone(), []
+    for _ in range(2):
+        with shaken(layer, [layer.weight]):
+            inside.append(layer.weight.detach().clone())
+            assert not layer.training
+        assert layer.training
+        assert torch.equal(layer.weight, before)
+    assert torch.equal(*inside)
+    assert (inside[0] - before).std().item() == pytest.approx(0.1 / 8, rel=0.03)
 
 
 def test_a_stage_whose_weights_reach_no_answer_is_refused():

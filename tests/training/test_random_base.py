@@ -29,6 +29,19 @@ def test_a_base_that_draws_is_seen_and_reuse_is_off(tmp_path):
     assert "the base model draws random numbers in training" in heard[0]
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_seeing_that_a_base_draws_leaves_its_mode_and_random_numbers_as_they_were(trains):
+    model = noisy(tiny.tiny_model())
+    attach(model, "fine", ReftStage(**REFT, positions="l2"))
+    model.train(trains)
+    torch.manual_seed(3)
+    assert draws_random_numbers(model, ROWS, 0)
+    drawn = torch.rand(2)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(2))
+    assert {module.training for module in model.modules()} == {trains}
+
+
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_an_adapters_own_dropout_is_not_the_bases(architecture):
     model = tiny.tiny_model(architecture)

@@ -55,7 +55,7 @@ def block_names(model: PreTrainedModel) -> list[str]:
             " decoder whose blocks stand in one ModuleList; train LoRA alone on this model"
         )
     start = next(name for name, module in model.named_modules() if module is lists[fitting[0]])
-    return [f"{start}.{i}" if start else str(i) for i in range(len(lists[fitting[0]]))]
+    return [f"{start}.{i}" for i in range(len(lists[fitting[0]]))]
 
 
 def _own_lists(body: nn.Module) -> dict[str, nn.ModuleList]:

@@ -10,7 +10,7 @@ import tiny
 from heft.cli.generate import generate
 from heft.errors import HeftError
 from heft.models.forward import logits_of
-from heft.models.limits import base_limits, limits_of, require_room
+from heft.models.limits import BaseLimits, base_limits, beyond_positions, limits_of, require_room
 from heft.plan.planner import make_plan
 from heft.recipe.files import load_recipe
 from heft.recipe.model import ModelSettings
@@ -147,10 +147,36 @@ def test_tables_of_positions_are_found_under_their_other_names(tmp_path, name, c
 def test_a_table_of_an_image_encoder_is_no_limit_of_the_text():
     model = tiny.tiny_model()
     model.vision_tower = torch.nn.Module()
-    model.vision_tower.position_embedding = torch.nn.Embedding(16, 32)
+    model.vision_tower.position_embedding = torch.nn.Embedding(257, 32)
     model.position_embedding = torch.nn.Embedding(16, 32)  # of something else: the configuration declares 256
     limits = limits_of(model)
     assert (limits.positions, limits.learned) == (256, False)
+
+
+def test_rows_of_a_table_up_to_that_of_padding_are_no_positions():
+    """RoBERTa counts from the row after it."""
+    model = tiny.tiny_model()
+    model.position_embeddings = torch.nn.Embedding(260, 32, padding_idx=1)  # two to spare: 256 are declared
+    limits = limits_of(model)
+    assert (limits.positions, limits.learned) == (258, True)
+
+
+def test_rotary_positions_that_are_scaled_by_length_have_no_end():
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    limits = limits_of(tiny.tiny_model(rope_parameters=rope))
+    assert (limits.positions, limits.learned) == (None, False)
+
+
+def test_a_prompt_may_have_as_many_tokens_as_the_model_was_made_for_with_all_but_the_last_new_one():
+    limits = BaseLimits(embeddings=10, positions=64)
+    require_room(limits, [9] * 100, 8)  # beyond what is not learned, a model computes
+    assert beyond_positions(limits, [9] * 57, 8) is None
+    assert "58 tokens and up to 8 may follow it, and the model was made for 64" in beyond_positions(limits, [9] * 58, 8)
+    assert beyond_positions(BaseLimits(), [9] * 58, 8) is None
+    learned = BaseLimits(positions=64, learned=True)
+    assert beyond_positions(learned, [9] * 58, 8) is None  # which is an error
+    with pytest.raises(HeftError, match="has 58 tokens and up to 8 may follow it, and the model has 64 positions"):
+        require_room(learned, [9] * 58, 8)
 
 
 def test_a_model_that_cannot_be_built_without_weights_has_no_known_limits(tmp_path):

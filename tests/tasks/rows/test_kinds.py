@@ -110,6 +110,9 @@ def test_alpaca_rows():
     (plain,) = examples([row])
     assert plain.prompt == "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:"
     assert plain.answer == "\n3"
+    for nothing in (None, "", " \n"):
+        (alone,) = examples([{**row, "input": nothing}])
+        assert alone.prompt == "### Instruction:\nAdd.\n\n### Response:"
 
 
 def test_a_system_prompt_stands_before_every_prompt_that_has_none():
@@ -240,6 +243,8 @@ def test_rows_set_aside_are_a_share_of_every_label_and_no_prompt_is_on_both_side
     both = RowsSettings(train=ROWS, **TEMPLATE)
     train, held = ({example.prompt for example in load_examples(both, split)} for split in ("train", "eval"))
     assert not train & held
+    half = settings.model_copy(update={"eval_share": 0.5})
+    assert [len(load_examples(half, split)) for split in ("train", "eval")] == [45, 45]
     other = RowsSettings(train=ROWS, sample_seed=1, **TEMPLATE)
     assert {example.prompt for example in load_examples(other, "eval")} != held
 

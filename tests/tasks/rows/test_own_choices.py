@@ -91,8 +91,9 @@ def test_a_column_of_several_may_hold_a_list():
 
 
 def test_a_column_of_choices_that_no_row_has_is_a_fault_of_the_settings():
-    settings = RowsSettings(train=[{"q": "x", "a": "y"}], prompt="{q}", answer="a.b", choices="option")
+    settings = RowsSettings(train=[{"q": "x", "a": "y"}], prompt="{q} {w}", answer="a.b", choices="option")
     assert Rows(settings).setting_faults() == {
+        "prompt": "there is no column 'w' in the rows; known here: a, q",
         "answer": "there is no column 'a.b' in the rows; known here: a, q",
         "choices": "there is no column 'option' in the rows; known here: a, q",
     }

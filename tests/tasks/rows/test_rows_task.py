@@ -239,6 +239,20 @@ def test_a_column_of_any_name_without_braces_can_stand_in_a_prompt(settings_for,
     assert example.prompt == "{Q} is it? A:"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text", "missed"),
+    [
+        ("{a} and {b}:", "one", "{a} and {b}:"),
+        ("{a} and {b}:", "one and two:", None),
+        ("Of {a}:", "one", None),  # which is filled in
+    ],
+)
+def test_a_typed_text_misses_the_form_of_a_template_of_several_columns_that_it_does_not_fit(prompt, text, missed):
+    rows = [{"a": "x", "b": "y", "c": "z"}] * 2
+    assert Rows(RowsSettings(train=rows, prompt=prompt, answer="c")).missed_form(text) == missed
+    assert Rows(RowsSettings(train=[COMPLETION])).missed_form(text) is None
+
+
 def test_an_alpaca_input_of_0_is_an_input(settings_for):
     (example,) = load_examples(settings_for({"instruction": "Negate.", "input": 0, "output": "0"}), "train")
     assert "### Input:\n0\n" in example.prompt
