@@ -1,4 +1,4 @@
-"""What ran, in FLOPs, by torch's own counter, told of the products that it does not know.
+"""What ran: how often a function, and how many FLOPs, by torch's own counter, told of products that it does not know.
 
 torch counts `mm`, `addmm`, `bmm` and `baddbmm`, but neither the forms of these that add to a tensor that is there, nor
 oneDNN's product, which heft calls (heft.models.prefix_attention, heft.training.fused_lora, heft.models.frozen_linear),
@@ -34,6 +34,14 @@ UNKNOWN_TO_TORCH = {
 }
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not in every build of torch
     UNKNOWN_TO_TORCH[torch.ops.mkldnn._linear_pointwise] = _linear
+
+
+def calls_of(monkeypatch, owner: type, name: str) -> list[int]:
+    """A list that grows by one with each call of a function, which does what it did."""
+    seen = []
+    function = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: seen.append(1) or function(*args))
+    return seen
 
 
 def counted(work: Callable[[], object]) -> int:

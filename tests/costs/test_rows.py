@@ -7,7 +7,7 @@ import tiny
 from counting import counted
 from heft.adapters.attach import attach
 from heft.costs.operations import model_costs
-from heft.costs.rows import lower_row, plain_row, prefix_row, suffix_row, upper_row
+from heft.costs.rows import lower_row, plain_row, prefix_row, span, suffix_row, upper_row
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import JointStage, LoraStage, ReftStage
 from heft.tasks.example import generation_example
@@ -70,6 +70,17 @@ def test_a_step_that_recomputes_its_blocks_is_counted_but_for_products_that_noth
     model.disable_input_require_grads()  # as heft.training.stage does
     expected = counted(lambda: plain_step(model))
     assert sum(plain_row(costs, row, recomputes=True) for row in ROWS) == pytest.approx(expected, rel=3e-3)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_blocks_below_the_edited_one_are_not_counted_again(layer):
+    model, costs = both({"fine": reft(layers=[layer])}, lower_layers=layer)
+    model.train().activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
+    ran = counted(lambda: plain_step(model))
+    block = sum(span(costs, len(row.prompt), 0, row.length, 0).forward for row in ROWS) / len(model.model.layers)
+    # beyond what ran: the edited block, and the last product of each block above it, of which nothing is saved
+    assert ran < sum(plain_row(costs, row, recomputes=True) for row in ROWS) < ran + 1.25 * block
 
 
 def test_a_loreft_step_is_counted_within_two_percent_without_its_factorisations():

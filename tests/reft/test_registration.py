@@ -27,7 +27,7 @@ SCRIPTS = {
 FORKS = """
 import json, os, sys, traceback
 import torch, transformers, accelerate
-from transformers import BloomPreTrainedModel, PreTrainedModel  # what importing peft takes longest for
+from transformers import BloomPreTrainedModel, PreTrainedModel  # most of what importing peft imports
 assert not {"peft", "heft"} & set(sys.modules)
 for name, script in json.load(sys.stdin).items():
     if os.fork() == 0:

@@ -7,6 +7,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 import tiny
+from counting import calls_of
 from heft.adapters.attach import activate, adapter_parameters, attach, finish, train_only
 from heft.data.encode import Encoder, training_batch
 from heft.recipe.recipe import LoraStage, ReftStage
@@ -88,11 +89,8 @@ def alone(model, work):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the packed function has run."""
-    seen = []
-    apply = module._PackedLora.apply
-    monkeypatch.setattr(module._PackedLora, "apply", lambda *args: seen.append(1) or apply(*args))
-    return seen
+    """How often the packed function has run, as the length of a list."""
+    return calls_of(monkeypatch, module._PackedLora, "apply")
 
 
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))

@@ -9,6 +9,7 @@ from peft.tuners import lora
 from torch import nn
 
 import tiny
+from counting import calls_of
 from heft.adapters.lora import inject_quietly
 from heft.training import fused_lora as module
 from heft.training.fused_lora import FusedLinear, fused_lora
@@ -72,11 +73,8 @@ def assert_alike(mine, theirs):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the fused function has run."""
-    seen = []
-    apply = module._FusedLora.apply
-    monkeypatch.setattr(module._FusedLora, "apply", lambda *args: seen.append(1) or apply(*args))
-    return seen
+    """How often the fused function has run, as the length of a list."""
+    return calls_of(monkeypatch, module._FusedLora, "apply")
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -7,12 +7,14 @@ from heft.data.encode import EncodedExample
 def plain_row(costs: ModelCosts, row: EncodedExample, recomputes: bool = False) -> float:
     """FLOPs of a training row, forward and backward, with logits at the answer's tokens only.
 
-    `recomputes`: blocks run again in the backward pass (gradient checkpointing); all are counted, though it does not
-    reach those below what trains.
+    `recomputes`: blocks run again in the backward pass (gradient checkpointing), which ends above the layers that
+    `costs.lower` counts. The lowest that is edited is counted in full, though only what follows its edit may run again.
     """
     prompt, total = len(row.prompt), row.length
-    again = span(costs, prompt, 0, total, 0).forward if recomputes else 0.0
-    return span(costs, prompt, 0, total, len(row.answer)).total + again
+    work = span(costs, prompt, 0, total, len(row.answer)).total
+    if not recomputes:
+        return work
+    return work + span(costs, prompt, 0, total, 0).forward - (lower_row(costs, row) if costs.lower else 0.0)
 
 
 def suffix_row(costs: ModelCosts, row: EncodedExample, suffix: int) -> float:
